@@ -1,0 +1,261 @@
+//! The cost curve: what decoding n rows in one batch takes on this machine, with this model and these settings.
+//!
+//! It is a staircase with cliffs, so it is measured, never assumed: once at the start within a budget
+//! ([`CostCurve::measure`]), and again by every step ([`CostCurve::observe`]). Attention makes it depend on the length
+//! of the context, hence one curve per doubling of it. Times are in milliseconds; c(n) is `ms(n) / ms(1)`.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::target::{Target, TargetError};
+use crate::token::Token;
+use crate::tree::{NodeId, TokenTree};
+
+/// Where the core gets the time from: since some fixed moment, never backwards.
+pub trait Clock {
+    /// The time now.
+    fn now(&self) -> Duration;
+}
+
+/// Widths worth knowing, most useful first: kernels work in groups of 4 rows, and 1 is what all others are compared to.
+const USEFUL_WIDTHS: [usize; 11] = [1, 4, 8, 2, 16, 12, 6, 3, 32, 24, 5];
+
+/// Measured whatever they take: without them there is nothing to choose from.
+const N_INDISPENSABLE: usize = 2;
+
+/// Times each useful width is measured when the budget allows.
+const N_REPEATS: usize = 3;
+
+/// The share of a new sample in a running mean of many.
+const NEWEST_SHARE: f64 = 0.1;
+
+/// A sample further from the mean than this factor is taken as this far: another process had the machine.
+const GREATEST_JUMP: f64 = 1.6;
+
+/// Time by width, per doubling of the context.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CostCurve {
+    buckets: BTreeMap<u32, Bucket>,
+}
+
+/// Time by width, at one length of context.
+type Bucket = BTreeMap<usize, Cost>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Cost {
+    ms: f64,
+    n_samples: u32,
+}
+
+/// Below 512 positions 0, then one bucket per doubling.
+fn bucket_of(n_past: usize) -> u32 {
+    (n_past / 256).checked_ilog2().unwrap_or(0)
+}
+
+impl CostCurve {
+    /// Whether every useful width up to `max_rows` was measured at a context like `n_past`.
+    #[must_use]
+    pub fn is_complete(&self, n_past: usize, max_rows: usize) -> bool {
+        self.missing(n_past, max_rows).next().is_none()
+    }
+
+    fn missing(&self, n_past: usize, max_rows: usize) -> impl Iterator<Item = usize> + '_ {
+        let bucket = self.buckets.get(&bucket_of(n_past));
+        let measured = move |width| bucket.is_some_and(|bucket| bucket.contains_key(&width));
+        USEFUL_WIDTHS.into_iter().filter(move |&width| width <= max_rows && !measured(width))
+    }
+
+    /// The known widths at a context like `n_past` with their times in milliseconds, narrow to wide. A width that was
+    /// only seen at other lengths of context is scaled by what the widths seen at both have become.
+    #[must_use]
+    pub fn at(&self, n_past: usize) -> BTreeMap<usize, f64> {
+        let here = bucket_of(n_past);
+        let empty = Bucket::new();
+        let own = self.buckets.get(&here).unwrap_or(&empty);
+        let mut known: BTreeMap<usize, f64> = own.iter().map(|(&width, cost)| (width, cost.ms)).collect();
+        let mut others: Vec<_> = self.buckets.iter().filter(|(key, _)| **key != here).collect();
+        others.sort_by_key(|(key, _)| key.abs_diff(here));
+        for (_, other) in others {
+            let ratios = own.iter().filter_map(|(width, cost)| Some(cost.ms / other.get(width)?.ms));
+            let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio, n + 1));
+            let scale = if n == 0 { 1.0 } else { sum / f64::from(n) };
+            for (&width, cost) in other {
+                known.entry(width).or_insert(cost.ms * scale);
+            }
+        }
+        known
+    }
+
+    /// The time of plain decoding, in milliseconds a token.
+    #[must_use]
+    pub fn plain_ms(&self, n_past: usize) -> Option<f64> {
+        self.at(n_past).get(&1).copied()
+    }
+
+    /// Takes in that a batch of `n_rows` on top of `n_past` positions took `ms`.
+    pub fn observe(&mut self, n_rows: usize, n_past: usize, ms: f64) {
+        if !(ms.is_finite() && ms > 0.0) {
+            return;
+        }
+        let bucket = self.buckets.entry(bucket_of(n_past)).or_default();
+        let cost = bucket.entry(n_rows).or_insert(Cost { ms, n_samples: 0 });
+        let jump = (ms / cost.ms).clamp(1.0 / GREATEST_JUMP, GREATEST_JUMP);
+        let share = (1.0 / f64::from(cost.n_samples + 1)).max(NEWEST_SHARE);
+        cost.ms *= 1.0 + share * (jump - 1.0);
+        cost.n_samples = cost.n_samples.saturating_add(1);
+    }
+
+    /// Measures, on top of what `target` holds, the useful widths that are not known yet: most useful first, one pass
+    /// over all before the next, until `budget` is spent or `go_on` breaks. The timeline is left as it was.
+    ///
+    /// # Errors
+    /// What `target` fails with.
+    pub fn measure(
+        &mut self,
+        target: &mut dyn Target,
+        clock: &dyn Clock,
+        budget: Duration,
+        filler: Token,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<(), TargetError> {
+        let n_past = target.n_past();
+        let limits = target.limits();
+        let missing: Vec<usize> = self.missing(n_past, limits.max_nodes).collect();
+        if missing.is_empty() || limits.max_nodes == 1 {
+            return Ok(());
+        }
+        let deadline = clock.now() + budget;
+        // The first batch pays for allocations and page faults that no later one sees.
+        time_of(1, target, clock, filler)?;
+        let mut samples: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        'passes: for pass in 0..N_REPEATS {
+            for (order, &width) in missing.iter().enumerate() {
+                let optional = pass > 0 || order >= N_INDISPENSABLE;
+                let expected_ms = samples.get(&width).map_or(0.0, |seen| seen[0]);
+                if optional && clock.now() + Duration::from_secs_f64(expected_ms / 1e3) >= deadline {
+                    break 'passes;
+                }
+                if go_on().is_break() {
+                    return Err(TargetError::Interrupted);
+                }
+                let ms = time_of(width, target, clock, filler)?;
+                samples.entry(width).or_default().push(ms);
+            }
+        }
+        for (width, mut seen) in samples {
+            seen.sort_by(f64::total_cmp);
+            // The lower median: noise on a shared machine only ever adds.
+            self.observe(width, n_past, seen[(seen.len() - 1) / 2]);
+        }
+        Ok(())
+    }
+}
+
+/// One batch of `width` rows as a chain, rolled back.
+fn time_of(width: usize, target: &mut dyn Target, clock: &dyn Clock, filler: Token) -> Result<f64, TargetError> {
+    let tree = TokenTree::chain(filler, &vec![filler; width - 1])?;
+    let start = clock.now();
+    target.verify(&tree)?;
+    // Engines may answer before the work is done; reading a result waits for it.
+    let _ = target.logits(NodeId::ROOT);
+    let elapsed = clock.now() - start;
+    target.keep(&[])?;
+    Ok(elapsed.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::target::{Progress, Scripted, TreeLimits};
+
+    #[derive(Default)]
+    struct FakeClock(Cell<Duration>);
+
+    impl Clock for FakeClock {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+    }
+
+    /// Takes 10 ms and 1 ms a row.
+    struct Slow<'a>(Scripted, &'a FakeClock, Vec<usize>);
+
+    impl Target for Slow<'_> {
+        fn limits(&self) -> TreeLimits {
+            self.0.limits()
+        }
+        fn n_past(&self) -> usize {
+            self.0.n_past()
+        }
+        fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
+            self.0.sync(prefix, progress)
+        }
+        fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
+            self.1.0.set(self.1.now() + Duration::from_millis(10 + tree.len() as u64));
+            self.2.push(tree.len());
+            self.0.verify(tree)
+        }
+        fn logits(&self, node: NodeId) -> &[f32] {
+            self.0.logits(node)
+        }
+        fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+            self.0.keep(path)
+        }
+    }
+
+    fn measured(budget_ms: u64) -> (CostCurve, Vec<usize>, Duration) {
+        let clock = FakeClock::default();
+        let mut target = Slow(Scripted::new(8, 2, 1), &clock, Vec::new());
+        target.sync(&[Token(1), Token(2)], &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let mut curve = CostCurve::default();
+        let mut go_on = || ControlFlow::Continue(());
+        curve.measure(&mut target, &clock, Duration::from_millis(budget_ms), Token(0), &mut go_on).unwrap();
+        assert_eq!(target.n_past(), 2, "the timeline is left as it was");
+        (curve, target.2, clock.now())
+    }
+
+    #[test]
+    fn measures_the_useful_widths_within_the_budget() {
+        let (curve, tried, _) = measured(10_000);
+        assert_eq!(tried[..4], [1, 1, 4, 8]);
+        assert!(curve.is_complete(2, 64));
+        assert_eq!(curve.plain_ms(0), Some(11.0));
+        assert_eq!(curve.at(0)[&8], 18.0);
+
+        let (curve, tried, took) = measured(50);
+        assert_eq!(tried, [1, 1, 4, 8], "three batches fit, and the next would not have started in time");
+        assert!(!curve.is_complete(2, 64) && took < Duration::from_millis(60));
+
+        let (curve, tried, _) = measured(0);
+        assert_eq!(tried, [1, 1, 4], "without these there is nothing to choose from");
+        assert_eq!(curve.at(0).into_keys().collect::<Vec<_>>(), [1, 4]);
+    }
+
+    #[test]
+    fn steps_refine_the_curve_and_outliers_hardly_do() {
+        let (mut curve, ..) = measured(10_000);
+        for _ in 0..100 {
+            curve.observe(4, 0, 28.0);
+        }
+        assert!((curve.at(0)[&4] - 28.0).abs() < 0.1);
+        curve.observe(4, 0, 2800.0);
+        assert!(curve.at(0)[&4] < 30.0);
+        curve.observe(4, 0, f64::NAN);
+        assert!(curve.at(0)[&4] < 30.0);
+    }
+
+    #[test]
+    fn a_longer_context_starts_from_the_shorter_ones_shape() {
+        let (mut curve, ..) = measured(10_000);
+        assert_eq!(curve.at(5000), curve.at(0));
+        curve.observe(1, 5000, 22.0);
+        assert_eq!(curve.at(5000)[&1], 22.0);
+        assert_eq!(curve.at(5000)[&8], 36.0, "unseen widths move along with the seen one");
+        assert_eq!(curve.at(0)[&8], 18.0, "and the shorter context keeps its own");
+    }
+}

@@ -1,0 +1,244 @@
+//! How much of a draft to verify.
+//!
+//! The tree of n drafted nodes that maximizes `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens by time, with n = 0
+//! (plain decoding) among the choices. When what was realized over the last steps falls short of plain decoding all the
+//! same, the [`Latch`] stops drafting and probes again at doubling intervals.
+
+use crate::cost::CostCurve;
+use crate::draft::Draft;
+use crate::target::TreeLimits;
+
+/// Widest tree the cost-aware schedule asks for: beyond it the logits alone take more memory than a drafter may
+/// (a row is 0.6 MB at a vocabulary of 150k), and no measured CPU curve pays for it.
+const MAX_ROWS: usize = 32;
+
+/// A draft must promise this much more than plain decoding: below it the promise is within the noise.
+const LEAST_GAIN: f64 = 1.03;
+
+/// The share of the newest draft in the running mean of drafting times.
+const NEWEST_SHARE: f64 = 0.1;
+
+/// Decides, step by step, how much of a draft is verified.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    curve: CostCurve,
+    policy: Policy,
+}
+
+#[derive(Clone, Debug)]
+enum Policy {
+    /// Verify all of every draft, as ADED does.
+    Everything,
+    /// Verify what pays by the measured curve.
+    CostAware { draft_ms: f64, latch: Latch },
+}
+
+/// What one step did, for the schedule to learn from.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRecord {
+    /// Positions before the step.
+    pub n_past: usize,
+    /// Rows verified, root included.
+    pub n_rows: usize,
+    /// Tokens it brought: accepted ones and the bonus.
+    pub n_emitted: usize,
+    /// Drafting time in milliseconds.
+    pub draft_ms: f64,
+    /// Verifying time in milliseconds.
+    pub verify_ms: f64,
+}
+
+impl Schedule {
+    /// Verifies what pays by `curve`; nothing where it knows nothing.
+    #[must_use]
+    pub fn cost_aware(curve: CostCurve) -> Schedule {
+        Schedule { curve, policy: Policy::CostAware { draft_ms: 0.0, latch: Latch::default() } }
+    }
+
+    /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
+    #[must_use]
+    pub fn everything(curve: CostCurve) -> Schedule {
+        Schedule { curve, policy: Policy::Everything }
+    }
+
+    /// The curve, as refined by the steps so far.
+    #[must_use]
+    pub fn curve(&self) -> &CostCurve {
+        &self.curve
+    }
+
+    /// The tree to ask the drafter for.
+    #[must_use]
+    pub fn limits(&self, target: TreeLimits) -> TreeLimits {
+        match &self.policy {
+            Policy::Everything => target,
+            Policy::CostAware { latch, .. } if latch.is_closed() => TreeLimits::PLAIN,
+            Policy::CostAware { .. } => TreeLimits { max_nodes: target.max_nodes.min(MAX_ROWS), ..target },
+        }
+    }
+
+    /// Rows of `draft` to verify on top of `n_past` positions.
+    #[must_use]
+    pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
+        match self.policy {
+            Policy::Everything => draft.tree.len(),
+            Policy::CostAware { draft_ms, .. } => self.best_size(&draft.p, n_past, draft_ms),
+        }
+    }
+
+    fn best_size(&self, p: &[f32], n_past: usize, draft_ms: f64) -> usize {
+        let curve = self.curve.at(n_past);
+        let Some(plain_ms) = curve.get(&1) else { return 1 };
+        let mut best = (1, LEAST_GAIN / plain_ms);
+        let mut n_expected = 0.0;
+        for (n_rows, p) in (1..).zip(p) {
+            n_expected += f64::from(*p);
+            // A width that was never measured is taken for the next wider one.
+            let Some((_, ms)) = curve.range(n_rows..).next() else { break };
+            let tokens_per_ms = n_expected / (ms + draft_ms);
+            if n_rows > 1 && tokens_per_ms > best.1 {
+                best = (n_rows, tokens_per_ms);
+            }
+        }
+        best.0
+    }
+
+    /// Takes in what a step did.
+    pub fn record(&mut self, step: &StepRecord) {
+        self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
+        let Policy::CostAware { draft_ms, latch } = &mut self.policy else { return };
+        *draft_ms += NEWEST_SHARE * (step.draft_ms - *draft_ms);
+        let Some(plain_ms) = self.curve.plain_ms(step.n_past) else { return };
+        if step.n_rows > 1 {
+            latch.drafted(step.n_emitted as f64 - (step.draft_ms + step.verify_ms) / plain_ms);
+        } else {
+            latch.plain();
+        }
+    }
+}
+
+/// Stops drafting that does not pay.
+#[derive(Clone, Copy, Debug, Default)]
+struct Latch {
+    /// What recent drafted steps gained on plain decoding, in tokens; old ones fade.
+    balance: f64,
+    /// Plain steps left until the next probe.
+    n_closed: u32,
+    /// Length of the last closure; doubles while probes fail.
+    last_closure: u32,
+}
+
+impl Latch {
+    const FADING: f64 = 0.9;
+    /// The loss that closes it: about two wasted wide steps.
+    const GREATEST_LOSS: f64 = -2.0;
+    const FIRST_CLOSURE: u32 = 16;
+    const LONGEST_CLOSURE: u32 = 256;
+
+    fn is_closed(&self) -> bool {
+        self.n_closed > 0
+    }
+
+    fn plain(&mut self) {
+        self.n_closed = self.n_closed.saturating_sub(1);
+    }
+
+    fn drafted(&mut self, gain: f64) {
+        self.balance = self.balance * Latch::FADING + gain;
+        if self.balance > 0.0 {
+            self.last_closure = 0;
+        } else if self.balance < Latch::GREATEST_LOSS {
+            self.last_closure = (self.last_closure * 2).clamp(Latch::FIRST_CLOSURE, Latch::LONGEST_CLOSURE);
+            self.n_closed = self.last_closure;
+            // Half the loss that closes it: a probe that fails again closes it sooner.
+            self.balance = Latch::GREATEST_LOSS / 2.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The staircase of a 1.5B Q4_K_M on two AVX-512 cores.
+    fn staircase() -> CostCurve {
+        let mut curve = CostCurve::default();
+        for (n_rows, c) in [(1, 1.0), (2, 1.55), (3, 1.94), (4, 1.73), (5, 2.25), (8, 3.08), (12, 3.85), (16, 3.70)] {
+            curve.observe(n_rows, 0, 62.0 * c);
+        }
+        curve
+    }
+
+    #[test]
+    fn a_doubtful_draft_is_not_verified() {
+        let schedule = Schedule::cost_aware(staircase());
+        assert_eq!(schedule.best_size(&[1.0], 0, 0.0), 1);
+        assert_eq!(schedule.best_size(&[1.0, 0.4, 0.1, 0.05], 0, 0.0), 1);
+    }
+
+    #[test]
+    fn widths_that_never_pay_are_skipped() {
+        let schedule = Schedule::cost_aware(staircase());
+        // Row 3 costs more than row 4 does: the fourth node is free.
+        assert_eq!(schedule.best_size(&[1.0, 0.9, 0.8, 0.1], 0, 0.0), 4);
+        assert_eq!(schedule.best_size(&[0.95; 16], 0, 0.0), 16);
+        assert_eq!(schedule.best_size(&[0.95; 32], 0, 0.0), 16, "nothing is known about more rows");
+    }
+
+    #[test]
+    fn without_a_curve_there_is_no_draft() {
+        assert_eq!(Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0), 1);
+    }
+
+    #[test]
+    fn the_latch_closes_on_losses_and_probes_at_doubling_intervals() {
+        let mut schedule = Schedule::cost_aware(staircase());
+        let mut closures = Vec::new();
+        for _ in 0..6 {
+            let mut n_probes = 0;
+            while schedule.limits(TreeLimits::TREE).max_nodes > 1 {
+                schedule.record(&StepRecord { n_past: 0, n_rows: 16, n_emitted: 1, draft_ms: 0.1, verify_ms: 230.0 });
+                n_probes += 1;
+            }
+            assert!(n_probes <= 2);
+            let mut n_plain = 0;
+            while schedule.limits(TreeLimits::TREE).max_nodes == 1 {
+                schedule.record(&StepRecord { n_past: 0, n_rows: 1, n_emitted: 1, draft_ms: 0.0, verify_ms: 62.0 });
+                n_plain += 1;
+            }
+            closures.push(n_plain);
+        }
+        assert_eq!(closures, [16, 32, 64, 128, 256, 256]);
+    }
+
+    #[test]
+    fn drafts_that_pay_keep_it_open() {
+        let mut schedule = Schedule::cost_aware(staircase());
+        for _ in 0..500 {
+            schedule.record(&StepRecord { n_past: 0, n_rows: 4, n_emitted: 3, draft_ms: 0.1, verify_ms: 107.0 });
+            assert!(schedule.limits(TreeLimits::TREE).max_nodes > 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_the_best_of_all(p in prop::collection::vec(0.0f32..1.0, 0..20)) {
+            let mut p = p;
+            p.push(1.0);
+            p.sort_by(|a, b| b.total_cmp(a));
+            let schedule = Schedule::cost_aware(staircase());
+            let rate = |n: usize| {
+                let tokens: f64 = p[..n].iter().map(|&p| f64::from(p)).sum();
+                schedule.curve.at(0).range(n..).next().map_or(0.0, |(_, ms)| tokens / ms)
+            };
+            let chosen = schedule.best_size(&p, 0, 0.0);
+            let best = (2..=p.len()).map(rate).fold(0.0, f64::max);
+            if chosen == 1 {
+                prop_assert!(best <= rate(1) * LEAST_GAIN * (1.0 + 1e-9));
+            } else {
+                prop_assert!(rate(chosen) == best && best > rate(1) * LEAST_GAIN);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The seam between the loop and the engine: one mutable timeline of the target.
+//!
+//! `llama::Session` is the real one. [`Scripted`] is an exact one with no model behind it, for tests.
+
+use std::ops::ControlFlow;
+
+use crate::token::Token;
+use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree, TreeError};
+
+/// One mutable timeline of the target: its KV cache, and the logits of the last verify.
+///
+/// Between calls the timeline holds the committed tokens except the last one; that one is the root of the next verify.
+pub trait Target {
+    /// What this target can verify.
+    fn limits(&self) -> TreeLimits;
+
+    /// Committed positions in the cache.
+    fn n_past(&self) -> usize;
+
+    /// Makes the timeline hold exactly `prefix`, reusing the longest common part of what it holds. `progress` is told
+    /// (tokens done, tokens in all) before each chunk, and stops the work with `Break`.
+    ///
+    /// # Errors
+    /// [`TargetError::Interrupted`] after a `Break`: what was decoded stays and is reused by the next call.
+    fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError>;
+
+    /// Decodes every node of `tree` in one batch, on top of the committed positions.
+    ///
+    /// # Errors
+    /// A tree that is wrong or does not fit leaves the timeline as it was.
+    fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError>;
+
+    /// The logits after `node` of the last verify: one per token of the vocabulary.
+    fn logits(&self, node: NodeId) -> &[f32];
+
+    /// Commits `path` (the root, then each the child of the one before) and drops the other nodes of the last verify.
+    /// An empty path drops the root as well: the timeline is as before the verify.
+    ///
+    /// # Errors
+    /// When `path` is not a path of the last verify.
+    fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError>;
+}
+
+/// Told (done, total) before each chunk of a prefill.
+pub type Progress<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
+
+/// The widest tree a target can verify now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeLimits {
+    /// Rows, root included; 1 means plain decoding only.
+    pub max_nodes: usize,
+    /// Candidates; 1 means chains only.
+    pub max_leaves: usize,
+}
+
+impl TreeLimits {
+    /// Whole trees.
+    pub const TREE: TreeLimits = TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES };
+    /// Plain decoding only.
+    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1 };
+}
+
+/// Why a target could not do what was asked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TargetError {
+    /// The caller broke off.
+    #[error("interrupted")]
+    Interrupted,
+    /// The tree is wrong.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The tree is more than this target can do.
+    #[error("a tree of {n_nodes} nodes and {n_leaves} leaves, but this target verifies {limits:?}")]
+    TooWide {
+        /// Rows asked for.
+        n_nodes: usize,
+        /// Candidates asked for.
+        n_leaves: usize,
+        /// What the target can do.
+        limits: TreeLimits,
+    },
+    /// No room in the context.
+    #[error("{needed} positions needed, but the context has {n_ctx}")]
+    ContextFull {
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        n_ctx: usize,
+    },
+    /// The kept nodes are not a path of the last verify.
+    #[error("the nodes to keep are not a path of the verified tree")]
+    NotAPath,
+    /// A logit is NaN, or every one is minus infinity.
+    #[error("the model's output is not a number; its file or its quantization is broken")]
+    NotFinite,
+    /// The engine failed.
+    #[error("{0}")]
+    Engine(String),
+}
+
+/// Checks that `path` starts at the root and goes from parent to child.
+///
+/// # Errors
+/// [`TargetError::NotAPath`].
+pub fn check_path(tree: &TokenTree, path: &[NodeId]) -> Result<(), TargetError> {
+    let starts_at_root = path.first().is_none_or(|&first| first == NodeId::ROOT);
+    let descends = path.windows(2).all(|pair| pair[1].index() < tree.len() && tree.parent(pair[1]) == Some(pair[0]));
+    if starts_at_root && descends { Ok(()) } else { Err(TargetError::NotAPath) }
+}
+
+/// An exact target with no model: the logits after a text are a pure function of its last few tokens and the seed.
+/// Small orders and vocabularies make it repeat itself, so drafters have something to find.
+#[derive(Clone, Debug)]
+pub struct Scripted {
+    n_vocab: usize,
+    order: usize,
+    seed: u64,
+    limits: TreeLimits,
+    committed: Vec<Token>,
+    verified: Option<TokenTree>,
+    logits: Vec<Vec<f32>>,
+}
+
+impl Scripted {
+    /// A target over `n_vocab` tokens that looks at the last `order` tokens.
+    #[must_use]
+    pub fn new(n_vocab: usize, order: usize, seed: u64) -> Scripted {
+        Scripted {
+            n_vocab,
+            order,
+            seed,
+            limits: TreeLimits::TREE,
+            committed: Vec::new(),
+            verified: None,
+            logits: Vec::new(),
+        }
+    }
+
+    /// The same target, able to verify no more than `limits`.
+    #[must_use]
+    pub fn with_limits(self, limits: TreeLimits) -> Scripted {
+        Scripted { limits, ..self }
+    }
+
+    /// The logits after `text`.
+    #[must_use]
+    pub fn logits_after(&self, text: &[Token]) -> Vec<f32> {
+        let tail = &text[text.len().saturating_sub(self.order)..];
+        let state = tail.iter().fold(self.seed, |state, token| mix(state ^ u64::from(token.0.unsigned_abs())));
+        (0..self.n_vocab as u64)
+            // 24 bits are exact in a f32; the spread makes some choices clear and others close.
+            .map(|token| (mix(state ^ mix(token)) >> 40) as f32 / (1 << 21) as f32)
+            .collect()
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele et al., 2014).
+fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Target for Scripted {
+    fn limits(&self) -> TreeLimits {
+        self.limits
+    }
+
+    fn n_past(&self) -> usize {
+        self.committed.len()
+    }
+
+    fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
+        if progress(0, prefix.len()).is_break() {
+            return Err(TargetError::Interrupted);
+        }
+        self.committed = prefix.to_vec();
+        self.verified = None;
+        Ok(())
+    }
+
+    fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
+        tree.check()?;
+        let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
+        if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
+            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
+        }
+        let text_of = |node| {
+            let path = tree.path(node).into_iter().map(|at| tree.token(at));
+            self.committed.iter().copied().chain(path).collect::<Vec<_>>()
+        };
+        self.logits = tree.nodes().map(|node| self.logits_after(&text_of(node))).collect();
+        self.verified = Some(tree.clone());
+        Ok(())
+    }
+
+    fn logits(&self, node: NodeId) -> &[f32] {
+        &self.logits[node.index()]
+    }
+
+    fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+        let tree = self.verified.take().ok_or(TargetError::NotAPath)?;
+        check_path(&tree, path)?;
+        self.committed.extend(path.iter().map(|&node| tree.token(node)));
+        Ok(())
+    }
+}
