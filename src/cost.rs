@@ -62,6 +62,14 @@ impl CostCurve {
         self.missing(n_past, max_rows).next().is_none()
     }
 
+    /// False for numbers that no measurement gives: a curve from a damaged file.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let mut costs = self.buckets.values().flatten();
+        let is_sound = |(&width, cost): (&usize, &Cost)| width > 0 && cost.ms.is_finite() && cost.ms > 0.0;
+        costs.all(is_sound)
+    }
+
     fn missing(&self, n_past: usize, max_rows: usize) -> impl Iterator<Item = usize> + '_ {
         let bucket = self.buckets.get(&bucket_of(n_past));
         let measured = move |width| bucket.is_some_and(|bucket| bucket.contains_key(&width));

@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# Builds chaski with a llama.cpp tuned to this CPU: `cargo build --release --locked` with the right GGML_ variables.
+# The one place for such tuning; a GGML_ variable that is set already is left as it is.
+#
+# usage: scripts/build.sh [cargo arguments]     for instance --features vulkan (needs libvulkan-dev, glslc, spirv-headers)
+#        scripts/build.sh --print-env           print the variables, for eval "$(scripts/build.sh --print-env)"
+#        scripts/build.sh --drop-stale          remove a llama.cpp that was built with other variables
+#
+# Cargo commands after that eval (test, clippy, run) share the llama.cpp that this script built; without it they
+# build their own.
+. "$(dirname "$0")/lib.sh"
+
+# For tests: another machine's `uname -sm` and /proc/cpuinfo.
+machine=${CHASKI_MACHINE:-$(uname -sm)}
+cpuinfo=${CHASKI_CPUINFO:-/proc/cpuinfo}
+
+# llama.cpp's switches for x86. A switch is ON if its parent is, the compiler knows the option ("-": any does) and
+# the CPU has every flag, in the kernel's spelling. All are passed, OFF ones too: llama.cpp turns SSE4.2 to AVX2 on by
+# itself, which would crash on a CPU without them, and CMake keeps what an earlier build had set.
+x86_switches='
+SSE42        -            -              sse4_2
+AVX          SSE42        -              avx
+F16C         AVX          -              f16c
+FMA          AVX          -              fma
+BMI2         AVX          -              bmi2
+AVX2         AVX          -              avx2
+AVX_VNNI     AVX2         -mavxvnni      avx_vnni
+AVX512       AVX2         -mavx512f      avx512f avx512cd avx512bw avx512dq avx512vl fma f16c
+AVX512_VBMI  AVX512       -mavx512vbmi   avx512vbmi
+AVX512_VNNI  AVX512       -mavx512vnni   avx512_vnni
+AVX512_BF16  AVX512       -mavx512bf16   avx512_bf16
+AMX_TILE     AVX512_VNNI  -mamx-tile     amx_tile amx_int8 amx_survives
+AMX_INT8     AMX_TILE     -mamx-int8     amx_int8
+AMX_BF16     AMX_TILE     -mamx-bf16     amx_bf16
+'
+
+cpu_flags() {
+    case $machine in
+        Linux*) awk -F: '/^flags/ { print $2; exit }' "$cpuinfo" ;;
+        # Intel Macs: lower case, and the kernel's spelling where it differs.
+        Darwin*) sysctl -n machdep.cpu.features machdep.cpu.leaf7_features 2>/dev/null | tr 'A-Z\n' 'a-z ' |
+            sed 's/sse4\.2/sse4_2/; s/avx1\.0/avx/; s/avx512vnni/avx512_vnni/; s/avx512bf16/avx512_bf16/' ;;
+    esac
+}
+
+compiler_knows() {
+    local cxx=${CXX:-c++}
+    [ "$1" = - ] || ! have "$cxx" || "$cxx" "$1" -E -x c++ /dev/null >/dev/null 2>&1
+}
+
+# Some virtual machines advertise AMX and fault on its first instruction: only a process that has done it can tell.
+amx_survives() {
+    local folder result=1
+    folder=$(mktemp -d)
+    cat >"$folder/probe.cpp" <<'CPP'
+#include <cstdint>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int main() {
+    const long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
+    if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) != 0) return 1;
+    alignas(64) uint8_t config[64] = {};
+    alignas(64) uint8_t ones[16 * 64];
+    alignas(64) int32_t sums[16 * 16] = {};
+    for (uint8_t &one : ones) one = 1;
+    config[0] = 1;                                             // palette
+    for (int tile = 0; tile < 3; tile++) {
+        config[16 + 2 * tile] = 64;                            // bytes in a row
+        config[48 + tile] = 16;                                // rows
+    }
+    const long stride = 64;
+    asm volatile("ldtilecfg (%0)\n\t"
+                 "tilezero %%tmm0\n\t"
+                 "tileloadd (%1,%3,1), %%tmm1\n\t"
+                 "tileloadd (%1,%3,1), %%tmm2\n\t"
+                 "tdpbuud %%tmm2, %%tmm1, %%tmm0\n\t"
+                 "tilestored %%tmm0, (%2,%3,1)\n\t"
+                 "tilerelease"
+                 : : "r"(config), "r"(ones), "r"(sums), "r"(stride) : "memory");
+    for (int32_t sum : sums) if (sum != 64) return 1;
+    return 0;
+}
+CPP
+    # In a subshell with its own stderr, which swallows bash's report of the crash.
+    ("${CXX:-c++}" -O1 -o "$folder/probe" "$folder/probe.cpp" && "$folder/probe") >/dev/null 2>&1 && result=0
+    rm -rf "$folder"
+    return $result
+}
+
+is_on() {
+    case ${1:-} in
+        [Oo][Nn] | 1 | [Tt][Rr][Uu][Ee] | [Yy][Ee][Ss]) ;;
+        *) return 1 ;;
+    esac
+}
+
+# Exports the variables for this machine, and names them in `tuned`.
+tuned=()
+tune() {
+    case $machine in
+        *' x86_64' | *' amd64') tune_x86 ;;
+        # llama.cpp then asks the compiler for this CPU and tries dotprod, i8mm, SVE and SME by running them. Its
+        # crate knows no other way: without target-cpu=native it insists on plain armv8-a, several times slower.
+        *' aarch64' | *' arm64')
+            case ${RUSTFLAGS:-} in
+                *target-cpu=*) ;;
+                *) export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native" ;;
+            esac
+            tuned=(RUSTFLAGS)
+            ;;
+        *) say "warning: no tuning is known for '$machine'" ;;
+    esac
+}
+
+tune_x86() {
+    local flags switch parent option needs
+    flags=" $(cpu_flags) "
+    case $flags in
+        *' amx_tile '*) ! amx_survives || flags+="amx_survives " ;;
+    esac
+    while read -r switch parent option needs; do
+        [ -n "$switch" ] || continue
+        tuned+=("GGML_$switch")
+        set_if_unset "GGML_$switch" "$(x86_value "$parent" "$option" "$needs")"
+    done <<<"$x86_switches"
+}
+
+x86_value() { # PARENT OPTION NEEDS, with the caller's `flags`
+    local variable=GGML_$1 need
+    [ "$1" = - ] || is_on "${!variable:-}" || { echo OFF && return; }
+    for need in $3; do
+        [[ $flags == *" $need "* ]] || { echo OFF && return; }
+    done
+    if compiler_knows "$2"; then echo ON; else echo OFF; fi
+}
+
+set_if_unset() {
+    [ -n "${!1:-}" ] || export "$1=$2"
+}
+
+# Cargo re-runs llama.cpp's build only for GGML_ variables that were set the last time, and CMake keeps the value of
+# one that is set no more. So compare with what CMake has and with what we asked for; if in doubt, start afresh.
+drop_stale() {
+    local stamp=$CARGO_TARGET_DIR/release/.llama-cpp-settings settings cache
+    settings=$(env | LC_ALL=C grep -E '^(GGML|CMAKE)_' | LC_ALL=C sort || true)
+    for cache in "$CARGO_TARGET_DIR"/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
+        [ -e "$cache" ] || continue
+        if { [ -e "$stamp" ] && [ "$settings" != "$(cat "$stamp")" ]; } || ! agrees_with "$cache"; then
+            say "llama.cpp was built with other settings: building it again"
+            cargo clean --release --locked -p llama-cpp-sys-2 >&2
+            break
+        fi
+    done
+    mkdir -p "$(dirname "$stamp")"
+    printf '%s\n' "$settings" >"$stamp"
+}
+
+agrees_with() { # CMAKECACHE
+    local name
+    for name in ${tuned[@]+"${tuned[@]}"}; do
+        case $name in
+            GGML_*) grep -q "^$name:[A-Z]*=${!name}$" "$1" || return ;;
+        esac
+    done
+}
+
+case ${1:-} in
+    -h | --help) usage ;;
+    --print-env)
+        tune
+        for name in ${tuned[@]+"${tuned[@]}"}; do
+            printf 'export %s=%q\n' "$name" "${!name}"
+        done
+        ;;
+    --drop-stale)
+        tune
+        cd "$root"
+        drop_stale
+        ;;
+    *)
+        tune
+        on=()
+        for name in ${tuned[@]+"${tuned[@]}"}; do
+            ! is_on "${!name}" || on+=("${name#GGML_}")
+        done
+        [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
+        cd "$root"
+        drop_stale
+        exec cargo build --release --locked "$@"
+        ;;
+esac

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Invariants of absence that the compiler does not check (ARCHITECTURE.md says why they hold):
+# only src/llama names llama.cpp; the core has no files, clocks, threads, environment, hash order or global state.
+#
+# usage: scripts/check-invariants.sh [ROOT]     ROOT: another tree, for the tests
+. "$(dirname "$0")/lib.sh"
+cd "${1:-$root}"
+
+core='token tree target accept generate cost schedule stats text'
+
+failures=0
+
+# Rust code of a file, `FILE:LINE:text`: without comments, without the tests at its end, and each `use` on one line,
+# so that `use std::{\n fs,` does not escape.
+code_of() {
+    awk '
+        /^[ \t]*#\[cfg\(test\)\]/ { test = NR }
+        test && NR == test + 1 && /^[ \t]*(pub )?mod / { exit }
+        { sub(/(^|[ \t])\/\/.*/, "") }
+        joining { text = text " " $0 }
+        !joining { text = $0; line = NR; joining = /^[ \t]*(pub(\([a-z]+\))? )?use / }
+        joining && !/;/ { next }
+        { joining = 0; print FILENAME ":" line ":" text }
+    ' "$1"
+}
+
+forbid() { # PATTERN MESSAGE FILE...
+    local pattern=$1 message=$2 file found
+    shift 2
+    for file in "$@"; do
+        [ -f "$file" ] || continue
+        if found=$(code_of "$file" | grep -E "$pattern"); then
+            say "error: $message"
+            say "$found"
+            failures=$((failures + 1))
+        fi
+    done
+}
+
+all_files=()
+while IFS= read -r file; do all_files+=("$file"); done < <(
+    find src tests benches examples bench build.rs -name '*.rs' -not -path 'src/llama/*' 2>/dev/null | sort
+)
+core_files=()
+for name in $core; do core_files+=("src/$name.rs" "src/$name/mod.rs"); done
+while IFS= read -r file; do core_files+=("$file"); done < <(find src/draft src/draft.rs -name '*.rs' 2>/dev/null | sort)
+
+forbid '\bllama_cpp(_sys)?_2\b' 'only src/llama may name llama.cpp' ${all_files[@]+"${all_files[@]}"}
+
+# A std module by its path or inside braces: `std::fs`, `use std::{fmt, fs}`.
+modules='fs|io|env|thread|process|net'
+forbid "\\bstd::($modules)\\b|\\bstd::\\{([^;]*[{, ])?($modules)\\b" \
+    'the core may not touch files, streams, threads or the environment' "${core_files[@]}"
+forbid '\b(Instant|SystemTime)\b' 'the core may not read a clock' "${core_files[@]}"
+forbid '\bstd::collections::(\{[^;]*)?(Hash|hash_)' \
+    'the core may not use maps whose order changes from run to run' "${core_files[@]}"
+forbid '\bstatic mut\b|\bthread_local!|\b(LazyLock|OnceLock|OnceCell)\b' 'the core may not have global state' "${core_files[@]}"
+
+[ $failures = 0 ] || exit 1

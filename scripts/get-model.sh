@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Fetches a model of models/models.toml and prints its path, alone on stdout; `--help` says more.
+. "$(dirname "$0")/lib.sh"
+
+have python3 || die "python3 is not installed" "scripts/setup.sh installs what is missing"
+exec python3 "$root/scripts/get_model.py" "$@"

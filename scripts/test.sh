@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Every check of the project, each announced by a line `== name`; the first that fails ends the run. Sets up what it
+# needs. A cold run takes minutes (llama.cpp is compiled once), a warm one much less.
+#
+# usage: scripts/test.sh
+. "$(dirname "$0")/lib.sh"
+
+case ${1:-} in
+    '') ;;
+    -h | --help) usage && exit ;;
+    *) die "unknown argument '$1'" "scripts/test.sh --help" 2 ;;
+esac
+cd "$root"
+
+check() { # NAME COMMAND...
+    printf '\n== %s\n' "$1"
+    shift
+    "$@"
+}
+
+skip() { printf '\n== %s\nskipped: %s\n' "$1" "$2"; }
+
+check "setup" scripts/setup.sh
+
+# One set of variables and one profile for all that follows: llama.cpp is compiled once.
+environment=$(scripts/build.sh --print-env)
+eval "$environment"
+scripts/build.sh --drop-stale
+
+# Fast checks first.
+check "format" cargo fmt --all -- --check
+check "invariants" scripts/check-invariants.sh
+if have shellcheck; then
+    check "shellcheck" shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh .ci/run
+else
+    skip "shellcheck" "it is not installed"
+fi
+check "scripts" tests/scripts.sh
+check "core alone" cargo test --release --locked --no-default-features
+check "clippy" cargo clippy --release --all-targets --locked -- -D warnings
+check "build" scripts/build.sh
+
+printf '\n== model\n'
+CHASKI_TEST_MODEL=$(scripts/get-model.sh smollm2-135m-instruct)
+export CHASKI_TEST_MODEL
+
+check "tests" cargo test --release --locked
+check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --locked
+if have cargo-deny; then
+    # Without advisories, and offline: a check of this tree, that a network or a new advisory cannot break.
+    check "licences and sources" cargo deny --offline check bans licenses sources
+else
+    skip "licences and sources" "cargo-deny is not installed"
+fi
+
+printf '\nall checks passed\n'

@@ -1,0 +1,3 @@
+//! Chat: from messages to the text a model was trained to see.
+
+pub mod template;

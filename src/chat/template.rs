@@ -1,0 +1,371 @@
+//! The chat template of a GGUF file: from messages to the text that the model was trained to see.
+//!
+//! A template is Jinja as Hugging Face's `apply_chat_template` runs it: `trim_blocks` and `lstrip_blocks` on, Python's
+//! string and dict methods, `tojson` like Python's `json.dumps`, `raise_exception`, `strftime_now`, loop controls and
+//! `{% generation %}` blocks. The golden tests compare the output with Python's jinja2 byte for byte.
+//!
+//! The text of a message is never parsed for special tokens: see [`SpecialGuard`].
+//!
+//! This module does no IO: the time is passed in. It does not tokenize, and it does not limit how long a template may
+//! loop: a template comes from the same file as the weights and can waste no more time than they can.
+
+mod clock;
+mod guard;
+mod python;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
+use serde::{Deserialize, Serialize};
+
+pub use self::clock::LocalTime;
+use self::guard::{MarkStyle, without_marks};
+pub use self::guard::{Segment, SpecialGuard};
+pub use minijinja::Value as TemplateValue;
+
+/// The name under which the template is registered. Without a file extension nothing is HTML-escaped.
+const NAME: &str = "chat_template";
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or another role that the template knows. ASCII letters, digits, `_`
+    /// and `-` only, since templates print it between their special tokens.
+    pub role: String,
+    /// What is said. Any text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of this role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// The texts of the special tokens that a template may name; empty where the vocabulary has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTexts {
+    /// `bos_token`
+    pub bos: String,
+    /// `eos_token`
+    pub eos: String,
+    /// `unk_token`
+    pub unk: String,
+    /// `pad_token`
+    pub pad: String,
+}
+
+/// What a rendering depends on besides the messages.
+#[derive(Debug, Clone, Default)]
+pub struct RenderOptions {
+    /// Whether to end with the opening of the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// What `strftime_now` prints.
+    pub now: LocalTime,
+    /// Further template variables such as `enable_thinking` or `tools`. They are trusted: special tokens in them are
+    /// parsed. `messages` and `add_generation_prompt` cannot be replaced from here. The type can be deserialized from
+    /// JSON and keeps the order of keys, which `serde_json::Value` does not.
+    pub extra: BTreeMap<String, TemplateValue>,
+}
+
+/// A rendered conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The prompt, to be tokenized segment by segment; none if the template printed nothing.
+    pub segments: Vec<Segment>,
+    /// True if the template has no place for system messages, so that [`merge_system`] was applied.
+    pub merged_system: bool,
+}
+
+impl Rendered {
+    /// The prompt as one text.
+    pub fn text(&self) -> String {
+        self.segments.iter().map(|segment| segment.text.as_str()).collect()
+    }
+}
+
+/// Why a template could not be parsed or rendered. Lines are counted from 1; 0 if unknown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// The template is not Jinja that we understand.
+    #[error("the model's chat template cannot be parsed: line {line}: {message}")]
+    Parse {
+        /// Line of the template.
+        line: usize,
+        /// What the Jinja engine says.
+        message: String,
+    },
+    /// The template called `raise_exception`.
+    #[error("the model's chat template refuses this conversation: {message} (template line {line})")]
+    Refused {
+        /// Line of the template.
+        line: usize,
+        /// The template author's words.
+        message: String,
+    },
+    /// The template failed on the way.
+    #[error("the model's chat template failed: line {line}: {message}")]
+    Render {
+        /// Line of the template.
+        line: usize,
+        /// What the Jinja engine says.
+        message: String,
+    },
+    /// A role that could be mistaken for a part of the template.
+    #[error("message {number} has the role {role:?}; a role is made of ASCII letters, digits, '_' and '-'")]
+    Role {
+        /// The message, counted from 1.
+        number: usize,
+        /// Its role.
+        role: String,
+    },
+}
+
+impl TemplateError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Parse { .. } | Self::Render { .. } => "use --raw to send the prompt without a template",
+            Self::Refused { .. } => {
+                "check the order and the roles of the messages, or use --raw to send the prompt without a template"
+            }
+            Self::Role { .. } => "the usual roles are system, user and assistant",
+        }
+    }
+}
+
+/// A parsed chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    specials: SpecialTexts,
+    /// The template wants `content` as a list of typed parts, not as a string.
+    wants_parts: bool,
+    /// The template renders a conversation with a system message, but without its text.
+    drops_system: bool,
+}
+
+impl ChatTemplate {
+    /// Parses a template and probes what it does with the text of user and system messages.
+    pub fn parse(source: &str, specials: SpecialTexts) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        python::install(&mut environment);
+        environment.add_function("raise_exception", raise_exception);
+        let parsed = environment.add_template_owned(NAME, python::normalized_source(source));
+        parsed.map_err(|error| TemplateError::Parse {
+            line: error.line().unwrap_or(0),
+            message: message_of(&error),
+        })?;
+        let mut template = Self {
+            environment,
+            specials,
+            wants_parts: false,
+            drops_system: false,
+        };
+        template.probe();
+        Ok(template)
+    }
+
+    /// Renders the messages.
+    ///
+    /// If the template refuses or drops system messages, it is rendered with [`merge_system`] instead, and the result
+    /// says so. If that is refused too, the error is that of the messages as they were given.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+        guard: &SpecialGuard,
+    ) -> Result<Rendered, TemplateError> {
+        check_roles(messages)?;
+        let has_system = messages.iter().any(|message| message.role == "system");
+        let plain = |segments| Rendered {
+            segments,
+            merged_system: false,
+        };
+        let merged = |segments| Rendered {
+            segments,
+            merged_system: true,
+        };
+        if has_system && self.drops_system {
+            return self.render_guarded(&merge_system(messages), options, guard).map(merged);
+        }
+        match self.render_guarded(messages, options, guard) {
+            Err(refusal @ TemplateError::Refused { .. }) if has_system => self
+                .render_guarded(&merge_system(messages), options, guard)
+                .map(merged)
+                .map_err(|_| refusal),
+            rendered => rendered.map(plain),
+        }
+    }
+
+    /// Renders, and keeps special texts inside message contents from being parsed.
+    ///
+    /// Ordinary messages are rendered once. Where a content holds a special text it is rendered again with marks; marks
+    /// can disturb a template that splits, trims or compares contents, so the style of marks is chosen under which the
+    /// text stays what it is without them.
+    fn render_guarded(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+        guard: &SpecialGuard,
+    ) -> Result<Vec<Segment>, TemplateError> {
+        let marked = |style: MarkStyle| -> Vec<Message> {
+            messages
+                .iter()
+                .map(|m| Message::new(m.role.clone(), guard.mark(&m.content, style)))
+                .collect()
+        };
+        let unmarked = marked(MarkStyle::None);
+        let text = without_marks(&self.expand(&unmarked, options)?);
+        if marked(MarkStyle::Around) == unmarked {
+            return Ok(guard.segments(&text));
+        }
+        for style in [MarkStyle::Around, MarkStyle::Before, MarkStyle::After] {
+            if let Ok(candidate) = self.expand(&marked(style), options)
+                && without_marks(&candidate) == text
+            {
+                return Ok(guard.segments(&candidate));
+            }
+        }
+        // No style is invisible to this template. Safety first: its text may differ a little, but nothing is parsed.
+        self.expand(&marked(MarkStyle::Around), options)
+            .map(|text| guard.segments(&text))
+    }
+
+    /// One run of the template.
+    fn expand(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TemplateError> {
+        let content = |text: &str| match self.wants_parts {
+            true => Value::from(vec![context! { type => "text", text => text }]),
+            false => Value::from(text),
+        };
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|m| context! { role => m.role, content => content(&m.content) })
+            .collect();
+        let now = options.now;
+        let defaults = context! {
+            bos_token => self.specials.bos,
+            eos_token => self.specials.eos,
+            unk_token => self.specials.unk,
+            pad_token => self.specials.pad,
+            tools => (),
+            documents => (),
+            strftime_now => Value::from_function(move |format: String| now.strftime(&format)),
+        };
+        let fixed = context! { messages, add_generation_prompt => options.add_generation_prompt };
+        // The first one that has a name wins.
+        let variables = context! { ..fixed, ..Value::from_serialize(&options.extra), ..defaults };
+        let template = self.environment.get_template(NAME).expect("added by parse");
+        template.render(variables).map_err(|error| render_error(&error))
+    }
+
+    /// Finds out what the template does with contents, by a needle in each. A template that fails on the probe is
+    /// taken to be an ordinary one: a real conversation will show.
+    fn probe(&mut self) {
+        let shows = |template: &Self, messages: &[Message], needle: &str| {
+            let options = RenderOptions {
+                add_generation_prompt: true,
+                ..RenderOptions::default()
+            };
+            template
+                .expand(messages, &options)
+                .ok()
+                .map(|text| text.contains(needle))
+        };
+        let user = Message::new("user", "userneedle");
+        if shows(self, std::slice::from_ref(&user), &user.content) != Some(true) {
+            self.wants_parts = true;
+            self.wants_parts = shows(self, std::slice::from_ref(&user), &user.content) == Some(true);
+        }
+        let system = Message::new("system", "systemneedle");
+        let both = [system, user];
+        self.drops_system =
+            shows(self, &both, &both[0].content) == Some(false) && shows(self, &both, &both[1].content) == Some(true);
+    }
+}
+
+/// Moves the text of each system message to the front of the next user message, two newlines between them, for
+/// templates that have no system role. Without a next user message it becomes one.
+pub fn merge_system(messages: &[Message]) -> Vec<Message> {
+    let mut merged = Vec::with_capacity(messages.len());
+    let mut pending: Vec<&str> = Vec::new();
+    for message in messages {
+        match message.role.as_str() {
+            "system" => pending.push(&message.content),
+            "user" => {
+                pending.push(&message.content);
+                merged.push(Message::new("user", pending.join("\n\n")));
+                pending.clear();
+            }
+            _ => merged.push(message.clone()),
+        }
+    }
+    if !pending.is_empty() {
+        merged.push(Message::new("user", pending.join("\n\n")));
+    }
+    merged
+}
+
+fn check_roles(messages: &[Message]) -> Result<(), TemplateError> {
+    let is_plain = |role: &str| {
+        !role.is_empty()
+            && role
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    };
+    match messages.iter().position(|message| !is_plain(&message.role)) {
+        Some(index) => Err(TemplateError::Role {
+            number: index + 1,
+            role: messages[index].role.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Marks an error of the template engine as the template author's own.
+#[derive(Debug)]
+struct Raised;
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("raise_exception")
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+}
+
+fn render_error(error: &Error) -> TemplateError {
+    let line = error.line().unwrap_or(0);
+    let source = std::error::Error::source(error);
+    if source.is_some_and(|source| source.is::<Raised>()) {
+        return TemplateError::Refused {
+            line,
+            message: error.detail().unwrap_or_default().to_owned(),
+        };
+    }
+    TemplateError::Render {
+        line,
+        message: message_of(error),
+    }
+}
+
+fn message_of(error: &Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    }
+}

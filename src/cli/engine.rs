@@ -1,0 +1,174 @@
+//! From arguments to a running worker: pre-flight of the model file, threads, where curves are kept.
+
+use std::fs::File;
+use std::hash::Hasher as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use etcetera::BaseStrategy as _;
+use rustc_hash::FxHasher;
+
+use crate::cli::args::{EngineArgs, SamplingArgs, When};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::{Bars, stderr_line};
+use crate::gguf::Gguf;
+use crate::llama::model::ModelConfig;
+use crate::llama::sampler::Sampling;
+use crate::llama::session::FlashAttention;
+use crate::llama::system_info;
+use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
+use crate::store::curves::CurveKey;
+
+/// Opens and checks a model file.
+///
+/// # Errors
+/// When there is none, or it is not one that can be run.
+pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
+    if !path.exists() {
+        let failure = Failure::new(format!("{}: no such model file", path.display()));
+        return Err(failure.with_code(ExitCode::ModelNotFound).with_hint("scripts/get-model.sh fetches one and prints its path"));
+    }
+    let gguf = Gguf::open(path)?;
+    gguf.check()?;
+    Ok(gguf)
+}
+
+/// The worker's configuration.
+///
+/// # Errors
+/// When a number makes no sense.
+pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
+    let n_threads = args.threads.unwrap_or_else(default_threads);
+    let n_threads_batch = args.threads_batch.unwrap_or(n_threads);
+    if !(1..=512).contains(&n_threads) || !(1..=512).contains(&n_threads_batch) {
+        return Err(Failure::usage("the number of threads must be 1 to 512").with_hint("leave -t away for the physical cores"));
+    }
+    if args.ctx_size == Some(0) {
+        return Err(Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed"));
+    }
+    let flash_attention = args.flash_attn.map(|when| match when {
+        When::On => FlashAttention::On,
+        When::Off => FlashAttention::Off,
+        When::Auto => FlashAttention::Auto,
+    });
+    let settings = format!(
+        "t={n_threads} tb={n_threads_batch} fa={flash_attention:?} ngl={:?}",
+        args.n_gpu_layers
+    );
+    Ok(WorkerConfig {
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        n_threads,
+        n_threads_batch,
+        flash_attention,
+        curves: cache_folder().map(|folder| {
+            (folder.join("curves"), CurveKey { model: fingerprint(&args.model), settings, machine: machine() })
+        }),
+        verbose: args.verbose,
+    })
+}
+
+/// Physical cores, but no more than this process may use.
+fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.cache_dir().join("chaski"))
+}
+
+/// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.
+fn fingerprint(path: &Path) -> String {
+    let mut start = Vec::new();
+    let mut size = 0;
+    if let Ok(file) = File::open(path) {
+        size = file.metadata().map_or(0, |metadata| metadata.len());
+        let _ = file.take(1 << 20).read_to_end(&mut start);
+    }
+    let mut hasher = FxHasher::default();
+    hasher.write(&start);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("{name} {size} {:016x}", hasher.finish())
+}
+
+/// The processor and what the engine was compiled for.
+#[must_use]
+pub fn machine() -> String {
+    let info = system_info();
+    format!("{} x{}, ggml {}, {}", processor(), num_cpus::get(), info.ggml_version, info.features.join(" "))
+}
+
+/// The processor's name where the system tells it, or else its kind.
+fn processor() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// Starts a worker and waits until its model is loaded.
+///
+/// # Errors
+/// When the model cannot be loaded.
+pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) -> Result<(Worker, Loaded), Failure> {
+    let worker = Worker::spawn(config, interrupt).map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    loop {
+        match worker.next_event() {
+            Some(Event::Loading(share)) => bars.loading(share),
+            Some(Event::Notice(notice)) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+            Some(Event::Loaded(loaded)) => {
+                bars.clear();
+                return Ok((worker, *loaded));
+            }
+            Some(Event::Failed(failure)) => {
+                bars.clear();
+                return Err(failure.into());
+            }
+            Some(event) => return Err(Failure::new(format!("the engine said {event:?} while loading"))),
+            None => return Err(Failure::new("the engine stopped while loading the model")),
+        }
+    }
+}
+
+/// Checks the sampling arguments and settles the seed.
+///
+/// # Errors
+/// When a number makes no sense.
+pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
+    let probability = |name: &str, p: f32| match p {
+        0.0..=1.0 => Ok(p),
+        _ => Err(Failure::usage(format!("{name} must be from 0 to 1, not {p}"))),
+    };
+    if !(args.temp.is_finite() && args.temp >= 0.0) {
+        return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
+    }
+    if !(args.repeat_penalty.is_finite() && args.repeat_penalty > 0.0) {
+        return Err(Failure::usage(format!("--repeat-penalty must be more than 0, not {}", args.repeat_penalty)));
+    }
+    if args.top_k < 0 {
+        return Err(Failure::usage(format!("--top-k must be 0 or more, not {}", args.top_k)));
+    }
+    let seed = match args.seed {
+        -1 => random_seed(),
+        seed => u32::try_from(seed).map_err(|_| {
+            Failure::usage(format!("--seed must be -1, or from 0 to {}, not {seed}", u32::MAX))
+        })?,
+    };
+    Ok(Sampling {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: probability("--top-p", args.top_p)?,
+        min_p: probability("--min-p", args.min_p)?,
+        repeat_penalty: args.repeat_penalty,
+        seed,
+    })
+}
+
+/// From the randomness that the standard library keys its hash maps with.
+fn random_seed() -> u32 {
+    use std::hash::BuildHasher as _;
+    let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
+    // llama.cpp takes the greatest number as "choose one yourself", and would not tell which.
+    (random >> 32) as u32 & (u32::MAX >> 1)
+}

@@ -1,0 +1,136 @@
+//! Exit codes, and the errors that carry them: what went wrong where, and a hint at what to do.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crate::gguf::GgufError;
+use crate::llama::worker;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// As asked.
+    Success = 0,
+    /// An error while running.
+    Error = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// There is no such model.
+    ModelNotFound = 4,
+    /// The prompt is longer than the context.
+    PromptTooLong = 6,
+    /// The user interrupted it (128 + SIGINT).
+    Interrupted = 130,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> std::process::ExitCode {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// An error for the user. Displays as `error: ...` and, on a line of its own, `hint: ...`.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process exits with.
+    pub code: ExitCode,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// An error while running.
+    pub fn new(message: impl Into<String>) -> Failure {
+        Failure { code: ExitCode::Error, message: message.into(), hint: None }
+    }
+
+    /// The same, ending the process with `code`.
+    #[must_use]
+    pub fn with_code(self, code: ExitCode) -> Failure {
+        Failure { code, ..self }
+    }
+
+    /// A mistake in the command line.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(message).with_code(ExitCode::Usage)
+    }
+
+    /// A file or a stream that failed.
+    #[must_use]
+    pub fn io(what: &Path, error: &io::Error) -> Failure {
+        Failure::new(format!("{}: {}", what.display(), plain(error)))
+    }
+
+    /// A write to stdout that failed. A reader that has seen enough is not an error.
+    #[must_use]
+    pub fn stdout(error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure { code: ExitCode::Success, message: String::new(), hint: None },
+            _ => Failure::new(format!("cannot write to stdout: {}", plain(error))),
+        }
+    }
+
+    /// Broken off by the user.
+    #[must_use]
+    pub fn interrupted() -> Failure {
+        Failure::new("interrupted").with_code(ExitCode::Interrupted)
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Failure {
+        Failure { hint: Some(hint.into()), ..self }
+    }
+
+    /// Nothing the user needs to read.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.code == ExitCode::Success
+    }
+}
+
+/// The reason without "(os error N)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<GgufError> for Failure {
+    fn from(error: GgufError) -> Failure {
+        let failure = Failure::new(error.to_string());
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<worker::Failure> for Failure {
+    fn from(failure: worker::Failure) -> Failure {
+        let message = failure.to_string();
+        match failure {
+            _ if failure.is_interrupt() => Failure::interrupted(),
+            worker::Failure::PromptTooLong { n_prompt, .. } => {
+                let hint = format!("give room for the answer as well, as in -c {}, or shorten the prompt", n_prompt + 512);
+                Failure::new(message).with_code(ExitCode::PromptTooLong).with_hint(hint)
+            }
+            worker::Failure::EmptyPrompt => Failure::usage(message),
+            worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
+            worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
+            worker::Failure::Target(_) => Failure::new(message),
+        }
+    }
+}

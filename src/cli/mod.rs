@@ -1,0 +1,52 @@
+//! The command line: arguments -> validated configuration -> command.
+//!
+//! stdout carries what a command makes; everything else goes to stderr. Commands return a [`Failure`], never exit.
+
+pub mod args;
+pub mod bench;
+pub mod engine;
+pub mod failure;
+pub mod input;
+pub mod interrupt;
+pub mod output;
+pub mod run;
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+
+use crate::cli::args::{Args, Command};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::stderr_line;
+
+/// Runs a command line and tells the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args::expand_short_flags(arguments)) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help goes to stdout with code 0, mistakes to stderr with code 2; a closed pipe is nobody's mistake.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+        }
+    };
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            if !failure.is_silent() {
+                stderr_line(&failure.to_string());
+            }
+            failure.code
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, Failure> {
+    if args.version {
+        return output::print_version();
+    }
+    match args.command {
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Bench(args)) => bench::bench(&args),
+        None => Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help")),
+    }
+}

@@ -1,0 +1,197 @@
+//! What is written where: text to stdout, everything else to stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::failure::{ExitCode, Failure};
+use crate::llama::system_info;
+use crate::stats::Stats;
+use crate::text::sanitize_for_terminal;
+
+/// Writes a line to stderr. A closed stderr is no reason to fail.
+pub fn stderr_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The answer on its way out.
+#[derive(Debug)]
+pub struct TextOutput {
+    is_terminal: bool,
+    ends_with_newline: bool,
+}
+
+impl Default for TextOutput {
+    fn default() -> TextOutput {
+        TextOutput { is_terminal: io::stdout().is_terminal(), ends_with_newline: true }
+    }
+}
+
+impl TextOutput {
+    /// Writes a piece of text and makes it visible.
+    ///
+    /// # Errors
+    /// When stdout fails; a closed pipe fails silently.
+    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        let shown = if self.is_terminal { sanitize_for_terminal(text) } else { text.into() };
+        self.ends_with_newline = shown.ends_with('\n') || shown.is_empty() && self.ends_with_newline;
+        write_stdout(&shown)
+    }
+
+    /// Leaves a terminal's cursor at the start of a line. A file or a pipe gets the text and nothing else.
+    ///
+    /// # Errors
+    /// As [`TextOutput::write`].
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        if self.is_terminal && !self.ends_with_newline { self.write("\n") } else { Ok(()) }
+    }
+}
+
+/// Writes to stdout and flushes.
+///
+/// # Errors
+/// When stdout fails; a closed pipe fails silently.
+pub fn write_stdout(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
+}
+
+/// `chaski --version`.
+///
+/// # Errors
+/// When stdout fails.
+pub fn print_version() -> Result<ExitCode, Failure> {
+    let info = system_info();
+    write_stdout(&format!(
+        "chaski {}\nllama.cpp: ggml {}, llama-cpp-2 {}\nCPU features: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        info.ggml_version,
+        LLAMA_CPP_2_VERSION,
+        info.features.join(" ")
+    ))?;
+    Ok(ExitCode::Success)
+}
+
+/// Pinned in Cargo.toml; a test compares them.
+const LLAMA_CPP_2_VERSION: &str = "0.1.160";
+
+/// Progress on stderr, when that is a terminal; one bar at a time.
+#[derive(Debug, Default)]
+pub struct Bars {
+    bar: Option<(&'static str, ProgressBar)>,
+}
+
+impl Bars {
+    fn show(&mut self, what: &'static str, template: &str, done: u64, total: u64) {
+        if self.bar.as_ref().is_none_or(|(shown, _)| *shown != what) {
+            self.clear();
+            let style = ProgressStyle::with_template(template).expect("a constant template");
+            let bar = ProgressBar::new(total).with_style(style).with_message(what);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            self.bar = Some((what, bar));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    /// Share of the model loaded, in 0 ..= 1.
+    pub fn loading(&mut self, share: f32) {
+        self.show("loading the model", "{msg} {wide_bar} {percent}%", (share * 1000.0) as u64, 1000);
+    }
+
+    /// Prompt tokens done, and in all.
+    pub fn prefill(&mut self, done: usize, total: usize) {
+        let template = "{msg} {wide_bar} {pos}/{len} tokens, {eta} left";
+        self.show("reading the prompt", template, done as u64, total as u64);
+    }
+
+    /// The cost curve is being measured.
+    pub fn measuring(&mut self) {
+        self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
+    }
+
+    /// Runs `write` while no bar is in its way.
+    pub fn suspend(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some((_, bar)) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Removes the bar.
+    pub fn clear(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// One line for people.
+#[must_use]
+pub fn stats_line(stats: &Stats, seed: Option<u32>) -> String {
+    let mut line = format!(
+        "{} tokens in {:.2} s: {:.1} tokens/s (prompt: {} at {:.0}/s)",
+        stats.n_predicted,
+        stats.predicted_ms / 1e3,
+        stats.tokens_per_second(),
+        stats.n_prompt,
+        stats.prompt_per_second(),
+    );
+    line += &format!(
+        "; {:.2} tokens/step; drafted {}, accepted {}",
+        stats.tokens_per_step(),
+        stats.n_drafted,
+        percent(stats.n_accepted, stats.n_drafted),
+    );
+    if let Some(speedup) = stats.speedup() {
+        line += &format!("; {speedup:.2}x plain decoding (estimated)");
+    }
+    if let Some(seed) = seed {
+        line += &format!("; seed {seed}");
+    }
+    line
+}
+
+fn percent(part: usize, whole: usize) -> String {
+    match whole {
+        0 => part.to_string(),
+        _ => format!("{part} ({:.0}%)", part as f64 * 100.0 / whole as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_shown_is_the_version_pinned() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(manifest.contains(&format!("llama-cpp-2 = {{ version = \"={LLAMA_CPP_2_VERSION}\"")));
+    }
+
+    #[test]
+    fn the_statistics_say_what_happened() {
+        let stats = Stats {
+            n_prompt: 30,
+            n_cached: 9,
+            prompt_ms: 100.0,
+            n_predicted: 40,
+            predicted_ms: 2000.0,
+            n_steps: 20,
+            n_drafted_steps: 10,
+            n_drafted: 50,
+            n_accepted: 20,
+            draft_ms: 1.0,
+            verify_ms: 1900.0,
+            plain_ms: Some(2901.0),
+        };
+        assert_eq!(
+            stats_line(&stats, Some(7)),
+            "40 tokens in 2.00 s: 20.0 tokens/s (prompt: 30 at 210/s); 2.00 tokens/step; drafted 50, accepted 20 (40%); \
+             1.50x plain decoding (estimated); seed 7"
+        );
+    }
+}

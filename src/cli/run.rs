@@ -1,0 +1,213 @@
+//! `chaski run`: one prompt, one answer.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
+use crate::cli::args::RunArgs;
+use crate::cli::engine::{open_model, sampling, start, worker_config};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
+use crate::cli::{input, interrupt};
+use crate::gguf::Gguf;
+use crate::llama::sampler::Sampling;
+use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
+use crate::stats::Stats;
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let sampling = sampling(&args.sampling)?;
+    let max_tokens = match args.n_predict {
+        -1 => None,
+        n => Some(usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
+            Failure::usage(format!("-n must be -1 or more than 0, not {n}")).with_hint("-1 is until the model ends its answer")
+        })?),
+    };
+    if args.reverse_prompt.iter().any(String::is_empty) {
+        return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+    }
+    let config = worker_config(&args.engine)?;
+    let gguf = open_model(&args.engine.model)?;
+    let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
+    // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
+    let interrupt = interrupt::flag()?;
+    let mut bars = Bars::default();
+    let (worker, loaded) = start(config, interrupt, &mut bars)?;
+    let job = Job {
+        prompt: segments(args, &gguf, &loaded, &prompt)?,
+        max_tokens,
+        n_ctx: args.engine.ctx_size,
+        sampling,
+        stops: args.reverse_prompt.clone(),
+        drafter: args.drafter,
+        curve_budget: Duration::from_millis(args.engine.curve_budget),
+    };
+    drop(gguf);
+    worker.submit(job);
+    let mut text = String::new();
+    let mut output = TextOutput::default();
+    let answer = receive(&worker, &mut bars, |piece| {
+        text.push_str(piece);
+        if args.json { Ok(()) } else { output.write(piece) }
+    })?;
+    if args.json {
+        write_stdout(&to_json(&text, &answer, &sampling))?;
+    } else {
+        output.finish()?;
+    }
+    if !args.quiet {
+        let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
+        stderr_line(&stats_line(&answer.stats, seed));
+        if answer.stop == StopType::Context {
+            stderr_line(&format!(
+                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
+                answer.n_ctx
+            ));
+        }
+    }
+    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+}
+
+/// The prompt as the model wants it.
+fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
+    if args.raw {
+        if args.system_prompt.is_some() {
+            return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
+        }
+        // Whoever writes the template writes its special tokens.
+        return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
+    }
+    let Some(source) = gguf.chat_template() else {
+        stderr_line("notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)");
+        let system = args.system_prompt.iter().map(|text| format!("{text}\n\n"));
+        let text = system.chain([prompt.to_owned()]).collect();
+        return Ok(vec![Segment { text, parse_special: false }]);
+    };
+    let message = |role: &str, content: &str| Message::new(role, content);
+    let system = args.system_prompt.iter().map(|text| message("system", text));
+    let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
+    let options = RenderOptions { add_generation_prompt: true, now: now(), ..RenderOptions::default() };
+    let template = ChatTemplate::parse(source, loaded.specials.clone());
+    let rendered = template.and_then(|template| template.render(&messages, &options, &loaded.guard));
+    let rendered = rendered.map_err(|error| {
+        Failure::new(format!("{}: {error}", args.engine.model.display())).with_hint(error.hint())
+    })?;
+    if rendered.merged_system {
+        stderr_line("notice: this model's template has no system role; the system prompt begins the user's message");
+    }
+    Ok(rendered.segments)
+}
+
+/// Templates may print the date. Without a time zone library it is that of UTC.
+fn now() -> LocalTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
+}
+
+/// Follows a job to its end. `text` is given each piece of the answer.
+///
+/// # Errors
+/// What the job or `text` fails with.
+pub fn receive(
+    worker: &Worker,
+    bars: &mut Bars,
+    mut text: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<Answer, Failure> {
+    while let Some(event) = worker.next_event() {
+        match event {
+            Event::Prefill(done, total) => bars.prefill(done, total),
+            Event::Measuring => bars.measuring(),
+            Event::Text(piece) => {
+                bars.clear();
+                text(&piece)?;
+            }
+            Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+            Event::Done(answer) => {
+                bars.clear();
+                return Ok(*answer);
+            }
+            Event::Failed(failure) => {
+                bars.clear();
+                return Err(failure.into());
+            }
+            Event::Loading(_) | Event::Loaded(_) => {}
+        }
+    }
+    Err(Failure::new("the engine stopped without an answer"))
+}
+
+/// Names are llama-server's, where it has one.
+#[derive(Serialize)]
+struct JsonAnswer<'a> {
+    text: &'a str,
+    tokens: Vec<i32>,
+    stop_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopping_word: Option<&'a str>,
+    seed: u32,
+    timings: JsonTimings,
+}
+
+/// Counts and times of an answer, as `--json` and `bench` write them.
+#[derive(Clone, Debug, Serialize)]
+pub struct JsonTimings {
+    prompt_n: usize,
+    cache_n: usize,
+    prompt_ms: f64,
+    prompt_per_second: f64,
+    predicted_n: usize,
+    predicted_ms: f64,
+    predicted_per_second: f64,
+    steps: usize,
+    tokens_per_step: f64,
+    draft_n: usize,
+    draft_n_accepted: usize,
+    draft_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speedup_estimated: Option<f64>,
+}
+
+impl From<&Stats> for JsonTimings {
+    fn from(stats: &Stats) -> JsonTimings {
+        JsonTimings {
+            prompt_n: stats.n_prompt - stats.n_cached,
+            cache_n: stats.n_cached,
+            prompt_ms: stats.prompt_ms,
+            prompt_per_second: stats.prompt_per_second(),
+            predicted_n: stats.n_predicted,
+            predicted_ms: stats.predicted_ms,
+            predicted_per_second: stats.tokens_per_second(),
+            steps: stats.n_steps,
+            tokens_per_step: stats.tokens_per_step(),
+            draft_n: stats.n_drafted,
+            draft_n_accepted: stats.n_accepted,
+            draft_ms: stats.draft_ms,
+            speedup_estimated: stats.speedup(),
+        }
+    }
+}
+
+fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
+    let (stop_type, stopping_word) = match &answer.stop {
+        StopType::Eos => ("eos", None),
+        StopType::Word(word) => ("word", Some(word.as_str())),
+        // llama-server knows one limit only.
+        StopType::Limit | StopType::Context => ("limit", None),
+        StopType::Interrupted => ("interrupted", None),
+    };
+    let object = JsonAnswer {
+        text,
+        tokens: answer.tokens.iter().map(|token| token.0).collect(),
+        stop_type,
+        stopping_word,
+        seed: sampling.seed,
+        timings: JsonTimings::from(&answer.stats),
+    };
+    let mut json = serde_json::to_string(&object).expect("strings and numbers serialize");
+    json.push('\n');
+    json
+}

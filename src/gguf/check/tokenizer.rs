@@ -1,0 +1,164 @@
+//! The vocabulary and the chat template.
+
+use std::collections::HashSet;
+
+use super::super::Gguf;
+use super::super::error::{Defect, excerpt};
+use super::super::value::{Array, Value, ValueType};
+use super::{array, string, u32_at, wrong_type};
+
+const MAX_VOCAB: u64 = 1 << 21;
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
+    let expected = "llama, gpt2, gemma4, bert, t5, rwkv, plamo2, hybriddna, whitespace";
+    let model = string(gguf, "tokenizer.ggml.model")?;
+    // llama.cpp's default ids of the beginning and end of text, per kind of tokenizer.
+    let (default_bos, default_eos) = match model {
+        None => {
+            return Err(Defect::NoTokenizer {
+                expected,
+                found: "nothing".to_owned(),
+            });
+        }
+        Some(b"none" | b"no_vocab") => {
+            return Err(Defect::NoTokenizer {
+                expected,
+                found: excerpt(model.unwrap_or_default()),
+            });
+        }
+        Some(b"llama" | b"plamo2") => (Some(1), Some(2)),
+        Some(b"bert") => (Some(101), None),
+        Some(b"t5") => (None, Some(1)),
+        // It also has defaults for these: id 11 for both, whatever token that is. Silently wrong, so not counted.
+        Some(b"gpt2" | b"hybriddna" | b"whitespace" | b"gemma4" | b"rwkv") => (None, None),
+        Some(other) => {
+            return Err(Defect::Tokenizer {
+                expected,
+                found: excerpt(other),
+            });
+        }
+    };
+
+    let key = "tokenizer.ggml.tokens";
+    let tokens = array(gguf, key, &[ValueType::Str], "an array of strings")?;
+    let tokens = tokens.ok_or(Defect::MissingKey { key: key.to_owned() })?;
+    let n_vocab = tokens.len() as u64;
+    if !(1..=MAX_VOCAB).contains(&n_vocab) {
+        return Err(Defect::VocabularySize {
+            limit: MAX_VOCAB,
+            found: n_vocab,
+        });
+    }
+    let texts = unique_texts(tokens)?;
+    if model == Some(b"llama") {
+        check_bytes(&texts)?;
+    }
+
+    let scores = array(
+        gguf,
+        "tokenizer.ggml.scores",
+        &[ValueType::F32, ValueType::I32],
+        "an array of f32 or i32",
+    )?;
+    let types = array(gguf, "tokenizer.ggml.token_type", &[ValueType::I32], "an array of i32")?;
+    for (key, per_token) in [("tokenizer.ggml.scores", scores), ("tokenizer.ggml.token_type", types)] {
+        // Longer ones are read as far as the vocabulary goes.
+        match per_token.map(|a| a.len() as u64) {
+            Some(found) if found < n_vocab => {
+                return Err(Defect::PerTokenLength {
+                    key,
+                    expected: n_vocab,
+                    found,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    // Padding and the like are left out: published files often name an id just past the vocabulary there, and
+    // llama.cpp falls back to its default.
+    let special = ["bos", "eos", "eot", "eom", "unknown"];
+    let keys = special.map(|which| (which, format!("tokenizer.ggml.{which}_token_id")));
+    let mut ids = [None; 5];
+    for (slot, (which, key)) in ids.iter_mut().zip(&keys) {
+        *slot = u32_at(gguf, key)?;
+        if let Some(found) = slot.filter(|id| *id >= n_vocab) {
+            return Err(Defect::SpecialToken { which, n_vocab, found });
+        }
+    }
+    // The RWKV tokenizer ignores these switches.
+    if model == Some(b"rwkv") {
+        return Ok(());
+    }
+    for (which, key, id, default_id, by_default) in [
+        (
+            "bos",
+            "tokenizer.ggml.add_bos_token",
+            ids[0],
+            default_bos,
+            matches!(model, Some(b"llama" | b"bert")),
+        ),
+        (
+            "eos",
+            "tokenizer.ggml.add_eos_token",
+            ids[1],
+            default_eos,
+            model == Some(b"t5"),
+        ),
+    ] {
+        let adds = match gguf.get(key) {
+            None => by_default,
+            Some(Value::Bool(adds)) => adds,
+            Some(other) => return Err(wrong_type(key, "bool", &other)),
+        };
+        if adds && id.is_none() && default_id.is_none_or(|id| id >= n_vocab) {
+            return Err(Defect::NoSpecialToken { which });
+        }
+    }
+    Ok(())
+}
+
+/// The texts of all tokens as llama.cpp sees them: up to the first zero byte. Empty ones get names of their own there
+/// and are left out here.
+fn unique_texts(tokens: Array<'_>) -> Result<HashSet<&[u8]>, Defect> {
+    // The standard hasher, not a faster one: these strings are chosen by a stranger, who could make them collide.
+    let mut seen = HashSet::with_capacity(tokens.len());
+    for (id, token) in tokens.strings().enumerate() {
+        let text = token.split(|byte| *byte == 0).next().unwrap_or_default();
+        if !text.is_empty() && !seen.insert(text) {
+            return Err(Defect::DuplicateToken {
+                token: excerpt(text),
+                id,
+            });
+        }
+    }
+    Ok(seen)
+}
+
+/// SentencePiece falls back to bytes for what no token covers. Where one is missing too, llama.cpp throws an exception
+/// that ends the process: on a newline at the latest.
+fn check_bytes(texts: &HashSet<&[u8]>) -> Result<(), Defect> {
+    let is_missing =
+        |byte: &u8| !texts.contains(format!("<0x{byte:02X}>").as_bytes()) && !texts.contains([*byte].as_slice());
+    match (0..=u8::MAX).find(is_missing) {
+        Some(byte) => Err(Defect::MissingByte { byte }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_template(gguf: &Gguf) -> Result<(), Defect> {
+    let Some(template) = string(gguf, "tokenizer.chat_template")? else {
+        return Ok(());
+    };
+    if template.len() as u64 > MAX_TEMPLATE_BYTES {
+        return Err(Defect::TemplateTooLong {
+            limit: MAX_TEMPLATE_BYTES,
+            found: template.len() as u64,
+        });
+    }
+    match std::str::from_utf8(template) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Defect::TemplateEncoding),
+    }
+}

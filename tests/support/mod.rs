@@ -1,0 +1,5 @@
+//! Shared by the integration tests: small GGUF files made on the spot, so that no test downloads anything.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
+
+pub mod gguf_writer;
+pub mod tiny;
