@@ -73,7 +73,9 @@ impl CostCurve {
     fn missing(&self, n_past: usize, max_rows: usize) -> impl Iterator<Item = usize> + '_ {
         let bucket = self.buckets.get(&bucket_of(n_past));
         let measured = move |width| bucket.is_some_and(|bucket| bucket.contains_key(&width));
-        USEFUL_WIDTHS.into_iter().filter(move |&width| width <= max_rows && !measured(width))
+        USEFUL_WIDTHS
+            .into_iter()
+            .filter(move |&width| width <= max_rows && !measured(width))
     }
 
     /// The known widths at a context like `n_past` with their times in milliseconds, narrow to wide. A width that was
@@ -87,7 +89,9 @@ impl CostCurve {
         let mut others: Vec<_> = self.buckets.iter().filter(|(key, _)| **key != here).collect();
         others.sort_by_key(|(key, _)| key.abs_diff(here));
         for (_, other) in others {
-            let ratios = own.iter().filter_map(|(width, cost)| Some(cost.ms / other.get(width)?.ms));
+            let ratios = own
+                .iter()
+                .filter_map(|(width, cost)| Some(cost.ms / other.get(width)?.ms));
             let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio, n + 1));
             let scale = if n == 0 { 1.0 } else { sum / f64::from(n) };
             for (&width, cost) in other {
@@ -204,7 +208,9 @@ mod tests {
             self.0.sync(prefix, progress)
         }
         fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
-            self.1.0.set(self.1.now() + Duration::from_millis(10 + tree.len() as u64));
+            self.1
+                .0
+                .set(self.1.now() + Duration::from_millis(10 + tree.len() as u64));
             self.2.push(tree.len());
             self.0.verify(tree)
         }
@@ -219,10 +225,20 @@ mod tests {
     fn measured(budget_ms: u64) -> (CostCurve, Vec<usize>, Duration) {
         let clock = FakeClock::default();
         let mut target = Slow(Scripted::new(8, 2, 1), &clock, Vec::new());
-        target.sync(&[Token(1), Token(2)], &mut |_, _| ControlFlow::Continue(())).unwrap();
+        target
+            .sync(&[Token(1), Token(2)], &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
         let mut curve = CostCurve::default();
         let mut go_on = || ControlFlow::Continue(());
-        curve.measure(&mut target, &clock, Duration::from_millis(budget_ms), Token(0), &mut go_on).unwrap();
+        curve
+            .measure(
+                &mut target,
+                &clock,
+                Duration::from_millis(budget_ms),
+                Token(0),
+                &mut go_on,
+            )
+            .unwrap();
         assert_eq!(target.n_past(), 2, "the timeline is left as it was");
         (curve, target.2, clock.now())
     }
@@ -236,7 +252,11 @@ mod tests {
         assert_eq!(curve.at(0)[&8], 18.0);
 
         let (curve, tried, took) = measured(50);
-        assert_eq!(tried, [1, 1, 4, 8], "three batches fit, and the next would not have started in time");
+        assert_eq!(
+            tried,
+            [1, 1, 4, 8],
+            "three batches fit, and the next would not have started in time"
+        );
         assert!(!curve.is_complete(2, 64) && took < Duration::from_millis(60));
 
         let (curve, tried, _) = measured(0);

@@ -68,7 +68,11 @@ impl Generation<'_> {
         };
         target.sync(before, &mut count)?;
         let prompt_ms = (clock.now() - start).as_secs_f64() * 1e3;
-        Ok(Prefilled { n_prompt: prompt.len(), n_cached: n_cached.unwrap_or(0), prompt_ms })
+        Ok(Prefilled {
+            n_prompt: prompt.len(),
+            n_cached: n_cached.unwrap_or(0),
+            prompt_ms,
+        })
     }
 
     /// Continues `prompt`, which must be prefilled. Each token is given to `emit` as it is accepted; `Break` makes it
@@ -83,8 +87,17 @@ impl Generation<'_> {
         length: Length,
         emit: &mut dyn FnMut(Token) -> ControlFlow<()>,
     ) -> Result<Generated, TargetError> {
-        let Prefilled { n_prompt, n_cached, prompt_ms } = prefilled;
-        let mut stats = Stats { n_prompt, n_cached, prompt_ms, ..Stats::default() };
+        let Prefilled {
+            n_prompt,
+            n_cached,
+            prompt_ms,
+        } = prefilled;
+        let mut stats = Stats {
+            n_prompt,
+            n_cached,
+            prompt_ms,
+            ..Stats::default()
+        };
         let mut context = prompt.to_vec();
         let start = self.clock.now();
         self.drafter.begin(prompt);
@@ -95,7 +108,11 @@ impl Generation<'_> {
             stopped = self.step(&mut context, n_left, &mut stats, emit)?;
         }
         stats.predicted_ms = self.ms_since(start);
-        Ok(Generated { tokens: context.split_off(prompt.len()), stopped, stats })
+        Ok(Generated {
+            tokens: context.split_off(prompt.len()),
+            stopped,
+            stats,
+        })
     }
 
     /// One verify and what comes of it. Tells whether `emit` ended the text.
@@ -128,7 +145,11 @@ impl Generation<'_> {
         let accepted = walk(&draft.tree, self.target, self.sampler, |token| {
             context.push(token);
             stopped = emit(token).is_break();
-            if stopped || context.len() - from == n_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stopped || context.len() - from == n_left {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         let n_emitted = context.len() - from;
 
@@ -141,7 +162,13 @@ impl Generation<'_> {
         self.drafter.learn(context, from);
         draft_ms += self.ms_since(start);
 
-        let record = StepRecord { n_past, n_rows: draft.tree.len(), n_emitted, draft_ms, verify_ms };
+        let record = StepRecord {
+            n_past,
+            n_rows: draft.tree.len(),
+            n_emitted,
+            draft_ms,
+            verify_ms,
+        };
         stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         self.schedule.record(&record);
         Ok(stopped)

@@ -13,7 +13,7 @@ use crate::target::TreeLimits;
 const MAX_ROWS: usize = 32;
 
 /// A draft must promise this much more than plain decoding: below it the promise is within the noise.
-const LEAST_GAIN: f64 = 1.03;
+const LEAST_GAIN: f64 = 1.06;
 
 /// The share of the newest draft in the running mean of drafting times.
 const NEWEST_SHARE: f64 = 0.1;
@@ -52,13 +52,22 @@ impl Schedule {
     /// Verifies what pays by `curve`; nothing where it knows nothing.
     #[must_use]
     pub fn cost_aware(curve: CostCurve) -> Schedule {
-        Schedule { curve, policy: Policy::CostAware { draft_ms: 0.0, latch: Latch::default() } }
+        Schedule {
+            curve,
+            policy: Policy::CostAware {
+                draft_ms: 0.0,
+                latch: Latch::default(),
+            },
+        }
     }
 
     /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
     #[must_use]
     pub fn everything(curve: CostCurve) -> Schedule {
-        Schedule { curve, policy: Policy::Everything }
+        Schedule {
+            curve,
+            policy: Policy::Everything,
+        }
     }
 
     /// The curve, as refined by the steps so far.
@@ -73,7 +82,10 @@ impl Schedule {
         match &self.policy {
             Policy::Everything => target,
             Policy::CostAware { latch, .. } if latch.is_closed() => TreeLimits::PLAIN,
-            Policy::CostAware { .. } => TreeLimits { max_nodes: target.max_nodes.min(MAX_ROWS), ..target },
+            Policy::CostAware { .. } => TreeLimits {
+                max_nodes: target.max_nodes.min(MAX_ROWS),
+                ..target
+            },
         }
     }
 
@@ -94,7 +106,9 @@ impl Schedule {
         for (n_rows, p) in (1..).zip(p) {
             n_expected += f64::from(*p);
             // A width that was never measured is taken for the next wider one.
-            let Some((_, ms)) = curve.range(n_rows..).next() else { break };
+            let Some((_, ms)) = curve.range(n_rows..).next() else {
+                break;
+            };
             let tokens_per_ms = n_expected / (ms + draft_ms);
             if n_rows > 1 && tokens_per_ms > best.1 {
                 best = (n_rows, tokens_per_ms);
@@ -106,9 +120,13 @@ impl Schedule {
     /// Takes in what a step did.
     pub fn record(&mut self, step: &StepRecord) {
         self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
-        let Policy::CostAware { draft_ms, latch } = &mut self.policy else { return };
+        let Policy::CostAware { draft_ms, latch } = &mut self.policy else {
+            return;
+        };
         *draft_ms += NEWEST_SHARE * (step.draft_ms - *draft_ms);
-        let Some(plain_ms) = self.curve.plain_ms(step.n_past) else { return };
+        let Some(plain_ms) = self.curve.plain_ms(step.n_past) else {
+            return;
+        };
         if step.n_rows > 1 {
             latch.drafted(step.n_emitted as f64 - (step.draft_ms + step.verify_ms) / plain_ms);
         } else {
@@ -164,7 +182,16 @@ mod tests {
     /// The staircase of a 1.5B Q4_K_M on two AVX-512 cores.
     fn staircase() -> CostCurve {
         let mut curve = CostCurve::default();
-        for (n_rows, c) in [(1, 1.0), (2, 1.55), (3, 1.94), (4, 1.73), (5, 2.25), (8, 3.08), (12, 3.85), (16, 3.70)] {
+        for (n_rows, c) in [
+            (1, 1.0),
+            (2, 1.55),
+            (3, 1.94),
+            (4, 1.73),
+            (5, 2.25),
+            (8, 3.08),
+            (12, 3.85),
+            (16, 3.70),
+        ] {
             curve.observe(n_rows, 0, 62.0 * c);
         }
         curve
@@ -183,12 +210,19 @@ mod tests {
         // Row 3 costs more than row 4 does: the fourth node is free.
         assert_eq!(schedule.best_size(&[1.0, 0.9, 0.8, 0.1], 0, 0.0), 4);
         assert_eq!(schedule.best_size(&[0.95; 16], 0, 0.0), 16);
-        assert_eq!(schedule.best_size(&[0.95; 32], 0, 0.0), 16, "nothing is known about more rows");
+        assert_eq!(
+            schedule.best_size(&[0.95; 32], 0, 0.0),
+            16,
+            "nothing is known about more rows"
+        );
     }
 
     #[test]
     fn without_a_curve_there_is_no_draft() {
-        assert_eq!(Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0), 1);
+        assert_eq!(
+            Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0),
+            1
+        );
     }
 
     #[test]
@@ -198,13 +232,25 @@ mod tests {
         for _ in 0..6 {
             let mut n_probes = 0;
             while schedule.limits(TreeLimits::TREE).max_nodes > 1 {
-                schedule.record(&StepRecord { n_past: 0, n_rows: 16, n_emitted: 1, draft_ms: 0.1, verify_ms: 230.0 });
+                schedule.record(&StepRecord {
+                    n_past: 0,
+                    n_rows: 16,
+                    n_emitted: 1,
+                    draft_ms: 0.1,
+                    verify_ms: 230.0,
+                });
                 n_probes += 1;
             }
             assert!(n_probes <= 2);
             let mut n_plain = 0;
             while schedule.limits(TreeLimits::TREE).max_nodes == 1 {
-                schedule.record(&StepRecord { n_past: 0, n_rows: 1, n_emitted: 1, draft_ms: 0.0, verify_ms: 62.0 });
+                schedule.record(&StepRecord {
+                    n_past: 0,
+                    n_rows: 1,
+                    n_emitted: 1,
+                    draft_ms: 0.0,
+                    verify_ms: 62.0,
+                });
                 n_plain += 1;
             }
             closures.push(n_plain);
@@ -216,7 +262,13 @@ mod tests {
     fn drafts_that_pay_keep_it_open() {
         let mut schedule = Schedule::cost_aware(staircase());
         for _ in 0..500 {
-            schedule.record(&StepRecord { n_past: 0, n_rows: 4, n_emitted: 3, draft_ms: 0.1, verify_ms: 107.0 });
+            schedule.record(&StepRecord {
+                n_past: 0,
+                n_rows: 4,
+                n_emitted: 3,
+                draft_ms: 0.1,
+                verify_ms: 107.0,
+            });
             assert!(schedule.limits(TreeLimits::TREE).max_nodes > 1);
         }
     }

@@ -76,7 +76,9 @@ impl Stats {
     pub fn speedup(&self) -> Option<f64> {
         // Sampling and output cost both the same.
         let other_ms = (self.predicted_ms - self.verify_ms - self.draft_ms).max(0.0);
-        self.plain_ms.filter(|&ms| ms > 0.0).map(|ms| ratio(ms + other_ms, self.predicted_ms))
+        self.plain_ms
+            .filter(|&ms| ms > 0.0)
+            .map(|ms| ratio(ms + other_ms, self.predicted_ms))
     }
 }
 

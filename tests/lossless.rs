@@ -79,15 +79,20 @@ impl Drafter for Wild {
         for _ in 0..self.0.roll(2 * limits.max_nodes) {
             let parent = draft.tree.nodes().nth(self.0.roll(draft.tree.len())).unwrap();
             let path = draft.tree.path(parent);
-            let text: Vec<Token> =
-                context.iter().copied().chain(path[1..].iter().map(|&node| draft.tree.token(node))).collect();
+            let text: Vec<Token> = context
+                .iter()
+                .copied()
+                .chain(path[1..].iter().map(|&node| draft.tree.token(node)))
+                .collect();
             let logits = self.1.logits_after(&text);
             let token = match self.0.roll(2) {
                 0 => Greedy.sample(&logits).unwrap(),
                 _ => Token(i32::try_from(self.0.roll(logits.len())).unwrap()),
             };
             let mut grown = draft.tree.clone();
-            if grown.push(parent, token).is_ok() && grown.len() <= limits.max_nodes && grown.n_leaves() <= limits.max_leaves
+            if grown.push(parent, token).is_ok()
+                && grown.len() <= limits.max_nodes
+                && grown.n_leaves() <= limits.max_leaves
             {
                 draft.tree = grown;
                 draft.p.push(0.9);
@@ -120,21 +125,34 @@ fn cases() -> impl Strategy<Value = Case> {
         1 => (2usize..20).prop_map(|max_nodes| TreeLimits { max_nodes, max_leaves: 1 }),
     ];
     let prompt = prop::collection::vec(0i32..2, 1..30);
-    let sampling = (prop_oneof![Just(0.0f32), 0.05f32..2.0], prop_oneof![Just(0.0f32), 0.0f32..1.0]);
+    let sampling = (
+        prop_oneof![Just(0.0f32), 0.05f32..2.0],
+        prop_oneof![Just(0.0f32), 0.0f32..1.0],
+    );
     let length = (1usize..120, 30usize..120).prop_map(|(max_tokens, n_ctx)| Length { max_tokens, n_ctx });
-    (2usize..40, 1usize..4, any::<u64>(), sampling, limits, prompt, length, prop::option::of(0i32..40)).prop_map(
-        |(n_vocab, order, seed, (temperature, penalty), limits, prompt, length, stop)| Case {
-            n_vocab,
-            order,
-            seed: seed | 1,
-            temperature,
-            penalty,
-            limits,
-            prompt: prompt.into_iter().map(Token).collect(),
-            length,
-            stop_token: stop.map(Token),
-        },
+    (
+        2usize..40,
+        1usize..4,
+        any::<u64>(),
+        sampling,
+        limits,
+        prompt,
+        length,
+        prop::option::of(0i32..40),
     )
+        .prop_map(
+            |(n_vocab, order, seed, (temperature, penalty), limits, prompt, length, stop)| Case {
+                n_vocab,
+                order,
+                seed: seed | 1,
+                temperature,
+                penalty,
+                limits,
+                prompt: prompt.into_iter().map(Token).collect(),
+                length,
+                stop_token: stop.map(Token),
+            },
+        )
 }
 
 /// A curve on which drafting pays often.
@@ -152,15 +170,29 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
         penalty: case.penalty,
         emitted: case.prompt.clone(),
     };
-    let sampler: &mut dyn Sampler = if case.temperature == 0.0 { &mut Greedy } else { &mut seeded };
+    let sampler: &mut dyn Sampler = if case.temperature == 0.0 {
+        &mut Greedy
+    } else {
+        &mut seeded
+    };
     let clock = Ticks::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(&mut target, &clock, &case.prompt, &mut go_on).unwrap();
-    let mut generation = Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock };
+    let mut generation = Generation {
+        target: &mut target,
+        drafter,
+        schedule: &mut schedule,
+        sampler,
+        clock: &clock,
+    };
     let mut streamed = Vec::new();
     let mut emit = |token| {
         streamed.push(token);
-        if Some(token) == case.stop_token { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if Some(token) == case.stop_token {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     };
     let generated = generation.run(&case.prompt, prefilled, case.length, &mut emit).unwrap();
     assert_eq!(streamed, generated.tokens, "what is streamed is what is returned");
@@ -212,7 +244,10 @@ fn drafts_are_made_and_accepted() {
         penalty: 0.0,
         limits: TreeLimits::TREE,
         prompt: vec![Token(1), Token(2)],
-        length: Length { max_tokens: 200, n_ctx: 1000 },
+        length: Length {
+            max_tokens: 200,
+            n_ctx: 1000,
+        },
         stop_token: None,
     };
     let auto = generate(&case, &mut Auto::default(), Schedule::cost_aware(flat_curve())).stats;
@@ -220,5 +255,9 @@ fn drafts_are_made_and_accepted() {
     let aded = generate(&case, &mut Aded::default(), Schedule::everything(CostCurve::default())).stats;
     assert!(aded.tokens_per_step() > 2.0, "{aded:?}");
     let again = generate(&case, &mut Auto::default(), Schedule::cost_aware(flat_curve())).stats;
-    assert_eq!((auto.n_steps, auto.n_drafted), (again.n_steps, again.n_drafted), "the same calls draft the same");
+    assert_eq!(
+        (auto.n_steps, auto.n_drafted),
+        (again.n_steps, again.n_drafted),
+        "the same calls draft the same"
+    );
 }

@@ -21,6 +21,12 @@ use crate::llama::system_info;
 use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
 use crate::store::curves::CurveKey;
 
+/// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
+const MAX_SEED: u32 = u32::MAX - 1;
+
+/// Far beyond any model and any memory, and far from where positions overflow.
+const MAX_N_CTX: usize = 1 << 30;
+
 /// Opens and checks a model file.
 ///
 /// # Errors
@@ -28,7 +34,9 @@ use crate::store::curves::CurveKey;
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     if !path.exists() {
         let failure = Failure::new(format!("{}: no such model file", path.display()));
-        return Err(failure.with_code(ExitCode::ModelNotFound).with_hint("scripts/get-model.sh fetches one and prints its path"));
+        return Err(failure
+            .with_code(ExitCode::ModelNotFound)
+            .with_hint("scripts/get-model.sh fetches one and prints its path"));
     }
     let gguf = Gguf::open(path)?;
     gguf.check()?;
@@ -43,10 +51,18 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     let n_threads = args.threads.unwrap_or_else(default_threads);
     let n_threads_batch = args.threads_batch.unwrap_or(n_threads);
     if !(1..=512).contains(&n_threads) || !(1..=512).contains(&n_threads_batch) {
-        return Err(Failure::usage("the number of threads must be 1 to 512").with_hint("leave -t away for the physical cores"));
+        return Err(
+            Failure::usage("the number of threads must be 1 to 512").with_hint("leave -t away for the physical cores")
+        );
     }
     if args.ctx_size == Some(0) {
-        return Err(Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed"));
+        return Err(
+            Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
+        );
+    }
+    if args.ctx_size.is_some_and(|n_ctx| n_ctx > MAX_N_CTX) {
+        return Err(Failure::usage(format!("a context has at most {MAX_N_CTX} positions"))
+            .with_hint("leave -c away for as many as needed"));
     }
     let flash_attention = args.flash_attn.map(|when| match when {
         When::On => FlashAttention::On,
@@ -58,12 +74,22 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
         args.n_gpu_layers
     );
     Ok(WorkerConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        model: ModelConfig {
+            path: args.model.clone(),
+            n_gpu_layers: args.n_gpu_layers,
+        },
         n_threads,
         n_threads_batch,
         flash_attention,
         curves: cache_folder().map(|folder| {
-            (folder.join("curves"), CurveKey { model: fingerprint(&args.model), settings, machine: machine() })
+            (
+                folder.join("curves"),
+                CurveKey {
+                    model: fingerprint(&args.model),
+                    settings,
+                    machine: machine(),
+                },
+            )
         }),
         verbose: args.verbose,
     })
@@ -97,13 +123,21 @@ fn fingerprint(path: &Path) -> String {
 #[must_use]
 pub fn machine() -> String {
     let info = system_info();
-    format!("{} x{}, ggml {}, {}", processor(), num_cpus::get(), info.ggml_version, info.features.join(" "))
+    format!(
+        "{} x{}, ggml {}, {}",
+        processor(),
+        num_cpus::get(),
+        info.ggml_version,
+        info.features.join(" ")
+    )
 }
 
 /// The processor's name where the system tells it, or else its kind.
 fn processor() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
@@ -144,16 +178,20 @@ pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
         return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
     }
     if !(args.repeat_penalty.is_finite() && args.repeat_penalty > 0.0) {
-        return Err(Failure::usage(format!("--repeat-penalty must be more than 0, not {}", args.repeat_penalty)));
+        return Err(Failure::usage(format!(
+            "--repeat-penalty must be more than 0, not {}",
+            args.repeat_penalty
+        )));
     }
     if args.top_k < 0 {
         return Err(Failure::usage(format!("--top-k must be 0 or more, not {}", args.top_k)));
     }
     let seed = match args.seed {
         -1 => random_seed(),
-        seed => u32::try_from(seed).map_err(|_| {
-            Failure::usage(format!("--seed must be -1, or from 0 to {}, not {seed}", u32::MAX))
-        })?,
+        seed => u32::try_from(seed)
+            .ok()
+            .filter(|&seed| seed <= MAX_SEED)
+            .ok_or_else(|| Failure::usage(format!("--seed must be -1, or from 0 to {MAX_SEED}, not {seed}")))?,
     };
     Ok(Sampling {
         temperature: args.temp,
@@ -169,6 +207,5 @@ pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
 fn random_seed() -> u32 {
     use std::hash::BuildHasher as _;
     let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
-    // llama.cpp takes the greatest number as "choose one yourself", and would not tell which.
     (random >> 32) as u32 & (u32::MAX >> 1)
 }

@@ -43,7 +43,11 @@ pub struct Failure {
 impl Failure {
     /// An error while running.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure { code: ExitCode::Error, message: message.into(), hint: None }
+        Failure {
+            code: ExitCode::Error,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same, ending the process with `code`.
@@ -67,7 +71,11 @@ impl Failure {
     #[must_use]
     pub fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure { code: ExitCode::Success, message: String::new(), hint: None },
+            io::ErrorKind::BrokenPipe => Failure {
+                code: ExitCode::Success,
+                message: String::new(),
+                hint: None,
+            },
             _ => Failure::new(format!("cannot write to stdout: {}", plain(error))),
         }
     }
@@ -81,7 +89,10 @@ impl Failure {
     /// Adds what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
-        Failure { hint: Some(hint.into()), ..self }
+        Failure {
+            hint: Some(hint.into()),
+            ..self
+        }
     }
 
     /// Nothing the user needs to read.
@@ -124,12 +135,18 @@ impl From<worker::Failure> for Failure {
         match failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
             worker::Failure::PromptTooLong { n_prompt, .. } => {
-                let hint = format!("give room for the answer as well, as in -c {}, or shorten the prompt", n_prompt + 512);
+                let hint = format!(
+                    "give room for the answer as well, as in -c {}, or shorten the prompt",
+                    n_prompt + 512
+                );
                 Failure::new(message).with_code(ExitCode::PromptTooLong).with_hint(hint)
             }
             worker::Failure::EmptyPrompt => Failure::usage(message),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
             worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
+            worker::Failure::Target(_) if message.starts_with("cannot make a context") => {
+                Failure::new(message).with_hint("a smaller -c takes less memory; -v shows llama.cpp's log")
+            }
             worker::Failure::Target(_) => Failure::new(message),
         }
     }

@@ -31,12 +31,17 @@ pub fn read_prompt(file: Option<&Path>, text: Option<&str>) -> Result<String, Fa
     };
     let filed = match file {
         Some(path) if !wants_stdin => {
-            let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
+            let file = File::open(path).map_err(|error| {
+                Failure::io(path, &error).with_hint("-f takes a file with the prompt, -p the prompt itself")
+            })?;
             Some(read_all(file, &path.display().to_string())?)
         }
         _ => None,
     };
-    let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text].into_iter().flatten().collect();
+    let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text]
+        .into_iter()
+        .flatten()
+        .collect();
     join(&parts).ok_or_else(|| {
         Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, -f FILE, or through a pipe")
     })
@@ -61,7 +66,10 @@ fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
     let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| Failure::io(Path::new(name), &error))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::new(format!("{name}: a prompt has at most {} MiB", MAX_BYTES >> 20)));
+        return Err(Failure::new(format!(
+            "{name}: a prompt has at most {} MiB",
+            MAX_BYTES >> 20
+        )));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -90,7 +98,9 @@ fn read_unless_silent() -> Result<Option<String>, Failure> {
         let _ = rest.send(read_all(byte[..n].chain(stdin), "stdin"));
     });
     if first_byte.recv_timeout(SILENCE).is_err() {
-        stderr_line("notice: stdin is open but silent, so it is not read; hint: -f - waits for it, </dev/null closes it");
+        stderr_line(
+            "notice: stdin is open but silent, so it is not read; hint: -f - waits for it, </dev/null closes it",
+        );
         return Ok(None);
     }
     all.recv().unwrap_or_else(|_| Ok(String::new())).map(Some)
@@ -116,6 +126,9 @@ mod tests {
     fn a_prompt_must_be_text() {
         assert_eq!(read_all(&b"a\0b"[..], "x").unwrap(), "a\0b");
         let failure = read_all(&b"ab\xff"[..], "notes.txt").unwrap_err().to_string();
-        assert!(failure.contains("notes.txt: not UTF-8 at byte 2") && failure.contains("hint:"), "{failure}");
+        assert!(
+            failure.contains("notes.txt: not UTF-8 at byte 2") && failure.contains("hint:"),
+            "{failure}"
+        );
     }
 }

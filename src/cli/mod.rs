@@ -24,12 +24,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args::expand_short_flags(arguments)) {
         Ok(args) => args,
         Err(error) => {
-            // Help goes to stdout with code 0, mistakes to stderr with code 2; a closed pipe is nobody's mistake.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+            // Help goes to stdout with code 0, mistakes to stderr with code 2.
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::Usage;
+            }
+            return finish(
+                printed
+                    .map(|()| ExitCode::Success)
+                    .map_err(|error| Failure::stdout(&error)),
+            );
         }
     };
-    match dispatch(args) {
+    finish(dispatch(args))
+}
+
+/// Tells the user what failed, and the exit code.
+fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
+    match result {
         Ok(code) => code,
         Err(failure) => {
             if !failure.is_silent() {
@@ -47,6 +59,8 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
-        None => Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help")),
+        None => {
+            Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
+        }
     }
 }

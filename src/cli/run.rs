@@ -24,11 +24,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let max_tokens = match args.n_predict {
         -1 => None,
         n => Some(usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
-            Failure::usage(format!("-n must be -1 or more than 0, not {n}")).with_hint("-1 is until the model ends its answer")
+            Failure::usage(format!("-n must be -1 or more than 0, not {n}"))
+                .with_hint("-1 is until the model ends its answer")
         })?),
     };
     if args.reverse_prompt.iter().any(String::is_empty) {
         return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+    }
+    if args.raw && args.system_prompt.is_some() {
+        return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
     }
     let config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
@@ -69,33 +73,45 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             ));
         }
     }
-    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+    Ok(if answer.stop == StopType::Interrupted {
+        ExitCode::Interrupted
+    } else {
+        ExitCode::Success
+    })
 }
 
 /// The prompt as the model wants it.
 fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
     if args.raw {
-        if args.system_prompt.is_some() {
-            return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
-        }
         // Whoever writes the template writes its special tokens.
-        return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
+        return Ok(vec![Segment {
+            text: prompt.to_owned(),
+            parse_special: true,
+        }]);
     }
     let Some(source) = gguf.chat_template() else {
-        stderr_line("notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)");
+        stderr_line(
+            "notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)",
+        );
         let system = args.system_prompt.iter().map(|text| format!("{text}\n\n"));
         let text = system.chain([prompt.to_owned()]).collect();
-        return Ok(vec![Segment { text, parse_special: false }]);
+        return Ok(vec![Segment {
+            text,
+            parse_special: false,
+        }]);
     };
     let message = |role: &str, content: &str| Message::new(role, content);
     let system = args.system_prompt.iter().map(|text| message("system", text));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let options = RenderOptions { add_generation_prompt: true, now: now(), ..RenderOptions::default() };
+    let options = RenderOptions {
+        add_generation_prompt: true,
+        now: now(),
+        ..RenderOptions::default()
+    };
     let template = ChatTemplate::parse(source, loaded.specials.clone());
     let rendered = template.and_then(|template| template.render(&messages, &options, &loaded.guard));
-    let rendered = rendered.map_err(|error| {
-        Failure::new(format!("{}: {error}", args.engine.model.display())).with_hint(error.hint())
-    })?;
+    let rendered = rendered
+        .map_err(|error| Failure::new(format!("{}: {error}", args.engine.model.display())).with_hint(error.hint()))?;
     if rendered.merged_system {
         stderr_line("notice: this model's template has no system role; the system prompt begins the user's message");
     }
@@ -105,7 +121,10 @@ fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Resul
 /// Templates may print the date. Without a time zone library it is that of UTC.
 fn now() -> LocalTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
+    LocalTime {
+        unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0),
+        utc_offset_s: 0,
+    }
 }
 
 /// Follows a job to its end. `text` is given each piece of the answer.

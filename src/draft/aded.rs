@@ -34,7 +34,9 @@ pub struct Aded {
 
 impl Default for Aded {
     fn default() -> Aded {
-        Aded { matrix: SuccessorTable::new(MAX_BYTES) }
+        Aded {
+            matrix: SuccessorTable::new(MAX_BYTES),
+        }
     }
 }
 
@@ -61,7 +63,10 @@ impl Aded {
         row.into_iter().flat_map(|row| {
             // Adapted weights exceed 1 (up to 3 each), so a row is normalized where it is read.
             let total = row.total().max(1.0);
-            let normalized = move |known: &Successor| Successor { weight: known.weight / total, ..*known };
+            let normalized = move |known: &Successor| Successor {
+                weight: known.weight / total,
+                ..*known
+            };
             row.successors().iter().map(normalized)
         })
     }
@@ -117,11 +122,21 @@ fn best_child(nodes: &[SearchNode], parent: usize) -> Option<usize> {
     let n_parent = nodes[parent].n_visits;
     let exploration = C1 + ((n_parent + C2 + 1.0) / C2).ln();
     let score = |child: usize| {
-        let SearchNode { prior, n_visits, reward, .. } = nodes[child];
+        let SearchNode {
+            prior,
+            n_visits,
+            reward,
+            ..
+        } = nodes[child];
         let mean = if n_visits > 0.0 { reward / n_visits } else { 0.0 };
         mean + exploration * prior * n_parent.sqrt() / (1.0 + n_visits)
     };
-    nodes[parent].children.iter().copied().rev().max_by(|&a, &b| score(a).total_cmp(&score(b)))
+    nodes[parent]
+        .children
+        .iter()
+        .copied()
+        .rev()
+        .max_by(|&a, &b| score(a).total_cmp(&score(b)))
 }
 
 /// Adds `path` below the root of the draft as far as it fits, and tells the last node.
@@ -132,9 +147,13 @@ fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> Nod
             Some(known) => known,
             None => {
                 let opens_leaf = draft.tree.children(node).next().is_some();
-                let is_full = draft.tree.len() == limits.max_nodes
-                    || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
-                let added = if is_full { None } else { draft.tree.push(node, token).ok() };
+                let is_full =
+                    draft.tree.len() == limits.max_nodes || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
+                let added = if is_full {
+                    None
+                } else {
+                    draft.tree.push(node, token).ok()
+                };
                 let Some(added) = added else { return node };
                 draft.p.push(p);
                 added
@@ -148,7 +167,9 @@ impl Drafter for Aded {
     fn begin(&mut self, prompt: &[Token]) {
         *self = Aded::default();
         for end in 3..=prompt.len() {
-            let [bigram @ .., token] = &prompt[end - 3..end] else { unreachable!("three tokens") };
+            let [bigram @ .., token] = &prompt[end - 3..end] else {
+                unreachable!("three tokens")
+            };
             let row = self.matrix.row_mut(Key::of(bigram, 2).expect("two tokens"));
             row.raise(*token, 1.0, GREATEST_P);
         }
@@ -167,7 +188,10 @@ impl Drafter for Aded {
                 .map(|at| (nodes[at].token, nodes[at].path_p))
                 .collect();
             path.reverse();
-            let last = [path.len().checked_sub(2).map_or(root, |at| path[at].0), nodes[prefix].token];
+            let last = [
+                path.len().checked_sub(2).map_or(root, |at| path[at].0),
+                nodes[prefix].token,
+            ];
             let likeliest = self.successors(last).next();
             path.extend(likeliest.map(|next| (next.token, nodes[prefix].path_p * next.weight)));
             add_path(&mut draft, &path, limits);
@@ -221,7 +245,13 @@ mod tests {
         let text = tokens(&[1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2]);
         aded.begin(&text);
         let nodes = aded.search([Token(1), Token(2)]);
-        let visits = |token| nodes[1..].iter().find(|node| node.depth == 1 && node.token == Token(token)).unwrap().n_visits;
+        let visits = |token| {
+            nodes[1..]
+                .iter()
+                .find(|node| node.depth == 1 && node.token == Token(token))
+                .unwrap()
+                .n_visits
+        };
         assert!(visits(3) > visits(4) && visits(4) > 1.0, "{} {}", visits(3), visits(4));
         assert_eq!(nodes[0].n_visits, N_SIMULATIONS as f32);
     }

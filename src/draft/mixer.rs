@@ -11,7 +11,7 @@ use crate::draft::Source;
 use crate::token::Token;
 
 /// Weight of a bin's prior, in observations.
-const PRIOR_WEIGHT: f32 = 6.0;
+const PRIOR_WEIGHT: f32 = 8.0;
 
 /// Observations after which a bin's past counts half: texts change.
 const HALF_LIFE: f32 = 128.0;
@@ -42,10 +42,15 @@ impl Mixer {
     #[must_use]
     pub fn new(sources: &[Box<dyn Source>]) -> Mixer {
         let table = |source: &dyn Source| {
-            let bin = |bin| Bin { n_right: source.prior(bin) * PRIOR_WEIGHT, n_seen: PRIOR_WEIGHT };
+            let bin = |bin| Bin {
+                n_right: source.prior(bin) * PRIOR_WEIGHT,
+                n_seen: PRIOR_WEIGHT,
+            };
             (0..source.n_bins()).map(bin).collect()
         };
-        Mixer { tables: sources.iter().map(|source| table(source.as_ref())).collect() }
+        Mixer {
+            tables: sources.iter().map(|source| table(source.as_ref())).collect(),
+        }
     }
 
     /// The probability of each token that any source names; `proposals[i]` are those of source i. The probabilities

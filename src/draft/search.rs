@@ -59,7 +59,12 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
         for &(token, p) in &children {
             let p = p * draft.p[node.index()];
             if p >= LEAST_P {
-                waiting.push(Waiting { p, order: n_found, parent: node, token });
+                waiting.push(Waiting {
+                    p,
+                    order: n_found,
+                    parent: node,
+                    token,
+                });
                 n_found += 1;
             }
         }
@@ -73,7 +78,9 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
             }
         };
         // Sources may name a token twice; the likelier one is in the tree already.
-        let Ok(added) = draft.tree.push(next.parent, next.token) else { return draft };
+        let Ok(added) = draft.tree.push(next.parent, next.token) else {
+            return draft;
+        };
         draft.p.push(next.p);
         node = added;
     }
@@ -90,9 +97,9 @@ mod tests {
         |path, out| {
             out.clear();
             let shift = path.iter().map(|token| token.index()).sum::<usize>();
-            out.extend((0..weights.len()).map(|i| {
-                (Token(i32::try_from(i).unwrap()), weights[(i + shift) % weights.len()])
-            }));
+            out.extend(
+                (0..weights.len()).map(|i| (Token(i32::try_from(i).unwrap()), weights[(i + shift) % weights.len()])),
+            );
         }
     }
 

@@ -27,7 +27,9 @@ impl Key {
     pub fn of(text: &[Token], order: usize) -> Option<Key> {
         let tail = &text[text.len().checked_sub(order)?..];
         // The order on top keeps keys of different orders, and a key and none, apart.
-        let packed = tail.iter().fold(order as u64 + 1, |key, token| (key << 31) | token.index() as u64);
+        let packed = tail
+            .iter()
+            .fold(order as u64 + 1, |key, token| (key << 31) | token.index() as u64);
         Some(Key(packed))
     }
 }
@@ -53,7 +55,10 @@ impl Row {
     const EMPTY: Row = Row {
         key: Key::NONE,
         n_successors: 0,
-        successors: [Successor { token: Token(0), weight: 0.0 }; MAX_SUCCESSORS],
+        successors: [Successor {
+            token: Token(0),
+            weight: 0.0,
+        }; MAX_SUCCESSORS],
     };
 
     /// Heaviest first; equals in the order they were last raised above one another.
@@ -70,7 +75,9 @@ impl Row {
 
     /// Multiplies every weight.
     pub fn scale(&mut self, factor: f32) {
-        self.successors.iter_mut().for_each(|successor| successor.weight *= factor);
+        self.successors
+            .iter_mut()
+            .for_each(|successor| successor.weight *= factor);
     }
 
     /// Adds `amount` to the weight of `token`, up to `cap`. A new token takes the place of the lightest in a full row.
@@ -104,7 +111,9 @@ impl SuccessorTable {
     #[must_use]
     pub fn new(max_bytes: usize) -> SuccessorTable {
         let n_sets = (max_bytes / size_of::<[Row; ROWS_PER_SET]>()).max(1);
-        SuccessorTable { sets: vec![[Row::EMPTY; ROWS_PER_SET]; n_sets] }
+        SuccessorTable {
+            sets: vec![[Row::EMPTY; ROWS_PER_SET]; n_sets],
+        }
     }
 
     fn set_of(&self, key: Key) -> usize {
@@ -168,7 +177,9 @@ mod tests {
     fn a_full_set_forgets_its_weakest_row() {
         let mut table = SuccessorTable::new(0);
         for a in 0..8 {
-            table.row_mut(key(a, 0)).raise(Token(1), if a == 5 { 0.5 } else { 1.0 }, 9.0);
+            table
+                .row_mut(key(a, 0))
+                .raise(Token(1), if a == 5 { 0.5 } else { 1.0 }, 9.0);
         }
         table.row_mut(key(8, 0)).raise(Token(1), 1.0, 9.0);
         assert!(table.row(key(5, 0)).is_none() && table.row(key(8, 0)).is_some() && table.row(key(4, 0)).is_some());

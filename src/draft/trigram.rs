@@ -18,6 +18,21 @@ const ORDERS: [usize; 3] = [2, 1, 0];
 const N_COUNT_BINS: usize = 4;
 const N_SHARE_BINS: usize = 5;
 
+/// How often a lone successor was right, by order and by how often the context was seen; measured as those of the suffix
+/// source.
+const ALONE: [[f32; N_COUNT_BINS]; 3] = [
+    [0.01, 0.02, 0.03, 0.05],
+    [0.36, 0.56, 0.75, 0.85],
+    [0.55, 0.80, 0.93, 0.96],
+];
+
+/// The same for one of several, by order and share.
+const CONTESTED: [[f32; N_SHARE_BINS - 1]; 3] = [
+    [0.01, 0.01, 0.02, 0.05],
+    [0.03, 0.08, 0.12, 0.35],
+    [0.10, 0.15, 0.35, 0.50],
+];
+
 /// The adaptive tri-gram matrix.
 #[derive(Clone, Debug)]
 pub struct Trigram {
@@ -34,7 +49,9 @@ impl Trigram {
     /// An empty matrix of at most `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize) -> Trigram {
-        Trigram { table: SuccessorTable::new(max_bytes) }
+        Trigram {
+            table: SuccessorTable::new(max_bytes),
+        }
     }
 }
 
@@ -64,12 +81,17 @@ impl Source for Trigram {
 
     fn propose(&self, tail: &[Token], candidates: &mut Vec<Candidate>) {
         for order in ORDERS {
-            let Some(row) = Key::of(tail, order).and_then(|key| self.table.row(key)) else { continue };
+            let Some(row) = Key::of(tail, order).and_then(|key| self.table.row(key)) else {
+                continue;
+            };
             let total = row.total();
             for successor in row.successors() {
                 // A longer context knows better: what it named stays with it.
                 if candidates.iter().all(|known| known.token != successor.token) {
-                    candidates.push(Candidate { token: successor.token, bin: bin_of(order, total, successor.weight) });
+                    candidates.push(Candidate {
+                        token: successor.token,
+                        bin: bin_of(order, total, successor.weight),
+                    });
                 }
             }
         }
@@ -80,9 +102,13 @@ impl Source for Trigram {
     }
 
     fn prior(&self, bin: usize) -> f32 {
-        let (order, count, share) = (bin / N_SHARE_BINS / N_COUNT_BINS, bin / N_SHARE_BINS % N_COUNT_BINS, bin % N_SHARE_BINS);
-        let trust = [0.15, 0.3, 0.6][order] * [0.6, 0.8, 0.95, 1.0][count];
-        trust * [0.1, 0.3, 0.5, 0.75, 1.0][share]
+        let (row, share) = (bin / N_SHARE_BINS, bin % N_SHARE_BINS);
+        let (order, count) = (row / N_COUNT_BINS, row % N_COUNT_BINS);
+        if share == N_SHARE_BINS - 1 {
+            ALONE[order][count]
+        } else {
+            CONTESTED[order][share]
+        }
     }
 }
 
@@ -112,7 +138,9 @@ mod tests {
         fn propose(&self, tail: &[i32]) -> BTreeMap<i32, usize> {
             let mut bins = BTreeMap::new();
             for order in (0..=2.min(tail.len())).rev() {
-                let Some(row) = self.0.get(&tail[tail.len() - order..]) else { continue };
+                let Some(row) = self.0.get(&tail[tail.len() - order..]) else {
+                    continue;
+                };
                 let mut sorted = row.clone();
                 sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
                 let total = sorted.iter().map(|successor| successor.1).sum();

@@ -10,7 +10,10 @@ static LAST_ERROR: Mutex<Option<String>> = Mutex::new(None);
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 /// Takes the log over. `verbose` copies it to stderr.
-#[expect(unsafe_code, reason = "the safe bindings log to stderr or nowhere; neither keeps errors")]
+#[expect(
+    unsafe_code,
+    reason = "the safe bindings log to stderr or nowhere; neither keeps errors"
+)]
 pub fn capture(verbose: bool) {
     VERBOSE.store(verbose, Ordering::Relaxed);
     // SAFETY: the callback is a plain function without state, valid for the life of the process.

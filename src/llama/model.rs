@@ -49,11 +49,11 @@ impl Model {
     ///
     /// # Errors
     /// When llama.cpp refuses the file, or `progress` stopped it.
-    pub fn load(
-        config: &ModelConfig,
-        mut progress: impl FnMut(f32) -> bool + 'static,
-    ) -> Result<Model, LoadError> {
-        let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
+    pub fn load(config: &ModelConfig, mut progress: impl FnMut(f32) -> bool + 'static) -> Result<Model, LoadError> {
+        let refused = |reason: String| LoadError::Refused {
+            path: config.path.clone(),
+            reason,
+        };
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
         let was_stopped = std::rc::Rc::new(std::cell::Cell::new(false));
         let stopped = was_stopped.clone();
@@ -124,7 +124,9 @@ impl Model {
             text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let is_special = |&token: &LlamaToken| {
-            vocab.attr(token).intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown)
+            vocab
+                .attr(token)
+                .intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown)
         };
         let named = SpecialTexts {
             bos: text(vocab.bos()),
@@ -132,7 +134,11 @@ impl Model {
             unk: String::new(),
             pad: text(vocab.pad()),
         };
-        let all = vocab.tokens().filter(is_special).map(text).filter(|text| !text.is_empty());
+        let all = vocab
+            .tokens()
+            .filter(is_special)
+            .map(text)
+            .filter(|text| !text.is_empty());
         (named, all.collect())
     }
 

@@ -44,7 +44,13 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     let mut links = Vec::new();
     if has_penalty {
         let n_vocab = model.inner.n_vocab();
-        links.push(LlamaSampler::penalties(n_vocab, PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0));
+        links.push(LlamaSampler::penalties(
+            n_vocab,
+            PENALTY_LAST_N,
+            sampling.repeat_penalty,
+            0.0,
+            0.0,
+        ));
     }
     if is_greedy {
         links.push(LlamaSampler::greedy());
@@ -59,7 +65,10 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     if has_penalty {
         chain.accept_many(prompt.iter().map(|token| LlamaToken(token.0)));
     }
-    Box::new(Chain { chain, candidates: LlamaTokenDataArray::new(Vec::new(), false) })
+    Box::new(Chain {
+        chain,
+        candidates: LlamaTokenDataArray::new(Vec::new(), false),
+    })
 }
 
 struct Chain {
@@ -74,14 +83,16 @@ impl Sampler for Chain {
         argmax(logits).ok_or(TargetError::NotFinite)?;
         let candidates = &mut self.candidates;
         candidates.data.clear();
-        let rows = (0..).zip(logits).map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
+        let rows = (0..)
+            .zip(logits)
+            .map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
         candidates.data.extend(rows);
         candidates.selected = None;
         candidates.sorted = false;
         self.chain.apply(candidates);
-        let token = candidates.selected_token().ok_or_else(|| {
-            TargetError::Engine("the sampler chain selected no token".to_owned())
-        })?;
+        let token = candidates
+            .selected_token()
+            .ok_or_else(|| TargetError::Engine("the sampler chain selected no token".to_owned()))?;
         self.chain.accept(token);
         Ok(Token(token.0))
     }

@@ -8,7 +8,7 @@
 use std::num::NonZeroU32;
 
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
@@ -35,6 +35,17 @@ pub struct SessionConfig {
     pub n_threads_batch: usize,
     /// Kind of attention kernels.
     pub flash_attention: FlashAttention,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+}
+
+/// Numbers in the KV cache. Quantized values need flash attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 4 bytes a number: exact, for tests.
+    F32,
+    /// 2 bytes a number, as llama.cpp's default.
+    F16,
 }
 
 /// Whether flash attention is used. On a CPU it makes verifying a tree on a long context twice as slow.
@@ -53,6 +64,7 @@ pub struct Session<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     limits: TreeLimits,
+    n_vocab: usize,
     /// Tokens in the cache, in every sequence in use.
     committed: Vec<Token>,
     /// Sequences in use: 0 .. n_seqs.
@@ -89,11 +101,21 @@ impl<'m> Session<'m> {
     /// # Errors
     /// When llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
-        let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
+        let limits = if model.is_recurrent() {
+            TreeLimits::PLAIN
+        } else {
+            TreeLimits::TREE
+        };
         let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let kv_type = match config.kv_type {
+            KvType::F32 => KvCacheType::F32,
+            KvType::F16 => KvCacheType::F16,
+        };
         let chunk = u32::try_from(PREFILL_CHUNK).expect("a small constant");
         let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(u32::try_from(padded_n_ctx(config.n_ctx)).unwrap_or(u32::MAX)))
+            .with_n_ctx(NonZeroU32::new(
+                u32::try_from(padded_n_ctx(config.n_ctx)).unwrap_or(u32::MAX),
+            ))
             .with_n_batch(chunk)
             .with_n_ubatch(chunk)
             .with_n_seq_max(u32::try_from(limits.max_leaves).expect("at most 32"))
@@ -104,18 +126,22 @@ impl<'m> Session<'m> {
                 FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
                 FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             })
+            .with_type_k(kv_type)
+            .with_type_v(kv_type)
             // Without one pool of cells for all sequences a tree has "no memory slot".
             .with_kv_unified(true)
             // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
             .with_swa_full(true)
             .with_no_perf(true);
         let context = model.inner.new_context(&model.backend, params);
-        let context = context.map_err(|error| engine_error("cannot make a context", &error))?;
+        let what = || format!("cannot make a context of {} positions", config.n_ctx);
+        let context = context.map_err(|error| engine_error(&what(), &error))?;
         Ok(Session {
             context,
             // Room for every sequence at every token: `LlamaBatch::add` does not check.
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
+            n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,
             verified: None,
@@ -130,17 +156,23 @@ impl<'m> Session<'m> {
 
     /// Removes positions `from ..` of one sequence, or of all.
     fn remove(&mut self, seq: Option<usize>, from: usize, to: Option<usize>) -> Result<(), TargetError> {
-        let removed = self.context.clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
+        let removed = self
+            .context
+            .clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
         match removed {
             Ok(true) => Ok(()),
-            Ok(false) => Err(TargetError::Engine("llama.cpp cannot take back tokens of this model".into())),
+            Ok(false) => Err(TargetError::Engine(
+                "llama.cpp cannot take back tokens of this model".into(),
+            )),
             Err(error) => Err(engine_error("cannot remove tokens from the cache", &error)),
         }
     }
 
     fn copy(&mut self, source: i32, seq: usize, from: usize, to: usize) -> Result<(), TargetError> {
         let seq = i32::try_from(seq).expect("at most 32");
-        let copied = self.context.kv_cache_seq_cp(source, seq, Some(position(from)), Some(position(to)));
+        let copied = self
+            .context
+            .kv_cache_seq_cp(source, seq, Some(position(from)), Some(position(to)));
         copied.map_err(|error| engine_error("cannot copy tokens in the cache", &error))
     }
 
@@ -183,14 +215,44 @@ impl<'m> Session<'m> {
     }
 
     fn add(&mut self, token: Token, at: usize, seqs: &[i32], wants_logits: bool) -> Result<(), TargetError> {
+        if token.0 < 0 || token.index() >= self.n_vocab {
+            return Err(TargetError::UnknownToken {
+                token,
+                n_vocab: self.n_vocab,
+            });
+        }
         let at = i32::try_from(at).expect("positions are below n_ctx, which llama.cpp keeps below 2^31");
         let added = self.batch.add(LlamaToken(token.0), at, seqs, wants_logits);
         added.map_err(|error| engine_error("cannot build the batch", &error))
     }
 
+    /// Leaves of the last verify what `path` holds, in every sequence.
+    fn drop_rest(&mut self, tree: &TokenTree, seqs: &[Vec<i32>], path: &[NodeId]) -> Result<(), TargetError> {
+        let base = self.committed.len();
+        let end = base + path.len();
+        // A lone root leaves nothing to remove, and recurrent models could not.
+        if tree.len() > path.len() {
+            self.remove(None, end, None)?;
+        }
+        if let Some(last) = path.last() {
+            let on_path = &seqs[last.index()];
+            for seq in (0..self.n_seqs).filter(|&seq| !on_path.contains(&i32::try_from(seq).expect("at most 32"))) {
+                let id = i32::try_from(seq).expect("at most 32");
+                let n_shared = path.iter().take_while(|node| seqs[node.index()].contains(&id)).count();
+                self.remove(Some(seq), base + n_shared, Some(end))?;
+                self.copy(on_path[0], seq, base + n_shared, end)?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_room(&self, n: usize) -> Result<(), TargetError> {
         let (needed, n_ctx) = (self.committed.len() + n, self.n_ctx());
-        if needed > n_ctx { Err(TargetError::ContextFull { needed, n_ctx }) } else { Ok(()) }
+        if needed > n_ctx {
+            Err(TargetError::ContextFull { needed, n_ctx })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -212,7 +274,10 @@ fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
 impl Target for Session<'_> {
     fn limits(&self) -> TreeLimits {
         let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
-        TreeLimits { max_nodes: self.limits.max_nodes.min(room), ..self.limits }
+        TreeLimits {
+            max_nodes: self.limits.max_nodes.min(room),
+            ..self.limits
+        }
     }
 
     fn n_past(&self) -> usize {
@@ -221,7 +286,10 @@ impl Target for Session<'_> {
 
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
         if prefix.len() > self.n_ctx() {
-            return Err(TargetError::ContextFull { needed: prefix.len(), n_ctx: self.n_ctx() });
+            return Err(TargetError::ContextFull {
+                needed: prefix.len(),
+                n_ctx: self.n_ctx(),
+            });
         }
         self.verified = None;
         let n_common = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
@@ -254,7 +322,11 @@ impl Target for Session<'_> {
         tree.check()?;
         let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
         if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
-            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
+            return Err(TargetError::TooWide {
+                n_nodes,
+                n_leaves,
+                limits: self.limits,
+            });
         }
         self.check_room(n_nodes)?;
         self.ensure_seqs(n_leaves)?;
@@ -265,34 +337,31 @@ impl Target for Session<'_> {
             self.add(tree.token(node), at, &seqs[node.index()], true)?;
         }
         self.decode()?;
-        self.verified = Some(Verified { tree: tree.clone(), seqs });
+        self.verified = Some(Verified {
+            tree: tree.clone(),
+            seqs,
+        });
         Ok(())
     }
 
     fn logits(&self, node: NodeId) -> &[f32] {
         let verified = self.verified.as_ref().expect("logits are those of the last verify");
         assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
-        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
+        self.context
+            .get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
-        let Some(Verified { tree, seqs }) = self.verified.take() else { return Err(TargetError::NotAPath) };
+        let Some(Verified { tree, seqs }) = self.verified.take() else {
+            return Err(TargetError::NotAPath);
+        };
         check_path(&tree, path)?;
-        let base = self.committed.len();
-        let end = base + path.len();
-        // A lone root leaves nothing to remove, and recurrent models could not.
-        if tree.len() > path.len() {
-            self.remove(None, end, None)?;
+        let kept = self.drop_rest(&tree, &seqs, path);
+        if kept.is_err() {
+            // Nobody knows what the cache holds now.
+            self.clear();
         }
-        if let Some(last) = path.last() {
-            let on_path = &seqs[last.index()];
-            for seq in (0..self.n_seqs).filter(|&seq| !on_path.contains(&i32::try_from(seq).expect("at most 32"))) {
-                let id = i32::try_from(seq).expect("at most 32");
-                let n_shared = path.iter().take_while(|node| seqs[node.index()].contains(&id)).count();
-                self.remove(Some(seq), base + n_shared, Some(end))?;
-                self.copy(on_path[0], seq, base + n_shared, end)?;
-            }
-        }
+        kept?;
         self.committed.extend(path.iter().map(|&node| tree.token(node)));
         Ok(())
     }

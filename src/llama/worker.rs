@@ -23,7 +23,7 @@ use crate::generate::{Generation, Length};
 use crate::llama::logs;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
-use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
@@ -188,7 +188,10 @@ impl Failure {
     /// Whether the user broke it off.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted))
+        matches!(
+            self,
+            Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted)
+        )
     }
 }
 
@@ -221,14 +224,24 @@ impl Worker {
     pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
         let (jobs, job_queue) = bounded(1);
         let (event_queue, events) = bounded(N_EVENTS);
-        let outbox = Outbox { events: event_queue, interrupt };
+        let outbox = Outbox {
+            events: event_queue,
+            interrupt,
+        };
         let work = move || {
             if let Err(failure) = work(&config, &job_queue, &outbox) {
                 outbox.send(Event::Failed(failure));
             }
         };
-        let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(Worker { jobs, events, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("engine".into())
+            .stack_size(STACK_BYTES)
+            .spawn(work)?;
+        Ok(Worker {
+            jobs,
+            events,
+            thread: Some(thread),
+        })
     }
 
     /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
@@ -263,7 +276,11 @@ impl Outbox {
     }
 
     fn go_on(&self) -> ControlFlow<()> {
-        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.is_interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -288,13 +305,30 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<
         outbox.send(Event::Notice(Notice::Recurrent));
     }
     let (named, all) = model.special_texts();
-    outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
-    let known = config.curves.as_ref().and_then(|(folder, key)| curves::load(folder, key));
+    outbox.send(Event::Loaded(Box::new(Loaded {
+        specials: named,
+        guard: SpecialGuard::new(all),
+    })));
+    let known = config
+        .curves
+        .as_ref()
+        .and_then(|(folder, key)| curves::load(folder, key));
     let clock = WallClock(Instant::now());
     let curve = known.unwrap_or_default();
-    let mut engine = Engine { config, model: &model, session: None, curve, clock, outbox };
+    let curves = config.curves.clone();
+    let mut engine = Engine {
+        config,
+        model: &model,
+        session: None,
+        curve,
+        curves,
+        clock,
+        outbox,
+    };
     for job in jobs {
-        let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
+        let event = engine
+            .answer(&job)
+            .map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
         outbox.send(event);
     }
     Ok(())
@@ -305,6 +339,8 @@ struct Engine<'a> {
     model: &'a Model,
     session: Option<Session<'a>>,
     curve: CostCurve,
+    /// Where the curve is kept, as long as that works.
+    curves: Option<(PathBuf, CurveKey)>,
     clock: WallClock,
     outbox: &'a Outbox,
 }
@@ -346,7 +382,11 @@ impl<'a> Engine<'a> {
         let mut ended_by = None;
         let mut emit = |token| {
             ended_by = emit(self.model, outbox, &mut assembler, token);
-            if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if ended_by.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let mut generation = Generation {
             target: &mut session,
@@ -369,8 +409,17 @@ impl<'a> Engine<'a> {
         if ended_by == Some(StopType::Eos) {
             tokens.pop();
         }
-        let reached = if job.max_tokens == Some(tokens.len()) { StopType::Limit } else { StopType::Context };
-        Ok(Answer { tokens, stop: ended_by.unwrap_or(reached), stats: generated.stats, n_ctx: length.n_ctx })
+        let reached = if job.max_tokens == Some(tokens.len()) {
+            StopType::Limit
+        } else {
+            StopType::Context
+        };
+        Ok(Answer {
+            tokens,
+            stop: ended_by.unwrap_or(reached),
+            stats: generated.stats,
+            n_ctx: length.n_ctx,
+        })
     }
 
     /// How long the text may become, and how much of a context that needs.
@@ -398,12 +447,17 @@ impl<'a> Engine<'a> {
             return Ok(session);
         }
         let on_gpu = self.model.has_gpu() && self.config.model.n_gpu_layers != Some(0);
-        let default = if on_gpu { FlashAttention::Auto } else { FlashAttention::Off };
+        let default = if on_gpu {
+            FlashAttention::Auto
+        } else {
+            FlashAttention::Off
+        };
         let config = SessionConfig {
             n_ctx,
             n_threads: self.config.n_threads,
             n_threads_batch: self.config.n_threads_batch,
             flash_attention: self.config.flash_attention.unwrap_or(default),
+            kv_type: KvType::F16,
         };
         Ok(Session::new(self.model, &config)?)
     }
@@ -416,16 +470,18 @@ impl<'a> Engine<'a> {
         }
         self.outbox.send(Event::Measuring);
         let outbox = self.outbox;
-        self.curve.measure(session, &self.clock, job.curve_budget, filler, &mut || outbox.go_on())?;
+        self.curve
+            .measure(session, &self.clock, job.curve_budget, filler, &mut || outbox.go_on())?;
         self.keep_curve();
         Ok(())
     }
 
     fn keep_curve(&mut self) {
-        if let Some((folder, key)) = &self.config.curves
-            && let Err(error) = curves::save(folder, key, &self.curve)
-        {
+        let Some((folder, key)) = &self.curves else { return };
+        if let Err(error) = curves::save(folder, key, &self.curve) {
             self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
+            // Said once.
+            self.curves = None;
         }
     }
 }

@@ -59,7 +59,10 @@ pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve) -> io::Result<()> 
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
     fs::create_dir_all(folder).map_err(named)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    let json = serde_json::to_vec(&CurveFile { key: key.clone(), curve: curve.clone() })?;
+    let json = serde_json::to_vec(&CurveFile {
+        key: key.clone(),
+        curve: curve.clone(),
+    })?;
     file.write_all(&json).map_err(named)?;
     file.persist(key.path(folder)).map_err(|error| named(error.error))?;
     Ok(())
@@ -70,7 +73,11 @@ mod tests {
     use super::*;
 
     fn key(settings: &str) -> CurveKey {
-        CurveKey { model: "m".into(), settings: settings.into(), machine: "x".into() }
+        CurveKey {
+            model: "m".into(),
+            settings: settings.into(),
+            machine: "x".into(),
+        }
     }
 
     fn curve() -> CostCurve {

@@ -1,0 +1,45 @@
+//! What the command says of itself. `SNAPSHOTS=overwrite cargo test --test cli help` renews the snapshots.
+
+use snapbox::{assert_data_eq, file};
+
+use super::harness::{Workplace, finish};
+
+fn help(arguments: &[&str]) -> String {
+    let ran = finish(Workplace::new().command(arguments).env("COLUMNS", "110"));
+    ran.succeeds();
+    assert_eq!(ran.stderr, "");
+    ran.stdout
+}
+
+#[test]
+fn help_of_the_command() {
+    assert_data_eq!(help(&["--help"]), file!["../snapshots/help.txt"].raw());
+}
+
+#[test]
+fn help_of_run() {
+    assert_data_eq!(help(&["run", "--help"]), file!["../snapshots/run-help.txt"].raw());
+}
+
+#[test]
+fn help_of_bench() {
+    assert_data_eq!(help(&["bench", "--help"]), file!["../snapshots/bench-help.txt"].raw());
+}
+
+#[test]
+fn the_version_names_the_engine_and_its_cpu_features() {
+    let version = help(&["--version"]);
+    assert_eq!(version, help(&["-V"]));
+    let lines: Vec<&str> = version.lines().collect();
+    assert_eq!(lines.len(), 3, "{version}");
+    assert_eq!(lines[0], format!("chaski {}", env!("CARGO_PKG_VERSION")));
+    let (ggml, crate_version) = lines[1]
+        .strip_prefix("llama.cpp: ggml ")
+        .unwrap()
+        .split_once(", llama-cpp-2 ")
+        .unwrap();
+    let is_version = |text: &str| text.split('.').count() == 3 && text.split('.').all(|n| n.parse::<u32>().is_ok());
+    assert!(is_version(ggml) && is_version(crate_version), "{version}");
+    let features = lines[2].strip_prefix("CPU features: ").unwrap();
+    assert!(!features.trim().is_empty(), "{version}");
+}

@@ -1,0 +1,22 @@
+//! The `chaski` command as its users meet it: exit code, stdout and stderr of whole runs, on models of a megabyte that
+//! the tests write themselves. Deliberately nothing here looks inside the crate.
+//!
+//! Tests that need a model slow enough to be interrupted while it loads take the file that `CHASKI_TEST_MODEL` names
+//! (`scripts/test.sh` sets it), and say so where there is none.
+
+#![cfg(feature = "llama")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod harness;
+
+mod answers;
+mod bench;
+mod cache;
+mod errors;
+mod help;
+mod models;
+mod prompts;
+mod signals;
+mod streams;

@@ -1,0 +1,249 @@
+//! Ctrl-C and SIGTERM: the first one ends cleanly in whatever phase it meets, the second one at once.
+//!
+//! llama.cpp's log (`-v`) tells the phase. A signal can arrive in a later phase than the one it was meant for; what is
+//! asserted holds there as well.
+
+use std::io::{Read as _, Write as _};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::harness::{PROMPT, Ran, Running, Workplace, real_model, skip};
+
+/// Logged when the file's metadata are read, and the weights are not.
+const LOADING: &str = "llama_model_loader: loaded meta data";
+
+/// Logged at the end of making a context; the prompt is next.
+const CONTEXT_MADE: &str = "compute buffer size";
+
+/// A text that ends by a signal only.
+const ENDLESS: [&str; 9] = ["-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none", "-v"];
+
+/// Interrupted before there was any text.
+fn ended_without_text(ran: &Ran) {
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", tail(ran));
+    assert!(ran.stderr.ends_with("error: interrupted\n"), "{}", tail(ran));
+}
+
+/// The end of stderr: llama.cpp's log is long.
+fn tail(ran: &Ran) -> String {
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    format!(
+        "code {:?}, stdout {:?}, stderr:\n{}",
+        ran.code,
+        ran.stdout,
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    )
+}
+
+/// One text is the beginning of the other.
+fn agree(a: &str, b: &str) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
+#[test]
+fn while_the_model_loads() {
+    let mut models = vec!["model.gguf".to_owned()];
+    models.extend(real_model("while_the_model_loads").map(|path| path.display().to_string()));
+    let place = Workplace::new();
+    place.write("long.txt", "the rain in the station ".repeat(2000));
+    for model in models {
+        for signal in ["INT", "TERM"] {
+            let arguments = ["-m", &model, "-f", "long.txt"];
+            let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+            running.wait_for_stderr(LOADING);
+            running.signal(signal);
+            ended_without_text(&running.finish());
+        }
+    }
+}
+
+#[test]
+fn while_the_prompt_is_read() {
+    let mut models = vec!["model.gguf".to_owned()];
+    models.extend(real_model("while_the_prompt_is_read").map(|path| path.display().to_string()));
+    let place = Workplace::new();
+    place.write("long.txt", "the rain in the station ".repeat(2000));
+    for model in models {
+        let arguments = ["-m", &model, "-f", "long.txt"];
+        let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+        running.wait_for_stderr(CONTEXT_MADE);
+        thread::sleep(Duration::from_millis(100));
+        let start = Instant::now();
+        running.signal("INT");
+        let ran = running.finish();
+        ended_without_text(&ran);
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{model}: {:?} for one chunk",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn while_the_machine_is_measured() {
+    let Some(model) = real_model("while_the_machine_is_measured") else {
+        return;
+    };
+    let place = Workplace::new();
+    let model = model.to_str().unwrap();
+    let mut command = place.command(&["run", "-m", model, "-p", PROMPT, "--curve-budget", "20000", "-v"]);
+    let running = Running::start(&mut command);
+    running.wait_for_stderr(CONTEXT_MADE);
+    thread::sleep(Duration::from_millis(300));
+    running.signal("TERM");
+    ended_without_text(&running.finish());
+}
+
+#[test]
+fn while_text_is_generated() {
+    let place = Workplace::new();
+    let text = place
+        .run(&["-p", PROMPT, "--temp", "0", "-n", "1000", "--drafter", "none"])
+        .stdout;
+    for (signal, drafter) in [("INT", "none"), ("TERM", "auto"), ("INT", "aded")] {
+        let arguments = [
+            "-p",
+            PROMPT,
+            "-n",
+            "50000",
+            "-c",
+            "60000",
+            "--temp",
+            "0",
+            "--drafter",
+            drafter,
+        ];
+        let running = Running::start(&mut place.run_command(&arguments));
+        running.wait_for_text();
+        running.signal(signal);
+        let ran = running.finish();
+        assert_eq!(ran.code, Some(130), "{}", tail(&ran));
+        assert!(
+            !ran.stdout.is_empty() && agree(&ran.stdout, &text),
+            "{signal}, {drafter}: {}",
+            tail(&ran)
+        );
+        assert!(
+            ran.stderr.contains(" tokens in ") && !ran.stderr.contains("error"),
+            "{}",
+            tail(&ran)
+        );
+    }
+}
+
+#[test]
+fn while_a_real_model_generates() {
+    let Some(model) = real_model("while_a_real_model_generates") else {
+        return;
+    };
+    let place = Workplace::new();
+    let arguments = [
+        "-m",
+        model.to_str().unwrap(),
+        "-p",
+        "Tell a long story about a hummingbird.",
+        "-n",
+        "400",
+    ];
+    let running = Running::start(&mut place.run_command(&arguments));
+    running.wait_for_text();
+    running.signal("INT");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(130), "{}", tail(&ran));
+    assert!(
+        !ran.stdout.is_empty() && ran.stderr.contains(" tokens in "),
+        "{}",
+        tail(&ran)
+    );
+}
+
+#[test]
+fn json_is_whole_after_a_signal() {
+    let place = Workplace::new();
+    let arguments = ["-p", PROMPT, "--json", "-q"];
+    let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+    running.wait_for_stderr(CONTEXT_MADE);
+    thread::sleep(Duration::from_millis(200));
+    running.signal("INT");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(130), "{}", tail(&ran));
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(answer["stop_type"], "interrupted");
+    assert!(!answer["text"].as_str().unwrap().is_empty(), "{answer}");
+}
+
+/// A pipe that takes nothing more, so that a writer hangs in it.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'.'; PIPE_BYTES]).unwrap();
+    (reader, writer)
+}
+
+/// What a pipe holds on Linux.
+const PIPE_BYTES: usize = 1 << 16;
+
+#[test]
+fn while_the_reader_stalls() {
+    if !cfg!(target_os = "linux") {
+        return skip("while_the_reader_stalls", "only of Linux is it known what a pipe holds");
+    }
+    let place = Workplace::new();
+    let (mut reader, writer) = full_pipe();
+    let arguments = ["-p", PROMPT];
+    let mut running = Running::start_into(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()), writer);
+    running.wait_for_stderr(CONTEXT_MADE);
+    thread::sleep(Duration::from_millis(500));
+    running.signal("INT");
+    thread::sleep(Duration::from_millis(100));
+    assert!(running.is_running(), "text is in the pipe's way");
+    // The reader wakes up and gets all that was made.
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).unwrap();
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(130), "{}", tail(&ran));
+    assert!(text.len() > PIPE_BYTES && std::str::from_utf8(&text).is_ok());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    if !cfg!(target_os = "linux") {
+        return skip(
+            "a_second_signal_ends_at_once",
+            "only of Linux is it known what a pipe holds",
+        );
+    }
+    let place = Workplace::new();
+    let (_reader, writer) = full_pipe();
+    let arguments = ["-p", PROMPT];
+    let mut running = Running::start_into(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()), writer);
+    running.wait_for_stderr(CONTEXT_MADE);
+    thread::sleep(Duration::from_millis(500));
+    running.signal("INT");
+    thread::sleep(Duration::from_millis(100));
+    assert!(running.is_running(), "text is in the pipe's way");
+    let start = Instant::now();
+    running.signal("INT");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(130), "{}", tail(&ran));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_second_signal_ends_a_decode_at_once() {
+    let Some(model) = real_model("a_second_signal_ends_a_decode_at_once") else {
+        return;
+    };
+    let place = Workplace::new();
+    place.write("long.txt", "the rain in the station ".repeat(1000));
+    for _ in 0..3 {
+        let arguments = ["-m", model.to_str().unwrap(), "-f", "long.txt"];
+        let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+        running.wait_for_stderr(CONTEXT_MADE);
+        thread::sleep(Duration::from_millis(50));
+        running.signal("INT");
+        running.signal("INT");
+        let ran = running.finish();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", tail(&ran));
+    }
+}

@@ -1,0 +1,412 @@
+//! The real door to llama.cpp, with a model small enough for thousands of decodes: trees see exactly their own path,
+//! keep and rollback leave no trace, and drafted text is plain text.
+//!
+//! Model and cache are F32, so one row and many rows take kernels that differ in rounding only.
+
+#![cfg(feature = "llama")]
+
+mod support;
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use chaski::accept::{Greedy, Sampler, argmax};
+use chaski::cost::{Clock, CostCurve};
+use chaski::draft::aded::Aded;
+use chaski::draft::auto::Auto;
+use chaski::draft::{Drafter, NoDraft};
+use chaski::generate::{Generation, Length};
+use chaski::llama::model::{Model, ModelConfig};
+use chaski::llama::sampler::{Sampling, sampler};
+use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
+use chaski::schedule::Schedule;
+use chaski::target::{Target, TargetError, TreeLimits};
+use chaski::token::Token;
+use chaski::tree::{NodeId, TokenTree};
+use support::tiny;
+
+/// llama.cpp is initialized once in a process, so the tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct WallClock(Instant);
+
+impl Clock for WallClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n_sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % n_sides
+    }
+
+    fn token(&mut self) -> Token {
+        // Past the control and byte tokens.
+        Token(i32::try_from(260 + self.roll(100)).unwrap())
+    }
+
+    /// A tree of any shape the limits allow.
+    fn tree(&mut self, root: Token, max_nodes: usize) -> TokenTree {
+        let mut tree = TokenTree::new(root);
+        for _ in 0..self.roll(max_nodes + 1) {
+            let parent = tree.nodes().nth(self.roll(tree.len())).unwrap();
+            let _ = tree.push(parent, self.token());
+        }
+        tree
+    }
+}
+
+fn with_model(bytes: &[u8], test: impl FnOnce(&Model)) {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    chaski::llama::logs::capture(false);
+    let config = ModelConfig {
+        path: file.path().to_owned(),
+        n_gpu_layers: Some(0),
+    };
+    let model = Model::load(&config, |_| true).unwrap();
+    test(&model);
+}
+
+fn session(model: &Model, n_ctx: usize) -> Session<'_> {
+    let config = SessionConfig {
+        n_ctx,
+        n_threads: 1,
+        n_threads_batch: 1,
+        flash_attention: FlashAttention::Off,
+        kv_type: KvType::F32,
+    };
+    Session::new(model, &config).unwrap()
+}
+
+fn sync(session: &mut Session<'_>, prefix: &[Token]) {
+    session.sync(prefix, &mut |_, _| ControlFlow::Continue(())).unwrap();
+}
+
+/// The logits after `text`, decoded from nothing and token by token.
+fn plain_logits(session: &mut Session<'_>, text: &[Token]) -> Vec<f32> {
+    sync(session, &[]);
+    let (last, before) = text.split_last().unwrap();
+    sync(session, before);
+    session.verify(&TokenTree::new(*last)).unwrap();
+    let logits = session.logits(NodeId::ROOT).to_vec();
+    session.keep(&[]).unwrap();
+    logits
+}
+
+fn greatest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+const PROMPT: [i32; 9] = [1, 300, 310, 320, 300, 310, 330, 300, 310];
+
+fn prompt() -> Vec<Token> {
+    PROMPT.into_iter().map(Token).collect()
+}
+
+static LLAMA: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::tiny_llama(3));
+
+#[test]
+fn tree_logits_are_those_of_each_path_alone() {
+    // Gemma's logits are larger, and so is their rounding.
+    for (name, bytes, bound) in [
+        ("llama", tiny::tiny_llama(3), 1e-4),
+        ("gemma3", tiny::tiny_gemma3(3), 3e-4),
+    ] {
+        with_model(&bytes, |model| {
+            let mut dice = Dice(1);
+            let mut drafted = session(model, 512);
+            let mut plain = session(model, 512);
+            for round in 0..20 {
+                let prefix: Vec<Token> = (0..1 + dice.roll(40)).map(|_| dice.token()).collect();
+                let root = dice.token();
+                let tree = dice.tree(root, 63);
+                sync(&mut drafted, &prefix);
+                drafted.verify(&tree).unwrap();
+                for node in tree.nodes().filter(|node| node.index() % 3 == round % 3) {
+                    let path = tree.path(node).into_iter().map(|node| tree.token(node));
+                    let text: Vec<Token> = prefix.iter().copied().chain(path).collect();
+                    let difference = greatest_difference(drafted.logits(node), &plain_logits(&mut plain, &text));
+                    assert!(difference < bound, "{name}, round {round}, node {node:?}: {difference}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn hundreds_of_random_steps_leave_no_trace() {
+    with_model(&LLAMA, |model| {
+        let mut dice = Dice(2);
+        let mut target = session(model, 2048);
+        let mut fresh = session(model, 2048);
+        let mut text = prompt();
+        sync(&mut target, &text[..text.len() - 1]);
+        for step in 0..400 {
+            let tree = dice.tree(*text.last().unwrap(), 40);
+            target.verify(&tree).unwrap();
+            let end = tree.nodes().nth(dice.roll(tree.len())).unwrap();
+            let path = tree.path(end);
+            if dice.roll(8) == 0 {
+                target.keep(&[]).unwrap();
+                continue;
+            }
+            target.keep(&path).unwrap();
+            text.extend(path[1..].iter().map(|&node| tree.token(node)));
+            text.push(dice.token());
+            assert_eq!(target.n_past(), text.len() - 1);
+            if dice.roll(30) == 0 {
+                // Back to an earlier place, as an edited conversation does.
+                text.truncate(2 + dice.roll(text.len() - 2));
+                sync(&mut target, &text[..text.len() - 1]);
+            }
+            if step % 20 == 0 {
+                target.verify(&TokenTree::new(*text.last().unwrap())).unwrap();
+                let difference = greatest_difference(target.logits(NodeId::ROOT), &plain_logits(&mut fresh, &text));
+                assert!(difference < 1e-4, "step {step}: {difference}");
+                target.keep(&[]).unwrap();
+            }
+            if text.len() > 1900 {
+                text = prompt();
+                sync(&mut target, &text[..text.len() - 1]);
+            }
+        }
+    });
+}
+
+fn flat_curve() -> CostCurve {
+    let mut curve = CostCurve::default();
+    (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));
+    curve
+}
+
+fn generate(
+    target: &mut Session<'_>,
+    drafter: &mut dyn Drafter,
+    mut schedule: Schedule,
+    sampler: &mut dyn Sampler,
+    n: usize,
+) -> (Vec<Token>, chaski::stats::Stats) {
+    let clock = WallClock(Instant::now());
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    let prefilled = Generation::prefill(target, &clock, &prompt(), &mut go_on).unwrap();
+    let mut generation = Generation {
+        target,
+        drafter,
+        schedule: &mut schedule,
+        sampler,
+        clock: &clock,
+    };
+    let length = Length {
+        max_tokens: n,
+        n_ctx: 2048,
+    };
+    let generated = generation
+        .run(&prompt(), prefilled, length, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    (generated.tokens, generated.stats)
+}
+
+#[test]
+fn drafted_text_is_plain_text() {
+    for (name, bytes) in [
+        ("llama 3", tiny::tiny_llama(3)),
+        ("llama 4", tiny::tiny_llama(4)),
+        ("gemma3", tiny::tiny_gemma3(5)),
+    ] {
+        with_model(&bytes, |model| {
+            let mut target = session(model, 2048);
+            let mut n_accepted = 0;
+            for temperature in [0.0, 0.7, 1.5] {
+                let sampling = Sampling {
+                    temperature,
+                    top_k: 40,
+                    top_p: 0.95,
+                    min_p: 0.05,
+                    repeat_penalty: if temperature > 1.0 { 1.1 } else { 1.0 },
+                    seed: 11,
+                };
+                let mut text = |drafter: &mut dyn Drafter, schedule| {
+                    let mut sampler = sampler(&sampling, model, &prompt());
+                    generate(&mut target, drafter, schedule, sampler.as_mut(), 300)
+                };
+                let (plain, stats) = text(&mut NoDraft, Schedule::everything(CostCurve::default()));
+                assert_eq!((stats.n_steps, stats.n_drafted), (300, 0));
+                for (kind, mut drafter, schedule) in [
+                    (
+                        "auto",
+                        Box::new(Auto::default()) as Box<dyn Drafter>,
+                        Schedule::cost_aware(flat_curve()),
+                    ),
+                    (
+                        "aded",
+                        Box::new(Aded::default()),
+                        Schedule::everything(CostCurve::default()),
+                    ),
+                ] {
+                    let (drafted, stats) = text(drafter.as_mut(), schedule);
+                    assert_eq!(drafted, plain, "{name}, {kind}, temperature {temperature}");
+                    n_accepted += stats.n_accepted;
+                }
+            }
+            assert!(
+                n_accepted > 50,
+                "{name}: only {n_accepted} drafted tokens were ever accepted"
+            );
+        });
+    }
+}
+
+#[test]
+fn mistakes_are_errors_and_leave_the_timeline_alone() {
+    with_model(&LLAMA, |model| {
+        let mut target = session(model, 256);
+        let text = prompt();
+        sync(&mut target, &text);
+        let before = plain_logits(&mut session(model, 256), &[&text[..], &[Token(300)]].concat());
+
+        assert_eq!(
+            target.keep(&[NodeId::ROOT]),
+            Err(TargetError::NotAPath),
+            "nothing was verified"
+        );
+        let tree = TokenTree::chain(Token(300), &[Token(1000)]).unwrap();
+        let error = target.verify(&tree).unwrap_err().to_string();
+        assert!(
+            error.contains("invalid token"),
+            "a token outside the vocabulary: {error}"
+        );
+
+        let tree = TokenTree::chain(Token(300), &[Token(301)]).unwrap();
+        target.verify(&tree).unwrap();
+        let child = tree.leaves()[0];
+        assert_eq!(target.keep(&[child]), Err(TargetError::NotAPath));
+
+        sync(&mut target, &text);
+        target.verify(&TokenTree::new(Token(300))).unwrap();
+        assert!(greatest_difference(target.logits(NodeId::ROOT), &before) < 1e-4);
+        target.keep(&[]).unwrap();
+
+        let long: Vec<Token> = vec![Token(300); target.n_ctx() - 3];
+        sync(&mut target, &long);
+        assert_eq!(target.limits().max_nodes, 3);
+        let tree = TokenTree::chain(Token(300), &[Token(301); 3]).unwrap();
+        assert_eq!(
+            target.verify(&tree),
+            Err(TargetError::ContextFull {
+                needed: 257,
+                n_ctx: 256
+            })
+        );
+        let too_long = vec![Token(300); 257];
+        let refused = target.sync(&too_long, &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(
+            refused,
+            Err(TargetError::ContextFull {
+                needed: 257,
+                n_ctx: 256
+            })
+        );
+    });
+}
+
+#[test]
+fn an_interrupted_prefill_is_taken_up_again() {
+    with_model(&LLAMA, |model| {
+        let mut target = session(model, 2048);
+        let text: Vec<Token> = (0..1000).map(|i| Token(260 + i % 90)).collect();
+        let mut n_chunks = 0;
+        let interrupted = target.sync(&text, &mut |done, total| {
+            assert_eq!(total, 1000);
+            n_chunks += 1;
+            if done >= 512 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert_eq!((interrupted, target.n_past()), (Err(TargetError::Interrupted), 512));
+        let mut first = None;
+        target
+            .sync(&text, &mut |done, _| {
+                first.get_or_insert(done);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(
+            (first, target.n_past()),
+            (Some(512), 1000),
+            "the longest common prefix is reused"
+        );
+    });
+}
+
+#[test]
+fn recurrent_models_are_decoded_plainly() {
+    with_model(&tiny::tiny_mamba(1), |model| {
+        assert!(model.is_recurrent());
+        let mut target = session(model, 2048);
+        assert_eq!(target.limits(), TreeLimits::PLAIN);
+        let refused = target.verify(&TokenTree::chain(Token(300), &[Token(301)]).unwrap());
+        assert!(matches!(refused, Err(TargetError::TooWide { .. })));
+        let once = generate(
+            &mut target,
+            &mut Auto::default(),
+            Schedule::cost_aware(flat_curve()),
+            &mut Greedy,
+            60,
+        );
+        assert_eq!(once.1.n_drafted, 0);
+        // A state cannot be rolled back, so another text starts from nothing.
+        let again = generate(
+            &mut target,
+            &mut NoDraft,
+            Schedule::everything(CostCurve::default()),
+            &mut Greedy,
+            60,
+        );
+        assert_eq!(once.0, again.0);
+        let mut fresh = session(model, 2048);
+        let text = [&prompt()[..], &once.0[..10]].concat();
+        sync(&mut fresh, &text[..text.len() - 1]);
+        fresh.verify(&TokenTree::new(*text.last().unwrap())).unwrap();
+        assert_eq!(argmax(fresh.logits(NodeId::ROOT)), Some(once.0[10].index()));
+        assert!(fresh.keep(&[]).is_err(), "a root cannot be taken back");
+        assert_eq!(fresh.n_past(), 0, "so everything is forgotten");
+    });
+}
+
+#[test]
+fn a_model_that_answers_nan_is_reported() {
+    let bytes = tiny::tiny(&tiny::TinyOptions {
+        nan_weights: true,
+        ..tiny::TinyOptions::default()
+    });
+    with_model(&bytes, |model| {
+        let mut target = session(model, 256);
+        sync(&mut target, &prompt());
+        target.verify(&TokenTree::new(Token(300))).unwrap();
+        for temperature in [0.0, 0.8] {
+            let sampling = Sampling {
+                temperature,
+                top_k: 40,
+                top_p: 0.95,
+                min_p: 0.05,
+                repeat_penalty: 1.0,
+                seed: 1,
+            };
+            let sampled = sampler(&sampling, model, &[]).sample(target.logits(NodeId::ROOT));
+            assert_eq!(sampled, Err(TargetError::NotFinite));
+        }
+    });
+}
