@@ -235,7 +235,7 @@ mod tests {
             4,
             "16 rows could lose more than the reserve"
         );
-        for _ in 0..2 {
+        for _ in 0..3 {
             schedule.record(&StepRecord {
                 n_past: 0,
                 n_rows: 4,
