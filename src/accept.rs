@@ -27,9 +27,7 @@ pub struct Greedy;
 impl Sampler for Greedy {
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError> {
         let best = argmax(logits).ok_or(TargetError::NotFinite)?;
-        Ok(Token(
-            i32::try_from(best).expect("a vocabulary has less than 2^31 tokens"),
-        ))
+        Ok(Token(i32::try_from(best).expect("a vocabulary has less than 2^31 tokens")))
     }
 }
 

@@ -33,10 +33,7 @@ impl Draft {
     /// Nothing drafted: plain decoding.
     #[must_use]
     pub fn none(root: Token) -> Draft {
-        Draft {
-            tree: TokenTree::new(root),
-            p: vec![1.0],
-        }
+        Draft { tree: TokenTree::new(root), p: vec![1.0] }
     }
 
     /// Keeps the first `n_rows` nodes.

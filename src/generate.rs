@@ -68,11 +68,7 @@ impl Generation<'_> {
         };
         target.sync(before, &mut count)?;
         let prompt_ms = (clock.now() - start).as_secs_f64() * 1e3;
-        Ok(Prefilled {
-            n_prompt: prompt.len(),
-            n_cached: n_cached.unwrap_or(0),
-            prompt_ms,
-        })
+        Ok(Prefilled { n_prompt: prompt.len(), n_cached: n_cached.unwrap_or(0), prompt_ms })
     }
 
     /// Continues `prompt`, which must be prefilled. Each token is given to `emit` as it is accepted; `Break` makes it
@@ -87,20 +83,12 @@ impl Generation<'_> {
         length: Length,
         emit: &mut dyn FnMut(Token) -> ControlFlow<()>,
     ) -> Result<Generated, TargetError> {
-        let Prefilled {
-            n_prompt,
-            n_cached,
-            prompt_ms,
-        } = prefilled;
-        let mut stats = Stats {
-            n_prompt,
-            n_cached,
-            prompt_ms,
-            ..Stats::default()
-        };
+        let Prefilled { n_prompt, n_cached, prompt_ms } = prefilled;
+        let mut stats = Stats { n_prompt, n_cached, prompt_ms, ..Stats::default() };
         let mut context = prompt.to_vec();
         let start = self.clock.now();
         self.drafter.begin(prompt);
+        stats.draft_ms = self.ms_since(start);
         let most = length.max_tokens.min(length.n_ctx.saturating_sub(prompt.len()));
         let mut stopped = false;
         while !stopped && context.len() - prompt.len() < most {
@@ -108,11 +96,7 @@ impl Generation<'_> {
             stopped = self.step(&mut context, n_left, &mut stats, emit)?;
         }
         stats.predicted_ms = self.ms_since(start);
-        Ok(Generated {
-            tokens: context.split_off(prompt.len()),
-            stopped,
-            stats,
-        })
+        Ok(Generated { tokens: context.split_off(prompt.len()), stopped, stats })
     }
 
     /// One verify and what comes of it. Tells whether `emit` ended the text.
@@ -125,11 +109,10 @@ impl Generation<'_> {
     ) -> Result<bool, TargetError> {
         let n_past = self.target.n_past();
         let start = self.clock.now();
-        let mut limits = self.schedule.limits(self.target.limits());
-        if n_left == 1 {
-            // The bonus is all that is left to emit.
-            limits = TreeLimits::PLAIN;
-        }
+        let limits = self.schedule.limits(self.target.limits());
+        // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
+        let max_depth = limits.max_depth.min(n_left - 1);
+        let limits = if max_depth == 0 { TreeLimits::PLAIN } else { TreeLimits { max_depth, ..limits } };
         let mut draft = self.drafter.draft(context, limits);
         draft.truncate(self.schedule.choose(&draft, n_past));
         let mut draft_ms = self.ms_since(start);
@@ -145,11 +128,7 @@ impl Generation<'_> {
         let accepted = walk(&draft.tree, self.target, self.sampler, |token| {
             context.push(token);
             stopped = emit(token).is_break();
-            if stopped || context.len() - from == n_left {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if stopped || context.len() - from == n_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         let n_emitted = context.len() - from;
 
@@ -162,13 +141,7 @@ impl Generation<'_> {
         self.drafter.learn(context, from);
         draft_ms += self.ms_since(start);
 
-        let record = StepRecord {
-            n_past,
-            n_rows: draft.tree.len(),
-            n_emitted,
-            draft_ms,
-            verify_ms,
-        };
+        let record = StepRecord { n_past, n_rows: draft.tree.len(), n_emitted, draft_ms, verify_ms };
         stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         self.schedule.record(&record);
         Ok(stopped)

@@ -14,6 +14,9 @@ const MAX_ROWS: usize = 32;
 /// A draft must promise this much more than plain decoding: below it the promise is within the noise.
 const LEAST_GAIN: f64 = 1.1;
 
+/// After so many drafted steps one is plain: all is compared to the time of a plain step, which must not go stale.
+const LONGEST_WITHOUT_PLAIN: u32 = 48;
+
 /// The share of the newest draft in the running mean of drafting times.
 const NEWEST_SHARE: f64 = 0.1;
 
@@ -29,7 +32,12 @@ enum Policy {
     /// Verify all of every draft, as ADED does.
     Everything,
     /// Verify what pays by the measured curve.
-    CostAware { draft_ms: f64, latch: Latch },
+    CostAware {
+        draft_ms: f64,
+        latch: Latch,
+        /// Drafted steps since the last plain one.
+        n_since_plain: u32,
+    },
 }
 
 /// What one step did, for the schedule to learn from.
@@ -51,22 +59,13 @@ impl Schedule {
     /// Verifies what pays by `curve`; nothing where it knows nothing.
     #[must_use]
     pub fn cost_aware(curve: CostCurve) -> Schedule {
-        Schedule {
-            curve,
-            policy: Policy::CostAware {
-                draft_ms: 0.0,
-                latch: Latch::default(),
-            },
-        }
+        Schedule { curve, policy: Policy::CostAware { draft_ms: 0.0, latch: Latch::default(), n_since_plain: 0 } }
     }
 
     /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
     #[must_use]
     pub fn everything(curve: CostCurve) -> Schedule {
-        Schedule {
-            curve,
-            policy: Policy::Everything,
-        }
+        Schedule { curve, policy: Policy::Everything }
     }
 
     /// The curve, as refined by the steps so far.
@@ -80,10 +79,8 @@ impl Schedule {
     pub fn limits(&self, target: TreeLimits) -> TreeLimits {
         match &self.policy {
             Policy::Everything => target,
-            Policy::CostAware { .. } => TreeLimits {
-                max_nodes: target.max_nodes.min(MAX_ROWS),
-                ..target
-            },
+            Policy::CostAware { n_since_plain: LONGEST_WITHOUT_PLAIN.., .. } => TreeLimits::PLAIN,
+            Policy::CostAware { .. } => TreeLimits { max_nodes: target.max_nodes.min(MAX_ROWS), ..target },
         }
     }
 
@@ -92,7 +89,7 @@ impl Schedule {
     pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
         match self.policy {
             Policy::Everything => draft.tree.len(),
-            Policy::CostAware { draft_ms, latch } => self.best_size(&draft.p, n_past, draft_ms, latch),
+            Policy::CostAware { draft_ms, latch, .. } => self.best_size(&draft.p, n_past, draft_ms, latch),
         }
     }
 
@@ -118,18 +115,15 @@ impl Schedule {
     /// Takes in what a step did.
     pub fn record(&mut self, step: &StepRecord) {
         self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
-        let Policy::CostAware { draft_ms, latch } = &mut self.policy else {
+        let Policy::CostAware { draft_ms, latch, n_since_plain } = &mut self.policy else {
             return;
         };
+        *n_since_plain = if step.n_rows > 1 { *n_since_plain + 1 } else { 0 };
         *draft_ms += NEWEST_SHARE * (step.draft_ms - *draft_ms);
         let Some(plain_ms) = self.curve.plain_ms(step.n_past) else {
             return;
         };
-        let n_plain = if step.n_rows > 1 {
-            (step.draft_ms + step.verify_ms) / plain_ms
-        } else {
-            1.0
-        };
+        let n_plain = if step.n_rows > 1 { (step.draft_ms + step.verify_ms) / plain_ms } else { 1.0 };
         latch.record(step.n_emitted, n_plain);
     }
 }
@@ -180,16 +174,7 @@ mod tests {
     /// The staircase of a 1.5B Q4_K_M on two AVX-512 cores.
     fn staircase() -> CostCurve {
         let mut curve = CostCurve::default();
-        for (n_rows, c) in [
-            (1, 1.0),
-            (2, 1.55),
-            (3, 1.94),
-            (4, 1.73),
-            (5, 2.25),
-            (8, 3.08),
-            (12, 3.85),
-            (16, 3.70),
-        ] {
+        for (n_rows, c) in [(1, 1.0), (2, 1.55), (3, 1.94), (4, 1.73), (5, 2.25), (8, 3.08), (12, 3.85), (16, 3.70)] {
             curve.observe(n_rows, 0, 62.0 * c);
         }
         curve
@@ -208,42 +193,20 @@ mod tests {
         // Row 3 costs more than row 4 does: the fourth node is free.
         assert_eq!(schedule.best_size(&[1.0, 0.9, 0.8, 0.1], 0, 0.0, OPEN), 4);
         assert_eq!(schedule.best_size(&[0.95; 16], 0, 0.0, OPEN), 16);
-        assert_eq!(
-            schedule.best_size(&[0.95; 32], 0, 0.0, OPEN),
-            16,
-            "nothing is known about more rows"
-        );
+        assert_eq!(schedule.best_size(&[0.95; 32], 0, 0.0, OPEN), 16, "nothing is known about more rows");
     }
 
     #[test]
     fn without_a_curve_there_is_no_draft() {
-        assert_eq!(
-            Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0, OPEN),
-            1
-        );
+        assert_eq!(Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0, OPEN), 1);
     }
 
     #[test]
     fn a_wide_draft_must_be_earned() {
         let mut schedule = Schedule::cost_aware(staircase());
-        let draft = Draft {
-            tree: TokenTree::chain(Token(0), &[Token(1); 15]).unwrap(),
-            p: vec![0.98; 16],
-        };
-        assert_eq!(
-            schedule.choose(&draft, 0),
-            4,
-            "16 rows could lose more than the reserve"
-        );
-        for _ in 0..3 {
-            schedule.record(&StepRecord {
-                n_past: 0,
-                n_rows: 4,
-                n_emitted: 4,
-                draft_ms: 0.1,
-                verify_ms: 107.0,
-            });
-        }
+        let draft = Draft { tree: TokenTree::chain(Token(0), &[Token(1); 15]).unwrap(), p: vec![0.98; 16] };
+        assert_eq!(schedule.choose(&draft, 0), 8, "16 rows could lose more than the reserve");
+        schedule.record(&StepRecord { n_past: 0, n_rows: 4, n_emitted: 4, draft_ms: 0.1, verify_ms: 107.0 });
         assert_eq!(schedule.choose(&draft, 0), 16);
     }
 

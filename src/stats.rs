@@ -65,20 +65,12 @@ impl Stats {
         ratio(self.n_predicted as f64, self.n_steps as f64)
     }
 
-    /// Share of the emitted tokens that were drafted.
-    #[must_use]
-    pub fn share_accepted(&self) -> f64 {
-        ratio(self.n_accepted as f64, self.n_predicted as f64)
-    }
-
     /// Estimated speed-up over plain decoding: the time it would have taken by the measured curve, over the time taken.
     #[must_use]
     pub fn speedup(&self) -> Option<f64> {
         // Sampling and output cost both the same.
         let other_ms = (self.predicted_ms - self.verify_ms - self.draft_ms).max(0.0);
-        self.plain_ms
-            .filter(|&ms| ms > 0.0)
-            .map(|ms| ratio(ms + other_ms, self.predicted_ms))
+        self.plain_ms.filter(|&ms| ms > 0.0).map(|ms| ratio(ms + other_ms, self.predicted_ms))
     }
 }
 

@@ -52,19 +52,15 @@ pub struct TreeLimits {
     pub max_nodes: usize,
     /// Candidates; 1 means chains only.
     pub max_leaves: usize,
+    /// Greatest distance from the root: no more tokens are wanted, or no more positions there.
+    pub max_depth: usize,
 }
 
 impl TreeLimits {
     /// Whole trees.
-    pub const TREE: TreeLimits = TreeLimits {
-        max_nodes: MAX_NODES,
-        max_leaves: MAX_LEAVES,
-    };
+    pub const TREE: TreeLimits = TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES, max_depth: MAX_NODES };
     /// Plain decoding only.
-    pub const PLAIN: TreeLimits = TreeLimits {
-        max_nodes: 1,
-        max_leaves: 1,
-    };
+    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0 };
 }
 
 /// Why a target could not do what was asked.
@@ -119,14 +115,8 @@ pub enum TargetError {
 /// [`TargetError::NotAPath`].
 pub fn check_path(tree: &TokenTree, path: &[NodeId]) -> Result<(), TargetError> {
     let starts_at_root = path.first().is_none_or(|&first| first == NodeId::ROOT);
-    let descends = path
-        .windows(2)
-        .all(|pair| pair[1].index() < tree.len() && tree.parent(pair[1]) == Some(pair[0]));
-    if starts_at_root && descends {
-        Ok(())
-    } else {
-        Err(TargetError::NotAPath)
-    }
+    let descends = path.windows(2).all(|pair| pair[1].index() < tree.len() && tree.parent(pair[1]) == Some(pair[0]));
+    if starts_at_root && descends { Ok(()) } else { Err(TargetError::NotAPath) }
 }
 
 /// An exact target with no model: the logits after a text are a pure function of its last few tokens and the seed.
@@ -167,9 +157,7 @@ impl Scripted {
     #[must_use]
     pub fn logits_after(&self, text: &[Token]) -> Vec<f32> {
         let tail = &text[text.len().saturating_sub(self.order)..];
-        let state = tail
-            .iter()
-            .fold(self.seed, |state, token| mix(state ^ u64::from(token.0.unsigned_abs())));
+        let state = tail.iter().fold(self.seed, |state, token| mix(state ^ u64::from(token.0.unsigned_abs())));
         (0..self.n_vocab as u64)
             // 24 bits are exact in a f32; the spread makes some choices clear and others close.
             .map(|token| (mix(state ^ mix(token)) >> 40) as f32 / (1 << 21) as f32)
@@ -207,11 +195,7 @@ impl Target for Scripted {
         tree.check()?;
         let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
         if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
-            return Err(TargetError::TooWide {
-                n_nodes,
-                n_leaves,
-                limits: self.limits,
-            });
+            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
         }
         let text_of = |node| {
             let path = tree.path(node).into_iter().map(|at| tree.token(at));

@@ -45,13 +45,7 @@ impl TextAssembler {
         if let Some(index) = stops.iter().position(String::is_empty) {
             return Err(StopError::Empty { number: index + 1 });
         }
-        Ok(Self {
-            stops,
-            partial: Vec::new(),
-            held: String::new(),
-            flushed: String::new(),
-            met: None,
-        })
+        Ok(Self { stops, partial: Vec::new(), held: String::new(), flushed: String::new(), met: None })
     }
 
     /// Takes the bytes of a token (or of several) and returns the text that may be shown now, often empty.
@@ -124,9 +118,7 @@ impl TextAssembler {
     /// Looks for the stop that completes first after `held[..n_known]`, which is known to hold no whole stop. If there
     /// is one, releases the text before it, drops the rest and returns true.
     fn cut_at_stop(&mut self, n_known: usize) -> bool {
-        let ends = self.held[n_known..]
-            .char_indices()
-            .map(|(at, c)| n_known + at + c.len_utf8());
+        let ends = self.held[n_known..].char_indices().map(|(at, c)| n_known + at + c.len_utf8());
         for end in ends {
             let text = &self.held[..end];
             let longest = (0..self.stops.len())
@@ -147,10 +139,7 @@ impl TextAssembler {
     fn stop_prefix_len(&self) -> usize {
         let longest_of = |stop: &String| {
             let beginnings = stop.char_indices().map(|(at, _)| at).rev();
-            beginnings
-                .into_iter()
-                .find(|&n| self.held.ends_with(&stop[..n]))
-                .unwrap_or(0)
+            beginnings.into_iter().find(|&n| self.held.ends_with(&stop[..n])).unwrap_or(0)
         };
         self.stops.iter().map(longest_of).max().unwrap_or(0)
     }
@@ -162,11 +151,7 @@ impl TextAssembler {
 /// its own. Data written to a file or a pipe is not passed through here.
 pub fn sanitize_for_terminal(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(obeyed) {
-        Cow::Owned(text.chars().filter(|&c| !obeyed(c)).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
+    if text.contains(obeyed) { Cow::Owned(text.chars().filter(|&c| !obeyed(c)).collect()) } else { Cow::Borrowed(text) }
 }
 
 #[cfg(test)]
@@ -203,11 +188,7 @@ mod tests {
             return text;
         }
         let is_beginning = |suffix: &str| stops.iter().any(|stop| stop.starts_with(suffix));
-        let at = text
-            .char_indices()
-            .map(|(at, _)| at)
-            .find(|&at| is_beginning(&text[at..]))
-            .unwrap_or(text.len());
+        let at = text.char_indices().map(|(at, _)| at).find(|&at| is_beginning(&text[at..])).unwrap_or(text.len());
         text[..at].to_owned()
     }
 
@@ -246,14 +227,8 @@ mod tests {
 
     #[test]
     fn the_stop_that_completes_first_wins_and_then_the_longer() {
-        assert_eq!(
-            assembled(&[b"xabcd"], &["abcd", "bc"]),
-            (vec!["xa".into(), String::new()], Some("bc".into()))
-        );
-        assert_eq!(
-            assembled(&[b"xabc"], &["bc", "abc"]),
-            (vec!["x".into(), String::new()], Some("abc".into()))
-        );
+        assert_eq!(assembled(&[b"xabcd"], &["abcd", "bc"]), (vec!["xa".into(), String::new()], Some("bc".into())));
+        assert_eq!(assembled(&[b"xabc"], &["bc", "abc"]), (vec!["x".into(), String::new()], Some("abc".into())));
     }
 
     #[test]

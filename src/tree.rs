@@ -75,12 +75,7 @@ impl TokenTree {
     /// The tree of plain decoding: nothing drafted.
     #[must_use]
     pub fn new(root: Token) -> TokenTree {
-        TokenTree {
-            tokens: vec![root],
-            parents: vec![NodeId::ROOT],
-            depths: vec![0],
-            n_leaves: 1,
-        }
+        TokenTree { tokens: vec![root], parents: vec![NodeId::ROOT], depths: vec![0], n_leaves: 1 }
     }
 
     /// A root with one candidate: `tokens` in a row.
@@ -173,9 +168,7 @@ impl TokenTree {
     /// The nodes below `node`, in the order they were added.
     pub fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         // Children come after their parent; the root is its own parent and must not count as its child.
-        self.nodes()
-            .skip(node.index() + 1)
-            .filter(move |child| self.parents[child.index()] == node)
+        self.nodes().skip(node.index() + 1).filter(move |child| self.parents[child.index()] == node)
     }
 
     /// The child of `node` that carries `token`.
@@ -262,10 +255,7 @@ mod tests {
     fn limits_and_mistakes_are_errors() {
         let mut tree = TokenTree::new(t(0));
         let a = tree.push(NodeId::ROOT, t(1)).unwrap();
-        assert_eq!(
-            tree.push(NodeId::ROOT, t(1)),
-            Err(TreeError::RepeatedSibling { child: 2 })
-        );
+        assert_eq!(tree.push(NodeId::ROOT, t(1)), Err(TreeError::RepeatedSibling { child: 2 }));
         assert_eq!(tree.push(NodeId(9), t(1)), Err(TreeError::NoParent { child: 2 }));
         for id in 2..=32 {
             tree.push(NodeId::ROOT, t(id)).unwrap();

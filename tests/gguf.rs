@@ -52,10 +52,7 @@ fn defect(change: impl FnOnce(&mut GgufWriter)) -> Defect {
             let text = error.to_string();
             assert!(text.starts_with("model.gguf: "), "{text:?} does not name the file");
             assert!(!text.contains(char::is_control), "{text:?} is not fit for a terminal");
-            error
-                .defect()
-                .cloned()
-                .unwrap_or_else(|| panic!("{text}: not a defect"))
+            error.defect().cloned().unwrap_or_else(|| panic!("{text}: not a defect"))
         }
     }
 }
@@ -63,22 +60,12 @@ fn defect(change: impl FnOnce(&mut GgufWriter)) -> Defect {
 macro_rules! assert_defect {
     ($change:expr, $pattern:pat) => {
         let found = defect($change);
-        assert!(
-            matches!(found, $pattern),
-            "expected {}, found {found:?}",
-            stringify!($pattern)
-        );
+        assert!(matches!(found, $pattern), "expected {}, found {found:?}", stringify!($pattern));
     };
 }
 
 fn tensor(name: &str, dims: &[u64], type_code: u32, n_bytes: usize) -> TensorSpec {
-    TensorSpec {
-        name: name.as_bytes().to_vec(),
-        dims: dims.to_vec(),
-        type_code,
-        data: vec![0; n_bytes],
-        offset: None,
-    }
+    TensorSpec { name: name.as_bytes().to_vec(), dims: dims.to_vec(), type_code, data: vec![0; n_bytes], offset: None }
 }
 
 #[test]
@@ -86,11 +73,7 @@ fn sound_files_pass() {
     check(small().finish()).expect("small");
     for arch in [Arch::Llama, Arch::Mamba, Arch::Gemma3] {
         for chat_template in [None, Some(CHATML.to_owned())] {
-            let options = TinyOptions {
-                arch,
-                chat_template: chat_template.clone(),
-                ..TinyOptions::default()
-            };
+            let options = TinyOptions { arch, chat_template: chat_template.clone(), ..TinyOptions::default() };
             let gguf = check(tiny(&options)).expect("tiny");
             assert_eq!(gguf.chat_template(), chat_template.as_deref());
             assert_eq!(gguf.n_vocab(), Some(N_VOCAB));
@@ -105,17 +88,10 @@ fn sound_files_pass() {
 fn values_come_back_as_written() {
     let mut w = small();
     w.version = 2;
-    w.meta("v.u8", Meta::U8(200))
-        .meta("v.i8", Meta::I8(-3))
-        .meta("v.u16", Meta::U16(60_000));
-    w.meta("v.i16", Meta::I16(-300))
-        .meta("v.i32", Meta::I32(-70_000))
-        .meta("v.u64", Meta::U64(u64::MAX));
-    w.meta("v.i64", Meta::I64(i64::MIN))
-        .meta("v.f64", Meta::F64(0.1))
-        .meta("v.f32", Meta::F32(0.5));
-    w.meta("v.bytes", Meta::Str(vec![0xff, 0, b'a']))
-        .meta("v.empty", Meta::Array(8, Vec::new()));
+    w.meta("v.u8", Meta::U8(200)).meta("v.i8", Meta::I8(-3)).meta("v.u16", Meta::U16(60_000));
+    w.meta("v.i16", Meta::I16(-300)).meta("v.i32", Meta::I32(-70_000)).meta("v.u64", Meta::U64(u64::MAX));
+    w.meta("v.i64", Meta::I64(i64::MIN)).meta("v.f64", Meta::F64(0.1)).meta("v.f32", Meta::F32(0.5));
+    w.meta("v.bytes", Meta::Str(vec![0xff, 0, b'a'])).meta("v.empty", Meta::Array(8, Vec::new()));
     w.meta("v.bools", Meta::Array(7, vec![Meta::Bool(true), Meta::Bool(false)]));
     w.meta("v.u64s", Meta::Array(10, vec![Meta::U64(1), Meta::U64(2)]));
     let gguf = check(w.finish()).expect("sound");
@@ -141,38 +117,18 @@ fn values_come_back_as_written() {
     assert_eq!(gguf.get_bool("tokenizer.ggml.add_bos_token"), Some(true));
     assert_eq!(gguf.get("v.bytes"), Some(Value::Str(&[0xff, 0, b'a'])));
     assert_eq!(gguf.get_str("v.bytes"), None);
-    assert!(
-        gguf.get_array("v.empty")
-            .is_some_and(|a| a.is_empty() && a.strings().next().is_none())
-    );
+    assert!(gguf.get_array("v.empty").is_some_and(|a| a.is_empty() && a.strings().next().is_none()));
     let bools = gguf.get_array("v.bools").expect("array");
-    assert_eq!(
-        bools.iter().collect::<Vec<_>>(),
-        [Value::Bool(true), Value::Bool(false)]
-    );
+    assert_eq!(bools.iter().collect::<Vec<_>>(), [Value::Bool(true), Value::Bool(false)]);
     assert_eq!(bools.element_type(), ValueType::Bool);
     let numbers = gguf.get_array("v.u64s").expect("array");
     assert_eq!(numbers.iter().filter_map(|v| v.as_u64()).sum::<u64>(), 3);
     let tokens = gguf.get_array("tokenizer.ggml.tokens").expect("array");
-    assert_eq!(
-        tokens.strings().collect::<Vec<_>>(),
-        [b"<unk>" as &[u8], b"<s>", b"</s>", b"a"]
-    );
+    assert_eq!(tokens.strings().collect::<Vec<_>>(), [b"<unk>" as &[u8], b"<s>", b"</s>", b"a"]);
     assert_eq!(gguf.metadata().count(), 28);
 
-    let sizes: Vec<_> = gguf
-        .tensors()
-        .iter()
-        .map(|t| (t.name.as_str(), t.offset, t.size_bytes))
-        .collect();
-    assert_eq!(
-        sizes,
-        [
-            ("token_embd.weight", 0, 128),
-            ("output_norm.weight", 128, 12),
-            ("output.weight", 160, 128)
-        ]
-    );
+    let sizes: Vec<_> = gguf.tensors().iter().map(|t| (t.name.as_str(), t.offset, t.size_bytes)).collect();
+    assert_eq!(sizes, [("token_embd.weight", 0, 128), ("output_norm.weight", 128, 12), ("output.weight", 160, 128)]);
     assert_eq!(gguf.tensors()[0].dims, [8, 4]);
     assert_eq!(gguf.tensor_bytes(), 268);
     let files = gguf.check().expect("checked above");
@@ -191,56 +147,23 @@ fn defects_of_the_container() {
     assert_defect!(|w| w.n_meta = Some(65_537), Defect::Count { what: "keys", .. });
     assert_defect!(|w| w.n_tensors = Some(u64::MAX), Defect::Count { what: "tensors", .. });
     assert_defect!(|w| w.n_tensors = Some(65_536), Defect::CutShort { what: "tensors", .. });
-    assert_defect!(
-        |w| w.meta.push((b"a\x1bb".to_vec(), Meta::U8(0))),
-        Defect::UnprintableKey { .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((vec![0xff], Meta::U8(0))),
-        Defect::UnprintableKey { .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((Vec::new(), Meta::U8(0))),
-        Defect::UnprintableKey { .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((b"general.name".to_vec(), Meta::U8(0))),
-        Defect::DuplicateKey { .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((b"x".to_vec(), Meta::Raw(13, vec![0]))),
-        Defect::ValueType { found: 13, .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((b"x".to_vec(), Meta::Array(99, Vec::new()))),
-        Defect::ValueType { found: 99, .. }
-    );
-    assert_defect!(
-        |w| w.meta.push((b"x".to_vec(), Meta::Array(9, Vec::new()))),
-        Defect::NestedArray { .. }
-    );
+    assert_defect!(|w| w.meta.push((b"a\x1bb".to_vec(), Meta::U8(0))), Defect::UnprintableKey { .. });
+    assert_defect!(|w| w.meta.push((vec![0xff], Meta::U8(0))), Defect::UnprintableKey { .. });
+    assert_defect!(|w| w.meta.push((Vec::new(), Meta::U8(0))), Defect::UnprintableKey { .. });
+    assert_defect!(|w| w.meta.push((b"general.name".to_vec(), Meta::U8(0))), Defect::DuplicateKey { .. });
+    assert_defect!(|w| w.meta.push((b"x".to_vec(), Meta::Raw(13, vec![0]))), Defect::ValueType { found: 13, .. });
+    assert_defect!(|w| w.meta.push((b"x".to_vec(), Meta::Array(99, Vec::new()))), Defect::ValueType { found: 99, .. });
+    assert_defect!(|w| w.meta.push((b"x".to_vec(), Meta::Array(9, Vec::new()))), Defect::NestedArray { .. });
     for (code, n) in [(8_u32, u64::MAX), (10, u64::MAX / 8 + 1), (0, 1 << 40), (12, 1 << 61)] {
         let raw = [&code.to_le_bytes()[..], &n.to_le_bytes()].concat();
-        assert_defect!(
-            |w| w.meta.push((b"x".to_vec(), Meta::Raw(9, raw))),
-            Defect::CutShort { .. }
-        );
+        assert_defect!(|w| w.meta.push((b"x".to_vec(), Meta::Raw(9, raw))), Defect::CutShort { .. });
     }
     let endless = u64::MAX.to_le_bytes().to_vec();
-    assert_defect!(
-        |w| w.meta.push((b"x".to_vec(), Meta::Raw(8, endless))),
-        Defect::CutShort { .. }
-    );
+    assert_defect!(|w| w.meta.push((b"x".to_vec(), Meta::Raw(8, endless))), Defect::CutShort { .. });
     for alignment in [0, 16, 48, 1 << 21] {
-        assert_defect!(
-            |w| _ = w.set("general.alignment", Meta::U32(alignment)),
-            Defect::Alignment { .. }
-        );
+        assert_defect!(|w| _ = w.set("general.alignment", Meta::U32(alignment)), Defect::Alignment { .. });
     }
-    assert_defect!(
-        |w| _ = w.set("general.alignment", Meta::U64(32)),
-        Defect::WrongType { .. }
-    );
+    assert_defect!(|w| _ = w.set("general.alignment", Meta::U64(32)), Defect::WrongType { .. });
 
     for bytes in [&b""[..], b"GGUF", &small().finish()[..23]] {
         let error = check(bytes.to_vec()).expect_err("too small");
@@ -250,62 +173,27 @@ fn defects_of_the_container() {
 
 #[test]
 fn defects_of_tensors() {
-    assert_defect!(
-        |w| w.tensors[1].name = vec![b'x'; 64],
-        Defect::TensorName { index: 1, .. }
-    );
+    assert_defect!(|w| w.tensors[1].name = vec![b'x'; 64], Defect::TensorName { index: 1, .. });
     assert_defect!(|w| w.tensors[1].name = b"x\0y".to_vec(), Defect::TensorName { .. });
     assert_defect!(|w| w.tensors[1].name = Vec::new(), Defect::TensorName { .. });
-    assert_defect!(
-        |w| w.tensors[1].name = w.tensors[0].name.clone(),
-        Defect::DuplicateTensor { .. }
-    );
-    assert_defect!(
-        |w| w.tensors[1].dims = Vec::new(),
-        Defect::DimensionCount { found: 0, .. }
-    );
-    assert_defect!(
-        |w| w.tensors[1].dims = vec![1; 5],
-        Defect::DimensionCount { found: 5, .. }
-    );
+    assert_defect!(|w| w.tensors[1].name = w.tensors[0].name.clone(), Defect::DuplicateTensor { .. });
+    assert_defect!(|w| w.tensors[1].dims = Vec::new(), Defect::DimensionCount { found: 0, .. });
+    assert_defect!(|w| w.tensors[1].dims = vec![1; 5], Defect::DimensionCount { found: 5, .. });
     assert_defect!(|w| w.tensors[1].dims = vec![3, 0], Defect::ZeroDimension { dim: 1, .. });
-    assert_defect!(
-        |w| w.tensors[1].dims = vec![1 << 32, 1 << 32],
-        Defect::TensorTooLarge { .. }
-    );
+    assert_defect!(|w| w.tensors[1].dims = vec![1 << 32, 1 << 32], Defect::TensorTooLarge { .. });
     assert_defect!(|w| w.tensors[1].dims = vec![1 << 62], Defect::TensorTooLarge { .. });
     assert_defect!(|w| w.tensors[1].dims = vec![u64::MAX], Defect::TensorTooLarge { .. });
     for code in [4, 5, 31, 36, 43, u32::MAX] {
         assert_defect!(|w| w.tensors[1].type_code = code, Defect::TensorType { .. });
     }
-    assert_defect!(
-        |w| w.tensors[1].type_code = 8,
-        Defect::BlockSize {
-            n_block: 32,
-            found: 3,
-            ..
-        }
-    );
-    assert_defect!(
-        |w| w.tensors[1].offset = Some(0),
-        Defect::TensorOffset {
-            expected: 128,
-            found: 0,
-            ..
-        }
-    );
+    assert_defect!(|w| w.tensors[1].type_code = 8, Defect::BlockSize { n_block: 32, found: 3, .. });
+    assert_defect!(|w| w.tensors[1].offset = Some(0), Defect::TensorOffset { expected: 128, found: 0, .. });
     assert_defect!(|w| w.tensors[2].offset = Some(140), Defect::TensorOffset { .. });
     assert_defect!(|w| w.tensors.clear(), Defect::NoTensors);
     assert_defect!(|w| w.tensors[2].data.truncate(96), Defect::Incomplete { .. });
     // Each is small enough alone; only the sum overflows.
-    let huge = |i: u64| TensorSpec {
-        offset: Some(i << 62),
-        ..tensor(&format!("t{i}"), &[1 << 60], 0, 0)
-    };
-    assert_defect!(
-        |w| w.tensors = (0..3).map(huge).collect(),
-        Defect::TensorTooLarge { .. }
-    );
+    let huge = |i: u64| TensorSpec { offset: Some(i << 62), ..tensor(&format!("t{i}"), &[1 << 60], 0, 0) };
+    assert_defect!(|w| w.tensors = (0..3).map(huge).collect(), Defect::TensorTooLarge { .. });
     let mut w = small();
     w.tensors.extend(
         [(40, 64, 36), (39, 32, 17), (12, 256, 144), (30, 1, 2)]
@@ -326,77 +214,30 @@ fn last_padding_may_be_absent() {
     bytes.pop();
     let error = check(bytes).expect_err("one byte of data is missing");
     let text = error.to_string();
-    assert!(
-        text.contains("bytes, the file has") && text.ends_with("incomplete download"),
-        "{text}"
-    );
+    assert!(text.contains("bytes, the file has") && text.ends_with("incomplete download"), "{text}");
     assert!(error.hint().is_some_and(|hint| hint.contains("download it again")));
 }
 
 #[test]
 fn defects_of_hyperparameters() {
     assert_defect!(|w| _ = w.remove("general.architecture"), Defect::MissingKey { .. });
-    assert_defect!(
-        |w| _ = w.set("general.architecture", Meta::str("nonesuch")),
-        Defect::Architecture { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("general.architecture", Meta::str("clip")),
-        Defect::Projector
-    );
-    assert_defect!(
-        |w| _ = w.set("general.architecture", Meta::str("bert")),
-        Defect::NotGenerative { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("general.architecture", Meta::U32(1)),
-        Defect::WrongType { .. }
-    );
+    assert_defect!(|w| _ = w.set("general.architecture", Meta::str("nonesuch")), Defect::Architecture { .. });
+    assert_defect!(|w| _ = w.set("general.architecture", Meta::str("clip")), Defect::Projector);
+    assert_defect!(|w| _ = w.set("general.architecture", Meta::str("bert")), Defect::NotGenerative { .. });
+    assert_defect!(|w| _ = w.set("general.architecture", Meta::U32(1)), Defect::WrongType { .. });
     assert_defect!(|w| _ = w.set("general.name", Meta::U32(1)), Defect::WrongType { .. });
-    for key in [
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "attention.head_count",
-    ] {
+    for key in ["block_count", "context_length", "embedding_length", "attention.head_count"] {
         assert_defect!(|w| _ = w.remove(&format!("llama.{key}")), Defect::MissingKey { .. });
-        assert_defect!(
-            |w| _ = w.set(&format!("llama.{key}"), Meta::U32(0)),
-            Defect::OutOfRange { found: 0, .. }
-        );
-        assert_defect!(
-            |w| _ = w.set(&format!("llama.{key}"), Meta::U64(1)),
-            Defect::WrongType { .. }
-        );
+        assert_defect!(|w| _ = w.set(&format!("llama.{key}"), Meta::U32(0)), Defect::OutOfRange { found: 0, .. });
+        assert_defect!(|w| _ = w.set(&format!("llama.{key}"), Meta::U64(1)), Defect::WrongType { .. });
     }
-    assert_defect!(
-        |w| _ = w.set("llama.block_count", Meta::U32(513)),
-        Defect::OutOfRange { found: 513, .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.attention.head_count_kv", Meta::U32(0)),
-        Defect::OutOfRange { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.attention.head_count_kv", Meta::u32s(&[0, 0])),
-        Defect::OutOfRange { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.attention.head_count_kv", Meta::u32s(&[1])),
-        Defect::PerLayerLength { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.attention.head_count", Meta::f32s(&[1.0, 1.0])),
-        Defect::WrongType { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.nextn_predict_layers", Meta::U32(3)),
-        Defect::OutOfRange { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set("llama.rope.scaling.type", Meta::str("cubic")),
-        Defect::RopeScaling { .. }
-    );
+    assert_defect!(|w| _ = w.set("llama.block_count", Meta::U32(513)), Defect::OutOfRange { found: 513, .. });
+    assert_defect!(|w| _ = w.set("llama.attention.head_count_kv", Meta::U32(0)), Defect::OutOfRange { .. });
+    assert_defect!(|w| _ = w.set("llama.attention.head_count_kv", Meta::u32s(&[0, 0])), Defect::OutOfRange { .. });
+    assert_defect!(|w| _ = w.set("llama.attention.head_count_kv", Meta::u32s(&[1])), Defect::PerLayerLength { .. });
+    assert_defect!(|w| _ = w.set("llama.attention.head_count", Meta::f32s(&[1.0, 1.0])), Defect::WrongType { .. });
+    assert_defect!(|w| _ = w.set("llama.nextn_predict_layers", Meta::U32(3)), Defect::OutOfRange { .. });
+    assert_defect!(|w| _ = w.set("llama.rope.scaling.type", Meta::str("cubic")), Defect::RopeScaling { .. });
 
     for epsilon in [-1e-5, f32::NAN, f32::INFINITY] {
         let key = "llama.attention.layer_norm_rms_epsilon";
@@ -405,32 +246,16 @@ fn defects_of_hyperparameters() {
 
     let experts = |total: u32, used: Meta, groups: u32, groups_used: u32| {
         move |w: &mut GgufWriter| {
-            w.set("llama.expert_count", Meta::U32(total))
-                .set("llama.expert_used_count", used);
+            w.set("llama.expert_count", Meta::U32(total)).set("llama.expert_used_count", used);
             w.set("llama.expert_group_count", Meta::U32(groups));
             w.set("llama.expert_group_used_count", Meta::U32(groups_used));
         }
     };
-    assert_defect!(
-        experts(8, Meta::U32(9), 0, 0),
-        Defect::ExpertsUsed { used: 9, total: 8 }
-    );
-    assert_defect!(
-        experts(8, Meta::u32s(&[2, 9]), 0, 0),
-        Defect::ExpertsUsed { used: 9, total: 8 }
-    );
-    assert_defect!(
-        experts(8, Meta::U32(0), 0, 0),
-        Defect::ExpertsUsed { used: 0, total: 8 }
-    );
-    assert_defect!(
-        experts(0, Meta::U32(1), 0, 0),
-        Defect::ExpertsUsed { used: 1, total: 0 }
-    );
-    assert_defect!(
-        experts(1025, Meta::U32(1), 0, 0),
-        Defect::OutOfRange { found: 1025, .. }
-    );
+    assert_defect!(experts(8, Meta::U32(9), 0, 0), Defect::ExpertsUsed { used: 9, total: 8 });
+    assert_defect!(experts(8, Meta::u32s(&[2, 9]), 0, 0), Defect::ExpertsUsed { used: 9, total: 8 });
+    assert_defect!(experts(8, Meta::U32(0), 0, 0), Defect::ExpertsUsed { used: 0, total: 8 });
+    assert_defect!(experts(0, Meta::U32(1), 0, 0), Defect::ExpertsUsed { used: 1, total: 0 });
+    assert_defect!(experts(1025, Meta::U32(1), 0, 0), Defect::OutOfRange { found: 1025, .. });
     assert_defect!(experts(8, Meta::U32(2), 8, 1), Defect::ExpertGroups { .. });
     assert_defect!(experts(8, Meta::U32(2), 3, 1), Defect::ExpertGroups { .. });
     assert_defect!(experts(8, Meta::U32(2), 4, 0), Defect::ExpertGroups { .. });
@@ -447,88 +272,41 @@ fn defects_of_hyperparameters() {
 fn defects_of_tokenizers() {
     let key = |suffix: &str| format!("tokenizer.ggml.{suffix}");
     assert_defect!(|w| _ = w.remove(&key("model")), Defect::NoTokenizer { .. });
-    assert_defect!(
-        |w| _ = w.set(&key("model"), Meta::str("none")),
-        Defect::NoTokenizer { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set(&key("model"), Meta::str("no_vocab")),
-        Defect::NoTokenizer { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set(&key("model"), Meta::str("\x1b]52;x\x07")),
-        Defect::Tokenizer { .. }
-    );
+    assert_defect!(|w| _ = w.set(&key("model"), Meta::str("none")), Defect::NoTokenizer { .. });
+    assert_defect!(|w| _ = w.set(&key("model"), Meta::str("no_vocab")), Defect::NoTokenizer { .. });
+    assert_defect!(|w| _ = w.set(&key("model"), Meta::str("\x1b]52;x\x07")), Defect::Tokenizer { .. });
     assert_defect!(|w| _ = w.remove(&key("tokens")), Defect::MissingKey { .. });
-    assert_defect!(
-        |w| _ = w.set(&key("tokens"), Meta::i32s(&[1])),
-        Defect::WrongType { .. }
-    );
-    assert_defect!(
-        |w| _ = w.set(&key("tokens"), Meta::Array(8, Vec::new())),
-        Defect::VocabularySize { found: 0, .. }
-    );
+    assert_defect!(|w| _ = w.set(&key("tokens"), Meta::i32s(&[1])), Defect::WrongType { .. });
+    assert_defect!(|w| _ = w.set(&key("tokens"), Meta::Array(8, Vec::new())), Defect::VocabularySize { found: 0, .. });
     // 2^21 + 1 empty strings: 16 MiB of zero lengths.
     let n = (1_u64 << 21) + 1;
     let raw = [&8_u32.to_le_bytes()[..], &n.to_le_bytes(), &vec![0; n as usize * 8]].concat();
-    assert_defect!(
-        |w| _ = w.set(&key("tokens"), Meta::Raw(9, raw)),
-        Defect::VocabularySize { .. }
-    );
+    assert_defect!(|w| _ = w.set(&key("tokens"), Meta::Raw(9, raw)), Defect::VocabularySize { .. });
     assert_defect!(
         |w| _ = w.set(&key("tokens"), Meta::strs(&["a", "b", "a", "c"])),
         Defect::DuplicateToken { id: 2, .. }
     );
     // To llama.cpp a token ends at the first zero byte.
     let twins = Meta::strs(&["a", "b\0x", "b\0y", "c"]);
-    assert_defect!(
-        |w| _ = w.set(&key("tokens"), twins),
-        Defect::DuplicateToken { id: 2, .. }
-    );
+    assert_defect!(|w| _ = w.set(&key("tokens"), twins), Defect::DuplicateToken { id: 2, .. });
     let mut w = small();
     w.set(&key("tokens"), Meta::strs(&["", "\0", "", "c"]));
     check(w.finish()).expect("empty tokens get names of their own");
 
     for suffix in ["scores", "token_type"] {
         let short = Meta::i32s(&[1, 1, 1]);
-        assert_defect!(
-            |w| _ = w.set(&key(suffix), short),
-            Defect::PerTokenLength {
-                expected: 4,
-                found: 3,
-                ..
-            }
-        );
-        assert_defect!(
-            |w| _ = w.set(&key(suffix), Meta::strs(&["a"; 4])),
-            Defect::WrongType { .. }
-        );
+        assert_defect!(|w| _ = w.set(&key(suffix), short), Defect::PerTokenLength { expected: 4, found: 3, .. });
+        assert_defect!(|w| _ = w.set(&key(suffix), Meta::strs(&["a"; 4])), Defect::WrongType { .. });
     }
-    for suffix in [
-        "bos_token_id",
-        "eos_token_id",
-        "eot_token_id",
-        "eom_token_id",
-        "unknown_token_id",
-    ] {
-        assert_defect!(
-            |w| _ = w.set(&key(suffix), Meta::U32(4)),
-            Defect::SpecialToken {
-                n_vocab: 4,
-                found: 4,
-                ..
-            }
-        );
+    for suffix in ["bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id"] {
+        assert_defect!(|w| _ = w.set(&key(suffix), Meta::U32(4)), Defect::SpecialToken { n_vocab: 4, found: 4, .. });
         assert_defect!(|w| _ = w.set(&key(suffix), Meta::I32(1)), Defect::WrongType { .. });
     }
     let mut w = small();
     w.set(&key("padding_token_id"), Meta::U32(4));
     check(w.finish()).expect("llama.cpp ignores a padding id past the end, as some published files have");
 
-    assert_defect!(
-        |w| _ = w.set(&key("add_bos_token"), Meta::U8(1)),
-        Defect::WrongType { .. }
-    );
+    assert_defect!(|w| _ = w.set(&key("add_bos_token"), Meta::U8(1)), Defect::WrongType { .. });
     for (id, adds) in [("bos_token_id", "add_bos_token"), ("eos_token_id", "add_eos_token")] {
         let change = |w: &mut GgufWriter| _ = w.remove(&key(id)).set(&key(adds), Meta::Bool(true));
         assert_defect!(change, Defect::NoSpecialToken { .. });
@@ -541,10 +319,8 @@ fn defects_of_tokenizers() {
         check(w.finish()).expect("SentencePiece has default ids 1 and 2");
     }
     let single = |w: &mut GgufWriter| {
-        w.set(&key("model"), Meta::str("plamo2"))
-            .set(&key("tokens"), Meta::strs(&["a"]));
-        w.set(&key("scores"), Meta::f32s(&[0.0]))
-            .set(&key("token_type"), Meta::i32s(&[1]));
+        w.set(&key("model"), Meta::str("plamo2")).set(&key("tokens"), Meta::strs(&["a"]));
+        w.set(&key("scores"), Meta::f32s(&[0.0])).set(&key("token_type"), Meta::i32s(&[1]));
         w.remove(&key("bos_token_id")).remove(&key("eos_token_id"));
     };
     assert_defect!(single, Defect::NoSpecialToken { which: "bos" });
@@ -556,17 +332,12 @@ fn sentencepiece_needs_all_bytes() {
     for (text, is_sound) in [("<0x0A>", true), ("\n", true), ("<0x0a>", false), ("newline", false)] {
         let mut w = tiny_writer(&TinyOptions::default());
         let tokens = w.meta.iter_mut().find(|(key, _)| key == b"tokenizer.ggml.tokens");
-        let Some((_, Meta::Array(_, tokens))) = tokens else {
-            panic!("no tokens")
-        };
+        let Some((_, Meta::Array(_, tokens))) = tokens else { panic!("no tokens") };
         tokens[3 + 0x0a] = Meta::str(text);
         match check(w.finish()) {
             Ok(_) => assert!(is_sound, "{text:?}"),
             Err(error) => {
-                assert!(
-                    !is_sound && matches!(error.defect(), Some(Defect::MissingByte { byte: 0x0a })),
-                    "{error}"
-                );
+                assert!(!is_sound && matches!(error.defect(), Some(Defect::MissingByte { byte: 0x0a })), "{error}");
             }
         }
     }
@@ -576,10 +347,7 @@ fn sentencepiece_needs_all_bytes() {
 fn defects_of_templates() {
     let key = "tokenizer.chat_template";
     assert_defect!(|w| _ = w.set(key, Meta::strs(&["x"])), Defect::WrongType { .. });
-    assert_defect!(
-        |w| _ = w.set(key, Meta::Str(vec![b'x'; (1 << 20) + 1])),
-        Defect::TemplateTooLong { .. }
-    );
+    assert_defect!(|w| _ = w.set(key, Meta::Str(vec![b'x'; (1 << 20) + 1])), Defect::TemplateTooLong { .. });
     assert_defect!(|w| _ = w.set(key, Meta::Str(vec![0xff])), Defect::TemplateEncoding);
     let mut w = small();
     w.set(key, Meta::Str(vec![b'x'; 1 << 20]));
@@ -593,11 +361,7 @@ fn zero_heads_are_sound_where_there_is_no_attention() {
     w.set("llama.attention.head_count_kv", Meta::i32s(&[0, 2]));
     let gguf = check(w.finish()).expect("hybrid");
     assert_eq!(gguf.head_count_kv(), Some(2));
-    check(tiny(&TinyOptions {
-        arch: Arch::Mamba,
-        ..TinyOptions::default()
-    }))
-    .expect("recurrent");
+    check(tiny(&TinyOptions { arch: Arch::Mamba, ..TinyOptions::default() })).expect("recurrent");
 }
 
 struct Shards {
@@ -612,14 +376,10 @@ impl Shards {
         let mut parts = vec![first, GgufWriter::default(), GgufWriter::default()];
         for (index, part) in parts.iter_mut().enumerate() {
             part.tensors.push(tensors[index].clone());
-            part.meta("split.no", Meta::U16(index as u16))
-                .meta("split.count", Meta::U16(3));
+            part.meta("split.no", Meta::U16(index as u16)).meta("split.count", Meta::U16(3));
             part.meta("split.tensors.count", Meta::I32(3));
         }
-        Self {
-            dir: tempfile::tempdir().expect("temporary directory"),
-            parts,
-        }
+        Self { dir: tempfile::tempdir().expect("temporary directory"), parts }
     }
 
     fn path(&self, index: usize) -> PathBuf {
@@ -635,11 +395,7 @@ impl Shards {
 
     #[track_caller]
     fn defect(&self, open: usize) -> Defect {
-        self.check(open)
-            .expect_err("a defect")
-            .defect()
-            .expect("a defect")
-            .clone()
+        self.check(open).expect_err("a defect").defect().expect("a defect").clone()
     }
 }
 
@@ -654,16 +410,10 @@ fn shards() {
     let gguf = Gguf::open(&sound.path(0)).expect("first");
     std::fs::remove_file(sound.path(2)).expect("remove");
     let error = gguf.check().expect_err("the third is missing");
-    assert!(
-        matches!(error.defect(), Some(Defect::MissingShard { index: 3, count: 3, .. })),
-        "{error}"
-    );
+    assert!(matches!(error.defect(), Some(Defect::MissingShard { index: 3, count: 3, .. })), "{error}");
     let renamed = sound.dir.path().join("renamed.gguf");
     std::fs::copy(sound.path(0), &renamed).expect("copy");
-    let error = Gguf::open(&renamed)
-        .expect("renamed")
-        .check()
-        .expect_err("not its name");
+    let error = Gguf::open(&renamed).expect("renamed").check().expect_err("not its name");
     assert!(matches!(error.defect(), Some(Defect::ShardName { .. })), "{error}");
 
     let changed = |index: usize, key: &str, value: Option<Meta>| {
@@ -674,28 +424,13 @@ fn shards() {
         };
         shards.defect(0)
     };
-    assert!(matches!(
-        changed(1, "split.no", Some(Meta::U16(2))),
-        Defect::ShardNumber { .. }
-    ));
+    assert!(matches!(changed(1, "split.no", Some(Meta::U16(2))), Defect::ShardNumber { .. }));
     assert!(matches!(changed(1, "split.no", None), Defect::ShardNumber { .. }));
-    assert!(matches!(
-        changed(1, "split.no", Some(Meta::U32(1))),
-        Defect::WrongType { .. }
-    ));
-    assert!(matches!(
-        changed(2, "split.count", Some(Meta::U16(4))),
-        Defect::ShardNumber { .. }
-    ));
+    assert!(matches!(changed(1, "split.no", Some(Meta::U32(1))), Defect::WrongType { .. }));
+    assert!(matches!(changed(2, "split.count", Some(Meta::U16(4))), Defect::ShardNumber { .. }));
     assert!(matches!(changed(0, "split.no", None), Defect::MissingKey { .. }));
-    assert!(matches!(
-        changed(0, "split.tensors.count", None),
-        Defect::MissingKey { .. }
-    ));
-    assert!(matches!(
-        changed(0, "split.tensors.count", Some(Meta::I32(4))),
-        Defect::ShardTensors { .. }
-    ));
+    assert!(matches!(changed(0, "split.tensors.count", None), Defect::MissingKey { .. }));
+    assert!(matches!(changed(0, "split.tensors.count", Some(Meta::I32(4))), Defect::ShardTensors { .. }));
     let mut shards = Shards::new();
     shards.parts[2].tensors[0].name = b"token_embd.weight".to_vec();
     assert!(matches!(shards.defect(0), Defect::DuplicateTensor { .. }));
@@ -710,22 +445,13 @@ fn things_that_are_not_files() {
     let error = Gguf::open(dir.path()).expect_err("a directory");
     assert!(matches!(error, GgufError::NotAFile { .. }), "{error}");
     let error = Gguf::open(&dir.path().join("none.gguf")).expect_err("missing");
-    assert!(
-        matches!(error, GgufError::Io { .. }) && error.hint().is_some(),
-        "{error}"
-    );
+    assert!(matches!(error, GgufError::Io { .. }) && error.hint().is_some(), "{error}");
     if cfg!(unix) {
-        assert!(matches!(
-            Gguf::open(Path::new("/dev/zero")),
-            Err(GgufError::NotAFile { .. })
-        ));
+        assert!(matches!(Gguf::open(Path::new("/dev/zero")), Err(GgufError::NotAFile { .. })));
     }
     let empty = dir.path().join("empty.gguf");
     std::fs::write(&empty, b"").expect("write");
-    assert!(matches!(
-        Gguf::open(&empty).expect_err("empty").defect(),
-        Some(Defect::TooSmall { has: 0 })
-    ));
+    assert!(matches!(Gguf::open(&empty).expect_err("empty").defect(), Some(Defect::TooSmall { has: 0 })));
 }
 
 #[test]
@@ -735,10 +461,7 @@ fn every_truncation_is_an_error() {
         let error = check(bytes[..n].to_vec()).expect_err("truncated");
         let defect = error.defect().expect("a defect");
         assert!(
-            matches!(
-                defect,
-                Defect::TooSmall { .. } | Defect::CutShort { .. } | Defect::Incomplete { .. }
-            ),
+            matches!(defect, Defect::TooSmall { .. } | Defect::CutShort { .. } | Defect::Incomplete { .. }),
             "{n} of {} bytes: {error}",
             bytes.len()
         );
@@ -749,10 +472,7 @@ fn every_truncation_is_an_error() {
 fn no_damaged_byte_panics() {
     let bytes = small().finish();
     for at in 0..bytes.len() {
-        for value in (0..8)
-            .map(|bit| bytes[at] ^ (1 << bit))
-            .chain([0, 0x7f, 0x80, 0xff, !bytes[at]])
-        {
+        for value in (0..8).map(|bit| bytes[at] ^ (1 << bit)).chain([0, 0x7f, 0x80, 0xff, !bytes[at]]) {
             let mut damaged = bytes.clone();
             damaged[at] = value;
             if let Err(error) = check(damaged) {

@@ -2,6 +2,8 @@
 //!
 //! On an exact target, speculative output equals plain output for every drafter, sampler, seed, vocabulary and limit.
 
+mod support;
+
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use chaski::target::{Scripted, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use proptest::prelude::*;
+use support::loop_parts::{Dice, flat_curve};
 
 /// One tick a look.
 #[derive(Default)]
@@ -26,19 +29,6 @@ impl Clock for Ticks {
     fn now(&self) -> Duration {
         self.0.set(self.0.get() + 1);
         Duration::from_micros(self.0.get())
-    }
-}
-
-/// A generator small enough to read (xorshift64*, Vigna 2016).
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n_sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % n_sides
     }
 }
 
@@ -79,11 +69,8 @@ impl Drafter for Wild {
         for _ in 0..self.0.roll(2 * limits.max_nodes) {
             let parent = draft.tree.nodes().nth(self.0.roll(draft.tree.len())).unwrap();
             let path = draft.tree.path(parent);
-            let text: Vec<Token> = context
-                .iter()
-                .copied()
-                .chain(path[1..].iter().map(|&node| draft.tree.token(node)))
-                .collect();
+            let text: Vec<Token> =
+                context.iter().copied().chain(path[1..].iter().map(|&node| draft.tree.token(node))).collect();
             let logits = self.1.logits_after(&text);
             let token = match self.0.roll(2) {
                 0 => Greedy.sample(&logits).unwrap(),
@@ -121,45 +108,25 @@ struct Case {
 fn cases() -> impl Strategy<Value = Case> {
     let limits = prop_oneof![
         4 => Just(TreeLimits::TREE),
-        1 => (1usize..20, 1usize..8).prop_map(|(max_nodes, max_leaves)| TreeLimits { max_nodes, max_leaves }),
-        1 => (2usize..20).prop_map(|max_nodes| TreeLimits { max_nodes, max_leaves: 1 }),
+        1 => (1usize..20, 1usize..8).prop_map(|(max_nodes, max_leaves)| TreeLimits { max_nodes, max_leaves, max_depth: 64 }),
+        1 => (2usize..20).prop_map(|max_nodes| TreeLimits { max_nodes, max_leaves: 1, max_depth: 64 }),
     ];
     let prompt = prop::collection::vec(0i32..2, 1..30);
-    let sampling = (
-        prop_oneof![Just(0.0f32), 0.05f32..2.0],
-        prop_oneof![Just(0.0f32), 0.0f32..1.0],
-    );
+    let sampling = (prop_oneof![Just(0.0f32), 0.05f32..2.0], prop_oneof![Just(0.0f32), 0.0f32..1.0]);
     let length = (1usize..120, 30usize..120).prop_map(|(max_tokens, n_ctx)| Length { max_tokens, n_ctx });
-    (
-        2usize..40,
-        1usize..4,
-        any::<u64>(),
-        sampling,
-        limits,
-        prompt,
-        length,
-        prop::option::of(0i32..40),
+    (2usize..40, 1usize..4, any::<u64>(), sampling, limits, prompt, length, prop::option::of(0i32..40)).prop_map(
+        |(n_vocab, order, seed, (temperature, penalty), limits, prompt, length, stop)| Case {
+            n_vocab,
+            order,
+            seed: seed | 1,
+            temperature,
+            penalty,
+            limits,
+            prompt: prompt.into_iter().map(Token).collect(),
+            length,
+            stop_token: stop.map(Token),
+        },
     )
-        .prop_map(
-            |(n_vocab, order, seed, (temperature, penalty), limits, prompt, length, stop)| Case {
-                n_vocab,
-                order,
-                seed: seed | 1,
-                temperature,
-                penalty,
-                limits,
-                prompt: prompt.into_iter().map(Token).collect(),
-                length,
-                stop_token: stop.map(Token),
-            },
-        )
-}
-
-/// A curve on which drafting pays often.
-fn flat_curve() -> CostCurve {
-    let mut curve = CostCurve::default();
-    (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));
-    curve
 }
 
 fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> Generated {
@@ -170,29 +137,15 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
         penalty: case.penalty,
         emitted: case.prompt.clone(),
     };
-    let sampler: &mut dyn Sampler = if case.temperature == 0.0 {
-        &mut Greedy
-    } else {
-        &mut seeded
-    };
+    let sampler: &mut dyn Sampler = if case.temperature == 0.0 { &mut Greedy } else { &mut seeded };
     let clock = Ticks::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(&mut target, &clock, &case.prompt, &mut go_on).unwrap();
-    let mut generation = Generation {
-        target: &mut target,
-        drafter,
-        schedule: &mut schedule,
-        sampler,
-        clock: &clock,
-    };
+    let mut generation = Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock };
     let mut streamed = Vec::new();
     let mut emit = |token| {
         streamed.push(token);
-        if Some(token) == case.stop_token {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if Some(token) == case.stop_token { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let generated = generation.run(&case.prompt, prefilled, case.length, &mut emit).unwrap();
     assert_eq!(streamed, generated.tokens, "what is streamed is what is returned");
@@ -244,10 +197,7 @@ fn drafts_are_made_and_accepted() {
         penalty: 0.0,
         limits: TreeLimits::TREE,
         prompt: vec![Token(1), Token(2)],
-        length: Length {
-            max_tokens: 200,
-            n_ctx: 1000,
-        },
+        length: Length { max_tokens: 200, n_ctx: 1000 },
         stop_token: None,
     };
     let auto = generate(&case, &mut Auto::default(), Schedule::cost_aware(flat_curve())).stats;
@@ -255,9 +205,5 @@ fn drafts_are_made_and_accepted() {
     let aded = generate(&case, &mut Aded::default(), Schedule::everything(CostCurve::default())).stats;
     assert!(aded.tokens_per_step() > 2.0, "{aded:?}");
     let again = generate(&case, &mut Auto::default(), Schedule::cost_aware(flat_curve())).stats;
-    assert_eq!(
-        (auto.n_steps, auto.n_drafted),
-        (again.n_steps, again.n_drafted),
-        "the same calls draft the same"
-    );
+    assert_eq!((auto.n_steps, auto.n_drafted), (again.n_steps, again.n_drafted), "the same calls draft the same");
 }

@@ -8,13 +8,14 @@
 
 #![cfg(feature = "llama")]
 
+mod support;
+
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
 
 use chaski::accept::Sampler;
 use chaski::chat::template::Segment;
-use chaski::cost::{Clock, CostCurve};
+use chaski::cost::CostCurve;
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
 use chaski::draft::{Drafter, NoDraft};
@@ -25,6 +26,7 @@ use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::schedule::Schedule;
 use chaski::target::TargetError;
 use chaski::token::Token;
+use support::loop_parts::{WallClock, flat_curve};
 
 /// Greatest difference of two logits rows of the same text, decoded one row at a time and in a batch. llama.cpp's own:
 /// 149 rows of a plain text gave 0.6 on average and 1.36 at most, the same for every width from 2 to 64 (the one-row
@@ -46,14 +48,6 @@ const PROMPTS: [&str; 8] = [
     "Give name and age as JSON for each: Ana is 31. Ben is 27. Carla is 45. David is 19.",
     "Translate to Spanish: The library is closed on Mondays, but the reading room stays open.",
 ];
-
-struct WallClock(Instant);
-
-impl Clock for WallClock {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
 
 /// Keeps each logits row that a token was chosen from.
 struct Recording {
@@ -82,67 +76,32 @@ fn answer(
     drafter: &mut dyn Drafter,
     mut schedule: Schedule,
 ) -> Answer {
-    let clock = WallClock(Instant::now());
+    let clock = WallClock::default();
     let prefilled = Generation::prefill(target, &clock, prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
-    let mut recording = Recording {
-        inner: sampler(sampling, model, prompt),
-        rows: Vec::new(),
-    };
-    let mut generation = Generation {
-        target,
-        drafter,
-        schedule: &mut schedule,
-        sampler: &mut recording,
-        clock: &clock,
-    };
-    let length = Length {
-        max_tokens: N_TOKENS,
-        n_ctx: 1024,
-    };
+    let mut recording = Recording { inner: sampler(sampling, model, prompt), rows: Vec::new() };
+    let mut generation =
+        Generation { target, drafter, schedule: &mut schedule, sampler: &mut recording, clock: &clock };
+    let length = Length { max_tokens: N_TOKENS, n_ctx: 1024 };
     let mut emit = |token| {
-        if model.is_end(token) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if model.is_end(token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let generated = generation.run(prompt, prefilled, length, &mut emit).unwrap();
-    Answer {
-        tokens: generated.tokens,
-        rows: recording.rows,
-        n_accepted: generated.stats.n_accepted,
-    }
-}
-
-/// A curve on which drafting pays, whatever this machine is like.
-fn flat_curve() -> CostCurve {
-    let mut curve = CostCurve::default();
-    (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));
-    curve
+    Answer { tokens: generated.tokens, rows: recording.rows, n_accepted: generated.stats.n_accepted }
 }
 
 fn prompt(model: &Model, text: &str) -> Vec<Token> {
     let text = format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
-    model.tokenize(&[Segment {
-        text,
-        parse_special: true,
-    }])
+    model.tokenize(&[Segment { text, parse_special: true }])
 }
 
 #[test]
 fn drafted_text_differs_at_near_ties_only() {
     let Some(path) = std::env::var_os("CHASKI_TEST_MODEL") else {
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: CHASKI_TEST_MODEL is not set (scripts/test.sh sets it)"
-        );
+        let _ = writeln!(std::io::stderr(), "skipped: CHASKI_TEST_MODEL is not set (scripts/test.sh sets it)");
         return;
     };
     chaski::llama::logs::capture(false);
-    let config = ModelConfig {
-        path: path.into(),
-        n_gpu_layers: Some(0),
-    };
+    let config = ModelConfig { path: path.into(), n_gpu_layers: Some(0) };
     let model = Model::load(&config, |_| true).unwrap();
     let config = SessionConfig {
         n_ctx: 1024,
@@ -156,37 +115,17 @@ fn drafted_text_differs_at_near_ties_only() {
     for text in PROMPTS {
         let prompt = prompt(&model, text);
         for (temperature, seed) in [(0.0, 0), (0.8, 7)] {
-            let sampling = Sampling {
-                temperature,
-                top_k: 40,
-                top_p: 0.95,
-                min_p: 0.05,
-                repeat_penalty: 1.0,
-                seed,
-            };
+            let sampling = Sampling { temperature, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed };
             let plain = Schedule::everything(CostCurve::default());
             let plain = answer(&model, &mut target, &prompt, &sampling, &mut NoDraft, plain);
             for (name, mut drafter, schedule) in [
-                (
-                    "auto",
-                    Box::new(Auto::default()) as Box<dyn Drafter>,
-                    Schedule::cost_aware(flat_curve()),
-                ),
-                (
-                    "aded",
-                    Box::new(Aded::default()),
-                    Schedule::everything(CostCurve::default()),
-                ),
+                ("auto", Box::new(Auto::default()) as Box<dyn Drafter>, Schedule::cost_aware(flat_curve())),
+                ("aded", Box::new(Aded::default()), Schedule::everything(CostCurve::default())),
             ] {
                 let drafted = answer(&model, &mut target, &prompt, &sampling, drafter.as_mut(), schedule);
                 n_accepted += drafted.n_accepted;
                 n_answers += 1;
-                let n_common = plain
-                    .tokens
-                    .iter()
-                    .zip(&drafted.tokens)
-                    .take_while(|(a, b)| a == b)
-                    .count();
+                let n_common = plain.tokens.iter().zip(&drafted.tokens).take_while(|(a, b)| a == b).count();
                 if plain.tokens == drafted.tokens {
                     n_equal += 1;
                     continue;
@@ -205,13 +144,7 @@ fn drafted_text_differs_at_near_ties_only() {
             }
         }
     }
-    let _ = writeln!(
-        std::io::stderr(),
-        "{n_equal} of {n_answers} answers equal, {n_accepted} drafted tokens accepted"
-    );
+    let _ = writeln!(std::io::stderr(), "{n_equal} of {n_answers} answers equal, {n_accepted} drafted tokens accepted");
     assert!(n_accepted > 100, "only {n_accepted} drafted tokens were ever accepted");
-    assert!(
-        n_equal * 2 > n_answers,
-        "only {n_equal} of {n_answers} answers are equal"
-    );
+    assert!(n_equal * 2 > n_answers, "only {n_equal} of {n_answers} answers are equal");
 }

@@ -10,10 +10,9 @@ mod support;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::sync::{LazyLock, Mutex};
-use std::time::{Duration, Instant};
 
 use chaski::accept::{Greedy, Sampler, argmax};
-use chaski::cost::{Clock, CostCurve};
+use chaski::cost::CostCurve;
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
 use chaski::draft::{Drafter, NoDraft};
@@ -25,29 +24,18 @@ use chaski::schedule::Schedule;
 use chaski::target::{Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
+use support::loop_parts::{Dice, WallClock, flat_curve};
 use support::tiny;
 
 /// llama.cpp is initialized once in a process, so the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-struct WallClock(Instant);
-
-impl Clock for WallClock {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
+trait Draws {
+    fn token(&mut self) -> Token;
+    fn tree(&mut self, root: Token, max_nodes: usize) -> TokenTree;
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n_sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % n_sides
-    }
-
+impl Draws for Dice {
     fn token(&mut self) -> Token {
         // Past the control and byte tokens.
         Token(i32::try_from(260 + self.roll(100)).unwrap())
@@ -69,10 +57,7 @@ fn with_model(bytes: &[u8], test: impl FnOnce(&Model)) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     chaski::llama::logs::capture(false);
-    let config = ModelConfig {
-        path: file.path().to_owned(),
-        n_gpu_layers: Some(0),
-    };
+    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0) };
     let model = Model::load(&config, |_| true).unwrap();
     test(&model);
 }
@@ -119,10 +104,7 @@ static LLAMA: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::tiny_llama(3));
 #[test]
 fn tree_logits_are_those_of_each_path_alone() {
     // Gemma's logits are larger, and so is their rounding.
-    for (name, bytes, bound) in [
-        ("llama", tiny::tiny_llama(3), 1e-4),
-        ("gemma3", tiny::tiny_gemma3(3), 3e-4),
-    ] {
+    for (name, bytes, bound) in [("llama", tiny::tiny_llama(3), 1e-4), ("gemma3", tiny::tiny_gemma3(3), 3e-4)] {
         with_model(&bytes, |model| {
             let mut dice = Dice(1);
             let mut drafted = session(model, 512);
@@ -184,12 +166,6 @@ fn hundreds_of_random_steps_leave_no_trace() {
     });
 }
 
-fn flat_curve() -> CostCurve {
-    let mut curve = CostCurve::default();
-    (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));
-    curve
-}
-
 fn generate(
     target: &mut Session<'_>,
     drafter: &mut dyn Drafter,
@@ -197,33 +173,20 @@ fn generate(
     sampler: &mut dyn Sampler,
     n: usize,
 ) -> (Vec<Token>, chaski::stats::Stats) {
-    let clock = WallClock(Instant::now());
+    let clock = WallClock::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(target, &clock, &prompt(), &mut go_on).unwrap();
-    let mut generation = Generation {
-        target,
-        drafter,
-        schedule: &mut schedule,
-        sampler,
-        clock: &clock,
-    };
-    let length = Length {
-        max_tokens: n,
-        n_ctx: 2048,
-    };
-    let generated = generation
-        .run(&prompt(), prefilled, length, &mut |_| ControlFlow::Continue(()))
-        .unwrap();
+    let mut generation = Generation { target, drafter, schedule: &mut schedule, sampler, clock: &clock };
+    let length = Length { max_tokens: n, n_ctx: 2048 };
+    let generated = generation.run(&prompt(), prefilled, length, &mut |_| ControlFlow::Continue(())).unwrap();
     (generated.tokens, generated.stats)
 }
 
 #[test]
 fn drafted_text_is_plain_text() {
-    for (name, bytes) in [
-        ("llama 3", tiny::tiny_llama(3)),
-        ("llama 4", tiny::tiny_llama(4)),
-        ("gemma3", tiny::tiny_gemma3(5)),
-    ] {
+    for (name, bytes) in
+        [("llama 3", tiny::tiny_llama(3)), ("llama 4", tiny::tiny_llama(4)), ("gemma3", tiny::tiny_gemma3(5))]
+    {
         with_model(&bytes, |model| {
             let mut target = session(model, 2048);
             let mut n_accepted = 0;
@@ -243,26 +206,15 @@ fn drafted_text_is_plain_text() {
                 let (plain, stats) = text(&mut NoDraft, Schedule::everything(CostCurve::default()));
                 assert_eq!((stats.n_steps, stats.n_drafted), (300, 0));
                 for (kind, mut drafter, schedule) in [
-                    (
-                        "auto",
-                        Box::new(Auto::default()) as Box<dyn Drafter>,
-                        Schedule::cost_aware(flat_curve()),
-                    ),
-                    (
-                        "aded",
-                        Box::new(Aded::default()),
-                        Schedule::everything(CostCurve::default()),
-                    ),
+                    ("auto", Box::new(Auto::default()) as Box<dyn Drafter>, Schedule::cost_aware(flat_curve())),
+                    ("aded", Box::new(Aded::default()), Schedule::everything(CostCurve::default())),
                 ] {
                     let (drafted, stats) = text(drafter.as_mut(), schedule);
                     assert_eq!(drafted, plain, "{name}, {kind}, temperature {temperature}");
                     n_accepted += stats.n_accepted;
                 }
             }
-            assert!(
-                n_accepted > 50,
-                "{name}: only {n_accepted} drafted tokens were ever accepted"
-            );
+            assert!(n_accepted > 50, "{name}: only {n_accepted} drafted tokens were ever accepted");
         });
     }
 }
@@ -275,22 +227,20 @@ fn mistakes_are_errors_and_leave_the_timeline_alone() {
         sync(&mut target, &text);
         let before = plain_logits(&mut session(model, 256), &[&text[..], &[Token(300)]].concat());
 
-        assert_eq!(
-            target.keep(&[NodeId::ROOT]),
-            Err(TargetError::NotAPath),
-            "nothing was verified"
-        );
+        assert_eq!(target.keep(&[NodeId::ROOT]), Err(TargetError::NotAPath), "nothing was verified");
         let tree = TokenTree::chain(Token(300), &[Token(1000)]).unwrap();
-        let unknown = TargetError::UnknownToken {
-            token: Token(1000),
-            n_vocab: tiny::N_VOCAB,
-        };
+        let unknown = TargetError::UnknownToken { token: Token(1000), n_vocab: tiny::N_VOCAB };
         assert_eq!(target.verify(&tree), Err(unknown));
 
         let tree = TokenTree::chain(Token(300), &[Token(301)]).unwrap();
         target.verify(&tree).unwrap();
         let child = tree.leaves()[0];
         assert_eq!(target.keep(&[child]), Err(TargetError::NotAPath));
+        assert_eq!(target.keep(&[NodeId::ROOT]), Err(TargetError::NotAPath), "the refused verify is gone");
+
+        // A verify that nobody kept is as if it had not been.
+        target.verify(&tree).unwrap();
+        target.verify(&tree).unwrap();
 
         sync(&mut target, &text);
         target.verify(&TokenTree::new(Token(300))).unwrap();
@@ -301,22 +251,10 @@ fn mistakes_are_errors_and_leave_the_timeline_alone() {
         sync(&mut target, &long);
         assert_eq!(target.limits().max_nodes, 3);
         let tree = TokenTree::chain(Token(300), &[Token(301); 3]).unwrap();
-        assert_eq!(
-            target.verify(&tree),
-            Err(TargetError::ContextFull {
-                needed: 257,
-                n_ctx: 256
-            })
-        );
+        assert_eq!(target.verify(&tree), Err(TargetError::ContextFull { needed: 257, n_ctx: 256 }));
         let too_long = vec![Token(300); 257];
         let refused = target.sync(&too_long, &mut |_, _| ControlFlow::Continue(()));
-        assert_eq!(
-            refused,
-            Err(TargetError::ContextFull {
-                needed: 257,
-                n_ctx: 256
-            })
-        );
+        assert_eq!(refused, Err(TargetError::ContextFull { needed: 257, n_ctx: 256 }));
     });
 }
 
@@ -329,11 +267,7 @@ fn an_interrupted_prefill_is_taken_up_again() {
         let interrupted = target.sync(&text, &mut |done, total| {
             assert_eq!(total, 1000);
             n_chunks += 1;
-            if done >= 512 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if done >= 512 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert_eq!((interrupted, target.n_past()), (Err(TargetError::Interrupted), 512));
         let mut first = None;
@@ -343,11 +277,7 @@ fn an_interrupted_prefill_is_taken_up_again() {
                 ControlFlow::Continue(())
             })
             .unwrap();
-        assert_eq!(
-            (first, target.n_past()),
-            (Some(512), 1000),
-            "the longest common prefix is reused"
-        );
+        assert_eq!((first, target.n_past()), (Some(512), 1000), "the longest common prefix is reused");
     });
 }
 
@@ -359,22 +289,10 @@ fn recurrent_models_are_decoded_plainly() {
         assert_eq!(target.limits(), TreeLimits::PLAIN);
         let refused = target.verify(&TokenTree::chain(Token(300), &[Token(301)]).unwrap());
         assert!(matches!(refused, Err(TargetError::TooWide { .. })));
-        let once = generate(
-            &mut target,
-            &mut Auto::default(),
-            Schedule::cost_aware(flat_curve()),
-            &mut Greedy,
-            60,
-        );
+        let once = generate(&mut target, &mut Auto::default(), Schedule::cost_aware(flat_curve()), &mut Greedy, 60);
         assert_eq!(once.1.n_drafted, 0);
         // A state cannot be rolled back, so another text starts from nothing.
-        let again = generate(
-            &mut target,
-            &mut NoDraft,
-            Schedule::everything(CostCurve::default()),
-            &mut Greedy,
-            60,
-        );
+        let again = generate(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()), &mut Greedy, 60);
         assert_eq!(once.0, again.0);
         let mut fresh = session(model, 2048);
         let text = [&prompt()[..], &once.0[..10]].concat();
@@ -388,23 +306,13 @@ fn recurrent_models_are_decoded_plainly() {
 
 #[test]
 fn a_model_that_answers_nan_is_reported() {
-    let bytes = tiny::tiny(&tiny::TinyOptions {
-        nan_weights: true,
-        ..tiny::TinyOptions::default()
-    });
+    let bytes = tiny::tiny(&tiny::TinyOptions { nan_weights: true, ..tiny::TinyOptions::default() });
     with_model(&bytes, |model| {
         let mut target = session(model, 256);
         sync(&mut target, &prompt());
         target.verify(&TokenTree::new(Token(300))).unwrap();
         for temperature in [0.0, 0.8] {
-            let sampling = Sampling {
-                temperature,
-                top_k: 40,
-                top_p: 0.95,
-                min_p: 0.05,
-                repeat_penalty: 1.0,
-                seed: 1,
-            };
+            let sampling = Sampling { temperature, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 1 };
             let sampled = sampler(&sampling, model, &[]).sample(target.logits(NodeId::ROOT));
             assert_eq!(sampled, Err(TargetError::NotFinite));
         }

@@ -42,10 +42,7 @@ pub struct Message {
 impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -162,16 +159,9 @@ impl ChatTemplate {
         python::install(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         let parsed = environment.add_template_owned(NAME, python::normalized_source(source));
-        parsed.map_err(|error| TemplateError::Parse {
-            line: error.line().unwrap_or(0),
-            message: message_of(&error),
-        })?;
-        let mut template = Self {
-            environment,
-            specials,
-            wants_parts: false,
-            drops_system: false,
-        };
+        parsed
+            .map_err(|error| TemplateError::Parse { line: error.line().unwrap_or(0), message: message_of(&error) })?;
+        let mut template = Self { environment, specials, wants_parts: false, drops_system: false };
         template.probe();
         Ok(template)
     }
@@ -188,22 +178,15 @@ impl ChatTemplate {
     ) -> Result<Rendered, TemplateError> {
         check_roles(messages)?;
         let has_system = messages.iter().any(|message| message.role == "system");
-        let plain = |segments| Rendered {
-            segments,
-            merged_system: false,
-        };
-        let merged = |segments| Rendered {
-            segments,
-            merged_system: true,
-        };
+        let plain = |segments| Rendered { segments, merged_system: false };
+        let merged = |segments| Rendered { segments, merged_system: true };
         if has_system && self.drops_system {
             return self.render_guarded(&merge_system(messages), options, guard).map(merged);
         }
         match self.render_guarded(messages, options, guard) {
-            Err(refusal @ TemplateError::Refused { .. }) if has_system => self
-                .render_guarded(&merge_system(messages), options, guard)
-                .map(merged)
-                .map_err(|_| refusal),
+            Err(refusal @ TemplateError::Refused { .. }) if has_system => {
+                self.render_guarded(&merge_system(messages), options, guard).map(merged).map_err(|_| refusal)
+            }
             rendered => rendered.map(plain),
         }
     }
@@ -220,10 +203,7 @@ impl ChatTemplate {
         guard: &SpecialGuard,
     ) -> Result<Vec<Segment>, TemplateError> {
         let marked = |style: MarkStyle| -> Vec<Message> {
-            messages
-                .iter()
-                .map(|m| Message::new(m.role.clone(), guard.mark(&m.content, style)))
-                .collect()
+            messages.iter().map(|m| Message::new(m.role.clone(), guard.mark(&m.content, style))).collect()
         };
         let unmarked = marked(MarkStyle::None);
         let text = without_marks(&self.expand(&unmarked, options)?);
@@ -238,8 +218,7 @@ impl ChatTemplate {
             }
         }
         // No style is invisible to this template. Safety first: its text may differ a little, but nothing is parsed.
-        self.expand(&marked(MarkStyle::Around), options)
-            .map(|text| guard.segments(&text))
+        self.expand(&marked(MarkStyle::Around), options).map(|text| guard.segments(&text))
     }
 
     /// One run of the template.
@@ -248,10 +227,8 @@ impl ChatTemplate {
             true => Value::from(vec![context! { type => "text", text => text }]),
             false => Value::from(text),
         };
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| context! { role => m.role, content => content(&m.content) })
-            .collect();
+        let messages: Vec<Value> =
+            messages.iter().map(|m| context! { role => m.role, content => content(&m.content) }).collect();
         let now = options.now;
         let defaults = context! {
             bos_token => self.specials.bos,
@@ -273,14 +250,8 @@ impl ChatTemplate {
     /// taken to be an ordinary one: a real conversation will show.
     fn probe(&mut self) {
         let shows = |template: &Self, messages: &[Message], needle: &str| {
-            let options = RenderOptions {
-                add_generation_prompt: true,
-                ..RenderOptions::default()
-            };
-            template
-                .expand(messages, &options)
-                .ok()
-                .map(|text| text.contains(needle))
+            let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+            template.expand(messages, &options).ok().map(|text| text.contains(needle))
         };
         let user = Message::new("user", "userneedle");
         if shows(self, std::slice::from_ref(&user), &user.content) != Some(true) {
@@ -318,16 +289,10 @@ pub fn merge_system(messages: &[Message]) -> Vec<Message> {
 
 fn check_roles(messages: &[Message]) -> Result<(), TemplateError> {
     let is_plain = |role: &str| {
-        !role.is_empty()
-            && role
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+        !role.is_empty() && role.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
     };
     match messages.iter().position(|message| !is_plain(&message.role)) {
-        Some(index) => Err(TemplateError::Role {
-            number: index + 1,
-            role: messages[index].role.clone(),
-        }),
+        Some(index) => Err(TemplateError::Role { number: index + 1, role: messages[index].role.clone() }),
         None => Ok(()),
     }
 }
@@ -352,15 +317,9 @@ fn render_error(error: &Error) -> TemplateError {
     let line = error.line().unwrap_or(0);
     let source = std::error::Error::source(error);
     if source.is_some_and(|source| source.is::<Raised>()) {
-        return TemplateError::Refused {
-            line,
-            message: error.detail().unwrap_or_default().to_owned(),
-        };
+        return TemplateError::Refused { line, message: error.detail().unwrap_or_default().to_owned() };
     }
-    TemplateError::Render {
-        line,
-        message: message_of(error),
-    }
+    TemplateError::Render { line, message: message_of(error) }
 }
 
 fn message_of(error: &Error) -> String {

@@ -10,12 +10,7 @@ use crate::llama::worker::DrafterKind;
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
 /// in one batch. The text is the model's own.
 #[derive(Debug, Parser)]
-#[command(
-    name = "chaski",
-    disable_version_flag = true,
-    arg_required_else_help = true,
-    max_term_width = 110
-)]
+#[command(name = "chaski", disable_version_flag = true, arg_required_else_help = true, max_term_width = 110)]
 pub struct Args {
     /// What to do
     #[command(subcommand)]
@@ -220,17 +215,10 @@ mod tests {
 
     #[test]
     fn llama_cpps_short_flags_are_understood() {
-        let line = [
-            "chaski", "run", "-m", "x", "-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1",
-        ];
+        let line = ["chaski", "run", "-m", "x", "-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1"];
         let args = Args::try_parse_from(expand_short_flags(line.map(OsString::from))).unwrap();
-        let Some(Command::Run(run)) = args.command else {
-            panic!("run")
-        };
+        let Some(Command::Run(run)) = args.command else { panic!("run") };
         assert_eq!(run.system_prompt.as_deref(), Some("be brief"));
-        assert_eq!(
-            (run.engine.threads_batch, run.engine.n_gpu_layers, run.sampling.seed),
-            (Some(3), Some(0), -1)
-        );
+        assert_eq!((run.engine.threads_batch, run.engine.n_gpu_layers, run.sampling.seed), (Some(3), Some(0), -1));
     }
 }

@@ -26,14 +26,7 @@ use crate::token::Token;
 const SHIPPED: &str = include_str!("../../bench/prompts.jsonl");
 
 /// Always the likeliest token: nothing but the drafter differs between two answers.
-const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repeat_penalty: 1.0,
-    seed: 0,
-};
+const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Prompt {
@@ -83,27 +76,15 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let interrupt = interrupt::flag()?;
     let (n_threads, n_threads_batch) = (config.n_threads, config.n_threads_batch);
     let (worker, loaded) = start(config, interrupt, &mut Bars::default())?;
-    let template = gguf
-        .chat_template()
-        .map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
-    let template = template
-        .transpose()
-        .map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
+    let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
+    let template = template.transpose().map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
     let segments = |text: &str| match &template {
         Some(template) => {
-            let options = RenderOptions {
-                add_generation_prompt: true,
-                ..RenderOptions::default()
-            };
+            let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
             let rendered = template.render(&[Message::new("user", text)], &options, &loaded.guard);
-            rendered
-                .map(|rendered| rendered.segments)
-                .map_err(|error| Failure::new(error.to_string()))
+            rendered.map(|rendered| rendered.segments).map_err(|error| Failure::new(error.to_string()))
         }
-        None => Ok(vec![Segment {
-            text: text.to_owned(),
-            parse_special: false,
-        }]),
+        None => Ok(vec![Segment { text: text.to_owned(), parse_special: false }]),
     };
 
     let mut records = Vec::new();
@@ -129,15 +110,10 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
 /// Makes the output, unless that would destroy an input.
 fn create<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a Path>) -> Result<BufWriter<File>, Failure> {
     if inputs.any(|input| is_same_file(path, input)) {
-        return Err(Failure::usage(format!(
-            "{}: the raw output would overwrite what is read",
-            path.display()
-        ))
-        .with_hint("--raw-output takes a file of its own"));
+        return Err(Failure::usage(format!("{}: the raw output would overwrite what is read", path.display()))
+            .with_hint("--raw-output takes a file of its own"));
     }
-    File::create(path)
-        .map(BufWriter::new)
-        .map_err(|error| Failure::io(path, &error))
+    File::create(path).map(BufWriter::new).map_err(|error| Failure::io(path, &error))
 }
 
 /// Whether both paths lead to one file, through whatever links.
@@ -175,11 +151,7 @@ fn parse_prompts(text: &str, name: &str) -> Result<Vec<Prompt>, Failure> {
         }
         prompts.push(prompt);
     }
-    if prompts.is_empty() {
-        Err(Failure::new(format!("{name}: no prompts")))
-    } else {
-        Ok(prompts)
-    }
+    if prompts.is_empty() { Err(Failure::new(format!("{name}: no prompts"))) } else { Ok(prompts) }
 }
 
 /// All answers to one prompt.
@@ -197,11 +169,7 @@ fn compare(args: &BenchArgs, worker: &Worker, prompt: &Prompt, segments: &[Segme
             curve_budget: Duration::from_millis(args.engine.curve_budget),
         });
         let answer = receive(worker, &mut Bars::default(), |_| Ok(()))?;
-        if answer.stop == StopType::Interrupted {
-            Err(Failure::interrupted())
-        } else {
-            Ok(answer)
-        }
+        if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
     };
     // Reads the prompt, and measures the curve for its length if need be: neither belongs to one drafter.
     for &drafter in &drafters {
@@ -308,11 +276,7 @@ fn table(records: &[Record]) -> String {
 }
 
 fn only<'a>(records: &[&'a Record], drafter: DrafterKind) -> Vec<&'a Record> {
-    records
-        .iter()
-        .copied()
-        .filter(|record| record.drafter == drafter)
-        .collect()
+    records.iter().copied().filter(|record| record.drafter == drafter).collect()
 }
 
 fn row(kind: &str, drafter: DrafterKind, summaries: &[Summary]) -> String {
@@ -350,9 +314,7 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named() {
         let good = r#"{"id": "a", "kind": "k", "prompt": "p"}"#;
-        let twice = parse_prompts(&format!("{good}\n\n{good}\n"), "my.jsonl")
-            .unwrap_err()
-            .to_string();
+        let twice = parse_prompts(&format!("{good}\n\n{good}\n"), "my.jsonl").unwrap_err().to_string();
         assert!(twice.contains("my.jsonl:3: the id \"a\""), "{twice}");
         let broken = parse_prompts("{}", "my.jsonl").unwrap_err().to_string();
         assert!(broken.contains("my.jsonl:1: missing field"), "{broken}");

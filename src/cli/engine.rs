@@ -17,15 +17,12 @@ use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
 use crate::llama::sampler::Sampling;
 use crate::llama::session::FlashAttention;
-use crate::llama::system_info;
 use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
+use crate::llama::{logs, system_info};
 use crate::store::curves::CurveKey;
 
 /// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
 const MAX_SEED: u32 = u32::MAX - 1;
-
-/// Far beyond any model and any memory, and far from where positions overflow.
-const MAX_N_CTX: usize = 1 << 30;
 
 /// Opens and checks a model file.
 ///
@@ -48,6 +45,8 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 /// # Errors
 /// When a number makes no sense.
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
+    // Before the first call into llama.cpp, which may have something to say.
+    logs::capture(args.verbose);
     let n_threads = args.threads.unwrap_or_else(default_threads);
     let n_threads_batch = args.threads_batch.unwrap_or(n_threads);
     if !(1..=512).contains(&n_threads) || !(1..=512).contains(&n_threads_batch) {
@@ -60,38 +59,23 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
             Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
         );
     }
-    if args.ctx_size.is_some_and(|n_ctx| n_ctx > MAX_N_CTX) {
-        return Err(Failure::usage(format!("a context has at most {MAX_N_CTX} positions"))
-            .with_hint("leave -c away for as many as needed"));
-    }
     let flash_attention = args.flash_attn.map(|when| match when {
         When::On => FlashAttention::On,
         When::Off => FlashAttention::Off,
         When::Auto => FlashAttention::Auto,
     });
-    let settings = format!(
-        "t={n_threads} tb={n_threads_batch} fa={flash_attention:?} ngl={:?}",
-        args.n_gpu_layers
-    );
+    let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
+    let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
+    let n_gpu_layers = args.n_gpu_layers;
+    let settings = format!("t={n_threads} tb={n_threads_batch} fa={flash_attention:?} ngl={n_gpu_layers:?}{gpu}");
     Ok(WorkerConfig {
-        model: ModelConfig {
-            path: args.model.clone(),
-            n_gpu_layers: args.n_gpu_layers,
-        },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
         n_threads,
         n_threads_batch,
         flash_attention,
         curves: cache_folder().map(|folder| {
-            (
-                folder.join("curves"),
-                CurveKey {
-                    model: fingerprint(&args.model),
-                    settings,
-                    machine: machine(),
-                },
-            )
+            (folder.join("curves"), CurveKey { model: fingerprint(&args.model), settings, machine: machine() })
         }),
-        verbose: args.verbose,
     })
 }
 
@@ -123,21 +107,13 @@ fn fingerprint(path: &Path) -> String {
 #[must_use]
 pub fn machine() -> String {
     let info = system_info();
-    format!(
-        "{} x{}, ggml {}, {}",
-        processor(),
-        num_cpus::get(),
-        info.ggml_version,
-        info.features.join(" ")
-    )
+    format!("{} x{}, ggml {}, {}", processor(), num_cpus::get(), info.ggml_version, info.features.join(" "))
 }
 
 /// The processor's name where the system tells it, or else its kind.
 fn processor() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
@@ -178,10 +154,7 @@ pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
         return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
     }
     if !(args.repeat_penalty.is_finite() && args.repeat_penalty > 0.0) {
-        return Err(Failure::usage(format!(
-            "--repeat-penalty must be more than 0, not {}",
-            args.repeat_penalty
-        )));
+        return Err(Failure::usage(format!("--repeat-penalty must be more than 0, not {}", args.repeat_penalty)));
     }
     if args.top_k < 0 {
         return Err(Failure::usage(format!("--top-k must be 0 or more, not {}", args.top_k)));

@@ -43,11 +43,7 @@ pub struct Failure {
 impl Failure {
     /// An error while running.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure {
-            code: ExitCode::Error,
-            message: message.into(),
-            hint: None,
-        }
+        Failure { code: ExitCode::Error, message: message.into(), hint: None }
     }
 
     /// The same, ending the process with `code`.
@@ -71,11 +67,7 @@ impl Failure {
     #[must_use]
     pub fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure {
-                code: ExitCode::Success,
-                message: String::new(),
-                hint: None,
-            },
+            io::ErrorKind::BrokenPipe => Failure { code: ExitCode::Success, message: String::new(), hint: None },
             _ => Failure::new(format!("cannot write to stdout: {}", plain(error))),
         }
     }
@@ -89,10 +81,7 @@ impl Failure {
     /// Adds what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
-        Failure {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Failure { hint: Some(hint.into()), ..self }
     }
 
     /// Nothing the user needs to read.
@@ -134,12 +123,15 @@ impl From<worker::Failure> for Failure {
         let message = failure.to_string();
         match failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
-            worker::Failure::PromptTooLong { n_prompt, .. } => {
-                let hint = format!(
-                    "give room for the answer as well, as in -c {}, or shorten the prompt",
-                    n_prompt + 512
-                );
+            worker::Failure::PromptTooLong { n_prompt, n_ctx_train, .. } => {
+                let hint = match n_prompt + 512 {
+                    n_ctx if n_ctx <= n_ctx_train => format!("give room for the answer as well, as in -c {n_ctx}"),
+                    _ => format!("the model knows {n_ctx_train} positions: shorten the prompt"),
+                };
                 Failure::new(message).with_code(ExitCode::PromptTooLong).with_hint(hint)
+            }
+            worker::Failure::ContextTooLong { .. } => {
+                Failure::usage(message).with_hint("leave -c away for as many positions as needed")
             }
             worker::Failure::EmptyPrompt => Failure::usage(message),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),

@@ -14,7 +14,7 @@ use crate::cli::output::stderr_line;
 const MAX_BYTES: u64 = 64 << 20;
 
 /// How long an open but silent stdin is waited for when there is a prompt without it.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Reads the prompt.
 ///
@@ -38,10 +38,7 @@ pub fn read_prompt(file: Option<&Path>, text: Option<&str>) -> Result<String, Fa
         }
         _ => None,
     };
-    let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text]
-        .into_iter()
-        .flatten()
-        .collect();
+    let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text].into_iter().flatten().collect();
     join(&parts).ok_or_else(|| {
         Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, -f FILE, or through a pipe")
     })
@@ -66,10 +63,7 @@ fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
     let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| Failure::io(Path::new(name), &error))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::new(format!(
-            "{name}: a prompt has at most {} MiB",
-            MAX_BYTES >> 20
-        )));
+        return Err(Failure::new(format!("{name}: a prompt has at most {} MiB", MAX_BYTES >> 20)));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -126,9 +120,6 @@ mod tests {
     fn a_prompt_must_be_text() {
         assert_eq!(read_all(&b"a\0b"[..], "x").unwrap(), "a\0b");
         let failure = read_all(&b"ab\xff"[..], "notes.txt").unwrap_err().to_string();
-        assert!(
-            failure.contains("notes.txt: not UTF-8 at byte 2") && failure.contains("hint:"),
-            "{failure}"
-        );
+        assert!(failure.contains("notes.txt: not UTF-8 at byte 2") && failure.contains("hint:"), "{failure}");
     }
 }

@@ -29,11 +29,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if error.use_stderr() {
                 return ExitCode::Usage;
             }
-            return finish(
-                printed
-                    .map(|()| ExitCode::Success)
-                    .map_err(|error| Failure::stdout(&error)),
-            );
+            return finish(printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error)));
         }
     };
     finish(dispatch(args))

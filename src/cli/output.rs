@@ -24,10 +24,7 @@ pub struct TextOutput {
 
 impl Default for TextOutput {
     fn default() -> TextOutput {
-        TextOutput {
-            is_terminal: io::stdout().is_terminal(),
-            ends_with_newline: true,
-        }
+        TextOutput { is_terminal: io::stdout().is_terminal(), ends_with_newline: true }
     }
 }
 
@@ -37,11 +34,7 @@ impl TextOutput {
     /// # Errors
     /// When stdout fails; a closed pipe fails silently.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
-        let shown = if self.is_terminal {
-            sanitize_for_terminal(text)
-        } else {
-            text.into()
-        };
+        let shown = if self.is_terminal { sanitize_for_terminal(text) } else { text.into() };
         self.ends_with_newline = shown.ends_with('\n') || shown.is_empty() && self.ends_with_newline;
         write_stdout(&shown)
     }
@@ -51,11 +44,7 @@ impl TextOutput {
     /// # Errors
     /// As [`TextOutput::write`].
     pub fn finish(&mut self) -> Result<(), Failure> {
-        if self.is_terminal && !self.ends_with_newline {
-            self.write("\n")
-        } else {
-            Ok(())
-        }
+        if self.is_terminal && !self.ends_with_newline { self.write("\n") } else { Ok(()) }
     }
 }
 
@@ -65,10 +54,7 @@ impl TextOutput {
 /// When stdout fails; a closed pipe fails silently.
 pub fn write_stdout(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::stdout(&error))
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
 }
 
 /// `chaski --version`.
@@ -113,12 +99,7 @@ impl Bars {
 
     /// Share of the model loaded, in 0 ..= 1.
     pub fn loading(&mut self, share: f32) {
-        self.show(
-            "loading the model",
-            "{msg} {wide_bar} {percent}%",
-            (share * 1000.0) as u64,
-            1000,
-        );
+        self.show("loading the model", "{msg} {wide_bar} {percent}%", (share * 1000.0) as u64, 1000);
     }
 
     /// Prompt tokens done, and in all.

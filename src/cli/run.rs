@@ -57,11 +57,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let answer = receive(&worker, &mut bars, |piece| {
         text.push_str(piece);
         if args.json { Ok(()) } else { output.write(piece) }
-    })?;
+    });
+    output.finish()?;
+    let answer = answer?;
     if args.json {
         write_stdout(&to_json(&text, &answer, &sampling))?;
-    } else {
-        output.finish()?;
     }
     if !args.quiet {
         let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
@@ -73,21 +73,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             ));
         }
     }
-    Ok(if answer.stop == StopType::Interrupted {
-        ExitCode::Interrupted
-    } else {
-        ExitCode::Success
-    })
+    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
 /// The prompt as the model wants it.
 fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
     if args.raw {
         // Whoever writes the template writes its special tokens.
-        return Ok(vec![Segment {
-            text: prompt.to_owned(),
-            parse_special: true,
-        }]);
+        return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
     }
     let Some(source) = gguf.chat_template() else {
         stderr_line(
@@ -95,19 +88,12 @@ fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Resul
         );
         let system = args.system_prompt.iter().map(|text| format!("{text}\n\n"));
         let text = system.chain([prompt.to_owned()]).collect();
-        return Ok(vec![Segment {
-            text,
-            parse_special: false,
-        }]);
+        return Ok(vec![Segment { text, parse_special: false }]);
     };
     let message = |role: &str, content: &str| Message::new(role, content);
     let system = args.system_prompt.iter().map(|text| message("system", text));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let options = RenderOptions {
-        add_generation_prompt: true,
-        now: now(),
-        ..RenderOptions::default()
-    };
+    let options = RenderOptions { add_generation_prompt: true, now: now(), ..RenderOptions::default() };
     let template = ChatTemplate::parse(source, loaded.specials.clone());
     let rendered = template.and_then(|template| template.render(&messages, &options, &loaded.guard));
     let rendered = rendered
@@ -121,10 +107,7 @@ fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Resul
 /// Templates may print the date. Without a time zone library it is that of UTC.
 fn now() -> LocalTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LocalTime {
-        unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0),
-        utc_offset_s: 0,
-    }
+    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
 }
 
 /// Follows a job to its end. `text` is given each piece of the answer.

@@ -10,7 +10,7 @@
 //!   likelier, then to the earlier, successor, so there is nothing to draw.
 //! - The matrix is not built from a corpus beforehand: it starts from the prompt.
 
-use crate::draft::table::{Key, Successor, SuccessorTable};
+use crate::draft::table::{Key, Row, Successor, SuccessorTable};
 use crate::draft::{Draft, Drafter, root_of};
 use crate::target::TreeLimits;
 use crate::token::Token;
@@ -34,9 +34,7 @@ pub struct Aded {
 
 impl Default for Aded {
     fn default() -> Aded {
-        Aded {
-            matrix: SuccessorTable::new(MAX_BYTES),
-        }
+        Aded { matrix: SuccessorTable::new(MAX_BYTES) }
     }
 }
 
@@ -57,18 +55,10 @@ struct SearchNode {
 }
 
 impl Aded {
-    /// The successors of a bigram, with probabilities.
-    fn successors(&self, bigram: [Token; 2]) -> impl Iterator<Item = Successor> + '_ {
+    /// The successors of a bigram; adapted weights may exceed 1.
+    fn successors(&self, bigram: [Token; 2]) -> &[Successor] {
         let row = Key::of(&bigram, 2).and_then(|key| self.matrix.row(key));
-        row.into_iter().flat_map(|row| {
-            // Adapted weights exceed 1 (up to 3 each), so a row is normalized where it is read.
-            let total = row.total().max(1.0);
-            let normalized = move |known: &Successor| Successor {
-                weight: known.weight / total,
-                ..*known
-            };
-            row.successors().iter().map(normalized)
-        })
+        row.map_or(&[], Row::successors)
     }
 
     fn search(&self, bigram: [Token; 2]) -> Vec<SearchNode> {
@@ -91,7 +81,7 @@ impl Aded {
                     nodes[at].is_expanded = true;
                     for successor in self.successors(last) {
                         let child = nodes.len();
-                        let path_p = nodes[at].path_p * successor.weight;
+                        let path_p = nodes[at].path_p * successor.weight.min(1.0);
                         nodes.push(node(successor.token, successor.weight, path_p, at, nodes[at].depth + 1));
                         nodes[at].children.push(child);
                     }
@@ -122,21 +112,11 @@ fn best_child(nodes: &[SearchNode], parent: usize) -> Option<usize> {
     let n_parent = nodes[parent].n_visits;
     let exploration = C1 + ((n_parent + C2 + 1.0) / C2).ln();
     let score = |child: usize| {
-        let SearchNode {
-            prior,
-            n_visits,
-            reward,
-            ..
-        } = nodes[child];
+        let SearchNode { prior, n_visits, reward, .. } = nodes[child];
         let mean = if n_visits > 0.0 { reward / n_visits } else { 0.0 };
         mean + exploration * prior * n_parent.sqrt() / (1.0 + n_visits)
     };
-    nodes[parent]
-        .children
-        .iter()
-        .copied()
-        .rev()
-        .max_by(|&a, &b| score(a).total_cmp(&score(b)))
+    nodes[parent].children.iter().copied().rev().max_by(|&a, &b| score(a).total_cmp(&score(b)))
 }
 
 /// Adds `path` below the root of the draft as far as it fits, and tells the last node.
@@ -147,13 +127,10 @@ fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> Nod
             Some(known) => known,
             None => {
                 let opens_leaf = draft.tree.children(node).next().is_some();
-                let is_full =
-                    draft.tree.len() == limits.max_nodes || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
-                let added = if is_full {
-                    None
-                } else {
-                    draft.tree.push(node, token).ok()
-                };
+                let is_full = draft.tree.len() == limits.max_nodes
+                    || draft.tree.depth(node) == limits.max_depth
+                    || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
+                let added = if is_full { None } else { draft.tree.push(node, token).ok() };
                 let Some(added) = added else { return node };
                 draft.p.push(p);
                 added
@@ -167,12 +144,12 @@ impl Drafter for Aded {
     fn begin(&mut self, prompt: &[Token]) {
         *self = Aded::default();
         for end in 3..=prompt.len() {
-            let [bigram @ .., token] = &prompt[end - 3..end] else {
-                unreachable!("three tokens")
-            };
+            let [bigram @ .., token] = &prompt[end - 3..end] else { unreachable!("three tokens") };
             let row = self.matrix.row_mut(Key::of(bigram, 2).expect("two tokens"));
-            row.raise(*token, 1.0, GREATEST_P);
+            row.raise(*token, 1.0, f32::INFINITY);
         }
+        // Counts become probabilities.
+        self.matrix.rows_mut().for_each(|row| row.scale(1.0 / row.total()));
     }
 
     fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
@@ -188,12 +165,9 @@ impl Drafter for Aded {
                 .map(|at| (nodes[at].token, nodes[at].path_p))
                 .collect();
             path.reverse();
-            let last = [
-                path.len().checked_sub(2).map_or(root, |at| path[at].0),
-                nodes[prefix].token,
-            ];
-            let likeliest = self.successors(last).next();
-            path.extend(likeliest.map(|next| (next.token, nodes[prefix].path_p * next.weight)));
+            let last = [path.len().checked_sub(2).map_or(root, |at| path[at].0), nodes[prefix].token];
+            let likeliest = self.successors(last).first();
+            path.extend(likeliest.map(|next| (next.token, nodes[prefix].path_p * next.weight.min(1.0))));
             add_path(&mut draft, &path, limits);
         }
         draft
@@ -245,25 +219,21 @@ mod tests {
         let text = tokens(&[1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2]);
         aded.begin(&text);
         let nodes = aded.search([Token(1), Token(2)]);
-        let visits = |token| {
-            nodes[1..]
-                .iter()
-                .find(|node| node.depth == 1 && node.token == Token(token))
-                .unwrap()
-                .n_visits
-        };
+        let visits =
+            |token| nodes[1..].iter().find(|node| node.depth == 1 && node.token == Token(token)).unwrap().n_visits;
         assert!(visits(3) > visits(4) && visits(4) > 1.0, "{} {}", visits(3), visits(4));
         assert_eq!(nodes[0].n_visits, N_SIMULATIONS as f32);
     }
 
     proptest! {
         #[test]
-        fn drafts_are_sound_trees(ids in prop::collection::vec(0i32..9, 1..150), max_nodes in 1usize..65, max_leaves in 1usize..33) {
+        fn drafts_are_sound_trees(ids in prop::collection::vec(0i32..9, 1..150), max_nodes in 1usize..65, max_leaves in 1usize..33, max_depth in 0usize..9) {
             let mut aded = Aded::default();
             let text = tokens(&ids);
             aded.begin(&text);
             aded.learn(&text, 0);
-            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves });
+            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth });
+            prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);
             prop_assert_eq!(draft.p.len(), draft.tree.len());

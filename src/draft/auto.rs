@@ -28,11 +28,7 @@ impl Auto {
     pub fn new(sources: Vec<Box<dyn Source>>) -> Auto {
         let mixer = Mixer::new(&sources);
         let proposals = vec![Vec::new(); sources.len()];
-        Auto {
-            sources,
-            mixer,
-            proposals,
-        }
+        Auto { sources, mixer, proposals }
     }
 }
 

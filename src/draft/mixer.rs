@@ -42,15 +42,10 @@ impl Mixer {
     #[must_use]
     pub fn new(sources: &[Box<dyn Source>]) -> Mixer {
         let table = |source: &dyn Source| {
-            let bin = |bin| Bin {
-                n_right: source.prior(bin) * PRIOR_WEIGHT,
-                n_seen: PRIOR_WEIGHT,
-            };
+            let bin = |bin| Bin { n_right: source.prior(bin) * PRIOR_WEIGHT, n_seen: PRIOR_WEIGHT };
             (0..source.n_bins()).map(bin).collect()
         };
-        Mixer {
-            tables: sources.iter().map(|source| table(source.as_ref())).collect(),
-        }
+        Mixer { tables: sources.iter().map(|source| table(source.as_ref())).collect() }
     }
 
     /// The probability of each token that any source names; `proposals[i]` are those of source i. The probabilities

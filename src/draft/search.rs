@@ -51,37 +51,31 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
     let mut path = Vec::new();
     let mut children = Vec::new();
     let mut node = NodeId::ROOT;
-    let mut n_leaves = 1;
     while draft.tree.len() < limits.max_nodes {
-        path.clear();
-        path.extend(draft.tree.path(node).into_iter().skip(1).map(|at| draft.tree.token(at)));
-        expand(&path, &mut children);
-        for &(token, p) in &children {
-            let p = p * draft.p[node.index()];
-            if p >= LEAST_P {
-                waiting.push(Waiting {
-                    p,
-                    order: n_found,
-                    parent: node,
-                    token,
-                });
-                n_found += 1;
+        if draft.tree.depth(node) < limits.max_depth {
+            path.clear();
+            path.extend(draft.tree.path(node).into_iter().skip(1).map(|at| draft.tree.token(at)));
+            expand(&path, &mut children);
+            for &(token, p) in &children {
+                let p = p * draft.p[node.index()];
+                if p >= LEAST_P {
+                    waiting.push(Waiting { p, order: n_found, parent: node, token });
+                    n_found += 1;
+                }
             }
         }
-        // The next node that the limit on leaves lets in.
-        let next = loop {
+        // The likeliest that fits: one more leaf may be one too many, and a token named twice is in the tree already.
+        let added = loop {
             let Some(next) = waiting.pop() else { return draft };
             let opens_leaf = draft.tree.children(next.parent).next().is_some();
-            if !opens_leaf || n_leaves < limits.max_leaves {
-                n_leaves += usize::from(opens_leaf);
-                break next;
+            if opens_leaf && draft.tree.n_leaves() == limits.max_leaves {
+                continue;
+            }
+            if let Ok(added) = draft.tree.push(next.parent, next.token) {
+                draft.p.push(next.p);
+                break added;
             }
         };
-        // Sources may name a token twice; the likelier one is in the tree already.
-        let Ok(added) = draft.tree.push(next.parent, next.token) else {
-            return draft;
-        };
-        draft.p.push(next.p);
         node = added;
     }
     draft
@@ -128,7 +122,7 @@ mod tests {
     proptest! {
         #[test]
         fn takes_the_likeliest_nodes(weights in prop::collection::vec(0.0f32..0.5, 1..4), max_nodes in 1usize..8) {
-            let limits = TreeLimits { max_nodes, max_leaves: 32 };
+            let limits = TreeLimits { max_nodes, ..TreeLimits::TREE };
             let draft = best_first(Token(9), limits, rule(&weights));
             draft.tree.check().unwrap();
             let mut expected = naive(&weights, max_nodes);
@@ -137,8 +131,9 @@ mod tests {
         }
 
         #[test]
-        fn keeps_to_the_limits(weights in prop::collection::vec(0.0f32..1.0, 1..6), max_nodes in 1usize..65, max_leaves in 1usize..33) {
-            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves }, rule(&weights));
+        fn keeps_to_the_limits(weights in prop::collection::vec(0.0f32..1.0, 1..6), max_nodes in 1usize..65, max_leaves in 1usize..33, max_depth in 0usize..9) {
+            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves, max_depth }, rule(&weights));
+            prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);
             prop_assert_eq!(draft.p.len(), draft.tree.len());

@@ -85,11 +85,7 @@ impl Suffix {
                         known.length = known.length.max(length);
                         known.n_places += 1;
                     }
-                    None => matches.push(Match {
-                        token,
-                        length,
-                        n_places: 1,
-                    }),
+                    None => matches.push(Match { token, length, n_places: 1 }),
                 }
             }
             place = self.earlier[at];
@@ -132,15 +128,9 @@ impl Source for Suffix {
     fn propose(&self, tail: &[Token], candidates: &mut Vec<Candidate>) {
         let matches = self.matches(tail);
         for (rank, &found) in matches.iter().enumerate() {
-            let length_bin = LENGTH_BINS
-                .iter()
-                .rposition(|&shortest| found.length >= shortest)
-                .unwrap_or(0);
+            let length_bin = LENGTH_BINS.iter().rposition(|&shortest| found.length >= shortest).unwrap_or(0);
             let bin = length_bin * N_STANDINGS + standing(rank, found, matches.len());
-            candidates.push(Candidate {
-                token: found.token,
-                bin,
-            });
+            candidates.push(Candidate { token: found.token, bin });
         }
     }
 
@@ -168,14 +158,7 @@ mod tests {
 
     /// The naive twin: compare every place.
     fn naive_longest(text: &[Token], tail: &[Token]) -> Option<usize> {
-        let length_at = |at: usize| {
-            text[..at]
-                .iter()
-                .rev()
-                .zip(tail.iter().rev())
-                .take_while(|(a, b)| a == b)
-                .count()
-        };
+        let length_at = |at: usize| text[..at].iter().rev().zip(tail.iter().rev()).take_while(|(a, b)| a == b).count();
         (0..text.len())
             .map(length_at)
             .map(|length| length.min(TAIL_LEN))
@@ -202,13 +185,7 @@ mod tests {
         let source = source(&text);
         let mut candidates = Vec::new();
         source.propose(&text, &mut candidates);
-        assert_eq!(
-            candidates,
-            [Candidate {
-                token: Token(20),
-                bin: 6 * N_STANDINGS
-            }]
-        );
+        assert_eq!(candidates, [Candidate { token: Token(20), bin: 6 * N_STANDINGS }]);
     }
 
     #[test]

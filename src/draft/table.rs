@@ -14,6 +14,9 @@ pub const MAX_SUCCESSORS: usize = 12;
 
 const ROWS_PER_SET: usize = 8;
 
+/// What is left of the weights in a full set each time a row gives way.
+const AGEING: f32 = 0.95;
+
 /// The last zero, one or two tokens of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u64);
@@ -27,9 +30,7 @@ impl Key {
     pub fn of(text: &[Token], order: usize) -> Option<Key> {
         let tail = &text[text.len().checked_sub(order)?..];
         // The order on top keeps keys of different orders, and a key and none, apart.
-        let packed = tail
-            .iter()
-            .fold(order as u64 + 1, |key, token| (key << 31) | token.index() as u64);
+        let packed = tail.iter().fold(order as u64 + 1, |key, token| (key << 31) | token.index() as u64);
         Some(Key(packed))
     }
 }
@@ -55,10 +56,7 @@ impl Row {
     const EMPTY: Row = Row {
         key: Key::NONE,
         n_successors: 0,
-        successors: [Successor {
-            token: Token(0),
-            weight: 0.0,
-        }; MAX_SUCCESSORS],
+        successors: [Successor { token: Token(0), weight: 0.0 }; MAX_SUCCESSORS],
     };
 
     /// Heaviest first; equals in the order they were last raised above one another.
@@ -75,9 +73,7 @@ impl Row {
 
     /// Multiplies every weight.
     pub fn scale(&mut self, factor: f32) {
-        self.successors
-            .iter_mut()
-            .for_each(|successor| successor.weight *= factor);
+        self.successors.iter_mut().for_each(|successor| successor.weight *= factor);
     }
 
     /// Adds `amount` to the weight of `token`, up to `cap`. A new token takes the place of the lightest in a full row.
@@ -111,9 +107,7 @@ impl SuccessorTable {
     #[must_use]
     pub fn new(max_bytes: usize) -> SuccessorTable {
         let n_sets = (max_bytes / size_of::<[Row; ROWS_PER_SET]>()).max(1);
-        SuccessorTable {
-            sets: vec![[Row::EMPTY; ROWS_PER_SET]; n_sets],
-        }
+        SuccessorTable { sets: vec![[Row::EMPTY; ROWS_PER_SET]; n_sets] }
     }
 
     fn set_of(&self, key: Key) -> usize {
@@ -129,6 +123,11 @@ impl SuccessorTable {
         self.sets[self.set_of(key)].iter().find(|row| row.key == key)
     }
 
+    /// Every row that holds something.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
+        self.sets.iter_mut().flatten().filter(|row| row.key != Key::NONE)
+    }
+
     /// The row of a context, made if need be: in a full set the row with the least weight gives way.
     pub fn row_mut(&mut self, key: Key) -> &mut Row {
         let set = self.set_of(key);
@@ -138,6 +137,10 @@ impl SuccessorTable {
             // An empty row has weight 0; the first of equals goes.
             let weakest = (0..ROWS_PER_SET).min_by(|&a, &b| set[a].total().total_cmp(&set[b].total()));
             let weakest = weakest.expect("a set has rows");
+            if set[weakest].key != Key::NONE {
+                // What is not seen again fades, or a set full of old rows would never learn anything new.
+                set.iter_mut().for_each(|row| row.scale(AGEING));
+            }
             set[weakest] = Row { key, ..Row::EMPTY };
             weakest
         });
@@ -177,12 +180,24 @@ mod tests {
     fn a_full_set_forgets_its_weakest_row() {
         let mut table = SuccessorTable::new(0);
         for a in 0..8 {
-            table
-                .row_mut(key(a, 0))
-                .raise(Token(1), if a == 5 { 0.5 } else { 1.0 }, 9.0);
+            table.row_mut(key(a, 0)).raise(Token(1), if a == 5 { 0.5 } else { 1.0 }, 9.0);
         }
         table.row_mut(key(8, 0)).raise(Token(1), 1.0, 9.0);
         assert!(table.row(key(5, 0)).is_none() && table.row(key(8, 0)).is_some() && table.row(key(4, 0)).is_some());
+    }
+
+    #[test]
+    fn new_contexts_replace_old_ones() {
+        let mut table = SuccessorTable::new(0);
+        for a in 0..8 {
+            (0..5).for_each(|_| table.row_mut(key(a, 0)).raise(Token(1), 1.0, 9.0));
+        }
+        // Each is seen twice, some contexts apart.
+        for a in (0..40).flat_map(|a| [a, (a + 37) % 40]) {
+            table.row_mut(key(100 + a, 0)).raise(Token(1), 1.0, 9.0);
+        }
+        let n_old = (0..8).filter(|&a| table.row(key(a, 0)).is_some()).count();
+        assert!(n_old < 4, "{n_old} rows of an old text are left");
     }
 
     #[test]

@@ -20,18 +20,11 @@ const N_SHARE_BINS: usize = 5;
 
 /// How often a lone successor was right, by order and by how often the context was seen; measured as those of the suffix
 /// source.
-const ALONE: [[f32; N_COUNT_BINS]; 3] = [
-    [0.01, 0.02, 0.03, 0.05],
-    [0.36, 0.56, 0.75, 0.85],
-    [0.55, 0.80, 0.93, 0.96],
-];
+const ALONE: [[f32; N_COUNT_BINS]; 3] = [[0.01, 0.02, 0.03, 0.05], [0.36, 0.56, 0.75, 0.85], [0.55, 0.80, 0.93, 0.96]];
 
 /// The same for one of several, by order and share.
-const CONTESTED: [[f32; N_SHARE_BINS - 1]; 3] = [
-    [0.01, 0.01, 0.02, 0.05],
-    [0.03, 0.08, 0.12, 0.35],
-    [0.10, 0.15, 0.35, 0.50],
-];
+const CONTESTED: [[f32; N_SHARE_BINS - 1]; 3] =
+    [[0.01, 0.01, 0.02, 0.05], [0.03, 0.08, 0.12, 0.35], [0.10, 0.15, 0.35, 0.50]];
 
 /// The adaptive tri-gram matrix.
 #[derive(Clone, Debug)]
@@ -49,9 +42,7 @@ impl Trigram {
     /// An empty matrix of at most `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize) -> Trigram {
-        Trigram {
-            table: SuccessorTable::new(max_bytes),
-        }
+        Trigram { table: SuccessorTable::new(max_bytes) }
     }
 }
 
@@ -88,10 +79,7 @@ impl Source for Trigram {
             for successor in row.successors() {
                 // A longer context knows better: what it named stays with it.
                 if candidates.iter().all(|known| known.token != successor.token) {
-                    candidates.push(Candidate {
-                        token: successor.token,
-                        bin: bin_of(order, total, successor.weight),
-                    });
+                    candidates.push(Candidate { token: successor.token, bin: bin_of(order, total, successor.weight) });
                 }
             }
         }
@@ -104,11 +92,7 @@ impl Source for Trigram {
     fn prior(&self, bin: usize) -> f32 {
         let (row, share) = (bin / N_SHARE_BINS, bin % N_SHARE_BINS);
         let (order, count) = (row / N_COUNT_BINS, row % N_COUNT_BINS);
-        if share == N_SHARE_BINS - 1 {
-            ALONE[order][count]
-        } else {
-            CONTESTED[order][share]
-        }
+        if share == N_SHARE_BINS - 1 { ALONE[order][count] } else { CONTESTED[order][share] }
     }
 }
 

@@ -26,10 +26,7 @@ pub struct ModelFiles {
 }
 
 pub(super) fn check(gguf: &Gguf) -> Result<ModelFiles, GgufError> {
-    let invalid = |defect| GgufError::Invalid {
-        path: gguf.path.clone(),
-        defect,
-    };
+    let invalid = |defect| GgufError::Invalid { path: gguf.path.clone(), defect };
     // First: only the first shard has the metadata of the model.
     let n_shards = shards::shard_count(gguf).map_err(invalid)?;
     check_architecture(gguf).map_err(invalid)?;
@@ -80,9 +77,7 @@ fn check_architecture(gguf: &Gguf) -> Result<(), Defect> {
             _ if is_recurrent => {}
             Some(most) => range(gguf, suffix, most, 1, u32::MAX.into())?,
             None if suffix == "attention.head_count" => {
-                return Err(Defect::MissingKey {
-                    key: arch_key(gguf, suffix),
-                });
+                return Err(Defect::MissingKey { key: arch_key(gguf, suffix) });
             }
             None => {}
         }
@@ -91,10 +86,7 @@ fn check_architecture(gguf: &Gguf) -> Result<(), Defect> {
         let key = arch_key(gguf, &format!("attention.{suffix}"));
         match gguf.get(&key) {
             Some(Value::F32(found)) if !(found.is_finite() && found >= 0.0) => {
-                return Err(Defect::Epsilon {
-                    key,
-                    found: found.to_string(),
-                });
+                return Err(Defect::Epsilon { key, found: found.to_string() });
             }
             _ => {}
         }
@@ -128,11 +120,7 @@ fn check_experts(gguf: &Gguf) -> Result<(), Defect> {
         _ => groups < total && total.is_multiple_of(groups) && (1..groups).contains(&groups_used),
     };
     if !fits {
-        return Err(Defect::ExpertGroups {
-            groups,
-            used: groups_used,
-            total,
-        });
+        return Err(Defect::ExpertGroups { groups, used: groups_used, total });
     }
     Ok(())
 }
@@ -140,11 +128,7 @@ fn check_experts(gguf: &Gguf) -> Result<(), Defect> {
 // Typed access. llama.cpp insists on the exact type of each key, so a wrong one is a defect even if the number fits.
 
 fn wrong_type(key: &str, expected: &'static str, found: &Value<'_>) -> Defect {
-    Defect::WrongType {
-        key: key.to_owned(),
-        expected,
-        found: found.value_type().name().to_owned(),
-    }
+    Defect::WrongType { key: key.to_owned(), expected, found: found.value_type().name().to_owned() }
 }
 
 fn string<'a>(gguf: &'a Gguf, key: &str) -> Result<Option<&'a [u8]>, Defect> {
@@ -182,11 +166,7 @@ fn array<'a>(
         Some(Value::Array(array)) if elements.contains(&array.element_type()) => Ok(Some(array)),
         Some(Value::Array(array)) => {
             let found = format!("an array of {}", array.element_type().name());
-            Err(Defect::WrongType {
-                key: key.to_owned(),
-                expected,
-                found,
-            })
+            Err(Defect::WrongType { key: key.to_owned(), expected, found })
         }
         Some(other) => Err(wrong_type(key, expected, &other)),
     }
@@ -201,9 +181,7 @@ fn optional(gguf: &Gguf, suffix: &str) -> Result<Option<u64>, Defect> {
 }
 
 fn required(gguf: &Gguf, suffix: &str) -> Result<u64, Defect> {
-    optional(gguf, suffix)?.ok_or_else(|| Defect::MissingKey {
-        key: arch_key(gguf, suffix),
-    })
+    optional(gguf, suffix)?.ok_or_else(|| Defect::MissingKey { key: arch_key(gguf, suffix) })
 }
 
 /// The largest of an array with one element per block, or a single number for all blocks.
@@ -217,11 +195,7 @@ fn per_layer(gguf: &Gguf, suffix: &str, n_blocks: u64) -> Result<Option<u64>, De
         return Ok(None);
     };
     if values.len() as u64 != n_blocks {
-        return Err(Defect::PerLayerLength {
-            key,
-            expected: n_blocks,
-            found: values.len() as u64,
-        });
+        return Err(Defect::PerLayerLength { key, expected: n_blocks, found: values.len() as u64 });
     }
     // llama.cpp reads a negative element as unsigned, hence as a huge number.
     let unsigned = |v: Value<'_>| match v {
@@ -235,14 +209,6 @@ fn range(gguf: &Gguf, suffix: &str, found: u64, least: u64, most: u64) -> Result
     if (least..=most).contains(&found) {
         return Ok(());
     }
-    let expected = if most == u64::from(u32::MAX) {
-        format!("at least {least}")
-    } else {
-        format!("{least} to {most}")
-    };
-    Err(Defect::OutOfRange {
-        key: arch_key(gguf, suffix),
-        expected,
-        found,
-    })
+    let expected = if most == u64::from(u32::MAX) { format!("at least {least}") } else { format!("{least} to {most}") };
+    Err(Defect::OutOfRange { key: arch_key(gguf, suffix), expected, found })
 }

@@ -71,12 +71,7 @@ pub enum Defect {
     #[error("expected at most {limit} {what}, found a count of {found}")]
     Count { what: &'static str, found: u64, limit: u64 },
     #[error("header cut short: {what} at byte {at} needs {needs} bytes, the file has {has} left")]
-    CutShort {
-        what: &'static str,
-        at: u64,
-        needs: u64,
-        has: u64,
-    },
+    CutShort { what: &'static str, at: u64, needs: u64, has: u64 },
     #[error("expected a printable metadata key, found {key:?}")]
     UnprintableKey { key: String },
     #[error("metadata key {key:?} occurs twice")]
@@ -102,12 +97,7 @@ pub enum Defect {
     #[error("tensor {name:?}: unknown ggml type {found}")]
     TensorType { name: String, found: u32 },
     #[error("tensor {name:?}: expected rows of a multiple of {n_block} elements ({kind}), found {found}")]
-    BlockSize {
-        name: String,
-        kind: &'static str,
-        n_block: u64,
-        found: u64,
-    },
+    BlockSize { name: String, kind: &'static str, n_block: u64, found: u64 },
     #[error("tensor {name:?}: expected offset {expected}, found {found}")]
     TensorOffset { name: String, expected: u64, found: u64 },
     #[error("the tensors need {needs} bytes, the file has {has}: incomplete download")]
@@ -119,11 +109,7 @@ pub enum Defect {
     #[error("metadata key {key:?} is missing")]
     MissingKey { key: String },
     #[error("metadata key {key:?}: expected {expected}, found {found}")]
-    WrongType {
-        key: String,
-        expected: &'static str,
-        found: String,
-    },
+    WrongType { key: String, expected: &'static str, found: String },
     #[error("metadata key {key:?}: expected {expected}, found {found}")]
     OutOfRange { key: String, expected: String, found: u64 },
     #[error("unknown architecture {found:?}")]
@@ -155,17 +141,9 @@ pub enum Defect {
     #[error("no token for the byte 0x{byte:02X} in the vocabulary")]
     MissingByte { byte: u8 },
     #[error("metadata key {key:?}: expected one element for each of {expected} tokens, found {found}")]
-    PerTokenLength {
-        key: &'static str,
-        expected: u64,
-        found: u64,
-    },
+    PerTokenLength { key: &'static str, expected: u64, found: u64 },
     #[error("{which} token: expected an id below {n_vocab}, found {found}")]
-    SpecialToken {
-        which: &'static str,
-        n_vocab: u64,
-        found: u64,
-    },
+    SpecialToken { which: &'static str, n_vocab: u64, found: u64 },
     #[error("the tokenizer adds a {which} token but the file names none")]
     NoSpecialToken { which: &'static str },
     #[error("tokenizer.chat_template: expected at most {limit} bytes, found {found}")]
@@ -181,11 +159,7 @@ pub enum Defect {
     #[error("shard {index} of {count} is missing: {file:?}")]
     MissingShard { index: u64, count: u64, file: String },
     #[error("expected shard {expected} of {expected_count}, the file says {found}")]
-    ShardNumber {
-        expected: u64,
-        expected_count: u64,
-        found: String,
-    },
+    ShardNumber { expected: u64, expected_count: u64, found: String },
     #[error("expected {expected} tensors in all shards, found {found}")]
     ShardTensors { expected: u64, found: u64 },
 }

@@ -54,22 +54,12 @@ impl Gguf {
     /// # Errors
     /// The file cannot be read, is not a regular one, or its container is malformed.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io = |source| GgufError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| GgufError::Io { path: path.to_owned(), source };
         // Asked before opening: opening a pipe would wait for a writer.
         let found = std::fs::metadata(path).map_err(io)?.file_type();
         if !found.is_file() {
-            let found = if found.is_dir() {
-                "a directory"
-            } else {
-                "a pipe or device"
-            };
-            return Err(GgufError::NotAFile {
-                path: path.to_owned(),
-                found,
-            });
+            let found = if found.is_dir() { "a directory" } else { "a pipe or device" };
+            return Err(GgufError::NotAFile { path: path.to_owned(), found });
         }
         let file = File::open(path).map_err(io)?;
         let map = map(&file).map_err(io)?;
@@ -86,15 +76,8 @@ impl Gguf {
 
     fn parse(bytes: Bytes, path: &Path) -> Result<Self, GgufError> {
         match reader::parse(bytes.as_slice()) {
-            Ok(header) => Ok(Self {
-                path: path.to_owned(),
-                bytes,
-                header,
-            }),
-            Err(defect) => Err(GgufError::Invalid {
-                path: path.to_owned(),
-                defect,
-            }),
+            Ok(header) => Ok(Self { path: path.to_owned(), bytes, header }),
+            Err(defect) => Err(GgufError::Invalid { path: path.to_owned(), defect }),
         }
     }
 
@@ -204,10 +187,7 @@ impl Gguf {
     /// The integers at `{architecture}.{suffix}`, one per block: an array as it is, a single one repeated. Empty if
     /// there is none, or if `block_count` is not within 1..=512.
     pub fn per_layer_u32(&self, suffix: &str) -> Vec<u32> {
-        let n_blocks = self
-            .block_count()
-            .filter(|n| (1..=check::MAX_BLOCKS).contains(n))
-            .unwrap_or(0) as usize;
+        let n_blocks = self.block_count().filter(|n| (1..=check::MAX_BLOCKS).contains(n)).unwrap_or(0) as usize;
         match self.arch_get(suffix) {
             Some(Value::Array(array)) => array.iter().take(n_blocks).filter_map(|v| v.as_u32()).collect(),
             Some(value) => value.as_u32().map_or(Vec::new(), |v| vec![v; n_blocks]),
@@ -237,10 +217,7 @@ impl Gguf {
 
     /// Key-value heads per block, the largest where blocks differ; as many as heads unless stated.
     pub fn head_count_kv(&self) -> Option<u32> {
-        self.per_layer_u32("attention.head_count_kv")
-            .into_iter()
-            .max()
-            .or_else(|| self.head_count())
+        self.per_layer_u32("attention.head_count_kv").into_iter().max().or_else(|| self.head_count())
     }
 
     /// The number of tokens in the vocabulary.
@@ -254,10 +231,7 @@ impl Gguf {
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "mapping a file is unsafe: another process can change it while it is mapped"
-)]
+#[expect(unsafe_code, reason = "mapping a file is unsafe: another process can change it while it is mapped")]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the map is private to `Gguf`, read-only, and handed out as `&[u8]` and values decoded from it, so that
     // this process never writes to it. Another process may. Parsing reads each length once, checks it, and keeps only

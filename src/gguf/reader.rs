@@ -73,9 +73,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         return Err(Defect::NotGguf { found: excerpt(magic) });
     }
     if bytes.len() < 24 {
-        return Err(Defect::TooSmall {
-            has: bytes.len() as u64,
-        });
+        return Err(Defect::TooSmall { has: bytes.len() as u64 });
     }
     let mut cursor = Cursor { bytes, at: 4 };
     let version = cursor.u32("the version")?;
@@ -86,43 +84,22 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
     }
     let n_tensors = cursor.u64("the tensor count")?;
     let n_pairs = cursor.u64("the key count")?;
-    for (what, found, min_bytes) in [
-        ("keys", n_pairs, MIN_PAIR_BYTES),
-        ("tensors", n_tensors, MIN_TENSOR_BYTES),
-    ] {
+    for (what, found, min_bytes) in [("keys", n_pairs, MIN_PAIR_BYTES), ("tensors", n_tensors, MIN_TENSOR_BYTES)] {
         let limit = MAX_ENTRIES.min(cursor.left() / min_bytes);
         if found > MAX_ENTRIES {
-            return Err(Defect::Count {
-                what,
-                found,
-                limit: MAX_ENTRIES,
-            });
+            return Err(Defect::Count { what, found, limit: MAX_ENTRIES });
         }
         if found > limit {
-            return Err(Defect::CutShort {
-                what,
-                at: 24,
-                needs: found * min_bytes,
-                has: cursor.left(),
-            });
+            return Err(Defect::CutShort { what, at: 24, needs: found * min_bytes, has: cursor.left() });
         }
     }
 
     let pairs = parse_pairs(&mut cursor, n_pairs)?;
-    let mut header = Header {
-        version,
-        alignment: DEFAULT_ALIGNMENT,
-        pairs,
-        tensors: Vec::new(),
-    };
+    let mut header = Header { version, alignment: DEFAULT_ALIGNMENT, pairs, tensors: Vec::new() };
     if let Some(value) = header.get(bytes, "general.alignment") {
         let Value::U32(found) = value else {
             let found = value.value_type().name().to_owned();
-            return Err(Defect::WrongType {
-                key: "general.alignment".to_owned(),
-                expected: "u32",
-                found,
-            });
+            return Err(Defect::WrongType { key: "general.alignment".to_owned(), expected: "u32", found });
         };
         if !found.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&found.into()) {
             return Err(Defect::Alignment { found: found.into() });
@@ -136,10 +113,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         // Offsets are running sums, hence the last tensor is the one that ends last; its padding may be absent.
         let needs = start.saturating_add(last.offset).saturating_add(last.size_bytes);
         if needs > bytes.len() as u64 {
-            return Err(Defect::Incomplete {
-                needs,
-                has: bytes.len() as u64,
-            });
+            return Err(Defect::Incomplete { needs, has: bytes.len() as u64 });
         }
     }
     Ok(header)
@@ -175,12 +149,7 @@ fn parse_pairs(cursor: &mut Cursor<'_>, n_pairs: u64) -> Result<Vec<Pair>, Defec
                 start
             }
         };
-        pairs.push(Pair {
-            key,
-            value: start..cursor.at,
-            value_type,
-            elements,
-        });
+        pairs.push(Pair { key, value: start..cursor.at, value_type, elements });
     }
     Ok(pairs)
 }
@@ -195,10 +164,7 @@ fn parse_tensors(cursor: &mut Cursor<'_>, n_tensors: u64, alignment: u64) -> Res
         let name = match std::str::from_utf8(raw) {
             Ok(name) if raw.len() < MAX_TENSOR_NAME && is_printable(raw) => name.to_owned(),
             _ => {
-                return Err(Defect::TensorName {
-                    index,
-                    name: excerpt(raw),
-                });
+                return Err(Defect::TensorName { index, name: excerpt(raw) });
             }
         };
         if !seen.insert(raw) {
@@ -222,12 +188,7 @@ fn parse_tensors(cursor: &mut Cursor<'_>, n_tensors: u64, alignment: u64) -> Res
         };
         let row = dims[0];
         if !row.is_multiple_of(tensor_type.n_block) {
-            return Err(Defect::BlockSize {
-                name,
-                kind: tensor_type.name,
-                n_block: tensor_type.n_block,
-                found: row,
-            });
+            return Err(Defect::BlockSize { name, kind: tensor_type.name, n_block: tensor_type.n_block, found: row });
         }
         // ggml counts elements and bytes in signed 64 bits, and so do we.
         let n_elements = dims.iter().try_fold(1_u64, |product, n| product.checked_mul(*n));
@@ -243,20 +204,10 @@ fn parse_tensors(cursor: &mut Cursor<'_>, n_tensors: u64, alignment: u64) -> Res
             return Err(Defect::TensorTooLarge { name, dims });
         };
         if offset != expected_offset {
-            return Err(Defect::TensorOffset {
-                name,
-                expected: expected_offset,
-                found: offset,
-            });
+            return Err(Defect::TensorOffset { name, expected: expected_offset, found: offset });
         }
         expected_offset = end;
-        tensors.push(Tensor {
-            name,
-            dims,
-            tensor_type,
-            offset,
-            size_bytes,
-        });
+        tensors.push(Tensor { name, dims, tensor_type, offset, size_bytes });
     }
     Ok(tensors)
 }
@@ -280,12 +231,7 @@ impl Cursor<'_> {
 
     fn skip(&mut self, what: &'static str, n_bytes: u64) -> Result<Range<usize>, Defect> {
         if n_bytes > self.left() {
-            return Err(Defect::CutShort {
-                what,
-                at: self.at as u64,
-                needs: n_bytes,
-                has: self.left(),
-            });
+            return Err(Defect::CutShort { what, at: self.at as u64, needs: n_bytes, has: self.left() });
         }
         let start = self.at;
         self.at += n_bytes as usize;
@@ -314,10 +260,7 @@ impl Cursor<'_> {
 
     fn value_type(&mut self, key: &[u8]) -> Result<ValueType, Defect> {
         let found = self.u32("a value type")?;
-        ValueType::from_code(found).ok_or_else(|| Defect::ValueType {
-            key: excerpt(key),
-            found,
-        })
+        ValueType::from_code(found).ok_or_else(|| Defect::ValueType { key: excerpt(key), found })
     }
 
     fn skip_elements(&mut self, key: &[u8], element: ValueType, n: u64) -> Result<(), Defect> {
@@ -328,12 +271,7 @@ impl Cursor<'_> {
         // A string takes at least its length: an absurd count fails before the walk.
         let at_least = n.saturating_mul(element.size_bytes().unwrap_or(8) as u64);
         if at_least > self.left() {
-            return Err(Defect::CutShort {
-                what,
-                at: self.at as u64,
-                needs: at_least,
-                has: self.left(),
-            });
+            return Err(Defect::CutShort { what, at: self.at as u64, needs: at_least, has: self.left() });
         }
         if element == ValueType::Str {
             for _ in 0..n {

@@ -36,12 +36,7 @@ pub struct Tensor {
 }
 
 const fn t(code: u32, name: &'static str, n_block: u64, block_bytes: u64) -> TensorType {
-    TensorType {
-        code,
-        name,
-        n_block,
-        block_bytes,
-    }
+    TensorType { code, name, n_block, block_bytes }
 }
 
 /// ggml.h and ggml-common.h of llama-cpp-sys-2 0.1.161. Codes 4, 5, 31-33 and 36-38 were withdrawn.

@@ -37,9 +37,7 @@ impl ValueType {
     /// The type with this code in the file, if there is one.
     pub fn from_code(code: u32) -> Option<Self> {
         use ValueType::*;
-        [U8, I8, U16, I16, U32, I32, F32, Bool, Str, Array, U64, I64, F64]
-            .into_iter()
-            .find(|t| *t as u32 == code)
+        [U8, I8, U16, I16, U32, I32, F32, Bool, Str, Array, U64, I64, F64].into_iter().find(|t| *t as u32 == code)
     }
 
     /// Bytes of one value; `None` where that depends on the value (strings, arrays).
@@ -208,11 +206,7 @@ impl<'a> Array<'a> {
 
     /// The bytes of each string; empty if this is not an array of strings.
     pub fn strings(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = if self.element == ValueType::Str {
-            self.bytes
-        } else {
-            &[]
-        };
+        let mut rest = if self.element == ValueType::Str { self.bytes } else { &[] };
         (0..self.n).map_while(move |_| decode_str(&mut rest))
     }
 }

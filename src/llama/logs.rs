@@ -5,15 +5,13 @@ use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The last line logged as an error; llama.cpp tells its reasons nowhere else.
-static LAST_ERROR: Mutex<Option<String>> = Mutex::new(None);
+/// The first line logged as an error since it was last asked for: llama.cpp tells its reasons nowhere else, and follows
+/// them with what failed because of them.
+static ERROR: Mutex<Option<String>> = Mutex::new(None);
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 /// Takes the log over. `verbose` copies it to stderr.
-#[expect(
-    unsafe_code,
-    reason = "the safe bindings log to stderr or nowhere; neither keeps errors"
-)]
+#[expect(unsafe_code, reason = "the safe bindings log to stderr or nowhere; neither keeps errors")]
 pub fn capture(verbose: bool) {
     VERBOSE.store(verbose, Ordering::Relaxed);
     // SAFETY: the callback is a plain function without state, valid for the life of the process.
@@ -23,10 +21,10 @@ pub fn capture(verbose: bool) {
     }
 }
 
-/// The last error logged since the last call.
+/// The first error logged since the last call.
 #[must_use]
 pub fn take_error() -> Option<String> {
-    LAST_ERROR.lock().ok()?.take()
+    ERROR.lock().ok()?.take()
 }
 
 #[expect(unsafe_code, reason = "the signature of llama.cpp's callback")]
@@ -41,8 +39,8 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
     if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR
-        && let Ok(mut last) = LAST_ERROR.lock()
+        && let Ok(mut error) = ERROR.lock()
     {
-        *last = Some(text.trim().to_owned());
+        error.get_or_insert_with(|| text.trim().to_owned());
     }
 }

@@ -25,20 +25,11 @@ pub fn system_info() -> SystemInfo {
     let (version, info) = unsafe {
         let version = CStr::from_ptr(llama_cpp_sys_2::ggml_version());
         let info = CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info());
-        (
-            version.to_string_lossy().into_owned(),
-            info.to_string_lossy().into_owned(),
-        )
+        (version.to_string_lossy().into_owned(), info.to_string_lossy().into_owned())
     };
     // "CPU : SSE3 = 1 | AVX2 = 1 | ... | REPACK = 1 | "
-    let features = info
-        .split(['|', ':'])
-        .filter_map(|item| item.trim().strip_suffix(" = 1"))
-        .map(str::to_owned);
-    SystemInfo {
-        ggml_version: version,
-        features: features.collect(),
-    }
+    let features = info.split(['|', ':']).filter_map(|item| item.trim().strip_suffix(" = 1")).map(str::to_owned);
+    SystemInfo { ggml_version: version, features: features.collect() }
 }
 
 /// What [`system_info`] found.

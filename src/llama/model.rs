@@ -40,8 +40,9 @@ pub enum LoadError {
 /// A loaded model. It is mapped, not read: the file must not change while this lives.
 #[derive(Debug)]
 pub struct Model {
-    pub(super) backend: LlamaBackend,
+    // Dropped first: it must not outlive the backend.
     pub(super) inner: LlamaModel,
+    pub(super) backend: LlamaBackend,
 }
 
 impl Model {
@@ -50,10 +51,7 @@ impl Model {
     /// # Errors
     /// When llama.cpp refuses the file, or `progress` stopped it.
     pub fn load(config: &ModelConfig, mut progress: impl FnMut(f32) -> bool + 'static) -> Result<Model, LoadError> {
-        let refused = |reason: String| LoadError::Refused {
-            path: config.path.clone(),
-            reason,
-        };
+        let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
         let was_stopped = std::rc::Rc::new(std::cell::Cell::new(false));
         let stopped = was_stopped.clone();
@@ -65,6 +63,8 @@ impl Model {
         if let Some(n) = config.n_gpu_layers {
             params = params.with_n_gpu_layers(n);
         }
+        // An error logged before is not about this file.
+        let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {
             Ok(inner) => Ok(Model { backend, inner }),
             Err(_) if was_stopped.get() => Err(LoadError::Interrupted),
@@ -123,22 +123,11 @@ impl Model {
             let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
             text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
         };
-        let is_special = |&token: &LlamaToken| {
-            vocab
-                .attr(token)
-                .intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown)
-        };
-        let named = SpecialTexts {
-            bos: text(vocab.bos()),
-            eos: text(vocab.eos()),
-            unk: String::new(),
-            pad: text(vocab.pad()),
-        };
-        let all = vocab
-            .tokens()
-            .filter(is_special)
-            .map(text)
-            .filter(|text| !text.is_empty());
+        let is_special =
+            |&token: &LlamaToken| vocab.attr(token).intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown);
+        let named =
+            SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()), unk: String::new(), pad: text(vocab.pad()) };
+        let all = vocab.tokens().filter(is_special).map(text).filter(|text| !text.is_empty());
         (named, all.collect())
     }
 

@@ -44,13 +44,7 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     let mut links = Vec::new();
     if has_penalty {
         let n_vocab = model.inner.n_vocab();
-        links.push(LlamaSampler::penalties(
-            n_vocab,
-            PENALTY_LAST_N,
-            sampling.repeat_penalty,
-            0.0,
-            0.0,
-        ));
+        links.push(LlamaSampler::penalties(n_vocab, PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0));
     }
     if is_greedy {
         links.push(LlamaSampler::greedy());
@@ -65,10 +59,7 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     if has_penalty {
         chain.accept_many(prompt.iter().map(|token| LlamaToken(token.0)));
     }
-    Box::new(Chain {
-        chain,
-        candidates: LlamaTokenDataArray::new(Vec::new(), false),
-    })
+    Box::new(Chain { chain, candidates: LlamaTokenDataArray::new(Vec::new(), false) })
 }
 
 struct Chain {
@@ -83,9 +74,7 @@ impl Sampler for Chain {
         argmax(logits).ok_or(TargetError::NotFinite)?;
         let candidates = &mut self.candidates;
         candidates.data.clear();
-        let rows = (0..)
-            .zip(logits)
-            .map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
+        let rows = (0..).zip(logits).map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
         candidates.data.extend(rows);
         candidates.selected = None;
         candidates.sorted = false;

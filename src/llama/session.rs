@@ -64,6 +64,8 @@ pub struct Session<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     limits: TreeLimits,
+    /// False for states, which go forward only.
+    can_roll_back: bool,
     n_vocab: usize,
     /// Tokens in the cache, in every sequence in use.
     committed: Vec<Token>,
@@ -76,12 +78,6 @@ struct Verified {
     tree: TokenTree,
     /// Per node, the sequences that run through it.
     seqs: Vec<Vec<i32>>,
-}
-
-/// What a user asked for, rounded up as llama.cpp will.
-#[must_use]
-pub fn padded_n_ctx(n_ctx: usize) -> usize {
-    n_ctx.next_multiple_of(N_CTX_STEP)
 }
 
 fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
@@ -101,11 +97,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// When llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
-        let limits = if model.is_recurrent() {
-            TreeLimits::PLAIN
-        } else {
-            TreeLimits::TREE
-        };
+        let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
         let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let kv_type = match config.kv_type {
             KvType::F32 => KvCacheType::F32,
@@ -113,9 +105,7 @@ impl<'m> Session<'m> {
         };
         let chunk = u32::try_from(PREFILL_CHUNK).expect("a small constant");
         let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(
-                u32::try_from(padded_n_ctx(config.n_ctx)).unwrap_or(u32::MAX),
-            ))
+            .with_n_ctx(NonZeroU32::new(u32::try_from(config.n_ctx.next_multiple_of(N_CTX_STEP)).unwrap_or(u32::MAX)))
             .with_n_batch(chunk)
             .with_n_ubatch(chunk)
             .with_n_seq_max(u32::try_from(limits.max_leaves).expect("at most 32"))
@@ -141,6 +131,7 @@ impl<'m> Session<'m> {
             // Room for every sequence at every token: `LlamaBatch::add` does not check.
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
+            can_roll_back: !model.is_recurrent(),
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,
@@ -154,25 +145,19 @@ impl<'m> Session<'m> {
         self.context.n_ctx() as usize
     }
 
-    /// Removes positions `from ..` of one sequence, or of all.
+    /// Removes positions `from .. to` of one sequence, or of all.
     fn remove(&mut self, seq: Option<usize>, from: usize, to: Option<usize>) -> Result<(), TargetError> {
-        let removed = self
-            .context
-            .clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
+        let removed = self.context.clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
         match removed {
             Ok(true) => Ok(()),
-            Ok(false) => Err(TargetError::Engine(
-                "llama.cpp cannot take back tokens of this model".into(),
-            )),
+            Ok(false) => Err(TargetError::Engine("llama.cpp cannot take back tokens of this model".into())),
             Err(error) => Err(engine_error("cannot remove tokens from the cache", &error)),
         }
     }
 
     fn copy(&mut self, source: i32, seq: usize, from: usize, to: usize) -> Result<(), TargetError> {
         let seq = i32::try_from(seq).expect("at most 32");
-        let copied = self
-            .context
-            .kv_cache_seq_cp(source, seq, Some(position(from)), Some(position(to)));
+        let copied = self.context.kv_cache_seq_cp(source, seq, Some(position(from)), Some(position(to)));
         copied.map_err(|error| engine_error("cannot copy tokens in the cache", &error))
     }
 
@@ -191,13 +176,23 @@ impl<'m> Session<'m> {
 
     /// Forgets everything.
     fn clear(&mut self) {
-        self.context.clear_kv_cache();
+        // Zeroing the whole cache takes long where removing the cells does.
+        if self.remove(None, 0, None).is_err() {
+            self.context.clear_kv_cache();
+        }
         self.committed.clear();
         self.n_seqs = 1;
         self.verified = None;
     }
 
-    /// Decodes `self.batch`; on failure the cache is as before.
+    /// Drops what a verify left that was not kept: the next batch must follow the committed positions.
+    fn drop_pending(&mut self) {
+        if self.verified.take().is_some() && self.remove(None, self.committed.len(), None).is_err() {
+            self.clear();
+        }
+    }
+
+    /// Decodes `self.batch`; on failure the cache is as before, or empty.
     fn decode(&mut self) -> Result<(), TargetError> {
         // An error logged before this call is not about this call.
         let _ = logs::take_error();
@@ -216,17 +211,14 @@ impl<'m> Session<'m> {
 
     fn add(&mut self, token: Token, at: usize, seqs: &[i32], wants_logits: bool) -> Result<(), TargetError> {
         if token.0 < 0 || token.index() >= self.n_vocab {
-            return Err(TargetError::UnknownToken {
-                token,
-                n_vocab: self.n_vocab,
-            });
+            return Err(TargetError::UnknownToken { token, n_vocab: self.n_vocab });
         }
         let at = i32::try_from(at).expect("positions are below n_ctx, which llama.cpp keeps below 2^31");
         let added = self.batch.add(LlamaToken(token.0), at, seqs, wants_logits);
         added.map_err(|error| engine_error("cannot build the batch", &error))
     }
 
-    /// Leaves of the last verify what `path` holds, in every sequence.
+    /// Makes every sequence hold `path` of the last verify, and nothing else of it.
     fn drop_rest(&mut self, tree: &TokenTree, seqs: &[Vec<i32>], path: &[NodeId]) -> Result<(), TargetError> {
         let base = self.committed.len();
         let end = base + path.len();
@@ -248,11 +240,7 @@ impl<'m> Session<'m> {
 
     fn check_room(&self, n: usize) -> Result<(), TargetError> {
         let (needed, n_ctx) = (self.committed.len() + n, self.n_ctx());
-        if needed > n_ctx {
-            Err(TargetError::ContextFull { needed, n_ctx })
-        } else {
-            Ok(())
-        }
+        if needed > n_ctx { Err(TargetError::ContextFull { needed, n_ctx }) } else { Ok(()) }
     }
 }
 
@@ -274,10 +262,7 @@ fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
 impl Target for Session<'_> {
     fn limits(&self) -> TreeLimits {
         let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
-        TreeLimits {
-            max_nodes: self.limits.max_nodes.min(room),
-            ..self.limits
-        }
+        TreeLimits { max_nodes: self.limits.max_nodes.min(room), ..self.limits }
     }
 
     fn n_past(&self) -> usize {
@@ -286,15 +271,12 @@ impl Target for Session<'_> {
 
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
         if prefix.len() > self.n_ctx() {
-            return Err(TargetError::ContextFull {
-                needed: prefix.len(),
-                n_ctx: self.n_ctx(),
-            });
+            return Err(TargetError::ContextFull { needed: prefix.len(), n_ctx: self.n_ctx() });
         }
-        self.verified = None;
+        self.drop_pending();
         let n_common = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
         let is_rollback = n_common < self.committed.len();
-        if n_common == 0 || is_rollback && self.limits == TreeLimits::PLAIN {
+        if is_rollback && (n_common == 0 || !self.can_roll_back) {
             self.clear();
         } else if is_rollback {
             self.remove(None, n_common, None)?;
@@ -322,12 +304,9 @@ impl Target for Session<'_> {
         tree.check()?;
         let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
         if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
-            return Err(TargetError::TooWide {
-                n_nodes,
-                n_leaves,
-                limits: self.limits,
-            });
+            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
         }
+        self.drop_pending();
         self.check_room(n_nodes)?;
         self.ensure_seqs(n_leaves)?;
         let seqs = assign_seqs(tree, self.n_seqs);
@@ -337,25 +316,25 @@ impl Target for Session<'_> {
             self.add(tree.token(node), at, &seqs[node.index()], true)?;
         }
         self.decode()?;
-        self.verified = Some(Verified {
-            tree: tree.clone(),
-            seqs,
-        });
+        self.verified = Some(Verified { tree: tree.clone(), seqs });
         Ok(())
     }
 
     fn logits(&self, node: NodeId) -> &[f32] {
         let verified = self.verified.as_ref().expect("logits are those of the last verify");
         assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
-        self.context
-            .get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
+        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+        let is_path = self.verified.as_ref().map(|verified| check_path(&verified.tree, path));
+        if let Some(Err(error)) = is_path {
+            self.drop_pending();
+            return Err(error);
+        }
         let Some(Verified { tree, seqs }) = self.verified.take() else {
             return Err(TargetError::NotAPath);
         };
-        check_path(&tree, path)?;
         let kept = self.drop_rest(&tree, &seqs, path);
         if kept.is_err() {
             // Nobody knows what the cache holds now.

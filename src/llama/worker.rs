@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, bounded, never};
 use serde::Serialize;
@@ -20,7 +20,6 @@ use crate::draft::aded::Aded;
 use crate::draft::auto::Auto;
 use crate::draft::{Drafter, NoDraft};
 use crate::generate::{Generation, Length};
-use crate::llama::logs;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
@@ -38,6 +37,9 @@ const STACK_BYTES: usize = 256 << 20;
 /// Events in flight before the worker waits for its reader.
 const N_EVENTS: usize = 256;
 
+/// An answer of fewer tokens does not earn what measuring the curve costs.
+const SHORT_ANSWER: usize = 32;
+
 /// Longest answer that memory is set aside for when no length is given.
 const DEFAULT_MAX_TOKENS: usize = 2048;
 
@@ -54,8 +56,6 @@ pub struct WorkerConfig {
     pub flash_attention: Option<FlashAttention>,
     /// Where cost curves are kept, and as what; `None` keeps none.
     pub curves: Option<(PathBuf, CurveKey)>,
-    /// Copies llama.cpp's log to stderr.
-    pub verbose: bool,
 }
 
 /// Which drafter answers a job.
@@ -172,6 +172,16 @@ pub enum Failure {
         n_prompt: usize,
         /// Positions there are.
         n_ctx: usize,
+        /// Positions the model knows.
+        n_ctx_train: usize,
+    },
+    /// More positions than the model knows: its output would be noise, or it would end the process.
+    #[error("a context of {n_ctx} positions, but the model was trained for {n_ctx_train}")]
+    ContextTooLong {
+        /// Positions asked for.
+        n_ctx: usize,
+        /// Positions the model knows.
+        n_ctx_train: usize,
     },
     /// Nothing to continue.
     #[error("the prompt is empty")]
@@ -188,10 +198,7 @@ impl Failure {
     /// Whether the user broke it off.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
-        matches!(
-            self,
-            Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted)
-        )
+        matches!(self, Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted))
     }
 }
 
@@ -201,12 +208,14 @@ impl Failure {
 pub struct Worker {
     jobs: Sender<Job>,
     events: Receiver<Event>,
+    interrupt: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Closed channels make the worker stop: it finds no further job, and nobody to tell.
+        self.interrupt.store(true, Ordering::Relaxed);
+        // Closed channels: it finds no further job, and nobody to tell.
         self.jobs = bounded(0).0;
         self.events = never();
         if let Some(thread) = self.thread.take() {
@@ -224,24 +233,14 @@ impl Worker {
     pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
         let (jobs, job_queue) = bounded(1);
         let (event_queue, events) = bounded(N_EVENTS);
-        let outbox = Outbox {
-            events: event_queue,
-            interrupt,
-        };
+        let outbox = Outbox { events: event_queue, interrupt: interrupt.clone() };
         let work = move || {
             if let Err(failure) = work(&config, &job_queue, &outbox) {
                 outbox.send(Event::Failed(failure));
             }
         };
-        let thread = thread::Builder::new()
-            .name("engine".into())
-            .stack_size(STACK_BYTES)
-            .spawn(work)?;
-        Ok(Worker {
-            jobs,
-            events,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
+        Ok(Worker { jobs, events, interrupt, thread: Some(thread) })
     }
 
     /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
@@ -276,11 +275,7 @@ impl Outbox {
     }
 
     fn go_on(&self) -> ControlFlow<()> {
-        if self.is_interrupted() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -293,8 +288,11 @@ impl Clock for WallClock {
     }
 }
 
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
-    logs::capture(config.verbose);
     let loading = outbox.clone();
     let progress = move |share| {
         loading.send(Event::Loading(share));
@@ -305,30 +303,14 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<
         outbox.send(Event::Notice(Notice::Recurrent));
     }
     let (named, all) = model.special_texts();
-    outbox.send(Event::Loaded(Box::new(Loaded {
-        specials: named,
-        guard: SpecialGuard::new(all),
-    })));
-    let known = config
-        .curves
-        .as_ref()
-        .and_then(|(folder, key)| curves::load(folder, key));
+    outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
+    let known = config.curves.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
     let clock = WallClock(Instant::now());
-    let curve = known.unwrap_or_default();
+    let (curve, measured_unix_s) = known.unwrap_or_default();
     let curves = config.curves.clone();
-    let mut engine = Engine {
-        config,
-        model: &model,
-        session: None,
-        curve,
-        curves,
-        clock,
-        outbox,
-    };
+    let mut engine = Engine { config, model: &model, session: None, curve, measured_unix_s, curves, clock, outbox };
     for job in jobs {
-        let event = engine
-            .answer(&job)
-            .map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
+        let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
         outbox.send(event);
     }
     Ok(())
@@ -339,6 +321,8 @@ struct Engine<'a> {
     model: &'a Model,
     session: Option<Session<'a>>,
     curve: CostCurve,
+    /// When the curve was measured.
+    measured_unix_s: u64,
     /// Where the curve is kept, as long as that works.
     curves: Option<(PathBuf, CurveKey)>,
     clock: WallClock,
@@ -349,77 +333,66 @@ impl<'a> Engine<'a> {
     fn answer(&mut self, job: &Job) -> Result<Answer, Failure> {
         let prompt = self.model.tokenize(&job.prompt);
         let length = self.length(job, &prompt)?;
-        let mut assembler = TextAssembler::new(job.stops.clone())?;
         let mut session = self.session(length)?;
+        let answer = self.answer_in(&mut session, job, &prompt, length);
+        // Also after an interrupt: what was decoded is reused by the next job.
+        self.session = Some(session);
+        answer
+    }
 
-        let outbox = self.outbox;
+    fn answer_in(
+        &mut self,
+        session: &mut Session<'a>,
+        job: &Job,
+        prompt: &[Token],
+        length: Length,
+    ) -> Result<Answer, Failure> {
+        let mut assembler = TextAssembler::new(job.stops.clone())?;
+        let (model, outbox) = (self.model, self.outbox);
         let mut progress = |done, total| {
             outbox.send(Event::Prefill(done, total));
             outbox.go_on()
         };
-        let prefilled = Generation::prefill(&mut session, &self.clock, &prompt, &mut progress);
-        let prefilled = match prefilled {
-            Ok(prefilled) => prefilled,
-            Err(error) => {
-                // What was decoded before an interrupt is reused by the next job.
-                self.session = Some(session);
-                return Err(error.into());
-            }
+        let prefilled = Generation::prefill(session, &self.clock, prompt, &mut progress)?;
+        let can_draft = session.limits().max_nodes > 1;
+        if can_draft && job.drafter == DrafterKind::Auto {
+            self.measure(job, session, prompt, length)?;
+        }
+        let (mut drafter, mut schedule): (Box<dyn Drafter>, Schedule) = match job.drafter {
+            DrafterKind::Auto if can_draft => (Box::new(Auto::default()), Schedule::cost_aware(self.curve.clone())),
+            DrafterKind::Aded if can_draft => (Box::new(Aded::default()), Schedule::everything(self.curve.clone())),
+            _ => (Box::new(NoDraft), Schedule::everything(self.curve.clone())),
         };
-        let root = *prompt.last().ok_or(Failure::EmptyPrompt)?;
-        self.measure(job, &mut session, root)?;
-
-        let mut drafter: Box<dyn Drafter> = match job.drafter {
-            DrafterKind::Auto => Box::new(Auto::default()),
-            DrafterKind::Aded => Box::new(Aded::default()),
-            DrafterKind::None => Box::new(NoDraft),
-        };
-        let mut schedule = match job.drafter {
-            DrafterKind::Auto => Schedule::cost_aware(self.curve.clone()),
-            DrafterKind::Aded | DrafterKind::None => Schedule::everything(self.curve.clone()),
-        };
-        let mut sampler = sampler(&job.sampling, self.model, &prompt);
+        let mut sampler = sampler(&job.sampling, model, prompt);
         let mut ended_by = None;
         let mut emit = |token| {
-            ended_by = emit(self.model, outbox, &mut assembler, token);
-            if ended_by.is_some() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            ended_by = emit(model, outbox, &mut assembler, token);
+            if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut generation = Generation {
-            target: &mut session,
+            target: session,
             drafter: drafter.as_mut(),
             schedule: &mut schedule,
             sampler: sampler.as_mut(),
             clock: &self.clock,
         };
-        let generated = generation.run(&prompt, prefilled, length, &mut emit)?;
-        self.session = Some(session);
+        let generated = generation.run(prompt, prefilled, length, &mut emit);
+        // Also before an error: it is text of the answer.
         let rest = assembler.finish();
         if !rest.is_empty() {
             outbox.send(Event::Text(rest.to_owned()));
         }
-        if job.drafter == DrafterKind::Auto {
+        let generated = generated?;
+        if job.drafter == DrafterKind::Auto && can_draft {
             self.curve = schedule.curve().clone();
             self.keep_curve();
         }
         let mut tokens = generated.tokens;
+        let reached = if job.max_tokens == Some(tokens.len()) { StopType::Limit } else { StopType::Context };
         if ended_by == Some(StopType::Eos) {
             tokens.pop();
         }
-        let reached = if job.max_tokens == Some(tokens.len()) {
-            StopType::Limit
-        } else {
-            StopType::Context
-        };
-        Ok(Answer {
-            tokens,
-            stop: ended_by.unwrap_or(reached),
-            stats: generated.stats,
-            n_ctx: length.n_ctx,
-        })
+        Ok(Answer { tokens, stop: ended_by.unwrap_or(reached), stats: generated.stats, n_ctx: length.n_ctx })
     }
 
     /// How long the text may become, and how much of a context that needs.
@@ -430,9 +403,13 @@ impl<'a> Engine<'a> {
         let n_prompt = prompt.len();
         let max_tokens = job.max_tokens.unwrap_or(usize::MAX);
         let needed = n_prompt.saturating_add(job.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
-        let n_ctx = job.n_ctx.unwrap_or_else(|| needed.min(self.model.n_ctx_train()));
+        let n_ctx_train = self.model.n_ctx_train();
+        let n_ctx = job.n_ctx.unwrap_or_else(|| needed.min(n_ctx_train));
+        if n_ctx > n_ctx_train {
+            return Err(Failure::ContextTooLong { n_ctx, n_ctx_train });
+        }
         if n_prompt >= n_ctx {
-            return Err(Failure::PromptTooLong { n_prompt, n_ctx });
+            return Err(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }
         Ok(Length { max_tokens, n_ctx })
     }
@@ -447,11 +424,7 @@ impl<'a> Engine<'a> {
             return Ok(session);
         }
         let on_gpu = self.model.has_gpu() && self.config.model.n_gpu_layers != Some(0);
-        let default = if on_gpu {
-            FlashAttention::Auto
-        } else {
-            FlashAttention::Off
-        };
+        let default = if on_gpu { FlashAttention::Auto } else { FlashAttention::Off };
         let config = SessionConfig {
             n_ctx,
             n_threads: self.config.n_threads,
@@ -463,22 +436,33 @@ impl<'a> Engine<'a> {
     }
 
     /// Completes the curve for drafting on top of what `session` holds.
-    fn measure(&mut self, job: &Job, session: &mut Session<'a>, filler: Token) -> Result<(), Failure> {
-        let max_rows = session.limits().max_nodes;
-        if job.drafter == DrafterKind::None || max_rows == 1 || self.curve.is_complete(session.n_past(), max_rows) {
+    fn measure(
+        &mut self,
+        job: &Job,
+        session: &mut Session<'a>,
+        prompt: &[Token],
+        length: Length,
+    ) -> Result<(), Failure> {
+        let n_past = session.n_past();
+        // Some models have no position beyond the context.
+        let max_rows = session.limits().max_nodes.min(length.n_ctx - n_past);
+        let filler = *prompt.last().ok_or(Failure::EmptyPrompt)?;
+        let is_short = job.max_tokens.is_some_and(|n| n < SHORT_ANSWER);
+        if is_short || self.curve.is_complete(n_past, max_rows) {
             return Ok(());
         }
         self.outbox.send(Event::Measuring);
         let outbox = self.outbox;
-        self.curve
-            .measure(session, &self.clock, job.curve_budget, filler, &mut || outbox.go_on())?;
+        let mut go_on = || outbox.go_on();
+        self.curve.measure(session, &self.clock, job.curve_budget, max_rows, filler, &mut go_on)?;
+        self.measured_unix_s = unix_s();
         self.keep_curve();
         Ok(())
     }
 
     fn keep_curve(&mut self) {
         let Some((folder, key)) = &self.curves else { return };
-        if let Err(error) = curves::save(folder, key, &self.curve) {
+        if let Err(error) = curves::save(folder, key, &self.curve, self.measured_unix_s) {
             self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
             // Said once.
             self.curves = None;

@@ -4,15 +4,14 @@ use std::fs;
 use std::hash::Hasher;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::CostCurve;
 
-/// Curves older than this are measured anew: drivers, cooling and neighbours change.
-const LONGEST_USE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Curves measured longer ago than this are measured anew: drivers, cooling and neighbours change.
+const LONGEST_USE_S: u64 = 7 * 24 * 3600;
 
 /// What a curve depends on besides the length of the context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +27,7 @@ pub struct CurveKey {
 #[derive(Serialize, Deserialize)]
 struct CurveFile {
     key: CurveKey,
+    measured_unix_s: u64,
     curve: CostCurve,
 }
 
@@ -42,27 +42,23 @@ impl CurveKey {
     }
 }
 
-/// The curve kept for `key`, if there is one that can be read, fits, and is not too old.
+/// The curve kept for `key` and when it was measured, if there is one that can be read, fits, and is not too old.
 #[must_use]
-pub fn load(folder: &Path, key: &CurveKey) -> Option<CostCurve> {
-    let path = key.path(folder);
-    let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    let file: CurveFile = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-    (file.key == *key && age < LONGEST_USE && file.curve.is_sound()).then_some(file.curve)
+pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve, u64)> {
+    let file: CurveFile = serde_json::from_slice(&fs::read(key.path(folder)).ok()?).ok()?;
+    let is_fresh = now_unix_s.abs_diff(file.measured_unix_s) < LONGEST_USE_S;
+    (file.key == *key && is_fresh && file.curve.is_sound()).then_some((file.curve, file.measured_unix_s))
 }
 
 /// Keeps `curve` for `key`. Concurrent writers do not disturb each other; the last one stays.
 ///
 /// # Errors
 /// When the folder cannot be made or written to: the path and the reason.
-pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve) -> io::Result<()> {
+pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u64) -> io::Result<()> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
     fs::create_dir_all(folder).map_err(named)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    let json = serde_json::to_vec(&CurveFile {
-        key: key.clone(),
-        curve: curve.clone(),
-    })?;
+    let json = serde_json::to_vec(&CurveFile { key: key.clone(), measured_unix_s, curve: curve.clone() })?;
     file.write_all(&json).map_err(named)?;
     file.persist(key.path(folder)).map_err(|error| named(error.error))?;
     Ok(())
@@ -73,11 +69,7 @@ mod tests {
     use super::*;
 
     fn key(settings: &str) -> CurveKey {
-        CurveKey {
-            model: "m".into(),
-            settings: settings.into(),
-            machine: "x".into(),
-        }
+        CurveKey { model: "m".into(), settings: settings.into(), machine: "x".into() }
     }
 
     fn curve() -> CostCurve {
@@ -91,32 +83,33 @@ mod tests {
     fn a_curve_comes_back_for_its_own_key_only() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("made/on/demand");
-        save(&folder, &key("a"), &curve()).unwrap();
-        assert_eq!(load(&folder, &key("a")).unwrap().at(3000), curve().at(3000));
-        assert_eq!(load(&folder, &key("b")), None);
+        save(&folder, &key("a"), &curve(), 1000).unwrap();
+        assert_eq!(load(&folder, &key("a"), 2000), Some((curve(), 1000)));
+        assert_eq!(load(&folder, &key("a"), 1000 + LONGEST_USE_S), None, "too old");
+        assert_eq!(load(&folder, &key("b"), 1000), None);
         fs::rename(key("a").path(&folder), key("b").path(&folder)).unwrap();
-        assert_eq!(load(&folder, &key("b")), None, "a file of another key under this name");
+        assert_eq!(load(&folder, &key("b"), 1000), None, "a file of another key under this name");
     }
 
     #[test]
     fn a_broken_file_is_no_curve() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &key("a"), &curve()).unwrap();
+        save(folder.path(), &key("a"), &curve(), 1000).unwrap();
         let path = key("a").path(folder.path());
         let good = fs::read(&path).unwrap();
         for length in 0..good.len() {
             fs::write(&path, &good[..length]).unwrap();
-            assert_eq!(load(folder.path(), &key("a")), None, "cut at {length}");
+            assert_eq!(load(folder.path(), &key("a"), 1000), None, "cut at {length}");
         }
         let nonsense = String::from_utf8(good).unwrap().replace("10.0", "-1.0");
         fs::write(&path, nonsense).unwrap();
-        assert_eq!(load(folder.path(), &key("a")), None);
+        assert_eq!(load(folder.path(), &key("a"), 1000), None);
     }
 
     #[test]
     fn an_unwritable_folder_is_an_error_that_names_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = save(file.path(), &key("a"), &curve()).unwrap_err();
+        let error = save(file.path(), &key("a"), &curve(), 1000).unwrap_err();
         assert!(error.to_string().contains(file.path().to_str().unwrap()), "{error}");
     }
 }

@@ -11,20 +11,11 @@ fn text_goes_to_stdout_and_one_line_of_statistics_to_stderr() {
     ran.succeeds();
     assert!(!ran.stdout.is_empty() && !ran.stdout.contains("tokens/s"), "{ran:#?}");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
-    assert!(
-        ran.stderr.starts_with("32 tokens in ") && ran.stderr.contains(" tokens/s (prompt: "),
-        "{ran:#?}"
-    );
-    assert!(
-        !ran.stderr.contains("seed"),
-        "the likeliest token needs no seed: {ran:#?}"
-    );
+    assert!(ran.stderr.starts_with("32 tokens in ") && ran.stderr.contains(" tokens/s (prompt: "), "{ran:#?}");
+    assert!(!ran.stderr.contains("seed"), "the likeliest token needs no seed: {ran:#?}");
 
     let quiet = place.run(&["-p", PROMPT, "--temp", "0", "-q"]);
-    assert_eq!(
-        (quiet.code, quiet.stdout, quiet.stderr.as_str()),
-        (Some(0), ran.stdout, "")
-    );
+    assert_eq!((quiet.code, quiet.stdout, quiet.stderr.as_str()), (Some(0), ran.stdout, ""));
 }
 
 #[test]
@@ -59,38 +50,20 @@ fn json_is_one_object_with_the_documented_keys() {
         "draft_n_accepted",
         "draft_ms",
     ] {
-        assert!(
-            timings.iter().any(|key| key == name) && answer["timings"][name].is_number(),
-            "{name}: {answer}"
-        );
+        assert!(timings.iter().any(|key| key == name) && answer["timings"][name].is_number(), "{name}: {answer}");
     }
     assert_eq!((&answer["stop_type"], &answer["seed"]), (&json!("limit"), &json!(5)));
     assert_eq!((timing(&answer, "predicted_n"), timing(&answer, "cache_n")), (32, 0));
     assert_eq!(answer["tokens"].as_array().unwrap().len(), 32);
-    assert_eq!(
-        answer["text"].as_str().unwrap(),
-        place.run(&["-p", PROMPT, "-s", "5"]).stdout
-    );
+    assert_eq!(answer["text"].as_str().unwrap(), place.run(&["-p", PROMPT, "-s", "5"]).stdout);
 }
 
 #[test]
 fn every_drafter_gives_the_same_text() {
     let place = Workplace::new();
     for temperature in ["0", "0.8"] {
-        let answer = |drafter| {
-            place.json(&[
-                "-p",
-                PROMPT,
-                "-n",
-                "200",
-                "-s",
-                "11",
-                "--temp",
-                temperature,
-                "--drafter",
-                drafter,
-            ])
-        };
+        let answer =
+            |drafter| place.json(&["-p", PROMPT, "-n", "200", "-s", "11", "--temp", temperature, "--drafter", drafter]);
         let plain = answer("none");
         assert_eq!((timing(&plain, "draft_n"), timing(&plain, "steps")), (0, 200));
         for drafter in ["auto", "aded"] {
@@ -139,27 +112,13 @@ fn a_stop_string_ends_the_text_before_itself() {
     let stop: String = chars[20..26].iter().collect();
     let before = &whole[..whole.find(&stop).unwrap()];
     for drafter in ["auto", "aded", "none"] {
-        let arguments = [
-            "-p",
-            PROMPT,
-            "-s",
-            "7",
-            "--drafter",
-            drafter,
-            "-r",
-            "never seen",
-            "-r",
-            &stop,
-        ];
+        let arguments = ["-p", PROMPT, "-s", "7", "--drafter", drafter, "-r", "never seen", "-r", &stop];
         let ran = place.run(&arguments);
         ran.succeeds();
         assert_eq!(ran.stdout, before, "{drafter}");
         let answer = place.json(&arguments);
         assert_eq!(answer["text"], before, "{drafter}");
-        assert_eq!(
-            (&answer["stop_type"], &answer["stopping_word"]),
-            (&json!("word"), &json!(stop))
-        );
+        assert_eq!((&answer["stop_type"], &answer["stopping_word"]), (&json!("word"), &json!(stop)));
     }
 }
 
@@ -169,12 +128,8 @@ fn a_full_context_is_said() {
     let n_prompt = timing(&place.json(&["-p", PROMPT]), "prompt_n");
     let n_ctx = (n_prompt + 10).to_string();
     let ran = place.run(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
-    ran.succeeds()
-        .notices(&format!("the context of {n_ctx} positions is full; hint: a larger -c"));
+    ran.succeeds().notices(&format!("the context of {n_ctx} positions is full; hint: a larger -c"));
     assert!(ran.stderr.starts_with("10 tokens in "), "{ran:#?}");
     let answer = place.json(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
-    assert_eq!(
-        (&answer["stop_type"], timing(&answer, "predicted_n")),
-        (&json!("limit"), 10)
-    );
+    assert_eq!((&answer["stop_type"], timing(&answer, "predicted_n")), (&json!("limit"), 10));
 }

@@ -11,17 +11,7 @@ const PROMPTS: &str = r#"{"id": "rain", "kind": "chat", "prompt": "the rain in t
 "#;
 
 fn bench(place: &Workplace, arguments: &[&str]) -> Ran {
-    let start = [
-        "bench",
-        "--curve-budget",
-        "20",
-        "-n",
-        "16",
-        "-r",
-        "1",
-        "--prompts",
-        "prompts.jsonl",
-    ];
+    let start = ["bench", "--curve-budget", "20", "-n", "16", "-r", "1", "--prompts", "prompts.jsonl"];
     finish(&mut place.command(&[&start[..], arguments].concat()))
 }
 
@@ -78,10 +68,7 @@ fn a_table_on_stdout_and_every_answer_in_the_raw_file() {
 fn drafters_can_be_chosen() {
     let ran = bench(&place(), &["--drafters", "aded"]);
     ran.succeeds();
-    assert!(
-        ran.stdout.contains("| aded |") && !ran.stdout.contains("| auto |"),
-        "{ran:#?}"
-    );
+    assert!(ran.stdout.contains("| aded |") && !ran.stdout.contains("| auto |"), "{ran:#?}");
 }
 
 #[test]
@@ -94,9 +81,7 @@ fn mistakes_are_named() {
     run(&["--drafters", "best"]).fails(2, &["best"]);
     run(&["--prompts", "no.jsonl"]).fails(1, &["no.jsonl: no such file or directory"]);
     place.write("bad.jsonl", format!("{PROMPTS}{{\"id\": \"x\"}}\n"));
-    run(&["--prompts", "bad.jsonl"])
-        .fails(1, &["bad.jsonl:3: "])
-        .hints("a line is");
+    run(&["--prompts", "bad.jsonl"]).fails(1, &["bad.jsonl:3: "]).hints("a line is");
     place.write("empty.jsonl", "\n");
     run(&["--prompts", "empty.jsonl"]).fails(1, &["empty.jsonl: no prompts"]);
     run(&["--prompts", "prompts.jsonl", "--raw-output", "no/raw.jsonl"]).fails(1, &["no/raw.jsonl: no such file"]);
@@ -109,14 +94,9 @@ fn the_raw_output_never_overwrites_what_is_read() {
     fs::hard_link(place.path("model.gguf"), place.path("link.gguf")).unwrap();
     let model = fs::read(place.path("model.gguf")).unwrap();
     for output in ["model.gguf", "link.gguf", "prompts.jsonl"] {
-        bench(&place, &["--raw-output", output])
-            .fails(2, &[output, "overwrite"])
-            .hints("--raw-output");
+        bench(&place, &["--raw-output", output]).fails(2, &[output, "overwrite"]).hints("--raw-output");
     }
-    assert!(
-        fs::read(place.path("model.gguf")).unwrap() == model,
-        "the model is as before"
-    );
+    assert!(fs::read(place.path("model.gguf")).unwrap() == model, "the model is as before");
     assert_eq!(fs::read_to_string(place.path("prompts.jsonl")).unwrap(), PROMPTS);
 }
 

@@ -7,11 +7,7 @@ use std::process::Command;
 use super::harness::{PROMPT, Ran, Workplace, finish, skip};
 
 fn run_with_cache(place: &Workplace, cache: &Path) -> Ran {
-    finish(
-        place
-            .run_command(&["-p", PROMPT, "-s", "7"])
-            .env("XDG_CACHE_HOME", cache),
-    )
+    finish(place.run_command(&["-p", PROMPT, "-s", "7"]).env("XDG_CACHE_HOME", cache))
 }
 
 fn curves(cache: &Path) -> Vec<PathBuf> {
@@ -28,13 +24,7 @@ fn a_curve_is_kept_and_a_damaged_one_is_replaced() {
     let kept = curves(&cache);
     assert_eq!(kept.len(), 1, "one curve, and no temporary file: {kept:?}");
     let good = fs::read(&kept[0]).unwrap();
-    for bad in [
-        &b""[..],
-        &good[..good.len() / 2],
-        b"{}",
-        b"\xff\xfe",
-        &[good.as_slice(), b"x"].concat(),
-    ] {
+    for bad in [&b""[..], &good[..good.len() / 2], b"{}", b"\xff\xfe", &[good.as_slice(), b"x"].concat()] {
         fs::write(&kept[0], bad).unwrap();
         let again = run_with_cache(&place, &cache);
         again.succeeds();
@@ -59,9 +49,7 @@ fn a_cache_folder_that_cannot_be_written_is_a_notice() {
     let file = place.write("file", "in the way");
     for cache in [Path::new("/dev/null/x"), &file, Path::new("/proc/nowhere")] {
         let ran = run_with_cache(&place, cache);
-        ran.succeeds()
-            .notices("the cost curve cannot be kept")
-            .notices(cache.to_str().unwrap());
+        ran.succeeds().notices("the cost curve cannot be kept").notices(cache.to_str().unwrap());
         assert_eq!(ran.stdout, text, "{}", cache.display());
     }
     assert_eq!(fs::read(file).unwrap(), b"in the way");
@@ -81,19 +69,14 @@ fn a_full_disk_is_a_notice() {
     let text = place.text_of(&["-p", PROMPT]);
     let folder = place.path("full");
     fs::create_dir(&folder).unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-        .arg(&folder)
-        .output();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&folder).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         return skip("a_full_disk_is_a_notice", "this user cannot mount a small disk");
     }
     let mounted = Mounted(folder);
     assert!(fs::write(mounted.0.join("filler"), [0; 1 << 17]).is_err());
     let ran = run_with_cache(&place, &mounted.0);
-    ran.succeeds()
-        .notices("the cost curve cannot be kept")
-        .notices("No space left on device");
+    ran.succeeds().notices("the cost curve cannot be kept").notices("No space left on device");
     assert_eq!(ran.stdout, text);
     assert!(curves(&mounted.0).is_empty(), "nothing half written is left");
 }

@@ -7,8 +7,7 @@ use super::support::tiny::tiny_llama;
 fn a_missing_model_is_not_found() {
     let place = Workplace::new();
     let ran = place.run(&["-m", "no/such.gguf", "-p", PROMPT]);
-    ran.fails(4, &["no/such.gguf: no such model file"])
-        .hints("get-model.sh");
+    ran.fails(4, &["no/such.gguf: no such model file"]).hints("get-model.sh");
     finish(&mut place.command(&["bench", "-m", "no/such.gguf"])).fails(4, &["no/such.gguf: no such model file"]);
 }
 
@@ -16,23 +15,11 @@ fn a_missing_model_is_not_found() {
 fn what_is_not_a_gguf_file_is_said() {
     let place = Workplace::new();
     place.write("zip.gguf", [&b"PK\x03\x04"[..], &[0; 100]].concat());
-    place
-        .run(&["-m", "zip.gguf", "-p", PROMPT])
-        .fails(1, &["zip.gguf: expected a GGUF file"])
-        .hints("safetensors");
+    place.run(&["-m", "zip.gguf", "-p", PROMPT]).fails(1, &["zip.gguf: expected a GGUF file"]).hints("safetensors");
     place.write("empty.gguf", "");
-    place
-        .run(&["-m", "empty.gguf", "-p", PROMPT])
-        .fails(1, &["empty.gguf: ", "24 bytes"])
-        .hints("download it again");
-    place
-        .run(&["-m", ".", "-p", PROMPT])
-        .fails(1, &["expected a regular file"])
-        .hints(".gguf file");
-    place
-        .run(&["-m", "/dev/zero", "-p", PROMPT])
-        .fails(1, &["expected a regular file"])
-        .hints(".gguf file");
+    place.run(&["-m", "empty.gguf", "-p", PROMPT]).fails(1, &["empty.gguf: ", "24 bytes"]).hints("download it again");
+    place.run(&["-m", ".", "-p", PROMPT]).fails(1, &["expected a regular file"]).hints(".gguf file");
+    place.run(&["-m", "/dev/zero", "-p", PROMPT]).fails(1, &["expected a regular file"]).hints(".gguf file");
 }
 
 #[test]
@@ -47,10 +34,7 @@ fn a_truncated_model_says_what_it_needs_and_has() {
         match length {
             0..24 => ran.fails(1, &["at least 24 bytes", &format!("has {length}")]),
             _ if length < n / 4 => ran.fails(1, &["header cut short", "needs"]),
-            _ => ran.fails(
-                1,
-                &[&format!("need {n} bytes, the file has {length}: incomplete download")],
-            ),
+            _ => ran.fails(1, &[&format!("need {n} bytes, the file has {length}: incomplete download")]),
         };
     }
 }
@@ -62,27 +46,16 @@ fn a_prompt_must_leave_room_in_the_context() {
     let with = |n_ctx: u64| place.run(&["-p", PROMPT, "-c", &n_ctx.to_string()]);
     for n_ctx in [1, n_prompt - 1, n_prompt] {
         let ran = with(n_ctx);
-        ran.fails(
-            6,
-            &[&format!(
-                "the prompt has {n_prompt} tokens, but the context has {n_ctx}"
-            )],
-        );
+        ran.fails(6, &[&format!("the prompt has {n_prompt} tokens, but the context has {n_ctx}")]);
         ran.hints(&format!("-c {}", n_prompt + 512));
     }
     let one = with(n_prompt + 1);
-    one.succeeds()
-        .notices(&format!("the context of {} positions is full", n_prompt + 1));
+    one.succeeds().notices(&format!("the context of {} positions is full", n_prompt + 1));
     assert!(one.stderr.starts_with("1 tokens in "), "{one:#?}");
-    // Without -c the context is the model's: 2048.
-    place.write("long.txt", "the ".repeat(3000));
-    place
-        .run(&["-f", "long.txt"])
-        .fails(6, &["tokens, but the context has 2048"])
-        .hints("-c ");
-    // A hint taken works.
-    let long = place.run(&["-f", "long.txt", "-c", "4000", "-n", "1"]);
-    long.succeeds();
+    // Without -c the context is the model's.
+    place.write("long.txt", "the ".repeat(70_000));
+    place.run(&["-f", "long.txt"]).fails(6, &["tokens, but the context has 65536"]).hints("shorten the prompt");
+    place.run(&["-p", PROMPT, "-c", "65537"]).fails(2, &["65537 positions", "trained for 65536"]).hints("-c");
 }
 
 #[test]
@@ -125,13 +98,7 @@ fn wrong_flags_and_numbers_are_usage_errors() {
 #[test]
 fn hopeless_contexts_are_errors_and_not_crashes() {
     let place = Workplace::new();
-    for n_ctx in [
-        "1073741825",
-        "4294967295",
-        "4294967296",
-        "18446744073709551615",
-        "99999999999999999999",
-    ] {
+    for n_ctx in ["1073741825", "4294967295", "4294967296", "18446744073709551615", "99999999999999999999"] {
         place.run(&["-p", PROMPT, "-c", n_ctx]).fails(2, &[]);
     }
 }

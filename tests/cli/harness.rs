@@ -33,9 +33,7 @@ impl Workplace {
     }
 
     pub(crate) fn with_model(bytes: &[u8]) -> Workplace {
-        let workplace = Workplace {
-            folder: TempDir::new().unwrap(),
-        };
+        let workplace = Workplace { folder: TempDir::new().unwrap() };
         workplace.write("model.gguf", bytes);
         workplace
     }
@@ -146,10 +144,7 @@ impl Running {
     /// Sends a signal; the shell has a `kill` everywhere.
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
-        assert!(
-            Command::new("sh").args(["-c", &kill]).status().unwrap().success(),
-            "{kill}"
-        );
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
     pub(crate) fn finish(mut self) -> Ran {
@@ -158,18 +153,10 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "the command hangs; stderr: {}",
-                self.stderr.text()
-            );
+            assert!(Instant::now() < deadline, "the command hangs; stderr: {}", self.stderr.text());
             thread::sleep(Duration::from_millis(2));
         };
-        Ran {
-            code: status.code(),
-            stdout: self.stdout.finish(),
-            stderr: self.stderr.finish(),
-        }
+        Ran { code: status.code(), stdout: self.stdout.finish(), stderr: self.stderr.finish() }
     }
 }
 
@@ -206,10 +193,7 @@ impl Collector {
                 all.lock().unwrap().extend_from_slice(&piece[..n]);
             }
         };
-        Collector {
-            bytes,
-            thread: Some(thread::spawn(read)),
-        }
+        Collector { bytes, thread: Some(thread::spawn(read)) }
     }
 
     /// So far.
@@ -257,10 +241,7 @@ impl Ran {
     #[track_caller]
     pub(crate) fn hints(&self, part: &str) -> &Ran {
         let last = self.stderr.lines().last().unwrap_or_default();
-        assert!(
-            last.starts_with("hint: ") && last.contains(part),
-            "{part:?} is not the hint of: {self:#?}"
-        );
+        assert!(last.starts_with("hint: ") && last.contains(part), "{part:?} is not the hint of: {self:#?}");
         self
     }
 
@@ -282,9 +263,7 @@ impl Ran {
 /// A count in `timings`.
 #[track_caller]
 pub(crate) fn timing(answer: &Value, name: &str) -> u64 {
-    answer["timings"][name]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{name} in {answer}"))
+    answer["timings"][name].as_u64().unwrap_or_else(|| panic!("{name} in {answer}"))
 }
 
 /// The real model, where there is one.

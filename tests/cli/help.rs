@@ -33,11 +33,8 @@ fn the_version_names_the_engine_and_its_cpu_features() {
     let lines: Vec<&str> = version.lines().collect();
     assert_eq!(lines.len(), 3, "{version}");
     assert_eq!(lines[0], format!("chaski {}", env!("CARGO_PKG_VERSION")));
-    let (ggml, crate_version) = lines[1]
-        .strip_prefix("llama.cpp: ggml ")
-        .unwrap()
-        .split_once(", llama-cpp-2 ")
-        .unwrap();
+    let (ggml, crate_version) =
+        lines[1].strip_prefix("llama.cpp: ggml ").unwrap().split_once(", llama-cpp-2 ").unwrap();
     let is_version = |text: &str| text.split('.').count() == 3 && text.split('.').all(|n| n.parse::<u32>().is_ok());
     assert!(is_version(ggml) && is_version(crate_version), "{version}");
     let features = lines[2].strip_prefix("CPU features: ").unwrap();

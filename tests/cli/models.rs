@@ -4,11 +4,7 @@ use super::harness::{PROMPT, Workplace, timing};
 use super::support::tiny::{TinyOptions, tiny, tiny_mamba};
 
 fn without_template() -> Workplace {
-    Workplace::with_model(&tiny(&TinyOptions {
-        seed: 3,
-        chat_template: None,
-        ..TinyOptions::default()
-    }))
+    Workplace::with_model(&tiny(&TinyOptions { seed: 3, chat_template: None, ..TinyOptions::default() }))
 }
 
 #[test]
@@ -19,18 +15,11 @@ fn a_model_without_a_chat_template_continues_the_prompt() {
     assert_eq!(ran.stderr.lines().count(), 2, "{ran:#?}");
     assert_eq!(ran.stdout, place.text_of(&["--raw", "-p", PROMPT]));
     let raw = place.run(&["-p", PROMPT, "--raw", "-q"]);
-    assert_eq!(
-        (raw.code, raw.stderr.as_str()),
-        (Some(0), ""),
-        "--raw is asked for, so nothing needs saying"
-    );
+    assert_eq!((raw.code, raw.stderr.as_str()), (Some(0), ""), "--raw is asked for, so nothing needs saying");
 
     let with_system = place.run(&["-p", PROMPT, "-sys", "he said", "-s", "7"]);
     with_system.succeeds().notices("no chat template");
-    assert_eq!(
-        with_system.stdout,
-        place.text_of(&["--raw", "-p", &format!("he said\n\n{PROMPT}")])
-    );
+    assert_eq!(with_system.stdout, place.text_of(&["--raw", "-p", &format!("he said\n\n{PROMPT}")]));
 }
 
 #[test]
@@ -42,10 +31,7 @@ fn a_system_prompt_is_a_message_of_its_own() {
     let chat = place.json(&["-p", PROMPT, "-sys", "he said", "-s", "7"]);
     assert!(timing(&chat, "prompt_n") > timing(&place.json(&["-p", PROMPT]), "prompt_n"));
     // Rendered in pieces, so words may be cut elsewhere than in the whole; the special tokens are there in both.
-    assert!(
-        timing(&chat, "prompt_n").abs_diff(timing(&raw, "prompt_n")) <= 8,
-        "{chat}\n{raw}"
-    );
+    assert!(timing(&chat, "prompt_n").abs_diff(timing(&raw, "prompt_n")) <= 8, "{chat}\n{raw}");
 }
 
 #[test]
@@ -63,10 +49,7 @@ fn special_tokens_in_users_texts_are_text() {
             assert!(n_more >= 3, "{name}: {special} became {n_more} tokens");
             let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
             // The token itself, and at most one of the space after it.
-            assert!(
-                n_raw <= 2 && n_raw < n_more,
-                "{name}: {special} became {n_raw} tokens with --raw"
-            );
+            assert!(n_raw <= 2 && n_raw < n_more, "{name}: {special} became {n_raw} tokens with --raw");
         }
     }
     // The template's own are parsed.
@@ -88,10 +71,7 @@ fn a_recurrent_model_is_decoded_plainly() {
 
 #[test]
 fn a_model_that_answers_nan_is_reported() {
-    let place = Workplace::with_model(&tiny(&TinyOptions {
-        nan_weights: true,
-        ..TinyOptions::default()
-    }));
+    let place = Workplace::with_model(&tiny(&TinyOptions { nan_weights: true, ..TinyOptions::default() }));
     for temperature in ["0", "0.8"] {
         for drafter in ["auto", "aded", "none"] {
             let ran = place.run(&["-p", PROMPT, "--temp", temperature, "--drafter", drafter]);

@@ -22,11 +22,7 @@ fn every_source_gives_the_same_prompt() {
         ran.succeeds();
         assert_eq!((ran.stdout, ran.stderr), (text.clone(), String::new()), "{arguments:?}");
         let mut redirected = place.run_command(&[&SEEDED[..], arguments].concat());
-        assert_eq!(
-            finish(redirected.stdin(File::open(&file).unwrap())).stdout,
-            text,
-            "{arguments:?} < prompt.txt"
-        );
+        assert_eq!(finish(redirected.stdin(File::open(&file).unwrap())).stdout, text, "{arguments:?} < prompt.txt");
     }
 }
 
@@ -63,11 +59,7 @@ fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
     let text = place.text_of(&["-p", PROMPT]);
     for arguments in [["-p", PROMPT], ["-f", file.to_str().unwrap()]] {
         let start = Instant::now();
-        let mut running = Running::start(
-            place
-                .run_command(&[&SEEDED[..], &arguments].concat())
-                .stdin(Stdio::piped()),
-        );
+        let mut running = Running::start(place.run_command(&[&SEEDED[..], &arguments].concat()).stdin(Stdio::piped()));
         // Held open until the command has ended.
         let held = running.child.stdin.take();
         let ran = running.finish();
@@ -85,50 +77,30 @@ fn no_prompt_at_all_is_a_usage_error() {
     place.run(&[]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-f", "-"]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-p", ""]).fails(2, &["the prompt is empty"]).hints(hint);
-    place
-        .run(&["-p", " \n\t"])
-        .fails(2, &["the prompt is empty"])
-        .hints(hint);
-    place
-        .run_with_stdin(&[], "\n")
-        .fails(2, &["the prompt is empty"])
-        .hints(hint);
+    place.run(&["-p", " \n\t"]).fails(2, &["the prompt is empty"]).hints(hint);
+    place.run_with_stdin(&[], "\n").fails(2, &["the prompt is empty"]).hints(hint);
     place.write("empty.txt", "");
-    place
-        .run(&["-f", "empty.txt"])
-        .fails(2, &["the prompt is empty"])
-        .hints(hint);
+    place.run(&["-f", "empty.txt"]).fails(2, &["the prompt is empty"]).hints(hint);
 }
 
 #[test]
 fn a_prompt_file_that_cannot_be_read_is_named() {
     let place = Workplace::new();
     let nothing = "no such file or directory";
-    place
-        .run(&["-f", "no.txt"])
-        .fails(1, &["no.txt: ", nothing])
-        .hints("-p");
+    place.run(&["-f", "no.txt"]).fails(1, &["no.txt: ", nothing]).hints("-p");
     place.run(&["-f", "."]).fails(1, &[".: is a directory"]);
     place.write("latin1.txt", b"caf\xe9");
-    place
-        .run(&["-f", "latin1.txt"])
-        .fails(1, &["latin1.txt: not UTF-8 at byte 3"])
-        .hints("iconv");
+    place.run(&["-f", "latin1.txt"]).fails(1, &["latin1.txt: not UTF-8 at byte 3"]).hints("iconv");
     let latin1 = File::open(place.path("latin1.txt")).unwrap();
-    finish(place.run_command(&[]).stdin(latin1))
-        .fails(1, &["stdin: not UTF-8 at byte 3"])
-        .hints("iconv");
+    finish(place.run_command(&[]).stdin(latin1)).fails(1, &["stdin: not UTF-8 at byte 3"]).hints("iconv");
 }
 
 #[test]
 fn a_prompt_may_hold_any_character() {
     let place = Workplace::new();
-    for (name, text) in [
-        ("nul", "a\0b"),
-        ("emoji", "🍃 žluťoučký 木"),
-        ("escape", "\x1b]52;c;eA==\x07"),
-        ("crlf", "a\r\nb"),
-    ] {
+    for (name, text) in
+        [("nul", "a\0b"), ("emoji", "🍃 žluťoučký 木"), ("escape", "\x1b]52;c;eA==\x07"), ("crlf", "a\r\nb")]
+    {
         place.write("odd.txt", text);
         let ran = place.run(&["-f", "odd.txt"]);
         ran.succeeds();

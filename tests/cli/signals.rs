@@ -72,11 +72,7 @@ fn while_the_prompt_is_read() {
         running.signal("INT");
         let ran = running.finish();
         ended_without_text(&ran);
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{model}: {:?} for one chunk",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "{model}: {:?} for one chunk", start.elapsed());
     }
 }
 
@@ -98,37 +94,16 @@ fn while_the_machine_is_measured() {
 #[test]
 fn while_text_is_generated() {
     let place = Workplace::new();
-    let text = place
-        .run(&["-p", PROMPT, "--temp", "0", "-n", "1000", "--drafter", "none"])
-        .stdout;
+    let text = place.run(&["-p", PROMPT, "--temp", "0", "-n", "1000", "--drafter", "none"]).stdout;
     for (signal, drafter) in [("INT", "none"), ("TERM", "auto"), ("INT", "aded")] {
-        let arguments = [
-            "-p",
-            PROMPT,
-            "-n",
-            "50000",
-            "-c",
-            "60000",
-            "--temp",
-            "0",
-            "--drafter",
-            drafter,
-        ];
+        let arguments = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--temp", "0", "--drafter", drafter];
         let running = Running::start(&mut place.run_command(&arguments));
         running.wait_for_text();
         running.signal(signal);
         let ran = running.finish();
         assert_eq!(ran.code, Some(130), "{}", tail(&ran));
-        assert!(
-            !ran.stdout.is_empty() && agree(&ran.stdout, &text),
-            "{signal}, {drafter}: {}",
-            tail(&ran)
-        );
-        assert!(
-            ran.stderr.contains(" tokens in ") && !ran.stderr.contains("error"),
-            "{}",
-            tail(&ran)
-        );
+        assert!(!ran.stdout.is_empty() && agree(&ran.stdout, &text), "{signal}, {drafter}: {}", tail(&ran));
+        assert!(ran.stderr.contains(" tokens in ") && !ran.stderr.contains("error"), "{}", tail(&ran));
     }
 }
 
@@ -138,24 +113,13 @@ fn while_a_real_model_generates() {
         return;
     };
     let place = Workplace::new();
-    let arguments = [
-        "-m",
-        model.to_str().unwrap(),
-        "-p",
-        "Tell a long story about a hummingbird.",
-        "-n",
-        "400",
-    ];
+    let arguments = ["-m", model.to_str().unwrap(), "-p", "Tell a long story about a hummingbird.", "-n", "400"];
     let running = Running::start(&mut place.run_command(&arguments));
     running.wait_for_text();
     running.signal("INT");
     let ran = running.finish();
     assert_eq!(ran.code, Some(130), "{}", tail(&ran));
-    assert!(
-        !ran.stdout.is_empty() && ran.stderr.contains(" tokens in "),
-        "{}",
-        tail(&ran)
-    );
+    assert!(!ran.stdout.is_empty() && ran.stderr.contains(" tokens in "), "{}", tail(&ran));
 }
 
 #[test]
@@ -208,10 +172,7 @@ fn while_the_reader_stalls() {
 #[test]
 fn a_second_signal_ends_at_once() {
     if !cfg!(target_os = "linux") {
-        return skip(
-            "a_second_signal_ends_at_once",
-            "only of Linux is it known what a pipe holds",
-        );
+        return skip("a_second_signal_ends_at_once", "only of Linux is it known what a pipe holds");
     }
     let place = Workplace::new();
     let (_reader, writer) = full_pipe();

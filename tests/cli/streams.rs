@@ -21,40 +21,13 @@ fn hang_up_after(place: &Workplace, n_bytes: usize, arguments: &[&str]) -> Ran {
 fn a_reader_that_has_enough_is_not_an_error() {
     let place = Workplace::new();
     for arguments in [
-        &[
-            "run",
-            "--curve-budget",
-            "20",
-            "-p",
-            PROMPT,
-            "-n",
-            "20000",
-            "-c",
-            "30000",
-        ][..],
-        &[
-            "run",
-            "--curve-budget",
-            "20",
-            "-p",
-            PROMPT,
-            "-n",
-            "20000",
-            "-c",
-            "30000",
-            "--drafter",
-            "none",
-        ],
+        &["run", "--curve-budget", "20", "-p", PROMPT, "-n", "20000", "-c", "30000"][..],
+        &["run", "--curve-budget", "20", "-p", PROMPT, "-n", "20000", "-c", "30000", "--drafter", "none"],
     ] {
         let ran = hang_up_after(&place, 10, arguments);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
     }
-    for arguments in [
-        &["run", "--json", "-p", PROMPT][..],
-        &["--help"],
-        &["run", "--help"],
-        &["--version"],
-    ] {
+    for arguments in [&["run", "--json", "-p", PROMPT][..], &["--help"], &["run", "--help"], &["--version"]] {
         let ran = hang_up_after(&place, 0, arguments);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
     }
@@ -89,8 +62,5 @@ fn a_closed_stderr_loses_nothing_of_the_text() {
     let mut command = place.run_command(&["-p", PROMPT, "-s", "7"]);
     let child = command.stdout(Stdio::piped()).stderr(theirs).spawn().unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(
-        (output.status.code(), String::from_utf8(output.stdout).unwrap()),
-        (Some(0), text)
-    );
+    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(0), text));
 }

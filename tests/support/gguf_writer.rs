@@ -175,11 +175,7 @@ impl GgufWriter {
 
     /// Adds an F32 tensor; `data` has as many elements as the product of `dims`, the contiguous dimension first.
     pub fn tensor_f32(&mut self, name: &str, dims: &[usize], data: &[f32]) -> &mut Self {
-        assert_eq!(
-            data.len(),
-            dims.iter().product::<usize>(),
-            "{name}: elements do not fill {dims:?}"
-        );
+        assert_eq!(data.len(), dims.iter().product::<usize>(), "{name}: elements do not fill {dims:?}");
         self.tensors.push(TensorSpec {
             name: name.as_bytes().to_vec(),
             dims: dims.iter().map(|n| *n as u64).collect(),

@@ -2,4 +2,5 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
 pub mod gguf_writer;
+pub mod loop_parts;
 pub mod tiny;

@@ -9,7 +9,7 @@ pub const N_EMBD: usize = 64;
 /// Tokens in the vocabulary: 3 special, 256 bytes, ordinary ones, 2 control.
 pub const N_VOCAB: usize = 384;
 /// Context length in tokens that the models state.
-pub const N_CTX: u32 = 2048;
+pub const N_CTX: u32 = 65536;
 /// The id of `<s>`.
 pub const BOS: i32 = 1;
 /// The id of `</s>`.
@@ -57,39 +57,23 @@ pub struct TinyOptions {
 
 impl Default for TinyOptions {
     fn default() -> Self {
-        Self {
-            seed: 0,
-            nan_weights: false,
-            chat_template: Some(CHATML.to_owned()),
-            arch: Arch::Llama,
-        }
+        Self { seed: 0, nan_weights: false, chat_template: Some(CHATML.to_owned()), arch: Arch::Llama }
     }
 }
 
 /// A llama-architecture model.
 pub fn tiny_llama(seed: u64) -> Vec<u8> {
-    tiny(&TinyOptions {
-        seed,
-        ..TinyOptions::default()
-    })
+    tiny(&TinyOptions { seed, ..TinyOptions::default() })
 }
 
 /// A recurrent model.
 pub fn tiny_mamba(seed: u64) -> Vec<u8> {
-    tiny(&TinyOptions {
-        seed,
-        arch: Arch::Mamba,
-        ..TinyOptions::default()
-    })
+    tiny(&TinyOptions { seed, arch: Arch::Mamba, ..TinyOptions::default() })
 }
 
 /// A model with a sliding window in one of its two blocks.
 pub fn tiny_gemma3(seed: u64) -> Vec<u8> {
-    tiny(&TinyOptions {
-        seed,
-        arch: Arch::Gemma3,
-        ..TinyOptions::default()
-    })
+    tiny(&TinyOptions { seed, arch: Arch::Gemma3, ..TinyOptions::default() })
 }
 
 /// A model with these options, as the bytes of a file.
@@ -155,11 +139,7 @@ pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
 
 fn embeddings(w: &mut GgufWriter, rng: &mut Rng, options: &TinyOptions) {
     // Gemma multiplies embeddings by sqrt(N_EMBD) itself.
-    let scale = if options.arch == Arch::Gemma3 {
-        1.0 / (N_EMBD as f32).sqrt()
-    } else {
-        1.0
-    };
+    let scale = if options.arch == Arch::Gemma3 { 1.0 / (N_EMBD as f32).sqrt() } else { 1.0 };
     let embd: Vec<f32> = rng.normals(N_VOCAB * N_EMBD, 1.0);
     // Each ordinary token prefers to follow one other: its output row leans towards that one's embedding. The hidden
     // state has norm sqrt(N_EMBD) = 8, so rows of elements of size 0.4 give logits with a standard deviation of about 3.
@@ -233,42 +213,18 @@ mod mamba {
         };
         let root = |n: usize| 1.0 / (n as f32).sqrt();
         tensor("attn_norm.weight", &[N_EMBD], vec![1.0; N_EMBD]);
-        tensor(
-            "ssm_in.weight",
-            &[N_EMBD, 2 * INNER],
-            rng.normals(N_EMBD * 2 * INNER, root(N_EMBD)),
-        );
-        tensor(
-            "ssm_conv1d.weight",
-            &[CONV, INNER],
-            rng.normals(CONV * INNER, root(CONV)),
-        );
+        tensor("ssm_in.weight", &[N_EMBD, 2 * INNER], rng.normals(N_EMBD * 2 * INNER, root(N_EMBD)));
+        tensor("ssm_conv1d.weight", &[CONV, INNER], rng.normals(CONV * INNER, root(CONV)));
         tensor("ssm_conv1d.bias", &[INNER], rng.normals(INNER, 0.1));
         let n_x = DT_RANK + 2 * STATE;
-        tensor(
-            "ssm_x.weight",
-            &[INNER, n_x],
-            rng.normals(INNER * n_x, 2.0 * root(INNER)),
-        );
-        tensor(
-            "ssm_dt.weight",
-            &[DT_RANK, INNER],
-            rng.normals(DT_RANK * INNER, root(DT_RANK)),
-        );
+        tensor("ssm_x.weight", &[INNER, n_x], rng.normals(INNER * n_x, 2.0 * root(INNER)));
+        tensor("ssm_dt.weight", &[DT_RANK, INNER], rng.normals(DT_RANK * INNER, root(DT_RANK)));
         // softplus(-1.5) is a time step of 0.2: the state remembers some tens of tokens.
         tensor("ssm_dt.bias", &[INNER], vec![-1.5; INNER]);
         // Decay rates must be negative; -1, -2, ... is Mamba's own initialization.
-        tensor(
-            "ssm_a",
-            &[STATE, INNER],
-            (0..STATE * INNER).map(|i| -((i % STATE + 1) as f32)).collect(),
-        );
+        tensor("ssm_a", &[STATE, INNER], (0..STATE * INNER).map(|i| -((i % STATE + 1) as f32)).collect());
         tensor("ssm_d", &[INNER], vec![1.0; INNER]);
-        tensor(
-            "ssm_out.weight",
-            &[INNER, N_EMBD],
-            rng.normals(INNER * N_EMBD, root(INNER)),
-        );
+        tensor("ssm_out.weight", &[INNER, N_EMBD], rng.normals(INNER * N_EMBD, root(INNER)));
     }
 }
 

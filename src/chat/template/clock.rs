@@ -25,15 +25,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// The calendar fields of a local time.
 struct Fields {
@@ -137,11 +129,7 @@ impl LocalTime {
         let month = (month_from_march + 2) % 12 + 1;
         let year = era * 400 + year_of_era + i64::from(month <= 2);
         let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let year_day = if month > 2 {
-            day_of_year + 60 + i64::from(is_leap)
-        } else {
-            day_of_year - 305
-        };
+        let year_day = if month > 2 { day_of_year + 60 + i64::from(is_leap) } else { day_of_year - 305 };
         Fields {
             year,
             month: month as usize,
@@ -163,13 +151,7 @@ mod tests {
     #[test]
     fn formats_like_python() {
         let format = "%d %b %Y|%A %-d %B|%j|%w %u|%I:%M:%S %p|%y %-m %%|%F %T|%c|%q%-";
-        let at = |unix_s| {
-            LocalTime {
-                unix_s,
-                utc_offset_s: 0,
-            }
-            .strftime(format)
-        };
+        let at = |unix_s| LocalTime { unix_s, utc_offset_s: 0 }.strftime(format);
         let epoch = "01 Jan 1970|Thursday 1 January|001|4 4|12:00:00 AM|70 1 %|1970-01-01 00:00:00|";
         assert_eq!(at(0), format!("{epoch}Thu Jan  1 00:00:00 1970|%q%-"));
         let leap = "29 Feb 2024|Thursday 29 February|060|4 4|12:34:56 PM|24 2 %|2024-02-29 12:34:56|";
@@ -180,10 +162,7 @@ mod tests {
 
     #[test]
     fn the_offset_moves_the_date() {
-        let new_york = LocalTime {
-            unix_s: 0,
-            utc_offset_s: -5 * 3_600,
-        };
+        let new_york = LocalTime { unix_s: 0, utc_offset_s: -5 * 3_600 };
         assert_eq!(new_york.strftime("%Y-%m-%d %H:%M"), "1969-12-31 19:00");
     }
 
@@ -192,18 +171,11 @@ mod tests {
         let (mut month, mut day) = (12, 31);
         let mut year_day = 365;
         for n in -800_i64..40_000 {
-            let fields = LocalTime {
-                unix_s: n * 86_400,
-                utc_offset_s: 0,
-            }
-            .fields();
+            let fields = LocalTime { unix_s: n * 86_400, utc_offset_s: 0 }.fields();
             if n > -800 {
                 let next = (fields.month, fields.day) == (month, day + 1) || fields.day == 1 && day >= 28;
                 assert!(next, "day {n}");
-                assert!(
-                    fields.year_day == year_day + 1 || fields.year_day == 1 && year_day >= 365,
-                    "day {n}"
-                );
+                assert!(fields.year_day == year_day + 1 || fields.year_day == 1 && year_day >= 365, "day {n}");
             }
             (month, day, year_day) = (fields.month, fields.day, fields.year_day);
         }

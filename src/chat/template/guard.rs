@@ -60,20 +60,12 @@ impl SpecialGuard {
     /// A guard against the texts of all tokens that the tokenizer parses only when asked to: those of the types CONTROL
     /// and UNKNOWN. Empty texts are ignored.
     pub fn new(special_token_texts: impl IntoIterator<Item = String>) -> Self {
-        let mut texts: Vec<String> = special_token_texts
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .collect();
+        let mut texts: Vec<String> = special_token_texts.into_iter().filter(|text| !text.is_empty()).collect();
         texts.sort_unstable();
         texts.dedup();
-        assert!(
-            texts.len() < 1 << (4 * N_DIGITS),
-            "more special tokens than any vocabulary has tokens"
-        );
+        assert!(texts.len() < 1 << (4 * N_DIGITS), "more special tokens than any vocabulary has tokens");
         let automaton = (!texts.is_empty()).then(|| {
-            let builder = AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostLongest)
-                .build(&texts);
+            let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
             builder.expect("special token texts are few and short")
         });
         Self { texts, automaton }
@@ -88,27 +80,15 @@ impl SpecialGuard {
         if style == MarkStyle::None {
             return content;
         }
-        let edges = self.edges(&content).into_iter().map(|at| Mark {
-            at,
-            kind: EDGE,
-            special: None,
-        });
+        let edges = self.edges(&content).into_iter().map(|at| Mark { at, kind: EDGE, special: None });
         let mut marks: Vec<Mark> = edges.collect();
         for found in automaton.find_iter(&content) {
             let special = Some(found.pattern().as_usize());
             if style != MarkStyle::After {
-                marks.push(Mark {
-                    at: found.start(),
-                    kind: OPEN,
-                    special,
-                });
+                marks.push(Mark { at: found.start(), kind: OPEN, special });
             }
             if style != MarkStyle::Before {
-                marks.push(Mark {
-                    at: found.end(),
-                    kind: CLOSE,
-                    special,
-                });
+                marks.push(Mark { at: found.end(), kind: CLOSE, special });
             }
         }
         marks.sort_by_key(|mark| mark.at);
@@ -119,11 +99,9 @@ impl SpecialGuard {
     /// beginning of one, or lies within one.
     fn edges(&self, content: &str) -> Vec<usize> {
         let any_part = |is_there: &dyn Fn(&str, &str) -> bool| {
-            self.texts.iter().any(|text| {
-                text.char_indices()
-                    .skip(1)
-                    .any(|(cut, _)| is_there(&text[..cut], &text[cut..]))
-            })
+            self.texts
+                .iter()
+                .any(|text| text.char_indices().skip(1).any(|(cut, _)| is_there(&text[..cut], &text[cut..])))
         };
         let trimmed = content.trim();
         let within = !trimmed.is_empty() && self.texts.iter().any(|text| text.contains(trimmed));
@@ -140,10 +118,7 @@ impl SpecialGuard {
         let mut segments = Vec::new();
         let mut push = |range: Range<usize>, parse_special: bool| {
             if !range.is_empty() {
-                segments.push(Segment {
-                    text: text[range].to_owned(),
-                    parse_special,
-                });
+                segments.push(Segment { text: text[range].to_owned(), parse_special });
             }
         };
         let mut from = 0;
@@ -188,9 +163,7 @@ impl SpecialGuard {
     fn reaches_over(&self, text: &str, at: usize) -> bool {
         let (left, right) = text.split_at(at);
         let fits = |special: &str, cut: usize| left.ends_with(&special[..cut]) && right.starts_with(&special[cut..]);
-        self.texts
-            .iter()
-            .any(|special| special.char_indices().skip(1).any(|(cut, _)| fits(special, cut)))
+        self.texts.iter().any(|special| special.char_indices().skip(1).any(|(cut, _)| fits(special, cut)))
     }
 }
 
@@ -242,11 +215,7 @@ fn read_marks(marked: &str) -> (String, Vec<Mark>) {
                 let digits: Vec<usize> = (rest.clone().map_while(digit_value)).take(N_DIGITS).collect();
                 let is_whole = digits.len() == N_DIGITS;
                 let special = is_whole.then(|| digits.iter().fold(0, |index, digit| index << 4 | digit));
-                marks.push(Mark {
-                    at: text.len(),
-                    kind: c,
-                    special,
-                });
+                marks.push(Mark { at: text.len(), kind: c, special });
             }
             c if is_mark(c) => {}
             c => text.push(c),
@@ -256,9 +225,7 @@ fn read_marks(marked: &str) -> (String, Vec<Mark>) {
 }
 
 fn digit_value(c: char) -> Option<usize> {
-    (DIGIT_ZERO..='\u{FDEF}')
-        .contains(&c)
-        .then(|| c as usize - DIGIT_ZERO as usize)
+    (DIGIT_ZERO..='\u{FDEF}').contains(&c).then(|| c as usize - DIGIT_ZERO as usize)
 }
 
 #[cfg(test)]
@@ -272,11 +239,7 @@ mod tests {
     }
 
     fn plain_parts(segments: &[Segment]) -> Vec<&str> {
-        segments
-            .iter()
-            .filter(|segment| !segment.parse_special)
-            .map(|segment| segment.text.as_str())
-            .collect()
+        segments.iter().filter(|segment| !segment.parse_special).map(|segment| segment.text.as_str()).collect()
     }
 
     #[test]
@@ -286,13 +249,7 @@ mod tests {
             assert_eq!(guard.mark(content, MarkStyle::Around), content);
         }
         let segments = guard.segments("<|im_start|>user");
-        assert_eq!(
-            segments,
-            [Segment {
-                text: "<|im_start|>user".into(),
-                parse_special: true
-            }]
-        );
+        assert_eq!(segments, [Segment { text: "<|im_start|>user".into(), parse_special: true }]);
         assert!(guard.segments("").is_empty());
     }
 

@@ -34,10 +34,7 @@ pub(super) fn normalized_source(source: &str) -> String {
         out.push_str(before);
         rest = tag;
         let name_at = tag.len() - tag.trim_start_matches(['-', '+']).trim_start().len();
-        let name = tag[name_at..]
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .next()
-            .unwrap_or("");
+        let name = tag[name_at..].split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or("");
         let instead = match name {
             "generation" => "if true",
             "endgeneration" => "endif",
@@ -78,15 +75,10 @@ fn to_json(value: &Value, ensure_ascii: Option<bool>, arguments: Kwargs) -> Resu
         _ => None,
     };
     let [item_separator, key_separator] = match arguments.get::<Option<Vec<String>>>("separators")? {
-        Some(given) => given
-            .try_into()
-            .map_err(|_| invalid("separators are two strings".to_owned()))?,
+        Some(given) => given.try_into().map_err(|_| invalid("separators are two strings".to_owned()))?,
         None => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
     };
-    let ensure_ascii = arguments
-        .get::<Option<bool>>("ensure_ascii")?
-        .or(ensure_ascii)
-        .unwrap_or(false);
+    let ensure_ascii = arguments.get::<Option<bool>>("ensure_ascii")?.or(ensure_ascii).unwrap_or(false);
     let layout = Layout {
         notation: Notation::Json { ensure_ascii },
         indent,
@@ -104,13 +96,7 @@ impl Layout {
     /// What printing a list or a dict gives.
     fn repr() -> Self {
         let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
-        Self {
-            notation: Notation::Repr,
-            indent: None,
-            item_separator,
-            key_separator,
-            sort_keys: false,
-        }
+        Self { notation: Notation::Repr, indent: None, item_separator, key_separator, sort_keys: false }
     }
 
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
@@ -129,9 +115,7 @@ impl Layout {
             ValueKind::String => self.write_string(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.write_items(out, ['[', ']'], &items, depth, |out, item| {
-                    self.write(out, item, depth + 1)
-                })?;
+                self.write_items(out, ['[', ']'], &items, depth, |out, item| self.write(out, item, depth + 1))?;
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
@@ -186,14 +170,7 @@ impl Layout {
     fn write_string(&self, out: &mut String, text: &str) {
         let (quote, ensure_ascii) = match self.notation {
             Notation::Json { ensure_ascii } => ('"', ensure_ascii),
-            Notation::Repr => (
-                if text.contains('\'') && !text.contains('"') {
-                    '"'
-                } else {
-                    '\''
-                },
-                false,
-            ),
+            Notation::Repr => (if text.contains('\'') && !text.contains('"') { '"' } else { '\'' }, false),
         };
         let is_json = self.notation != Notation::Repr;
         out.push(quote);

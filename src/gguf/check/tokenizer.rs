@@ -16,16 +16,10 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
     // llama.cpp's default ids of the beginning and end of text, per kind of tokenizer.
     let (default_bos, default_eos) = match model {
         None => {
-            return Err(Defect::NoTokenizer {
-                expected,
-                found: "nothing".to_owned(),
-            });
+            return Err(Defect::NoTokenizer { expected, found: "nothing".to_owned() });
         }
         Some(b"none" | b"no_vocab") => {
-            return Err(Defect::NoTokenizer {
-                expected,
-                found: excerpt(model.unwrap_or_default()),
-            });
+            return Err(Defect::NoTokenizer { expected, found: excerpt(model.unwrap_or_default()) });
         }
         Some(b"llama" | b"plamo2") => (Some(1), Some(2)),
         Some(b"bert") => (Some(101), None),
@@ -33,10 +27,7 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
         // It also has defaults for these: id 11 for both, whatever token that is. Silently wrong, so not counted.
         Some(b"gpt2" | b"hybriddna" | b"whitespace" | b"gemma4" | b"rwkv") => (None, None),
         Some(other) => {
-            return Err(Defect::Tokenizer {
-                expected,
-                found: excerpt(other),
-            });
+            return Err(Defect::Tokenizer { expected, found: excerpt(other) });
         }
     };
 
@@ -45,32 +36,20 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
     let tokens = tokens.ok_or(Defect::MissingKey { key: key.to_owned() })?;
     let n_vocab = tokens.len() as u64;
     if !(1..=MAX_VOCAB).contains(&n_vocab) {
-        return Err(Defect::VocabularySize {
-            limit: MAX_VOCAB,
-            found: n_vocab,
-        });
+        return Err(Defect::VocabularySize { limit: MAX_VOCAB, found: n_vocab });
     }
     let texts = unique_texts(tokens)?;
     if model == Some(b"llama") {
         check_bytes(&texts)?;
     }
 
-    let scores = array(
-        gguf,
-        "tokenizer.ggml.scores",
-        &[ValueType::F32, ValueType::I32],
-        "an array of f32 or i32",
-    )?;
+    let scores = array(gguf, "tokenizer.ggml.scores", &[ValueType::F32, ValueType::I32], "an array of f32 or i32")?;
     let types = array(gguf, "tokenizer.ggml.token_type", &[ValueType::I32], "an array of i32")?;
     for (key, per_token) in [("tokenizer.ggml.scores", scores), ("tokenizer.ggml.token_type", types)] {
         // Longer ones are read as far as the vocabulary goes.
         match per_token.map(|a| a.len() as u64) {
             Some(found) if found < n_vocab => {
-                return Err(Defect::PerTokenLength {
-                    key,
-                    expected: n_vocab,
-                    found,
-                });
+                return Err(Defect::PerTokenLength { key, expected: n_vocab, found });
             }
             _ => {}
         }
@@ -92,20 +71,8 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
         return Ok(());
     }
     for (which, key, id, default_id, by_default) in [
-        (
-            "bos",
-            "tokenizer.ggml.add_bos_token",
-            ids[0],
-            default_bos,
-            matches!(model, Some(b"llama" | b"bert")),
-        ),
-        (
-            "eos",
-            "tokenizer.ggml.add_eos_token",
-            ids[1],
-            default_eos,
-            model == Some(b"t5"),
-        ),
+        ("bos", "tokenizer.ggml.add_bos_token", ids[0], default_bos, matches!(model, Some(b"llama" | b"bert"))),
+        ("eos", "tokenizer.ggml.add_eos_token", ids[1], default_eos, model == Some(b"t5")),
     ] {
         let adds = match gguf.get(key) {
             None => by_default,
@@ -127,10 +94,7 @@ fn unique_texts(tokens: Array<'_>) -> Result<HashSet<&[u8]>, Defect> {
     for (id, token) in tokens.strings().enumerate() {
         let text = token.split(|byte| *byte == 0).next().unwrap_or_default();
         if !text.is_empty() && !seen.insert(text) {
-            return Err(Defect::DuplicateToken {
-                token: excerpt(text),
-                id,
-            });
+            return Err(Defect::DuplicateToken { token: excerpt(text), id });
         }
     }
     Ok(seen)
@@ -152,10 +116,7 @@ pub(super) fn check_template(gguf: &Gguf) -> Result<(), Defect> {
         return Ok(());
     };
     if template.len() as u64 > MAX_TEMPLATE_BYTES {
-        return Err(Defect::TemplateTooLong {
-            limit: MAX_TEMPLATE_BYTES,
-            found: template.len() as u64,
-        });
+        return Err(Defect::TemplateTooLong { limit: MAX_TEMPLATE_BYTES, found: template.len() as u64 });
     }
     match std::str::from_utf8(template) {
         Ok(_) => Ok(()),

@@ -1,0 +1,41 @@
+//! What a generation needs besides a target.
+
+use std::time::{Duration, Instant};
+
+use chaski::cost::{Clock, CostCurve};
+
+/// The real clock.
+pub struct WallClock(Instant);
+
+impl Default for WallClock {
+    fn default() -> WallClock {
+        WallClock(Instant::now())
+    }
+}
+
+impl Clock for WallClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// A generator small enough to read (xorshift64*, Vigna 2016).
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `n_sides`.
+    pub fn roll(&mut self, n_sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % n_sides
+    }
+}
+
+/// A curve on which drafting pays, whatever this machine is like.
+pub fn flat_curve() -> CostCurve {
+    let mut curve = CostCurve::default();
+    (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));
+    curve
+}
