@@ -1,5 +1,5 @@
 //! Reads the header of GGUF model files and tells, before llama.cpp sees them, whether they can be loaded: llama.cpp
-//! aborts the process on several defects (reliability.md lists them).
+//! aborts the process on several defects (`check` lists them).
 //!
 //! [`Gguf::open`] checks the container (lengths, types, offsets), [`Gguf::check`] what the metadata mean and whether all
 //! shards are there. It deliberately reads no weights, changes nothing, and does not know llama.cpp's tensor lists: a
