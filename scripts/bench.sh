@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures one model of the manifest and keeps the raw figures, in bench/results: DATE-COMMIT-MODEL.md (tables, machine,
-# peak memory) and .jsonl (every answer's figures). Run it on an idle machine: what else runs shows in the spread.
+# peak memory), .jsonl (every answer's figures) and .curve.json (the measured cost curve). Run it on an idle machine: what else runs shows in the spread.
 #
 # usage: scripts/bench.sh [MODEL_NAME [arguments of chaski bench]]
 . "$(dirname "$0")/lib.sh"
@@ -50,4 +50,8 @@ PYTHON
     done
 } >"$out.md.part"
 mv "$out.md.part" "$out.md"
+# The cost curve as it was in the end: what the schedule chose by.
+curves=${XDG_CACHE_HOME:-$HOME/.cache}/chaski/curves
+curve=$(grep -lF "$(basename "$model")" "$curves"/*.json 2>/dev/null | xargs -r ls -t | head -1)
+[ -z "$curve" ] || cp "$curve" "$out.curve.json"
 printf '%s\n' "$out.md"
