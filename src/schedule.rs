@@ -145,8 +145,8 @@ impl Default for Latch {
 }
 
 impl Latch {
-    const RESERVE: f64 = 2.0;
-    const INCOME: f64 = 0.01;
+    const RESERVE: f64 = 4.0;
+    const INCOME: f64 = 0.02;
     /// A text that copied for pages may change its nature.
     const GREATEST_CREDIT: f64 = 32.0;
 
@@ -202,11 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_draft_must_be_earned() {
+    fn what_was_lost_must_be_earned_again() {
         let mut schedule = Schedule::cost_aware(staircase());
         let draft = Draft { tree: TokenTree::chain(Token(0), &[Token(1); 15]).unwrap(), p: vec![0.98; 16] };
-        assert_eq!(schedule.choose(&draft, 0), 8, "16 rows could lose more than the reserve");
-        schedule.record(&StepRecord { n_past: 0, n_rows: 4, n_emitted: 4, draft_ms: 0.1, verify_ms: 107.0 });
+        let step = |n_rows, n_emitted, verify_ms| StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms };
+        assert_eq!(schedule.choose(&draft, 0), 16);
+        schedule.record(&step(16, 1, 229.0));
+        assert_eq!(schedule.choose(&draft, 0), 4, "another 16 rows could lose more than is left");
+        schedule.record(&step(4, 4, 107.0));
         assert_eq!(schedule.choose(&draft, 0), 16);
     }
 
