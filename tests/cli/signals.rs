@@ -15,8 +15,15 @@ const LOADING: &str = "llama_model_loader: loaded meta data";
 /// Logged at the end of making a context; the prompt is next.
 const CONTEXT_MADE: &str = "compute buffer size";
 
-/// A text that ends by a signal only.
+/// A text of the tiny model that ends by a signal only.
 const ENDLESS: [&str; 9] = ["-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none", "-v"];
+
+/// The same for the real model, in the context it knows.
+const ENDLESS_REAL: [&str; 9] = ["-n", "50000", "-c", "8192", "--temp", "0", "--drafter", "none", "-v"];
+
+fn endless(model: &str) -> &'static [&'static str] {
+    if model == "model.gguf" { &ENDLESS } else { &ENDLESS_REAL }
+}
 
 /// Interrupted before there was any text.
 fn ended_without_text(ran: &Ran) {
@@ -45,11 +52,11 @@ fn while_the_model_loads() {
     let mut models = vec!["model.gguf".to_owned()];
     models.extend(real_model("while_the_model_loads").map(|path| path.display().to_string()));
     let place = Workplace::new();
-    place.write("long.txt", "the rain in the station ".repeat(2000));
+    place.write("long.txt", "the rain in the station ".repeat(1000));
     for model in models {
         for signal in ["INT", "TERM"] {
             let arguments = ["-m", &model, "-f", "long.txt"];
-            let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+            let running = Running::start(&mut place.run_command(&[&arguments[..], endless(&model)].concat()));
             running.wait_for_stderr(LOADING);
             running.signal(signal);
             ended_without_text(&running.finish());
@@ -62,10 +69,10 @@ fn while_the_prompt_is_read() {
     let mut models = vec!["model.gguf".to_owned()];
     models.extend(real_model("while_the_prompt_is_read").map(|path| path.display().to_string()));
     let place = Workplace::new();
-    place.write("long.txt", "the rain in the station ".repeat(2000));
+    place.write("long.txt", "the rain in the station ".repeat(1000));
     for model in models {
         let arguments = ["-m", &model, "-f", "long.txt"];
-        let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+        let running = Running::start(&mut place.run_command(&[&arguments[..], endless(&model)].concat()));
         running.wait_for_stderr(CONTEXT_MADE);
         thread::sleep(Duration::from_millis(100));
         let start = Instant::now();
@@ -199,7 +206,7 @@ fn a_second_signal_ends_a_decode_at_once() {
     place.write("long.txt", "the rain in the station ".repeat(1000));
     for _ in 0..3 {
         let arguments = ["-m", model.to_str().unwrap(), "-f", "long.txt"];
-        let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
+        let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS_REAL].concat()));
         running.wait_for_stderr(CONTEXT_MADE);
         thread::sleep(Duration::from_millis(50));
         running.signal("INT");
