@@ -1,7 +1,7 @@
 //! How much of a draft to verify.
 //!
 //! The tree of n drafted nodes that maximizes `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens by time, with n = 0
-//! (plain decoding) among the choices. Should that be wrong all the same, the [`Latch`] bounds the loss.
+//! (plain decoding) among the choices. Should that be wrong all the same, the latch bounds the loss.
 
 use crate::cost::CostCurve;
 use crate::draft::Draft;

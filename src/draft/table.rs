@@ -1,6 +1,6 @@
 //! A bounded table from a context to the tokens that followed it: the memory of the tri-gram matrices.
 //!
-//! Rows live in sets of [`ROWS_PER_SET`], as in a processor's cache: a full set forgets its weakest row, so memory has a
+//! Rows live in sets of `ROWS_PER_SET`, as in a processor's cache: a full set forgets its weakest row, so memory has a
 //! bound, every operation looks at one set only, and the result depends on the order of the calls alone.
 
 use std::hash::Hasher;
