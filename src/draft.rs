@@ -14,10 +14,12 @@ use crate::tree::TokenTree;
 
 pub mod aded;
 pub mod auto;
+pub mod base;
 pub mod mixer;
 pub mod search;
 pub mod suffix;
 pub mod table;
+pub mod top;
 pub mod trigram;
 
 /// A token tree and what its nodes are worth.
