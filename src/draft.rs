@@ -3,24 +3,32 @@
 //! ```text
 //! sources ──► mixer (a calibrated p per candidate token) ──► best-first search ──► Draft, likeliest nodes first
 //!    ▲                                                                               │
-//!    └───────────────── learn: every emitted token ◄──── verify, accept ◄── schedule ┘
+//!    └── learn: every emitted token, every verified row's likeliest ◄──── verify, accept ◄── schedule
 //! ```
 //!
 //! A drafter only ever costs or saves time; it cannot change the text.
 
-use crate::target::TreeLimits;
+use crate::draft::table::Successor;
+use crate::target::{Target, TreeLimits};
 use crate::token::Token;
 use crate::tree::TokenTree;
 
 pub mod aded;
 pub mod auto;
+
+pub mod backoff;
 pub mod base;
+pub mod context;
+pub mod cursor;
+pub mod logits;
+pub mod trigram;
+
 pub mod mixer;
+pub mod places;
+pub mod puct;
 pub mod search;
-pub mod suffix;
 pub mod table;
 pub mod top;
-pub mod trigram;
 
 /// A token tree and what its nodes are worth.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,12 +45,15 @@ impl Draft {
     pub fn none(root: Token) -> Draft {
         Draft { tree: TokenTree::new(root), p: vec![1.0] }
     }
+}
 
-    /// Keeps the first `n_rows` nodes.
-    pub fn truncate(&mut self, n_rows: usize) {
-        self.tree.truncate(n_rows);
-        self.p.truncate(self.tree.len());
-    }
+/// A verified tree and the target that has its logits.
+#[derive(Clone, Copy)]
+pub struct Verified<'a> {
+    /// What was verified.
+    pub tree: &'a TokenTree,
+    /// Has a row of logits for each of its nodes.
+    pub target: &'a dyn Target,
 }
 
 /// Proposes candidates, and learns from what the target said instead.
@@ -53,29 +64,51 @@ pub trait Drafter {
     /// Drafts what may follow `context`, whose last token is the root of the tree.
     fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft;
 
-    /// Takes in that `context[from..]` was emitted since the last call.
-    fn learn(&mut self, context: &[Token], from: usize);
+    /// Takes in that `context[from..]` was emitted since the last call, by what `verified` says.
+    fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>);
 }
 
-/// The tokens before a node that a source looks at.
+/// The said tokens that a source looks at.
 pub const TAIL_LEN: usize = 32;
 
-/// A memory that names tokens which may come next.
+/// The end of a text, of which the last tokens may be drafted and not yet said.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail<'a> {
+    /// At most [`TAIL_LEN`] tokens that were said, then the drafted ones.
+    pub tokens: &'a [Token],
+    /// How many are drafted.
+    pub n_drafted: usize,
+}
+
+/// A token that may come next, and why a source thinks so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The token.
+    pub token: Token,
+    /// Which kind of evidence speaks for it: less than the source's [`Source::n_bins`].
+    pub bin: usize,
+}
+
+/// A memory that names tokens which may come next, and says what kind of evidence speaks for each. How much a kind is
+/// worth is learned by the [`mixer`].
 pub trait Source {
-    /// Forgets what belongs to the text before; a new one begins.
+    /// What tables and options call it.
+    fn name(&self) -> &'static str;
+
+    /// How many kinds of evidence this source tells apart.
+    fn n_bins(&self) -> usize;
+
+    /// A new text begins: forgets what belongs to the one before.
     fn begin(&mut self) {}
 
     /// Takes in that `token` followed `text` (the whole text so far).
     fn learn(&mut self, text: &[Token], token: Token);
 
-    /// Adds what may follow a text that ends with `tail` (at most [`TAIL_LEN`] tokens), no token twice.
-    fn propose(&self, tail: &[Token], candidates: &mut Vec<mixer::Candidate>);
+    /// Takes in what the target held likely after a text that ends with `tail`, drafted or not.
+    fn harvest(&mut self, _tail: &[Token], _top: &[Successor]) {}
 
-    /// How many kinds of evidence this source tells apart.
-    fn n_bins(&self) -> usize;
-
-    /// How often a candidate of this kind is right on texts in general.
-    fn prior(&self, bin: usize) -> f32;
+    /// Adds what may follow `tail`, no token twice; the strongest evidence first.
+    fn propose(&self, tail: Tail<'_>, candidates: &mut Vec<Candidate>);
 }
 
 /// Plain decoding.
@@ -89,7 +122,7 @@ impl Drafter for NoDraft {
         Draft::none(root_of(context))
     }
 
-    fn learn(&mut self, _context: &[Token], _from: usize) {}
+    fn learn(&mut self, _context: &[Token], _from: usize, _verified: Verified<'_>) {}
 }
 
 /// The last committed token.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::accept::{Sampler, walk};
 use crate::cost::Clock;
-use crate::draft::Drafter;
+use crate::draft::{Draft, Drafter, Verified};
 use crate::schedule::{Schedule, StepRecord};
 use crate::stats::Stats;
 use crate::target::{Progress, Target, TargetError, TreeLimits};
@@ -23,6 +23,33 @@ pub struct Generation<'a> {
     pub sampler: &'a mut dyn Sampler,
     /// What times the steps.
     pub clock: &'a dyn Clock,
+    /// Who looks on.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// Looks on, and changes nothing: for records and explanations.
+pub trait Observer {
+    /// A step was verified and accepted; the target still has its logits.
+    fn step(&mut self, _step: &Step<'_>) {}
+}
+
+/// Nobody looks on.
+impl Observer for () {}
+
+/// What happened in one step.
+pub struct Step<'a> {
+    /// The text up to and with what the step emitted.
+    pub context: &'a [Token],
+    /// Where in `context` the emitted tokens begin.
+    pub from: usize,
+    /// What the drafter proposed, all of it.
+    pub draft: &'a Draft,
+    /// The nodes that were verified and accepted, the root first.
+    pub path: &'a [NodeId],
+    /// The tree that was verified, with its logits.
+    pub verified: Verified<'a>,
+    /// Why it had this size.
+    pub schedule: &'a Schedule,
 }
 
 /// A generation that ran to its end.
@@ -113,19 +140,20 @@ impl Generation<'_> {
         // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
         let max_depth = limits.max_depth.min(n_left - 1);
         let limits = if max_depth == 0 { TreeLimits::PLAIN } else { TreeLimits { max_depth, ..limits } };
-        let mut draft = self.drafter.draft(context, limits);
-        draft.truncate(self.schedule.choose(&draft, n_past));
+        let draft = self.drafter.draft(context, limits);
+        let mut tree = draft.tree.clone();
+        tree.truncate(self.schedule.choose(&draft, n_past));
         let mut draft_ms = self.ms_since(start);
 
         let start = self.clock.now();
-        self.target.verify(&draft.tree)?;
+        self.target.verify(&tree)?;
         // Engines may answer before the work is done; reading a result waits for it.
         let _ = self.target.logits(NodeId::ROOT);
         let mut verify_ms = self.ms_since(start);
 
         let from = context.len();
         let mut stopped = false;
-        let accepted = walk(&draft.tree, self.target, self.sampler, |token| {
+        let accepted = walk(&tree, self.target, self.sampler, |token| {
             context.push(token);
             stopped = emit(token).is_break();
             if stopped || context.len() - from == n_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -133,15 +161,19 @@ impl Generation<'_> {
         let n_emitted = context.len() - from;
 
         let start = self.clock.now();
+        // Before the rest is dropped: the target's logits are gone then.
+        let verified = Verified { tree: &tree, target: self.target };
+        self.drafter.learn(context, from, verified);
+        draft_ms += self.ms_since(start);
+        let schedule = &*self.schedule;
+        self.observer.step(&Step { context, from, draft: &draft, path: &accepted, verified, schedule });
+
+        let start = self.clock.now();
         // The last token emitted is the next root, undecoded, also where the text broke off on an accepted node.
         self.target.keep(&accepted[..accepted.len().min(n_emitted)])?;
         verify_ms += self.ms_since(start);
 
-        let start = self.clock.now();
-        self.drafter.learn(context, from);
-        draft_ms += self.ms_since(start);
-
-        let record = StepRecord { n_past, n_rows: draft.tree.len(), n_emitted, draft_ms, verify_ms };
+        let record = StepRecord { n_past, n_rows: tree.len(), n_emitted, draft_ms, verify_ms };
         stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         self.schedule.record(&record);
         Ok(stopped)

@@ -16,6 +16,7 @@ pub mod target;
 
 pub mod accept;
 pub mod generate;
+pub mod replay;
 pub mod stats;
 pub mod text;
 

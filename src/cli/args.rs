@@ -145,6 +145,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
 
+    /// Append what a replay needs to this file, one JSON object a line: prompt and answer as tokens, and what the model
+    /// held likely
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// Names the answer in the trace; what comes before the last - is its kind
+    #[arg(long, value_name = "ID", default_value = "run-1", requires = "trace")]
+    pub trace_id: String,
+
     /// No statistics on stderr
     #[arg(short, long)]
     pub quiet: bool,

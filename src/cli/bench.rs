@@ -167,6 +167,7 @@ fn compare(args: &BenchArgs, worker: &Worker, prompt: &Prompt, segments: &[Segme
             stops: Vec::new(),
             drafter,
             curve_budget: Duration::from_millis(args.engine.curve_budget),
+            record: false,
         });
         let answer = receive(worker, &mut Bars::default(), |_| Ok(()))?;
         if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }

@@ -1,5 +1,8 @@
 //! `chaski run`: one prompt, one answer.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,6 +16,7 @@ use crate::cli::{input, interrupt};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
+use crate::replay::trace::Trace;
 use crate::stats::Stats;
 
 /// Runs the command.
@@ -49,6 +53,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         stops: args.reverse_prompt.clone(),
         drafter: args.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
+        record: args.trace.is_some(),
     };
     drop(gguf);
     worker.submit(job);
@@ -60,6 +65,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     });
     output.finish()?;
     let answer = answer?;
+    if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
+        append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
+    }
     if args.json {
         write_stdout(&to_json(&text, &answer, &sampling))?;
     }
@@ -102,6 +110,14 @@ fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Resul
         stderr_line("notice: this model's template has no system role; the system prompt begins the user's message");
     }
     Ok(rendered.segments)
+}
+
+/// Adds a line to a file of traces.
+fn append_trace(path: &Path, trace: &Trace) -> Result<(), Failure> {
+    let mut line = serde_json::to_string(trace).expect("strings and numbers serialize");
+    line.push('\n');
+    let file = File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|error| Failure::io(path, &error))
 }
 
 /// Templates may print the date. Without a time zone library it is that of UTC.

@@ -1,85 +1,242 @@
-//! From evidence to probability.
+//! From evidence to probability, by online logistic mixing, as in context-mixing compressors (PAQ: Mahoney, 2005).
 //!
-//! A source says how it came to a candidate by naming a *bin* ("the only continuation of a match of 12 tokens"). The
-//! mixer keeps, per bin, how often such candidates turned out right, and answers with that share: calibrated by
-//! construction, on this text, whatever the source believes. It learns from every emitted token, drafted or not.
-//!
-//! Sources that name the same token are not added up: the most convinced one counts. A logistic mix of all evidence is
-//! the intended successor of [`Mixer::mix`].
+//! A source says how it came to a candidate by naming a *bin* ("the only continuation of a match of 12 tokens"). Per bin
+//! the mixer knows how often such candidates were right. That a source names other tokens, or none, is evidence as well,
+//! with bins of its own. What all sources say of a candidate is added up in the logistic domain, with weights that
+//! depend on which of them name it, and that learn: by gradient descent on the log-loss of every candidate at every
+//! emitted token, drafted or not. So no exploration is needed, and a source that does not help gets no weight.
 
-use crate::draft::Source;
+use serde::{Deserialize, Serialize};
+
+use crate::draft::{Candidate, Source};
 use crate::token::Token;
 
-/// Weight of a bin's prior, in observations.
-const PRIOR_WEIGHT: f32 = 8.0;
+/// Most candidates mixed at one place.
+const MAX_CANDIDATES: usize = 48;
 
-/// Observations after which a bin's past counts half: texts change.
-const HALF_LIFE: f32 = 128.0;
+/// Share of the newest observation in a bin that has seen many.
+const BIN_RATE: f32 = 1.0 / 256.0;
 
-/// A token that may come next, and why a source thinks so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The token.
-    pub token: Token,
-    /// Which kind of evidence speaks for it: less than the source's [`Source::n_bins`].
-    pub bin: usize,
-}
+/// What a bin nobody knows is worth, in observations, and its probability.
+const UNKNOWN: Bin = Bin { p: 0.05, n: 2.0 };
 
-#[derive(Clone, Copy, Debug)]
+/// Observations that what was learned before counts for at most, so that this text can correct it.
+const MOST_TRUSTED: f32 = 48.0;
+
+/// Step of the gradient descent.
+const RATE: f32 = 0.003;
+
+/// Weight of a source whose weight nobody knows.
+const NEW_WEIGHT: f32 = 0.4;
+
+/// The logistic domain ends here.
+const MOST_CERTAIN: f32 = 7.0;
+
+/// How often a kind of evidence was right.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Bin {
-    n_right: f32,
-    n_seen: f32,
+    p: f32,
+    n: f32,
 }
 
-/// One reliability table per source.
-#[derive(Clone, Debug)]
+impl Bin {
+    fn learn(&mut self, is_right: bool) {
+        let rate = (1.0 / (self.n + 1.5)).max(BIN_RATE);
+        self.p += rate * (f32::from(u8::from(is_right)) - self.p);
+        self.n = (self.n + 1.0).min(1.0 / BIN_RATE);
+    }
+}
+
+/// What is known of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Reliability {
+    name: String,
+    /// Of the candidates it names, by bin.
+    named: Vec<Bin>,
+    /// Of those it does not name, by the bin of its own best candidate; the last bin is for when it has none.
+    unnamed: Vec<Bin>,
+}
+
+/// Everything the mixer has learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixerState {
+    sources: Vec<Reliability>,
+    /// Per set of sources that name a candidate (source i is bit i): a weight per source, and last the bias.
+    weights: Vec<Vec<f32>>,
+}
+
+/// What all sources say of one token.
+struct Mixed {
+    token: Token,
+    /// Per source the place in its tables: a bin of `named`, or beyond these one of `unnamed`.
+    bins: Vec<usize>,
+    named_by: usize,
+    inputs: Vec<f32>,
+    p: f32,
+}
+
+/// Mixes evidence to probabilities.
 pub struct Mixer {
-    tables: Vec<Vec<Bin>>,
+    state: MixerState,
+    /// Kept between calls for their memory; the first `n_mixed` count.
+    mixed: Vec<Mixed>,
+    n_mixed: usize,
+}
+
+fn stretch(p: f32) -> f32 {
+    (p / (1.0 - p)).ln().clamp(-MOST_CERTAIN, MOST_CERTAIN)
+}
+
+fn squash(x: f32) -> f32 {
+    1.0 / (1.0 + (-x.clamp(-MOST_CERTAIN, MOST_CERTAIN)).exp())
 }
 
 impl Mixer {
-    /// A mixer that believes the sources' priors.
+    /// A mixer for `sources` that knows what `learned` knows of those it names.
     #[must_use]
-    pub fn new(sources: &[Box<dyn Source>]) -> Mixer {
-        let table = |source: &dyn Source| {
-            let bin = |bin| Bin { n_right: source.prior(bin) * PRIOR_WEIGHT, n_seen: PRIOR_WEIGHT };
-            (0..source.n_bins()).map(bin).collect()
-        };
-        Mixer { tables: sources.iter().map(|source| table(source.as_ref())).collect() }
+    pub fn new(sources: &[Box<dyn Source>], learned: &MixerState) -> Mixer {
+        let state = learned.adapted_to(sources);
+        Mixer { state, mixed: Vec::new(), n_mixed: 0 }
+    }
+
+    /// What was learned.
+    #[must_use]
+    pub fn state(&self) -> &MixerState {
+        &self.state
     }
 
     /// The probability of each token that any source names; `proposals[i]` are those of source i. The probabilities
     /// add up to at most 1; tokens come in the order they were first named.
-    pub fn mix(&self, proposals: &[Vec<Candidate>], mixed: &mut Vec<(Token, f32)>) {
+    pub fn mix(&mut self, proposals: &[Vec<Candidate>], mixed: &mut Vec<(Token, f32)>) {
+        self.gather(proposals);
+        let all = &self.mixed[..self.n_mixed];
+        let sum: f32 = all.iter().map(|candidate| candidate.p).sum();
+        let scale = if sum > 1.0 { 1.0 / sum } else { 1.0 };
         mixed.clear();
-        for (table, candidates) in self.tables.iter().zip(proposals) {
-            for candidate in candidates {
-                let bin = table[candidate.bin];
-                let p = bin.n_right / bin.n_seen;
-                match mixed.iter_mut().find(|(token, _)| *token == candidate.token) {
-                    Some((_, known)) => *known = known.max(p),
-                    None => mixed.push((candidate.token, p)),
-                }
-            }
-        }
-        let sum: f32 = mixed.iter().map(|(_, p)| p).sum();
-        if sum > 1.0 {
-            mixed.iter_mut().for_each(|(_, p)| *p /= sum);
-        }
+        mixed.extend(all.iter().map(|candidate| (candidate.token, candidate.p * scale)));
     }
 
     /// Takes in that `token` followed where the sources proposed `proposals`.
     pub fn learn(&mut self, proposals: &[Vec<Candidate>], token: Token) {
-        for (table, candidates) in self.tables.iter_mut().zip(proposals) {
-            for candidate in candidates {
-                let bin = &mut table[candidate.bin];
-                bin.n_right += f32::from(u8::from(candidate.token == token));
-                bin.n_seen += 1.0;
-                if bin.n_seen > HALF_LIFE {
-                    bin.n_right /= 2.0;
-                    bin.n_seen /= 2.0;
-                }
+        self.gather(proposals);
+        for candidate in &self.mixed[..self.n_mixed] {
+            let is_right = candidate.token == token;
+            let step = RATE * (f32::from(u8::from(is_right)) - candidate.p);
+            let weights = &mut self.state.weights[candidate.named_by];
+            for (weight, input) in weights.iter_mut().zip(candidate.inputs.iter().chain(&[1.0])) {
+                *weight += step * input;
+            }
+            for (source, &bin) in self.state.sources.iter_mut().zip(&candidate.bins) {
+                source.bin_mut(bin).learn(is_right);
             }
         }
+    }
+
+    /// Fills `self.mixed` with every token that any source names.
+    fn gather(&mut self, proposals: &[Vec<Candidate>]) {
+        let n_sources = self.state.sources.len();
+        self.n_mixed = 0;
+        for (source, candidates) in proposals.iter().enumerate() {
+            for candidate in candidates {
+                let Some(at) = self.slot_of(candidate.token, proposals) else { continue };
+                self.mixed[at].named_by |= 1 << source;
+                self.mixed[at].bins[source] = candidate.bin;
+            }
+        }
+        for mixed in &mut self.mixed[..self.n_mixed] {
+            mixed.inputs.clear();
+            mixed.inputs.extend((0..n_sources).map(|i| stretch(self.state.sources[i].bin(mixed.bins[i]).p)));
+            let weights = &self.state.weights[mixed.named_by];
+            let sum: f32 = weights.iter().zip(&mixed.inputs).map(|(weight, input)| weight * input).sum();
+            mixed.p = squash(sum + weights[n_sources]);
+        }
+    }
+
+    /// The slot of a token, a new one if need be and possible: named by nobody yet.
+    fn slot_of(&mut self, token: Token, proposals: &[Vec<Candidate>]) -> Option<usize> {
+        let known = self.mixed[..self.n_mixed].iter().position(|mixed| mixed.token == token);
+        if known.is_some() || self.n_mixed == MAX_CANDIDATES {
+            return known;
+        }
+        let at = self.n_mixed;
+        if at == self.mixed.len() {
+            self.mixed.push(Mixed { token, bins: Vec::new(), named_by: 0, inputs: Vec::new(), p: 0.0 });
+        }
+        self.n_mixed += 1;
+        let mixed = &mut self.mixed[at];
+        (mixed.token, mixed.named_by) = (token, 0);
+        mixed.bins.clear();
+        mixed.bins.extend(self.state.sources.iter().zip(proposals).map(|(source, own)| source.unnamed_bin(own)));
+        Some(at)
+    }
+}
+
+impl Reliability {
+    /// The place of the evidence that this source does not name a token, while it names `own`.
+    fn unnamed_bin(&self, own: &[Candidate]) -> usize {
+        let n_bins = self.named.len();
+        n_bins + own.first().map_or(n_bins, |best| best.bin)
+    }
+
+    fn bin(&self, place: usize) -> Bin {
+        self.named.get(place).copied().unwrap_or_else(|| self.unnamed[place - self.named.len()])
+    }
+
+    fn bin_mut(&mut self, place: usize) -> &mut Bin {
+        let n_named = self.named.len();
+        if place < n_named { &mut self.named[place] } else { &mut self.unnamed[place - n_named] }
+    }
+}
+
+impl MixerState {
+    /// Nothing learned of anything.
+    #[must_use]
+    pub fn empty() -> MixerState {
+        MixerState { sources: Vec::new(), weights: Vec::new() }
+    }
+
+    /// The same knowledge for another list of sources: those that are new start from scratch, those that are gone are
+    /// left away.
+    fn adapted_to(&self, sources: &[Box<dyn Source>]) -> MixerState {
+        let place = |name: &str| self.sources.iter().position(|known| known.name == name);
+        let reliability = |source: &dyn Source| {
+            let n_bins = source.n_bins();
+            let known = place(source.name()).map(|at| &self.sources[at]).filter(|known| known.fits(n_bins));
+            let mut reliability = known.cloned().unwrap_or_else(|| Reliability {
+                name: source.name().to_owned(),
+                named: vec![UNKNOWN; n_bins],
+                unnamed: vec![UNKNOWN; n_bins + 1],
+            });
+            let bins = reliability.named.iter_mut().chain(&mut reliability.unnamed);
+            bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
+            reliability
+        };
+        let places: Vec<Option<usize>> = sources.iter().map(|source| place(source.name())).collect();
+        let weights = |named_by: usize| {
+            let bits = places.iter().enumerate().filter(|(bit, _)| named_by & 1 << bit != 0);
+            let known_set = bits.filter_map(|(_, place)| *place).fold(0, |set, place| set | 1 << place);
+            let known = self.weights.get(known_set).filter(|weights| weights.len() == self.sources.len() + 1);
+            let weight = |place: &Option<usize>| place.zip(known).map_or(NEW_WEIGHT, |(place, known)| known[place]);
+            let bias = known.and_then(|known| known.last().copied()).unwrap_or(0.0);
+            places.iter().map(weight).chain([bias]).collect()
+        };
+        MixerState {
+            sources: sources.iter().map(|source| reliability(source.as_ref())).collect(),
+            weights: (0..1 << sources.len()).map(weights).collect(),
+        }
+    }
+
+    /// False for numbers that no learning gives: a damaged file.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let bins = || self.sources.iter().flat_map(|source| source.named.iter().chain(&source.unnamed));
+        bins().all(|bin| bin.p > 0.0 && bin.p < 1.0 && bin.n >= 0.0 && bin.n.is_finite())
+            && self.weights.iter().flatten().all(|weight| weight.is_finite())
+    }
+}
+
+impl Reliability {
+    fn fits(&self, n_bins: usize) -> bool {
+        self.named.len() == n_bins && self.unnamed.len() == n_bins + 1
     }
 }

@@ -7,12 +7,37 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use crate::draft::Draft;
+use crate::draft::puct::puct;
 use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
 
 /// Nodes less likely than this are not worth looking at on any curve: their parents cost more than they bring.
 const LEAST_P: f32 = 0.02;
+
+/// How a tree is made of probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// The likeliest nodes first.
+    BestFirst,
+    /// Monte-Carlo tree search, as ADED has it: for comparison.
+    Mcts,
+}
+
+impl Search {
+    /// A tree below `root`; see [`best_first`].
+    pub fn run(
+        self,
+        root: Token,
+        limits: TreeLimits,
+        expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>),
+    ) -> Draft {
+        match self {
+            Search::BestFirst => best_first(root, limits, expand),
+            Search::Mcts => puct(root, limits, expand),
+        }
+    }
+}
 
 struct Waiting {
     p: f32,

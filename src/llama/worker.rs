@@ -23,6 +23,7 @@ use crate::generate::{Generation, Length};
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
+use crate::replay::trace::{Recorder, Trace};
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
@@ -87,6 +88,8 @@ pub struct Job {
     pub drafter: DrafterKind,
     /// Time for measuring what the cost curve lacks.
     pub curve_budget: Duration,
+    /// Whether a trace is wanted.
+    pub record: bool,
 }
 
 /// Why an answer ended; names are llama-server's, and `interrupted`.
@@ -116,6 +119,8 @@ pub struct Answer {
     pub stats: Stats,
     /// Positions of the context it had.
     pub n_ctx: usize,
+    /// What a replay needs, if it was wanted; its id is empty.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// What a prompt is made with.
@@ -369,12 +374,14 @@ impl<'a> Engine<'a> {
             ended_by = emit(model, outbox, &mut assembler, token);
             if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let (mut recorder, mut nobody) = (Recorder::default(), ());
         let mut generation = Generation {
             target: session,
             drafter: drafter.as_mut(),
             schedule: &mut schedule,
             sampler: sampler.as_mut(),
             clock: &self.clock,
+            observer: if job.record { &mut recorder } else { &mut nobody },
         };
         let generated = generation.run(prompt, prefilled, length, &mut emit);
         // Also before an error: it is text of the answer.
@@ -392,7 +399,19 @@ impl<'a> Engine<'a> {
         if ended_by == Some(StopType::Eos) {
             tokens.pop();
         }
-        Ok(Answer { tokens, stop: ended_by.unwrap_or(reached), stats: generated.stats, n_ctx: length.n_ctx })
+        let trace = job.record.then(|| {
+            Box::new(Trace {
+                id: String::new(),
+                model: self.config.model.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                n_vocab: model.n_vocab(),
+                temperature: job.sampling.temperature,
+                prompt: prompt.iter().map(|token| token.0).collect(),
+                tokens: recorder.tokens,
+                top: recorder.top,
+            })
+        });
+        let stop = ended_by.unwrap_or(reached);
+        Ok(Answer { tokens, stop, stats: generated.stats, n_ctx: length.n_ctx, trace })
     }
 
     /// How long the text may become, and how much of a context that needs.

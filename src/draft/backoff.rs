@@ -1,0 +1,180 @@
+//! A successor table read from its longest context to none, and the kinds of evidence such tables give.
+
+use crate::draft::Candidate;
+use crate::draft::table::{Key, Successor, SuccessorTable};
+use crate::token::Token;
+
+/// Longest contexts first: what they know stands before what shorter ones say.
+const ORDERS: [usize; 3] = [2, 1, 0];
+
+/// Shares of a row that begin a new kind of evidence, downwards; a successor that is nearly alone is one of its own.
+const SHARES: [f32; 8] = [0.99, 0.9, 0.7, 0.5, 0.3, 0.15, 0.06, 0.0];
+
+/// How often a context was seen, rounded: where a new kind of evidence begins.
+const TOTALS: [f32; 4] = [0.0, 1.5, 2.5, 5.5];
+
+/// Kinds of evidence: order, total, share.
+pub const N_BINS: usize = ORDERS.len() * TOTALS.len() * SHARES.len();
+
+/// The kind of evidence of a successor with `share` of all that followed a context of `order` tokens seen `total` times.
+#[must_use]
+pub fn bin_of(order: usize, total: f32, share: f32) -> usize {
+    let total_bin = TOTALS.iter().rposition(|&least| total >= least).unwrap_or(0);
+    let share_bin = SHARES.iter().position(|&least| share >= least).unwrap_or(SHARES.len() - 1);
+    (order.min(2) * TOTALS.len() + total_bin) * SHARES.len() + share_bin
+}
+
+/// The ends of `tail` that rows are kept for, the longest first, each with its order.
+pub fn contexts(tail: &[Token]) -> impl Iterator<Item = (usize, &[Token])> {
+    ORDERS.into_iter().filter_map(|order| Some((order, &tail[tail.len().checked_sub(order)?..])))
+}
+
+/// Adds what followed a context of `order` tokens; what a longer context named stays with it.
+pub fn add_row(order: usize, total: f32, successors: &[Successor], candidates: &mut Vec<Candidate>) {
+    for successor in successors {
+        if candidates.iter().all(|known| known.token != successor.token) {
+            let bin = bin_of(order, total, successor.weight / total);
+            candidates.push(Candidate { token: successor.token, bin });
+        }
+    }
+}
+
+/// A bounded table that fades: what was seen long ago counts less.
+#[derive(Clone, Debug)]
+pub struct FadingTable {
+    table: SuccessorTable,
+    /// What a row keeps of its weights each time it learns.
+    fading: f32,
+}
+
+impl FadingTable {
+    /// An empty table of at most `max_bytes`.
+    #[must_use]
+    pub fn new(max_bytes: usize, fading: f32) -> FadingTable {
+        FadingTable { table: SuccessorTable::new(max_bytes), fading }
+    }
+
+    /// Takes in that a text ending with `tail` was followed by `successors`, whose weights add up to at most 1.
+    pub fn learn(&mut self, tail: &[Token], successors: &[Successor]) {
+        for (order, context) in contexts(tail) {
+            let row = self.table.row_mut(Key::of(context, order).expect("an end of the tail"));
+            row.scale(self.fading);
+            for successor in successors {
+                row.raise(successor.token, successor.weight, f32::INFINITY);
+            }
+        }
+    }
+
+    /// Adds what may follow `tail`.
+    pub fn propose(&self, tail: &[Token], candidates: &mut Vec<Candidate>) {
+        for (order, context) in contexts(tail) {
+            if let Some(row) = Key::of(context, order).and_then(|key| self.table.row(key)) {
+                add_row(order, row.total(), row.successors(), candidates);
+            }
+        }
+    }
+
+    /// The table, for keeping it.
+    #[must_use]
+    pub fn table(&self) -> &SuccessorTable {
+        &self.table
+    }
+
+    /// The table, for filling it with what was kept.
+    pub fn table_mut(&mut self) -> &mut SuccessorTable {
+        &mut self.table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const FADING: f32 = 0.95;
+
+    /// The naive twin: whole texts as keys, no bound.
+    #[derive(Default)]
+    struct Naive(BTreeMap<Vec<i32>, Vec<(i32, f32)>>);
+
+    impl Naive {
+        fn learn(&mut self, text: &[i32], token: i32) {
+            for order in 0..=2.min(text.len()) {
+                let row = self.0.entry(text[text.len() - order..].to_vec()).or_default();
+                row.iter_mut().for_each(|successor| successor.1 *= FADING);
+                match row.iter_mut().find(|successor| successor.0 == token) {
+                    Some(successor) => successor.1 += 1.0,
+                    None => row.push((token, 1.0)),
+                }
+            }
+        }
+
+        fn propose(&self, tail: &[i32]) -> BTreeMap<i32, usize> {
+            let mut bins = BTreeMap::new();
+            for order in (0..=2.min(tail.len())).rev() {
+                let Some(row) = self.0.get(&tail[tail.len() - order..]) else { continue };
+                let mut sorted = row.clone();
+                sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+                let total: f32 = sorted.iter().map(|successor| successor.1).sum();
+                for (token, weight) in row {
+                    bins.entry(*token).or_insert(bin_of(order, total, weight / total));
+                }
+            }
+            bins
+        }
+    }
+
+    fn tokens(ids: &[i32]) -> Vec<Token> {
+        ids.iter().copied().map(Token).collect()
+    }
+
+    fn learn(table: &mut FadingTable, text: &[i32], token: i32) {
+        table.learn(&tokens(text), &[Successor { token: Token(token), weight: 1.0 }]);
+    }
+
+    proptest! {
+        // At most 12 tokens: no row overflows, and a table of 4 MiB forgets nothing.
+        #[test]
+        fn agrees_with_its_naive_twin(text in prop::collection::vec(0i32..12, 1..200)) {
+            let mut fast = FadingTable::new(4 << 20, FADING);
+            let mut naive = Naive::default();
+            for at in 0..text.len() {
+                learn(&mut fast, &text[..at], text[at]);
+                naive.learn(&text[..at], text[at]);
+            }
+            for at in 0..=text.len() {
+                let mut candidates = Vec::new();
+                fast.propose(&tokens(&text[..at]), &mut candidates);
+                let bins: BTreeMap<i32, usize> = candidates.iter().map(|c| (c.token.0, c.bin)).collect();
+                prop_assert_eq!(bins.len(), candidates.len(), "no token twice");
+                prop_assert_eq!(bins, naive.propose(&text[..at]));
+            }
+        }
+
+        #[test]
+        fn a_small_memory_only_forgets(text in prop::collection::vec(0i32..1000, 1..600)) {
+            let mut table = FadingTable::new(0, FADING);
+            for at in 0..text.len() {
+                learn(&mut table, &text[..at], text[at]);
+                let mut candidates = Vec::new();
+                table.propose(&tokens(&text[..at]), &mut candidates);
+                prop_assert!(candidates.iter().all(|candidate| candidate.bin < N_BINS));
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_of_evidence_do_not_overlap() {
+        let shares = SHARES.map(|share| share + 1e-3);
+        let mut seen = Vec::new();
+        for order in ORDERS {
+            for total in TOTALS {
+                seen.extend(shares.map(|share| bin_of(order, total, share)));
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..N_BINS).collect::<Vec<_>>());
+    }
+}

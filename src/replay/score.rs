@@ -1,0 +1,1 @@
+//! Judging a drafter on recorded answers.

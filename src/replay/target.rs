@@ -1,0 +1,132 @@
+//! The target of a replay: says what was recorded.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::accept::Sampler;
+use crate::cost::{Clock, CostCurve};
+use crate::replay::trace::Trace;
+use crate::target::{Progress, Target, TargetError, TreeLimits, check_path};
+use crate::token::Token;
+use crate::tree::{NodeId, TokenTree};
+
+/// A clock that stands still until a verify moves it.
+#[derive(Debug, Default)]
+pub struct SimulatedClock(Cell<Duration>);
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Duration {
+        self.0.get()
+    }
+}
+
+impl SimulatedClock {
+    fn advance(&self, ms: f64) {
+        self.0.set(self.0.get() + Duration::from_secs_f64(ms / 1e3));
+    }
+}
+
+/// One recorded answer as a target. Verifying moves its clock as the cost curve tells.
+pub struct Replayed<'a> {
+    text: Vec<Token>,
+    /// What was likely after a place of the text, from `n_prompt - 1` on.
+    top: &'a [Vec<(i32, f32)>],
+    n_prompt: usize,
+    curve: &'a CostCurve,
+    clock: &'a SimulatedClock,
+    n_past: usize,
+    verified: Option<TokenTree>,
+    /// Rows of nodes on the recorded path, by their depth.
+    rows: Vec<Vec<f32>>,
+    /// The row of all other nodes: nothing is known.
+    unknown: Vec<f32>,
+}
+
+impl<'a> Replayed<'a> {
+    /// A target that says what `trace` says, as fast as `curve` tells.
+    #[must_use]
+    pub fn new(trace: &'a Trace, curve: &'a CostCurve, clock: &'a SimulatedClock) -> Replayed<'a> {
+        let text = trace.prompt.iter().chain(&trace.tokens).copied().map(Token).collect();
+        let unknown = vec![f32::NEG_INFINITY; trace.n_vocab];
+        let n_prompt = trace.prompt.len();
+        Replayed { text, top: &trace.top, n_prompt, curve, clock, n_past: 0, verified: None, rows: Vec::new(), unknown }
+    }
+
+    /// Whether the path to a node is what was said.
+    fn is_said(&self, tree: &TokenTree, node: NodeId) -> bool {
+        let mut at = Some(node);
+        while let Some(node) = at {
+            if self.text.get(self.n_past + tree.depth(node)) != Some(&tree.token(node)) {
+                return false;
+            }
+            at = tree.parent(node);
+        }
+        true
+    }
+
+    /// The place in `top` of the row after the said node at `depth`.
+    fn row_at(&self, depth: usize) -> Option<usize> {
+        (self.n_past + depth + 1).checked_sub(self.n_prompt).filter(|&at| at < self.top.len())
+    }
+}
+
+impl Target for Replayed<'_> {
+    fn limits(&self) -> TreeLimits {
+        TreeLimits::TREE
+    }
+
+    fn n_past(&self) -> usize {
+        self.n_past
+    }
+
+    fn sync(&mut self, prefix: &[Token], _progress: &mut Progress<'_>) -> Result<(), TargetError> {
+        self.n_past = prefix.len();
+        self.verified = None;
+        Ok(())
+    }
+
+    fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
+        tree.check()?;
+        let ms = self.curve.at(self.n_past).range(tree.len()..).next().map(|(_, &ms)| ms);
+        let ms = ms.ok_or_else(|| TargetError::Engine(format!("the curve ends before {} rows", tree.len())))?;
+        self.clock.advance(ms);
+        let deepest = tree.nodes().filter(|&node| self.is_said(tree, node)).map(|node| tree.depth(node)).max();
+        for depth in 0..=deepest.unwrap_or(0) {
+            if self.rows.len() == depth {
+                self.rows.push(self.unknown.clone());
+            }
+            let likely = self.row_at(depth).map_or(&[][..], |at| self.top[at].as_slice());
+            let row = &mut self.rows[depth];
+            row.fill(f32::NEG_INFINITY);
+            for &(id, p) in likely {
+                row[Token(id).index()] = p.ln();
+            }
+        }
+        self.verified = Some(tree.clone());
+        Ok(())
+    }
+
+    fn logits(&self, node: NodeId) -> &[f32] {
+        match &self.verified {
+            Some(tree) if self.is_said(tree, node) => &self.rows[tree.depth(node)],
+            _ => &self.unknown,
+        }
+    }
+
+    fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+        let tree = self.verified.take().ok_or(TargetError::NotAPath)?;
+        check_path(&tree, path)?;
+        self.n_past += path.len();
+        Ok(())
+    }
+}
+
+/// Takes the recorded tokens one after another, whatever the logits.
+pub struct Recorded<'a>(pub std::slice::Iter<'a, i32>);
+
+impl Sampler for Recorded<'_> {
+    fn sample(&mut self, _logits: &[f32]) -> Result<Token, TargetError> {
+        let next = self.0.next().copied().map(Token);
+        next.ok_or_else(|| TargetError::Engine("the recorded answer has ended".into()))
+    }
+}

@@ -1,0 +1,125 @@
+//! Recorded answers: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::draft::top::TopK;
+use crate::generate::{Observer, Step};
+use crate::token::Token;
+
+/// Likeliest tokens kept of each row.
+const N_TOP: usize = 10;
+
+/// Less likely ones are left away.
+const LEAST_P: f32 = 0.001;
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Names the prompt: `edit-3` is the third of kind `edit`.
+    pub id: String,
+    /// The model's file.
+    pub model: String,
+    /// Tokens of its vocabulary.
+    pub n_vocab: usize,
+    /// The temperature the answer was sampled at; 0 is greedy.
+    pub temperature: f32,
+    /// The prompt.
+    pub prompt: Vec<i32>,
+    /// What was emitted.
+    pub tokens: Vec<i32>,
+    /// What the target held likely at each emitted token, likeliest first, at temperature 1.
+    pub top: Vec<Vec<(i32, f32)>>,
+}
+
+/// Why a line is not a trace.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// Not JSON, or not this kind of object.
+    #[error("line {line}: {reason}")]
+    Malformed {
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// Numbers that contradict one another.
+    #[error("line {line}: {what}")]
+    Unsound {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl Trace {
+    /// The kind of the prompt: the id without its number.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.id.rsplit_once('-').map_or(&self.id, |(kind, _)| kind)
+    }
+
+    /// The traces of a file; empty lines are passed over.
+    ///
+    /// # Errors
+    /// The first line that is not a sound trace.
+    pub fn parse_all(text: &str) -> Result<Vec<Trace>, TraceError> {
+        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(line, json)| {
+                let trace: Trace = serde_json::from_str(json)
+                    .map_err(|error| TraceError::Malformed { line, reason: error.to_string() })?;
+                trace.check().map_err(|what| TraceError::Unsound { line, what })?;
+                Ok(trace)
+            })
+            .collect()
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let is_token = |&id: &i32| usize::try_from(id).is_ok_and(|id| id < self.n_vocab);
+        let top = || self.top.iter().flatten();
+        match () {
+            () if self.n_vocab == 0 || self.n_vocab > 1 << 21 => Err("n_vocab must be 1 to 2097152"),
+            () if self.prompt.is_empty() => Err("the prompt is empty"),
+            () if self.top.len() != self.tokens.len() => Err("as many rows of top as tokens are needed"),
+            () if !self.prompt.iter().chain(&self.tokens).all(is_token) => Err("a token is outside the vocabulary"),
+            () if !top().all(|(id, _)| is_token(id)) => Err("a likely token is outside the vocabulary"),
+            () if !top().all(|(_, p)| (0.0..=1.0).contains(p)) => Err("a probability is not from 0 to 1"),
+            () => Ok(()),
+        }
+    }
+}
+
+/// Writes down what happens.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    top_k: TopK,
+    /// What was emitted so far.
+    pub tokens: Vec<i32>,
+    /// What the target held likely at each.
+    pub top: Vec<Vec<(i32, f32)>>,
+}
+
+impl Observer for Recorder {
+    fn step(&mut self, step: &Step<'_>) {
+        let emitted = &step.context[step.from..];
+        // Each emitted token was chosen from the row of the node before it.
+        for (&token, &node) in emitted.iter().zip(step.path) {
+            let top = self.top_k.of(step.verified.target.logits(node), N_TOP);
+            let likely = top.iter().filter(|successor| successor.weight >= LEAST_P);
+            self.tokens.push(token.0);
+            self.top.push(likely.map(|likely| (likely.token.0, round(likely.weight))).collect());
+        }
+    }
+}
+
+/// Four digits are more than enough.
+fn round(p: f32) -> f32 {
+    (p * 1e4).round() / 1e4
+}
+
+/// The tokens of a list of ids.
+#[must_use]
+pub fn tokens(ids: &[i32]) -> Vec<Token> {
+    ids.iter().copied().map(Token).collect()
+}
