@@ -32,6 +32,9 @@ const N_REPEATS: usize = 3;
 /// The share of a new sample in a running mean of many.
 const NEWEST_SHARE: f64 = 0.1;
 
+/// Samples that make a time certain.
+const CERTAIN: u32 = 1 << 20;
+
 /// The share by which a single sample may be too long.
 const DOUBT: f64 = 0.1;
 
@@ -68,6 +71,14 @@ fn bucket_of(n_past: usize) -> u32 {
 }
 
 impl CostCurve {
+    /// A curve known for certain, at every length of context: (rows, milliseconds).
+    #[must_use]
+    pub fn exact(points: impl IntoIterator<Item = (usize, f64)>) -> CostCurve {
+        let cost = |ms| Cost { ms, n_samples: CERTAIN };
+        let bucket = points.into_iter().map(|(width, ms)| (width, cost(ms))).collect();
+        CostCurve { buckets: BTreeMap::from([(0, bucket)]) }
+    }
+
     /// Whether nothing up to `max_rows` needs to be measured for a context like `n_past`.
     #[must_use]
     pub fn is_complete(&self, n_past: usize, max_rows: usize) -> bool {

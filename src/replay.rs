@@ -7,3 +7,4 @@
 pub mod score;
 pub mod target;
 pub mod trace;
+pub mod train;

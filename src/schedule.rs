@@ -12,7 +12,7 @@ use crate::target::TreeLimits;
 const MAX_ROWS: usize = 32;
 
 /// A draft must promise this much more than plain decoding: below it the promise is within the noise.
-const LEAST_GAIN: f64 = 1.1;
+const LEAST_GAIN: f64 = 1.02;
 
 /// After so many drafted steps one is plain: all is compared to the time of a plain step, which must not go stale.
 const LONGEST_WITHOUT_PLAIN: u32 = 48;

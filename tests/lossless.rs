@@ -12,7 +12,7 @@ use chaski::accept::{Greedy, Sampler};
 use chaski::cost::{Clock, CostCurve};
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
-use chaski::draft::{Draft, Drafter, NoDraft};
+use chaski::draft::{Draft, Drafter, NoDraft, Verified};
 use chaski::generate::{Generated, Generation, Length};
 use chaski::schedule::Schedule;
 use chaski::target::{Scripted, Target, TargetError, TreeLimits};
@@ -88,7 +88,7 @@ impl Drafter for Wild {
         draft
     }
 
-    fn learn(&mut self, _context: &[Token], _from: usize) {}
+    fn learn(&mut self, _context: &[Token], _from: usize, _verified: Verified<'_>) {}
 }
 
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
     let clock = Ticks::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(&mut target, &clock, &case.prompt, &mut go_on).unwrap();
-    let mut generation = Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock };
+    let mut generation = Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
     let mut streamed = Vec::new();
     let mut emit = |token| {
         streamed.push(token);

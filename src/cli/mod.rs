@@ -9,6 +9,7 @@ pub mod failure;
 pub mod input;
 pub mod interrupt;
 pub mod output;
+pub mod replay;
 pub mod run;
 
 use std::ffi::OsString;
@@ -55,6 +56,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Replay(args)) => replay::replay(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
         }

@@ -1,5 +1,8 @@
 //! The drafter of `--drafter auto`: sources, mixer, best-first search.
 
+use std::sync::Arc;
+
+use crate::draft::base::{Base, BaseSource};
 use crate::draft::context::Context;
 use crate::draft::cursor::Cursor;
 use crate::draft::logits::Logits;
@@ -26,20 +29,31 @@ pub struct Auto {
 
 impl Default for Auto {
     fn default() -> Auto {
-        Auto::new(Auto::sources(), &MixerState::empty())
+        Auto::new(Auto::sources(None), &shipped())
     }
 }
 
+/// What the mixer believes before it has seen anything of this text: trained by `scripts/train-mixer.sh`.
+///
+/// # Panics
+/// Never: a test reads it.
+#[must_use]
+pub fn shipped() -> MixerState {
+    serde_json::from_str(include_str!("shipped.json")).expect("the shipped state is sound")
+}
+
 impl Auto {
-    /// The sources that need nothing made beforehand.
+    /// All sources, fresh ones; `base` is one of them if there is one.
     #[must_use]
-    pub fn sources() -> Vec<Box<dyn Source>> {
-        vec![
+    pub fn sources(base: Option<Arc<dyn Base>>) -> Vec<Box<dyn Source>> {
+        let mut sources: Vec<Box<dyn Source>> = vec![
             Box::new(Cursor::default()),
             Box::new(Context::default()),
             Box::new(Trigram::default()),
             Box::new(Logits::default()),
-        ]
+        ];
+        sources.extend(base.map(|base| -> Box<dyn Source> { Box::new(BaseSource::new(base)) }));
+        sources
     }
 
     /// A drafter over `sources` that knows what `learned` knows of them.
@@ -48,6 +62,12 @@ impl Auto {
         let mixer = Mixer::new(&sources, learned);
         let proposals = vec![Vec::new(); sources.len()];
         Auto { sources, mixer, search: Search::BestFirst, top_k: TopK::default(), proposals }
+    }
+
+    /// The same with a mixer that was made for these sources.
+    #[must_use]
+    pub fn with_mixer(self, mixer: Mixer) -> Auto {
+        Auto { mixer, ..self }
     }
 
     /// The same with another search.
@@ -60,6 +80,12 @@ impl Auto {
     #[must_use]
     pub fn mixer(&self) -> &Mixer {
         &self.mixer
+    }
+
+    /// The mixer alone.
+    #[must_use]
+    pub fn into_mixer(self) -> Mixer {
+        self.mixer
     }
 }
 

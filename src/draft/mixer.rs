@@ -15,7 +15,7 @@ use crate::token::Token;
 const MAX_CANDIDATES: usize = 48;
 
 /// Share of the newest observation in a bin that has seen many.
-const BIN_RATE: f32 = 1.0 / 256.0;
+const BIN_RATE: f32 = 1.0 / 1024.0;
 
 /// What a bin nobody knows is worth, in observations, and its probability.
 const UNKNOWN: Bin = Bin { p: 0.05, n: 2.0 };
@@ -81,6 +81,7 @@ pub struct Mixer {
     /// Kept between calls for their memory; the first `n_mixed` count.
     mixed: Vec<Mixed>,
     n_mixed: usize,
+    rate: f32,
 }
 
 fn stretch(p: f32) -> f32 {
@@ -96,7 +97,13 @@ impl Mixer {
     #[must_use]
     pub fn new(sources: &[Box<dyn Source>], learned: &MixerState) -> Mixer {
         let state = learned.adapted_to(sources);
-        Mixer { state, mixed: Vec::new(), n_mixed: 0 }
+        Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
+    }
+
+    /// The same with longer or shorter steps of the gradient descent, `factor` times the usual.
+    #[must_use]
+    pub fn with_rate(self, factor: f32) -> Mixer {
+        Mixer { rate: RATE * factor, ..self }
     }
 
     /// What was learned.
@@ -121,7 +128,7 @@ impl Mixer {
         self.gather(proposals);
         for candidate in &self.mixed[..self.n_mixed] {
             let is_right = candidate.token == token;
-            let step = RATE * (f32::from(u8::from(is_right)) - candidate.p);
+            let step = self.rate * (f32::from(u8::from(is_right)) - candidate.p);
             let weights = &mut self.state.weights[candidate.named_by];
             for (weight, input) in weights.iter_mut().zip(candidate.inputs.iter().chain(&[1.0])) {
                 *weight += step * input;

@@ -13,7 +13,7 @@ use crate::token::Token;
 use crate::tree::NodeId;
 
 /// Nodes less likely than this are not worth looking at on any curve: their parents cost more than they bring.
-const LEAST_P: f32 = 0.02;
+const LEAST_P: f32 = 0.004;
 
 /// How a tree is made of probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,1 +1,188 @@
-//! Judging a drafter on recorded answers.
+//! Judging a drafter on recorded answers: the loop of real generations, on a target that repeats a trace.
+
+use std::ops::ControlFlow;
+
+use crate::cost::{Clock, CostCurve};
+use crate::draft::{Draft, Drafter, Verified};
+use crate::generate::{Generation, Length, Observer, Step};
+use crate::replay::target::{Recorded, Replayed, SimulatedClock};
+use crate::replay::trace::{Trace, tokens};
+use crate::schedule::Schedule;
+use crate::stats::Stats;
+use crate::target::{TargetError, TreeLimits};
+use crate::token::Token;
+
+/// Bins of equal width between 0 and 1.
+pub const N_CALIBRATION_BINS: usize = 10;
+
+/// Predicted against realized acceptance of verified nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// Per bin of predicted probability.
+    pub bins: [CalibrationBin; N_CALIBRATION_BINS],
+    /// Sum of -ln p(what happened) over all nodes.
+    pub log_loss: f64,
+    /// Sum of (p - what happened)^2 over all nodes.
+    pub brier: f64,
+}
+
+/// The nodes whose predicted probability falls into one bin.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CalibrationBin {
+    /// How many.
+    pub n: usize,
+    /// The sum of what was predicted.
+    pub sum_p: f64,
+    /// How many were accepted.
+    pub n_accepted: usize,
+}
+
+impl Calibration {
+    fn add(&mut self, p: f32, is_accepted: bool) {
+        let p = f64::from(p);
+        let bin = &mut self.bins[((p * N_CALIBRATION_BINS as f64) as usize).min(N_CALIBRATION_BINS - 1)];
+        bin.n += 1;
+        bin.sum_p += p;
+        bin.n_accepted += usize::from(is_accepted);
+        let happened = f64::from(u8::from(is_accepted));
+        self.brier += (p - happened).powi(2);
+        self.log_loss -= if is_accepted { p } else { 1.0 - p }.max(1e-9).ln();
+    }
+
+    /// Verified nodes.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.bins.iter().map(|bin| bin.n).sum()
+    }
+
+    /// Adds what another replay saw.
+    pub fn merge(&mut self, other: &Calibration) {
+        for (bin, other) in self.bins.iter_mut().zip(&other.bins) {
+            bin.n += other.n;
+            bin.sum_p += other.sum_p;
+            bin.n_accepted += other.n_accepted;
+        }
+        self.log_loss += other.log_loss;
+        self.brier += other.brier;
+    }
+}
+
+/// What a drafter did with one trace.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Score {
+    /// Counts, and times by the curve.
+    pub stats: Stats,
+    /// Time of plain decoding by the curve, in milliseconds.
+    pub plain_ms: f64,
+    /// How well the drafter knew what it did.
+    pub calibration: Calibration,
+    /// Real time spent drafting and learning, in milliseconds.
+    pub drafting_ms: f64,
+    /// Sum of the probabilities of the nodes verified: the tokens hoped for.
+    pub mass: f64,
+}
+
+impl Score {
+    /// Time of plain decoding over time taken.
+    #[must_use]
+    pub fn speedup(&self) -> f64 {
+        if self.stats.predicted_ms > 0.0 { self.plain_ms / self.stats.predicted_ms } else { 1.0 }
+    }
+
+    /// Adds another trace's.
+    pub fn merge(&mut self, other: &Score) {
+        self.stats.n_predicted += other.stats.n_predicted;
+        self.stats.n_steps += other.stats.n_steps;
+        self.stats.n_drafted_steps += other.stats.n_drafted_steps;
+        self.stats.n_drafted += other.stats.n_drafted;
+        self.stats.n_accepted += other.stats.n_accepted;
+        self.stats.predicted_ms += other.stats.predicted_ms;
+        self.plain_ms += other.plain_ms;
+        self.calibration.merge(&other.calibration);
+        self.drafting_ms += other.drafting_ms;
+        self.mass += other.mass;
+    }
+}
+
+/// Replays one answer with `drafter` under `curve`. `wall` times the drafter; its time does not count as the answer's.
+///
+/// # Errors
+/// When the trace contradicts itself, or the curve does not reach the widths asked for.
+pub fn replay(
+    trace: &Trace,
+    curve: &CostCurve,
+    drafter: &mut dyn Drafter,
+    mut schedule: Schedule,
+    wall: &dyn Clock,
+) -> Result<Score, TargetError> {
+    let clock = SimulatedClock::default();
+    let mut target = Replayed::new(trace, curve, &clock);
+    let prompt = tokens(&trace.prompt);
+    let prefilled = Generation::prefill(&mut target, &clock, &prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    let mut timed = Timed { inner: drafter, wall, ms: 0.0 };
+    let mut watch = Watch::default();
+    let length = Length { max_tokens: trace.tokens.len(), n_ctx: prompt.len() + trace.tokens.len() };
+    let mut generation = Generation {
+        target: &mut target,
+        drafter: &mut timed,
+        schedule: &mut schedule,
+        sampler: &mut Recorded(trace.tokens.iter()),
+        clock: &clock,
+        observer: &mut watch,
+    };
+    let generated = generation.run(&prompt, prefilled, length, &mut |_| ControlFlow::Continue(()))?;
+    let plain_at = |at: usize| curve.plain_ms(prompt.len() + at).unwrap_or(0.0);
+    Ok(Score {
+        stats: generated.stats,
+        plain_ms: (0..trace.tokens.len()).map(plain_at).sum(),
+        calibration: watch.calibration,
+        drafting_ms: timed.ms,
+        mass: watch.mass,
+    })
+}
+
+#[derive(Default)]
+struct Watch {
+    calibration: Calibration,
+    mass: f64,
+}
+
+impl Observer for Watch {
+    fn step(&mut self, step: &Step<'_>) {
+        for node in step.verified.tree.nodes().skip(1) {
+            let p = step.draft.p[node.index()];
+            self.mass += f64::from(p);
+            self.calibration.add(p, step.path.contains(&node));
+        }
+    }
+}
+
+/// A drafter with a stopwatch.
+struct Timed<'a> {
+    inner: &'a mut dyn Drafter,
+    wall: &'a dyn Clock,
+    ms: f64,
+}
+
+impl Timed<'_> {
+    fn time<T>(&mut self, work: impl FnOnce(&mut dyn Drafter) -> T) -> T {
+        let start = self.wall.now();
+        let result = work(self.inner);
+        self.ms += (self.wall.now() - start).as_secs_f64() * 1e3;
+        result
+    }
+}
+
+impl Drafter for Timed<'_> {
+    fn begin(&mut self, prompt: &[Token]) {
+        self.time(|inner| inner.begin(prompt));
+    }
+
+    fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
+        self.time(|inner| inner.draft(context, limits))
+    }
+
+    fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>) {
+        self.time(|inner| inner.learn(context, from, verified));
+    }
+}

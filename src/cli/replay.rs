@@ -1,0 +1,307 @@
+//! `chaski replay`: judges drafters on recorded answers, in seconds and without a model.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::{stderr_line, write_stdout};
+use crate::cost::{Clock, CostCurve};
+use crate::draft::aded::Aded;
+use crate::draft::auto::{Auto, shipped};
+use crate::draft::base::Base;
+use crate::draft::search::Search;
+use crate::draft::{Drafter, NoDraft, Source};
+use crate::replay::score::{Score, replay as replay_one};
+use crate::replay::trace::Trace;
+use crate::replay::train::train;
+use crate::schedule::Schedule;
+use crate::store::drafter_file::DrafterFile;
+use crate::tree::MAX_NODES;
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Files of traces, as `chaski run --trace` writes them
+    #[arg(required = true, value_name = "TRACES")]
+    pub traces: Vec<PathBuf>,
+
+    /// Cost curves: `1%` (each row costs 1% of the first), `1:62,4:107,16:229` (rows:milliseconds), or a kept curve's file
+    #[arg(long, value_name = "CURVE", default_values_t = ["1%".to_owned(), "5%".to_owned(), LAPTOP.to_owned()])]
+    pub curve: Vec<String>,
+
+    /// Drafters to judge
+    #[arg(long, value_enum, value_name = "DRAFTER", value_delimiter = ',', default_values_t = [Kind::Auto])]
+    pub drafters: Vec<Kind>,
+
+    /// Judge `auto` without each of its sources in turn, too; each time with its mixer trained anew on these traces
+    #[arg(long, value_name = "TRACES", num_args = 1..)]
+    pub ablation: Vec<PathBuf>,
+
+    /// A base file, as `chaski drafter build` and `chaski align` make it
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+
+    /// Keep what a drafter learned from one trace for the next
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Print how well predicted and realized acceptance agree
+    #[arg(long)]
+    pub calibration: bool,
+
+    /// Train what the mixer believes at the start on these traces, and write it to this file
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<PathBuf>,
+
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Form::Md)]
+    pub output: Form,
+}
+
+/// What is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The default drafter
+    Auto,
+    /// The same with ADED's tree search in place of best-first search
+    Mcts,
+    /// ADED as published: 64 nodes, always
+    Aded,
+    /// ADED's drafts, cut to what pays
+    AdedSized,
+    /// Plain decoding
+    None,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Markdown tables
+    Md,
+    /// One JSON array
+    Json,
+}
+
+/// The 1.5B Q4_K_M on two AVX-512 cores, as in the project's notes.
+const LAPTOP: &str = "1:62,2:96,4:107,5:139.5,8:191,12:238.7,16:229,32:415,64:725";
+
+/// A drafter under a name.
+struct Contender {
+    name: String,
+    make: Box<dyn Fn() -> Box<dyn Drafter>>,
+}
+
+/// One drafter under one curve: a row of the table.
+#[derive(Serialize)]
+struct Row {
+    drafter: String,
+    curve: String,
+    /// Time of plain decoding over time taken, per kind of prompt.
+    speedup_by_kind: BTreeMap<String, f64>,
+    /// The same over all.
+    speedup: f64,
+    tokens_per_step: f64,
+    n_drafted: usize,
+    n_accepted: usize,
+    /// Accepted tokens that were expected by the drafter's probabilities.
+    n_expected: f64,
+    /// Of the drafter, per step.
+    draft_us: f64,
+    /// Per verified node.
+    log_loss: f64,
+    calibration: Vec<[f64; 3]>,
+}
+
+struct WallClock(Instant);
+
+impl Clock for WallClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
+    let traces = read_traces(&args.traces)?;
+    let clock = WallClock(Instant::now());
+    let base = args.base.as_deref().map(open_base).transpose()?;
+    if let Some(path) = &args.train {
+        let state = train(&traces, &|| Auto::sources(base.clone()), &clock).map_err(failed)?;
+        let json = serde_json::to_string(&state).expect("numbers serialize");
+        fs::write(path, json + "\n").map_err(|error| Failure::io(path, &error))?;
+        stderr_line(&format!("trained on {} answers: {}", traces.len(), path.display()));
+        return Ok(ExitCode::Success);
+    }
+    let curves = args.curve.iter().map(|spec| Ok((spec.as_str(), parse_curve(spec)?)));
+    let curves = curves.collect::<Result<Vec<_>, Failure>>()?;
+    let mut rows = Vec::new();
+    for contender in contenders(args, base, &clock)? {
+        for (spec, curve) in &curves {
+            let always = contender.name == "aded" || contender.name == "none";
+            let schedule = if always { Schedule::everything } else { Schedule::cost_aware };
+            rows.push(judge(&traces, spec, curve, &contender, &schedule(curve.clone()), args.keep, &clock)?);
+        }
+    }
+    write_stdout(&match args.output {
+        Form::Json => serde_json::to_string_pretty(&rows).expect("strings and numbers serialize") + "\n",
+        Form::Md => table(&rows, args.calibration),
+    })?;
+    Ok(ExitCode::Success)
+}
+
+fn open_base(path: &Path) -> Result<Arc<dyn Base>, Failure> {
+    let file = DrafterFile::open_any(path).map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
+    Ok(Arc::new(file))
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(error.to_string())
+}
+
+fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
+    let mut traces = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(path).map_err(|error| Failure::io(path, &error))?;
+        let found = Trace::parse_all(&text).map_err(|error| {
+            Failure::new(format!("{}: {error}", path.display())).with_hint("chaski run --trace FILE writes such files")
+        })?;
+        traces.extend(found);
+    }
+    if traces.is_empty() { Err(Failure::new("no traces in these files")) } else { Ok(traces) }
+}
+
+fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock) -> Result<Vec<Contender>, Failure> {
+    let mut contenders: Vec<Contender> = args.drafters.iter().map(|&kind| contender(kind, base.clone())).collect();
+    if !args.ablation.is_empty() {
+        let training = read_traces(&args.ablation)?;
+        let names: Vec<&str> = Auto::sources(base.clone()).iter().map(|source| source.name()).collect();
+        for left_out in std::iter::once(None).chain(names.into_iter().map(Some)) {
+            let base = base.clone();
+            let sources = move || -> Vec<Box<dyn Source>> {
+                let all = Auto::sources(base.clone()).into_iter();
+                all.filter(|source| Some(source.name()) != left_out).collect()
+            };
+            let state = train(&training, &sources, clock).map_err(failed)?;
+            let name = left_out.map_or("trained on these".to_owned(), |name| format!("without {name}"));
+            contenders.push(Contender { name, make: Box::new(move || Box::new(Auto::new(sources(), &state))) });
+        }
+    }
+    Ok(contenders)
+}
+
+fn contender(kind: Kind, base: Option<Arc<dyn Base>>) -> Contender {
+    let auto = move || Auto::new(Auto::sources(base.clone()), &shipped());
+    let make: Box<dyn Fn() -> Box<dyn Drafter>> = match kind {
+        Kind::Auto => Box::new(move || Box::new(auto())),
+        Kind::Mcts => Box::new(move || Box::new(auto().with_search(Search::Mcts))),
+        Kind::Aded | Kind::AdedSized => Box::new(|| Box::new(Aded::default())),
+        Kind::None => Box::new(|| Box::new(NoDraft)),
+    };
+    let name = kind.to_possible_value().expect("no kind is hidden").get_name().to_owned();
+    Contender { name, make }
+}
+
+fn judge(
+    traces: &[Trace],
+    spec: &str,
+    curve: &CostCurve,
+    contender: &Contender,
+    schedule: &Schedule,
+    keep: bool,
+    clock: &WallClock,
+) -> Result<Row, Failure> {
+    let mut by_kind: BTreeMap<String, Score> = BTreeMap::new();
+    let mut all = Score::default();
+    let mut drafter = (contender.make)();
+    for trace in traces {
+        if !keep {
+            drafter = (contender.make)();
+        }
+        let score = replay_one(trace, curve, drafter.as_mut(), schedule.clone(), clock);
+        let score = score.map_err(|error| Failure::new(format!("{}: {error}", trace.id)))?;
+        by_kind.entry(trace.kind().to_owned()).or_default().merge(&score);
+        all.merge(&score);
+    }
+    let n_nodes = all.calibration.n().max(1) as f64;
+    Ok(Row {
+        drafter: contender.name.clone(),
+        curve: spec.to_owned(),
+        speedup_by_kind: by_kind.iter().map(|(kind, score)| (kind.clone(), score.speedup())).collect(),
+        speedup: all.speedup(),
+        tokens_per_step: all.stats.tokens_per_step(),
+        n_drafted: all.stats.n_drafted,
+        n_accepted: all.stats.n_accepted,
+        n_expected: all.mass,
+        draft_us: all.drafting_ms * 1e3 / all.stats.n_steps.max(1) as f64,
+        log_loss: all.calibration.log_loss / n_nodes,
+        calibration: all.calibration.bins.iter().map(|bin| [bin.n as f64, bin.sum_p, bin.n_accepted as f64]).collect(),
+    })
+}
+
+/// `1%`, `1:62,4:107` or the file of a kept curve.
+fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
+    let wrong = |what: &str| {
+        Failure::usage(format!("--curve {spec}: {what}")).with_hint("as in --curve 1%, or --curve 1:62,4:107,16:229")
+    };
+    if Path::new(spec).is_file() {
+        let text = fs::read_to_string(spec).map_err(|error| Failure::io(Path::new(spec), &error))?;
+        let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
+        let curve: CostCurve =
+            serde_json::from_value(file["curve"].clone()).map_err(|error| wrong(&error.to_string()))?;
+        return if curve.is_sound() { Ok(curve) } else { Err(wrong("its times make no sense")) };
+    }
+    if let Some(percent) = spec.strip_suffix('%') {
+        let percent: f64 = percent.parse().map_err(|_| wrong("not a percentage"))?;
+        if !(0.0..=1000.0).contains(&percent) {
+            return Err(wrong("a percentage is 0 to 1000"));
+        }
+        return Ok(CostCurve::exact((1..=MAX_NODES).map(|n| (n, 100.0 + percent * (n - 1) as f64))));
+    }
+    let point = |point: &str| -> Option<(usize, f64)> {
+        let (rows, ms) = point.split_once(':')?;
+        Some((rows.trim().parse().ok()?, ms.trim().parse().ok()?))
+    };
+    let points: Option<Vec<(usize, f64)>> = spec.split(',').map(point).collect();
+    let curve = CostCurve::exact(points.ok_or_else(|| wrong("not a list of rows:milliseconds, nor a file"))?);
+    if curve.is_sound() && curve.plain_ms(0).is_some() { Ok(curve) } else { Err(wrong("one row must have a time")) }
+}
+
+fn table(rows: &[Row], calibration: bool) -> String {
+    let kinds: Vec<&String> = rows.first().map_or(Vec::new(), |row| row.speedup_by_kind.keys().collect());
+    let mut out = String::from("| drafter | curve | all |");
+    kinds.iter().for_each(|kind| write!(out, " {kind} |").expect("a String takes all"));
+    out += " tokens/step | accepted / expected / drafted | drafting, µs/step | log-loss |\n|---|---|---:|";
+    out += &"---:|".repeat(kinds.len() + 4);
+    out.push('\n');
+    for row in rows {
+        let curve = if row.curve == LAPTOP { "laptop" } else { &row.curve };
+        write!(out, "| {} | {curve} | {:.2} |", row.drafter, row.speedup).expect("a String takes all");
+        row.speedup_by_kind.values().for_each(|speedup| write!(out, " {speedup:.2} |").expect("a String takes all"));
+        let Row { n_accepted, n_expected, n_drafted, .. } = row;
+        let counts = format!("{n_accepted} / {n_expected:.0} / {n_drafted}");
+        let Row { tokens_per_step, draft_us, log_loss, .. } = row;
+        writeln!(out, " {tokens_per_step:.2} | {counts} | {draft_us:.0} | {log_loss:.3} |").expect("a String takes all");
+    }
+    if calibration {
+        out += "\n| drafter | curve | nodes | predicted | realized |\n|---|---|---:|---:|---:|\n";
+        for row in rows {
+            let curve = if row.curve == LAPTOP { "laptop" } else { &row.curve };
+            for [n, sum_p, n_accepted] in row.calibration.iter().filter(|bin| bin[0] > 0.0) {
+                let (predicted, realized) = (sum_p / n, n_accepted / n);
+                writeln!(out, "| {} | {curve} | {n} | {predicted:.3} | {realized:.3} |", row.drafter)
+                    .expect("a String takes all");
+            }
+        }
+    }
+    out
+}
