@@ -23,6 +23,7 @@ pub mod cursor;
 pub mod logits;
 pub mod trigram;
 
+pub mod calibrate;
 pub mod mixer;
 pub mod places;
 pub mod puct;

@@ -141,7 +141,8 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
     let clock = Ticks::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(&mut target, &clock, &case.prompt, &mut go_on).unwrap();
-    let mut generation = Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
+    let mut generation =
+        Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
     let mut streamed = Vec::new();
     let mut emit = |token| {
         streamed.push(token);

@@ -79,8 +79,14 @@ fn answer(
     let clock = WallClock::default();
     let prefilled = Generation::prefill(target, &clock, prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let mut recording = Recording { inner: sampler(sampling, model, prompt), rows: Vec::new() };
-    let mut generation =
-        Generation { target, drafter, schedule: &mut schedule, sampler: &mut recording, clock: &clock, observer: &mut () };
+    let mut generation = Generation {
+        target,
+        drafter,
+        schedule: &mut schedule,
+        sampler: &mut recording,
+        clock: &clock,
+        observer: &mut (),
+    };
     let length = Length { max_tokens: N_TOKENS, n_ctx: 1024 };
     let mut emit = |token| {
         if model.is_end(token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

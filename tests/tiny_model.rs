@@ -176,7 +176,8 @@ fn generate(
     let clock = WallClock::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let prefilled = Generation::prefill(target, &clock, &prompt(), &mut go_on).unwrap();
-    let mut generation = Generation { target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
+    let mut generation =
+        Generation { target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
     let length = Length { max_tokens: n, n_ctx: 2048 };
     let generated = generation.run(&prompt(), prefilled, length, &mut |_| ControlFlow::Continue(())).unwrap();
     (generated.tokens, generated.stats)

@@ -14,7 +14,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::cost::{Clock, CostCurve};
 use crate::draft::aded::Aded;
-use crate::draft::auto::{Auto, shipped};
+use crate::draft::auto::{Auto, Experience};
 use crate::draft::base::Base;
 use crate::draft::search::Search;
 use crate::draft::{Drafter, NoDraft, Source};
@@ -200,7 +200,7 @@ fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock)
 }
 
 fn contender(kind: Kind, base: Option<Arc<dyn Base>>) -> Contender {
-    let auto = move || Auto::new(Auto::sources(base.clone()), &shipped());
+    let auto = move || Auto::new(Auto::sources(base.clone()), &Experience::shipped());
     let make: Box<dyn Fn() -> Box<dyn Drafter>> = match kind {
         Kind::Auto => Box::new(move || Box::new(auto())),
         Kind::Mcts => Box::new(move || Box::new(auto().with_search(Search::Mcts))),
@@ -290,7 +290,8 @@ fn table(rows: &[Row], calibration: bool) -> String {
         let Row { n_accepted, n_expected, n_drafted, .. } = row;
         let counts = format!("{n_accepted} / {n_expected:.0} / {n_drafted}");
         let Row { tokens_per_step, draft_us, log_loss, .. } = row;
-        writeln!(out, " {tokens_per_step:.2} | {counts} | {draft_us:.0} | {log_loss:.3} |").expect("a String takes all");
+        writeln!(out, " {tokens_per_step:.2} | {counts} | {draft_us:.0} | {log_loss:.3} |")
+            .expect("a String takes all");
     }
     if calibration {
         out += "\n| drafter | curve | nodes | predicted | realized |\n|---|---|---:|---:|---:|\n";

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::draft::base::{Base, BaseSource};
+use crate::draft::calibrate::Calibrator;
 use crate::draft::context::Context;
 use crate::draft::cursor::Cursor;
 use crate::draft::logits::Logits;
@@ -17,10 +20,45 @@ use crate::token::Token;
 /// Likeliest tokens harvested from each verified row.
 const N_HARVESTED: usize = 8;
 
+/// What a drafter has learned of its sources, whatever the text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experience {
+    /// What evidence is worth.
+    pub mixer: MixerState,
+    /// How estimates turned out.
+    pub calibrator: Calibrator,
+}
+
+impl Experience {
+    /// Nothing learned of anything.
+    #[must_use]
+    pub fn none() -> Experience {
+        Experience { mixer: MixerState::empty(), calibrator: Calibrator::default() }
+    }
+
+    /// What is believed before anything of a text was seen: trained by `scripts/train-drafter.sh`.
+    ///
+    /// # Panics
+    /// Never: a test reads it.
+    #[must_use]
+    pub fn shipped() -> Experience {
+        serde_json::from_str(include_str!("shipped.json")).expect("what is shipped is sound")
+    }
+
+    /// False for numbers that no learning gives: a damaged file.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.mixer.is_sound() && self.calibrator.is_sound()
+    }
+}
+
 /// Several sources, one calibrated draft.
 pub struct Auto {
     sources: Vec<Box<dyn Source>>,
     mixer: Mixer,
+    calibrator: Calibrator,
+    /// The estimates of the newest draft, before they were corrected.
+    estimates: Vec<f32>,
     search: Search,
     top_k: TopK,
     /// Per source, what it proposes; kept between calls for its memory alone.
@@ -29,17 +67,8 @@ pub struct Auto {
 
 impl Default for Auto {
     fn default() -> Auto {
-        Auto::new(Auto::sources(None), &shipped())
+        Auto::new(Auto::sources(None), &Experience::shipped())
     }
-}
-
-/// What the mixer believes before it has seen anything of this text: trained by `scripts/train-mixer.sh`.
-///
-/// # Panics
-/// Never: a test reads it.
-#[must_use]
-pub fn shipped() -> MixerState {
-    serde_json::from_str(include_str!("shipped.json")).expect("the shipped state is sound")
 }
 
 impl Auto {
@@ -56,18 +85,30 @@ impl Auto {
         sources
     }
 
-    /// A drafter over `sources` that knows what `learned` knows of them.
+    /// A drafter over `sources` that begins with what `experience` knows of them.
     #[must_use]
-    pub fn new(sources: Vec<Box<dyn Source>>, learned: &MixerState) -> Auto {
-        let mixer = Mixer::new(&sources, learned);
-        let proposals = vec![Vec::new(); sources.len()];
-        Auto { sources, mixer, search: Search::BestFirst, top_k: TopK::default(), proposals }
+    pub fn new(sources: Vec<Box<dyn Source>>, experience: &Experience) -> Auto {
+        Auto {
+            mixer: Mixer::new(&sources, &experience.mixer),
+            calibrator: experience.calibrator.clone(),
+            estimates: Vec::new(),
+            search: Search::BestFirst,
+            top_k: TopK::default(),
+            proposals: vec![Vec::new(); sources.len()],
+            sources,
+        }
     }
 
-    /// The same with a mixer that was made for these sources.
+    /// The same that learns in longer or shorter steps, `factor` times the usual.
     #[must_use]
-    pub fn with_mixer(self, mixer: Mixer) -> Auto {
-        Auto { mixer, ..self }
+    pub fn with_rate(self, factor: f32) -> Auto {
+        Auto { mixer: self.mixer.with_rate(factor), ..self }
+    }
+
+    /// The same with other sources of the same kinds: what was learned of them stays as it is.
+    #[must_use]
+    pub fn with_sources(self, sources: Vec<Box<dyn Source>>) -> Auto {
+        Auto { sources, ..self }
     }
 
     /// The same with another search.
@@ -76,16 +117,10 @@ impl Auto {
         Auto { search, ..self }
     }
 
-    /// What the mixer has learned.
+    /// What was learned so far.
     #[must_use]
-    pub fn mixer(&self) -> &Mixer {
-        &self.mixer
-    }
-
-    /// The mixer alone.
-    #[must_use]
-    pub fn into_mixer(self) -> Mixer {
-        self.mixer
+    pub fn experience(&self) -> Experience {
+        Experience { mixer: self.mixer.state().clone(), calibrator: self.calibrator.clone() }
     }
 }
 
@@ -118,15 +153,19 @@ impl Drafter for Auto {
         }
         let mut tail = tail_of(context).to_vec();
         let n_said = tail.len();
-        self.search.run(root, limits, |path, children| {
+        let mut draft = self.search.run(root, limits, |path, children| {
             tail.truncate(n_said);
             tail.extend_from_slice(path);
             propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
             self.mixer.mix(&self.proposals, children);
-        })
+        });
+        self.estimates.clone_from(&draft.p);
+        self.calibrator.correct_all(&mut draft);
+        draft
     }
 
     fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>) {
+        self.calibrator.learn_all(&self.estimates, verified, &context[from..]);
         for at in from..context.len() {
             let (text, token) = (&context[..at], context[at]);
             propose(&self.sources, Tail { tokens: tail_of(text), n_drafted: 0 }, &mut self.proposals);

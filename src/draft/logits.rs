@@ -11,8 +11,8 @@ use crate::token::Token;
 /// Memory of the table.
 const MAX_BYTES: usize = 4 << 20;
 
-/// The newest row counts as much as all before it: contexts differ in more than two tokens, and the nearest is likest.
-const FADING: f32 = 0.5;
+/// The newest row counts more than all before it: contexts differ in more than two tokens, and the nearest is likest.
+const FADING: f32 = 0.3;
 
 /// What the target said.
 #[derive(Clone, Debug)]

@@ -21,16 +21,16 @@ const BIN_RATE: f32 = 1.0 / 1024.0;
 const UNKNOWN: Bin = Bin { p: 0.05, n: 2.0 };
 
 /// Observations that what was learned before counts for at most, so that this text can correct it.
-const MOST_TRUSTED: f32 = 48.0;
+const MOST_TRUSTED: f32 = 200.0;
 
 /// Step of the gradient descent.
-const RATE: f32 = 0.003;
+const RATE: f32 = 0.01;
 
 /// Weight of a source whose weight nobody knows.
 const NEW_WEIGHT: f32 = 0.4;
 
 /// The logistic domain ends here.
-const MOST_CERTAIN: f32 = 7.0;
+pub(super) const MOST_CERTAIN: f32 = 7.0;
 
 /// How often a kind of evidence was right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,11 +84,11 @@ pub struct Mixer {
     rate: f32,
 }
 
-fn stretch(p: f32) -> f32 {
+pub(super) fn stretch(p: f32) -> f32 {
     (p / (1.0 - p)).ln().clamp(-MOST_CERTAIN, MOST_CERTAIN)
 }
 
-fn squash(x: f32) -> f32 {
+pub(super) fn squash(x: f32) -> f32 {
     1.0 / (1.0 + (-x.clamp(-MOST_CERTAIN, MOST_CERTAIN)).exp())
 }
 

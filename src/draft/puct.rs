@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn search_prefers_what_is_likely_and_still_explores() {
         let nodes = search(Token(0), &mut expand);
-        let visits = |token| nodes[1..].iter().find(|node| node.depth == 1 && node.token == Token(token)).unwrap().n_visits;
+        let visits =
+            |token| nodes[1..].iter().find(|node| node.depth == 1 && node.token == Token(token)).unwrap().n_visits;
         assert!(visits(3) > visits(4) && visits(4) > 1.0, "{} {}", visits(3), visits(4));
         assert_eq!(nodes[0].n_visits, N_SIMULATIONS as f32);
     }

@@ -26,12 +26,7 @@ pub enum Search {
 
 impl Search {
     /// A tree below `root`; see [`best_first`].
-    pub fn run(
-        self,
-        root: Token,
-        limits: TreeLimits,
-        expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>),
-    ) -> Draft {
+    pub fn run(self, root: Token, limits: TreeLimits, expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
         match self {
             Search::BestFirst => best_first(root, limits, expand),
             Search::Mcts => puct(root, limits, expand),

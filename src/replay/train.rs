@@ -4,17 +4,20 @@
 
 use crate::cost::{Clock, CostCurve};
 use crate::draft::Source;
-use crate::draft::auto::Auto;
-use crate::draft::mixer::{Mixer, MixerState};
+use crate::draft::auto::{Auto, Experience};
 use crate::replay::score::replay;
 use crate::replay::trace::Trace;
 use crate::schedule::Schedule;
 use crate::target::TargetError;
+use crate::tree::MAX_NODES;
 
 /// Steps of the gradient descent in each pass over all traces, in units of the usual one.
-const RATES: [f32; 4] = [8.0, 4.0, 1.0, 0.3];
+const RATES: [f32; 4] = [3.0, 1.0, 0.3, 0.1];
 
-/// What a mixer for the sources that `sources` makes knows after reading all `traces` plainly, several times. Each trace
+/// What a row costs, as a share of the first: cheap enough that all kinds of nodes are verified.
+const ROW_SHARE: f64 = 0.01;
+
+/// What a drafter over the sources that `sources` makes knows after reading all `traces` several times. Each trace
 /// begins with fresh sources.
 ///
 /// # Errors
@@ -23,18 +26,24 @@ pub fn train(
     traces: &[Trace],
     sources: &dyn Fn() -> Vec<Box<dyn Source>>,
     wall: &dyn Clock,
-) -> Result<MixerState, TargetError> {
-    // With no curve nothing is drafted: every token is scored all the same.
+) -> Result<Experience, TargetError> {
+    let curve = CostCurve::exact((1..=MAX_NODES).map(|n| (n, 1.0 + ROW_SHARE * (n - 1) as f64)));
+    // With no curve nothing is drafted: every token is scored all the same, and what nodes are worth is not learned from
+    // a mixer that knows nothing yet.
     let plain = Schedule::cost_aware(CostCurve::default());
-    let one_row = CostCurve::exact([(1, 1.0)]);
-    let mut mixer = Mixer::new(&sources(), &MixerState::empty());
-    for rate in RATES {
-        mixer = mixer.with_rate(rate);
-        for trace in traces {
-            let mut auto = Auto::new(sources(), &MixerState::empty()).with_mixer(mixer);
-            replay(trace, &one_row, &mut auto, plain.clone(), wall)?;
-            mixer = auto.into_mixer();
+    let drafting = Schedule::cost_aware(curve.clone());
+    let mut auto = Auto::new(sources(), &Experience::none());
+    // The kinds take turns, or the last one would be known best.
+    let number = |trace: &Trace| trace.id[trace.kind().len()..].to_owned();
+    let mut traces: Vec<&Trace> = traces.iter().collect();
+    traces.sort_by_key(|trace| number(trace));
+    for (pass, rate) in RATES.into_iter().enumerate() {
+        auto = auto.with_rate(rate);
+        let schedule = if pass < RATES.len() / 2 { &plain } else { &drafting };
+        for trace in &traces {
+            auto = auto.with_sources(sources());
+            replay(trace, &curve, &mut auto, schedule.clone(), wall)?;
         }
     }
-    Ok(mixer.state().clone())
+    Ok(auto.experience())
 }
