@@ -169,11 +169,11 @@ impl CostCurve {
         self
     }
 
-    /// Takes in a measurement: several samples of one width in milliseconds, which replace what was known.
-    pub fn put(&mut self, n_rows: usize, n_past: usize, samples_ms: &[f64]) {
-        let Some(ms) = lower_median(samples_ms).filter(|ms| ms.is_finite() && *ms > 0.0) else { return };
-        let n_samples = u32::try_from(samples_ms.len()).unwrap_or(u32::MAX);
-        self.buckets.entry(bucket_of(n_past)).or_default().insert(n_rows, Cost { ms, n_samples });
+    /// Takes in a measured time, which replaces what was known; `n_samples` tells how sure it is.
+    pub fn put(&mut self, n_rows: usize, n_past: usize, ms: f64, n_samples: u32) {
+        if ms.is_finite() && ms > 0.0 {
+            self.buckets.entry(bucket_of(n_past)).or_default().insert(n_rows, Cost { ms, n_samples });
+        }
     }
 
     /// Measures, on top of what `target` holds, the useful widths up to `max_rows` that are not known yet: most useful
@@ -217,7 +217,9 @@ impl CostCurve {
             }
         }
         for (width, seen) in samples {
-            self.put(width, n_past, &seen);
+            if let Some(ms) = lower_median(&seen) {
+                self.put(width, n_past, ms, u32::try_from(seen.len()).unwrap_or(u32::MAX));
+            }
         }
         Ok(())
     }
@@ -349,10 +351,10 @@ mod tests {
         // Qwen2.5-Coder 0.5B without flash attention, 2k and 8k positions (milliseconds).
         let mut curve = CostCurve::default();
         for (n_rows, at_2k, at_8k) in [(1, 44.0, 65.0), (4, 69.0, 115.0)] {
-            curve.put(n_rows, 2048, &[at_2k; 3]);
-            curve.put(n_rows, 8192, &[at_8k; 3]);
+            curve.put(n_rows, 2048, at_2k, 3);
+            curve.put(n_rows, 8192, at_8k, 3);
         }
-        curve.put(16, 2048, &[187.0; 3]);
+        curve.put(16, 2048, 187.0, 3);
         let guessed = curve.at(8192)[&16];
         assert!((guessed / 327.0 - 1.0).abs() < 0.1, "{guessed} for 327");
     }

@@ -275,7 +275,7 @@ mod tests {
         schedule.record(&step(4, 1, 107.0));
         assert_eq!(
             (schedule.choose(&sure, 0), schedule.choose(&fair, 0)),
-            (16, 4),
+            (16, 8),
             "a failure costs the fair one width"
         );
         schedule.record(&step(16, 1, 229.0));
