@@ -28,6 +28,12 @@ pub const LONG: usize = 4096;
 /// Differences below this are noise.
 pub const LEAST_DIFFERENCE: f64 = 0.02;
 
+/// Samples of one width that tell how far apart they lie.
+const N_FOR_A_SPREAD: usize = 3;
+
+/// What samples differ by where there are too few to tell.
+const UNKNOWN_SPREAD: f64 = 0.1;
+
 /// The mixture that settings are chosen for: so many tokens are decoded plainly, the others in chains.
 const SHARE_PLAIN: f64 = 0.5;
 
@@ -181,10 +187,11 @@ impl Times {
         let medians = samples.iter().filter_map(|(&width, seen)| Some((width, lower_median(seen).filter(is_sound)?)));
         let ms: BTreeMap<usize, f64> = medians.collect();
         let spread_of = |(width, median): (&usize, &f64)| {
-            let fastest = samples[width].iter().copied().fold(f64::INFINITY, f64::min);
-            (median - fastest) / median
+            let seen = &samples[width];
+            let fastest = seen.iter().copied().fold(f64::INFINITY, f64::min);
+            (seen.len() >= N_FOR_A_SPREAD).then_some((median - fastest) / median)
         };
-        let spread = lower_median(&ms.iter().map(spread_of).collect::<Vec<_>>())?;
+        let spread = lower_median(&ms.iter().filter_map(spread_of).collect::<Vec<_>>()).unwrap_or(UNKNOWN_SPREAD);
         let n_samples = samples.values().map(Vec::len).min().and_then(|n| u32::try_from(n).ok())?;
         (ms.contains_key(&1) && ms.len() > 1).then_some(Times { ms, spread, n_samples })
     }

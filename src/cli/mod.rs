@@ -10,6 +10,8 @@ pub mod input;
 pub mod interrupt;
 pub mod output;
 pub mod run;
+pub mod settings;
+pub mod tune;
 
 use std::ffi::OsString;
 
@@ -55,6 +57,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Tune(args)) => tune::tune(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
         }

@@ -14,6 +14,7 @@ use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
 use crate::stats::Stats;
+use crate::tune::Settings;
 
 /// Runs the command.
 ///
@@ -136,7 +137,7 @@ pub fn receive(
                 bars.clear();
                 return Err(failure.into());
             }
-            Event::Loading(_) | Event::Loaded(_) => {}
+            Event::Loading(_) | Event::Loaded(_) | Event::Tuning(..) | Event::Tuned(_) => {}
         }
     }
     Err(Failure::new("the engine stopped without an answer"))
@@ -151,6 +152,7 @@ struct JsonAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stopping_word: Option<&'a str>,
     seed: u32,
+    settings: Settings,
     timings: JsonTimings,
 }
 
@@ -207,6 +209,7 @@ fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
         stop_type,
         stopping_word,
         seed: sampling.seed,
+        settings: answer.settings,
         timings: JsonTimings::from(&answer.stats),
     };
     let mut json = serde_json::to_string(&object).expect("strings and numbers serialize");
