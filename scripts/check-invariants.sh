@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "${1:-$root}"
 
-core='token tree target accept generate cost schedule stats text'
+core='token tree target accept generate cost latch schedule tune stats text'
 
 failures=0
 

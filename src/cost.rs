@@ -34,6 +34,14 @@ const NEWEST_SHARE: f64 = 0.1;
 
 /// Samples that make a time certain.
 const CERTAIN: u32 = 1 << 20;
+/// How much of what plain steps have become slower or faster is the machine's, and so every width's.
+///
+/// Without it a machine that slows down makes plain steps, which are seen all the time, look slow beside wider ones,
+/// which are not: drafting would look good because its price is an old one.
+const COMMON_SHARE: f64 = 0.5;
+
+/// Samples that a curve from another time is worth at most.
+const N_OLD_SAMPLES: u32 = 3;
 
 /// The share by which a single sample may be too long.
 const DOUBT: f64 = 0.1;
@@ -106,7 +114,8 @@ impl CostCurve {
     }
 
     /// The known widths at a context like `n_past` with their times in milliseconds, narrow to wide. A width that was
-    /// only seen at other lengths of context is scaled by what the widths seen at both have become.
+    /// only seen at other lengths of context is scaled by what the nearest width seen at both has become: a longer
+    /// context costs several rows more than one.
     #[must_use]
     pub fn at(&self, n_past: usize) -> BTreeMap<usize, f64> {
         let here = bucket_of(n_past);
@@ -116,10 +125,11 @@ impl CostCurve {
         let mut others: Vec<_> = self.buckets.iter().filter(|(key, _)| **key != here).collect();
         others.sort_by_key(|(key, _)| key.abs_diff(here));
         for (_, other) in others {
-            let ratios = own.iter().filter_map(|(width, cost)| Some(cost.ms / other.get(width)?.ms));
-            let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio, n + 1));
-            let scale = if n == 0 { 1.0 } else { sum / f64::from(n) };
+            let in_both = |(&width, cost): (&usize, &Cost)| Some((width, cost.ms / other.get(&width)?.ms));
+            let ratios: Vec<(usize, f64)> = own.iter().filter_map(in_both).collect();
             for (&width, cost) in other {
+                let nearest = ratios.iter().min_by_key(|(seen, _)| seen.abs_diff(width));
+                let scale = nearest.map_or(1.0, |(_, ratio)| *ratio);
                 known.entry(width).or_insert(cost.hoped_ms(width) * scale);
             }
         }
@@ -147,10 +157,33 @@ impl CostCurve {
         let known = self.buckets.get(&key).and_then(|bucket| bucket.get(&n_rows)).copied();
         let mut cost = known.unwrap_or_else(first);
         let jump = (ms / cost.ms).clamp(1.0 / GREATEST_JUMP, GREATEST_JUMP);
-        let share = (1.0 / f64::from(cost.n_samples + 1)).max(NEWEST_SHARE);
-        cost.ms *= 1.0 + share * (jump - 1.0);
+        let share = (1.0 / f64::from(cost.n_samples.saturating_add(1))).max(NEWEST_SHARE);
+        let change = 1.0 + share * (jump - 1.0);
+        cost.ms *= change;
         cost.n_samples = cost.n_samples.saturating_add(1);
-        self.buckets.entry(key).or_default().insert(n_rows, cost);
+        let bucket = self.buckets.entry(key).or_default();
+        if n_rows == 1 && known.is_some() {
+            for other in bucket.values_mut() {
+                other.ms *= 1.0 + COMMON_SHARE * (change - 1.0);
+            }
+        }
+        bucket.insert(n_rows, cost);
+    }
+
+    /// The curve as something to start from: what is seen from now on weighs more than what was seen then.
+    #[must_use]
+    pub fn aged(mut self) -> CostCurve {
+        for cost in self.buckets.values_mut().flat_map(BTreeMap::values_mut) {
+            cost.n_samples = cost.n_samples.min(N_OLD_SAMPLES);
+        }
+        self
+    }
+
+    /// Takes in a measured time, which replaces what was known; `n_samples` tells how sure it is.
+    pub fn put(&mut self, n_rows: usize, n_past: usize, ms: f64, n_samples: u32) {
+        if ms.is_finite() && ms > 0.0 {
+            self.buckets.entry(bucket_of(n_past)).or_default().insert(n_rows, Cost { ms, n_samples });
+        }
     }
 
     /// Measures, on top of what `target` holds, the useful widths up to `max_rows` that are not known yet: most useful
@@ -193,20 +226,27 @@ impl CostCurve {
                 samples.entry(width).or_default().push(ms);
             }
         }
-        let bucket = self.buckets.entry(bucket_of(n_past)).or_default();
-        for (width, mut seen) in samples {
-            seen.sort_by(f64::total_cmp);
-            // The lower median: noise on a shared machine only ever adds.
-            let ms = seen[(seen.len() - 1) / 2];
-            let n_samples = u32::try_from(seen.len()).expect("at most N_REPEATS");
-            bucket.insert(width, Cost { ms, n_samples });
+        for (width, seen) in samples {
+            if let Some(ms) = lower_median(&seen) {
+                self.put(width, n_past, ms, u32::try_from(seen.len()).unwrap_or(u32::MAX));
+            }
         }
         Ok(())
     }
 }
 
-/// One batch of `width` rows as a chain, rolled back.
-fn time_of(width: usize, target: &mut dyn Target, clock: &dyn Clock, filler: Token) -> Result<f64, TargetError> {
+/// The median, of two the smaller: noise on a shared machine only ever adds.
+pub(crate) fn lower_median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied()
+}
+
+/// The time of one batch of `width` rows as a chain, in milliseconds. It is rolled back.
+///
+/// # Errors
+/// What `target` fails with.
+pub fn time_of(width: usize, target: &mut dyn Target, clock: &dyn Clock, filler: Token) -> Result<f64, TargetError> {
     let tree = TokenTree::chain(filler, &vec![filler; width - 1])?;
     let start = clock.now();
     target.verify(&tree)?;
@@ -298,6 +338,35 @@ mod tests {
         assert!(curve.at(0)[&4] < 30.0);
         curve.observe(4, 0, f64::NAN);
         assert!(curve.at(0)[&4] < 30.0);
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_does_not_make_wide_steps_look_cheap() {
+        let (mut curve, ..) = measured(10_000);
+        let c_before = curve.at(0)[&8] / curve.at(0)[&1];
+        for _ in 0..100 {
+            curve.observe(1, 0, 22.0);
+        }
+        let now = curve.at(0);
+        assert!((now[&1] - 22.0).abs() < 0.1);
+        assert!(now[&8] / now[&1] > c_before / 1.5, "half of a slow-down by 2 is every width's: {now:?}");
+        let mut aged = curve.clone().aged();
+        aged.observe(1, 0, 11.0);
+        curve.observe(1, 0, 11.0);
+        assert!(aged.at(0)[&1] < curve.at(0)[&1], "an old curve is corrected sooner");
+    }
+
+    #[test]
+    fn several_rows_pay_more_for_a_longer_context() {
+        // Qwen2.5-Coder 0.5B without flash attention, 2k and 8k positions (milliseconds).
+        let mut curve = CostCurve::default();
+        for (n_rows, at_2k, at_8k) in [(1, 44.0, 65.0), (4, 69.0, 115.0)] {
+            curve.put(n_rows, 2048, at_2k, 3);
+            curve.put(n_rows, 8192, at_8k, 3);
+        }
+        curve.put(16, 2048, 187.0, 3);
+        let guessed = curve.at(8192)[&16];
+        assert!((guessed / 327.0 - 1.0).abs() < 0.1, "{guessed} for 327");
     }
 
     #[test]

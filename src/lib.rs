@@ -10,7 +10,9 @@ pub mod tree;
 pub mod draft;
 
 pub mod cost;
+mod latch;
 pub mod schedule;
+pub mod tune;
 
 pub mod target;
 

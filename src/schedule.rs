@@ -1,24 +1,56 @@
 //! How much of a draft to verify.
 //!
 //! The tree of n drafted nodes that maximizes `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens by time, with n = 0
-//! (plain decoding) among the choices. Should that be wrong all the same, the latch bounds the loss.
+//! (plain decoding) among the choices. Should that be wrong all the same, the latch (`latch.rs`) bounds the loss.
+//!
+//! Gain and loss are measured in plain steps, so a plain step that looks slower than it is would make every draft look
+//! good. Hence the first step of an answer is plain, further ones are as long as drafting goes on, and of the curve and
+//! of this answer's own plain steps the faster is believed.
 
 use crate::cost::CostCurve;
 use crate::draft::Draft;
+use crate::latch::Latch;
 use crate::target::TreeLimits;
+use crate::tree::{MAX_NODES, NodeId};
 
-/// Widest tree the cost-aware schedule asks for: beyond it the logits alone take more memory than a drafter may
-/// (a row is 0.6 MB at a vocabulary of 150k), and no measured CPU curve pays for it.
+/// Widest tree the cost-aware schedule asks for where memory does not say less: no measured CPU curve pays for more.
 const MAX_ROWS: usize = 32;
+
+/// The rows of a tree may take this share of the memory that is available.
+const MEMORY_SHARE: u64 = 64;
 
 /// A draft must promise this much more than plain decoding: below it the promise is within the noise.
 const LEAST_GAIN: f64 = 1.02;
 
-/// After so many drafted steps one is plain: all is compared to the time of a plain step, which must not go stale.
-const LONGEST_WITHOUT_PLAIN: u32 = 48;
+/// After so many drafted steps for each plain one of this answer, but no more than six times as many, one is plain.
+const N_DRAFTED_PER_PLAIN: u32 = 8;
 
-/// The share of the newest draft in the running mean of drafting times.
+/// A plain step is never taken to be faster than the curve says by more than this factor: it may be an outlier.
+const GREATEST_DISAGREEMENT: f64 = 1.6;
+
+/// The share of the newest sample in the running means of drafting times and of plain steps.
 const NEWEST_SHARE: f64 = 0.1;
+
+/// What one row of a verify takes beside the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMemory {
+    /// Tokens of the vocabulary: a logit each, once computed and once copied out.
+    pub n_vocab: usize,
+    /// Heads of attention: a score each per position.
+    pub n_heads: usize,
+    /// Positions of the context.
+    pub n_ctx: usize,
+}
+
+impl RowMemory {
+    /// The widest tree whose rows fit a small share of `n_available` bytes; 1, plain decoding, always does.
+    #[must_use]
+    pub fn max_rows(&self, n_available: u64) -> usize {
+        let n_floats = self.n_vocab.saturating_mul(2).saturating_add(self.n_heads.saturating_mul(self.n_ctx));
+        let per_row = (n_floats.saturating_mul(size_of::<f32>()).max(1)) as u64;
+        usize::try_from(n_available / MEMORY_SHARE / per_row).unwrap_or(MAX_ROWS).clamp(1, MAX_ROWS)
+    }
+}
 
 /// Decides, step by step, how much of a draft is verified.
 #[derive(Clone, Debug)]
@@ -32,12 +64,57 @@ enum Policy {
     /// Verify all of every draft, as ADED does.
     Everything,
     /// Verify what pays by the measured curve.
-    CostAware {
-        draft_ms: f64,
-        latch: Latch,
-        /// Drafted steps since the last plain one.
-        n_since_plain: u32,
-    },
+    CostAware(Ledger),
+}
+
+/// What the cost-aware schedule knows of the answer so far.
+#[derive(Clone, Debug)]
+struct Ledger {
+    max_rows: usize,
+    draft_ms: f64,
+    latch: Latch,
+    /// Mean time of this answer's plain steps, 0 before the first.
+    plain_ms: f64,
+    n_plain: u32,
+    /// Drafted steps since the last plain one.
+    n_since_plain: u32,
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        let latch = Latch::default();
+        Ledger { max_rows: MAX_ROWS, draft_ms: 0.0, latch, plain_ms: 0.0, n_plain: 0, n_since_plain: 0 }
+    }
+}
+
+impl Ledger {
+    fn needs_a_plain_step(&self) -> bool {
+        self.n_since_plain >= N_DRAFTED_PER_PLAIN * self.n_plain.min(6)
+    }
+
+    /// The time of a plain step that all is compared to.
+    fn reference_ms(&self, of_curve_ms: f64) -> f64 {
+        match self.n_plain {
+            0 => of_curve_ms,
+            _ => self.plain_ms.clamp(of_curve_ms / GREATEST_DISAGREEMENT, of_curve_ms),
+        }
+    }
+
+    fn record(&mut self, step: &StepRecord, of_curve_ms: Option<f64>) {
+        self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        if step.n_rows > 1 {
+            self.n_since_plain += 1;
+        } else {
+            self.n_since_plain = 0;
+            self.n_plain = self.n_plain.saturating_add(1);
+            let share = (1.0 / f64::from(self.n_plain)).max(NEWEST_SHARE);
+            self.plain_ms += share * (step.verify_ms - self.plain_ms);
+        }
+        let Some(of_curve_ms) = of_curve_ms else { return };
+        let is_plain = step.n_rows == 1;
+        let n_plain = if is_plain { 1.0 } else { (step.draft_ms + step.verify_ms) / self.reference_ms(of_curve_ms) };
+        self.latch.record(step.n_emitted, n_plain);
+    }
 }
 
 /// What one step did, for the schedule to learn from.
@@ -59,7 +136,16 @@ impl Schedule {
     /// Verifies what pays by `curve`; nothing where it knows nothing.
     #[must_use]
     pub fn cost_aware(curve: CostCurve) -> Schedule {
-        Schedule { curve, policy: Policy::CostAware { draft_ms: 0.0, latch: Latch::default(), n_since_plain: 0 } }
+        Schedule { curve, policy: Policy::CostAware(Ledger::default()) }
+    }
+
+    /// The same, never asking for a tree of more than `max_rows`; see [`RowMemory::max_rows`].
+    #[must_use]
+    pub fn with_max_rows(mut self, max_rows: usize) -> Schedule {
+        if let Policy::CostAware(ledger) = &mut self.policy {
+            ledger.max_rows = max_rows.clamp(1, MAX_NODES);
+        }
+        self
     }
 
     /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
@@ -79,33 +165,42 @@ impl Schedule {
     pub fn limits(&self, target: TreeLimits) -> TreeLimits {
         match &self.policy {
             Policy::Everything => target,
-            Policy::CostAware { n_since_plain: LONGEST_WITHOUT_PLAIN.., .. } => TreeLimits::PLAIN,
-            Policy::CostAware { .. } => TreeLimits { max_nodes: target.max_nodes.min(MAX_ROWS), ..target },
+            Policy::CostAware(ledger) if ledger.needs_a_plain_step() || ledger.latch.is_shut() => TreeLimits::PLAIN,
+            Policy::CostAware(ledger) => TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), ..target },
         }
     }
 
     /// Rows of `draft` to verify on top of `n_past` positions.
     #[must_use]
     pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
-        match self.policy {
+        match &self.policy {
             Policy::Everything => draft.tree.len(),
-            Policy::CostAware { draft_ms, latch, .. } => self.best_size(&draft.p, n_past, draft_ms, latch),
+            Policy::CostAware(ledger) => self.best_size(draft, n_past, ledger),
         }
     }
 
-    fn best_size(&self, p: &[f32], n_past: usize, draft_ms: f64, latch: Latch) -> usize {
+    fn best_size(&self, draft: &Draft, n_past: usize, ledger: &Ledger) -> usize {
         let curve = self.curve.at(n_past);
-        let Some(plain_ms) = curve.get(&1) else { return 1 };
+        let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
+        let plain_ms = ledger.reference_ms(of_curve_ms);
         let mut best = (1, LEAST_GAIN / plain_ms);
         let mut n_expected = 0.0;
-        for (n_rows, p) in (1..).zip(p) {
+        // Per depth, the probability that a node there is accepted: exactly one child of a node can be.
+        let mut reach = vec![0.0; MAX_NODES];
+        for (node, p) in draft.tree.nodes().zip(&draft.p) {
             n_expected += f64::from(*p);
+            reach[draft.tree.depth(node)] += f64::from(*p);
+            if node == NodeId::ROOT {
+                continue;
+            }
+            let n_rows = node.index() + 1;
             // A width that was never measured is taken for the next wider one.
             let Some((_, ms)) = curve.range(n_rows..).next() else {
                 break;
             };
-            let tokens_per_ms = n_expected / (ms + draft_ms);
-            if n_rows > 1 && tokens_per_ms > best.1 && latch.allows(ms / plain_ms) {
+            let step_ms = ms + ledger.draft_ms;
+            let tokens_per_ms = n_expected / step_ms;
+            if tokens_per_ms > best.1 && ledger.latch.allows(step_ms / plain_ms, &reach) {
                 best = (n_rows, tokens_per_ms);
             }
         }
@@ -115,50 +210,9 @@ impl Schedule {
     /// Takes in what a step did.
     pub fn record(&mut self, step: &StepRecord) {
         self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
-        let Policy::CostAware { draft_ms, latch, n_since_plain } = &mut self.policy else {
-            return;
-        };
-        *n_since_plain = if step.n_rows > 1 { *n_since_plain + 1 } else { 0 };
-        *draft_ms += NEWEST_SHARE * (step.draft_ms - *draft_ms);
-        let Some(plain_ms) = self.curve.plain_ms(step.n_past) else {
-            return;
-        };
-        let n_plain = if step.n_rows > 1 { (step.draft_ms + step.verify_ms) / plain_ms } else { 1.0 };
-        latch.record(step.n_emitted, n_plain);
-    }
-}
-
-/// Bounds what drafting may lose, in tokens of plain decoding: a draft is verified only if the worst case, that nothing
-/// of it is accepted, is covered by what drafting has gained so far, a reserve for the beginning, and a small income.
-///
-/// Drafting that does not pay closes the latch by itself, and the income opens it again for a probe: the rarer, the
-/// dearer the probe. Over a text of n tokens the loss stays below `RESERVE + INCOME * n`, whatever the drafter says.
-#[derive(Clone, Copy, Debug)]
-struct Latch {
-    credit: f64,
-}
-
-impl Default for Latch {
-    fn default() -> Latch {
-        Latch { credit: Latch::RESERVE }
-    }
-}
-
-impl Latch {
-    const RESERVE: f64 = 4.0;
-    const INCOME: f64 = 0.02;
-    /// A text that copied for pages may change its nature.
-    const GREATEST_CREDIT: f64 = 32.0;
-
-    /// Whether a step that takes as long as `n_plain` plain ones may be risked.
-    fn allows(&self, n_plain: f64) -> bool {
-        n_plain - 1.0 <= self.credit
-    }
-
-    /// Takes in a step that brought `n_emitted` tokens in the time of `n_plain` plain steps.
-    fn record(&mut self, n_emitted: usize, n_plain: f64) {
-        let n_emitted = n_emitted as f64;
-        self.credit = (self.credit + Latch::INCOME * n_emitted + n_emitted - n_plain).min(Latch::GREATEST_CREDIT);
+        if let Policy::CostAware(ledger) = &mut self.policy {
+            ledger.record(step, self.curve.plain_ms(step.n_past));
+        }
     }
 }
 
@@ -169,8 +223,6 @@ mod tests {
     use crate::tree::TokenTree;
     use proptest::prelude::*;
 
-    const OPEN: Latch = Latch { credit: f64::INFINITY };
-
     /// The staircase of a 1.5B Q4_K_M on two AVX-512 cores.
     fn staircase() -> CostCurve {
         let mut curve = CostCurve::default();
@@ -180,56 +232,156 @@ mod tests {
         curve
     }
 
+    /// A chain of which `p` are the probabilities, root first.
+    fn chain(p: &[f32]) -> Draft {
+        let tokens: Vec<Token> = (1..).take(p.len() - 1).map(Token).collect();
+        Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec() }
+    }
+
+    /// What pays, were there no latch.
+    fn best_size(p: &[f32]) -> usize {
+        let ledger = Ledger { latch: Latch { credit: f64::INFINITY }, ..Ledger::default() };
+        Schedule::cost_aware(staircase()).best_size(&chain(p), 0, &ledger)
+    }
+
+    fn step(n_rows: usize, n_emitted: usize, verify_ms: f64) -> StepRecord {
+        StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms }
+    }
+
     #[test]
     fn a_doubtful_draft_is_not_verified() {
-        let schedule = Schedule::cost_aware(staircase());
-        assert_eq!(schedule.best_size(&[1.0], 0, 0.0, OPEN), 1);
-        assert_eq!(schedule.best_size(&[1.0, 0.4, 0.1, 0.05], 0, 0.0, OPEN), 1);
+        assert_eq!(best_size(&[1.0]), 1);
+        assert_eq!(best_size(&[1.0, 0.4, 0.1, 0.05]), 1);
     }
 
     #[test]
     fn widths_that_never_pay_are_skipped() {
-        let schedule = Schedule::cost_aware(staircase());
         // Row 3 costs more than row 4 does: the fourth node is free.
-        assert_eq!(schedule.best_size(&[1.0, 0.9, 0.8, 0.1], 0, 0.0, OPEN), 4);
-        assert_eq!(schedule.best_size(&[0.95; 16], 0, 0.0, OPEN), 16);
-        assert_eq!(schedule.best_size(&[0.95; 32], 0, 0.0, OPEN), 16, "nothing is known about more rows");
+        assert_eq!(best_size(&[1.0, 0.9, 0.8, 0.1]), 4);
+        assert_eq!(best_size(&[0.95; 16]), 16);
+        assert_eq!(best_size(&[0.95; 32]), 16, "nothing is known about more rows");
     }
 
     #[test]
     fn without_a_curve_there_is_no_draft() {
-        assert_eq!(Schedule::cost_aware(CostCurve::default()).best_size(&[1.0, 1.0], 0, 0.0, OPEN), 1);
+        assert_eq!(Schedule::cost_aware(CostCurve::default()).choose(&chain(&[1.0, 1.0]), 0), 1);
     }
 
     #[test]
     fn what_was_lost_must_be_earned_again() {
         let mut schedule = Schedule::cost_aware(staircase());
-        let draft = Draft { tree: TokenTree::chain(Token(0), &[Token(1); 15]).unwrap(), p: vec![0.98; 16] };
-        let step = |n_rows, n_emitted, verify_ms| StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms };
-        assert_eq!(schedule.choose(&draft, 0), 16);
+        let (sure, fair) = (chain(&[0.98; 16]), chain(&[0.75; 16]));
+        assert_eq!((schedule.choose(&sure, 0), schedule.choose(&fair, 0)), (16, 16));
+        schedule.record(&step(4, 1, 107.0));
+        assert_eq!(
+            (schedule.choose(&sure, 0), schedule.choose(&fair, 0)),
+            (16, 8),
+            "a failure costs the fair one width"
+        );
         schedule.record(&step(16, 1, 229.0));
-        assert_eq!(schedule.choose(&draft, 0), 4, "another 16 rows could lose more than is left");
-        schedule.record(&step(4, 4, 107.0));
-        assert_eq!(schedule.choose(&draft, 0), 16);
+        assert_eq!(schedule.choose(&sure, 0), 1, "overdrawn");
+        assert_eq!(schedule.limits(TreeLimits::TREE), TreeLimits::PLAIN, "and nothing is drafted in vain");
+    }
+
+    #[test]
+    fn plain_steps_come_first_and_again() {
+        let mut schedule = Schedule::cost_aware(staircase());
+        let mut n_drafted_runs = Vec::new();
+        let mut n_drafted = 0;
+        for _ in 0..200 {
+            if schedule.limits(TreeLimits::TREE) == TreeLimits::PLAIN {
+                schedule.record(&step(1, 1, 62.0));
+                n_drafted_runs.push(std::mem::take(&mut n_drafted));
+            } else {
+                schedule.record(&step(4, 4, 107.0));
+                n_drafted += 1;
+            }
+        }
+        assert_eq!(n_drafted_runs, [0, 8, 16, 24, 32, 40, 48]);
+    }
+
+    #[test]
+    fn a_plain_step_that_looked_too_slow_does_not_hide_a_loss() {
+        // Measured while another process had the memory: two thirds as fast as it is.
+        let mut curve = staircase();
+        for _ in 0..50 {
+            curve.observe(1, 0, 93.0);
+        }
+        let mut schedule = Schedule::cost_aware(curve);
+        schedule.record(&step(1, 1, 62.0));
+        let before = schedule.clone();
+        schedule.record(&step(8, 3, 191.0));
+        let credit = |schedule: &Schedule| match &schedule.policy {
+            Policy::CostAware(ledger) => ledger.latch.credit,
+            Policy::Everything => f64::NAN,
+        };
+        assert!(credit(&schedule) < credit(&before), "three tokens in the time of 3.08");
+    }
+
+    #[test]
+    fn memory_bounds_the_width() {
+        let row = RowMemory { n_vocab: 151_936, n_heads: 12, n_ctx: 4096 };
+        assert_eq!(row.max_rows(8 << 30), MAX_ROWS);
+        assert_eq!(row.max_rows(1 << 30), 11, "16 MiB at 1.4 MB a row");
+        assert_eq!(row.max_rows(0), 1);
+        assert_eq!(RowMemory { n_vocab: usize::MAX, ..row }.max_rows(u64::MAX), 1);
+        let schedule = Schedule::cost_aware(staircase()).with_max_rows(5);
+        assert_eq!(schedule.with_max_rows(0).policy.max_rows(), 1);
+        let mut schedule = Schedule::cost_aware(staircase()).with_max_rows(5);
+        schedule.record(&step(1, 1, 62.0));
+        assert_eq!(schedule.limits(TreeLimits::TREE).max_nodes, 5);
+    }
+
+    impl Policy {
+        fn max_rows(&self) -> usize {
+            match self {
+                Policy::CostAware(ledger) => ledger.max_rows,
+                Policy::Everything => MAX_NODES,
+            }
+        }
+    }
+
+    /// Answers of at least 160 tokens by a drafter that claims `p` for each node of a chain, while `accepts` tells what
+    /// is accepted. Returns the tokens and the plain steps that the time was worth.
+    fn answer(p: f32, mut accepts: impl FnMut() -> bool) -> (usize, f64) {
+        let curve = staircase();
+        let mut schedule = Schedule::cost_aware(curve.clone());
+        let claims: Vec<f32> = (0..16).map(|depth| p.powi(depth)).collect();
+        let (mut ms, mut n_tokens) = (0.0, 0);
+        while n_tokens < 160 {
+            let is_plain = schedule.limits(TreeLimits::TREE) == TreeLimits::PLAIN;
+            let n_rows = if is_plain { 1 } else { schedule.choose(&chain(&claims), 0) };
+            let n_emitted = 1 + (1..n_rows).take_while(|_| accepts()).count();
+            let verify_ms = curve.at(0)[&n_rows];
+            schedule.record(&step(n_rows, n_emitted, verify_ms));
+            ms += verify_ms;
+            n_tokens += n_emitted;
+        }
+        (n_tokens, ms / curve.plain_ms(0).unwrap())
     }
 
     proptest! {
         #[test]
-        fn the_loss_is_bounded_whatever_the_drafter_says(n_accepted in prop::collection::vec(0usize..3, 1..400)) {
-            let curve = staircase();
-            let mut schedule = Schedule::cost_aware(curve.clone());
-            let draft = Draft { tree: TokenTree::chain(Token(0), &[Token(1); 15]).unwrap(), p: vec![1.0; 16] };
-            let (mut ms, mut n_tokens) = (0.0, 0);
-            for n_accepted in n_accepted {
-                let n_rows = schedule.choose(&draft, 0);
-                let n_emitted = 1 + n_accepted.min(n_rows - 1);
-                let verify_ms = curve.at(0)[&n_rows];
-                schedule.record(&StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms });
-                ms += verify_ms;
-                n_tokens += n_emitted;
+        fn the_loss_is_bounded_whatever_the_drafter_says(p in 0.0f32..1.0, dice in prop::collection::vec(0.0f32..1.0, 400), luck in 0.0f32..1.0) {
+            let mut dice = dice.into_iter().cycle();
+            let (n_tokens, n_plain) = answer(p, || dice.next().is_some_and(|die| die < luck));
+            let income = n_tokens as f64 * (1.0 + Latch::INCOME);
+            prop_assert!(n_plain <= income + Latch::RESERVE + Latch::OVERDRAFT + 1e-6);
+            if p < 0.5 {
+                prop_assert!(n_plain <= income + Latch::RESERVE + 1e-6, "a doubtful draft overdraws nothing");
             }
-            let n_plain = ms / curve.plain_ms(0).unwrap();
-            prop_assert!(n_plain <= n_tokens as f64 * (1.0 + Latch::INCOME) + Latch::RESERVE + 1e-6);
+        }
+
+        #[test]
+        fn a_calibrated_drafter_loses_nothing_to_speak_of(p in 0.0f32..1.0, seed in 1u64..1 << 40) {
+            let mut state = seed;
+            let mut die = move || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1 << 24) as f32
+            };
+            let runs: Vec<(usize, f64)> = (0..100).map(|_| answer(p, || die() < p)).collect();
+            let loss: f64 = runs.iter().map(|&(n_tokens, n_plain)| n_plain / n_tokens as f64 - 1.0).sum();
+            prop_assert!(loss / 100.0 < 0.01, "{loss}% on average");
         }
 
         #[test]
@@ -237,12 +389,11 @@ mod tests {
             let mut p = p;
             p.push(1.0);
             p.sort_by(|a, b| b.total_cmp(a));
-            let schedule = Schedule::cost_aware(staircase());
             let rate = |n: usize| {
                 let tokens: f64 = p[..n].iter().map(|&p| f64::from(p)).sum();
-                schedule.curve.at(0).range(n..).next().map_or(0.0, |(_, ms)| tokens / ms)
+                staircase().at(0).range(n..).next().map_or(0.0, |(_, ms)| tokens / ms)
             };
-            let chosen = schedule.best_size(&p, 0, 0.0, OPEN);
+            let chosen = best_size(&p);
             let best = (2..=p.len()).map(rate).fold(0.0, f64::max);
             if chosen == 1 {
                 prop_assert!(best <= rate(1) * LEAST_GAIN * (1.0 + 1e-9));

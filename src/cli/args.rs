@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::replay::ReplayArgs;
+use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -35,6 +36,11 @@ pub enum Command {
     Bench(BenchArgs),
     /// Judge drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),
+    /// Measure which settings decode fastest on this machine, and keep them for run and bench
+    ///
+    /// Once per model, in about a minute: flash attention, threads and the numbers of the KV cache, with a short and a
+    /// long context. A quantized KV cache is measured but not chosen, unless --lossy-kv is given.
+    Tune(TuneArgs),
 }
 
 /// Which model, and on what.
@@ -48,11 +54,11 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", hide_env = true)]
     pub ctx_size: Option<usize>,
 
-    /// Threads for one row [default: physical cores]
+    /// Threads for one row [default: as tuned, or the physical cores]
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS", hide_env = true)]
     pub threads: Option<usize>,
 
-    /// -tb: threads for prompts and drafts [default: as --threads]
+    /// -tb: threads for prompts and drafts [default: as --threads, or as tuned]
     #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
     pub threads_batch: Option<usize>,
 
@@ -60,9 +66,17 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<u32>,
 
-    /// -fa: flash attention [default: off on a CPU, where it makes verifying slower]
+    /// -fa: flash attention [default: as tuned, or off on a CPU, where it makes verifying slower]
     #[arg(long, value_name = "WHEN", env = "LLAMA_ARG_FLASH_ATTN", hide_env = true)]
     pub flash_attn: Option<When>,
+
+    /// -ctk: numbers of the KV cache's keys; q8_0 and bf16 change the model's output [default: as tuned, or f16]
+    #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K", hide_env = true)]
+    pub cache_type_k: Option<CacheTypeArg>,
+
+    /// -ctv: the same for its values; q8_0 needs flash attention [default: as tuned, or f16]
+    #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
+    pub cache_type_v: Option<CacheTypeArg>,
 
     /// Time for measuring the cost of drafts on this machine, once per model and settings, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1000)]
@@ -82,6 +96,20 @@ pub enum When {
     Off,
     /// As llama.cpp decides
     Auto,
+}
+
+/// A number of the KV cache.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CacheTypeArg {
+    /// 4 bytes
+    F32,
+    /// 2 bytes
+    F16,
+    /// 2 bytes, less precise
+    Bf16,
+    /// About 1 byte
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// How tokens are chosen.
@@ -208,6 +236,8 @@ pub fn expand_short_flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<
             Some("-tb") if !is_rest => "--threads-batch".into(),
             Some("-ngl") if !is_rest => "--n-gpu-layers".into(),
             Some("-fa") if !is_rest => "--flash-attn".into(),
+            Some("-ctk") if !is_rest => "--cache-type-k".into(),
+            Some("-ctv") if !is_rest => "--cache-type-v".into(),
             _ => argument,
         }
     };

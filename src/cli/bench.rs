@@ -74,7 +74,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let create = |path| create(path, inputs.into_iter().flatten());
     let mut raw = args.raw_output.as_deref().map(create).transpose()?;
     let interrupt = interrupt::flag()?;
-    let (n_threads, n_threads_batch) = (config.n_threads, config.n_threads_batch);
+    let settings = config.settings;
     let (worker, loaded) = start(config, interrupt, &mut Bars::default())?;
     let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
     let template = template.transpose().map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
@@ -98,7 +98,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     }
     let model = args.engine.model.file_name().unwrap_or_default().to_string_lossy();
     write_stdout(&format!(
-        "{model}, {n_threads} threads ({n_threads_batch} for more than one row), greedy, {} tokens, {} repetitions\n{}\n\n{}",
+        "{model}, {} ({} where the context is long), greedy, {} tokens, {} repetitions\n{}\n\n{}",
+        settings.short,
+        settings.long,
         args.n_predict,
         args.repetitions,
         machine(),

@@ -1,4 +1,4 @@
-//! From arguments to a running worker: pre-flight of the model file, threads, where curves are kept.
+//! From arguments to a running worker: pre-flight of the model file, where curves are kept.
 
 use std::fs::File;
 use std::hash::Hasher as _;
@@ -10,16 +10,15 @@ use std::sync::atomic::AtomicBool;
 use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{EngineArgs, SamplingArgs, When};
+use crate::cli::args::{EngineArgs, SamplingArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, stderr_line};
+use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
 use crate::llama::sampler::Sampling;
-use crate::llama::session::FlashAttention;
 use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{logs, system_info};
-use crate::store::curves::CurveKey;
 
 /// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
 const MAX_SEED: u32 = u32::MAX - 1;
@@ -47,50 +46,28 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     // Before the first call into llama.cpp, which may have something to say.
     logs::capture(args.verbose);
-    let n_threads = args.threads.unwrap_or_else(default_threads);
-    let n_threads_batch = args.threads_batch.unwrap_or(n_threads);
-    if !(1..=512).contains(&n_threads) || !(1..=512).contains(&n_threads_batch) {
-        return Err(
-            Failure::usage("the number of threads must be 1 to 512").with_hint("leave -t away for the physical cores")
-        );
-    }
     if args.ctx_size == Some(0) {
         return Err(
             Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
         );
     }
-    let flash_attention = args.flash_attn.map(|when| match when {
-        When::On => FlashAttention::On,
-        When::Off => FlashAttention::Off,
-        When::Auto => FlashAttention::Auto,
-    });
-    let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
-    let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
-    let n_gpu_layers = args.n_gpu_layers;
-    let settings = format!("t={n_threads} tb={n_threads_batch} fa={flash_attention:?} ngl={n_gpu_layers:?}{gpu}");
+    let settings = settings(args)?;
     Ok(WorkerConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
-        n_threads,
-        n_threads_batch,
-        flash_attention,
-        curves: cache_folder().map(|folder| {
-            (folder.join("curves"), CurveKey { model: fingerprint(&args.model), settings, machine: machine() })
-        }),
+        settings,
+        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
     })
 }
 
-/// Physical cores, but no more than this process may use.
-fn default_threads() -> usize {
-    num_cpus::get_physical().min(num_cpus::get()).max(1)
-}
-
-fn cache_folder() -> Option<PathBuf> {
+/// Where what is expendable is kept.
+#[must_use]
+pub fn cache_folder() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
     Some(strategy.cache_dir().join("chaski"))
 }
 
 /// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.
-fn fingerprint(path: &Path) -> String {
+pub(super) fn fingerprint(path: &Path) -> String {
     let mut start = Vec::new();
     let mut size = 0;
     if let Ok(file) = File::open(path) {

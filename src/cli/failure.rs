@@ -134,6 +134,7 @@ impl From<worker::Failure> for Failure {
                 Failure::usage(message).with_hint("leave -c away for as many positions as needed")
             }
             worker::Failure::EmptyPrompt => Failure::usage(message),
+            worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
             worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
             worker::Failure::Target(_) if message.starts_with("cannot make a context") => {

@@ -11,6 +11,8 @@ pub mod interrupt;
 pub mod output;
 pub mod replay;
 pub mod run;
+pub mod settings;
+pub mod tune;
 
 use std::ffi::OsString;
 
@@ -57,6 +59,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Replay(args)) => replay::replay(&args),
+        Some(Command::Tune(args)) => tune::tune(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
         }

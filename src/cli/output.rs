@@ -113,6 +113,15 @@ impl Bars {
         self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
     }
 
+    /// Settings are being measured: the share of the time that is over, and which.
+    pub fn tuning(&mut self, share: f32, what: String) {
+        let template = "{msg} {wide_bar} {eta} left: {prefix}";
+        self.show("measuring settings", template, (share * 1000.0) as u64, 1000);
+        if let Some((_, bar)) = &self.bar {
+            bar.set_prefix(what);
+        }
+    }
+
     /// Runs `write` while no bar is in its way.
     pub fn suspend(&self, write: impl FnOnce()) {
         match &self.bar {

@@ -18,6 +18,7 @@ use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
+use crate::tune::Settings;
 
 /// Runs the command.
 ///
@@ -152,7 +153,7 @@ pub fn receive(
                 bars.clear();
                 return Err(failure.into());
             }
-            Event::Loading(_) | Event::Loaded(_) => {}
+            Event::Loading(_) | Event::Loaded(_) | Event::Tuning(..) | Event::Tuned(_) => {}
         }
     }
     Err(Failure::new("the engine stopped without an answer"))
@@ -167,6 +168,7 @@ struct JsonAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stopping_word: Option<&'a str>,
     seed: u32,
+    settings: Settings,
     timings: JsonTimings,
 }
 
@@ -223,6 +225,7 @@ fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
         stop_type,
         stopping_word,
         seed: sampling.seed,
+        settings: answer.settings,
         timings: JsonTimings::from(&answer.stats),
     };
     let mut json = serde_json::to_string(&object).expect("strings and numbers serialize");

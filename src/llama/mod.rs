@@ -4,14 +4,18 @@
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
 //! - [`worker`]: a thread that owns all of these and speaks in messages
+//! - [`tune`]: the same thread at another work: settings, measured
+//! - [`memory`]: how much of it there is
 //! - [`logs`]: what llama.cpp has to say
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
 pub mod logs;
+pub mod memory;
 pub mod model;
 pub mod sampler;
 pub mod session;
+pub mod tune;
 pub mod worker;
 
 use std::ffi::CStr;
@@ -30,6 +34,14 @@ pub fn system_info() -> SystemInfo {
     // "CPU : SSE3 = 1 | AVX2 = 1 | ... | REPACK = 1 | "
     let features = info.split(['|', ':']).filter_map(|item| item.trim().strip_suffix(" = 1")).map(str::to_owned);
     SystemInfo { ggml_version: version, features: features.collect() }
+}
+
+/// Whether this build can, and by default does, put layers on a GPU of this machine.
+#[must_use]
+#[expect(unsafe_code, reason = "the safe bindings ask for a backend, which only a worker has")]
+pub fn has_gpu() -> bool {
+    // SAFETY: it takes nothing, and looks at the list of devices, which is made once under a lock.
+    unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }
 }
 
 /// What [`system_info`] found.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::{LlamaModel, RopeType};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
@@ -91,10 +91,18 @@ impl Model {
         usize::try_from(self.inner.n_vocab()).unwrap_or(0)
     }
 
-    /// Whether layers can be, and by default are, on a GPU.
+    /// Heads of attention in the first layer.
     #[must_use]
-    pub fn has_gpu(&self) -> bool {
-        self.backend.supports_gpu_offload()
+    pub fn n_heads(&self) -> usize {
+        self.inner.n_head() as usize
+    }
+
+    /// Whether what is in the cache can move to other positions. llama.cpp ends the process where it is asked and cannot.
+    #[must_use]
+    pub fn can_shift(&self) -> bool {
+        let is_plain = matches!(self.inner.rope_type(), Some(RopeType::Norm | RopeType::NeoX));
+        let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
+        is_plain && architecture != "step35" && !self.is_recurrent()
     }
 
     /// The tokens of a prompt. The token that begins a text is added when the model wants one and the first segment

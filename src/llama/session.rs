@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
@@ -17,9 +18,15 @@ use crate::llama::model::Model;
 use crate::target::{Progress, Target, TargetError, TreeLimits, check_path};
 use crate::token::Token;
 use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree};
+use crate::tune::{CacheType, Settings};
+
+pub use crate::tune::{FlashAttention, KvType};
 
 /// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
 const PREFILL_CHUNK: usize = 256;
+
+/// Tokens that [`Session::fill`] decodes.
+const FILL_CHUNK: usize = 64;
 
 /// llama.cpp pads a context to a multiple of this; asking for it makes the number shown the number used.
 const N_CTX_STEP: usize = 256;
@@ -39,24 +46,22 @@ pub struct SessionConfig {
     pub kv_type: KvType,
 }
 
-/// Numbers in the KV cache. Quantized values need flash attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 4 bytes a number: exact, for tests.
-    F32,
-    /// 2 bytes a number, as llama.cpp's default.
-    F16,
+impl SessionConfig {
+    /// A context of `n_ctx` positions with these settings.
+    #[must_use]
+    pub fn new(n_ctx: usize, settings: &Settings) -> SessionConfig {
+        let Settings { flash_attention, n_threads, n_threads_batch, kv_type } = *settings;
+        SessionConfig { n_ctx, n_threads, n_threads_batch, flash_attention, kv_type }
+    }
 }
 
-/// Whether flash attention is used. On a CPU it makes verifying a tree on a long context twice as slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlashAttention {
-    /// As llama.cpp decides for the device.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
+fn cache_type(cache_type: CacheType) -> KvCacheType {
+    match cache_type {
+        CacheType::F32 => KvCacheType::F32,
+        CacheType::F16 => KvCacheType::F16,
+        CacheType::Bf16 => KvCacheType::BF16,
+        CacheType::Q8_0 => KvCacheType::Q8_0,
+    }
 }
 
 /// A context and what it holds.
@@ -66,6 +71,8 @@ pub struct Session<'m> {
     limits: TreeLimits,
     /// False for states, which go forward only.
     can_roll_back: bool,
+    /// Whether what is in the cache can move to other positions.
+    can_shift: bool,
     n_vocab: usize,
     /// Tokens in the cache, in every sequence in use.
     committed: Vec<Token>,
@@ -99,10 +106,6 @@ impl<'m> Session<'m> {
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
         let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
         let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let kv_type = match config.kv_type {
-            KvType::F32 => KvCacheType::F32,
-            KvType::F16 => KvCacheType::F16,
-        };
         let chunk = u32::try_from(PREFILL_CHUNK).expect("a small constant");
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(u32::try_from(config.n_ctx.next_multiple_of(N_CTX_STEP)).unwrap_or(u32::MAX)))
@@ -116,8 +119,8 @@ impl<'m> Session<'m> {
                 FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
                 FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             })
-            .with_type_k(kv_type)
-            .with_type_v(kv_type)
+            .with_type_k(cache_type(config.kv_type.k))
+            .with_type_v(cache_type(config.kv_type.v))
             // Without one pool of cells for all sequences a tree has "no memory slot".
             .with_kv_unified(true)
             // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
@@ -132,6 +135,7 @@ impl<'m> Session<'m> {
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
             can_roll_back: !model.is_recurrent(),
+            can_shift: model.can_shift(),
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,
@@ -143,6 +147,49 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn n_ctx(&self) -> usize {
         self.context.n_ctx() as usize
+    }
+
+    /// Makes the timeline `n` positions of `filler`, to measure on. Only the first few are decoded, the others are copies
+    /// of them: times depend on how many positions are read and not on what is in them, and a prefill takes long. So
+    /// the logits mean nothing, and no text may follow.
+    ///
+    /// # Errors
+    /// As [`Target::sync`], which is what is done for models whose cache cannot be shifted.
+    pub(super) fn fill(&mut self, n: usize, filler: Token, progress: &mut Progress<'_>) -> Result<(), TargetError> {
+        let prefix = vec![filler; n];
+        if self.n_seqs > 1 {
+            // The copies are made for one sequence.
+            self.clear();
+        }
+        self.sync(&prefix[..n.min(FILL_CHUNK)], progress)?;
+        if n > FILL_CHUNK && self.can_shift {
+            if n > self.n_ctx() {
+                return Err(TargetError::ContextFull { needed: n, n_ctx: self.n_ctx() });
+            }
+            self.copy_chunks(n).inspect_err(|_| self.clear())?;
+            self.committed.resize(n, filler);
+        }
+        self.sync(&prefix, progress)
+    }
+
+    /// Appends copies of all there is, up to position `n`. Fails with a cache in any state.
+    fn copy_chunks(&mut self, n: usize) -> Result<(), TargetError> {
+        /// Any sequence but the first: it holds one copy at a time.
+        const SCRATCH: usize = 1;
+        let what = "cannot copy the cache's content";
+        let chunk = self.committed.len();
+        let state = self.context.state_seq_get(0, LlamaStateSeqFlags::empty());
+        let state = state.map_err(|error| engine_error(what, &error))?;
+        for at in (chunk..n).step_by(chunk) {
+            let scratch = i32::try_from(SCRATCH).expect("1");
+            self.context.state_seq_set(&state, scratch).map_err(|error| engine_error(what, &error))?;
+            let distance = i32::try_from(at).expect("positions are below n_ctx, which llama.cpp keeps below 2^31");
+            let moved = self.context.kv_cache_seq_add(scratch, None, None, distance);
+            moved.map_err(|error| engine_error(what, &error))?;
+            self.copy(scratch, 0, at, n.min(at + chunk))?;
+            self.remove(Some(SCRATCH), 0, None)?;
+        }
+        Ok(())
     }
 
     /// Removes positions `from .. to` of one sequence, or of all.

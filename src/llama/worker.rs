@@ -20,17 +20,20 @@ use crate::draft::aded::Aded;
 use crate::draft::auto::Auto;
 use crate::draft::{Drafter, NoDraft};
 use crate::generate::{Generation, Length};
+use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
-use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
+use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::llama::tune::{self, TuneConfig, Tuned};
 use crate::replay::trace::{Recorder, Trace};
-use crate::schedule::Schedule;
+use crate::schedule::{RowMemory, Schedule};
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
 use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
 use crate::tree::MAX_NODES;
+use crate::tune::{BySpan, Settings};
 
 /// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
 const STACK_BYTES: usize = 256 << 20;
@@ -41,6 +44,9 @@ const N_EVENTS: usize = 256;
 /// An answer of fewer tokens does not earn what measuring the curve costs.
 const SHORT_ANSWER: usize = 32;
 
+/// An answer is expected to be no longer than this, whatever is allowed.
+const USUAL_TOKENS: usize = 512;
+
 /// Longest answer that memory is set aside for when no length is given.
 const DEFAULT_MAX_TOKENS: usize = 2048;
 
@@ -49,13 +55,9 @@ const DEFAULT_MAX_TOKENS: usize = 2048;
 pub struct WorkerConfig {
     /// The model.
     pub model: ModelConfig,
-    /// Threads for one row.
-    pub n_threads: usize,
-    /// Threads for more than one row.
-    pub n_threads_batch: usize,
-    /// `None`: off on a CPU, llama.cpp's choice on a GPU.
-    pub flash_attention: Option<FlashAttention>,
-    /// Where cost curves are kept, and as what; `None` keeps none.
+    /// What contexts are made with, by how long the text is going to be.
+    pub settings: BySpan<Settings>,
+    /// Where cost curves are kept, and as what (the settings of the context are added); `None` keeps none.
     pub curves: Option<(PathBuf, CurveKey)>,
 }
 
@@ -121,6 +123,8 @@ pub struct Answer {
     pub n_ctx: usize,
     /// What a replay needs, if it was wanted; its id is empty.
     pub trace: Option<Box<Trace>>,
+    /// What the context was made with.
+    pub settings: Settings,
 }
 
 /// What a prompt is made with.
@@ -147,6 +151,10 @@ pub enum Event {
     Text(String),
     /// Something the user should know.
     Notice(Notice),
+    /// Settings are being measured: the share of the time that is over, and which.
+    Tuning(f32, String),
+    /// Settings were measured and chosen.
+    Tuned(Box<Tuned>),
     /// The job is finished.
     Done(Box<Answer>),
     /// The job, or the loading, failed.
@@ -188,6 +196,9 @@ pub enum Failure {
         /// Positions the model knows.
         n_ctx_train: usize,
     },
+    /// A model that is decoded plainly has no curve.
+    #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
+    NothingToTune,
     /// Nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -236,11 +247,26 @@ impl Worker {
     /// # Errors
     /// When no thread can be started.
     pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
+        Worker::start(interrupt, move |jobs, outbox| work(&config, jobs, outbox))
+    }
+
+    /// Starts measuring settings. Its events end with [`Event::Tuned`] or [`Event::Failed`]; it takes no jobs.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn tune(config: TuneConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
+        Worker::start(interrupt, move |_, outbox| tune::tune(&config, outbox))
+    }
+
+    fn start(
+        interrupt: Arc<AtomicBool>,
+        work: impl FnOnce(&Receiver<Job>, &Outbox) -> Result<(), Failure> + Send + 'static,
+    ) -> io::Result<Worker> {
         let (jobs, job_queue) = bounded(1);
         let (event_queue, events) = bounded(N_EVENTS);
         let outbox = Outbox { events: event_queue, interrupt: interrupt.clone() };
         let work = move || {
-            if let Err(failure) = work(&config, &job_queue, &outbox) {
+            if let Err(failure) = work(&job_queue, &outbox) {
                 outbox.send(Event::Failed(failure));
             }
         };
@@ -261,15 +287,16 @@ impl Worker {
     }
 }
 
+/// The worker's end of the conversation.
 #[derive(Clone)]
-struct Outbox {
+pub(super) struct Outbox {
     events: Sender<Event>,
     interrupt: Arc<AtomicBool>,
 }
 
 impl Outbox {
     /// A reader that is gone counts as an interrupt.
-    fn send(&self, event: Event) {
+    pub(super) fn send(&self, event: Event) {
         if self.events.send(event).is_err() {
             self.interrupt.store(true, Ordering::Relaxed);
         }
@@ -279,13 +306,13 @@ impl Outbox {
         self.interrupt.load(Ordering::Relaxed)
     }
 
-    fn go_on(&self) -> ControlFlow<()> {
+    pub(super) fn go_on(&self) -> ControlFlow<()> {
         if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 /// The real clock.
-struct WallClock(Instant);
+pub(super) struct WallClock(pub(super) Instant);
 
 impl Clock for WallClock {
     fn now(&self) -> Duration {
@@ -297,23 +324,34 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+/// Loads a model, telling how far it is.
+pub(super) fn load(config: &ModelConfig, outbox: &Outbox) -> Result<Model, LoadError> {
     let loading = outbox.clone();
-    let progress = move |share| {
+    Model::load(config, move |share| {
         loading.send(Event::Loading(share));
         !loading.is_interrupted()
-    };
-    let model = Model::load(&config.model, progress)?;
+    })
+}
+
+fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+    let model = load(&config.model, outbox)?;
     if model.is_recurrent() {
         outbox.send(Event::Notice(Notice::Recurrent));
     }
     let (named, all) = model.special_texts();
     outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
-    let known = config.curves.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
-    let clock = WallClock(Instant::now());
-    let (curve, measured_unix_s) = known.unwrap_or_default();
-    let curves = config.curves.clone();
-    let mut engine = Engine { config, model: &model, session: None, curve, measured_unix_s, curves, clock, outbox };
+    let mut engine = Engine {
+        config,
+        model: &model,
+        session: None,
+        settings: config.settings.short,
+        curve: CostCurve::default(),
+        measured_unix_s: 0,
+        curves: config.curves.clone(),
+        clock: WallClock(Instant::now()),
+        outbox,
+    };
+    engine.load_curve();
     for job in jobs {
         let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
         outbox.send(event);
@@ -325,6 +363,8 @@ struct Engine<'a> {
     config: &'a WorkerConfig,
     model: &'a Model,
     session: Option<Session<'a>>,
+    /// What the session is made with; the curve is theirs.
+    settings: Settings,
     curve: CostCurve,
     /// When the curve was measured.
     measured_unix_s: u64,
@@ -338,7 +378,7 @@ impl<'a> Engine<'a> {
     fn answer(&mut self, job: &Job) -> Result<Answer, Failure> {
         let prompt = self.model.tokenize(&job.prompt);
         let length = self.length(job, &prompt)?;
-        let mut session = self.session(length)?;
+        let mut session = self.session(length, prompt.len())?;
         let answer = self.answer_in(&mut session, job, &prompt, length);
         // Also after an interrupt: what was decoded is reused by the next job.
         self.session = Some(session);
@@ -364,7 +404,10 @@ impl<'a> Engine<'a> {
             self.measure(job, session, prompt, length)?;
         }
         let (mut drafter, mut schedule): (Box<dyn Drafter>, Schedule) = match job.drafter {
-            DrafterKind::Auto if can_draft => (Box::new(Auto::default()), Schedule::cost_aware(self.curve.clone())),
+            DrafterKind::Auto if can_draft => {
+                let schedule = Schedule::cost_aware(self.curve.clone());
+                (Box::new(Auto::default()), schedule.with_max_rows(self.max_rows(length.n_ctx)))
+            }
             DrafterKind::Aded if can_draft => (Box::new(Aded::default()), Schedule::everything(self.curve.clone())),
             _ => (Box::new(NoDraft), Schedule::everything(self.curve.clone())),
         };
@@ -411,7 +454,8 @@ impl<'a> Engine<'a> {
             })
         });
         let stop = ended_by.unwrap_or(reached);
-        Ok(Answer { tokens, stop, stats: generated.stats, n_ctx: length.n_ctx, trace })
+        let (stats, n_ctx, settings) = (generated.stats, length.n_ctx, self.settings);
+        Ok(Answer { tokens, stop, stats, n_ctx, settings, trace })
     }
 
     /// How long the text may become, and how much of a context that needs.
@@ -433,8 +477,16 @@ impl<'a> Engine<'a> {
         Ok(Length { max_tokens, n_ctx })
     }
 
-    /// The session at hand if it is long enough, or else a new one.
-    fn session(&mut self, length: Length) -> Result<Session<'a>, Failure> {
+    /// The session at hand if it is long enough and made for such a text, or else a new one.
+    fn session(&mut self, length: Length, n_prompt: usize) -> Result<Session<'a>, Failure> {
+        let n_expected = n_prompt + length.max_tokens.min(USUAL_TOKENS) / 2;
+        let settings = *self.config.settings.at(n_expected);
+        if settings != self.settings {
+            // First of all: two contexts at a time may be more than there is memory for.
+            self.session = None;
+            self.settings = settings;
+            self.load_curve();
+        }
         // Room beside the text for the widest tree.
         let n_ctx = length.n_ctx + MAX_NODES;
         if let Some(session) = self.session.take()
@@ -442,16 +494,16 @@ impl<'a> Engine<'a> {
         {
             return Ok(session);
         }
-        let on_gpu = self.model.has_gpu() && self.config.model.n_gpu_layers != Some(0);
-        let default = if on_gpu { FlashAttention::Auto } else { FlashAttention::Off };
-        let config = SessionConfig {
-            n_ctx,
-            n_threads: self.config.n_threads,
-            n_threads_batch: self.config.n_threads_batch,
-            flash_attention: self.config.flash_attention.unwrap_or(default),
-            kv_type: KvType::F16,
-        };
-        Ok(Session::new(self.model, &config)?)
+        Ok(Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?)
+    }
+
+    /// The widest tree that memory allows for.
+    fn max_rows(&self, n_ctx: usize) -> usize {
+        // Flash attention keeps no scores.
+        let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
+        let n_heads = if keeps_scores { self.model.n_heads() } else { 0 };
+        let row = RowMemory { n_vocab: self.model.n_vocab(), n_heads, n_ctx };
+        row.max_rows(memory::available().unwrap_or(u64::MAX))
     }
 
     /// Completes the curve for drafting on top of what `session` holds.
@@ -479,9 +531,20 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// The curve kept for the settings at hand.
+    fn load_curve(&mut self) {
+        let kept = self
+            .curves
+            .as_ref()
+            .and_then(|(folder, key)| curves::load(folder, &key.with_settings(&self.settings.to_string()), unix_s()));
+        let (curve, measured_unix_s) = kept.unwrap_or_default();
+        (self.curve, self.measured_unix_s) = (curve.aged(), measured_unix_s);
+    }
+
     fn keep_curve(&mut self) {
         let Some((folder, key)) = &self.curves else { return };
-        if let Err(error) = curves::save(folder, key, &self.curve, self.measured_unix_s) {
+        let key = key.with_settings(&self.settings.to_string());
+        if let Err(error) = curves::save(folder, &key, &self.curve, self.measured_unix_s) {
             self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
             // Said once.
             self.curves = None;

@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::hash::Hasher;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::CostCurve;
+use crate::store::write;
 
 /// Curves measured longer ago than this are measured anew: drivers, cooling and neighbours change.
 const LONGEST_USE_S: u64 = 7 * 24 * 3600;
+
+/// How file names begin.
+const KIND: &str = "curve";
 
 /// What a curve depends on besides the length of the context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,20 +36,27 @@ struct CurveFile {
 }
 
 impl CurveKey {
-    fn path(&self, folder: &Path) -> PathBuf {
+    /// The same model and machine under other settings.
+    #[must_use]
+    pub fn with_settings(&self, settings: &str) -> CurveKey {
+        CurveKey { settings: format!("{settings} {}", self.settings), ..self.clone() }
+    }
+
+    /// The file in `folder` that keeps a thing of this `kind` for this key.
+    pub(super) fn path(&self, folder: &Path, kind: &str) -> PathBuf {
         let mut hasher = FxHasher::default();
         for part in [&self.model, &self.settings, &self.machine] {
             hasher.write(part.as_bytes());
             hasher.write_u8(0);
         }
-        folder.join(format!("curve-{:016x}.json", hasher.finish()))
+        folder.join(format!("{kind}-{:016x}.json", hasher.finish()))
     }
 }
 
 /// The curve kept for `key` and when it was measured, if there is one that can be read, fits, and is not too old.
 #[must_use]
 pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve, u64)> {
-    let file: CurveFile = serde_json::from_slice(&fs::read(key.path(folder)).ok()?).ok()?;
+    let file: CurveFile = serde_json::from_slice(&fs::read(key.path(folder, KIND)).ok()?).ok()?;
     let is_fresh = now_unix_s.abs_diff(file.measured_unix_s) < LONGEST_USE_S;
     (file.key == *key && is_fresh && file.curve.is_sound()).then_some((file.curve, file.measured_unix_s))
 }
@@ -55,13 +66,8 @@ pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve
 /// # Errors
 /// When the folder cannot be made or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u64) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
-    fs::create_dir_all(folder).map_err(named)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    let json = serde_json::to_vec(&CurveFile { key: key.clone(), measured_unix_s, curve: curve.clone() })?;
-    file.write_all(&json).map_err(named)?;
-    file.persist(key.path(folder)).map_err(|error| named(error.error))?;
-    Ok(())
+    let file = CurveFile { key: key.clone(), measured_unix_s, curve: curve.clone() };
+    write(folder, &key.path(folder, KIND), &file)
 }
 
 #[cfg(test)]
@@ -87,7 +93,7 @@ mod tests {
         assert_eq!(load(&folder, &key("a"), 2000), Some((curve(), 1000)));
         assert_eq!(load(&folder, &key("a"), 1000 + LONGEST_USE_S), None, "too old");
         assert_eq!(load(&folder, &key("b"), 1000), None);
-        fs::rename(key("a").path(&folder), key("b").path(&folder)).unwrap();
+        fs::rename(key("a").path(&folder, KIND), key("b").path(&folder, KIND)).unwrap();
         assert_eq!(load(&folder, &key("b"), 1000), None, "a file of another key under this name");
     }
 
@@ -95,7 +101,7 @@ mod tests {
     fn a_broken_file_is_no_curve() {
         let folder = tempfile::tempdir().unwrap();
         save(folder.path(), &key("a"), &curve(), 1000).unwrap();
-        let path = key("a").path(folder.path());
+        let path = key("a").path(folder.path(), KIND);
         let good = fs::read(&path).unwrap();
         for length in 0..good.len() {
             fs::write(&path, &good[..length]).unwrap();

@@ -7,3 +7,24 @@ pub mod counter;
 pub mod drafter_file;
 
 pub mod curves;
+pub mod tuned;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde::Serialize;
+
+/// Writes `value` as JSON beside `path` and renames it: what stands there is always whole.
+fn write(folder: &Path, path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| named(folder, &error))?;
+    file.write_all(&serde_json::to_vec(value)?).map_err(|error| named(folder, &error))?;
+    file.persist(path).map_err(|error| named(folder, &error.error))?;
+    Ok(())
+}
+
+/// The same error, naming the file or folder.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

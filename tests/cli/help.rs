@@ -27,6 +27,11 @@ fn help_of_bench() {
 }
 
 #[test]
+fn help_of_tune() {
+    assert_data_eq!(help(&["tune", "--help"]), file!["../snapshots/tune-help.txt"].raw());
+}
+
+#[test]
 fn the_version_names_the_engine_and_its_cpu_features() {
     let version = help(&["--version"]);
     assert_eq!(version, help(&["-V"]));

@@ -20,3 +20,4 @@ mod models;
 mod prompts;
 mod signals;
 mod streams;
+mod tune;

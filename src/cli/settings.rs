@@ -1,0 +1,171 @@
+//! What contexts are made with: as given, else as tuned, else the default.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::args::{CacheTypeArg, EngineArgs, When};
+use crate::cli::engine::{cache_folder, fingerprint, machine};
+use crate::cli::failure::Failure;
+use crate::llama::has_gpu;
+use crate::store::curves::CurveKey;
+use crate::store::tuned;
+use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settings};
+
+/// What is used where nothing is given and nothing tuned.
+#[must_use]
+pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
+    let on_gpu = n_gpu_layers != Some(0) && has_gpu();
+    let n_threads = physical_cores();
+    Settings {
+        // On a CPU it makes verifying slower; a GPU has kernels of its own.
+        flash_attention: if on_gpu { FlashAttention::Auto } else { FlashAttention::Off },
+        n_threads,
+        n_threads_batch: n_threads,
+        kv_type: KvType::F16,
+    }
+}
+
+/// Physical cores, but no more than this process may use.
+fn physical_cores() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).clamp(1, MAX_THREADS)
+}
+
+/// Numbers of threads that are worth a try: all physical cores and parts of them (a laptop's are not all equal, and its
+/// memory is often busy with fewer), and all logical ones.
+#[must_use]
+pub fn thread_counts() -> Vec<usize> {
+    let n_cores = physical_cores();
+    let n_logical = num_cpus::get().clamp(1, MAX_THREADS);
+    let mut counts = vec![n_cores, n_cores.div_ceil(2), n_logical];
+    if n_cores >= 8 {
+        counts.push(n_cores * 3 / 4);
+    }
+    counts.sort_unstable();
+    counts.dedup();
+    counts
+}
+
+/// What tuned settings and curves are kept as; of the settings only those that are not tuned are part of it.
+#[must_use]
+pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
+    let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
+    let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
+    CurveKey { model: fingerprint(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
+}
+
+/// Where tuned settings are kept.
+#[must_use]
+pub fn tuned_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("tuned"))
+}
+
+/// The settings of a command that decodes.
+///
+/// # Errors
+/// When what is given makes no sense.
+pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
+    let given = Given {
+        flash_attention: args.flash_attn.map(|when| match when {
+            When::On => FlashAttention::On,
+            When::Off => FlashAttention::Off,
+            When::Auto => FlashAttention::Auto,
+        }),
+        n_threads: args.threads,
+        n_threads_batch: args.threads_batch,
+        k: args.cache_type_k.map(CacheType::from),
+        v: args.cache_type_v.map(CacheType::from),
+    };
+    let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
+    if is_wrong(given.n_threads) || is_wrong(given.n_threads_batch) {
+        let failure = Failure::usage(format!("the number of threads must be 1 to {MAX_THREADS}"));
+        return Err(failure.with_hint("leave -t away for the tuned number, or the physical cores"));
+    }
+    if given.v == Some(CacheType::Q8_0) && given.flash_attention == Some(FlashAttention::Off) {
+        return Err(Failure::usage("values of the cache (-ctv) can be quantized only with flash attention")
+            .with_hint("leave -fa off away, or quantize only the keys: -ctk q8_0"));
+    }
+    let default = default_settings(args.n_gpu_layers);
+    let tuned = tuned_folder().and_then(|folder| tuned::load(&folder, &key(&args.model, args.n_gpu_layers)));
+    let base = tuned.unwrap_or(BySpan { short: default, long: default });
+    Ok(base.map(|base| given.over(base)))
+}
+
+/// What stands on the command line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    flash_attention: Option<FlashAttention>,
+    n_threads: Option<usize>,
+    n_threads_batch: Option<usize>,
+    k: Option<CacheType>,
+    v: Option<CacheType>,
+}
+
+impl Given {
+    /// What is given wins; the rest of `base` gives way where it does not go with it.
+    fn over(self, base: Settings) -> Settings {
+        let needs_attention = self.v == Some(CacheType::Q8_0) && base.flash_attention == FlashAttention::Off;
+        let attention = if needs_attention { FlashAttention::On } else { base.flash_attention };
+        let flash_attention = self.flash_attention.unwrap_or(attention);
+        let v = self.v.unwrap_or(match base.kv_type.v {
+            CacheType::Q8_0 if flash_attention == FlashAttention::Off => CacheType::F16,
+            v => v,
+        });
+        Settings {
+            flash_attention,
+            n_threads: self.n_threads.unwrap_or(base.n_threads),
+            n_threads_batch: self.n_threads_batch.or(self.n_threads).unwrap_or(base.n_threads_batch),
+            kv_type: KvType { k: self.k.unwrap_or(base.kv_type.k), v },
+        }
+    }
+}
+
+impl From<CacheTypeArg> for CacheType {
+    fn from(given: CacheTypeArg) -> CacheType {
+        match given {
+            CacheTypeArg::F32 => CacheType::F32,
+            CacheTypeArg::F16 => CacheType::F16,
+            CacheTypeArg::Bf16 => CacheType::Bf16,
+            CacheTypeArg::Q8_0 => CacheType::Q8_0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: Settings =
+        Settings { flash_attention: FlashAttention::Off, n_threads: 4, n_threads_batch: 8, kv_type: KvType::F16 };
+
+    #[test]
+    fn what_is_given_wins() {
+        assert_eq!(Given::default().over(BASE), BASE);
+        let threads = Given { n_threads: Some(3), ..Given::default() }.over(BASE);
+        assert_eq!((threads.n_threads, threads.n_threads_batch), (3, 3), "-tb is as -t unless it is given");
+        let batch = Given { n_threads_batch: Some(3), ..Given::default() }.over(BASE);
+        assert_eq!((batch.n_threads, batch.n_threads_batch), (4, 3));
+    }
+
+    #[test]
+    fn no_combination_is_unsound() {
+        let attentions = [None, Some(FlashAttention::On), Some(FlashAttention::Off), Some(FlashAttention::Auto)];
+        let types = [None, Some(CacheType::F16), Some(CacheType::Q8_0)];
+        let kept = KvType { k: CacheType::Q8_0, v: CacheType::Q8_0 };
+        for base in [BASE, Settings { flash_attention: FlashAttention::On, kv_type: kept, ..BASE }] {
+            for flash_attention in attentions {
+                for v in types {
+                    let settings = Given { flash_attention, v, ..Given::default() }.over(base);
+                    let is_refused = v == Some(CacheType::Q8_0) && flash_attention == Some(FlashAttention::Off);
+                    assert!(settings.is_sound() || is_refused, "{settings}");
+                    assert!(flash_attention.is_none_or(|given| given == settings.flash_attention));
+                    assert!(v.is_none_or(|given| given == settings.kv_type.v));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thread_counts_are_few_and_begin_with_one_that_can_be_had() {
+        let counts = thread_counts();
+        assert!(counts.contains(&physical_cores()) && counts.len() <= 4 && counts[0] >= 1, "{counts:?}");
+    }
+}

@@ -1,0 +1,215 @@
+//! `chaski tune`: measures settings once, prints what they cost, and keeps the best for `run` and `bench`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::engine::{cache_folder, machine, open_model};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
+use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
+use crate::llama::logs;
+use crate::llama::model::ModelConfig;
+use crate::llama::tune::{TuneConfig, Tuned};
+use crate::llama::worker::{Event, Worker};
+use crate::store::{curves, tuned};
+use crate::tune::{BySpan, Plan, SHORT, Settings, Times, Trial, WIDTHS};
+
+/// Longest time that can be asked for, in seconds.
+const MAX_BUDGET_S: u64 = 3600;
+
+/// Arguments of `tune`.
+#[derive(Debug, ClapArgs)]
+pub struct TuneArgs {
+    /// GGUF file
+    #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
+    pub model: PathBuf,
+
+    /// Time for measuring, in seconds
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub budget: u64,
+
+    /// Choose a quantized KV cache as well, if it is faster: it changes the model's own numbers, hence possibly its text
+    #[arg(long)]
+    pub lossy_kv: bool,
+
+    /// Form of the table
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Md)]
+    pub output: Form,
+
+    /// Delete what was measured before, and measure nothing
+    #[arg(long)]
+    pub forget: bool,
+
+    /// -ngl: layers on the GPU, in a build that has one [default: all that fit]
+    #[arg(long, value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
+    pub n_gpu_layers: Option<u32>,
+
+    /// Show llama.cpp's log
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Markdown
+    Md,
+    /// One JSON object
+    Json,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
+    if !(1..=MAX_BUDGET_S).contains(&args.budget) {
+        return Err(Failure::usage(format!("--budget must be 1 to {MAX_BUDGET_S} seconds, not {}", args.budget)));
+    }
+    logs::capture(args.verbose);
+    open_model(&args.model)?;
+    let key = key(&args.model, args.n_gpu_layers);
+    let (Some(folder), Some(cache)) = (tuned_folder(), cache_folder()) else {
+        return Err(Failure::new("there is no folder to keep settings in").with_hint("set HOME or XDG_CACHE_HOME"));
+    };
+    if args.forget {
+        let was_there = tuned::forget(&folder, &key).map_err(|error| Failure::new(error.to_string()))?;
+        stderr_line(if was_there { "the tuned settings are deleted" } else { "no settings were tuned" });
+        return Ok(ExitCode::Success);
+    }
+    let default = default_settings(args.n_gpu_layers);
+    let config = TuneConfig {
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
+        budget: Duration::from_secs(args.budget),
+    };
+    let measured = measure(config)?;
+    write_stdout(&match args.output {
+        Form::Md => table(&args.model, &measured, args.lossy_kv),
+        Form::Json => json(&args.model, &measured),
+    })?;
+    // Only now, and each file whole: an interrupt leaves nothing half kept.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for (settings, curve) in &measured.curves {
+        let kept = curves::save(&cache.join("curves"), &key.with_settings(&settings.to_string()), curve, now);
+        kept.map_err(|error| not_kept(&error))?;
+    }
+    tuned::save(&folder, &key, measured.settings, now).map_err(|error| not_kept(&error))?;
+    if !measured.is_complete {
+        stderr_line("notice: the time was over before all settings were measured; hint: a larger --budget");
+    }
+    stderr_line("hint: run and bench use these settings from now on, flags win, --forget deletes them");
+    Ok(ExitCode::Success)
+}
+
+fn not_kept(error: &std::io::Error) -> Failure {
+    Failure::new(format!("the settings cannot be kept: {error}")).with_hint("XDG_CACHE_HOME names another folder")
+}
+
+/// Follows the work to its end.
+fn measure(config: TuneConfig) -> Result<Tuned, Failure> {
+    let worker = Worker::tune(config, interrupt::flag()?);
+    let worker = worker.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let mut bars = Bars::default();
+    while let Some(event) = worker.next_event() {
+        match event {
+            Event::Loading(share) => bars.loading(share),
+            Event::Tuning(share, what) => bars.tuning(share, what),
+            Event::Tuned(tuned) => {
+                bars.clear();
+                return Ok(*tuned);
+            }
+            Event::Failed(failure) => {
+                bars.clear();
+                return Err(failure.into());
+            }
+            _ => {}
+        }
+    }
+    Err(Failure::new("the engine stopped without a result"))
+}
+
+fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {
+    let name = model.file_name().unwrap_or_default().to_string_lossy();
+    let mut out = format!(
+        "{name}\n{}\n\n\
+         Milliseconds for n rows in one batch; the last column is the time of a token where half of the tokens are \
+         decoded plainly and half in chains accepted with p = 0.9 a token. Chosen is the least of it among the settings \
+         whose one row is within 2% of the fastest; the default, where the difference is noise.\n\n\
+         | settings | context |",
+        machine()
+    );
+    WIDTHS.iter().for_each(|width| out += &format!(" n = {width} |"));
+    out += " spread | ms/token | |\n|---|---:|";
+    out += &"---:|".repeat(WIDTHS.len() + 2);
+    out += "---|\n";
+    let spans: [(usize, Settings, fn(&Trial) -> &Option<Times>); 2] = [
+        (SHORT, measured.settings.short, |trial| &trial.times.short),
+        (measured.n_long, measured.settings.long, |trial| &trial.times.long),
+    ];
+    for (n_positions, chosen, times) in spans {
+        for (place, trial) in measured.trials.iter().enumerate() {
+            let notes = [
+                (trial.settings == chosen, "**chosen**"),
+                (place == 0, "default"),
+                (trial.settings.kv_type.is_lossy() && !is_lossy_allowed, "lossy: only with --lossy-kv"),
+            ];
+            let notes: Vec<&str> = notes.iter().filter(|(is_so, _)| *is_so).map(|(_, note)| *note).collect();
+            out += &row(&trial.settings, n_positions, times(trial).as_ref(), &notes.join(", "));
+        }
+    }
+    out
+}
+
+fn row(settings: &Settings, n_positions: usize, times: Option<&Times>, notes: &str) -> String {
+    let mut out = format!("| `{settings}` | {n_positions} |");
+    for width in WIDTHS {
+        let ms = times.and_then(|times| times.ms.get(&width));
+        out += &ms.map_or(" – |".to_owned(), |ms| format!(" {ms:.1} |"));
+    }
+    match times {
+        Some(times) => out += &format!(" {:.1}% | {:.2} | {notes} |\n", times.spread * 100.0, times.ms_per_token()),
+        None => out += " – | – | cannot be measured here |\n",
+    }
+    out
+}
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    model: &'a str,
+    machine: String,
+    n_positions: BySpan<usize>,
+    chosen: BySpan<Settings>,
+    is_complete: bool,
+    trials: Vec<JsonTrial<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonTrial<'a> {
+    #[serde(flatten)]
+    trial: &'a Trial,
+    ms_per_token: BySpan<Option<f64>>,
+}
+
+fn json<'a>(model: &Path, measured: &'a Tuned) -> String {
+    let score = |times: &Option<Times>| times.as_ref().map(Times::ms_per_token);
+    let trial = |trial: &'a Trial| {
+        let Trial { times: BySpan { short, long }, .. } = trial;
+        JsonTrial { trial, ms_per_token: BySpan { short: score(short), long: score(long) } }
+    };
+    let report = JsonReport {
+        model: &model.file_name().unwrap_or_default().to_string_lossy(),
+        machine: machine(),
+        n_positions: BySpan { short: SHORT, long: measured.n_long },
+        chosen: measured.settings,
+        is_complete: measured.is_complete,
+        trials: measured.trials.iter().map(trial).collect(),
+    };
+    let mut json = serde_json::to_string(&report).expect("numbers and strings serialize");
+    json.push('\n');
+    json
+}

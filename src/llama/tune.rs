@@ -1,0 +1,240 @@
+//! Measures what settings cost, for `chaski tune`: the hands of [`crate::tune`], which says what to measure and what to
+//! choose.
+//!
+//! Each setting needs a context of its own. It is measured in turns with the default's context, which lives throughout,
+//! so that a machine that becomes slower meanwhile slows both; no more than two contexts exist at a time. Long contexts
+//! are filled with copies (`Session::fill`). Nothing is written to disk here.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::chat::template::Segment;
+use crate::cost::{Clock as _, CostCurve, time_of};
+use crate::llama::model::{Model, ModelConfig};
+use crate::llama::session::{Session, SessionConfig};
+use crate::llama::worker::{Event, Failure, Outbox, WallClock, load};
+use crate::target::TargetError;
+use crate::token::Token;
+use crate::tree::MAX_NODES;
+use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Times, Trial, WIDTHS, chosen};
+
+/// Most times that each width is measured.
+const MAX_PASSES: usize = 5;
+
+/// Plain decoding this much slower than the default's is measured once and no more: it will not be chosen.
+const HOPELESS: f64 = 1.15;
+
+/// The share of the budget that is left for completing the curves of the chosen settings.
+const SHARE_CURVES: f64 = 0.15;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct TuneConfig {
+    /// The model.
+    pub model: ModelConfig,
+    /// Settings in question.
+    pub plan: Plan,
+    /// Time for measuring. What is indispensable is measured in any case: the default.
+    pub budget: Duration,
+}
+
+/// What was measured and chosen.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// All settings that were measured; the default is the first.
+    pub trials: Vec<Trial>,
+    /// The best of them.
+    pub settings: BySpan<Settings>,
+    /// Curves of these.
+    pub curves: Vec<(Settings, CostCurve)>,
+    /// Positions of the long context: fewer than [`LONG`] where the model knows fewer.
+    pub n_long: usize,
+    /// False where the time was over before the plan was.
+    pub is_complete: bool,
+}
+
+/// Milliseconds by width.
+type Samples = BTreeMap<usize, Vec<f64>>;
+
+/// Loads the model, measures, and tells the result.
+///
+/// # Errors
+/// When the model cannot be loaded or its default settings not be measured, or the user broke it off.
+pub(super) fn tune(config: &TuneConfig, outbox: &Outbox) -> Result<(), Failure> {
+    let model = load(&config.model, outbox)?;
+    if model.is_recurrent() {
+        return Err(Failure::NothingToTune);
+    }
+    let n_long = LONG.min(model.n_ctx_train().saturating_sub(MAX_NODES));
+    if n_long <= SHORT {
+        return Err(Failure::Target(TargetError::ContextFull { needed: SHORT, n_ctx: model.n_ctx_train() }));
+    }
+    let words = model.tokenize(&[Segment { text: " the".to_owned(), parse_special: false }]);
+    let filler = words.last().copied().unwrap_or(Token(0));
+    let clock = WallClock(Instant::now());
+    let mut tuner = Tuner { model: &model, config, outbox, clock, filler, n_long, trials: Vec::new() };
+    let tuned = tuner.run()?;
+    outbox.send(Event::Tuned(Box::new(tuned)));
+    Ok(())
+}
+
+struct Tuner<'a> {
+    model: &'a Model,
+    config: &'a TuneConfig,
+    outbox: &'a Outbox,
+    clock: WallClock,
+    filler: Token,
+    n_long: usize,
+    trials: Vec<Trial>,
+}
+
+impl<'a> Tuner<'a> {
+    fn run(&mut self) -> Result<Tuned, Failure> {
+        let plan = &self.config.plan;
+        let soft_end = self.config.budget.mul_f64(1.0 - SHARE_CURVES);
+        let mut reference = self.session(&plan.default)?;
+        let times = self.alone(&mut reference, soft_end / u32::try_from(plan.n_expected()).unwrap_or(1))?;
+        let baseline = times.clone();
+        self.trials.push(Trial { settings: plan.default, times });
+        let mut is_complete = true;
+        while let Some(settings) = plan.next(&self.trials) {
+            let now = self.clock.now();
+            if now + self.pass_time(&baseline) > soft_end {
+                is_complete = false;
+                break;
+            }
+            let n_left = plan.n_expected().saturating_sub(self.trials.len()).max(1);
+            let until = now + (soft_end - now) / u32::try_from(n_left).unwrap_or(1);
+            let times = match self.beside(&mut reference, settings, &baseline, until) {
+                Err(TargetError::Interrupted) => return Err(TargetError::Interrupted.into()),
+                // This machine cannot do it: not a choice.
+                Err(_) => BySpan { short: None, long: None },
+                Ok(times) => times,
+            };
+            self.trials.push(Trial { settings, times });
+        }
+        drop(reference);
+        let settings =
+            chosen(&self.trials, plan.allow_lossy).unwrap_or(BySpan { short: plan.default, long: plan.default });
+        let mut curves = vec![(settings.short, self.curve(&settings.short)?)];
+        if settings.long != settings.short {
+            curves.push((settings.long, self.curve(&settings.long)?));
+        }
+        Ok(Tuned { trials: self.trials.clone(), settings, curves, n_long: self.n_long, is_complete })
+    }
+
+    fn session(&self, settings: &Settings) -> Result<Session<'a>, TargetError> {
+        Session::new(self.model, &SessionConfig::new(self.n_long + MAX_NODES, settings))
+    }
+
+    /// How long one pass at both lengths takes for a setting and the default in turns.
+    fn pass_time(&self, baseline: &BySpan<Option<Times>>) -> Duration {
+        let pass = |times: &Times| times.ms.values().sum::<f64>() + times.plain_ms() * (WIDTHS.len() - 2) as f64;
+        let ms: f64 = [&baseline.short, &baseline.long].into_iter().flatten().map(pass).sum();
+        Duration::from_secs_f64(2.0 * ms / 1e3)
+    }
+
+    fn positions(&self) -> BySpan<usize> {
+        BySpan { short: SHORT, long: self.n_long }
+    }
+
+    /// The default's times.
+    fn alone(&self, session: &mut Session<'a>, until: Duration) -> Result<BySpan<Option<Times>>, TargetError> {
+        let mut at = |n_positions, until| {
+            let [samples] = self.sample([session], &self.config.plan.default, n_positions, until)?;
+            Ok::<_, TargetError>(Times::from_samples(&samples))
+        };
+        let BySpan { short, long } = self.positions();
+        Ok(BySpan { short: at(short, until / 2)?, long: at(long, until)? })
+    }
+
+    /// The times of `settings`, measured in turns with the default's.
+    fn beside(
+        &self,
+        reference: &mut Session<'a>,
+        settings: Settings,
+        baseline: &BySpan<Option<Times>>,
+        until: Duration,
+    ) -> Result<BySpan<Option<Times>>, TargetError> {
+        let mut session = self.session(&settings)?;
+        let mut at = |n_positions, baseline: &Option<Times>, until| {
+            let [then, own] = self.sample([reference, &mut session], &settings, n_positions, until)?;
+            let [then, own] = [then, own].map(|samples| Times::from_samples(&samples));
+            let corrected = own.zip(then).zip(baseline.as_ref());
+            Ok::<_, TargetError>(corrected.map(|((own, then), baseline)| own.corrected(baseline, &then)))
+        };
+        let BySpan { short, long } = self.positions();
+        let half = self.clock.now() + until.saturating_sub(self.clock.now()) / 2;
+        Ok(BySpan { short: at(short, &baseline.short, half)?, long: at(long, &baseline.long, until)? })
+    }
+
+    /// Samples of all widths on top of `n_positions`, the sessions in turns; at least one pass. One row, which plain
+    /// decoding stands and falls with, is measured before each other width. The last session is that of `settings`.
+    fn sample<const N: usize>(
+        &self,
+        mut sessions: [&mut Session<'a>; N],
+        settings: &Settings,
+        n_positions: usize,
+        until: Duration,
+    ) -> Result<[Samples; N], TargetError> {
+        for session in &mut sessions {
+            session.fill(n_positions, self.filler, &mut |_, _| self.outbox.go_on())?;
+            // The first batches pay for allocations and page faults that no later ones see.
+            for width in [1, WIDTHS[WIDTHS.len() - 1]] {
+                time_of(width, *session, &self.clock, self.filler)?;
+            }
+        }
+        let mut samples = [const { Samples::new() }; N];
+        for pass in 0..MAX_PASSES {
+            let start = self.clock.now();
+            for &width in WIDTHS.iter().filter(|&&width| width > 1) {
+                for (session, samples) in sessions.iter_mut().zip(&mut samples) {
+                    for width in [1, width] {
+                        if self.outbox.go_on().is_break() {
+                            return Err(TargetError::Interrupted);
+                        }
+                        let ms = time_of(width, *session, &self.clock, self.filler)?;
+                        samples.entry(width).or_default().push(ms);
+                    }
+                }
+                self.tell(settings, n_positions);
+            }
+            let now = self.clock.now();
+            if now + (now - start) > until || pass == 0 && is_hopeless(&samples) {
+                break;
+            }
+        }
+        Ok(samples)
+    }
+
+    /// A curve of chosen settings: what was measured, and the other useful widths.
+    fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
+        let mut curve = CostCurve::default();
+        let Some(trial) = self.trials.iter().find(|trial| trial.settings == *settings) else { return Ok(curve) };
+        for (times, n_positions) in [(&trial.times.short, SHORT), (&trial.times.long, self.n_long)] {
+            if let Some(times) = times {
+                times.ms.iter().for_each(|(&width, &ms)| curve.put(width, n_positions, ms, times.n_samples));
+            }
+        }
+        let mut session = self.session(settings)?;
+        session.fill(SHORT, self.filler, &mut |_, _| self.outbox.go_on())?;
+        let budget = self.config.budget.saturating_sub(self.clock.now()).max(self.config.budget.mul_f64(0.02));
+        let mut go_on = || {
+            self.tell(settings, SHORT);
+            self.outbox.go_on()
+        };
+        curve.measure(&mut session, &self.clock, budget, MAX_NODES, self.filler, &mut go_on)?;
+        Ok(curve)
+    }
+
+    fn tell(&self, settings: &Settings, n_positions: usize) {
+        let share = self.clock.now().as_secs_f64() / self.config.budget.as_secs_f64();
+        self.outbox.send(Event::Tuning(share.min(1.0) as f32, format!("{settings}, {n_positions} tokens")));
+    }
+}
+
+fn is_hopeless(samples: &[Samples]) -> bool {
+    let plain_ms = |samples: &Samples| Times::from_samples(samples).map(|times| times.plain_ms());
+    let (first, last) = (samples.first().and_then(plain_ms), samples.last().and_then(plain_ms));
+    first.zip(last).is_some_and(|(first, last)| last > first * HOPELESS)
+}
