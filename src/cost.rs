@@ -194,8 +194,13 @@ impl CostCurve {
     }
 }
 
-/// One batch of `width` rows as a chain, rolled back.
-fn time_of(width: usize, target: &mut dyn Target, clock: &dyn Clock, filler: Token) -> Result<f64, TargetError> {
+/// One batch of `width` rows as a chain, rolled back: its time in milliseconds.
+pub(crate) fn time_of(
+    width: usize,
+    target: &mut dyn Target,
+    clock: &dyn Clock,
+    filler: Token,
+) -> Result<f64, TargetError> {
     let tree = TokenTree::chain(filler, &vec![filler; width - 1])?;
     let start = clock.now();
     target.verify(&tree)?;

@@ -136,7 +136,7 @@ pub fn receive(
                 bars.clear();
                 return Err(failure.into());
             }
-            Event::Loading(_) | Event::Loaded(_) => {}
+            Event::Loading(_) | Event::Loaded(_) | Event::Progress(..) | Event::Measured(_) => {}
         }
     }
     Err(Failure::new("the engine stopped without an answer"))

@@ -23,6 +23,7 @@ use crate::generate::{Generation, Length};
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
+use crate::llama::worker::measure::{Measured, Task};
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
@@ -30,6 +31,9 @@ use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
 use crate::tree::MAX_NODES;
+
+pub mod forced;
+pub mod measure;
 
 /// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
 const STACK_BYTES: usize = 256 << 20;
@@ -144,6 +148,10 @@ pub enum Event {
     Notice(Notice),
     /// The job is finished.
     Done(Box<Answer>),
+    /// Steps of a measurement done, and in all.
+    Progress(usize, usize),
+    /// The measurement is finished.
+    Measured(Box<Measured>),
     /// The job, or the loading, failed.
     Failed(Failure),
 }
@@ -206,7 +214,7 @@ impl Failure {
 /// end of the process must not meet a decode.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: Sender<Job>,
+    jobs: Sender<Task>,
     events: Receiver<Event>,
     interrupt: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -243,10 +251,11 @@ impl Worker {
         Ok(Worker { jobs, events, interrupt, thread: Some(thread) })
     }
 
-    /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
-    pub fn submit(&self, job: Job) {
+    /// Hands in a job or a measurement. Its events end with [`Event::Done`] or [`Event::Measured`], or with
+    /// [`Event::Failed`].
+    pub fn submit(&self, task: impl Into<Task>) {
         // A worker that is gone has said why in its last event.
-        let _ = self.jobs.send(job);
+        let _ = self.jobs.send(task.into());
     }
 
     /// The next event; `None` when the worker is gone.
@@ -292,7 +301,7 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox) -> Result<(), Failure> {
     let loading = outbox.clone();
     let progress = move |share| {
         loading.send(Event::Loading(share));
@@ -309,9 +318,12 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<
     let (curve, measured_unix_s) = known.unwrap_or_default();
     let curves = config.curves.clone();
     let mut engine = Engine { config, model: &model, session: None, curve, measured_unix_s, curves, clock, outbox };
-    for job in jobs {
-        let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
-        outbox.send(event);
+    for task in jobs {
+        let event = match task {
+            Task::Answer(job) => engine.answer(&job).map(|answer| Event::Done(Box::new(answer))),
+            Task::Measure(what) => engine.measurement(&what).map(|measured| Event::Measured(Box::new(measured))),
+        };
+        outbox.send(event.unwrap_or_else(Event::Failed));
     }
     Ok(())
 }
