@@ -91,8 +91,14 @@ class Server:
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
-            return json.load(response)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if body is None:
+                raise  # not ready yet
+            reason = error.read().decode(errors="replace")
+            raise Failure(f"llama-server in mode {self.mode}: {reason}", "a longer context, as in -c 9216?") from error
 
     def answer(self, rendered, n_predict):
         """One answer, as a record."""

@@ -38,16 +38,12 @@ pub(super) fn plot(series: &[Series]) -> String {
     let column = |n_rows: f64| ((n_rows - 1.0) / (max_rows - 1.0) * (columns - 1) as f64).round() as usize;
     let line = |cost: f64| (cost / max_cost * (lines - 1) as f64).round() as usize;
     let mut grid = vec![vec![' '; columns]; lines];
-    for x in 0..columns {
-        let n_rows = 1.0 + (max_rows - 1.0) * x as f64 / (columns - 1) as f64;
-        if n_rows <= max_cost {
-            grid[line(n_rows)][x] = '.';
-        }
-    }
+    let mut put = |n_rows: f64, cost: f64, mark| grid[line(cost)][column(n_rows)] = mark;
+    let step = (max_rows - 1.0) / (columns - 1) as f64;
+    let parity = (0..columns).map(|x| 1.0 + step * x as f64);
+    parity.filter(|&n_rows| n_rows <= max_cost).for_each(|n_rows| put(n_rows, n_rows, '.'));
     for (series, mark) in series.iter().zip(MARKS.into_iter().cycle()) {
-        for point in &series.points {
-            grid[line(point.cost)][column(point.n_rows as f64)] = mark;
-        }
+        series.points.iter().for_each(|point| put(point.n_rows as f64, point.cost, mark));
     }
     let mut out = String::from("c(n)\n");
     for (number, cells) in grid.iter().enumerate().rev() {
@@ -126,7 +122,7 @@ mod tests {
     fn the_plot_has_every_point_in_its_place() {
         let plot = plot(&[series("256 positions", &[(1, 1.0), (33, 7.0), (64, 15.0)]), series("8192", &[(64, 14.0)])]);
         let lines: Vec<&str> = plot.lines().collect();
-        assert_eq!(lines[1], format!(" 15.0 | {}*", " ".repeat(14 - 0).to_string() + "." + &" ".repeat(48)));
+        assert_eq!(lines[1], format!(" 15.0 | {}.{}*", " ".repeat(14), " ".repeat(48)));
         assert!(lines[2].ends_with('o'), "{plot}");
         assert!(lines[15].starts_with("      | *"), "c(1) = 1 is one line above 0: {plot}");
         assert!(plot.contains("* 256 positions\n") && plot.contains("o 8192\n"), "{plot}");

@@ -49,8 +49,11 @@ pub(super) fn measure(
     renderer: &Renderer<'_>,
 ) -> Result<Vec<Table>, Failure> {
     let mut drafters = vec![DrafterKind::None];
-    drafters.extend(bench.args.drafters.iter().filter(|&&drafter| drafter != DrafterKind::None));
-    drafters.dedup();
+    for &drafter in &bench.args.drafters {
+        if !drafters.contains(&drafter) {
+            drafters.push(drafter);
+        }
+    }
     let mut by_prompt = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
         let records = compare(bench, &drafters, prompt, &next_prompt(number, prompts, renderer)?)?;
