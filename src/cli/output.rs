@@ -122,6 +122,11 @@ impl Bars {
         }
     }
 
+    /// Steps of a measurement done, and in all.
+    pub fn steps(&mut self, done: usize, total: usize) {
+        self.show("measuring", "{msg} {wide_bar} {pos}/{len}", done as u64, total as u64);
+    }
+
     /// Runs `write` while no bar is in its way.
     pub fn suspend(&self, write: impl FnOnce()) {
         match &self.bar {

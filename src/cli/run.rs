@@ -153,7 +153,12 @@ pub fn receive(
                 bars.clear();
                 return Err(failure.into());
             }
-            Event::Loading(_) | Event::Loaded(_) | Event::Tuning(..) | Event::Tuned(_) => {}
+            Event::Loading(_)
+            | Event::Loaded(_)
+            | Event::Progress(..)
+            | Event::Measured(_)
+            | Event::Tuning(..)
+            | Event::Tuned(_) => {}
         }
     }
     Err(Failure::new("the engine stopped without an answer"))

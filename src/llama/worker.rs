@@ -25,6 +25,7 @@ use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, Session, SessionConfig};
 use crate::llama::tune::{self, TuneConfig, Tuned};
+use crate::llama::worker::measure::{Measured, Task};
 use crate::replay::trace::{Recorder, Trace};
 use crate::schedule::{RowMemory, Schedule};
 use crate::stats::Stats;
@@ -34,6 +35,9 @@ use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::{BySpan, Settings};
+
+pub mod forced;
+pub mod measure;
 
 /// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
 const STACK_BYTES: usize = 256 << 20;
@@ -157,6 +161,10 @@ pub enum Event {
     Tuned(Box<Tuned>),
     /// The job is finished.
     Done(Box<Answer>),
+    /// Steps of a measurement done, and in all.
+    Progress(usize, usize),
+    /// The measurement is finished.
+    Measured(Box<Measured>),
     /// The job, or the loading, failed.
     Failed(Failure),
 }
@@ -222,7 +230,7 @@ impl Failure {
 /// end of the process must not meet a decode.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: Sender<Job>,
+    jobs: Sender<Task>,
     events: Receiver<Event>,
     interrupt: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -260,7 +268,7 @@ impl Worker {
 
     fn start(
         interrupt: Arc<AtomicBool>,
-        work: impl FnOnce(&Receiver<Job>, &Outbox) -> Result<(), Failure> + Send + 'static,
+        work: impl FnOnce(&Receiver<Task>, &Outbox) -> Result<(), Failure> + Send + 'static,
     ) -> io::Result<Worker> {
         let (jobs, job_queue) = bounded(1);
         let (event_queue, events) = bounded(N_EVENTS);
@@ -274,10 +282,11 @@ impl Worker {
         Ok(Worker { jobs, events, interrupt, thread: Some(thread) })
     }
 
-    /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
-    pub fn submit(&self, job: Job) {
+    /// Hands in a job or a measurement. Its events end with [`Event::Done`] or [`Event::Measured`], or with
+    /// [`Event::Failed`].
+    pub fn submit(&self, task: impl Into<Task>) {
         // A worker that is gone has said why in its last event.
-        let _ = self.jobs.send(job);
+        let _ = self.jobs.send(task.into());
     }
 
     /// The next event; `None` when the worker is gone.
@@ -333,7 +342,7 @@ pub(super) fn load(config: &ModelConfig, outbox: &Outbox) -> Result<Model, LoadE
     })
 }
 
-fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox) -> Result<(), Failure> {
     let model = load(&config.model, outbox)?;
     if model.is_recurrent() {
         outbox.send(Event::Notice(Notice::Recurrent));
@@ -352,9 +361,12 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<
         outbox,
     };
     engine.load_curve();
-    for job in jobs {
-        let event = engine.answer(&job).map_or_else(Event::Failed, |answer| Event::Done(Box::new(answer)));
-        outbox.send(event);
+    for task in jobs {
+        let event = match task {
+            Task::Answer(job) => engine.answer(&job).map(|answer| Event::Done(Box::new(answer))),
+            Task::Measure(what) => engine.measurement(&what).map(|measured| Event::Measured(Box::new(measured))),
+        };
+        outbox.send(event.unwrap_or_else(Event::Failed));
     }
     Ok(())
 }

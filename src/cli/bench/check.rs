@@ -1,0 +1,129 @@
+//! `bench --check`: losslessness on a real model, position by position.
+//!
+//! llama.cpp's logits depend a little on how many rows a batch has, so at a near-tie a wide batch can decide otherwise.
+//! The plain text is forced through batches of several shapes, and each decision is compared with the plain one for the
+//! same text. What counts is how close the plain decision was where they differ.
+
+use serde::Serialize;
+
+use crate::cli::bench::prompts::{Prompt, Renderer};
+use crate::cli::bench::stats::{median, range};
+use crate::cli::bench::table::{Row, Table};
+use crate::cli::bench::{Bench, next_prompt};
+use crate::cli::failure::Failure;
+use crate::llama::worker::forced::{Difference, Forced, Shape};
+use crate::llama::worker::measure::{Measured, What};
+
+/// Widths of the batches: the most used one, and one of another kernel.
+const WIDTHS: [usize; 2] = [4, 16];
+
+/// Longest text of a token in the list.
+const MAX_SHOWN: usize = 24;
+
+pub(super) fn measure(
+    bench: &mut Bench<'_>,
+    prompts: &[Prompt],
+    renderer: &Renderer<'_>,
+) -> Result<Vec<Table>, Failure> {
+    let widths = match bench.args.curve.widths.as_slice() {
+        [] => WIDTHS.to_vec(),
+        widths if widths.contains(&1) => {
+            return Err(Failure::usage("--widths: a batch of 1 row is plain decoding").with_hint("2 to 64 rows"));
+        }
+        widths => widths.to_vec(),
+    };
+    let shapes: Vec<Shape> =
+        [false, true].iter().flat_map(|&is_tree| widths.iter().map(move |&n_rows| Shape { n_rows, is_tree })).collect();
+    let mut texts = Vec::new();
+    let mut list = Vec::new();
+    for (number, prompt) in prompts.iter().enumerate() {
+        let what = What::Forced {
+            max_tokens: bench.args.n_predict,
+            shapes: shapes.clone(),
+            n_ctx: bench.args.engine.ctx_size,
+        };
+        let Measured::Forced(forced) = bench.measured(next_prompt(number, prompts, renderer)?, what)? else {
+            return Err(Failure::new("the engine measured something else"));
+        };
+        for (shape, differences) in shapes.iter().zip(&forced.differences) {
+            let text = Text {
+                id: &prompt.id,
+                kind: &prompt.kind,
+                shape: name(shape),
+                n_rows: shape.n_rows,
+                n_positions: forced.n_positions,
+                n_different: differences.len(),
+            };
+            bench.raw.write(&bench.setup, &text)?;
+            for difference in differences {
+                let row = listed(&prompt.id, shape, difference);
+                bench.raw.write(&bench.setup, &row)?;
+                list.push(row);
+            }
+        }
+        texts.push(forced);
+    }
+    let rows = shapes.iter().enumerate().map(|(number, shape)| summary(shape, number, &texts)).collect();
+    Ok(vec![Table { name: "summary", rows }, Table { name: "differences", rows: list }])
+}
+
+/// The raw record of one text in one shape.
+#[derive(Serialize)]
+struct Text<'a> {
+    id: &'a str,
+    kind: &'a str,
+    shape: &'static str,
+    n_rows: usize,
+    n_positions: usize,
+    n_different: usize,
+}
+
+fn name(shape: &Shape) -> &'static str {
+    if shape.is_tree { "tree" } else { "chain" }
+}
+
+/// All texts in one shape.
+fn summary(shape: &Shape, number: usize, texts: &[Forced]) -> Row {
+    let n_positions: usize = texts.iter().map(|text| text.n_positions).sum();
+    let differences: Vec<&Difference> = texts.iter().flat_map(|text| &text.differences[number]).collect();
+    let margins: Vec<f64> = differences.iter().map(|difference| f64::from(difference.plain_margin)).collect();
+    let n_equal = n_positions - differences.len();
+    let n_equal_texts = texts.iter().filter(|text| text.differences[number].is_empty()).count();
+    let row = Row::default()
+        .text("shape", "shape", name(shape))
+        .count("n_rows", "rows", shape.n_rows)
+        .count("n_positions", "positions", n_positions)
+        .count("n_equal", "equal", n_equal)
+        .percent("share_equal", "share", n_equal as f64 / n_positions as f64, 3);
+    let row = match margins.is_empty() {
+        true => row
+            .number("median_margin", "median margin", f64::NAN, 3)
+            .shown("-".into())
+            .number("greatest_margin", "greatest", f64::NAN, 3)
+            .shown("-".into()),
+        false => row.number("median_margin", "median margin", median(&margins), 3).number(
+            "greatest_margin",
+            "greatest",
+            range(&margins).1,
+            3,
+        ),
+    };
+    row.count("n_equal_texts", "texts without a difference", n_equal_texts)
+        .shown(format!("{n_equal_texts}/{}", texts.len()))
+        .hidden("n_texts", texts.len())
+}
+
+fn listed(id: &str, shape: &Shape, difference: &Difference) -> Row {
+    let cut = |text: &str| format!("{:?}", text.chars().take(MAX_SHOWN).collect::<String>());
+    Row::default()
+        .text("id", "prompt", id)
+        .text("shape", "shape", name(shape))
+        .count("n_rows", "rows", shape.n_rows)
+        .count("position", "position", difference.position)
+        .text("plain", "plain", &difference.plain)
+        .shown(cut(&difference.plain))
+        .text("batch", "batch", &difference.batch)
+        .shown(cut(&difference.batch))
+        .number("plain_margin", "margin", f64::from(difference.plain_margin), 3)
+        .number("batch_margin", "in the batch", f64::from(difference.batch_margin), 3)
+}

@@ -1,0 +1,146 @@
+//! `chaski bench`: evidence, measured on this machine.
+//!
+//! By itself it compares drafters with plain decoding on real text. `--curve` measures what n rows in one batch cost,
+//! `--rows` llama-bench's figures, `--check` whether wide batches decide as plain decoding does. Each makes rows of one
+//! table on stdout; what else is said goes to stderr. It compares nothing with other programs: `scripts/bench-peers.sh`
+//! does.
+
+pub mod args;
+mod chart;
+mod check;
+mod curve;
+mod drafters;
+mod prompts;
+mod raw;
+mod rows;
+mod stats;
+mod table;
+
+use std::path::Path;
+
+use crate::chat::template::Segment;
+use crate::cli::bench::args::BenchArgs;
+use crate::cli::bench::prompts::{Prompt, Renderer};
+use crate::cli::bench::raw::RawOutput;
+use crate::cli::bench::table::{Row, format_tables};
+use crate::cli::engine::{machine, open_model, start, worker_config};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
+use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::llama::worker::measure::{Measured, Measurement, What};
+use crate::llama::worker::{Event, Worker, WorkerConfig};
+
+/// What every kind of measurement needs.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    worker: Worker,
+    /// In every record.
+    setup: Row,
+    raw: RawOutput,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    if args.n_predict == 0 || args.repetitions == Some(0) {
+        return Err(Failure::usage("-n and -r must be more than 0"));
+    }
+    let prompts = prompts::read(args)?;
+    let config = worker_config(&args.engine)?;
+    let gguf = open_model(&args.engine.model)?;
+    let inputs: Vec<&Path> =
+        [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
+    let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;
+    let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
+    let setup = setup(args, &config);
+    let heading = heading(args, &config);
+    let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
+    let renderer = Renderer::new(&gguf, &loaded)?;
+    let mut bench = Bench { args, worker, setup, raw };
+    let tables = match () {
+        () if args.mode.curve => curve::measure(&mut bench, picture)?,
+        () if args.mode.rows => rows::measure(&mut bench)?,
+        () if args.mode.check => check::measure(&mut bench, &prompts, &renderer)?,
+        () => drafters::measure(&mut bench, &prompts, &renderer)?,
+    };
+    write_stdout(&format_tables(args.output, &heading, &bench.setup, &tables))?;
+    Ok(ExitCode::Success)
+}
+
+/// The setup as figures.
+fn setup(args: &BenchArgs, config: &WorkerConfig) -> Row {
+    let engine = &args.engine;
+    Row::default()
+        .text("model", "", &model_name(args))
+        .text("machine", "", &machine())
+        .text("version", "", env!("CARGO_PKG_VERSION"))
+        .text("settings", "", &config.settings.short.to_string())
+        .text("settings_long", "", &config.settings.long.to_string())
+        .hidden("n_gpu_layers", engine.n_gpu_layers)
+        .hidden("ctx_size", engine.ctx_size)
+}
+
+/// The setup in words.
+fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
+    let answers = match &args.mode {
+        mode if mode.curve || mode.rows => String::new(),
+        mode if mode.check => format!(", greedy, {} tokens", args.n_predict),
+        _ => format!(
+            ", greedy, {} tokens, {} repetitions",
+            args.n_predict,
+            args.repetitions.unwrap_or(drafters::N_REPEATS)
+        ),
+    };
+    format!(
+        "{}, {} ({} where the context is long){answers}\n{}",
+        model_name(args),
+        config.settings.short,
+        config.settings.long,
+        machine(),
+    )
+}
+
+fn model_name(args: &BenchArgs) -> String {
+    args.engine.model.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Bench<'_> {
+    /// Has the worker measure something.
+    fn measured(&self, text: Vec<Segment>, what: What) -> Result<Measured, Failure> {
+        self.worker.submit(Measurement { text, what });
+        let mut bars = Bars::default();
+        while let Some(event) = self.worker.next_event() {
+            match event {
+                Event::Progress(done, total) => bars.steps(done, total),
+                Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+                Event::Measured(measured) => {
+                    bars.clear();
+                    return Ok(*measured);
+                }
+                Event::Failed(failure) => {
+                    bars.clear();
+                    return Err(failure.into());
+                }
+                _ => {}
+            }
+        }
+        Err(Failure::new("the engine stopped without a measurement"))
+    }
+
+    /// Times of something that is measured on any text: that of the shipped prompts.
+    fn times(&self, what: What) -> Result<Vec<Vec<f64>>, Failure> {
+        let text: String = prompts::shipped().into_iter().map(|prompt| prompt.prompt + "\n").collect();
+        match self.measured(vec![Segment { text, parse_special: false }], what)? {
+            Measured::Times(times) => Ok(times),
+            Measured::Forced(_) => Err(Failure::new("the engine measured something else")),
+        }
+    }
+}
+
+/// Says which prompt comes next, and renders it.
+fn next_prompt(number: usize, prompts: &[Prompt], renderer: &Renderer<'_>) -> Result<Vec<Segment>, Failure> {
+    stderr_line(&format!("{}/{}: {}", number + 1, prompts.len(), prompts[number].id));
+    renderer.segments(&prompts[number].prompt)
+}

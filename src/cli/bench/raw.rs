@@ -1,0 +1,48 @@
+//! The files that `bench` writes beside stdout: never over what it reads.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::bench::table::{Row, json_line};
+use crate::cli::failure::Failure;
+
+/// The raw output, if one was asked for.
+#[derive(Debug)]
+pub(super) struct RawOutput(Option<(File, PathBuf)>);
+
+impl RawOutput {
+    pub(super) fn create(path: Option<&Path>, inputs: &[&Path]) -> Result<RawOutput, Failure> {
+        let Some(path) = path else { return Ok(RawOutput(None)) };
+        Ok(RawOutput(Some((create(path, "--raw-output", inputs)?, path.to_owned()))))
+    }
+
+    /// Writes a record, at once: what is measured stays, whatever happens to the rest.
+    pub(super) fn write(&mut self, setup: &Row, record: impl Serialize) -> Result<(), Failure> {
+        let Some((file, path)) = &mut self.0 else { return Ok(()) };
+        file.write_all(json_line(setup, record).as_bytes()).map_err(|error| Failure::io(path, &error))
+    }
+}
+
+/// Makes a file, unless that would destroy an input.
+pub(super) fn create(path: &Path, flag: &str, inputs: &[&Path]) -> Result<File, Failure> {
+    if inputs.iter().any(|input| is_same_file(path, input)) {
+        let failure = Failure::usage(format!("{}: {flag} would overwrite what is read", path.display()));
+        return Err(failure.with_hint(format!("{flag} takes a file of its own")));
+    }
+    File::create(path).map_err(|error| Failure::io(path, &error))
+}
+
+/// Whether both paths lead to one file, through whatever links.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    let identity = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    #[cfg(not(unix))]
+    let identity = |path: &Path| fs::canonicalize(path);
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+}

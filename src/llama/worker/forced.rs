@@ -1,0 +1,281 @@
+//! Losslessness of one model, position by position: does a wide batch decide as plain decoding does?
+//!
+//! The plain greedy text is *forced*: it is decoded again in wide batches, chains and trees, and at each position the
+//! likeliest token is compared with that of plain decoding. Since both see the same tokens before it, one difference does
+//! not lead to the next, as it would between two free texts. Decides nothing about whole texts; `bench` compares those.
+
+use crate::llama::model::Model;
+use crate::llama::worker::measure::go_on;
+use crate::target::{Progress, Target, TargetError};
+use crate::token::Token;
+use crate::tree::{NodeId, TokenTree};
+
+/// How the plain text is put into a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows, root included; the last batch of a text may have fewer.
+    pub n_rows: usize,
+    /// True: every token of the text has a sibling, the runner-up of plain decoding. False: a chain.
+    pub is_tree: bool,
+}
+
+/// The comparison of one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forced {
+    /// Positions compared, for each shape.
+    pub n_positions: usize,
+    /// Where the decisions differ, per shape.
+    pub differences: Vec<Vec<Difference>>,
+}
+
+/// A position at which the batch decides otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Tokens of the answer before it.
+    pub position: usize,
+    /// What plain decoding takes, as text; bytes that are none are replaced.
+    pub plain: String,
+    /// What the batch takes.
+    pub batch: String,
+    /// Likeliest less second logit of the plain row.
+    pub plain_margin: f32,
+    /// The logit of what the batch takes less that of what plain decoding takes, in the batch's row.
+    pub batch_margin: f32,
+}
+
+/// What plain decoding said at one position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Decision {
+    token: Token,
+    runner_up: Token,
+    margin: f32,
+}
+
+/// Decodes after `prompt` (not empty) plainly until the text ends, `max_tokens` at most, and again in each shape.
+pub(super) fn compare(
+    target: &mut dyn Target,
+    prompt: &[Token],
+    max_tokens: usize,
+    shapes: &[Shape],
+    model: &Model,
+    progress: &mut Progress<'_>,
+) -> Result<Forced, TargetError> {
+    let plain = decode_plainly(target, prompt, max_tokens, &|token| model.is_end(token), progress)?;
+    let spelled = |token| match model.is_end(token) {
+        true => "(end)".to_owned(),
+        false => String::from_utf8_lossy(&model.bytes(token)).into_owned(),
+    };
+    let mut differences = Vec::with_capacity(shapes.len());
+    for &shape in shapes {
+        let found = force(target, prompt, &plain, shape, progress)?;
+        let told = found.into_iter().map(|(position, token, batch_margin)| Difference {
+            position,
+            plain: spelled(plain[position].token),
+            batch: spelled(token),
+            plain_margin: plain[position].margin,
+            batch_margin,
+        });
+        differences.push(told.collect());
+    }
+    Ok(Forced { n_positions: plain.len(), differences })
+}
+
+fn decode_plainly(
+    target: &mut dyn Target,
+    prompt: &[Token],
+    max_tokens: usize,
+    is_end: &dyn Fn(Token) -> bool,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Decision>, TargetError> {
+    let (mut root, before) = split(prompt)?;
+    target.sync(before, progress)?;
+    let mut decisions: Vec<Decision> = Vec::new();
+    while decisions.len() < max_tokens && !decisions.last().is_some_and(|last| is_end(last.token)) {
+        go_on(progress, decisions.len(), max_tokens)?;
+        target.verify(&TokenTree::new(root))?;
+        let decision = decide(target.logits(NodeId::ROOT))?;
+        target.keep(&[NodeId::ROOT])?;
+        root = decision.token;
+        decisions.push(decision);
+    }
+    Ok(decisions)
+}
+
+/// Decodes the plain text in batches of a shape: where another token is the likeliest, which one, and by how much.
+fn force(
+    target: &mut dyn Target,
+    prompt: &[Token],
+    plain: &[Decision],
+    shape: Shape,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<(usize, Token, f32)>, TargetError> {
+    let (mut root, before) = split(prompt)?;
+    target.sync(before, progress)?;
+    let mut differences = Vec::new();
+    let mut done = 0;
+    while done < plain.len() {
+        go_on(progress, done, plain.len())?;
+        let (tree, path) = batch(root, &plain[done..], shape)?;
+        target.verify(&tree)?;
+        for (position, &node) in (done..).zip(&path) {
+            let logits = target.logits(node);
+            let (expected, found) = (plain[position].token, decide(logits)?.token);
+            if found != expected {
+                differences.push((position, found, logits[found.index()] - logits[expected.index()]));
+            }
+        }
+        target.keep(&path)?;
+        done += path.len();
+        root = plain[done - 1].token;
+    }
+    Ok(differences)
+}
+
+/// A tree that carries the beginning of `plain` below the root, and the nodes of that path. The node of a path at place
+/// i decides position i; the last decision is no node.
+fn batch(root: Token, plain: &[Decision], shape: Shape) -> Result<(TokenTree, Vec<NodeId>), TargetError> {
+    let mut tree = TokenTree::new(root);
+    let mut path = vec![NodeId::ROOT];
+    let mut parent = NodeId::ROOT;
+    for decision in &plain[..plain.len() - 1] {
+        if tree.len() >= shape.n_rows {
+            break;
+        }
+        let node = tree.push(parent, decision.token)?;
+        path.push(node);
+        if shape.is_tree && tree.len() < shape.n_rows {
+            tree.push(parent, decision.runner_up)?;
+        }
+        parent = node;
+    }
+    Ok((tree, path))
+}
+
+/// The likeliest token and the second one; on a tie the first, as greedy sampling takes it.
+fn decide(logits: &[f32]) -> Result<Decision, TargetError> {
+    let (mut best, mut second) = ((0, f32::NEG_INFINITY), (0, f32::NEG_INFINITY));
+    for (id, &logit) in (0..).zip(logits) {
+        if logit.is_nan() {
+            return Err(TargetError::NotFinite);
+        }
+        if logit > best.1 {
+            (best, second) = ((id, logit), best);
+        } else if logit > second.1 {
+            second = (id, logit);
+        }
+    }
+    if second.1 == f32::NEG_INFINITY {
+        return Err(TargetError::NotFinite);
+    }
+    Ok(Decision { token: Token(best.0), runner_up: Token(second.0), margin: best.1 - second.1 })
+}
+
+fn split(prompt: &[Token]) -> Result<(Token, &[Token]), TargetError> {
+    let (&root, before) =
+        prompt.split_last().ok_or_else(|| TargetError::Engine("an empty prompt has nothing to continue".into()))?;
+    Ok((root, before))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::accept::argmax;
+    use crate::target::{Scripted, TreeLimits};
+
+    const PROMPT: [Token; 3] = [Token(1), Token(2), Token(3)];
+
+    fn shape(n_rows: usize, is_tree: bool) -> Shape {
+        Shape { n_rows, is_tree }
+    }
+
+    fn plainly(target: &mut dyn Target, max_tokens: usize) -> Vec<Decision> {
+        decode_plainly(target, &PROMPT, max_tokens, &|_| false, &mut |_, _| ControlFlow::Continue(())).unwrap()
+    }
+
+    /// Rounds otherwise in a wide batch: the runner-up wins by half at every position divisible by 5.
+    struct Rounding(Scripted, Vec<Vec<f32>>);
+
+    impl Target for Rounding {
+        fn limits(&self) -> TreeLimits {
+            self.0.limits()
+        }
+        fn n_past(&self) -> usize {
+            self.0.n_past()
+        }
+        fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
+            self.0.sync(prefix, progress)
+        }
+        fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
+            self.0.verify(tree)?;
+            let row = |node| {
+                let mut logits = self.0.logits(node).to_vec();
+                if tree.len() > 1 && (self.0.n_past() + tree.depth(node)) % 5 == 0 {
+                    let decision = decide(&logits).unwrap();
+                    logits[decision.runner_up.index()] = logits[decision.token.index()] + 0.5;
+                }
+                logits
+            };
+            self.1 = tree.nodes().map(row).collect();
+            Ok(())
+        }
+        fn logits(&self, node: NodeId) -> &[f32] {
+            &self.1[node.index()]
+        }
+        fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
+            self.0.keep(path)
+        }
+    }
+
+    #[test]
+    fn finds_exactly_the_positions_that_differ() {
+        let mut target = Rounding(Scripted::new(50, 3, 7), Vec::new());
+        let plain = plainly(&mut target, 21);
+        assert_eq!(plain.len(), 21);
+        // The root of position 0 stands at 2 = PROMPT.len() - 1.
+        let expected: Vec<usize> = (0..21).filter(|position| (position + 2) % 5 == 0).collect();
+        for shape in [shape(21, false), shape(64, true), shape(7, true)] {
+            let found = force(&mut target, &PROMPT, &plain, shape, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            let positions: Vec<usize> = found.iter().map(|difference| difference.0).collect();
+            assert_eq!(positions, expected, "{shape:?}");
+            for (position, token, margin) in found {
+                assert_eq!(token, plain[position].runner_up);
+                assert!((margin - 0.5).abs() < 1e-5, "{margin}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_that_ends_is_not_continued() {
+        let mut target = Scripted::new(4, 1, 1);
+        let whole = plainly(&mut target, 9);
+        let is_end = |token| token == whole[0].token;
+        let ended = decode_plainly(&mut target, &PROMPT, 9, &is_end, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert_eq!(ended, whole[..1]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_exact_target_never_differs(n_rows in 1usize..65, is_tree: bool, n in 1usize..90, seed: u64) {
+            let mut target = Scripted::new(9, 2, seed);
+            let plain = plainly(&mut target, n);
+            let found =
+                force(&mut target, &PROMPT, &plain, shape(n_rows, is_tree), &mut |_, _| ControlFlow::Continue(()));
+            prop_assert_eq!(found, Ok(Vec::new()));
+            prop_assert_eq!(target.n_past(), PROMPT.len() - 1 + n);
+        }
+
+        #[test]
+        fn a_decision_is_the_two_greatest(logits in prop::collection::vec(-4i8..4, 2..40)) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let decision = decide(&logits).unwrap();
+            prop_assert_eq!(Some(decision.token.index()), argmax(&logits));
+            let mut rest = logits.clone();
+            rest.remove(decision.token.index());
+            prop_assert_eq!(decision.margin, logits[decision.token.index()] - rest[argmax(&rest).unwrap()]);
+        }
+    }
+}
