@@ -19,6 +19,7 @@ pub mod generate;
 pub mod stats;
 pub mod text;
 
+pub mod align;
 pub mod chat;
 pub mod gguf;
 pub mod store;

@@ -3,6 +3,8 @@
 //! - [`model`]: a loaded file, its vocabulary
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
+//! - [`parallel`]: many texts side by side, and the thread that decodes them
+//! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`logs`]: what llama.cpp has to say
 //!
@@ -10,8 +12,10 @@
 
 pub mod logs;
 pub mod model;
+pub mod parallel;
 pub mod sampler;
 pub mod session;
+pub mod thread;
 pub mod worker;
 
 use std::ffi::CStr;

@@ -1,17 +1,15 @@
 //! The engine's side of the conversation: a thread that owns the model, takes [`Job`]s and answers with [`Event`]s.
 //!
-//! It prints nothing and reads no arguments. Messages go through bounded channels, so that a reader that stalls makes it
-//! wait; a reader that is gone makes it stop.
+//! It prints nothing and reads no arguments.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, Sender, bounded, never};
+use crossbeam::channel::Receiver;
 use serde::Serialize;
 
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
@@ -23,6 +21,7 @@ use crate::generate::{Generation, Length};
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, KvType, Session, SessionConfig};
+use crate::llama::thread::{EngineThread, Outbox};
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
@@ -30,12 +29,6 @@ use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
 use crate::tree::MAX_NODES;
-
-/// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
-const STACK_BYTES: usize = 256 << 20;
-
-/// Events in flight before the worker waits for its reader.
-const N_EVENTS: usize = 256;
 
 /// An answer of fewer tokens does not earn what measuring the curve costs.
 const SHORT_ANSWER: usize = 32;
@@ -56,6 +49,14 @@ pub struct WorkerConfig {
     pub flash_attention: Option<FlashAttention>,
     /// Where cost curves are kept, and as what; `None` keeps none.
     pub curves: Option<(PathBuf, CurveKey)>,
+}
+
+impl WorkerConfig {
+    /// The kind of attention kernels, where nothing else is asked for: on a CPU flash attention makes trees slow.
+    pub(super) fn flash_attention(&self, model: &Model) -> FlashAttention {
+        let on_gpu = model.has_gpu() && self.model.n_gpu_layers != Some(0);
+        self.flash_attention.unwrap_or(if on_gpu { FlashAttention::Auto } else { FlashAttention::Off })
+    }
 }
 
 /// Which drafter answers a job.
@@ -125,6 +126,15 @@ pub struct Loaded {
     pub specials: SpecialTexts,
     /// Keeps all special tokens out of users' texts.
     pub guard: SpecialGuard,
+}
+
+impl Loaded {
+    /// What `model` knows.
+    #[must_use]
+    pub fn of(model: &Model) -> Loaded {
+        let (specials, all) = model.special_texts();
+        Loaded { specials, guard: SpecialGuard::new(all) }
+    }
 }
 
 /// What a worker tells.
@@ -202,27 +212,10 @@ impl Failure {
     }
 }
 
-/// A running worker. Dropping it breaks off the job at hand and waits for the thread: llama.cpp's own clean-up at the
-/// end of the process must not meet a decode.
+/// A running worker. Dropping it breaks off the job at hand and waits for the thread.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: Sender<Job>,
-    events: Receiver<Event>,
-    interrupt: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.interrupt.store(true, Ordering::Relaxed);
-        // Closed channels: it finds no further job, and nobody to tell.
-        self.jobs = bounded(0).0;
-        self.events = never();
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed by its own thread.
-            let _ = thread.join();
-        }
-    }
+    thread: EngineThread<Job, Event>,
 }
 
 impl Worker {
@@ -231,51 +224,23 @@ impl Worker {
     /// # Errors
     /// When no thread can be started.
     pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
-        let (jobs, job_queue) = bounded(1);
-        let (event_queue, events) = bounded(N_EVENTS);
-        let outbox = Outbox { events: event_queue, interrupt: interrupt.clone() };
-        let work = move || {
-            if let Err(failure) = work(&config, &job_queue, &outbox) {
+        let work = move |jobs: &Receiver<Job>, outbox: &Outbox<Event>| {
+            if let Err(failure) = work(&config, jobs, outbox) {
                 outbox.send(Event::Failed(failure));
             }
         };
-        let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(Worker { jobs, events, interrupt, thread: Some(thread) })
+        Ok(Worker { thread: EngineThread::spawn(1, interrupt, work)? })
     }
 
     /// Hands in a job. Its events end with [`Event::Done`] or [`Event::Failed`].
     pub fn submit(&self, job: Job) {
-        // A worker that is gone has said why in its last event.
-        let _ = self.jobs.send(job);
+        self.thread.submit(job);
     }
 
     /// The next event; `None` when the worker is gone.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
-        self.events.recv().ok()
-    }
-}
-
-#[derive(Clone)]
-struct Outbox {
-    events: Sender<Event>,
-    interrupt: Arc<AtomicBool>,
-}
-
-impl Outbox {
-    /// A reader that is gone counts as an interrupt.
-    fn send(&self, event: Event) {
-        if self.events.send(event).is_err() {
-            self.interrupt.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
-    }
-
-    fn go_on(&self) -> ControlFlow<()> {
-        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.thread.next_event()
     }
 }
 
@@ -292,7 +257,7 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<(), Failure> {
+fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox<Event>) -> Result<(), Failure> {
     let loading = outbox.clone();
     let progress = move |share| {
         loading.send(Event::Loading(share));
@@ -302,8 +267,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Job>, outbox: &Outbox) -> Result<
     if model.is_recurrent() {
         outbox.send(Event::Notice(Notice::Recurrent));
     }
-    let (named, all) = model.special_texts();
-    outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
+    outbox.send(Event::Loaded(Box::new(Loaded::of(&model))));
     let known = config.curves.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
     let clock = WallClock(Instant::now());
     let (curve, measured_unix_s) = known.unwrap_or_default();
@@ -326,7 +290,7 @@ struct Engine<'a> {
     /// Where the curve is kept, as long as that works.
     curves: Option<(PathBuf, CurveKey)>,
     clock: WallClock,
-    outbox: &'a Outbox,
+    outbox: &'a Outbox<Event>,
 }
 
 impl<'a> Engine<'a> {
@@ -423,13 +387,11 @@ impl<'a> Engine<'a> {
         {
             return Ok(session);
         }
-        let on_gpu = self.model.has_gpu() && self.config.model.n_gpu_layers != Some(0);
-        let default = if on_gpu { FlashAttention::Auto } else { FlashAttention::Off };
         let config = SessionConfig {
             n_ctx,
             n_threads: self.config.n_threads,
             n_threads_batch: self.config.n_threads_batch,
-            flash_attention: self.config.flash_attention.unwrap_or(default),
+            flash_attention: self.config.flash_attention(self.model),
             kv_type: KvType::F16,
         };
         Ok(Session::new(self.model, &config)?)
@@ -471,7 +433,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Sends the text of a token. Tells why it is the last one, if it is.
-fn emit(model: &Model, outbox: &Outbox, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
+fn emit(model: &Model, outbox: &Outbox<Event>, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
     if model.is_end(token) {
         return Some(StopType::Eos);
     }

@@ -1,4 +1,5 @@
 //! What Chaski keeps on disk between runs, all of it expendable: a missing, broken or unwritable file costs time, never
 //! text.
 
+pub mod align_log;
 pub mod curves;
