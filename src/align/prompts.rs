@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::align::table::{KINDS, LISTS};
+use crate::align::table::{KINDS, Kind, LISTS};
 
 /// Draws without a new prompt before giving up: the table is used up.
 const MAX_TRIES: usize = 1000;
@@ -35,22 +35,29 @@ impl Prompts {
     pub fn new(seed: u64) -> Prompts {
         Prompts { dice: Dice(seed), given: BTreeSet::new() }
     }
+
+    fn draw_kind(&mut self) -> &'static Kind {
+        let mut ticket = self.dice.roll(KINDS.iter().map(|kind| kind.n_tickets).sum());
+        let mut kinds = KINDS.iter();
+        loop {
+            let kind = kinds.next().expect("a ticket is below the sum of all");
+            match ticket.checked_sub(kind.n_tickets) {
+                Some(rest) => ticket = rest,
+                None => return kind,
+            }
+        }
+    }
 }
 
 impl Iterator for Prompts {
     type Item = Prompt;
 
     fn next(&mut self) -> Option<Prompt> {
+        let kind = self.draw_kind();
+        // Forms with few fillings are used up first: another one then keeps the shares of the kinds.
         for _ in 0..MAX_TRIES {
-            let mut ticket = self.dice.roll(KINDS.iter().map(|kind| kind.n_tickets).sum());
-            let kind = KINDS.iter().find(|kind| {
-                let is_it = ticket < kind.n_tickets;
-                ticket = ticket.wrapping_sub(kind.n_tickets);
-                is_it
-            })?;
             let form = kind.forms[self.dice.roll(kind.forms.len())];
-            let mut filler = Filler { dice: &mut self.dice, chosen: Vec::new() };
-            let text = filler.fill(form, 0);
+            let text = Filler { dice: &mut self.dice, chosen: Vec::new() }.fill(form, 0);
             if self.given.insert(text.clone()) {
                 return Some(Prompt { kind: kind.name, text });
             }

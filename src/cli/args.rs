@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::cli::align::AlignArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -32,6 +33,11 @@ pub enum Command {
     ///
     /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all.
     Bench(BenchArgs),
+    /// Have a model write a base for its drafter
+    ///
+    /// The model answers many prompts side by side; its tokens and what else it held possible become a base file.
+    /// Ctrl-C keeps what is done, and the same command goes on.
+    Align(AlignArgs),
 }
 
 /// Which model, and on what.
@@ -195,6 +201,7 @@ pub fn expand_short_flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<
             Some("-sys") if !is_rest => "--system-prompt".into(),
             Some("-tb") if !is_rest => "--threads-batch".into(),
             Some("-ngl") if !is_rest => "--n-gpu-layers".into(),
+            Some("-np") if !is_rest => "--parallel".into(),
             Some("-fa") if !is_rest => "--flash-attn".into(),
             _ => argument,
         }

@@ -2,6 +2,7 @@
 //!
 //! stdout carries what a command makes; everything else goes to stderr. Commands return a [`Failure`], never exit.
 
+pub mod align;
 pub mod args;
 pub mod bench;
 pub mod engine;
@@ -54,6 +55,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))

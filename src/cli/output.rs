@@ -88,6 +88,9 @@ impl Bars {
             self.clear();
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(total).with_style(style).with_message(what);
+            // Where it begins says nothing of the pace.
+            bar.set_position(done);
+            bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(120));
             self.bar = Some((what, bar));
         }
@@ -111,6 +114,11 @@ impl Bars {
     /// The cost curve is being measured.
     pub fn measuring(&mut self) {
         self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
+    }
+
+    /// Tokens written, and wanted.
+    pub fn writing(&mut self, done: u64, total: u64) {
+        self.show("writing", "{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left", done, total);
     }
 
     /// Runs `write` while no bar is in its way.

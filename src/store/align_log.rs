@@ -71,6 +71,14 @@ pub struct Piece {
     pub said: Vec<Said>,
 }
 
+impl Piece {
+    /// Makes it the empty piece that follows.
+    pub fn advance(&mut self) {
+        self.before.extend(self.said.drain(..).map(|said| said.token));
+        self.before.drain(..self.before.len().saturating_sub(MAX_BEFORE));
+    }
+}
+
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -152,13 +160,18 @@ impl AlignLog {
     /// Adds a piece.
     ///
     /// # Errors
-    /// When the file cannot be written; what it holds stays readable.
+    /// When the file cannot be written; it holds what it held before.
     ///
     /// # Panics
     /// When the piece is longer than it may be.
     pub fn append(&mut self, piece: &Piece) -> Result<(), LogError> {
         let frame = frame(&encode(piece));
-        self.file.write_all(&frame).map_err(|error| LogError::Io { path: self.path.clone(), error })?;
+        let before = self.file.stream_position();
+        if let Err(error) = self.file.write_all(&frame) {
+            // Nothing may follow a torn frame. Where this fails as well, the next opening cuts it off.
+            let _ = before.and_then(|end| self.file.set_len(end).and_then(|()| self.file.seek(SeekFrom::Start(end))));
+            return Err(LogError::Io { path: self.path.clone(), error });
+        }
         self.n_tokens += piece.said.len() as u64;
         self.texts.insert(piece.text);
         Ok(())
