@@ -148,11 +148,8 @@ mod tests {
     const N_WORDS: usize = 6;
 
     fn runs(text: &str) -> Vec<String> {
-        let words: Vec<String> = text
-            .split(|c: char| !c.is_alphanumeric())
-            .filter(|word| !word.is_empty())
-            .map(str::to_lowercase)
-            .collect();
+        let words: Vec<String> =
+            text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
         words.windows(N_WORDS).map(|words| words.join(" ")).collect()
     }
 
@@ -174,7 +171,8 @@ mod tests {
     #[test]
     fn every_slot_is_filled() {
         for prompt in Prompts::new(3).take(8000) {
-            let has_slot = prompt.text.split('$').skip(1).any(|part| part.starts_with(|c: char| c.is_ascii_uppercase()));
+            let has_slot =
+                prompt.text.split('$').skip(1).any(|part| part.starts_with(|c: char| c.is_ascii_uppercase()));
             assert!(!has_slot, "{}", prompt.text);
             assert!(prompt.text.len() < 2500, "{}", prompt.text);
         }

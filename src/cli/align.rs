@@ -14,10 +14,10 @@ use serde::Deserialize;
 use twox_hash::XxHash3_64;
 
 use crate::align::prompts::{Dice, Prompts};
+use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::EngineArgs;
 use crate::cli::engine::{fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
-use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::interrupt;
 use crate::cli::output::stderr_line;
 use crate::llama::parallel::MAX_SLOTS;
@@ -91,7 +91,8 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
         written.map_err(|failure| match failure.code {
             ExitCode::Interrupted => {
                 let (n, all) = (log.n_tokens(), args.tokens);
-                failure.with_hint(format!("{n} of {all} tokens are in {}; the same command goes on", log_path.display()))
+                failure
+                    .with_hint(format!("{n} of {all} tokens are in {}; the same command goes on", log_path.display()))
             }
             _ => failure,
         })?;

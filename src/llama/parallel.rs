@@ -166,7 +166,8 @@ impl<'m> Parallel<'m> {
 
     /// Removes what stands in the cache from position `from` on. A state that cannot be cut back is forgotten.
     fn remove_after(&mut self, slot: usize, from: usize) {
-        let mut remove = |from: usize| self.context.clear_kv_cache_seq(Some(position(slot)), Some(position(from)), None);
+        let mut remove =
+            |from: usize| self.context.clear_kv_cache_seq(Some(position(slot)), Some(position(from)), None);
         if !matches!(remove(from), Ok(true)) {
             let _ = remove(0);
             self.n_past[slot] = 0;

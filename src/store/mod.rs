@@ -3,3 +3,4 @@
 
 pub mod align_log;
 pub mod curves;
+pub mod learned;

@@ -145,8 +145,7 @@ fn work(config: &ParallelConfig, requests: &Receiver<Request>, outbox: &Outbox<E
     outbox.send(Event::Loaded(Box::new(Loaded::of(&model))));
     let texts = (0..config.n_slots).map(|_| None).collect();
     let n_ctx = context.n_ctx;
-    let mut crowd =
-        Crowd { model: &model, parallel, n_ctx, n_top: config.n_top, top: TopK::default(), texts, outbox };
+    let mut crowd = Crowd { model: &model, parallel, n_ctx, n_top: config.n_top, top: TopK::default(), texts, outbox };
     while crowd.take_requests(requests)? {
         crowd.step()?;
     }
