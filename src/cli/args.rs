@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::cli::drafter::DrafterArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -32,6 +33,8 @@ pub enum Command {
     ///
     /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all.
     Bench(BenchArgs),
+    /// Make, show and change drafter files: tri-grams that drafting starts from
+    Drafter(DrafterArgs),
 }
 
 /// Which model, and on what.

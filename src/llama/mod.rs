@@ -1,6 +1,7 @@
 //! The door to llama.cpp: nothing outside this folder names its bindings.
 //!
 //! - [`model`]: a loaded file, its vocabulary
+//! - [`tokenizer`]: a vocabulary alone
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
 //! - [`worker`]: a thread that owns all of these and speaks in messages
@@ -12,6 +13,7 @@ pub mod logs;
 pub mod model;
 pub mod sampler;
 pub mod session;
+pub mod tokenizer;
 pub mod worker;
 
 use std::ffi::CStr;

@@ -32,7 +32,7 @@ use crate::token::Token;
 use crate::tree::MAX_NODES;
 
 /// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
-const STACK_BYTES: usize = 256 << 20;
+pub(super) const STACK_BYTES: usize = 256 << 20;
 
 /// Events in flight before the worker waits for its reader.
 const N_EVENTS: usize = 256;
