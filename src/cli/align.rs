@@ -3,11 +3,13 @@
 //! Every token goes into a log beside the output, so that an interrupted run goes on where it was. Here prompts are
 //! picked and tokens are kept; decoding is the business of `llama::parallel`, the log of `store::align_log`.
 
+mod base;
 mod writing;
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clap::Args as ClapArgs;
 use serde::Deserialize;
@@ -16,13 +18,15 @@ use twox_hash::XxHash3_64;
 use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::EngineArgs;
+use crate::cli::drafter::{parse_size, refuse_overwrite};
 use crate::cli::engine::{fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::output::stderr_line;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::parallel::worker::ParallelConfig;
 use crate::store::align_log::{AlignLog, LogError, LogKey, MAX_TOP};
+use crate::store::drafter_file::DrafterFile;
+use crate::store::vocabulary::Vocabulary;
 
 /// Positions of a text where nothing else is asked for: the longest shipped prompt and an answer.
 const DEFAULT_N_CTX: usize = 768;
@@ -52,6 +56,14 @@ pub struct AlignArgs {
     #[arg(short, long, value_name = "N", default_value_t = 320)]
     pub n_predict: usize,
 
+    /// Size of the base file at most: what was seen least often is dropped
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
+    pub max_size: u64,
+
+    /// Keep the log, so that a later run with a larger --tokens goes on
+    #[arg(long)]
+    pub keep_log: bool,
+
     /// -np: answers written at a time
     #[arg(long, value_name = "N", default_value_t = 64, env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
     pub parallel: usize,
@@ -79,13 +91,16 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     let gguf = open_model(&args.engine.model)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    check_output(args, &log_path)?;
+    let interrupt = interrupt::flag()?;
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
         let n_ctx = args.engine.ctx_size.unwrap_or(DEFAULT_N_CTX);
         let config = ParallelConfig { engine, n_slots: args.parallel, n_ctx, n_top: MAX_TOP };
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
-        let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt::flag()?);
+        let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
         // Also after a failure: it was written by the model, and a rerun goes on after it.
         keeper.flush_all()?;
         written.map_err(|failure| match failure.code {
@@ -97,8 +112,25 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
             _ => failure,
         })?;
     }
-    stderr_line(&format!("{}: {} tokens", log_path.display(), log.n_tokens()));
+    if log.n_tokens() == 0 {
+        return Err(Failure::new("the model wrote nothing: no prompt fits").with_hint("a larger -c makes room"));
+    }
+    base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
+    if !args.keep_log {
+        fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;
+    }
     Ok(ExitCode::Success)
+}
+
+/// The output may replace a drafter file, and nothing else.
+fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
+    let inputs = [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten();
+    refuse_overwrite(&args.output, inputs.clone())?;
+    refuse_overwrite(log, inputs)?;
+    if args.output.exists() {
+        DrafterFile::open_any(&args.output)?;
+    }
+    Ok(())
 }
 
 fn check(args: &AlignArgs) -> Result<(), Failure> {

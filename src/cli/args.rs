@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::align::AlignArgs;
+use crate::cli::drafter::DrafterArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -38,6 +39,8 @@ pub enum Command {
     /// The model answers many prompts side by side; its tokens and what else it held possible become a base file.
     /// Ctrl-C keeps what is done, and the same command goes on.
     Align(AlignArgs),
+    /// Make, show and change drafter files: tri-grams that drafting starts from
+    Drafter(DrafterArgs),
 }
 
 /// Which model, and on what.

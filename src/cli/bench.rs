@@ -17,7 +17,7 @@ use crate::cli::args::BenchArgs;
 use crate::cli::engine::{machine, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::output::{Bars, is_same_file, stderr_line, write_stdout};
 use crate::cli::run::{JsonTimings, receive};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Job, StopType, Worker};
@@ -114,18 +114,6 @@ fn create<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a Path>) -> Result
             .with_hint("--raw-output takes a file of its own"));
     }
     File::create(path).map(BufWriter::new).map_err(|error| Failure::io(path, &error))
-}
-
-/// Whether both paths lead to one file, through whatever links.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    let identity = |path: &Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-    };
-    #[cfg(not(unix))]
-    let identity = |path: &Path| fs::canonicalize(path);
-    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn write_records(out: &mut BufWriter<File>, records: &[Record]) -> std::io::Result<()> {

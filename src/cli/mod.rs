@@ -5,6 +5,7 @@
 pub mod align;
 pub mod args;
 pub mod bench;
+pub mod drafter;
 pub mod engine;
 pub mod failure;
 pub mod input;
@@ -57,6 +58,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
         }

@@ -1,6 +1,8 @@
 //! What is written where: text to stdout, everything else to stderr.
 
+use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,6 +59,19 @@ pub fn write_stdout(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
 }
 
+/// Whether both paths lead to one file, through whatever links.
+#[must_use]
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    let identity = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    #[cfg(not(unix))]
+    let identity = |path: &Path| fs::canonicalize(path);
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+}
+
 /// `chaski --version`.
 ///
 /// # Errors
@@ -109,6 +124,19 @@ impl Bars {
     pub fn prefill(&mut self, done: usize, total: usize) {
         let template = "{msg} {wide_bar} {pos}/{len} tokens, {eta} left";
         self.show("reading the prompt", template, done as u64, total as u64);
+    }
+
+    /// Bytes of text done, and in all; 0 where that is not known.
+    pub fn bytes(&mut self, what: &'static str, done: u64, total: u64) {
+        match total {
+            0 => self.show(what, "{spinner} {msg}: {bytes}", done, total),
+            _ => self.show(what, "{msg} {wide_bar} {bytes}/{total_bytes}, {eta} left", done, total),
+        }
+    }
+
+    /// A share of some work, in 0 ..= 1.
+    pub fn share(&mut self, what: &'static str, share: f64) {
+        self.show(what, "{msg} {wide_bar} {percent}%, {eta} left", (share * 1000.0) as u64, 1000);
     }
 
     /// The cost curve is being measured.

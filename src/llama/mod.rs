@@ -1,6 +1,7 @@
 //! The door to llama.cpp: nothing outside this folder names its bindings.
 //!
 //! - [`model`]: a loaded file, its vocabulary
+//! - [`tokenizer`]: a vocabulary alone
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
 //! - [`parallel`]: many texts side by side, and the thread that decodes them
@@ -16,6 +17,7 @@ pub mod parallel;
 pub mod sampler;
 pub mod session;
 pub mod thread;
+pub mod tokenizer;
 pub mod worker;
 
 use std::ffi::CStr;

@@ -12,7 +12,7 @@ use std::thread;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, never};
 
 /// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
-const STACK_BYTES: usize = 256 << 20;
+pub(super) const STACK_BYTES: usize = 256 << 20;
 
 /// Events in flight before the engine waits for its reader.
 const N_EVENTS: usize = 256;

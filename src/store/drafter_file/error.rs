@@ -1,0 +1,69 @@
+//! What can be wrong with a drafter file, each with its hint.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::store::drafter_file::VERSION;
+
+/// Why a drafter file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum DrafterFileError {
+    /// The file system refuses.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// A folder, a pipe, a device.
+    #[error("{}: expected a regular file", path.display())]
+    NotAFile { path: PathBuf },
+    /// Some other kind of file.
+    #[error("{}: not a drafter file", path.display())]
+    NotADrafterFile { path: PathBuf },
+    /// Shorter than it says, as after an interrupted copy.
+    #[error("{}: cut short: expected {expected} bytes, found {found}", path.display())]
+    CutShort { path: PathBuf, expected: u64, found: u64 },
+    /// Bytes are not what was written.
+    #[error("{}: damaged: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+    /// A later format.
+    #[error("{}: format version {found}, this chaski knows {VERSION}", path.display())]
+    Newer { path: PathBuf, found: u32 },
+    /// Its token ids mean other texts.
+    #[error("{}: made for another vocabulary ({found}), expected {expected}", path.display())]
+    ForeignVocabulary { path: PathBuf, expected: String, found: String },
+    /// What should be written does not fit the format.
+    #[error("{}: cannot be written: {what}", path.display())]
+    Unwritable { path: PathBuf, what: String },
+    /// The caller broke it off.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl DrafterFileError {
+    /// What to do about it; `None` where nothing helps beyond the message.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("check the path"),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some space, or write to another disk")
+            }
+            Self::Io { .. } | Self::Unwritable { .. } | Self::Interrupted => None,
+            Self::NotAFile { .. } | Self::NotADrafterFile { .. } => {
+                Some("chaski drafter build makes one from texts: chaski drafter build -m MODEL -o FILE TEXT...")
+            }
+            Self::CutShort { .. } | Self::Damaged { .. } => Some("copy or build the file again"),
+            Self::Newer { .. } => Some("update chaski, or build the file again with this one"),
+            Self::ForeignVocabulary { .. } => Some("build one for this model: chaski drafter build -m MODEL"),
+        }
+    }
+
+    /// Names the file in an error of the system.
+    pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> DrafterFileError {
+        move |source| DrafterFileError::Io { path: path.to_owned(), source }
+    }
+
+    pub(super) fn damaged(path: &Path, what: impl Into<String>) -> DrafterFileError {
+        DrafterFileError::Damaged { path: path.to_owned(), what: what.into() }
+    }
+}

@@ -1,0 +1,49 @@
+//! Several drafter files as one: counts are added.
+
+use std::iter::Peekable;
+
+use crate::draft::table::Successor;
+use crate::store::drafter_file::error::DrafterFileError;
+use crate::store::drafter_file::reader::{DrafterFile, Rows};
+use crate::store::drafter_file::row::BaseRow;
+
+/// The rows of all files in order, those of one context as one: its counts are the sums of theirs, each multiplied by
+/// its file's weight. The files have one vocabulary.
+///
+/// What a file dropped (a successor beyond its row's twelve) counts as never seen there, and stays part of the total.
+pub fn merge<'f>(
+    files: &[(&'f DrafterFile, f32)],
+) -> impl Iterator<Item = Result<BaseRow, DrafterFileError>> + use<'f> {
+    let mut inputs: Vec<_> = files.iter().map(|&(file, weight)| (file.rows().peekable(), weight)).collect();
+    std::iter::from_fn(move || next_row(&mut inputs).transpose())
+}
+
+fn next_row(inputs: &mut [(Peekable<Rows<'_>>, f32)]) -> Result<Option<BaseRow>, DrafterFileError> {
+    let mut first = None;
+    for (rows, _) in &mut *inputs {
+        // An error is taken out here, so that it ends the merge.
+        if let Some(Err(error)) = rows.next_if(Result::is_err) {
+            return Err(error);
+        }
+        let context = rows.peek().and_then(|row| row.as_ref().ok()).map(|row| row.context);
+        first = [first, context].into_iter().flatten().min();
+    }
+    let Some(context) = first else { return Ok(None) };
+    let mut merged = BaseRow { context, total: 0.0, successors: Vec::new() };
+    for (rows, weight) in inputs {
+        let same = rows.next_if(|row| row.as_ref().is_ok_and(|row| row.context == context));
+        let Some(row) = same.transpose()? else { continue };
+        merged.total += row.total * *weight;
+        let weighted = row.successors.into_iter().map(|one| Successor { weight: one.weight * *weight, ..one });
+        merged.successors.extend(weighted);
+    }
+    merged.successors.sort_by_key(|successor| successor.token);
+    merged.successors.dedup_by(|later, earlier| {
+        let is_same = later.token == earlier.token;
+        if is_same {
+            earlier.weight += later.weight;
+        }
+        is_same
+    });
+    Ok(Some(merged))
+}

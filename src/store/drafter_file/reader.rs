@@ -1,0 +1,253 @@
+//! A drafter file that is open: lookups of single rows while drafting, and a walk over all of them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use memmap2::Mmap;
+
+use crate::draft::base::Base;
+use crate::draft::table::{MAX_SUCCESSORS, Successor};
+use crate::store::drafter_file::block::{BLOCK_BYTES, Block, last_not_above, token_bits};
+use crate::store::drafter_file::codes::Codes;
+use crate::store::drafter_file::error::DrafterFileError;
+use crate::store::drafter_file::header::{Header, Totals, checksum, index_at, number};
+use crate::store::drafter_file::row::{BaseRow, Context};
+use crate::store::vocabulary::Vocabulary;
+use crate::token::Token;
+
+/// Not touched yet.
+const UNKNOWN: u8 = 0;
+/// Its checksum was right.
+const SOUND: u8 = 1;
+/// Its checksum was wrong, or it contradicts itself: its rows are unknown.
+const DAMAGED: u8 = 2;
+
+/// A base matrix on disk. Any number of threads may look rows up.
+///
+/// The file stays mapped: if another process truncates it meanwhile, the next access is a SIGBUS.
+#[derive(Debug)]
+pub struct DrafterFile {
+    path: PathBuf,
+    map: Mmap,
+    header: Header,
+    index_at: usize,
+    codes: Codes,
+    /// What is known of each block.
+    states: Vec<AtomicU8>,
+    is_damaged: AtomicBool,
+}
+
+impl DrafterFile {
+    /// Opens a file for a model with this vocabulary.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or belongs to another vocabulary.
+    pub fn open(path: &Path, vocabulary: &Vocabulary) -> Result<DrafterFile, DrafterFileError> {
+        let file = DrafterFile::open_any(path)?;
+        file.check_vocabulary(vocabulary)?;
+        Ok(file)
+    }
+
+    /// Opens a file whatever its vocabulary, for tools.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn open_any(path: &Path) -> Result<DrafterFile, DrafterFileError> {
+        let named = DrafterFileError::io(path);
+        // Asked before opening: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(&named)?.is_file() {
+            return Err(DrafterFileError::NotAFile { path: path.to_owned() });
+        }
+        let map = File::open(path).and_then(|file| map(&file)).map_err(&named)?;
+        let header = Header::decode(&map, path)?;
+        // The header has just been found to describe a file of this very length.
+        let index_at = index_at(header.n_blocks) as usize;
+        if checksum(map.get(index_at..).unwrap_or_default()) != header.index_checksum {
+            return Err(DrafterFileError::damaged(path, "the checksum of its index is wrong"));
+        }
+        let states = (0..header.n_blocks).map(|_| AtomicU8::new(UNKNOWN)).collect();
+        let (codes, is_damaged) = (Codes::default(), AtomicBool::new(false));
+        Ok(DrafterFile { path: path.to_owned(), map, header, index_at, codes, states, is_damaged })
+    }
+
+    /// Whether its tokens are those of `vocabulary`.
+    ///
+    /// # Errors
+    /// [`DrafterFileError::ForeignVocabulary`] if they are not.
+    pub fn check_vocabulary(&self, vocabulary: &Vocabulary) -> Result<(), DrafterFileError> {
+        if self.vocabulary() == *vocabulary {
+            return Ok(());
+        }
+        let text = |vocabulary: Vocabulary| format!("{} tokens, hash {:016x}", vocabulary.n_tokens, vocabulary.hash);
+        let (expected, found) = (text(*vocabulary), text(self.vocabulary()));
+        Err(DrafterFileError::ForeignVocabulary { path: self.path.clone(), expected, found })
+    }
+
+    /// The path it was opened with.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose tokens it holds.
+    #[must_use]
+    pub fn vocabulary(&self) -> Vocabulary {
+        self.header.vocabulary
+    }
+
+    /// How much it holds.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.header.totals
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Whether a block that was touched so far is damaged; its rows are unknown then. For a warning, once.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
+    }
+
+    /// Every row in order, each with an error in place of the rows of a damaged block. Weights are counts: share times
+    /// total.
+    #[must_use]
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { file: self, block: 0, row: 0 }
+    }
+
+    /// Its blocks, each of which has a checksum.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The first key of a block.
+    fn first_key(&self, block: usize) -> u64 {
+        number(&self.map, self.index_at + 8 * block)
+    }
+
+    /// The checksum that a block should have.
+    fn checksum_of(&self, block: usize) -> u64 {
+        number(&self.map, self.index_at + 8 * (self.n_blocks() + block))
+    }
+
+    /// A block whose checksum is right.
+    fn block(&self, at: usize) -> Option<Block<'_>> {
+        let start = (1 + at) * BLOCK_BYTES;
+        let bytes = self.map.get(start..start + BLOCK_BYTES)?;
+        let state = self.states.get(at)?;
+        match state.load(Ordering::Relaxed) {
+            SOUND => {}
+            UNKNOWN => {
+                if checksum(bytes) != self.checksum_of(at) {
+                    return self.give_up(at);
+                }
+                state.store(SOUND, Ordering::Relaxed);
+            }
+            _ => return None,
+        }
+        Block::parse(bytes, token_bits(self.header.vocabulary.n_tokens)).or_else(|| self.give_up(at))
+    }
+
+    /// Marks a block as damaged.
+    #[cold]
+    fn give_up<T>(&self, block: usize) -> Option<T> {
+        self.states.get(block)?.store(DAMAGED, Ordering::Relaxed);
+        self.is_damaged.store(true, Ordering::Relaxed);
+        None
+    }
+
+    /// Fills `into` with shares and returns the total; `None` where the block contradicts itself.
+    fn read_row(&self, block: &Block<'_>, row: usize, into: &mut Vec<Successor>) -> Option<f32> {
+        into.clear();
+        let successors = block.successors(row)?;
+        if !(1..=MAX_SUCCESSORS).contains(&successors.len()) {
+            return None;
+        }
+        let mut sum = 0.0;
+        for (token, share) in successors {
+            if token >= self.header.vocabulary.n_tokens {
+                into.clear();
+                return None;
+            }
+            let weight = self.codes.shares[usize::from(share)];
+            sum += weight;
+            into.push(Successor { token: Token(token as i32), weight });
+        }
+        if sum > 1.0 {
+            // Rounding; or a forgery.
+            into.iter_mut().for_each(|successor| successor.weight /= sum);
+        }
+        Some(self.codes.totals[usize::from(block.total(row))])
+    }
+}
+
+impl Base for DrafterFile {
+    fn row(&self, context: &[Token], row: &mut Vec<Successor>) -> Option<f32> {
+        row.clear();
+        let key = Context::key(context, self.header.vocabulary.n_tokens.into())?;
+        let at = last_not_above(self.n_blocks(), key, |block| self.first_key(block))?;
+        let block = self.block(at)?;
+        let found = block.find(key - self.first_key(at))?;
+        self.read_row(&block, found, row).or_else(|| self.give_up(at))
+    }
+}
+
+/// See [`DrafterFile::rows`].
+#[derive(Debug)]
+pub struct Rows<'f> {
+    file: &'f DrafterFile,
+    block: usize,
+    row: usize,
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<BaseRow, DrafterFileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.block < self.file.n_blocks() {
+            let read = self.file.block(self.block).map(|block| (block.n_rows() > self.row).then(|| self.read(&block)));
+            match read {
+                // Past its last row.
+                Some(None) => (self.block, self.row) = (self.block + 1, 0),
+                Some(Some(Some(row))) => {
+                    self.row += 1;
+                    return Some(Ok(row));
+                }
+                None | Some(Some(None)) => {
+                    let what = format!("block {} of {}", self.block + 1, self.file.n_blocks());
+                    let _: Option<()> = self.file.give_up(self.block);
+                    (self.block, self.row) = (self.block + 1, 0);
+                    return Some(Err(DrafterFileError::damaged(&self.file.path, what)));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Rows<'_> {
+    fn read(&self, block: &Block<'_>) -> Option<BaseRow> {
+        let key = self.file.first_key(self.block).checked_add(block.key(self.row))?;
+        let context = Context::of_key(key, self.file.header.vocabulary.n_tokens.into())?;
+        let mut successors = Vec::with_capacity(MAX_SUCCESSORS);
+        let total = self.file.read_row(block, self.row, &mut successors)?;
+        successors.iter_mut().for_each(|successor| successor.weight *= total);
+        Some(BaseRow { context, total, successors })
+    }
+}
+
+#[expect(unsafe_code, reason = "mapping a file is unsafe: another process can change it while it is mapped")]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the map is private to `DrafterFile`, read-only, and never handed out, so this process never writes to it.
+    // Another process may. All reads copy integers out of bounds-checked slices, and what they decide (places, counts,
+    // token ids) is checked at each use, so changed bytes give other numbers, not invalid memory. A truncated file
+    // raises SIGBUS, which ends the process and corrupts nothing; chaski itself replaces files by renaming only.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,185 @@
+//! Writes a drafter file from rows in order. The file appears under its name when it is complete, or not at all.
+
+use std::fs::{File, Permissions};
+use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::draft::table::MAX_SUCCESSORS;
+use crate::store::drafter_file::block::{BLOCK_BYTES, BlockBuilder};
+use crate::store::drafter_file::codes::{share_code, total_code};
+use crate::store::drafter_file::error::DrafterFileError;
+use crate::store::drafter_file::header::{Header, MAX_BLOCKS, MAX_VOCAB, Totals, checksum, file_bytes};
+use crate::store::drafter_file::prune::prune;
+use crate::store::drafter_file::reader::DrafterFile;
+use crate::store::drafter_file::row::{BaseRow, Context};
+use crate::store::vocabulary::Vocabulary;
+
+/// A file in the making. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct DrafterWriter {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    vocabulary: Vocabulary,
+    block: BlockBuilder,
+    /// First key and checksum of each block written.
+    index: Vec<(u64, u64)>,
+    last_key: Option<u64>,
+    totals: Totals,
+}
+
+impl DrafterWriter {
+    /// Begins a file that will lie at `path`.
+    ///
+    /// # Errors
+    /// When nothing can be written to the folder, or the vocabulary is too large.
+    pub fn create(path: &Path, vocabulary: Vocabulary) -> Result<DrafterWriter, DrafterFileError> {
+        let named = DrafterFileError::io(path);
+        if !(1..=MAX_VOCAB).contains(&vocabulary.n_tokens) {
+            let what = format!("a vocabulary of {} tokens, expected 1 to {MAX_VOCAB}", vocabulary.n_tokens);
+            return Err(DrafterFileError::Unwritable { path: path.to_owned(), what });
+        }
+        let file = temporary_file(path).map_err(&named)?;
+        let mut file = BufWriter::with_capacity(64 * BLOCK_BYTES, file);
+        // The place of the header, which is known last.
+        file.write_all(&[0; BLOCK_BYTES]).map_err(&named)?;
+        Ok(DrafterWriter {
+            path: path.to_owned(),
+            file,
+            vocabulary,
+            block: BlockBuilder::new(vocabulary.n_tokens),
+            index: Vec::new(),
+            last_key: None,
+            totals: Totals::default(),
+        })
+    }
+
+    /// Adds a row; rows come in the order of their contexts. Of its successors the `MAX_SUCCESSORS` with the greatest
+    /// counts are kept; a row without any is left out.
+    ///
+    /// # Errors
+    /// When the disk is full, the row is out of order, or has a token that the vocabulary has not.
+    pub fn push(&mut self, row: &mut BaseRow) -> Result<(), DrafterFileError> {
+        row.keep_top(MAX_SUCCESSORS, f32::MIN_POSITIVE);
+        if row.successors.is_empty() {
+            return Ok(());
+        }
+        let key = self.key_of(row)?;
+        if !self.block.has_room(key, row.successors.len()) {
+            self.flush_block()?;
+        }
+        let counted: f32 = row.successors.iter().map(|successor| successor.weight).sum();
+        let total = row.total.max(counted);
+        let code = |weight: f32| share_code(weight / total);
+        let successors = row.successors.iter().map(|successor| (successor.token.0 as u32, code(successor.weight)));
+        self.block.push(key, total_code(total), successors);
+        self.last_key = Some(key);
+        let order = row.context.tokens().len();
+        self.totals.n_rows[order] += 1;
+        self.totals.n_successors[order] += row.successors.len() as u64;
+        Ok(())
+    }
+
+    /// The key of a row that may come next.
+    fn key_of(&self, row: &BaseRow) -> Result<u64, DrafterFileError> {
+        let unwritable = |what: String| DrafterFileError::Unwritable { path: self.path.clone(), what };
+        let n_vocab = u64::from(self.vocabulary.n_tokens);
+        let is_known = |token: i32| u64::try_from(token).is_ok_and(|id| id < n_vocab);
+        let key = Context::key(row.context.tokens(), n_vocab);
+        let key = key.filter(|_| row.successors.iter().all(|successor| is_known(successor.token.0)));
+        let key = key.ok_or_else(|| unwritable(format!("a token beyond the vocabulary of {n_vocab}")))?;
+        if self.last_key.is_some_and(|last| last >= key) {
+            return Err(unwritable(format!("the row of {:?} is out of order", row.context.tokens())));
+        }
+        Ok(key)
+    }
+
+    fn flush_block(&mut self) -> Result<(), DrafterFileError> {
+        if let Some((first_key, bytes)) = self.block.take() {
+            if self.index.len() as u64 >= MAX_BLOCKS {
+                let what = format!("more than {MAX_BLOCKS} blocks");
+                return Err(DrafterFileError::Unwritable { path: self.path.clone(), what });
+            }
+            self.index.push((first_key, checksum(&bytes)));
+            self.file.write_all(&bytes).map_err(DrafterFileError::io(&self.path))?;
+        }
+        Ok(())
+    }
+
+    /// The size it will have if nothing is added.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let n_blocks = self.index.len() as u64 + u64::from(self.block.first_key().is_some());
+        file_bytes(n_blocks)
+    }
+
+    /// Completes the file, makes it durable, and gives it its name, in place of an older one. Returns its bytes.
+    ///
+    /// # Errors
+    /// When the disk is full, or the file cannot be renamed.
+    pub fn finish(mut self) -> Result<u64, DrafterFileError> {
+        let bytes = self.complete()?;
+        let named = DrafterFileError::io(&self.path);
+        let file = self.file.into_inner().map_err(|error| named(error.into_error()))?;
+        file.as_file().sync_all().map_err(&named)?;
+        file.persist(&self.path).map_err(|error| named(error.error))?;
+        // The new name is durable when the folder is. Not every file system can do that; the file is complete anyway.
+        if let Ok(folder) = File::open(folder_of(&self.path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(bytes)
+    }
+
+    /// As [`DrafterWriter::finish`]; a file that would have more than `max_bytes` is pruned first. `go_on` is asked at
+    /// each row of that.
+    ///
+    /// # Errors
+    /// As [`DrafterWriter::finish`] and [`prune`].
+    pub fn finish_within(mut self, max_bytes: u64, go_on: impl FnMut() -> bool) -> Result<u64, DrafterFileError> {
+        if self.file_bytes() <= max_bytes {
+            return self.finish();
+        }
+        self.complete()?;
+        let whole = DrafterFile::open_any(self.file.get_ref().path())?;
+        prune(&whole, &self.path, max_bytes, go_on)
+    }
+
+    /// Writes what is left, the index and the header. Returns the size.
+    fn complete(&mut self) -> Result<u64, DrafterFileError> {
+        self.flush_block()?;
+        let keys = self.index.iter().map(|entry| entry.0.to_le_bytes());
+        let checksums = self.index.iter().map(|entry| entry.1.to_le_bytes());
+        let index: Vec<u8> = keys.chain(checksums).flatten().collect();
+        let header = Header {
+            vocabulary: self.vocabulary,
+            n_blocks: self.index.len() as u64,
+            index_checksum: checksum(&index),
+            totals: self.totals,
+        };
+        let mut write = || {
+            self.file.write_all(&index)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(&header.encode())?;
+            self.file.flush()
+        };
+        write().map_err(DrafterFileError::io(&self.path))?;
+        Ok(file_bytes(header.n_blocks))
+    }
+}
+
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Beside the file that it will become, and as readable as any other new file.
+fn temporary_file(path: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(Permissions::from_mode(0o666));
+    }
+    builder.prefix(".chaski-").tempfile_in(folder_of(path))
+}
