@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::align::AlignArgs;
 use crate::cli::drafter::DrafterArgs;
+use crate::cli::learn::LearnArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -39,6 +40,12 @@ pub enum Command {
     /// The model answers many prompts side by side; its tokens and what else it held possible become a base file.
     /// Ctrl-C keeps what is done, and the same command goes on.
     Align(AlignArgs),
+    /// Rule what is kept from normal use
+    ///
+    /// From what models generate, chaski learns to draft better; it keeps statistics of generated tokens, of bounded
+    /// size, in a private folder of this user. Prompts are not kept, and nothing leaves this machine.
+    /// CHASKI_LEARN=off turns it off for one run.
+    Learn(LearnArgs),
     /// Make, show and change drafter files: tri-grams that drafting starts from
     Drafter(DrafterArgs),
 }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod failure;
 pub mod input;
 pub mod interrupt;
+pub mod learn;
 pub mod output;
 pub mod run;
 
@@ -56,6 +57,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Drafter(args)) => drafter::drafter(&args),

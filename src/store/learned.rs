@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
-pub use switch::{LearnPolicy, Switch, policy, set_switch, switch};
+pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
 
 const MAGIC: &[u8; 15] = b"chaski learned\n";
 

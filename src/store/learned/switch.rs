@@ -60,11 +60,16 @@ pub enum LearnPolicy {
 /// Settings that cannot be read turn it off as well: the user may have said so in them.
 #[must_use]
 pub fn policy(folder: &Path, key: &LearnedKey, variable: Option<&str>, no_learn: bool) -> LearnPolicy {
-    let is_off = no_learn || variable.is_some_and(|value| matches!(value, "off" | "0" | "false" | "no"));
     match switch(folder) {
-        Ok(switch) if !is_off && switch.is_on(key) => LearnPolicy::On,
+        Ok(switch) if !no_learn && !is_off(variable) && switch.is_on(key) => LearnPolicy::On,
         _ => LearnPolicy::Off,
     }
+}
+
+/// Whether the value of `CHASKI_LEARN` turns learning off.
+#[must_use]
+pub fn is_off(variable: Option<&str>) -> bool {
+    variable.is_some_and(|value| matches!(value, "off" | "0" | "false" | "no"))
 }
 
 fn path(folder: &Path) -> PathBuf {
