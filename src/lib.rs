@@ -22,6 +22,7 @@ pub mod replay;
 pub mod stats;
 pub mod text;
 
+pub mod align;
 pub mod chat;
 pub mod gguf;
 pub mod store;

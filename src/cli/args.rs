@@ -8,6 +8,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::tune::TuneArgs;
+use crate::cli::align::AlignArgs;
+use crate::cli::drafter::DrafterArgs;
+use crate::cli::learn::LearnArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
@@ -43,6 +46,19 @@ pub enum Command {
     /// Once per model, in about a minute: flash attention, threads and the numbers of the KV cache, with a short and a
     /// long context. A quantized KV cache is measured but not chosen, unless --lossy-kv is given.
     Tune(TuneArgs),
+    /// Have a model write a base for its drafter
+    ///
+    /// The model answers many prompts side by side; its tokens and what else it held possible become a base file.
+    /// Ctrl-C keeps what is done, and the same command goes on.
+    Align(AlignArgs),
+    /// Rule what is kept from normal use
+    ///
+    /// From what models generate, chaski learns to draft better; it keeps statistics of generated tokens, of bounded
+    /// size, in a private folder of this user. Prompts are not kept, and nothing leaves this machine.
+    /// CHASKI_LEARN=off turns it off for one run.
+    Learn(LearnArgs),
+    /// Make, show and change drafter files: tri-grams that drafting starts from
+    Drafter(DrafterArgs),
 }
 
 /// Which model, and on what.
@@ -209,6 +225,7 @@ pub fn expand_short_flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<
             Some("-sys") if !is_rest => "--system-prompt".into(),
             Some("-tb") if !is_rest => "--threads-batch".into(),
             Some("-ngl") if !is_rest => "--n-gpu-layers".into(),
+            Some("-np") if !is_rest => "--parallel".into(),
             Some("-fa") if !is_rest => "--flash-attn".into(),
             Some("-ctk") if !is_rest => "--cache-type-k".into(),
             Some("-ctv") if !is_rest => "--cache-type-v".into(),

@@ -67,7 +67,8 @@ pub fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.
-pub(super) fn fingerprint(path: &Path) -> String {
+#[must_use]
+pub fn fingerprint(path: &Path) -> String {
     let mut start = Vec::new();
     let mut size = 0;
     if let Ok(file) = File::open(path) {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::gguf::GgufError;
 use crate::llama::worker;
+use crate::store::drafter_file::DrafterFileError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,12 @@ impl Failure {
         Failure::new("interrupted").with_code(ExitCode::Interrupted)
     }
 
+    /// What went wrong, without the hint.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Adds what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
@@ -111,6 +118,20 @@ impl fmt::Display for Failure {
 impl From<GgufError> for Failure {
     fn from(error: GgufError) -> Failure {
         let failure = Failure::new(error.to_string());
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<DrafterFileError> for Failure {
+    fn from(error: DrafterFileError) -> Failure {
+        let failure = match &error {
+            DrafterFileError::Interrupted => return Failure::interrupted(),
+            DrafterFileError::Io { path, source } => Failure::io(path, source),
+            _ => Failure::new(error.to_string()),
+        };
         match error.hint() {
             Some(hint) => failure.with_hint(hint),
             None => failure,

@@ -2,12 +2,15 @@
 //!
 //! stdout carries what a command makes; everything else goes to stderr. Commands return a [`Failure`], never exit.
 
+pub mod align;
 pub mod args;
 pub mod bench;
+pub mod drafter;
 pub mod engine;
 pub mod failure;
 pub mod input;
 pub mod interrupt;
+pub mod learn;
 pub mod output;
 pub mod replay;
 pub mod run;
@@ -57,9 +60,12 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Learn(args)) => learn::learn(&args),
+        Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Replay(args)) => replay::replay(&args),
         Some(Command::Tune(args)) => tune::tune(&args),
+        Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
         }

@@ -1,6 +1,8 @@
 //! What is written where: text to stdout, everything else to stderr.
 
+use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,6 +59,19 @@ pub fn write_stdout(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
 }
 
+/// Whether both paths lead to one file, through whatever links.
+#[must_use]
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    let identity = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    #[cfg(not(unix))]
+    let identity = |path: &Path| fs::canonicalize(path);
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+}
+
 /// `chaski --version`.
 ///
 /// # Errors
@@ -88,6 +103,9 @@ impl Bars {
             self.clear();
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(total).with_style(style).with_message(what);
+            // Where it begins says nothing of the pace.
+            bar.set_position(done);
+            bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(120));
             self.bar = Some((what, bar));
         }
@@ -108,6 +126,19 @@ impl Bars {
         self.show("reading the prompt", template, done as u64, total as u64);
     }
 
+    /// Bytes of text done, and in all; 0 where that is not known.
+    pub fn bytes(&mut self, what: &'static str, done: u64, total: u64) {
+        match total {
+            0 => self.show(what, "{spinner} {msg}: {bytes}", done, total),
+            _ => self.show(what, "{msg} {wide_bar} {bytes}/{total_bytes}, {eta} left", done, total),
+        }
+    }
+
+    /// A share of some work, in 0 ..= 1.
+    pub fn share(&mut self, what: &'static str, share: f64) {
+        self.show(what, "{msg} {wide_bar} {percent}%, {eta} left", (share * 1000.0) as u64, 1000);
+    }
+
     /// The cost curve is being measured.
     pub fn measuring(&mut self) {
         self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
@@ -125,6 +156,11 @@ impl Bars {
     /// Steps of a measurement done, and in all.
     pub fn steps(&mut self, done: usize, total: usize) {
         self.show("measuring", "{msg} {wide_bar} {pos}/{len}", done as u64, total as u64);
+    }
+
+    /// Tokens written, and wanted.
+    pub fn writing(&mut self, done: u64, total: u64) {
+        self.show("writing", "{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left", done, total);
     }
 
     /// Runs `write` while no bar is in its way.

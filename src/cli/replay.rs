@@ -160,8 +160,7 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
 }
 
 fn open_base(path: &Path) -> Result<Arc<dyn Base>, Failure> {
-    let file = DrafterFile::open_any(path).map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
-    Ok(Arc::new(file))
+    Ok(Arc::new(DrafterFile::open_any(path)?))
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

@@ -1,8 +1,11 @@
 //! The door to llama.cpp: nothing outside this folder names its bindings.
 //!
 //! - [`model`]: a loaded file, its vocabulary
+//! - [`tokenizer`]: a vocabulary alone
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
+//! - [`parallel`]: many texts side by side, and the thread that decodes them
+//! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
 //! - [`memory`]: how much of it there is
@@ -13,8 +16,11 @@
 pub mod logs;
 pub mod memory;
 pub mod model;
+pub mod parallel;
 pub mod sampler;
 pub mod session;
+pub mod thread;
+pub mod tokenizer;
 pub mod tune;
 pub mod worker;
 

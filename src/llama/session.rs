@@ -23,13 +23,13 @@ use crate::tune::{CacheType, Settings};
 pub use crate::tune::{FlashAttention, KvType};
 
 /// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
-const PREFILL_CHUNK: usize = 256;
+pub(super) const PREFILL_CHUNK: usize = 256;
 
 /// Tokens that [`Session::fill`] decodes.
 const FILL_CHUNK: usize = 64;
 
 /// llama.cpp pads a context to a multiple of this; asking for it makes the number shown the number used.
-const N_CTX_STEP: usize = 256;
+pub(super) const N_CTX_STEP: usize = 256;
 
 /// Settings of a context. All of them shape the cost curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +87,35 @@ struct Verified {
     seqs: Vec<Vec<i32>>,
 }
 
-fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
+/// What every context of ours has in common.
+pub(super) fn context_params(config: &SessionConfig, n_batch: usize, n_seqs: usize) -> LlamaContextParams {
+    let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let n_batch = u32::try_from(n_batch).expect("some hundreds");
+    LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(u32::try_from(config.n_ctx.next_multiple_of(N_CTX_STEP)).unwrap_or(u32::MAX)))
+        .with_n_batch(n_batch)
+        .with_n_ubatch(n_batch)
+        .with_n_seq_max(u32::try_from(n_seqs).expect("at most 256"))
+        .with_n_threads(n_threads(config.n_threads))
+        .with_n_threads_batch(n_threads(config.n_threads_batch))
+        .with_flash_attention_policy(match config.flash_attention {
+            FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        })
+        .with_type_k(cache_type(config.kv_type.k))
+        .with_type_v(cache_type(config.kv_type.v))
+        .with_no_perf(true)
+}
+
+pub(super) fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
     match logs::take_error() {
         Some(reason) => TargetError::Engine(format!("{what}: {error} ({reason})")),
         None => TargetError::Engine(format!("{what}: {error}")),
     }
 }
 
-fn position(n: usize) -> u32 {
+pub(super) fn position(n: usize) -> u32 {
     u32::try_from(n).expect("positions are below n_ctx, which is an u32")
 }
 
@@ -105,27 +126,11 @@ impl<'m> Session<'m> {
     /// When llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
         let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
-        let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let chunk = u32::try_from(PREFILL_CHUNK).expect("a small constant");
-        let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(u32::try_from(config.n_ctx.next_multiple_of(N_CTX_STEP)).unwrap_or(u32::MAX)))
-            .with_n_batch(chunk)
-            .with_n_ubatch(chunk)
-            .with_n_seq_max(u32::try_from(limits.max_leaves).expect("at most 32"))
-            .with_n_threads(n_threads(config.n_threads))
-            .with_n_threads_batch(n_threads(config.n_threads_batch))
-            .with_flash_attention_policy(match config.flash_attention {
-                FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
-                FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-                FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-            })
-            .with_type_k(cache_type(config.kv_type.k))
-            .with_type_v(cache_type(config.kv_type.v))
+        let params = context_params(config, PREFILL_CHUNK, limits.max_leaves)
             // Without one pool of cells for all sequences a tree has "no memory slot".
             .with_kv_unified(true)
             // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
-            .with_swa_full(true)
-            .with_no_perf(true);
+            .with_swa_full(true);
         let context = model.inner.new_context(&model.backend, params);
         let what = || format!("cannot make a context of {} positions", config.n_ctx);
         let context = context.map_err(|error| engine_error(&what(), &error))?;

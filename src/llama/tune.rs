@@ -12,7 +12,8 @@ use crate::chat::template::Segment;
 use crate::cost::{Clock as _, CostCurve, time_of};
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{Session, SessionConfig};
-use crate::llama::worker::{Event, Failure, Outbox, WallClock, load};
+use crate::llama::thread::Outbox;
+use crate::llama::worker::{Event, Failure, WallClock, load};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
@@ -60,7 +61,7 @@ type Samples = BTreeMap<usize, Vec<f64>>;
 ///
 /// # Errors
 /// When the model cannot be loaded or its default settings not be measured, or the user broke it off.
-pub(super) fn tune(config: &TuneConfig, outbox: &Outbox) -> Result<(), Failure> {
+pub(super) fn tune(config: &TuneConfig, outbox: &Outbox<Event>) -> Result<(), Failure> {
     let model = load(&config.model, outbox)?;
     if model.is_recurrent() {
         return Err(Failure::NothingToTune);
@@ -81,7 +82,7 @@ pub(super) fn tune(config: &TuneConfig, outbox: &Outbox) -> Result<(), Failure> 
 struct Tuner<'a> {
     model: &'a Model,
     config: &'a TuneConfig,
-    outbox: &'a Outbox,
+    outbox: &'a Outbox<Event>,
     clock: WallClock,
     filler: Token,
     n_long: usize,

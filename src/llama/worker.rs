@@ -1,17 +1,15 @@
 //! The engine's side of the conversation: a thread that owns the model, takes [`Job`]s and answers with [`Event`]s.
 //!
-//! It prints nothing and reads no arguments. Messages go through bounded channels, so that a reader that stalls makes it
-//! wait; a reader that is gone makes it stop.
+//! It prints nothing and reads no arguments.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, Sender, bounded, never};
+use crossbeam::channel::Receiver;
 use serde::Serialize;
 
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
@@ -24,6 +22,7 @@ use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::tune::{self, TuneConfig, Tuned};
 use crate::llama::worker::measure::{Measured, Task};
 use crate::replay::trace::{Recorder, Trace};
@@ -38,12 +37,6 @@ use crate::tune::{BySpan, Settings};
 
 pub mod forced;
 pub mod measure;
-
-/// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
-const STACK_BYTES: usize = 256 << 20;
-
-/// Events in flight before the worker waits for its reader.
-const N_EVENTS: usize = 256;
 
 /// An answer of fewer tokens does not earn what measuring the curve costs.
 const SHORT_ANSWER: usize = 32;
@@ -140,6 +133,15 @@ pub struct Loaded {
     pub guard: SpecialGuard,
 }
 
+impl Loaded {
+    /// What `model` knows.
+    #[must_use]
+    pub fn of(model: &Model) -> Loaded {
+        let (specials, all) = model.special_texts();
+        Loaded { specials, guard: SpecialGuard::new(all) }
+    }
+}
+
 /// What a worker tells.
 #[derive(Debug)]
 pub enum Event {
@@ -226,27 +228,10 @@ impl Failure {
     }
 }
 
-/// A running worker. Dropping it breaks off the job at hand and waits for the thread: llama.cpp's own clean-up at the
-/// end of the process must not meet a decode.
+/// A running worker. Dropping it breaks off the job at hand and waits for the thread.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: Sender<Task>,
-    events: Receiver<Event>,
-    interrupt: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.interrupt.store(true, Ordering::Relaxed);
-        // Closed channels: it finds no further job, and nobody to tell.
-        self.jobs = bounded(0).0;
-        self.events = never();
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed by its own thread.
-            let _ = thread.join();
-        }
-    }
+    thread: EngineThread<Task, Event>,
 }
 
 impl Worker {
@@ -268,55 +253,26 @@ impl Worker {
 
     fn start(
         interrupt: Arc<AtomicBool>,
-        work: impl FnOnce(&Receiver<Task>, &Outbox) -> Result<(), Failure> + Send + 'static,
+        work: impl FnOnce(&Receiver<Task>, &Outbox<Event>) -> Result<(), Failure> + Send + 'static,
     ) -> io::Result<Worker> {
-        let (jobs, job_queue) = bounded(1);
-        let (event_queue, events) = bounded(N_EVENTS);
-        let outbox = Outbox { events: event_queue, interrupt: interrupt.clone() };
-        let work = move || {
-            if let Err(failure) = work(&job_queue, &outbox) {
+        let work = move |jobs: &Receiver<Task>, outbox: &Outbox<Event>| {
+            if let Err(failure) = work(jobs, outbox) {
                 outbox.send(Event::Failed(failure));
             }
         };
-        let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(Worker { jobs, events, interrupt, thread: Some(thread) })
+        Ok(Worker { thread: EngineThread::spawn(1, interrupt, work)? })
     }
 
     /// Hands in a job or a measurement. Its events end with [`Event::Done`] or [`Event::Measured`], or with
     /// [`Event::Failed`].
     pub fn submit(&self, task: impl Into<Task>) {
-        // A worker that is gone has said why in its last event.
-        let _ = self.jobs.send(task.into());
+        self.thread.submit(task.into());
     }
 
     /// The next event; `None` when the worker is gone.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
-        self.events.recv().ok()
-    }
-}
-
-/// The worker's end of the conversation.
-#[derive(Clone)]
-pub(super) struct Outbox {
-    events: Sender<Event>,
-    interrupt: Arc<AtomicBool>,
-}
-
-impl Outbox {
-    /// A reader that is gone counts as an interrupt.
-    pub(super) fn send(&self, event: Event) {
-        if self.events.send(event).is_err() {
-            self.interrupt.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn go_on(&self) -> ControlFlow<()> {
-        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.thread.next_event()
     }
 }
 
@@ -334,7 +290,7 @@ fn unix_s() -> u64 {
 }
 
 /// Loads a model, telling how far it is.
-pub(super) fn load(config: &ModelConfig, outbox: &Outbox) -> Result<Model, LoadError> {
+pub(super) fn load(config: &ModelConfig, outbox: &Outbox<Event>) -> Result<Model, LoadError> {
     let loading = outbox.clone();
     Model::load(config, move |share| {
         loading.send(Event::Loading(share));
@@ -342,13 +298,12 @@ pub(super) fn load(config: &ModelConfig, outbox: &Outbox) -> Result<Model, LoadE
     })
 }
 
-fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox) -> Result<(), Failure> {
+fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) -> Result<(), Failure> {
     let model = load(&config.model, outbox)?;
     if model.is_recurrent() {
         outbox.send(Event::Notice(Notice::Recurrent));
     }
-    let (named, all) = model.special_texts();
-    outbox.send(Event::Loaded(Box::new(Loaded { specials: named, guard: SpecialGuard::new(all) })));
+    outbox.send(Event::Loaded(Box::new(Loaded::of(&model))));
     let mut engine = Engine {
         config,
         model: &model,
@@ -383,7 +338,7 @@ struct Engine<'a> {
     /// Where the curve is kept, as long as that works.
     curves: Option<(PathBuf, CurveKey)>,
     clock: WallClock,
-    outbox: &'a Outbox,
+    outbox: &'a Outbox<Event>,
 }
 
 impl<'a> Engine<'a> {
@@ -565,7 +520,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Sends the text of a token. Tells why it is the last one, if it is.
-fn emit(model: &Model, outbox: &Outbox, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
+fn emit(model: &Model, outbox: &Outbox<Event>, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
     if model.is_end(token) {
         return Some(StopType::Eos);
     }

@@ -117,6 +117,12 @@ pub struct CountedRows {
 }
 
 impl CountedRows {
+    /// How much has been handed out, in 0 ..= 1.
+    #[must_use]
+    pub fn share_done(&self) -> f64 {
+        self.merge.share_done()
+    }
+
     fn next_row(&mut self) -> io::Result<Option<BaseRow>> {
         if let Some(counts) = self.unigrams.take() {
             let counted = (0..).zip(counts).filter(|(_, count)| *count > 0.0);

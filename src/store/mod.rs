@@ -6,7 +6,10 @@ pub mod vocabulary;
 pub mod counter;
 pub mod drafter_file;
 
+pub mod align_log;
+
 pub mod curves;
+pub mod learned;
 pub mod tuned;
 
 use std::fs;

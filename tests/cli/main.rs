@@ -11,11 +11,13 @@ mod support;
 
 mod harness;
 
+mod align;
 mod answers;
 mod bench;
 mod cache;
 mod errors;
 mod help;
+mod learn;
 mod models;
 mod prompts;
 mod signals;

@@ -1,6 +1,6 @@
 //! The files that `bench` writes beside stdout: never over what it reads.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::bench::table::{Row, json_line};
 use crate::cli::failure::Failure;
+use crate::cli::output::is_same_file;
 
 /// The raw output, if one was asked for.
 #[derive(Debug)]
@@ -35,14 +36,3 @@ pub(super) fn create(path: &Path, flag: &str, inputs: &[&Path]) -> Result<File, 
     File::create(path).map_err(|error| Failure::io(path, &error))
 }
 
-/// Whether both paths lead to one file, through whatever links.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    let identity = |path: &Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-    };
-    #[cfg(not(unix))]
-    let identity = |path: &Path| fs::canonicalize(path);
-    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
-}

@@ -114,17 +114,22 @@ pub(super) struct Merge {
     heads: BinaryHeap<Reverse<(u64, usize)>>,
     /// The weight that goes with each head.
     weights: Vec<f32>,
+    n_done: u64,
+    n_in_all: u64,
 }
 
 impl Merge {
     fn new(files: Vec<File>, last: Vec<Entry>) -> io::Result<Merge> {
         let mut runs = Vec::with_capacity(files.len() + 1);
+        let mut n_in_all = last.len() as u64;
         for mut file in files {
+            n_in_all += file.metadata()?.len() / ENTRY_BYTES as u64;
             file.rewind()?;
             runs.push(Run::File(BufReader::with_capacity(BUFFER_BYTES, file)));
         }
         runs.push(Run::Memory(last.into_iter()));
-        let mut merge = Merge { heads: BinaryHeap::with_capacity(runs.len()), weights: vec![0.0; runs.len()], runs };
+        let (heads, weights) = (BinaryHeap::with_capacity(runs.len()), vec![0.0; runs.len()]);
+        let mut merge = Merge { runs, heads, weights, n_done: 0, n_in_all };
         (0..merge.runs.len()).try_for_each(|run| merge.advance(run))?;
         Ok(merge)
     }
@@ -137,6 +142,11 @@ impl Merge {
         Ok(())
     }
 
+    /// In 0 ..= 1.
+    pub(super) fn share_done(&self) -> f64 {
+        self.n_done as f64 / self.n_in_all.max(1) as f64
+    }
+
     /// The next key and its sum.
     pub(super) fn next_entry(&mut self) -> io::Result<Option<(u64, f64)>> {
         let Some(&Reverse((key, _))) = self.heads.peek() else { return Ok(None) };
@@ -144,6 +154,7 @@ impl Merge {
         while let Some(&Reverse((_, run))) = self.heads.peek().filter(|head| head.0.0 == key) {
             self.heads.pop();
             sum += f64::from(self.weights[run]);
+            self.n_done += 1;
             self.advance(run)?;
         }
         Ok(Some((key, sum)))

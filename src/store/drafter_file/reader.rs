@@ -121,7 +121,9 @@ impl DrafterFile {
         Rows { file: self, block: 0, row: 0 }
     }
 
-    pub(super) fn n_blocks(&self) -> usize {
+    /// Its blocks, each of which has a checksum.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
         self.states.len()
     }
 

@@ -398,8 +398,8 @@ fn speed() {
         bytes as f64 / n_trigrams as f64
     );
     let mut state = 1;
-    let contexts: Vec<&Context> =
-        (0..2_000_000).map(|_| &rows[random(&mut state) as usize % rows.len()].context).collect();
+    let contexts: Vec<Context> =
+        (0..2_000_000).map(|_| rows[random(&mut state) as usize % rows.len()].context).collect();
     let mut row = Vec::new();
     for round in ["first touch", "warm", "warm"] {
         let start = std::time::Instant::now();

@@ -11,6 +11,8 @@ use crate::store::drafter_file::block::{BLOCK_BYTES, BlockBuilder};
 use crate::store::drafter_file::codes::{share_code, total_code};
 use crate::store::drafter_file::error::DrafterFileError;
 use crate::store::drafter_file::header::{Header, MAX_BLOCKS, MAX_VOCAB, Totals, checksum, file_bytes};
+use crate::store::drafter_file::prune::prune;
+use crate::store::drafter_file::reader::DrafterFile;
 use crate::store::drafter_file::row::{BaseRow, Context};
 use crate::store::vocabulary::Vocabulary;
 
@@ -117,6 +119,34 @@ impl DrafterWriter {
     /// # Errors
     /// When the disk is full, or the file cannot be renamed.
     pub fn finish(mut self) -> Result<u64, DrafterFileError> {
+        let bytes = self.complete()?;
+        let named = DrafterFileError::io(&self.path);
+        let file = self.file.into_inner().map_err(|error| named(error.into_error()))?;
+        file.as_file().sync_all().map_err(&named)?;
+        file.persist(&self.path).map_err(|error| named(error.error))?;
+        // The new name is durable when the folder is. Not every file system can do that; the file is complete anyway.
+        if let Ok(folder) = File::open(folder_of(&self.path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(bytes)
+    }
+
+    /// As [`DrafterWriter::finish`]; a file that would have more than `max_bytes` is pruned first. `go_on` is asked at
+    /// each row of that.
+    ///
+    /// # Errors
+    /// As [`DrafterWriter::finish`] and [`prune`].
+    pub fn finish_within(mut self, max_bytes: u64, go_on: impl FnMut() -> bool) -> Result<u64, DrafterFileError> {
+        if self.file_bytes() <= max_bytes {
+            return self.finish();
+        }
+        self.complete()?;
+        let whole = DrafterFile::open_any(self.file.get_ref().path())?;
+        prune(&whole, &self.path, max_bytes, go_on)
+    }
+
+    /// Writes what is left, the index and the header. Returns the size.
+    fn complete(&mut self) -> Result<u64, DrafterFileError> {
         self.flush_block()?;
         let keys = self.index.iter().map(|entry| entry.0.to_le_bytes());
         let checksums = self.index.iter().map(|entry| entry.1.to_le_bytes());
@@ -127,17 +157,13 @@ impl DrafterWriter {
             index_checksum: checksum(&index),
             totals: self.totals,
         };
-        let named = DrafterFileError::io(&self.path);
-        self.file.write_all(&index).map_err(&named)?;
-        self.file.seek(SeekFrom::Start(0)).map_err(&named)?;
-        self.file.write_all(&header.encode()).map_err(&named)?;
-        let file = self.file.into_inner().map_err(|error| named(error.into_error()))?;
-        file.as_file().sync_all().map_err(&named)?;
-        file.persist(&self.path).map_err(|error| named(error.error))?;
-        // The new name is durable when the folder is. Not every file system can do that; the file is complete anyway.
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        let mut write = || {
+            self.file.write_all(&index)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(&header.encode())?;
+            self.file.flush()
+        };
+        write().map_err(DrafterFileError::io(&self.path))?;
         Ok(file_bytes(header.n_blocks))
     }
 }

@@ -1,0 +1,223 @@
+//! `chaski align`: the target answers many prompts, and what it says, and holds possible, becomes a drafter's base.
+//!
+//! Every token goes into a log beside the output, so that an interrupted run goes on where it was. Here prompts are
+//! picked and tokens are kept; decoding is the business of `llama::parallel`, the log of `store::align_log`.
+
+mod base;
+mod writing;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use clap::Args as ClapArgs;
+use serde::Deserialize;
+use twox_hash::XxHash3_64;
+
+use crate::align::prompts::{Dice, Prompts};
+use crate::cli::align::writing::{Feeder, Keeper, write};
+use crate::cli::args::EngineArgs;
+use crate::cli::drafter::{parse_size, refuse_overwrite};
+use crate::cli::engine::{fingerprint, open_model, worker_config};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
+use crate::llama::parallel::MAX_SLOTS;
+use crate::llama::parallel::worker::ParallelConfig;
+use crate::store::align_log::{AlignLog, LogError, LogKey, MAX_TOP};
+use crate::store::drafter_file::DrafterFile;
+use crate::store::vocabulary::Vocabulary;
+
+/// Positions of a text where nothing else is asked for: the longest shipped prompt and an answer.
+const DEFAULT_N_CTX: usize = 768;
+
+/// Most tokens of a base: what a day of a fast machine makes.
+const MAX_TOKENS: u64 = 1 << 32;
+
+/// Longest file of prompts.
+const MAX_PROMPTS_BYTES: u64 = 256 << 20;
+
+/// Arguments of `align`.
+#[derive(Debug, ClapArgs)]
+pub struct AlignArgs {
+    /// Base file to write; while it is made, there is a FILE.log beside it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Tokens the model writes in all, those of an interrupted run included
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub tokens: u64,
+
+    /// Prompts as JSON lines {"prompt"} [default: thousands of shipped ones, of 8 kinds]
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Most tokens of one answer
+    #[arg(short, long, value_name = "N", default_value_t = 320)]
+    pub n_predict: usize,
+
+    /// Size of the base file at most: what was seen least often is dropped
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
+    pub max_size: u64,
+
+    /// Keep the log, so that a later run with a larger --tokens goes on
+    #[arg(long)]
+    pub keep_log: bool,
+
+    /// -np: answers written at a time
+    #[arg(long, value_name = "N", default_value_t = 64, env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
+    pub parallel: usize,
+
+    /// Temperature of every fourth answer; the others always take the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temp: f32,
+
+    /// Seed of the order of the prompts and of the draws
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub seed: u32,
+
+    /// The model and the machine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
+    check(args)?;
+    let engine = worker_config(&args.engine)?;
+    let gguf = open_model(&args.engine.model)?;
+    let given = args.prompts.as_deref().map(read_prompts).transpose()?;
+    let log_path = log_path(&args.output);
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    check_output(args, &log_path)?;
+    let interrupt = interrupt::flag()?;
+    let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
+    if log.n_tokens() < args.tokens {
+        let n_ctx = args.engine.ctx_size.unwrap_or(DEFAULT_N_CTX);
+        let config = ParallelConfig { engine, n_slots: args.parallel, n_ctx, n_top: MAX_TOP };
+        let mut keeper = Keeper::new(&mut log);
+        let mut feeder = Feeder::new(args, texts(args.seed, given));
+        let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
+        // Also after a failure: it was written by the model, and a rerun goes on after it.
+        keeper.flush_all()?;
+        written.map_err(|failure| match failure.code {
+            ExitCode::Interrupted => {
+                let (n, all) = (log.n_tokens(), args.tokens);
+                failure
+                    .with_hint(format!("{n} of {all} tokens are in {}; the same command goes on", log_path.display()))
+            }
+            _ => failure,
+        })?;
+    }
+    if log.n_tokens() == 0 {
+        return Err(Failure::new("the model wrote nothing: no prompt fits").with_hint("a larger -c makes room"));
+    }
+    base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
+    if !args.keep_log {
+        fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;
+    }
+    Ok(ExitCode::Success)
+}
+
+/// The output may replace a drafter file, and nothing else.
+fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
+    let inputs = [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten();
+    refuse_overwrite(&args.output, inputs.clone())?;
+    refuse_overwrite(log, inputs)?;
+    if args.output.exists() {
+        DrafterFile::open_any(&args.output)?;
+    }
+    Ok(())
+}
+
+fn check(args: &AlignArgs) -> Result<(), Failure> {
+    if !(1..=MAX_TOKENS).contains(&args.tokens) {
+        return Err(Failure::usage(format!("--tokens must be from 1 to {MAX_TOKENS}, not {}", args.tokens)));
+    }
+    if !(1..=MAX_SLOTS).contains(&args.parallel) {
+        return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}, not {}", args.parallel)));
+    }
+    if args.n_predict == 0 {
+        return Err(Failure::usage("-n must be more than 0"));
+    }
+    if !(args.temp.is_finite() && args.temp >= 0.0) {
+        return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
+    }
+    Ok(())
+}
+
+fn log_path(output: &Path) -> PathBuf {
+    let mut name = OsString::from(output);
+    name.push(".log");
+    PathBuf::from(name)
+}
+
+/// What the texts depend on.
+fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
+    let hash = |prompts: &mut dyn Iterator<Item = String>| {
+        XxHash3_64::oneshot(prompts.collect::<Vec<String>>().join("\0").as_bytes())
+    };
+    let prompts = match given {
+        Some(prompts) => format!("{} given {:016x}", prompts.len(), hash(&mut prompts.iter().cloned())),
+        // The beginning stands for the table they are made from.
+        None => format!("shipped {:016x}", hash(&mut Prompts::new(0).take(1000).map(|prompt| prompt.text))),
+    };
+    let AlignArgs { n_predict, temp, seed, .. } = args;
+    LogKey {
+        model: fingerprint(&args.engine.model),
+        prompts,
+        settings: format!("-n {n_predict} --temp {temp} --seed {seed}"),
+    }
+}
+
+/// All prompts in their order.
+fn texts(seed: u32, given: Option<Vec<String>>) -> Box<dyn Iterator<Item = String>> {
+    match given {
+        None => Box::new(Prompts::new(u64::from(seed)).map(|prompt| prompt.text)),
+        Some(mut prompts) => {
+            let mut dice = Dice(u64::from(seed));
+            (1..prompts.len()).rev().for_each(|i| prompts.swap(i, dice.roll(i + 1)));
+            Box::new(prompts.into_iter())
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    prompt: String,
+}
+
+fn read_prompts(path: &Path) -> Result<Vec<String>, Failure> {
+    let io = |error| Failure::io(path, &error);
+    if fs::metadata(path).map_err(io)?.len() > MAX_PROMPTS_BYTES {
+        return Err(Failure::new(format!("{}: more than {} MiB", path.display(), MAX_PROMPTS_BYTES >> 20)));
+    }
+    let text = fs::read_to_string(path).map_err(io)?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let parsed = lines.map(|(number, line)| {
+        serde_json::from_str(line).map(|line: Line| line.prompt).map_err(|error| {
+            Failure::new(format!("{}:{number}: {error}", path.display())).with_hint(r#"a line is {"prompt": "..."}"#)
+        })
+    });
+    let prompts = parsed.collect::<Result<Vec<String>, Failure>>()?;
+    if prompts.is_empty() { Err(Failure::new(format!("{}: no prompts", path.display()))) } else { Ok(prompts) }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Failure {
+        let hint = match &error {
+            LogError::Io { .. } => None,
+            LogError::Foreign(_) => Some("give another -o, or move the file away"),
+            LogError::OtherKey { .. } => Some("give the arguments as before, another -o, or delete the log"),
+            LogError::Busy(_) => Some("wait for it, or give another -o"),
+        };
+        let failure = Failure::new(error.to_string());
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! From the log to a base file. Each position counts once, spread over what the model held possible there: a share in a
+//! row becomes the mean of the probabilities that the model gave.
+
+use std::io;
+use std::path::Path;
+
+use crate::cli::align::AlignArgs;
+use crate::cli::drafter::report;
+use crate::cli::failure::Failure;
+use crate::store::align_log::{self, Piece};
+use crate::store::counter::TrigramCounter;
+use crate::store::drafter_file::DrafterWriter;
+use crate::store::vocabulary::Vocabulary;
+use crate::token::Token;
+
+/// Memory for counting.
+const BUFFER_BYTES: usize = 256 << 20;
+
+/// Makes the base file. `go_on` is asked now and then.
+pub(super) fn build(
+    args: &AlignArgs,
+    log: &Path,
+    vocabulary: Vocabulary,
+    mut go_on: impl FnMut() -> bool,
+) -> Result<(), Failure> {
+    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let in_folder = |error: io::Error| Failure::io(folder, &error);
+    let mut writer = DrafterWriter::create(&args.output, vocabulary)?;
+    // One token more than there are stands for all that is not among the likeliest: rows are divided by all.
+    let rest = Token(i32::try_from(vocabulary.n_tokens).expect("at most 2^21"));
+    let mut counter = TrigramCounter::new(vocabulary.n_tokens + 1, folder, BUFFER_BYTES);
+    align_log::read(log, |piece| count(&mut counter, piece, rest))?;
+    for row in counter.finish().map_err(in_folder)? {
+        let mut row = row.map_err(in_folder)?;
+        if !go_on() {
+            return Err(Failure::interrupted());
+        }
+        row.successors.retain(|successor| successor.token != rest);
+        writer.push(&mut row)?;
+    }
+    writer.finish_within(args.max_size, go_on)?;
+    report(&args.output)
+}
+
+/// Counts every position of a piece with weight 1.
+fn count(counter: &mut TrigramCounter, piece: &Piece, rest: Token) -> io::Result<()> {
+    let mut text = piece.before.clone();
+    for said in &piece.said {
+        let context = &text[text.len().saturating_sub(2)..];
+        let mut left = 1.0;
+        for likely in said.top.iter().filter(|likely| likely.weight > 0.0) {
+            counter.add(context, likely.token, likely.weight)?;
+            left -= likely.weight;
+        }
+        if left > 0.0 {
+            counter.add(context, rest, left)?;
+        }
+        text.push(said.token);
+    }
+    Ok(())
+}

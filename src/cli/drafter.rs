@@ -1,0 +1,243 @@
+//! `chaski drafter`: makes, shows and changes drafter files.
+
+mod build;
+mod corpus;
+mod inspect;
+mod pieces;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
+use crate::cli::output::{Bars, is_same_file, stderr_line};
+use crate::store::drafter_file::{DrafterFile, DrafterWriter, merge, prune};
+
+/// Rows between two looks at the progress bar.
+const ROWS_PER_TICK: u64 = 4096;
+
+/// Arguments of `drafter`.
+#[derive(Debug, ClapArgs)]
+pub struct DrafterArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: DrafterCommand,
+}
+
+/// A command of `drafter`.
+#[derive(Debug, Subcommand)]
+pub enum DrafterCommand {
+    /// Make a drafter file from texts
+    ///
+    /// A TEXT is a file, a folder (all of it, but no hidden and no binary files), or - for stdin. Of a .jsonl file each
+    /// line is an object, and these fields are taken, each as a text of its own: "text", "prompt", "response", and the
+    /// "content" of each of "messages". Temporary files lie beside the output: up to 12 bytes for each byte of text.
+    Build(BuildArgs),
+    /// Tell what is in a drafter file, and check all of it
+    Inspect(InspectArgs),
+    /// Make one drafter file from several: counts are added
+    Merge(MergeArgs),
+    /// Make a smaller drafter file: what was seen least often is dropped
+    Prune(PruneArgs),
+}
+
+/// Arguments of `drafter build`.
+#[derive(Debug, ClapArgs)]
+pub struct BuildArgs {
+    /// GGUF file whose vocabulary is used; models with the same tokens share drafter files
+    #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
+    pub model: PathBuf,
+
+    /// The drafter file to make
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Drop what was seen less often than this
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub min_count: u32,
+
+    /// Size of the file at most: what was seen least often is dropped, as by prune
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    pub max_size: u64,
+
+    /// Files, folders, or - for stdin
+    #[arg(value_name = "TEXT", required = true)]
+    pub texts: Vec<PathBuf>,
+}
+
+/// Arguments of `drafter inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// The drafter file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// GGUF file: checks that the vocabulary is this model's, and shows the most frequent rows as text
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `drafter merge`.
+#[derive(Debug, ClapArgs)]
+pub struct MergeArgs {
+    /// The drafter file to make
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What the counts of each file are multiplied by [default: 1 for each]
+    #[arg(long, value_name = "X", value_delimiter = ',')]
+    pub weights: Vec<f32>,
+
+    /// Size of the file at most, as by prune [default: as it comes]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+
+    /// Drafter files of one vocabulary
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// Arguments of `drafter prune`.
+#[derive(Debug, ClapArgs)]
+pub struct PruneArgs {
+    /// Size of the new file at most: bytes, or with K, M or G (powers of 1024)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: u64,
+
+    /// The drafter file to make
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// The drafter file to read
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        DrafterCommand::Build(args) => build::build(args)?,
+        DrafterCommand::Inspect(args) => inspect::inspect(args)?,
+        DrafterCommand::Merge(args) => merge_files(args)?,
+        DrafterCommand::Prune(args) => prune_file(args)?,
+    }
+    Ok(ExitCode::Success)
+}
+
+fn merge_files(args: &MergeArgs) -> Result<(), Failure> {
+    if !args.weights.is_empty() && args.weights.len() != args.files.len() {
+        let (n, n_files) = (args.weights.len(), args.files.len());
+        return Err(Failure::usage(format!("{n} weights for {n_files} files"))
+            .with_hint("give one weight for each file, as in --weights 1,0.5"));
+    }
+    if let Some(weight) = args.weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+        return Err(Failure::usage(format!("a weight must be more than 0, not {weight}")));
+    }
+    refuse_overwrite(&args.output, args.files.iter().map(PathBuf::as_path))?;
+    let mut files = Vec::new();
+    for path in &args.files {
+        let file = DrafterFile::open_any(path)?;
+        file.check_vocabulary(&files.first().unwrap_or(&file).vocabulary())?;
+        files.push(file);
+    }
+    let weights = args.weights.iter().copied().chain(std::iter::repeat(1.0));
+    let inputs: Vec<(&DrafterFile, f32)> = files.iter().zip(weights).collect();
+    let n_rows: u64 = files.iter().flat_map(|file| file.totals().n_rows).sum();
+    let mut work = Work::begin("merging", n_rows)?;
+    let mut writer = DrafterWriter::create(&args.output, files[0].vocabulary())?;
+    for row in merge(&inputs) {
+        if !work.go_on() {
+            return Err(Failure::interrupted());
+        }
+        writer.push(&mut row?)?;
+    }
+    writer.finish_within(args.max_size.unwrap_or(u64::MAX), || work.go_on())?;
+    work.bars.clear();
+    report(&args.output)
+}
+
+fn prune_file(args: &PruneArgs) -> Result<(), Failure> {
+    refuse_overwrite(&args.output, [args.file.as_path()])?;
+    let file = DrafterFile::open_any(&args.file)?;
+    let mut work = Work::begin("pruning", 2 * file.totals().n_rows.iter().sum::<u64>())?;
+    prune(&file, &args.output, args.max_size, || work.go_on())?;
+    work.bars.clear();
+    report(&args.output)
+}
+
+/// A walk over rows that the user watches and may interrupt.
+struct Work {
+    what: &'static str,
+    bars: Bars,
+    interrupt: Arc<AtomicBool>,
+    n_done: u64,
+    n_in_all: u64,
+}
+
+impl Work {
+    fn begin(what: &'static str, n_in_all: u64) -> Result<Work, Failure> {
+        Ok(Work { what, bars: Bars::default(), interrupt: interrupt::flag()?, n_done: 0, n_in_all })
+    }
+
+    /// One row more; false when interrupted.
+    fn go_on(&mut self) -> bool {
+        self.n_done += 1;
+        if self.n_done.is_multiple_of(ROWS_PER_TICK) {
+            self.bars.share(self.what, (self.n_done as f64 / self.n_in_all.max(1) as f64).min(1.0));
+        }
+        !self.interrupt.load(Ordering::Relaxed)
+    }
+}
+
+/// Tells what was made.
+pub(super) fn report(path: &Path) -> Result<(), Failure> {
+    let file = DrafterFile::open_any(path)?;
+    let [_, n_bigrams, n_trigrams] = file.totals().n_successors;
+    let n_bytes = file.file_bytes();
+    stderr_line(&format!("{}: {n_trigrams} tri-grams, {n_bigrams} bi-grams, {n_bytes} bytes", path.display()));
+    Ok(())
+}
+
+/// What is made must not destroy what it is made of.
+pub(super) fn refuse_overwrite<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    match inputs.into_iter().find(|input| is_same_file(output, input)) {
+        Some(input) => Err(Failure::usage(format!("{}: this would overwrite what is read", input.display()))
+            .with_hint("-o takes a file of its own")),
+        None => Ok(()),
+    }
+}
+
+/// A number of bytes, or of K, M or G.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "expected bytes, or a number with K, M or G, as in 64M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        assert_eq!(["7", "2K", "3m", "1G"].map(parse_size), [Ok(7), Ok(2048), Ok(3 << 20), Ok(1 << 30)]);
+        for wrong in ["", "M", "-1", "1.5M", "20000000000G", "5T", "ß"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

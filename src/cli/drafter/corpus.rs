@@ -1,0 +1,169 @@
+//! The texts of `drafter build`: which files there are, and what is read of each.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _};
+use std::path::{Path, PathBuf};
+
+use crate::cli::drafter::pieces::{PieceError, each_piece, json_texts};
+use crate::cli::failure::Failure;
+
+/// A zero byte among so many first ones tells a binary file, as for git and grep.
+const N_SNIFFED: u64 = 8000;
+
+/// Longest line of JSON.
+const MAX_LINE_BYTES: u64 = 64 << 20;
+
+/// Deepest folder, and most files: more is a mistake such as `/`.
+const MAX_DEPTH: usize = 64;
+const MAX_FILES: usize = 1_000_000;
+
+/// A file to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TextFile {
+    /// `-` is stdin.
+    pub(super) path: PathBuf,
+    pub(super) n_bytes: u64,
+    /// Named by the user, and not found in a folder: it must be readable.
+    pub(super) is_named: bool,
+}
+
+/// What becomes of the text.
+pub(super) trait Taker {
+    /// The next piece of text; `is_new` begins another text.
+    fn take(&mut self, piece: &str, is_new: bool) -> Result<(), Failure>;
+
+    /// This many bytes have been read.
+    fn advance(&mut self, n_bytes: u64);
+}
+
+/// All files, those of a folder in the order of their names.
+pub(super) fn list(texts: &[PathBuf]) -> Result<Vec<TextFile>, Failure> {
+    let mut files = Vec::new();
+    for path in texts {
+        if path == Path::new("-") {
+            files.push(TextFile { path: path.clone(), n_bytes: 0, is_named: true });
+            continue;
+        }
+        let metadata = fs::metadata(path)
+            .map_err(|error| Failure::io(path, &error).with_hint("a TEXT is a file, a folder, or - for stdin"))?;
+        if metadata.is_dir() {
+            walk(path, 0, &mut files)?;
+        } else {
+            files.push(TextFile { path: path.clone(), n_bytes: metadata.len(), is_named: true });
+        }
+    }
+    Ok(files)
+}
+
+/// Links are not followed: they may lead in a circle, or out of the folder.
+fn walk(folder: &Path, depth: usize, files: &mut Vec<TextFile>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io(folder, &error);
+    let mut entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        let kind = entry.file_type().map_err(failed)?;
+        if kind.is_dir() && depth < MAX_DEPTH {
+            walk(&entry.path(), depth + 1, files)?;
+        } else if kind.is_file() {
+            let n_bytes = entry.metadata().map_err(failed)?.len();
+            files.push(TextFile { path: entry.path(), n_bytes, is_named: false });
+        }
+        if files.len() > MAX_FILES {
+            return Err(Failure::new(format!("{}: more than {MAX_FILES} files", folder.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file. What is wrong with one that was found in a folder is returned; the rest of that file is left out.
+pub(super) fn read(file: &TextFile, taker: &mut impl Taker) -> Result<Option<Failure>, Failure> {
+    let read = if file.path == Path::new("-") {
+        read_text(&file.path, io::stdin().lock(), taker)
+    } else {
+        read_file(&file.path, taker)
+    };
+    match read {
+        Ok(()) => Ok(None),
+        Err(Unread::Source(failure)) if !file.is_named => Ok(Some(failure)),
+        Err(Unread::Source(failure) | Unread::Taker(failure)) => Err(failure),
+    }
+}
+
+/// Whose failure it is.
+enum Unread {
+    Source(Failure),
+    Taker(Failure),
+}
+
+fn read_file(path: &Path, taker: &mut impl Taker) -> Result<(), Unread> {
+    let failed = |error: io::Error| Unread::Source(Failure::io(path, &error));
+    let mut file = File::open(path).map_err(failed)?;
+    let mut start = Vec::new();
+    file.by_ref().take(N_SNIFFED).read_to_end(&mut start).map_err(failed)?;
+    if start.contains(&0) {
+        let failure = Failure::new(format!("{}: a binary file", path.display()));
+        return Err(Unread::Source(failure.with_hint("a TEXT is UTF-8")));
+    }
+    if file.rewind().is_ok() {
+        start.clear();
+    }
+    // What cannot be rewound, such as a pipe, goes on after its start.
+    let source = start.chain(file);
+    if path.extension().is_some_and(|extension| extension == "jsonl") {
+        read_json_lines(path, BufReader::new(source), taker)
+    } else {
+        read_text(path, source, taker)
+    }
+}
+
+fn read_text(path: &Path, source: impl Read, taker: &mut impl Taker) -> Result<(), Unread> {
+    let mut is_new = true;
+    let read = each_piece(source, |piece| {
+        taker.take(piece, std::mem::take(&mut is_new))?;
+        taker.advance(piece.len() as u64);
+        Ok(())
+    });
+    read.map_err(|error| match error {
+        PieceError::Taker(failure) => Unread::Taker(failure),
+        PieceError::Io(error) => Unread::Source(Failure::io(path, &error)),
+        PieceError::NotText(at) => Unread::Source(
+            Failure::new(format!("{}: not UTF-8 at byte {at}", path.display()))
+                .with_hint("convert it, as in: iconv -f latin1 -t utf-8"),
+        ),
+    })
+}
+
+fn read_json_lines(path: &Path, mut source: impl io::BufRead, taker: &mut impl Taker) -> Result<(), Unread> {
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        let wrong = |what: String| {
+            let failure = Failure::new(format!("{}:{number}: {what}", path.display()));
+            Unread::Source(failure.with_hint(r#"a line is {"text": "..."} or {"prompt": "...", "response": "..."}"#))
+        };
+        line.clear();
+        let n = source
+            .by_ref()
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| wrong(error.to_string()))?;
+        match n as u64 {
+            0 => return Ok(()),
+            MAX_LINE_BYTES if line.last() != Some(&b'\n') => {
+                return Err(wrong(format!("a line of more than {} MiB", MAX_LINE_BYTES >> 20)));
+            }
+            _ => {}
+        }
+        if !line.trim_ascii().is_empty() {
+            for text in json_texts(&line).map_err(wrong)? {
+                let mut is_new = true;
+                let taken = each_piece(text.as_bytes(), |piece| taker.take(piece, std::mem::take(&mut is_new)));
+                // Strings are read from memory, and are UTF-8.
+                if let Err(PieceError::Taker(failure)) = taken {
+                    return Err(Unread::Taker(failure));
+                }
+            }
+        }
+        taker.advance(n as u64);
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! `chaski learn`: what is kept from normal use, and whether.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args as ClapArgs, Subcommand};
+use etcetera::BaseStrategy as _;
+use serde::Serialize;
+
+use crate::cli::engine::{fingerprint, open_model};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::{stderr_line, write_stdout};
+use crate::gguf::Gguf;
+use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey, Switch};
+use crate::store::vocabulary::Vocabulary;
+use crate::text::sanitize_for_terminal;
+
+/// Turns learning off for one run.
+const VARIABLE: &str = "CHASKI_LEARN";
+
+/// What is kept, for people.
+const WHAT: &str = "kept: statistics of tokens that models generated here, of bounded size, to draft better next time.
+never kept: prompts, files and whole answers. Nothing leaves this machine.";
+
+/// Arguments of `learn`.
+#[derive(Debug, ClapArgs)]
+pub struct LearnArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: LearnCommand,
+}
+
+/// A command of `learn`.
+#[derive(Debug, Subcommand)]
+pub enum LearnCommand {
+    /// Learn from now on, for all models or for one
+    On(SwitchArgs),
+    /// Learn nothing, and use nothing learned, for all models or for one; what was kept stays until it is forgotten
+    Off(SwitchArgs),
+    /// Tell what is kept, where, and whether learning is on
+    Status(StatusArgs),
+    /// Delete what was learned
+    Forget(ForgetArgs),
+}
+
+/// Arguments of `learn on` and `learn off`.
+#[derive(Debug, ClapArgs)]
+pub struct SwitchArgs {
+    /// GGUF file: for this model only [default: for all]
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+}
+
+/// Arguments of `learn status`.
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `learn forget`.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct ForgetArgs {
+    /// GGUF file: what was learned of this model
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+
+    /// What was learned of every model
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
+    let folder = folder().ok_or_else(|| Failure::new("this user has no data folder").with_hint("set XDG_DATA_HOME"))?;
+    match &args.command {
+        LearnCommand::On(args) => set(&folder, args, true)?,
+        LearnCommand::Off(args) => set(&folder, args, false)?,
+        LearnCommand::Status(args) => status(&folder, args)?,
+        LearnCommand::Forget(args) => forget(&folder, args)?,
+    }
+    Ok(ExitCode::Success)
+}
+
+/// Where learned state is kept; `None` where the system tells no data folder.
+#[must_use]
+pub fn folder() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.data_dir().join("chaski").join("learned"))
+}
+
+/// Whose learned state a model's is; `None` for a file without a vocabulary.
+#[must_use]
+pub fn learned_key(gguf: &Gguf) -> Option<LearnedKey> {
+    Some(LearnedKey { model: fingerprint(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash })
+}
+
+/// What a run may do: `CHASKI_LEARN`, a flag of the run, and what the user set. Settings that cannot be read are told.
+#[must_use]
+pub fn policy(folder: &Path, key: &LearnedKey, no_learn: bool) -> LearnPolicy {
+    if let Err(error) = learned::switch(folder) {
+        stderr_line(&format!("notice: nothing is learned: {error}; hint: chaski learn on, or chaski learn off"));
+    }
+    learned::policy(folder, key, std::env::var(VARIABLE).ok().as_deref(), no_learn)
+}
+
+fn key_of(model: &Path) -> Result<LearnedKey, Failure> {
+    let gguf = open_model(model)?;
+    learned_key(&gguf).ok_or_else(|| Failure::new(format!("{}: the model has no vocabulary", model.display())))
+}
+
+fn set(folder: &Path, args: &SwitchArgs, is_on: bool) -> Result<(), Failure> {
+    let key = args.model.as_deref().map(key_of).transpose()?;
+    learned::set_switch(folder, key.as_ref(), is_on)?;
+    let whom = args.model.as_ref().map_or_else(|| "all models".to_owned(), |path| path.display().to_string());
+    stderr_line(&format!("learning is {} for {whom}", word(is_on)));
+    if !is_on {
+        stderr_line("what was learned before stays until: chaski learn forget");
+    }
+    Ok(())
+}
+
+fn forget(folder: &Path, args: &ForgetArgs) -> Result<(), Failure> {
+    let key = args.model.as_deref().map(key_of).transpose()?;
+    let known = learned::list(folder)?;
+    let forgotten = learned::forget(folder, key.as_ref())?;
+    for path in &forgotten {
+        let name = known.iter().find(|entry| entry.path == *path).map_or("a model", Entry::model_name);
+        stderr_line(&format!("forgotten: {} ({})", sanitize_for_terminal(name), path.display()));
+    }
+    if forgotten.is_empty() {
+        stderr_line("there was nothing to forget");
+    }
+    Ok(())
+}
+
+fn word(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    learning: bool,
+    folder: &'a Path,
+    models: Vec<ModelStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct ModelStatus<'a> {
+    /// File name; null where the state cannot be read.
+    model: Option<&'a str>,
+    learning: bool,
+    file: &'a Path,
+    bytes: u64,
+    written_unix_s: Option<u64>,
+}
+
+impl Entry {
+    fn model_name(&self) -> &str {
+        // A fingerprint is a name, a size and a hash.
+        let name = |key: &'_ LearnedKey| key.model.rsplitn(3, ' ').nth(2).map(str::len);
+        match &self.key {
+            Some(key) => &key.model[..name(key).unwrap_or(key.model.len())],
+            None => "unreadable",
+        }
+    }
+}
+
+fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
+    let switch = learned::switch(folder)?;
+    let variable = std::env::var(VARIABLE).ok();
+    let is_off_by_variable = learned::is_off(variable.as_deref());
+    let entries = learned::list(folder)?;
+    let models: Vec<ModelStatus<'_>> = entries.iter().map(|entry| model_status(entry, &switch)).collect();
+    let learning = switch.all.unwrap_or(true) && !is_off_by_variable;
+    if args.json {
+        let status = Status { learning, folder, models };
+        let json = serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))?;
+        return write_stdout(&(json + "\n"));
+    }
+    let why = if is_off_by_variable { format!(" ({VARIABLE} is set)") } else { String::new() };
+    let mut text = format!("learning: {}{why}\nfolder: {}\n{WHAT}\n", word(learning), folder.display());
+    for (status, entry) in models.iter().zip(&entries) {
+        let ago = entry.written.and_then(|time| SystemTime::now().duration_since(time).ok());
+        let ago = ago.map_or_else(|| "at an unknown time".to_owned(), |ago| format!("{} h ago", ago.as_secs() / 3600));
+        let (name, state) = (sanitize_for_terminal(entry.model_name()), word(status.learning));
+        text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", status.bytes, status.file.display());
+    }
+    if models.is_empty() {
+        text += "nothing is kept so far\n";
+    }
+    write_stdout(&text)
+}
+
+fn model_status<'a>(entry: &'a Entry, switch: &Switch) -> ModelStatus<'a> {
+    let since_epoch = entry.written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    ModelStatus {
+        model: entry.key.as_ref().map(|_| entry.model_name()),
+        learning: entry.key.as_ref().map_or(switch.all.unwrap_or(true), |key| switch.is_on(key)),
+        file: &entry.path,
+        bytes: entry.n_bytes,
+        written_unix_s: since_epoch.map(|time| time.as_secs()),
+    }
+}
+
+impl From<LearnedError> for Failure {
+    fn from(error: LearnedError) -> Failure {
+        let failure = Failure::new(error.to_string());
+        match error {
+            LearnedError::Damaged(path) if path.extension().is_some_and(|end| end == "json") => {
+                failure.with_hint("chaski learn on, or chaski learn off, writes the settings anew")
+            }
+            _ => failure,
+        }
+    }
+}

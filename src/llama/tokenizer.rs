@@ -1,0 +1,65 @@
+//! A model's vocabulary without its weights: text to tokens and back.
+//!
+//! It is a type of its own, because a context of a model without weights would end the process.
+
+use std::io;
+use std::path::Path;
+use std::thread;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+
+use crate::llama::logs;
+use crate::llama::model::{LoadError, Model};
+use crate::llama::thread::STACK_BYTES;
+use crate::token::Token;
+
+/// A vocabulary, and what splits text into its tokens.
+#[derive(Debug)]
+pub struct Tokenizer(Model);
+
+impl Tokenizer {
+    /// Loads the vocabulary of a file that passed `gguf::Gguf::check`.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses the file.
+    pub fn load(path: &Path) -> Result<Tokenizer, LoadError> {
+        let refused = |reason: String| LoadError::Refused { path: path.to_owned(), reason };
+        let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
+        let params = LlamaModelParams::default().with_vocab_only(true);
+        // An error logged before is not about this file.
+        let _ = logs::take_error();
+        match LlamaModel::load_from_file(&backend, path, &params) {
+            Ok(inner) => Ok(Tokenizer(Model { inner, backend })),
+            Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
+        }
+    }
+
+    /// The tokens of a piece of text: no token that begins a text is added, no special token is parsed.
+    ///
+    /// Some tokenizers recurse over long unbroken runs: call this within [`on_large_stack`].
+    #[must_use]
+    pub fn tokenize(&self, text: &str) -> Vec<Token> {
+        let tokens = self.0.inner.vocab().tokenize(text.as_bytes(), false, false);
+        tokens.into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    /// What tokens spell; what is not UTF-8 is replaced.
+    #[must_use]
+    pub fn text(&self, tokens: &[Token]) -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.0.bytes(token)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Does `work` on a thread with the stack that tokenizers may need.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}

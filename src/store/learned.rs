@@ -1,0 +1,299 @@
+//! What drafting learned from normal use, kept between runs: an envelope around bytes whose meaning is another's business.
+//! One private file per model; and [`policy`], the one place that says whether anything is kept at all.
+//!
+//! ```text
+//! magic "chaski learned\n"  version u32  key length u32  payload length u64  XXH3-64 u64 of all else  key  payload
+//! ```
+//!
+//! A file is written aside and renamed: readers never wait, and never see half of one. Writers take turns; one that has to
+//! wait for long gives up, since what it learned is worth less than its user's time.
+
+mod switch;
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
+
+const MAGIC: &[u8; 15] = b"chaski learned\n";
+
+const VERSION: u32 = 1;
+
+/// Magic, version, two lengths, and the sum.
+const HEAD_BYTES: usize = MAGIC.len() + 4 + 4 + 8 + 8;
+
+/// Longest payload: a drafter's memory is bounded, and this is well above it.
+pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
+
+/// Longest key, as JSON.
+const MAX_KEY_BYTES: usize = 64 << 10;
+
+/// Longest wait for another process that writes the same file.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Ends of file names.
+const EXTENSION: &str = "learned";
+const LOCK_EXTENSION: &str = "lock";
+
+/// Whose knowledge it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedKey {
+    /// File name, size, and a hash of the header.
+    pub model: String,
+    /// The hash of its vocabulary.
+    pub vocabulary: u64,
+}
+
+impl LearnedKey {
+    /// What the key's files are called, without an extension.
+    fn stem(&self) -> String {
+        let json = serde_json::to_vec(self).expect("a string and a number");
+        format!("{:016x}", XxHash3_64::oneshot(&json))
+    }
+
+    /// The file of this key.
+    #[must_use]
+    pub fn path(&self, folder: &Path) -> PathBuf {
+        folder.join(self.stem()).with_extension(EXTENSION)
+    }
+
+    fn lock_path(&self, folder: &Path) -> PathBuf {
+        folder.join(self.stem()).with_extension(LOCK_EXTENSION)
+    }
+}
+
+/// Why nothing could be read or kept. The caller says so, and goes on without.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnedError {
+    /// The file or the folder failed.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Not as it was written.
+    #[error("{0}: damaged, or not a file of learned state")]
+    Damaged(PathBuf),
+    /// Of a later chaski.
+    #[error("{path}: version {version}, but this chaski knows version {VERSION}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// Another model's.
+    #[error("{0}: of another model")]
+    Foreign(PathBuf),
+    /// More than may be kept.
+    #[error("{n_bytes} bytes of learned state, but {MAX_PAYLOAD_BYTES} is the limit")]
+    TooLong {
+        /// Bytes given.
+        n_bytes: usize,
+    },
+}
+
+/// What came of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// It is on the disk.
+    Kept,
+    /// Another process was writing for too long: nothing was changed.
+    Skipped,
+}
+
+/// What was kept for `key`; `None` where nothing was.
+///
+/// # Errors
+/// When there is something that cannot be used.
+pub fn load(folder: &Path, key: &LearnedKey) -> Result<Option<Vec<u8>>, LearnedError> {
+    let path = key.path(folder);
+    let Some((found, payload)) = read(&path)? else { return Ok(None) };
+    if found == *key { Ok(Some(payload)) } else { Err(LearnedError::Foreign(path)) }
+}
+
+/// Replaces what is kept for `key` by what `change` makes of it. `change` is given what is on the disk now (nothing, where
+/// that cannot be used), and no other process changes it meanwhile.
+///
+/// # Errors
+/// When the folder cannot be made or written to, or the new payload is too long: the old one stays.
+pub fn update(
+    folder: &Path,
+    key: &LearnedKey,
+    change: impl FnOnce(Option<Vec<u8>>) -> Vec<u8>,
+) -> Result<Updated, LearnedError> {
+    make_private_folder(folder)?;
+    let Some(_lock) = lock(&key.lock_path(folder), PATIENCE)? else { return Ok(Updated::Skipped) };
+    let old = match load(folder, key) {
+        Ok(old) => old,
+        // A file of a later version is not ours to replace.
+        Err(error @ (LearnedError::Newer { .. } | LearnedError::Io { .. })) => return Err(error),
+        Err(_) => None,
+    };
+    let payload = change(old);
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(LearnedError::TooLong { n_bytes: payload.len() });
+    }
+    replace(folder, &key.path(folder), &seal(key, &payload))?;
+    Ok(Updated::Kept)
+}
+
+/// A file of learned state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose it is; `None` where it cannot be read.
+    pub key: Option<LearnedKey>,
+    /// Its size.
+    pub n_bytes: u64,
+    /// When it was written, where the file system tells.
+    pub written: Option<SystemTime>,
+}
+
+/// All files of learned state, by name.
+///
+/// # Errors
+/// When the folder cannot be read. One that is not there has none.
+pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
+    let mut entries = Vec::new();
+    for path in files(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == EXTENSION)) {
+        // Gone since the folder was read: another process forgets.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let key = read(&path).ok().flatten().map(|(key, _)| key);
+        entries.push(Entry { path, key, n_bytes: metadata.len(), written: metadata.modified().ok() });
+    }
+    Ok(entries)
+}
+
+/// Deletes what is kept for `key`, or all of it. Tells which files of learned state are gone.
+///
+/// # Errors
+/// When one cannot be deleted.
+pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, LearnedError> {
+    let mut forgotten = Vec::new();
+    for path in files(folder)? {
+        let of_whom = |end: &str| path.extension().is_some_and(|found| found == end);
+        let is_meant = key.is_none_or(|key| path == key.path(folder));
+        if !of_whom(EXTENSION) || !is_meant {
+            continue;
+        }
+        // A writer that is at work would bring it back.
+        let _lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE)?;
+        match fs::remove_file(&path) {
+            Ok(()) => forgotten.push(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(LearnedError::Io { path, error }),
+        }
+    }
+    Ok(forgotten)
+}
+
+/// The files in the folder, sorted; none where there is no folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, LearnedError> {
+    let io = |error| LearnedError::Io { path: folder.to_owned(), error };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let mut paths =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<PathBuf>>>().map_err(io)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn seal(key: &LearnedKey, payload: &[u8]) -> Vec<u8> {
+    let key = serde_json::to_vec(key).expect("a string and a number");
+    let n_key = u32::try_from(key.len()).expect("a file name and some numbers");
+    let lengths = [&n_key.to_le_bytes()[..], &(payload.len() as u64).to_le_bytes()].concat();
+    let start = [&MAGIC[..], &VERSION.to_le_bytes(), &lengths].concat();
+    let sum = XxHash3_64::oneshot(&[&start[..], &key, payload].concat());
+    [&start[..], &sum.to_le_bytes(), &key, payload].concat()
+}
+
+/// `None` where there is no file.
+fn read(path: &Path) -> Result<Option<(LearnedKey, Vec<u8>)>, LearnedError> {
+    let io = |error| LearnedError::Io { path: path.to_owned(), error };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    let mut bytes = Vec::new();
+    let longest = (HEAD_BYTES + MAX_KEY_BYTES + MAX_PAYLOAD_BYTES) as u64;
+    file.take(longest + 1).read_to_end(&mut bytes).map_err(io)?;
+    open_envelope(&bytes, path).map(Some)
+}
+
+fn open_envelope(bytes: &[u8], path: &Path) -> Result<(LearnedKey, Vec<u8>), LearnedError> {
+    let damaged = || LearnedError::Damaged(path.to_owned());
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;
+    let (version, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+    match u32::from_le_bytes(*version) {
+        VERSION => {}
+        version if version > VERSION => return Err(LearnedError::Newer { path: path.to_owned(), version }),
+        _ => return Err(damaged()),
+    }
+    let (n_key, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+    let (n_payload, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+    let (sum, body) = rest.split_first_chunk().ok_or_else(damaged)?;
+    let (n_key, n_payload) = (u32::from_le_bytes(*n_key) as usize, u64::from_le_bytes(*n_payload));
+    if n_key > MAX_KEY_BYTES || n_payload > MAX_PAYLOAD_BYTES as u64 || (n_key as u64 + n_payload) != body.len() as u64
+    {
+        return Err(damaged());
+    }
+    let start = &bytes[..HEAD_BYTES - 8];
+    if XxHash3_64::oneshot(&[start, body].concat()) != u64::from_le_bytes(*sum) {
+        return Err(damaged());
+    }
+    let (key, payload) = body.split_at(n_key);
+    let key = serde_json::from_slice(key).map_err(|_| damaged())?;
+    Ok((key, payload.to_vec()))
+}
+
+fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|error| LearnedError::Io { path: folder.to_owned(), error })
+}
+
+/// Written aside, for the owner only, then renamed.
+fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
+    let io = |error| LearnedError::Io { path: path.to_owned(), error };
+    // Temporary files are private (0600) on Unix.
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    Ok(())
+}
+
+/// Holds a lock until it is dropped; `None` where another process holds it for longer than `patience`.
+fn lock(path: &Path, patience: Duration) -> Result<Option<File>, LearnedError> {
+    let io = |error| LearnedError::Io { path: path.to_owned(), error };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(io)?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Whether anything is learned: a flag and a variable of one run, then what the user set for a model, then for all.
+//! Without a word learning is on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{LearnedError, LearnedKey, lock, make_private_folder, replace};
+
+/// Longest wait for another process that sets a switch.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest file of switches.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What the user set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// For all models; `None` is on.
+    #[serde(default)]
+    pub all: Option<bool>,
+    /// For single models, by the names of their files (without an extension).
+    #[serde(default)]
+    pub models: BTreeMap<String, bool>,
+}
+
+impl Switch {
+    /// Whether learning is on for `key`.
+    #[must_use]
+    pub fn is_on(&self, key: &LearnedKey) -> bool {
+        self.models.get(&key.stem()).copied().or(self.all).unwrap_or(true)
+    }
+
+    /// For one model, or for all: then what was set for single ones is forgotten.
+    pub fn set(&mut self, key: Option<&LearnedKey>, is_on: bool) {
+        match key {
+            Some(key) => {
+                self.models.insert(key.stem(), is_on);
+            }
+            None => *self = Switch { all: Some(is_on), models: BTreeMap::new() },
+        }
+    }
+}
+
+/// What one run may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnPolicy {
+    /// Begin with what was learned, and keep what is learned now.
+    On,
+    /// Neither.
+    Off,
+}
+
+/// What a run for `key` may do. `variable` is `CHASKI_LEARN`, and `no_learn` a flag of the run; either turns learning off.
+/// Settings that cannot be read turn it off as well: the user may have said so in them.
+#[must_use]
+pub fn policy(folder: &Path, key: &LearnedKey, variable: Option<&str>, no_learn: bool) -> LearnPolicy {
+    match switch(folder) {
+        Ok(switch) if !no_learn && !is_off(variable) && switch.is_on(key) => LearnPolicy::On,
+        _ => LearnPolicy::Off,
+    }
+}
+
+/// Whether the value of `CHASKI_LEARN` turns learning off.
+#[must_use]
+pub fn is_off(variable: Option<&str>) -> bool {
+    variable.is_some_and(|value| matches!(value, "off" | "0" | "false" | "no"))
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("settings.json")
+}
+
+/// What the user set; nothing where there is no file.
+///
+/// # Errors
+/// When the file cannot be read or is not as it was written.
+pub fn switch(folder: &Path) -> Result<Switch, LearnedError> {
+    let path = path(folder);
+    let io = |error| LearnedError::Io { path: path.clone(), error };
+    let bytes = match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Switch::default()),
+        Err(error) => return Err(io(error)),
+        Ok(metadata) if metadata.len() > MAX_BYTES => return Err(LearnedError::Damaged(path)),
+        Ok(_) => fs::read(&path).map_err(io)?,
+    };
+    serde_json::from_slice(&bytes).map_err(|_| LearnedError::Damaged(path))
+}
+
+/// Turns learning on or off, for one model or for all.
+///
+/// # Errors
+/// When the settings cannot be written, or another process holds them.
+pub fn set_switch(folder: &Path, key: Option<&LearnedKey>, is_on: bool) -> Result<(), LearnedError> {
+    make_private_folder(folder)?;
+    let path = path(folder);
+    let busy = || LearnedError::Io { path: path.clone(), error: io::Error::other("another process is writing to it") };
+    let _lock = lock(&folder.join("settings.lock"), PATIENCE)?.ok_or_else(busy)?;
+    let mut switch = match (switch(folder), key) {
+        (Ok(switch), _) => switch,
+        // Said for all models, it replaces whatever the file said.
+        (Err(LearnedError::Damaged(_)), None) => Switch::default(),
+        (Err(error), _) => return Err(error),
+    };
+    switch.set(key, is_on);
+    let json = serde_json::to_vec_pretty(&switch).expect("names and booleans");
+    replace(folder, &path, &json)
+}

@@ -1,0 +1,97 @@
+//! `chaski learn`: the switch, what is told, what is deleted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chaski::store::learned::{self, LearnPolicy, LearnedKey};
+use serde_json::Value;
+
+use super::harness::{Ran, Workplace, finish};
+
+fn command(place: &Workplace, arguments: &[&str]) -> Command {
+    let mut command = place.command(&[&["learn"], arguments].concat());
+    command.env("XDG_DATA_HOME", place.path("data")).env_remove("CHASKI_LEARN");
+    command
+}
+
+fn learn(place: &Workplace, arguments: &[&str]) -> Ran {
+    finish(&mut command(place, arguments))
+}
+
+fn folder(place: &Workplace) -> PathBuf {
+    place.path("data/chaski/learned")
+}
+
+fn status(place: &Workplace) -> Value {
+    learn(place, &["status", "--json"]).json()
+}
+
+fn keep(folder: &Path, model: &str) -> LearnedKey {
+    let key = LearnedKey { model: format!("{model} 123 0011"), vocabulary: 1 };
+    learned::update(folder, &key, |_| b"something learned".to_vec()).unwrap();
+    key
+}
+
+#[test]
+fn on_without_a_word_and_nothing_is_left_behind() {
+    let place = Workplace::new();
+    let status = status(&place);
+    assert_eq!((&status["learning"], status["models"].as_array().unwrap().len()), (&Value::Bool(true), 0));
+    let ran = learn(&place, &["status"]);
+    ran.succeeds();
+    for part in ["learning: on", "never kept: prompts", "Nothing leaves this machine", "nothing is kept so far"] {
+        assert!(ran.stdout.contains(part), "{part}: {ran:#?}");
+    }
+    assert!(!folder(&place).exists());
+}
+
+#[test]
+fn the_switch_is_remembered() {
+    let place = Workplace::new();
+    let key = keep(&folder(&place), "other.gguf");
+    let is_on = |key| learned::policy(&folder(&place), key, None, false) == LearnPolicy::On;
+    learn(&place, &["off"]).succeeds();
+    assert!(!is_on(&key) && status(&place)["learning"] == false);
+    learn(&place, &["on", "-m", "model.gguf"]).succeeds();
+    assert!(!is_on(&key), "another model");
+    learn(&place, &["on"]).succeeds();
+    assert!(is_on(&key) && status(&place)["models"][0]["learning"] == true);
+    learn(&place, &["off", "-m", "model.gguf"]).succeeds();
+    assert!(is_on(&key) && status(&place)["learning"] == true);
+    let told = finish(command(&place, &["status"]).env("CHASKI_LEARN", "off"));
+    assert!(told.succeeds().stdout.contains("learning: off (CHASKI_LEARN is set)"), "{told:#?}");
+    learn(&place, &["off", "-m", "nowhere.gguf"]).fails(4, &["nowhere.gguf"]);
+}
+
+#[test]
+fn status_names_files_and_forget_deletes_them() {
+    let place = Workplace::new();
+    let keys = ["a.gguf", "b c.gguf"].map(|model| keep(&folder(&place), model));
+    let found = status(&place);
+    let models = found["models"].as_array().unwrap();
+    let mut names: Vec<&str> = models.iter().map(|model| model["model"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a.gguf", "b c.gguf"]);
+    assert!(models.iter().all(|model| model["bytes"].as_u64() > Some(0) && model["written_unix_s"].is_u64()));
+    learn(&place, &["forget"]).fails(2, &["required"]);
+    let none = learn(&place, &["forget", "-m", "model.gguf"]);
+    assert!(none.succeeds().stderr.contains("nothing to forget"), "{none:#?}");
+    let all = learn(&place, &["forget", "--all"]);
+    all.succeeds();
+    for (key, name) in keys.iter().zip(["a.gguf", "b c.gguf"]) {
+        let path = key.path(&folder(&place));
+        assert!(!path.exists() && all.stderr.contains(&format!("forgotten: {name} (")), "{all:#?}");
+    }
+    assert_eq!(all.stdout, "");
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_told_and_can_be_set_anew() {
+    let place = Workplace::new();
+    keep(&folder(&place), "a.gguf");
+    fs::write(folder(&place).join("settings.json"), "{").unwrap();
+    learn(&place, &["status"]).fails(1, &["settings.json"]).hints("chaski learn on");
+    learn(&place, &["off"]).succeeds();
+    assert_eq!(status(&place)["learning"], false);
+}
