@@ -14,6 +14,7 @@ mod harness;
 mod answers;
 mod bench;
 mod cache;
+mod drafter;
 mod errors;
 mod help;
 mod models;
