@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::cli::bench::args::BenchArgs;
-use crate::cli::replay::ReplayArgs;
-use crate::cli::tune::TuneArgs;
 use crate::cli::align::AlignArgs;
+use crate::cli::bench::args::BenchArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
+use crate::cli::replay::ReplayArgs;
+use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them

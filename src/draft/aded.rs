@@ -63,6 +63,8 @@ impl Drafter for Aded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::Scripted;
+    use crate::tree::TokenTree;
     use proptest::prelude::*;
 
     fn tokens(ids: &[i32]) -> Vec<Token> {
@@ -84,8 +86,10 @@ mod tests {
         let mut aded = Aded::default();
         let text = tokens(&[1, 2, 3]);
         aded.begin(&text);
+        let (tree, target) = (TokenTree::new(Token(0)), Scripted::new(2, 1, 0));
+        let verified = Verified { tree: &tree, target: &target };
         for _ in 0..200 {
-            aded.learn(&text, 3);
+            aded.learn(&text, 3, verified);
         }
         let row = aded.matrix.row(Key::of(&text[..2], 2).unwrap()).unwrap();
         assert_eq!(row.total(), GREATEST_P);
@@ -97,7 +101,8 @@ mod tests {
             let mut aded = Aded::default();
             let text = tokens(&ids);
             aded.begin(&text);
-            aded.learn(&text, 0);
+            let (tree, target) = (TokenTree::new(Token(0)), Scripted::new(2, 1, 0));
+            aded.learn(&text, 0, Verified { tree: &tree, target: &target });
             let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth });
             prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();

@@ -35,4 +35,3 @@ pub(super) fn create(path: &Path, flag: &str, inputs: &[&Path]) -> Result<File, 
     }
     File::create(path).map_err(|error| Failure::io(path, &error))
 }
-
