@@ -15,6 +15,7 @@ use crate::tree::TokenTree;
 
 pub mod aded;
 pub mod auto;
+pub mod memory;
 
 pub mod backoff;
 pub mod base;

@@ -194,6 +194,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
 
+    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+
+    /// Neither use nor keep what is learned from answers; see chaski learn
+    #[arg(long)]
+    pub no_learn: bool,
+
     /// Append what a replay needs to this file, one JSON object a line: prompt and answer as tokens, and what the model
     /// held likely
     #[arg(long, value_name = "FILE")]

@@ -17,8 +17,14 @@ use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
 use crate::llama::sampler::Sampling;
+use crate::llama::worker::drafters::DraftersConfig;
 use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{logs, system_info};
+use crate::store::drafter_file::{DrafterFile, DrafterFileError};
+use crate::store::vocabulary::Vocabulary;
+
+/// What drafter files are called.
+const DRAFTER_EXTENSION: &str = "chaski";
 
 /// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
 const MAX_SEED: u32 = u32::MAX - 1;
@@ -56,7 +62,28 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
         settings,
         curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
+        drafters: DraftersConfig::default(),
     })
+}
+
+/// The base that drafting starts from: the file given, or the one beside the model; `none` is none. One that cannot be
+/// used is told, and drafting goes on without it.
+#[must_use]
+pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> {
+    let beside = gguf.path().with_extension(DRAFTER_EXTENSION);
+    let path = match given {
+        Some(path) if path == Path::new("none") => return None,
+        Some(path) => path,
+        None if beside.exists() => beside.as_path(),
+        None => return None,
+    };
+    let vocabulary = Vocabulary::of(gguf)?;
+    DrafterFile::open(path, &vocabulary).map(Arc::new).inspect_err(|error| tell_unusable(error)).ok()
+}
+
+fn tell_unusable(error: &DrafterFileError) {
+    let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+    stderr_line(&format!("notice: {error}; drafting goes on without it{hint}"));
 }
 
 /// Where what is expendable is kept.

@@ -2,22 +2,24 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
 use crate::cli::args::RunArgs;
-use crate::cli::engine::{open_model, sampling, start, worker_config};
+use crate::cli::engine::{open_base, open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
-use crate::cli::{input, interrupt};
+use crate::cli::{input, interrupt, learn};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
+use crate::llama::worker::drafters::DraftersConfig;
+use crate::llama::worker::{Answer, DrafterKind, Event, Job, Loaded, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
+use crate::store::learned::{LearnPolicy, LearnedKey};
 use crate::tune::Settings;
 
 /// Runs the command.
@@ -39,8 +41,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if args.raw && args.system_prompt.is_some() {
         return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
     }
-    let config = worker_config(&args.engine)?;
+    let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
+    if args.drafter == DrafterKind::Auto {
+        config.drafters =
+            DraftersConfig { base: open_base(args.base.as_deref(), &gguf), learned: learned(args, &gguf) };
+    }
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
@@ -55,6 +61,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         drafter: args.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
+        learns: true,
     };
     drop(gguf);
     worker.submit(job);
@@ -83,6 +90,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+}
+
+/// Where what is learned is kept, if it may be.
+fn learned(args: &RunArgs, gguf: &Gguf) -> Option<(PathBuf, LearnedKey)> {
+    let (folder, key) = (learn::folder()?, learn::learned_key(gguf)?);
+    let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
+    is_on.then_some((folder, key))
 }
 
 /// The prompt as the model wants it.

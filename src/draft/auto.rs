@@ -75,10 +75,16 @@ impl Auto {
     /// All sources, fresh ones; `base` is one of them if there is one.
     #[must_use]
     pub fn sources(base: Option<Arc<dyn Base>>) -> Vec<Box<dyn Source>> {
+        Auto::sources_with(base, Trigram::default())
+    }
+
+    /// The same with tri-grams that know something already.
+    #[must_use]
+    pub fn sources_with(base: Option<Arc<dyn Base>>, trigram: Trigram) -> Vec<Box<dyn Source>> {
         let mut sources: Vec<Box<dyn Source>> = vec![
             Box::new(Cursor::default()),
             Box::new(Context::default()),
-            Box::new(Trigram::default()),
+            Box::new(trigram),
             Box::new(Logits::default()),
         ];
         sources.extend(base.map(|base| -> Box<dyn Source> { Box::new(BaseSource::new(base)) }));

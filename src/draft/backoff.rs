@@ -51,7 +51,7 @@ impl FadingTable {
     /// An empty table of at most `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize, fading: f32) -> FadingTable {
-        FadingTable { table: SuccessorTable::new(max_bytes), fading }
+        FadingTable::over(SuccessorTable::new(max_bytes), fading)
     }
 
     /// Takes in that a text ending with `tail` was followed by `successors`, whose weights add up to at most 1.
@@ -74,15 +74,16 @@ impl FadingTable {
         }
     }
 
+    /// Begins with what `table` holds.
+    #[must_use]
+    pub fn over(table: SuccessorTable, fading: f32) -> FadingTable {
+        FadingTable { table, fading }
+    }
+
     /// The table, for keeping it.
     #[must_use]
     pub fn table(&self) -> &SuccessorTable {
         &self.table
-    }
-
-    /// The table, for filling it with what was kept.
-    pub fn table_mut(&mut self) -> &mut SuccessorTable {
-        &mut self.table
     }
 }
 

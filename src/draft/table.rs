@@ -35,6 +35,21 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The key as a number.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The key of a number that [`Key::to_bits`] gave; `None` for others.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Key> {
+        let order = (0..=2).rev().find(|order| bits >> (31 * order) != 0)?;
+        (bits >> (31 * order) == order as u64 + 1).then_some(Key(bits))
+    }
+}
+
 /// A token and its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Successor {
@@ -58,6 +73,12 @@ impl Row {
         n_successors: 0,
         successors: [Successor { token: Token(0), weight: 0.0 }; MAX_SUCCESSORS],
     };
+
+    /// The context.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key
+    }
 
     /// Heaviest first; equals in the order they were last raised above one another.
     #[must_use]
@@ -124,6 +145,11 @@ impl SuccessorTable {
     }
 
     /// Every row that holds something.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.sets.iter().flatten().filter(|row| row.key != Key::NONE)
+    }
+
+    /// The same, to change them.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.sets.iter_mut().flatten().filter(|row| row.key != Key::NONE)
     }
@@ -162,6 +188,10 @@ mod tests {
         let keys = [0, 1, 2].map(|order| Key::of(&text, order).unwrap());
         assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2] && !keys.contains(&Key::NONE));
         assert_eq!(Key::of(&text[..1], 2), None);
+        for key in keys {
+            assert_eq!(Key::from_bits(key.to_bits()), Some(key));
+        }
+        assert!([0, 9, 1 << 40, 1 << 62].into_iter().all(|bits| Key::from_bits(bits).is_none()));
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! so that the mixer can tell how much each is worth.
 
 use crate::draft::backoff::{FadingTable, N_BINS};
-use crate::draft::table::Successor;
+use crate::draft::table::{Successor, SuccessorTable};
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
 
 /// Memory of the overlay.
-const MAX_BYTES: usize = 4 << 20;
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A successor not seen for 14 visits of its context counts half.
 const FADING: f32 = 0.95;
@@ -24,6 +24,20 @@ pub struct Trigram {
 impl Default for Trigram {
     fn default() -> Trigram {
         Trigram { overlay: FadingTable::new(MAX_BYTES, FADING) }
+    }
+}
+
+impl Trigram {
+    /// Begins with what `overlay` holds.
+    #[must_use]
+    pub fn over(overlay: SuccessorTable) -> Trigram {
+        Trigram { overlay: FadingTable::over(overlay, FADING) }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn overlay(&self) -> &SuccessorTable {
+        self.overlay.table()
     }
 }
 

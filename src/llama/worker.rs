@@ -14,9 +14,6 @@ use serde::Serialize;
 
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
 use crate::cost::{Clock, CostCurve};
-use crate::draft::aded::Aded;
-use crate::draft::auto::Auto;
-use crate::draft::{Drafter, NoDraft};
 use crate::generate::{Generation, Length};
 use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
@@ -24,17 +21,20 @@ use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, Session, SessionConfig};
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::tune::{self, TuneConfig, Tuned};
+use crate::llama::worker::drafters::{Drafters, DraftersConfig};
 use crate::llama::worker::measure::{Measured, Task};
 use crate::replay::trace::{Recorder, Trace};
-use crate::schedule::{RowMemory, Schedule};
+use crate::schedule::RowMemory;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
+use crate::store::learned::LearnedError;
 use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::{BySpan, Settings};
 
+pub mod drafters;
 pub mod forced;
 pub mod measure;
 
@@ -56,16 +56,20 @@ pub struct WorkerConfig {
     pub settings: BySpan<Settings>,
     /// Where cost curves are kept, and as what (the settings of the context are added); `None` keeps none.
     pub curves: Option<(PathBuf, CurveKey)>,
+    /// What drafters begin with.
+    pub drafters: DraftersConfig,
 }
 
 /// Which drafter answers a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum DrafterKind {
-    /// Calibrated tri-gram and suffix drafts, as much of them as pays by the measured cost curve
+    /// Calibrated drafts of several sources, as much of them as pays by the measured cost curve
     Auto,
     /// ADED as published: 64 nodes by tree search, always
     Aded,
+    /// ADED's drafts, cut to what pays
+    AdedSized,
     /// Plain decoding
     None,
 }
@@ -89,6 +93,8 @@ pub struct Job {
     pub curve_budget: Duration,
     /// Whether a trace is wanted.
     pub record: bool,
+    /// Whether the drafter begins with what was learned from earlier answers, and what it learns is kept.
+    pub learns: bool,
 }
 
 /// Why an answer ended; names are llama-server's, and `interrupted`.
@@ -180,6 +186,18 @@ pub enum Notice {
     /// The curve could not be kept.
     #[error("the cost curve cannot be kept: {0}; it will be measured again next time")]
     CurveNotKept(io::Error),
+    /// What was learned before cannot be read.
+    #[error("{0}; drafting begins without what was learned; hint: chaski learn forget")]
+    LearnedUnusable(LearnedError),
+    /// What was learned before is whole, and not what this version writes.
+    #[error("what was learned before is not of this version; drafting begins without it; hint: chaski learn forget")]
+    LearnedStrange,
+    /// What was learned now cannot be kept.
+    #[error("what was learned is not kept: {0}; hint: chaski learn off, if it should not be")]
+    NotLearned(LearnedError),
+    /// A part of the base is damaged.
+    #[error("{}: parts of this drafter file are damaged and not used; hint: chaski drafter inspect tells more", .0.display())]
+    BaseDamaged(PathBuf),
 }
 
 /// Why a job failed.
@@ -304,9 +322,11 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
         outbox.send(Event::Notice(Notice::Recurrent));
     }
     outbox.send(Event::Loaded(Box::new(Loaded::of(&model))));
+    let (drafters, notice) = Drafters::new(config.drafters.clone());
     let mut engine = Engine {
         config,
         model: &model,
+        drafters,
         session: None,
         settings: config.settings.short,
         curve: CostCurve::default(),
@@ -316,6 +336,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
         outbox,
     };
     engine.load_curve();
+    notice.into_iter().for_each(|notice| outbox.send(Event::Notice(notice)));
     for task in jobs {
         let event = match task {
             Task::Answer(job) => engine.answer(&job).map(|answer| Event::Done(Box::new(answer))),
@@ -329,6 +350,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
 struct Engine<'a> {
     config: &'a WorkerConfig,
     model: &'a Model,
+    drafters: Drafters,
     session: Option<Session<'a>>,
     /// What the session is made with; the curve is theirs.
     settings: Settings,
@@ -367,17 +389,13 @@ impl<'a> Engine<'a> {
         };
         let prefilled = Generation::prefill(session, &self.clock, prompt, &mut progress)?;
         let can_draft = session.limits().max_nodes > 1;
-        if can_draft && job.drafter == DrafterKind::Auto {
+        let kind = if can_draft { job.drafter } else { DrafterKind::None };
+        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
+        if is_cost_aware {
             self.measure(job, session, prompt, length)?;
         }
-        let (mut drafter, mut schedule): (Box<dyn Drafter>, Schedule) = match job.drafter {
-            DrafterKind::Auto if can_draft => {
-                let schedule = Schedule::cost_aware(self.curve.clone());
-                (Box::new(Auto::default()), schedule.with_max_rows(self.max_rows(length.n_ctx)))
-            }
-            DrafterKind::Aded if can_draft => (Box::new(Aded::default()), Schedule::everything(self.curve.clone())),
-            _ => (Box::new(NoDraft), Schedule::everything(self.curve.clone())),
-        };
+        let max_rows = self.max_rows(length.n_ctx);
+        let (mut drafter, mut schedule) = self.drafters.make(kind, self.curve.clone(), max_rows, job.learns);
         let mut sampler = sampler(&job.sampling, model, prompt);
         let mut ended_by = None;
         let mut emit = |token| {
@@ -400,10 +418,13 @@ impl<'a> Engine<'a> {
             outbox.send(Event::Text(rest.to_owned()));
         }
         let generated = generated?;
-        if job.drafter == DrafterKind::Auto && can_draft {
+        if is_cost_aware {
             self.curve = schedule.curve().clone();
             self.keep_curve();
         }
+        let kept = job.learns.then(|| self.drafters.keep(&drafter, &generated.tokens)).flatten();
+        let notices = kept.into_iter().chain(self.drafters.damage());
+        notices.for_each(|notice| outbox.send(Event::Notice(notice)));
         let mut tokens = generated.tokens;
         let reached = if job.max_tokens == Some(tokens.len()) { StopType::Limit } else { StopType::Context };
         if ended_by == Some(StopType::Eos) {

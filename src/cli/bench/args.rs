@@ -41,6 +41,10 @@ pub struct BenchArgs {
           conflicts_with_all = ["curve", "rows", "check"])]
     pub drafters: Vec<DrafterKind>,
 
+    /// Drafter file that `auto` begins with; none is none [default: the one beside the model, named like it with .chaski]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+
     /// What stdout carries
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
     pub output: Format,

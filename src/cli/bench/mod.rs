@@ -23,7 +23,7 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
-use crate::cli::engine::{machine, open_model, start, worker_config};
+use crate::cli::engine::{machine, open_base, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
@@ -48,12 +48,13 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage("-n and -r must be more than 0"));
     }
     let prompts = prompts::read(args)?;
-    let config = worker_config(&args.engine)?;
+    let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let inputs: Vec<&Path> =
         [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
+    config.drafters.base = open_base(args.base.as_deref(), &gguf);
     let setup = setup(args, &config);
     let heading = heading(args, &config);
     let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
@@ -76,6 +77,7 @@ fn setup(args: &BenchArgs, config: &WorkerConfig) -> Row {
         .text("model", "", &model_name(args))
         .text("machine", "", &machine())
         .text("version", "", env!("CARGO_PKG_VERSION"))
+        .text("base", "", config.drafters.base.as_ref().map_or("none", |base| base.path().to_str().unwrap_or("?")))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
         .hidden("n_gpu_layers", engine.n_gpu_layers)

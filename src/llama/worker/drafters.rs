@@ -1,0 +1,115 @@
+//! The drafters of a worker: what they begin with, and what is kept of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cost::CostCurve;
+use crate::draft::aded::Aded;
+use crate::draft::auto::Auto;
+use crate::draft::base::Base;
+use crate::draft::memory::Memory;
+use crate::draft::{Drafter, NoDraft};
+use crate::llama::worker::{DrafterKind, Notice};
+use crate::schedule::Schedule;
+use crate::store::drafter_file::DrafterFile;
+use crate::store::learned::{self, LearnedKey, Updated};
+use crate::token::Token;
+
+/// What drafters begin with.
+#[derive(Clone, Debug, Default)]
+pub struct DraftersConfig {
+    /// Tri-grams made beforehand.
+    pub base: Option<Arc<DrafterFile>>,
+    /// Where what is learned from generated tokens is kept, and as whose; `None` keeps nothing.
+    pub learned: Option<(PathBuf, LearnedKey)>,
+}
+
+/// What is known before an answer.
+pub(super) struct Drafters {
+    config: DraftersConfig,
+    memory: Memory,
+    has_told_of_damage: bool,
+}
+
+/// A drafter at work.
+pub(super) enum Active {
+    Auto(Box<Auto>),
+    Other(Box<dyn Drafter>),
+}
+
+impl Active {
+    pub(super) fn as_mut(&mut self) -> &mut dyn Drafter {
+        match self {
+            Active::Auto(auto) => auto.as_mut(),
+            Active::Other(drafter) => drafter.as_mut(),
+        }
+    }
+}
+
+impl Drafters {
+    /// Reads what is kept. Where that cannot be used, a notice says so, and drafting begins without it.
+    pub(super) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
+        let kept = config.learned.as_ref().map(|(folder, key)| learned::load(folder, key));
+        let (memory, notice) = match kept {
+            None | Some(Ok(None)) => (None, None),
+            Some(Ok(Some(bytes))) => match Memory::from_bytes(&bytes) {
+                Some(memory) => (Some(memory), None),
+                None => (None, Some(Notice::LearnedStrange)),
+            },
+            Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
+        };
+        (Drafters { config, memory: memory.unwrap_or_default(), has_told_of_damage: false }, notice)
+    }
+
+    /// A drafter and its schedule. With `knows_past` it begins with what was learned from earlier answers.
+    pub(super) fn make(
+        &self,
+        kind: DrafterKind,
+        curve: CostCurve,
+        max_rows: usize,
+        knows_past: bool,
+    ) -> (Active, Schedule) {
+        let cost_aware = |curve| Schedule::cost_aware(curve).with_max_rows(max_rows);
+        match kind {
+            DrafterKind::Auto => {
+                let fresh = Memory::default();
+                let memory = if knows_past { &self.memory } else { &fresh };
+                let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
+                let sources = Auto::sources_with(base, memory.trigram.clone());
+                (Active::Auto(Box::new(Auto::new(sources, &memory.experience))), cost_aware(curve))
+            }
+            DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
+            DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
+            DrafterKind::None => (Active::Other(Box::new(NoDraft)), Schedule::everything(curve)),
+        }
+    }
+
+    /// Keeps what was learned from an answer, of which `generated` are the tokens.
+    pub(super) fn keep(&mut self, active: &Active, generated: &[Token]) -> Option<Notice> {
+        let (Active::Auto(auto), Some((folder, key))) = (active, &self.config.learned) else { return None };
+        let (memory, experience) = (&mut self.memory, auto.experience());
+        // Another process may have learned in the meantime: what it knows comes first.
+        let updated = learned::update(folder, key, |kept| {
+            if let Some(theirs) = kept.and_then(|bytes| Memory::from_bytes(&bytes)) {
+                *memory = theirs;
+            }
+            memory.learn(generated, experience);
+            memory.to_bytes()
+        });
+        match updated {
+            Ok(Updated::Kept | Updated::Skipped) => None,
+            Err(error) => {
+                // Said once.
+                self.config.learned = None;
+                Some(Notice::NotLearned(error))
+            }
+        }
+    }
+
+    /// Whether the base has just been found to be damaged.
+    pub(super) fn damage(&mut self) -> Option<Notice> {
+        let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.has_told_of_damage)?;
+        self.has_told_of_damage = true;
+        Some(Notice::BaseDamaged(base.path().to_owned()))
+    }
+}
