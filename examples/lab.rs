@@ -65,8 +65,14 @@ fn main() {
             for t in &te {
                 if std::env::var("KEEP").is_ok() {
                     kept = kept.with_sources(sources(without));
-                    let s =
-                        replay(t, curve, &mut kept, Schedule::cost_aware(curve.clone()), &W(Instant::now())).unwrap();
+                    let s = replay(
+                        t,
+                        curve,
+                        &mut kept,
+                        Schedule::cost_aware(curve.clone()).with_max_rows(64),
+                        &W(Instant::now()),
+                    )
+                    .unwrap();
                     kinds.entry(t.kind().to_string()).or_default().merge(&s);
                     all.merge(&s);
                     continue;
@@ -76,7 +82,14 @@ fn main() {
                     "mcts" => Box::new(Auto::new(sources(""), &state).with_search(Search::Mcts)),
                     _ => Box::new(Auto::new(sources(without), &state)),
                 };
-                let s = replay(t, curve, d.as_mut(), Schedule::cost_aware(curve.clone()), &W(Instant::now())).unwrap();
+                let s = replay(
+                    t,
+                    curve,
+                    d.as_mut(),
+                    Schedule::cost_aware(curve.clone()).with_max_rows(64),
+                    &W(Instant::now()),
+                )
+                .unwrap();
                 kinds.entry(t.kind().to_string()).or_default().merge(&s);
                 all.merge(&s);
             }

@@ -17,7 +17,7 @@ const N_HALF: usize = 14;
 const DEPTHS: [usize; 3] = [1, 2, 4];
 
 /// Share of the newest observation.
-const RATE: f32 = 0.004;
+const RATE: f32 = 0.02;
 
 /// How estimates turned out, in the logistic domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,21 +1,19 @@
 //! Training what the mixer believes at the start, on recorded answers.
 //!
-//! The mixer learns from every token anyway; training is that, over many answers, with longer steps first.
+//! The mixer learns from every token anyway; training is that, over many answers, with longer steps first. How paths turn
+//! out is not trained: it depends on which drafts pay on a machine, and is learned there.
 
 use crate::cost::{Clock, CostCurve};
 use crate::draft::Source;
 use crate::draft::auto::{Auto, Experience};
+use crate::draft::calibrate::Calibrator;
 use crate::replay::score::replay;
 use crate::replay::trace::Trace;
 use crate::schedule::Schedule;
 use crate::target::TargetError;
-use crate::tree::MAX_NODES;
 
 /// Steps of the gradient descent in each pass over all traces, in units of the usual one.
 const RATES: [f32; 4] = [3.0, 1.0, 0.3, 0.1];
-
-/// What a row costs, as a share of the first: cheap enough that all kinds of nodes are verified.
-const ROW_SHARE: f64 = 0.01;
 
 /// What a drafter over the sources that `sources` makes knows after reading all `traces` several times. Each trace
 /// begins with fresh sources.
@@ -27,23 +25,19 @@ pub fn train(
     sources: &dyn Fn() -> Vec<Box<dyn Source>>,
     wall: &dyn Clock,
 ) -> Result<Experience, TargetError> {
-    let curve = CostCurve::exact((1..=MAX_NODES).map(|n| (n, 1.0 + ROW_SHARE * (n - 1) as f64)));
-    // With no curve nothing is drafted: every token is scored all the same, and what nodes are worth is not learned from
-    // a mixer that knows nothing yet.
-    let plain = Schedule::cost_aware(CostCurve::default());
-    let drafting = Schedule::cost_aware(curve.clone());
-    let mut auto = Auto::new(sources(), &Experience::none());
     // The kinds take turns, or the last one would be known best.
     let number = |trace: &Trace| trace.id[trace.kind().len()..].to_owned();
     let mut traces: Vec<&Trace> = traces.iter().collect();
     traces.sort_by_key(|trace| number(trace));
-    for (pass, rate) in RATES.into_iter().enumerate() {
+    // With no curve nothing is drafted, and every token is scored all the same.
+    let (one_row, plain) = (CostCurve::exact([(1, 1.0)]), Schedule::cost_aware(CostCurve::default()));
+    let mut auto = Auto::new(sources(), &Experience::none());
+    for rate in RATES {
         auto = auto.with_rate(rate);
-        let schedule = if pass < RATES.len() / 2 { &plain } else { &drafting };
         for trace in &traces {
             auto = auto.with_sources(sources());
-            replay(trace, &curve, &mut auto, schedule.clone(), wall)?;
+            replay(trace, &one_row, &mut auto, plain.clone(), wall)?;
         }
     }
-    Ok(auto.experience())
+    Ok(Experience { calibrator: Calibrator::default(), ..auto.experience() })
 }

@@ -48,6 +48,15 @@ impl TrigramCounter {
         }
     }
 
+    /// Counts one more token as well, number `n_vocab`: what stands for all that is not counted by name. It follows, and
+    /// is never followed.
+    #[must_use]
+    pub fn with_rest(mut self) -> TrigramCounter {
+        self.unigrams.push(0.0);
+        self.unigrams.truncate(1 << TOKEN_BITS);
+        self
+    }
+
     /// Counts `token` after the last two tokens of `context`, after its last one, and after none. `weight` is 1 for a
     /// token of a text; a probability, for one that could have been.
     ///

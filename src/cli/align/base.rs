@@ -28,7 +28,7 @@ pub(super) fn build(
     let mut writer = DrafterWriter::create(&args.output, vocabulary)?;
     // One token more than there are stands for all that is not among the likeliest: rows are divided by all.
     let rest = Token(i32::try_from(vocabulary.n_tokens).expect("at most 2^21"));
-    let mut counter = TrigramCounter::new(vocabulary.n_tokens + 1, folder, BUFFER_BYTES);
+    let mut counter = TrigramCounter::new(vocabulary.n_tokens, folder, BUFFER_BYTES).with_rest();
     align_log::read(log, |piece| count(&mut counter, piece, rest))?;
     for row in counter.finish().map_err(in_folder)? {
         let mut row = row.map_err(in_folder)?;
