@@ -55,7 +55,7 @@ pub struct BuildArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Drop what was seen less often than this
+    /// Drop what was seen less often than this; 1 keeps all that --max-size has room for
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub min_count: u32,
 

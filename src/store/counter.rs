@@ -1,15 +1,15 @@
 //! Counts tri-grams, bi-grams and uni-grams of any amount of text in a bounded memory.
 //!
-//! What is counted goes into a buffer. A full buffer is sorted and equal entries are added up; if that does not free half
-//! of it, it goes to a temporary file as one sorted run. In the end all runs are merged while rows are handed out in the
-//! order of a drafter file. The unigrams are few, and stay in memory.
+//! What is counted goes into a buffer. A full buffer is sorted and equal entries are added up; if that does not free
+//! half of it, it goes to a temporary file as one sorted run. In the end all runs are merged while rows are handed out
+//! in the order of a drafter file. The unigrams are few, and stay in memory.
 //!
 //! It knows no text and no files but its own: tokens come in, rows go out.
 
 mod runs;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::draft::table::Successor;
 use crate::store::counter::runs::{Entry, Merge, Runs};
@@ -35,16 +35,18 @@ pub struct TrigramCounter {
 }
 
 impl TrigramCounter {
-    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory; what is more goes to temporary files
-    /// in `folder`, which vanish with this.
+    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory; what is more goes to temporary
+    /// files in `folder`, which vanish with this.
     #[must_use]
     pub fn new(n_vocab: u32, folder: &Path, max_bytes: usize) -> TrigramCounter {
+        let n_max = (max_bytes / size_of::<Entry>()).max(MIN_ENTRIES);
         TrigramCounter {
             keys: KeySpace::new(n_vocab),
             unigrams: vec![0.0; n_vocab.min(1 << TOKEN_BITS) as usize],
-            buffer: Vec::new(),
-            n_max: (max_bytes / size_of::<Entry>()).max(MIN_ENTRIES),
-            runs: Runs::new(PathBuf::from(folder)),
+            // Memory that is not touched yet costs nothing.
+            buffer: Vec::with_capacity(n_max),
+            n_max,
+            runs: Runs::new(folder.to_owned()),
         }
     }
 

@@ -29,8 +29,8 @@ impl Vocabulary {
     }
 }
 
-/// XXH3-64 (seed 0) over all tokens in the order of their ids: of each the length in bytes as a little-endian `u32`, then
-/// the bytes as the model file spells them. Files are keyed by it, so it never changes.
+/// XXH3-64 (seed 0) over all tokens in the order of their ids: of each the length in bytes as a little-endian `u32`,
+/// then the bytes as the model file spells them. Files are keyed by it, so it never changes.
 #[must_use]
 pub fn vocabulary_hash<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
     let mut hasher = XxHash3_64::with_seed(0);

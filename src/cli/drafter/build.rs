@@ -28,9 +28,9 @@ pub(super) fn build(args: &BuildArgs) -> Result<(), Failure> {
     let files = corpus::list(&args.texts)?;
     let inputs = files.iter().map(|file| file.path.as_path());
     refuse_overwrite(&args.output, inputs.chain([args.model.as_path()]))?;
+    let interrupt = interrupt::flag()?;
     // Made now, so that a folder that cannot be written to is found before the work.
     let writer = DrafterWriter::create(&args.output, vocabulary)?;
-    let interrupt = interrupt::flag()?;
     logs::capture(false);
     let work = || count_and_write(args, &files, writer, vocabulary, interrupt);
     let n_tokens = on_large_stack(work).map_err(|error| Failure::new(format!("cannot start: {error}")))??;

@@ -1,8 +1,8 @@
 //! Contexts as numbers that are spread evenly, so that the place of a row in a file can be computed instead of searched
 //! for: it is right to within a few rows, whatever the size of the file.
 //!
-//! Contexts are numbered (none, then one token, then two) and the numbers are shuffled by a bijection of as many bits as
-//! they need. Without it the keys of frequent tokens would lie close together and those of rare ones far apart.
+//! Contexts are numbered (none, then one token, then two) and the numbers are shuffled by a bijection of as many bits
+//! as they need. Without it the keys of frequent tokens would lie close together and those of rare ones far apart.
 
 use crate::store::drafter_file::row::Context;
 use crate::token::Token;

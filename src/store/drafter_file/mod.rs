@@ -9,11 +9,11 @@
 //! index    first key, shape and checksum of each block    index.rs
 //! ```
 //!
-//! Opening checks the header and the index (a 170th of the file). A block is checked when it is first touched. So opening
-//! takes the same short time whatever the size, and a damaged block costs its own rows only.
+//! Opening checks the header and the index (a 170th of the file). A block is checked when it is first touched. So
+//! opening takes the same short time whatever the size, and a damaged block costs its own rows only.
 //!
-//! Nothing read is trusted: every length, offset and token id is checked where it is used, so that a file of any content
-//! gives errors, unknown rows or wrong shares, but no panic and no wrong memory. Checksums find accidents, not
+//! Nothing read is trusted: every length, offset and token id is checked where it is used, so that a file of any
+//! content gives errors, unknown rows or wrong shares, but no panic and no wrong memory. Checksums find accidents, not
 //! forgeries; a forged file can make drafts worse, never a text.
 
 mod block;

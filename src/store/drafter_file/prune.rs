@@ -1,8 +1,9 @@
 //! A smaller file from a larger one: what was seen least often goes first.
 //!
-//! A tri-gram's value is its count, share times total. Two passes: the first sums up, by value, the bits that successors
-//! take; the second keeps those above the value at which the file has the size asked for. Many are of the same value
-//! (seen once); of those at the border a hash of the tri-gram keeps as many as fit, spread over the whole file.
+//! A tri-gram's value is its count, share times total. Two passes: the first sums up, by value, the bits that
+//! successors take; the second keeps those above the value at which the file has the size asked for. Many are of the
+//! same value (seen once); of those at the border a hash of the tri-gram keeps as many as fit, spread over the whole
+//! file.
 
 use std::path::Path;
 
@@ -22,7 +23,8 @@ const STEPS: f32 = 16.0;
 /// Doublings from the least to the greatest value: 2^-8 to 2^32.
 const N_LEVELS: usize = 40 * STEPS as usize;
 
-/// The size is estimated before it is known (keys that lie farther apart take more bits): each attempt is a little smaller.
+/// The size is estimated before it is known (keys that lie farther apart take more bits): each attempt is a little
+/// smaller.
 const MAX_ATTEMPTS: usize = 64;
 const NEXT_ATTEMPT: f64 = 0.97;
 

@@ -127,8 +127,8 @@ impl DrafterFile {
         self.is_damaged.load(Ordering::Relaxed)
     }
 
-    /// Every row in the order of the keys, each with an error in place of the rows of a damaged block. Weights are counts: share times
-    /// total.
+    /// Every row in the order of the keys, with one error in place of all rows of a damaged block. Weights are counts:
+    /// share times total.
     #[must_use]
     pub fn rows(&self) -> Rows<'_> {
         Rows { file: self, block: 0, row: 0 }
@@ -226,24 +226,22 @@ impl Iterator for Rows<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.block < self.file.n_blocks() {
-            let read = |(block, first_key): (Block<'_>, u64)| {
-                (self.row < block.n_rows()).then(|| self.read(&block, first_key))
-            };
-            let read = self.file.block(self.block).map(read);
-            match read {
-                // Past its last row.
-                Some(None) => (self.block, self.row) = (self.block + 1, 0),
-                Some(Some(Some(row))) => {
-                    self.row += 1;
-                    return Some(Ok(row));
-                }
-                None | Some(Some(None)) => {
-                    let what = format!("block {} of {}", self.block + 1, self.file.n_blocks());
-                    let _: Option<()> = self.file.give_up(self.block);
+            let row = match self.file.block(self.block) {
+                Some((block, _)) if self.row >= block.n_rows() => {
                     (self.block, self.row) = (self.block + 1, 0);
-                    return Some(Err(DrafterFileError::damaged(&self.file.path, what)));
+                    continue;
                 }
+                Some((block, first_key)) => self.read(&block, first_key),
+                None => None,
+            };
+            if let Some(row) = row {
+                self.row += 1;
+                return Some(Ok(row));
             }
+            let what = format!("block {} of {}", self.block + 1, self.file.n_blocks());
+            let _: Option<()> = self.file.give_up(self.block);
+            (self.block, self.row) = (self.block + 1, 0);
+            return Some(Err(DrafterFileError::damaged(&self.file.path, what)));
         }
         None
     }

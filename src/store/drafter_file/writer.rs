@@ -1,6 +1,6 @@
 //! Writes a drafter file from rows in order. The file appears under its name when it is complete, or not at all.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -181,7 +181,7 @@ fn temporary_file(path: &Path) -> std::io::Result<NamedTempFile> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(Permissions::from_mode(0o666));
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     builder.prefix(".chaski-").tempfile_in(folder_of(path))
 }
