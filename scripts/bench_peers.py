@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -301,7 +302,13 @@ def run(options):
     print(table(records, options.modes))
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main(arguments):
+    # Whatever ends this, its servers end too.
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         options = parse(arguments)
         if options.list_modes:

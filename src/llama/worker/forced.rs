@@ -213,7 +213,7 @@ mod tests {
             self.0.verify(tree)?;
             let row = |node| {
                 let mut logits = self.0.logits(node).to_vec();
-                if tree.len() > 1 && (self.0.n_past() + tree.depth(node)) % 5 == 0 {
+                if tree.len() > 1 && (self.0.n_past() + tree.depth(node)).is_multiple_of(5) {
                     let decision = decide(&logits).unwrap();
                     logits[decision.runner_up.index()] = logits[decision.token.index()] + 0.5;
                 }
