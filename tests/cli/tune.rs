@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::harness::{PROMPT, Ran, Running, Workplace, finish};
+use super::harness::{PROMPT, Ran, Running, Workplace, finish, real_model};
 
 fn tune(place: &Workplace, arguments: &[&str]) -> Ran {
     finish(&mut place.command(&[&["tune", "--budget", "2"], arguments].concat()))
@@ -87,7 +87,7 @@ fn the_table_shows_every_setting_at_both_lengths() {
     let ran = tune(&Workplace::new(), &[]);
     ran.succeeds();
     let rows: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("| `-fa")).collect();
-    assert!(rows.len() >= 4 && rows.len().is_multiple_of(2), "{ran:#?}");
+    assert!(rows.len() >= 2 && rows.len().is_multiple_of(2), "{ran:#?}");
     for length in ["| 256 |", "| 4096 |"] {
         let of_length = || rows.iter().filter(|row| row.contains(length));
         assert_eq!(of_length().filter(|row| row.contains("**chosen**")).count(), 1, "{ran:#?}");
@@ -101,8 +101,8 @@ fn the_table_shows_every_setting_at_both_lengths() {
 fn an_interrupt_keeps_nothing() {
     let place = Workplace::new();
     let running = Running::start(&mut place.command(&["tune", "--budget", "600", "-v"]));
-    // The second context: the default is measured.
-    running.wait_for_stderr("flash_attn    = enabled");
+    // The first context is made; what it is measured for takes longer than this.
+    running.wait_for_stderr("compute buffer size");
     running.signal("INT");
     let ran = running.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""));
@@ -127,10 +127,16 @@ fn mistakes_are_told() {
 #[test]
 fn every_cache_type_decodes() {
     let place = Workplace::new();
-    for (k, v) in [("f32", "f32"), ("f16", "f16"), ("bf16", "bf16"), ("q8_0", "f16"), ("f16", "q8_0")] {
+    for (k, v) in [("f32", "f32"), ("f16", "f16"), ("bf16", "bf16"), ("f32", "f16")] {
         let answer = place.json(&["-p", PROMPT, "-ctk", k, "-ctv", v]);
         assert_eq!((&answer["settings"]["cache_type_k"], &answer["settings"]["cache_type_v"]), (&json!(k), &json!(v)));
-        let attention = if v == "q8_0" { "on" } else { "off" };
+        assert_eq!(answer["settings"]["flash_attn"], "off");
+    }
+    // Blocks of 32 do not fit this model's heads of 16.
+    place.run(&["-p", PROMPT, "-ctv", "q8_0"]).fails(1, &["V cache type q8_0"]);
+    let Some(model) = real_model("every_cache_type_decodes") else { return };
+    for (k, v, attention) in [("q8_0", "f16", "off"), ("f16", "q8_0", "on")] {
+        let answer = place.json(&["-m", model.to_str().unwrap(), "-p", PROMPT, "-n", "4", "-ctk", k, "-ctv", v]);
         assert_eq!(answer["settings"]["flash_attn"], attention, "quantized values bring flash attention along");
     }
 }
