@@ -13,15 +13,12 @@ use std::path::{Path, PathBuf};
 
 use crate::draft::table::Successor;
 use crate::store::counter::runs::{Entry, Merge, Runs};
-use crate::store::drafter_file::{BaseRow, Context};
+use crate::store::drafter_file::{BaseRow, Context, KeySpace};
 use crate::token::Token;
 
 /// Bits of a token in a packed key: those that `gguf` allows for a vocabulary.
 const TOKEN_BITS: u32 = 21;
 const TOKEN_MASK: u64 = (1 << TOKEN_BITS) - 1;
-
-/// Set in the keys of tri-grams, so that they come after bi-grams.
-const TRIGRAM: u64 = 1 << 63;
 
 /// A least buffer, for tests of what happens when it is full.
 const MIN_ENTRIES: usize = 16;
@@ -29,7 +26,9 @@ const MIN_ENTRIES: usize = 16;
 /// The counter.
 #[derive(Debug)]
 pub struct TrigramCounter {
+    keys: KeySpace,
     unigrams: Vec<f64>,
+    /// Keys are those of the context, then the token.
     buffer: Vec<Entry>,
     n_max: usize,
     runs: Runs,
@@ -41,6 +40,7 @@ impl TrigramCounter {
     #[must_use]
     pub fn new(n_vocab: u32, folder: &Path, max_bytes: usize) -> TrigramCounter {
         TrigramCounter {
+            keys: KeySpace::new(n_vocab),
             unigrams: vec![0.0; n_vocab.min(1 << TOKEN_BITS) as usize],
             buffer: Vec::new(),
             n_max: (max_bytes / size_of::<Entry>()).max(MIN_ENTRIES),
@@ -54,19 +54,22 @@ impl TrigramCounter {
     /// # Errors
     /// When a token is not of the vocabulary, the weight is not a positive number, or the temporary files fail.
     pub fn add(&mut self, context: &[Token], token: Token, weight: f32) -> io::Result<()> {
-        let id = self.id(token)?;
+        let unknown = || {
+            let what = format!("token {} after {context:?} is not of {} tokens", token.0, self.unigrams.len());
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        };
+        let n_known = context.len().min(2);
+        let last = &context[context.len() - n_known..];
+        let id = usize::try_from(token.0).ok().filter(|&id| id < self.unigrams.len()).ok_or_else(unknown)?;
         if !(weight.is_finite() && weight > 0.0) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a count of {weight}")));
         }
-        self.unigrams[id as usize] += f64::from(weight);
-        let mut tail = context.iter().rev();
-        let Some(&last) = tail.next() else { return Ok(()) };
-        let bigram = self.id(last)? << TOKEN_BITS | id;
-        self.buffer.push(Entry { key: bigram, weight });
-        if let Some(&before) = tail.next() {
-            let trigram = TRIGRAM | self.id(before)? << (2 * TOKEN_BITS) | bigram;
-            self.buffer.push(Entry { key: trigram, weight });
+        let keys = [1, 2].map(|order| (order <= n_known).then(|| self.keys.key(&last[n_known - order..])));
+        for key in keys.into_iter().flatten() {
+            let key = key.ok_or_else(unknown)? << TOKEN_BITS | id as u64;
+            self.buffer.push(Entry { key, weight });
         }
+        self.unigrams[id] += f64::from(weight);
         if self.buffer.len() + 1 >= self.n_max { self.make_room() } else { Ok(()) }
     }
 
@@ -78,14 +81,6 @@ impl TrigramCounter {
         (start..text.len()).try_for_each(|at| self.add(&text[at.saturating_sub(2)..at], text[at], 1.0))
     }
 
-    fn id(&self, token: Token) -> io::Result<u64> {
-        let id = u64::try_from(token.0).ok().filter(|&id| id < self.unigrams.len() as u64);
-        id.ok_or_else(|| {
-            let what = format!("token {} is not one of {}", token.0, self.unigrams.len());
-            io::Error::new(io::ErrorKind::InvalidInput, what)
-        })
-    }
-
     fn make_room(&mut self) -> io::Result<()> {
         runs::sort_and_combine(&mut self.buffer);
         if self.buffer.len() > self.n_max / 2 {
@@ -95,7 +90,7 @@ impl TrigramCounter {
         Ok(())
     }
 
-    /// All rows in order, with every successor (more than a file keeps), by token.
+    /// All rows in the order of their keys, with every successor (more than a file keeps), by token.
     ///
     /// # Errors
     /// When the temporary files fail.
@@ -103,13 +98,14 @@ impl TrigramCounter {
         runs::sort_and_combine(&mut self.buffer);
         let mut merge = self.runs.merge(self.buffer)?;
         let next = merge.next_entry()?;
-        Ok(CountedRows { unigrams: Some(self.unigrams), merge, next })
+        Ok(CountedRows { keys: self.keys, unigrams: Some(self.unigrams), merge, next })
     }
 }
 
 /// See [`TrigramCounter::finish`].
 #[derive(Debug)]
 pub struct CountedRows {
+    keys: KeySpace,
     /// Until they have been handed out.
     unigrams: Option<Vec<f64>>,
     merge: Merge,
@@ -124,6 +120,7 @@ impl CountedRows {
     }
 
     fn next_row(&mut self) -> io::Result<Option<BaseRow>> {
+        // The key of no token is 0.
         if let Some(counts) = self.unigrams.take() {
             let counted = (0..).zip(counts).filter(|(_, count)| *count > 0.0);
             let row = row(Context::EMPTY, counted);
@@ -137,7 +134,10 @@ impl CountedRows {
             self.next = self.merge.next_entry()?;
             match self.next {
                 Some((next, count)) if next >> TOKEN_BITS == key >> TOKEN_BITS => counted.push((token_id(next), count)),
-                _ => return Ok(Some(row(context_of(key), counted.into_iter()))),
+                _ => {
+                    let context = self.keys.context(key >> TOKEN_BITS).expect("the key of a context");
+                    return Ok(Some(row(context, counted.into_iter())));
+                }
             }
         }
     }
@@ -153,13 +153,6 @@ impl Iterator for CountedRows {
 
 fn token_id(key: u64) -> i32 {
     (key & TOKEN_MASK) as i32
-}
-
-fn context_of(key: u64) -> Context {
-    let [before, last] = [2 * TOKEN_BITS, TOKEN_BITS].map(|shift| Token(token_id(key >> shift)));
-    let tokens = [before, last];
-    let tokens = if key & TRIGRAM == 0 { &tokens[1..] } else { &tokens[..] };
-    Context::new(tokens).expect("one token or two")
 }
 
 fn row(context: Context, counted: impl Iterator<Item = (i32, f64)>) -> BaseRow {

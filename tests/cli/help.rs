@@ -27,6 +27,13 @@ fn help_of_bench() {
 }
 
 #[test]
+fn help_of_drafter() {
+    let of = |command: &str| help(&["drafter", command, "--help"]);
+    let all = ["build", "inspect", "merge", "prune"].map(of).join("\n");
+    assert_data_eq!(help(&["drafter", "--help"]) + "\n" + &all, file!["../snapshots/drafter-help.txt"].raw());
+}
+
+#[test]
 fn the_version_names_the_engine_and_its_cpu_features() {
     let version = help(&["--version"]);
     assert_eq!(version, help(&["-V"]));

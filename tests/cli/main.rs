@@ -15,6 +15,7 @@ mod align;
 mod answers;
 mod bench;
 mod cache;
+mod drafter;
 mod errors;
 mod help;
 mod learn;

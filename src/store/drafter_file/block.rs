@@ -1,58 +1,69 @@
-//! A block: rows in order of their keys, packed to the bit. Four sections follow the block's own header:
+//! A block: rows in order of their keys, packed to the bit.
 //!
 //! ```text
-//! bytes 0-7  n_rows u16, n_successors u16, bits of a key u8, 3 zero bytes
-//! keys       n_rows       x (bits of a key)          less the block's first key, which the index holds
-//! ends       n_rows       x 12 bits                  where a row's successors end; they begin where the row before ends
-//! totals     n_rows       x 8 bits                   codes.rs
-//! successors n_successors x (bits of a token + 8)    token in the low bits, the code of its share above
+//! rows       n_rows       x (bits of a key, 12, 8)   key less the block's first; end of the row's successors, which
+//!                                                    begin where those of the row before end; code of the total
+//! successors n_successors x (bits of a token, 8)     token, code of the share
 //! ```
 //!
-//! Equal widths within a section make any row a matter of arithmetic. The last 8 bytes stay zero, so that a field can be
-//! read as the 64-bit word at its first byte wherever it lies.
+//! Rows are of one width, and so are successors: where one lies is a matter of arithmetic. How many there are and the
+//! bits of a key stand in the index (`Shape`), so that a lookup touches the line of its row and that of its successors
+//! and little else. The last 8 bytes stay zero, so that a field can be read as the 64-bit word at its first byte.
 
 /// Bytes of a block: a page of most systems.
 pub(super) const BLOCK_BYTES: usize = 4096;
 
-const HEADER_BITS: usize = 64;
 const TAIL_BITS: usize = 64;
 const END_BITS: u32 = 12;
 const TOTAL_BITS: u32 = 8;
 const SHARE_BITS: u32 = 8;
 
 /// Room for rows, for estimates.
-pub(super) const BLOCK_BITS: f64 = (BLOCK_BYTES * 8 - HEADER_BITS - TAIL_BITS) as f64;
+pub(super) const BLOCK_BITS: f64 = (BLOCK_BYTES * 8 - TAIL_BITS) as f64;
 
 /// The widest field that a 64-bit word holds at any bit of its first byte.
 const MAX_FIELD_BITS: u32 = 57;
 
 /// Bits that numbers up to `max` need.
-pub(super) fn bits_for(max: u64) -> u32 {
+fn bits_for(max: u64) -> u32 {
     (u64::BITS - max.leading_zeros()).max(1)
 }
 
-/// Where the sections of a block begin, in bits.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    n_rows: usize,
-    n_successors: usize,
-    key_bits: u32,
-    token_bits: u32,
-    ends_at: usize,
-    totals_at: usize,
-    successors_at: usize,
+/// Bits of a token id.
+pub(super) fn token_bits(n_vocab: u32) -> u32 {
+    bits_for(u64::from(n_vocab.saturating_sub(1)))
 }
 
-impl Layout {
-    /// `None` where it does not fit into a block.
-    fn new(n_rows: usize, n_successors: usize, key_bits: u32, token_bits: u32) -> Option<Layout> {
-        let ends_at = HEADER_BITS + n_rows * key_bits as usize;
-        let totals_at = ends_at + n_rows * END_BITS as usize;
-        let successors_at = totals_at + n_rows * TOTAL_BITS as usize;
-        let end = successors_at + n_successors * (token_bits + SHARE_BITS) as usize;
-        let fits = end + TAIL_BITS <= BLOCK_BYTES * 8 && n_successors < 1 << END_BITS;
-        let layout = Layout { n_rows, n_successors, key_bits, token_bits, ends_at, totals_at, successors_at };
-        (fits && key_bits <= MAX_FIELD_BITS).then_some(layout)
+/// What must be known of a block to read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    n_rows: u16,
+    n_successors: u16,
+    key_bits: u8,
+}
+
+impl Shape {
+    pub(super) fn encode(self) -> u64 {
+        u64::from(self.n_rows) | u64::from(self.n_successors) << 16 | u64::from(self.key_bits) << 32
+    }
+
+    pub(super) fn decode(number: u64) -> Shape {
+        Shape { n_rows: number as u16, n_successors: (number >> 16) as u16, key_bits: (number >> 32) as u8 }
+    }
+
+    fn row_bits(self) -> usize {
+        usize::from(self.key_bits) + (END_BITS + TOTAL_BITS) as usize
+    }
+
+    fn successors_at(self) -> usize {
+        usize::from(self.n_rows) * self.row_bits()
+    }
+
+    fn fits(self, token_bits: u32) -> bool {
+        let end = self.successors_at() + usize::from(self.n_successors) * (token_bits + SHARE_BITS) as usize;
+        end + TAIL_BITS <= BLOCK_BYTES * 8
+            && self.n_successors < 1 << END_BITS
+            && u32::from(self.key_bits) <= MAX_FIELD_BITS
     }
 }
 
@@ -60,66 +71,71 @@ impl Layout {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block<'a> {
     bytes: &'a [u8],
-    layout: Layout,
+    shape: Shape,
+    token_bits: u32,
 }
 
 impl<'a> Block<'a> {
-    /// `None` where the sections do not fit into the block.
-    pub(super) fn parse(bytes: &'a [u8], token_bits: u32) -> Option<Block<'a>> {
-        let header: [u8; 8] = *bytes.first_chunk()?;
-        let [n_rows, n_successors] = [[header[0], header[1]], [header[2], header[3]]].map(u16::from_le_bytes);
-        let layout = Layout::new(n_rows.into(), n_successors.into(), header[4].into(), token_bits)?;
-        Some(Block { bytes, layout })
+    /// `None` where a block has no such shape.
+    pub(super) fn new(bytes: &'a [u8], shape: Shape, token_bits: u32) -> Option<Block<'a>> {
+        shape.fits(token_bits).then_some(Block { bytes, shape, token_bits })
     }
 
     pub(super) fn n_rows(&self) -> usize {
-        self.layout.n_rows
+        self.shape.n_rows.into()
     }
 
     /// The key of a row, less the block's first.
     pub(super) fn key(&self, row: usize) -> u64 {
-        read_bits(self.bytes, HEADER_BITS + row * self.layout.key_bits as usize, self.layout.key_bits)
+        read_bits(self.bytes, row * self.shape.row_bits(), self.shape.key_bits.into())
     }
 
-    /// The row of a key less the block's first.
-    pub(super) fn find(&self, key: u64) -> Option<usize> {
-        last_not_above(self.n_rows(), key, |row| self.key(row)).filter(|&row| self.key(row) == key)
+    /// The row of a key; both the key and the span of the block's keys are less its first.
+    pub(super) fn find(&self, key: u64, span: u64) -> Option<usize> {
+        let guess = scale(key, span, self.n_rows());
+        last_not_above(self.n_rows(), key, guess, |row| self.key(row)).filter(|&row| self.key(row) == key)
     }
 
     /// The code of a row's total.
     pub(super) fn total(&self, row: usize) -> u8 {
-        read_bits(self.bytes, self.layout.totals_at + row * TOTAL_BITS as usize, TOTAL_BITS) as u8
+        let at = row * self.shape.row_bits() + usize::from(self.shape.key_bits) + END_BITS as usize;
+        read_bits(self.bytes, at, TOTAL_BITS) as u8
+    }
+
+    fn end(&self, row: usize) -> usize {
+        read_bits(self.bytes, row * self.shape.row_bits() + usize::from(self.shape.key_bits), END_BITS) as usize
     }
 
     /// Tokens and codes of shares of a row; `None` where the block contradicts itself.
     pub(super) fn successors(&self, row: usize) -> Option<impl ExactSizeIterator<Item = (u32, u8)> + use<'a>> {
-        let end = |row: usize| read_bits(self.bytes, self.layout.ends_at + row * END_BITS as usize, END_BITS) as usize;
-        let (start, end) = (row.checked_sub(1).map_or(0, end), end(row));
-        if start > end || end > self.layout.n_successors {
+        let (start, end) = (row.checked_sub(1).map_or(0, |before| self.end(before)), self.end(row));
+        if start > end || end > self.shape.n_successors.into() {
             return None;
         }
-        let Block { bytes, layout } = *self;
-        let width = layout.token_bits + SHARE_BITS;
+        let (bytes, token_bits, at) = (self.bytes, self.token_bits, self.shape.successors_at());
+        let width = token_bits + SHARE_BITS;
         Some((start..end).map(move |number| {
-            let field = read_bits(bytes, layout.successors_at + number * width as usize, width);
-            ((field & ((1 << layout.token_bits) - 1)) as u32, (field >> layout.token_bits) as u8)
+            let field = read_bits(bytes, at + number * width as usize, width);
+            ((field & ((1 << token_bits) - 1)) as u32, (field >> token_bits) as u8)
         }))
     }
 }
 
-/// The last of `n` ascending values that is not above `limit`.
-pub(super) fn last_not_above(n: usize, limit: u64, value_at: impl Fn(usize) -> u64) -> Option<usize> {
-    if n == 0 || value_at(0) > limit {
-        return None;
+/// Where `part` of `whole` lies among `n`.
+pub(super) fn scale(part: u64, whole: u64, n: usize) -> usize {
+    (u128::from(part) * n as u128).checked_div(whole.into()).map_or(0, |at| (at as usize).min(n))
+}
+
+/// The last of `n` ascending values that is not above `limit`, which should be near `guess`.
+pub(super) fn last_not_above(n: usize, limit: u64, guess: usize, value_at: impl Fn(usize) -> u64) -> Option<usize> {
+    let mut above = guess.min(n);
+    while above < n && value_at(above) <= limit {
+        above += 1;
     }
-    // Without a branch that depends on the values: half of those would be guessed wrong.
-    let (mut at, mut n_left) = (0, n);
-    while n_left > 1 {
-        let half = n_left / 2;
-        at = if value_at(at + half) <= limit { at + half } else { at };
-        n_left -= half;
+    while above > 0 && value_at(above - 1) > limit {
+        above -= 1;
     }
-    Some(at)
+    above.checked_sub(1)
 }
 
 /// Zero past the end of `bytes`.
@@ -128,12 +144,13 @@ fn read_bits(bytes: &[u8], at: usize, width: u32) -> u64 {
     (word >> (at % 8)) & ((1 << width) - 1)
 }
 
-/// Sets bits that are zero. `at` lies at least 8 bytes before the end of `bytes`.
-fn write_bits(bytes: &mut [u8], at: usize, width: u32, value: u64) {
+/// Sets bits that are zero, beginning at least 8 bytes before the end of `bytes`; returns where they end.
+fn write_bits(bytes: &mut [u8], at: usize, width: u32, value: u64) -> usize {
     debug_assert!(value < 1 << width && width <= MAX_FIELD_BITS);
     if let Some(word) = bytes.get_mut(at / 8..).and_then(|rest| rest.first_chunk_mut()) {
         *word = (u64::from_le_bytes(*word) | value << (at % 8)).to_le_bytes();
     }
+    at + width as usize
 }
 
 /// A block to be written.
@@ -150,15 +167,21 @@ impl BlockBuilder {
         BlockBuilder { token_bits: token_bits(n_vocab), rows: Vec::new(), successors: Vec::new() }
     }
 
-    /// The first key in it.
-    pub(super) fn first_key(&self) -> Option<u64> {
-        self.rows.first().map(|row| row.0)
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn shape(&self, n_rows: usize, n_successors: usize, last_key: u64) -> Option<Shape> {
+        let first_key = self.rows.first().map_or(last_key, |row| row.0);
+        let [n_rows, n_successors] = [n_rows, n_successors].map(|n| u16::try_from(n).ok());
+        let key_bits = bits_for(last_key - first_key) as u8;
+        let shape = Shape { n_rows: n_rows?, n_successors: n_successors?, key_bits };
+        shape.fits(self.token_bits).then_some(shape)
     }
 
     /// Whether there is room for a row. An empty block has room for any that a file may have.
     pub(super) fn has_room(&self, key: u64, n_successors: usize) -> bool {
-        let key_bits = bits_for(key - self.first_key().unwrap_or(key));
-        Layout::new(self.rows.len() + 1, self.successors.len() + n_successors, key_bits, self.token_bits).is_some()
+        self.shape(self.rows.len() + 1, self.successors.len() + n_successors, key).is_some()
     }
 
     /// Adds a row that there is room for; keys ascend.
@@ -167,32 +190,21 @@ impl BlockBuilder {
         self.rows.push((key, self.successors.len(), total));
     }
 
-    /// The bytes of the block and its first key; leaves an empty one. `None` if it is.
-    pub(super) fn take(&mut self) -> Option<(u64, [u8; BLOCK_BYTES])> {
-        let (first, last) = (self.first_key()?, self.rows.last()?.0);
-        let key_bits = bits_for(last - first);
-        let layout = Layout::new(self.rows.len(), self.successors.len(), key_bits, self.token_bits)?;
+    /// First key, shape and bytes of the block; leaves an empty one. `None` if it is.
+    pub(super) fn take(&mut self) -> Option<(u64, Shape, [u8; BLOCK_BYTES])> {
+        let (first, last) = (self.rows.first()?.0, self.rows.last()?.0);
+        let shape = self.shape(self.rows.len(), self.successors.len(), last)?;
         let mut bytes = [0; BLOCK_BYTES];
-        bytes[..2].copy_from_slice(&(layout.n_rows as u16).to_le_bytes());
-        bytes[2..4].copy_from_slice(&(layout.n_successors as u16).to_le_bytes());
-        bytes[4] = key_bits as u8;
-        for (number, &(key, end, total)) in self.rows.iter().enumerate() {
-            write_bits(&mut bytes, HEADER_BITS + number * key_bits as usize, key_bits, key - first);
-            write_bits(&mut bytes, layout.ends_at + number * END_BITS as usize, END_BITS, end as u64);
-            write_bits(&mut bytes, layout.totals_at + number * TOTAL_BITS as usize, TOTAL_BITS, total.into());
+        let mut at = 0;
+        for (key, end, total) in self.rows.drain(..) {
+            at = write_bits(&mut bytes, at, shape.key_bits.into(), key - first);
+            at = write_bits(&mut bytes, at, END_BITS, end as u64);
+            at = write_bits(&mut bytes, at, TOTAL_BITS, total.into());
         }
-        let width = self.token_bits + SHARE_BITS;
-        for (number, &(token, share)) in self.successors.iter().enumerate() {
-            let field = u64::from(token) | u64::from(share) << self.token_bits;
-            write_bits(&mut bytes, layout.successors_at + number * width as usize, width, field);
+        for (token, share) in self.successors.drain(..) {
+            at = write_bits(&mut bytes, at, self.token_bits, token.into());
+            at = write_bits(&mut bytes, at, SHARE_BITS, share.into());
         }
-        self.rows.clear();
-        self.successors.clear();
-        Some((first, bytes))
+        Some((first, shape, bytes))
     }
-}
-
-/// Bits of a token id.
-pub(super) fn token_bits(n_vocab: u32) -> u32 {
-    bits_for(u64::from(n_vocab.saturating_sub(1)))
 }

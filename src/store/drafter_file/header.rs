@@ -16,6 +16,7 @@ use twox_hash::XxHash3_64;
 
 use crate::store::drafter_file::block::BLOCK_BYTES;
 use crate::store::drafter_file::error::DrafterFileError;
+use crate::store::drafter_file::index::ENTRY_BYTES;
 use crate::store::vocabulary::Vocabulary;
 
 /// The version that is written, and the only one that is read.
@@ -32,9 +33,6 @@ pub(super) const MAX_VOCAB: u32 = 1 << 21;
 
 /// 4 GiB: the index of a greater file would take too long to check.
 pub(super) const MAX_BLOCKS: u64 = 1 << 20;
-
-/// First key and checksum of a block.
-const INDEX_ENTRY_BYTES: u64 = 16;
 
 /// What a file holds, by order: of contexts of none, one and two tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +114,7 @@ pub(super) fn index_at(n_blocks: u64) -> u64 {
 
 /// The size of such a file.
 pub(super) fn file_bytes(n_blocks: u64) -> u64 {
-    index_at(n_blocks) + n_blocks * INDEX_ENTRY_BYTES
+    index_at(n_blocks) + n_blocks * ENTRY_BYTES as u64
 }
 
 /// The number at a place; 0 past the end.

@@ -4,6 +4,7 @@ use std::iter::Peekable;
 
 use crate::draft::table::Successor;
 use crate::store::drafter_file::error::DrafterFileError;
+use crate::store::drafter_file::keys::KeySpace;
 use crate::store::drafter_file::reader::{DrafterFile, Rows};
 use crate::store::drafter_file::row::BaseRow;
 
@@ -15,10 +16,11 @@ pub fn merge<'f>(
     files: &[(&'f DrafterFile, f32)],
 ) -> impl Iterator<Item = Result<BaseRow, DrafterFileError>> + use<'f> {
     let mut inputs: Vec<_> = files.iter().map(|&(file, weight)| (file.rows().peekable(), weight)).collect();
-    std::iter::from_fn(move || next_row(&mut inputs).transpose())
+    let keys = files.first().map_or(KeySpace::new(0), |(file, _)| file.keys());
+    std::iter::from_fn(move || next_row(&mut inputs, keys).transpose())
 }
 
-fn next_row(inputs: &mut [(Peekable<Rows<'_>>, f32)]) -> Result<Option<BaseRow>, DrafterFileError> {
+fn next_row(inputs: &mut [(Peekable<Rows<'_>>, f32)], keys: KeySpace) -> Result<Option<BaseRow>, DrafterFileError> {
     let mut first = None;
     for (rows, _) in &mut *inputs {
         // An error is taken out here, so that it ends the merge.
@@ -26,9 +28,10 @@ fn next_row(inputs: &mut [(Peekable<Rows<'_>>, f32)]) -> Result<Option<BaseRow>,
             return Err(error);
         }
         let context = rows.peek().and_then(|row| row.as_ref().ok()).map(|row| row.context);
-        first = [first, context].into_iter().flatten().min();
+        let keyed = context.map(|context| (keys.key(context.tokens()), context));
+        first = [first, keyed].into_iter().flatten().min();
     }
-    let Some(context) = first else { return Ok(None) };
+    let Some((_, context)) = first else { return Ok(None) };
     let mut merged = BaseRow { context, total: 0.0, successors: Vec::new() };
     for (rows, weight) in inputs {
         let same = rows.next_if(|row| row.as_ref().is_ok_and(|row| row.context == context));

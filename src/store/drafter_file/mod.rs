@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! header   one block: identity, counts, checksums         header.rs
-//! blocks   4096 bytes each: rows in order of their keys   block.rs
-//! index    first key of each block, then its checksum     writer.rs, reader.rs
+//! blocks   4096 bytes each: rows in order of their keys   block.rs, keys.rs
+//! index    first key, shape and checksum of each block    index.rs
 //! ```
 //!
-//! Opening checks the header and the index (a 250th of the file). A block is checked when it is first touched. So opening
+//! Opening checks the header and the index (a 170th of the file). A block is checked when it is first touched. So opening
 //! takes the same short time whatever the size, and a damaged block costs its own rows only.
 //!
 //! Nothing read is trusted: every length, offset and token id is checked where it is used, so that a file of any content
@@ -20,6 +20,8 @@ mod block;
 mod codes;
 mod error;
 mod header;
+mod index;
+mod keys;
 mod merge;
 mod prune;
 mod reader;
@@ -28,6 +30,7 @@ mod writer;
 
 pub use error::DrafterFileError;
 pub use header::{N_ORDERS, Totals, VERSION};
+pub use keys::KeySpace;
 pub use merge::merge;
 pub use prune::prune;
 pub use reader::{DrafterFile, Rows};

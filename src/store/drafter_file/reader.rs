@@ -8,11 +8,13 @@ use memmap2::Mmap;
 
 use crate::draft::base::Base;
 use crate::draft::table::{MAX_SUCCESSORS, Successor};
-use crate::store::drafter_file::block::{BLOCK_BYTES, Block, last_not_above, token_bits};
+use crate::store::drafter_file::block::{BLOCK_BYTES, Block, token_bits};
 use crate::store::drafter_file::codes::Codes;
 use crate::store::drafter_file::error::DrafterFileError;
-use crate::store::drafter_file::header::{Header, Totals, checksum, index_at, number};
-use crate::store::drafter_file::row::{BaseRow, Context};
+use crate::store::drafter_file::header::{Header, Totals, checksum, index_at};
+use crate::store::drafter_file::index;
+use crate::store::drafter_file::keys::KeySpace;
+use crate::store::drafter_file::row::BaseRow;
 use crate::store::vocabulary::Vocabulary;
 use crate::token::Token;
 
@@ -32,6 +34,8 @@ pub struct DrafterFile {
     map: Mmap,
     header: Header,
     index_at: usize,
+    keys: KeySpace,
+    token_bits: u32,
     codes: Codes,
     /// What is known of each block.
     states: Vec<AtomicU8>,
@@ -67,8 +71,17 @@ impl DrafterFile {
             return Err(DrafterFileError::damaged(path, "the checksum of its index is wrong"));
         }
         let states = (0..header.n_blocks).map(|_| AtomicU8::new(UNKNOWN)).collect();
-        let (codes, is_damaged) = (Codes::default(), AtomicBool::new(false));
-        Ok(DrafterFile { path: path.to_owned(), map, header, index_at, codes, states, is_damaged })
+        Ok(DrafterFile {
+            path: path.to_owned(),
+            map,
+            header,
+            index_at,
+            keys: KeySpace::new(header.vocabulary.n_tokens),
+            token_bits: token_bits(header.vocabulary.n_tokens),
+            codes: Codes::default(),
+            states,
+            is_damaged: AtomicBool::new(false),
+        })
     }
 
     /// Whether its tokens are those of `vocabulary`.
@@ -114,11 +127,17 @@ impl DrafterFile {
         self.is_damaged.load(Ordering::Relaxed)
     }
 
-    /// Every row in order, each with an error in place of the rows of a damaged block. Weights are counts: share times
+    /// Every row in the order of the keys, each with an error in place of the rows of a damaged block. Weights are counts: share times
     /// total.
     #[must_use]
     pub fn rows(&self) -> Rows<'_> {
         Rows { file: self, block: 0, row: 0 }
+    }
+
+    /// The keys of its rows.
+    #[must_use]
+    pub fn keys(&self) -> KeySpace {
+        self.keys
     }
 
     /// Its blocks, each of which has a checksum.
@@ -127,32 +146,24 @@ impl DrafterFile {
         self.states.len()
     }
 
-    /// The first key of a block.
-    fn first_key(&self, block: usize) -> u64 {
-        number(&self.map, self.index_at + 8 * block)
+    fn index(&self) -> &[u8] {
+        self.map.get(self.index_at..).unwrap_or_default()
     }
 
-    /// The checksum that a block should have.
-    fn checksum_of(&self, block: usize) -> u64 {
-        number(&self.map, self.index_at + 8 * (self.n_blocks() + block))
-    }
-
-    /// A block whose checksum is right.
-    fn block(&self, at: usize) -> Option<Block<'_>> {
+    /// A block whose checksum is right, and its first key.
+    fn block(&self, at: usize) -> Option<(Block<'_>, u64)> {
         let start = (1 + at) * BLOCK_BYTES;
         let bytes = self.map.get(start..start + BLOCK_BYTES)?;
+        let entry = index::entry(self.index(), at);
         let state = self.states.get(at)?;
         match state.load(Ordering::Relaxed) {
             SOUND => {}
-            UNKNOWN => {
-                if checksum(bytes) != self.checksum_of(at) {
-                    return self.give_up(at);
-                }
-                state.store(SOUND, Ordering::Relaxed);
-            }
+            UNKNOWN if checksum(bytes) == entry.checksum => state.store(SOUND, Ordering::Relaxed),
+            UNKNOWN => return self.give_up(at),
             _ => return None,
         }
-        Block::parse(bytes, token_bits(self.header.vocabulary.n_tokens)).or_else(|| self.give_up(at))
+        let block = Block::new(bytes, entry.shape, self.token_bits).or_else(|| self.give_up(at))?;
+        Some((block, entry.first_key))
     }
 
     /// Marks a block as damaged.
@@ -191,10 +202,13 @@ impl DrafterFile {
 impl Base for DrafterFile {
     fn row(&self, context: &[Token], row: &mut Vec<Successor>) -> Option<f32> {
         row.clear();
-        let key = Context::key(context, self.header.vocabulary.n_tokens.into())?;
-        let at = last_not_above(self.n_blocks(), key, |block| self.first_key(block))?;
-        let block = self.block(at)?;
-        let found = block.find(key - self.first_key(at))?;
+        let key = self.keys.key(context)?;
+        let at = index::block_of(self.index(), key, self.keys.end())?;
+        let (block, first_key) = self.block(at)?;
+        let next_key =
+            if at + 1 < self.n_blocks() { index::entry(self.index(), at + 1).first_key } else { self.keys.end() };
+        // No key is less than its block's first, if the index is as it was; nor is the next block's.
+        let found = block.find(key.checked_sub(first_key)?, next_key.saturating_sub(first_key))?;
         self.read_row(&block, found, row).or_else(|| self.give_up(at))
     }
 }
@@ -212,7 +226,10 @@ impl Iterator for Rows<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.block < self.file.n_blocks() {
-            let read = self.file.block(self.block).map(|block| (block.n_rows() > self.row).then(|| self.read(&block)));
+            let read = |(block, first_key): (Block<'_>, u64)| {
+                (self.row < block.n_rows()).then(|| self.read(&block, first_key))
+            };
+            let read = self.file.block(self.block).map(read);
             match read {
                 // Past its last row.
                 Some(None) => (self.block, self.row) = (self.block + 1, 0),
@@ -233,9 +250,8 @@ impl Iterator for Rows<'_> {
 }
 
 impl Rows<'_> {
-    fn read(&self, block: &Block<'_>) -> Option<BaseRow> {
-        let key = self.file.first_key(self.block).checked_add(block.key(self.row))?;
-        let context = Context::of_key(key, self.file.header.vocabulary.n_tokens.into())?;
+    fn read(&self, block: &Block<'_>, first_key: u64) -> Option<BaseRow> {
+        let context = self.file.keys.context(first_key.checked_add(block.key(self.row))?)?;
         let mut successors = Vec::with_capacity(MAX_SUCCESSORS);
         let total = self.file.read_row(block, self.row, &mut successors)?;
         successors.iter_mut().for_each(|successor| successor.weight *= total);

@@ -1,10 +1,9 @@
-//! One row of a matrix outside a file, and the order that rows stand in.
+//! One row of a matrix outside a file.
 
 use crate::draft::table::Successor;
 use crate::token::Token;
 
-/// What a row's successors followed: no token, one, or two. Contexts are ordered as rows stand in a file: by the number
-/// of tokens, then by the tokens.
+/// What a row's successors followed: no token, one, or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Context {
     n_tokens: u8,
@@ -27,26 +26,6 @@ impl Context {
     #[must_use]
     pub fn tokens(&self) -> &[Token] {
         &self.tokens[..usize::from(self.n_tokens)]
-    }
-
-    /// A number that orders contexts as they are ordered; `None` if a token is not one of `n_vocab` (at most 2^21).
-    pub(super) fn key(tokens: &[Token], n_vocab: u64) -> Option<u64> {
-        let id = |token: Token| u64::try_from(token.0).ok().filter(|&id| id < n_vocab);
-        match *tokens {
-            [] => Some(0),
-            [last] => Some(1 + id(last)?),
-            [before, last] => Some(1 + n_vocab + id(before)? * n_vocab + id(last)?),
-            _ => None,
-        }
-    }
-
-    /// The context of a key; `None` if it is that of none.
-    pub(super) fn of_key(key: u64, n_vocab: u64) -> Option<Context> {
-        let token = |id: u64| i32::try_from(id).ok().map(Token);
-        let Some(one) = key.checked_sub(1) else { return Some(Context::EMPTY) };
-        let Some(two) = one.checked_sub(n_vocab) else { return Context::new(&[token(one)?]) };
-        let (before, last) = (two.checked_div(n_vocab)?, two % n_vocab);
-        if before < n_vocab { Context::new(&[token(before)?, token(last)?]) } else { None }
     }
 }
 
@@ -79,21 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_order_contexts_and_lead_back_to_them() {
-        let n_vocab = 3;
-        let ids: Vec<Token> = (0..3).map(Token).collect();
-        let ones = ids.iter().map(|&a| vec![a]);
-        let twos = ids.iter().flat_map(|&a| ids.iter().map(move |&b| vec![a, b]));
-        let all: Vec<Vec<Token>> = [vec![]].into_iter().chain(ones).chain(twos).collect();
-        for (key, tokens) in (0..).zip(&all) {
-            assert_eq!(Context::key(tokens, n_vocab), Some(key), "{tokens:?}");
-            assert_eq!(Context::of_key(key, n_vocab), Context::new(tokens));
+    fn a_context_has_two_tokens_at_most() {
+        for n in 0..=2 {
+            let tokens = [Token(7), Token(8)];
+            assert_eq!(Context::new(&tokens[..n]).unwrap().tokens(), &tokens[..n]);
         }
-        assert!(all.is_sorted_by_key(|tokens| Context::new(tokens).unwrap()));
-        assert_eq!(Context::of_key(all.len() as u64, n_vocab), None);
-        assert_eq!(Context::key(&[Token(3)], n_vocab), None);
-        assert_eq!(Context::key(&[Token(-1), Token(0)], n_vocab), None);
-        assert_eq!(Context::key(&[Token(0); 3], n_vocab), None);
         assert_eq!(Context::new(&[Token(0); 3]), None);
     }
 

@@ -23,7 +23,10 @@ fn row(context: &[i32], total: f32, successors: &[(i32, f32)]) -> BaseRow {
 
 fn write(path: &Path, n_tokens: u32, rows: &[BaseRow]) -> u64 {
     let mut writer = DrafterWriter::create(path, vocabulary(n_tokens)).unwrap();
-    rows.iter().for_each(|row| writer.push(&mut row.clone()).unwrap());
+    let mut rows: Vec<BaseRow> = rows.to_vec();
+    let keys = KeySpace::new(n_tokens);
+    rows.sort_by_key(|row| keys.key(row.context.tokens()));
+    rows.iter_mut().for_each(|row| writer.push(row).unwrap());
     let foreseen = writer.file_bytes();
     let bytes = writer.finish().unwrap();
     assert_eq!((bytes, bytes), (foreseen, fs::metadata(path).unwrap().len()));
@@ -42,8 +45,10 @@ impl Place {
     }
 }
 
-/// What a lookup finds: the total and the shares.
-fn look_up(file: &DrafterFile, context: &Context) -> Option<(f32, Vec<Successor>)> {
+/// The total and the shares.
+type Found = (f32, Vec<Successor>);
+
+fn look_up(file: &DrafterFile, context: &Context) -> Option<Found> {
     let mut row = vec![Successor { token: Token(7), weight: 7.0 }];
     let total = file.row(context.tokens(), &mut row);
     assert!(total.is_some() || row.is_empty(), "an unknown row is empty");
@@ -80,13 +85,14 @@ fn random_rows(n_tokens: u32, n_contexts: usize, seed: u64) -> Vec<BaseRow> {
             row(context, counts.iter().map(|one| one.1).sum::<f32>() + (token() % 3) as f32, &counts)
         })
         .collect();
-    rows.sort_by_key(|row| row.context);
+    let keys = KeySpace::new(n_tokens);
+    rows.sort_by_key(|row| keys.key(row.context.tokens()));
     rows.dedup_by_key(|row| row.context);
     rows
 }
 
 /// What a file says of a row is what was written, as exactly as codes can be.
-fn assert_equal(found: Option<(f32, Vec<Successor>)>, written: &BaseRow) {
+fn assert_equal(found: Option<Found>, written: &BaseRow) {
     let mut written = written.clone();
     written.keep_top(MAX_SUCCESSORS, 0.0);
     let (total, shares) = found.expect("the row is there");
@@ -116,10 +122,10 @@ proptest! {
         rows.iter().for_each(|row| assert_equal(look_up(&file, &row.context), row));
         // And no others.
         let mut state = seed;
-        for _ in 0..1000 {
+        for _ in 0..100 {
             let mut token = || Token((random(&mut state) % u64::from(n_tokens)) as i32);
             let context = Context::new(&[token(), token()]).unwrap();
-            let is_known = rows.binary_search_by_key(&context, |row| row.context).is_ok();
+            let is_known = rows.iter().any(|row| row.context == context);
             prop_assert_eq!(look_up(&file, &context).is_some(), is_known);
         }
         let walked: Vec<BaseRow> = file.rows().map(Result::unwrap).collect();
@@ -171,12 +177,7 @@ fn what_does_not_fit_the_format_is_not_written() {
         assert!(matches!(DrafterWriter::create(&path, vocabulary(n_tokens)), Err(DrafterFileError::Unwritable { .. })));
     }
     let good = row(&[2, 2], 1.0, &[(2, 1.0)]);
-    for bad in [
-        row(&[2, 2], 1.0, &[(1, 1.0)]),
-        row(&[1, 3], 1.0, &[(1, 1.0)]),
-        row(&[9], 1.0, &[(1, 1.0)]),
-        row(&[2, 3], 1.0, &[(9, 1.0)]),
-    ] {
+    for bad in [row(&[2, 2], 1.0, &[(1, 1.0)]), row(&[9], 1.0, &[(1, 1.0)]), row(&[2, 3], 1.0, &[(9, 1.0)])] {
         let mut writer = DrafterWriter::create(&path, vocabulary(5)).unwrap();
         writer.push(&mut good.clone()).unwrap();
         assert!(matches!(writer.push(&mut bad.clone()), Err(DrafterFileError::Unwritable { .. })), "{bad:?}");
@@ -186,7 +187,7 @@ fn what_does_not_fit_the_format_is_not_written() {
 }
 
 /// A file of a few blocks, and what each of its rows is.
-fn small_file(place: &Place) -> (PathBuf, Vec<(Context, (f32, Vec<Successor>))>) {
+fn small_file(place: &Place) -> (PathBuf, Vec<(Context, Found)>) {
     let path = place.path("small");
     let rows = random_rows(500, 700, 1);
     write(&path, 500, &rows);
@@ -285,23 +286,23 @@ fn forged_blocks_do_no_harm() {
     let place = Place::new();
     let (path, rows) = small_file(&place);
     let good = fs::read(&path).unwrap();
-    let n_blocks = (good.len() - 4096) / 4112;
+    let n_blocks = (good.len() - 4096) / (4096 + index::ENTRY_BYTES);
     let index_at = 4096 * (1 + n_blocks);
     let mut state = 5;
     for _ in 0..2000 {
         let mut bad = good.clone();
-        // Any bytes, most often of the first block's own header and of the index, with the right checksums.
+        // Any bytes, most often of the index and of the first rows, with the right checksums.
         for _ in 0..=random(&mut state) % 4 {
             let at = match random(&mut state) % 3 {
-                0 => 4096 + random(&mut state) as usize % 8,
-                1 => index_at + random(&mut state) as usize % (8 * n_blocks),
+                0 => 4096 + random(&mut state) as usize % 64,
+                1 => index_at + random(&mut state) as usize % (index::ENTRY_BYTES * n_blocks),
                 _ => 4096 + random(&mut state) as usize % (4096 * n_blocks),
             };
             bad[at] = random(&mut state) as u8;
         }
         for block in 0..n_blocks {
             let checksum = header::checksum(&bad[4096 * (1 + block)..][..4096]);
-            bad[index_at + 8 * (n_blocks + block)..][..8].copy_from_slice(&checksum.to_le_bytes());
+            bad[index_at + index::ENTRY_BYTES * block + 16..][..8].copy_from_slice(&checksum.to_le_bytes());
         }
         let checksum = header::checksum(&bad[index_at..]);
         let bad = forge(bad, |bytes| bytes[32..40].copy_from_slice(&checksum.to_le_bytes()));
@@ -324,7 +325,9 @@ fn merged_counts_are_added() {
     write(&place.path("a"), 9, &[row(&[1], 8.0, &[(1, 4.0), (2, 2.0)]), row(&[1, 1], 2.0, &[(3, 2.0)])]);
     write(&place.path("b"), 9, &[row(&[], 1.0, &[(5, 1.0)]), row(&[1], 16.0, &[(2, 16.0)])]);
     let [a, b] = ["a", "b"].map(|name| DrafterFile::open_any(&place.path(name)).unwrap());
-    let merged: Vec<BaseRow> = merge(&[(&a, 1.0), (&b, 0.5)]).map(Result::unwrap).collect();
+    let mut merged: Vec<BaseRow> = merge(&[(&a, 1.0), (&b, 0.5)]).map(Result::unwrap).collect();
+    assert!(merged.is_sorted_by_key(|row| KeySpace::new(9).key(row.context.tokens())));
+    merged.sort_by_key(|row| row.context);
     let contexts: Vec<usize> = merged.iter().map(|row| row.context.tokens().len()).collect();
     assert_eq!(contexts, [0, 1, 2]);
     assert!((merged[0].total - 0.5).abs() < 0.05, "{merged:?}");
@@ -356,7 +359,7 @@ fn a_pruned_file_has_the_size_asked_for_and_the_most_frequent() {
     for max_bytes in [whole, whole * 3 / 4, whole / 3, whole / 20, 4096 * 3, 4096] {
         let path = place.path("pruned");
         let bytes = prune(&file, &path, max_bytes, || true).unwrap();
-        assert!(bytes <= max_bytes && bytes + 2 * 4112 >= max_bytes * 95 / 100, "{max_bytes}: {bytes}");
+        assert!(bytes <= max_bytes && bytes + 2 * 4120 >= max_bytes * 95 / 100, "{max_bytes}: {bytes}");
         let pruned = DrafterFile::open_any(&path).unwrap();
         let kept: Vec<f32> = pruned.rows().flat_map(|row| row.unwrap().successors).map(|one| one.weight).collect();
         let least = kept.iter().copied().fold(f32::INFINITY, f32::min);
@@ -402,9 +405,17 @@ fn speed() {
         (0..2_000_000).map(|_| rows[random(&mut state) as usize % rows.len()].context).collect();
     let mut row = Vec::new();
     for round in ["first touch", "warm", "warm"] {
-        let start = std::time::Instant::now();
-        let n_found = contexts.iter().filter(|context| file.row(context.tokens(), &mut row).is_some()).count();
-        assert_eq!(n_found, contexts.len());
-        eprintln!("{round}: {:.0} ns a lookup", start.elapsed().as_secs_f64() * 1e9 / contexts.len() as f64);
+        // Other processes disturb some of the short runs, and not the median.
+        let mut times: Vec<f64> = contexts
+            .chunks(10_000)
+            .map(|contexts| {
+                let start = std::time::Instant::now();
+                let n_found = contexts.iter().filter(|context| file.row(context.tokens(), &mut row).is_some()).count();
+                assert_eq!(n_found, contexts.len());
+                start.elapsed().as_secs_f64() * 1e9 / contexts.len() as f64
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        eprintln!("{round}: {:.0} ns a lookup in the median, {:.0} at least", times[times.len() / 2], times[0]);
     }
 }

@@ -11,9 +11,11 @@ use crate::store::drafter_file::block::{BLOCK_BYTES, BlockBuilder};
 use crate::store::drafter_file::codes::{share_code, total_code};
 use crate::store::drafter_file::error::DrafterFileError;
 use crate::store::drafter_file::header::{Header, MAX_BLOCKS, MAX_VOCAB, Totals, checksum, file_bytes};
+use crate::store::drafter_file::index::Entry;
+use crate::store::drafter_file::keys::KeySpace;
 use crate::store::drafter_file::prune::prune;
 use crate::store::drafter_file::reader::DrafterFile;
-use crate::store::drafter_file::row::{BaseRow, Context};
+use crate::store::drafter_file::row::BaseRow;
 use crate::store::vocabulary::Vocabulary;
 
 /// A file in the making. Dropping it leaves nothing behind.
@@ -22,9 +24,10 @@ pub struct DrafterWriter {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
     vocabulary: Vocabulary,
+    keys: KeySpace,
     block: BlockBuilder,
-    /// First key and checksum of each block written.
-    index: Vec<(u64, u64)>,
+    /// Of each block written.
+    index: Vec<Entry>,
     last_key: Option<u64>,
     totals: Totals,
 }
@@ -48,6 +51,7 @@ impl DrafterWriter {
             path: path.to_owned(),
             file,
             vocabulary,
+            keys: KeySpace::new(vocabulary.n_tokens),
             block: BlockBuilder::new(vocabulary.n_tokens),
             index: Vec::new(),
             last_key: None,
@@ -55,7 +59,7 @@ impl DrafterWriter {
         })
     }
 
-    /// Adds a row; rows come in the order of their contexts. Of its successors the `MAX_SUCCESSORS` with the greatest
+    /// Adds a row; rows come in the order of their keys. Of its successors the `MAX_SUCCESSORS` with the greatest
     /// counts are kept; a row without any is left out.
     ///
     /// # Errors
@@ -86,7 +90,7 @@ impl DrafterWriter {
         let unwritable = |what: String| DrafterFileError::Unwritable { path: self.path.clone(), what };
         let n_vocab = u64::from(self.vocabulary.n_tokens);
         let is_known = |token: i32| u64::try_from(token).is_ok_and(|id| id < n_vocab);
-        let key = Context::key(row.context.tokens(), n_vocab);
+        let key = self.keys.key(row.context.tokens());
         let key = key.filter(|_| row.successors.iter().all(|successor| is_known(successor.token.0)));
         let key = key.ok_or_else(|| unwritable(format!("a token beyond the vocabulary of {n_vocab}")))?;
         if self.last_key.is_some_and(|last| last >= key) {
@@ -96,12 +100,12 @@ impl DrafterWriter {
     }
 
     fn flush_block(&mut self) -> Result<(), DrafterFileError> {
-        if let Some((first_key, bytes)) = self.block.take() {
+        if let Some((first_key, shape, bytes)) = self.block.take() {
             if self.index.len() as u64 >= MAX_BLOCKS {
                 let what = format!("more than {MAX_BLOCKS} blocks");
                 return Err(DrafterFileError::Unwritable { path: self.path.clone(), what });
             }
-            self.index.push((first_key, checksum(&bytes)));
+            self.index.push(Entry { first_key, shape, checksum: checksum(&bytes) });
             self.file.write_all(&bytes).map_err(DrafterFileError::io(&self.path))?;
         }
         Ok(())
@@ -110,7 +114,7 @@ impl DrafterWriter {
     /// The size it will have if nothing is added.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        let n_blocks = self.index.len() as u64 + u64::from(self.block.first_key().is_some());
+        let n_blocks = self.index.len() as u64 + u64::from(!self.block.is_empty());
         file_bytes(n_blocks)
     }
 
@@ -148,9 +152,7 @@ impl DrafterWriter {
     /// Writes what is left, the index and the header. Returns the size.
     fn complete(&mut self) -> Result<u64, DrafterFileError> {
         self.flush_block()?;
-        let keys = self.index.iter().map(|entry| entry.0.to_le_bytes());
-        let checksums = self.index.iter().map(|entry| entry.1.to_le_bytes());
-        let index: Vec<u8> = keys.chain(checksums).flatten().collect();
+        let index: Vec<u8> = self.index.iter().flat_map(|entry| entry.encode()).flatten().collect();
         let header = Header {
             vocabulary: self.vocabulary,
             n_blocks: self.index.len() as u64,
