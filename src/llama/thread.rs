@@ -115,7 +115,6 @@ impl<Event> Outbox<Event> {
     }
 
     /// The same for what asks whether to go on.
-    #[must_use]
     pub fn go_on(&self) -> ControlFlow<()> {
         if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
