@@ -130,7 +130,7 @@ fn forget(folder: &Path, args: &ForgetArgs) -> Result<(), Failure> {
     let known = learned::list(folder)?;
     let forgotten = learned::forget(folder, key.as_ref())?;
     for path in &forgotten {
-        let name = known.iter().find(|entry| entry.path == *path).map_or("a model", Entry::model_name);
+        let name = known.iter().find(|entry| entry.path == *path).map_or("a model", model_name);
         stderr_line(&format!("forgotten: {} ({})", sanitize_for_terminal(name), path.display()));
     }
     if forgotten.is_empty() {
@@ -160,15 +160,9 @@ struct ModelStatus<'a> {
     written_unix_s: Option<u64>,
 }
 
-impl Entry {
-    fn model_name(&self) -> &str {
-        // A fingerprint is a name, a size and a hash.
-        let name = |key: &'_ LearnedKey| key.model.rsplitn(3, ' ').nth(2).map(str::len);
-        match &self.key {
-            Some(key) => &key.model[..name(key).unwrap_or(key.model.len())],
-            None => "unreadable",
-        }
-    }
+/// A fingerprint is a name, a size and a hash.
+fn model_name(entry: &Entry) -> &str {
+    entry.key.as_ref().map_or("unreadable", |key| key.model.rsplitn(3, ' ').nth(2).unwrap_or(&key.model))
 }
 
 fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
@@ -188,7 +182,7 @@ fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
     for (status, entry) in models.iter().zip(&entries) {
         let ago = entry.written.and_then(|time| SystemTime::now().duration_since(time).ok());
         let ago = ago.map_or_else(|| "at an unknown time".to_owned(), |ago| format!("{} h ago", ago.as_secs() / 3600));
-        let (name, state) = (sanitize_for_terminal(entry.model_name()), word(status.learning));
+        let (name, state) = (sanitize_for_terminal(model_name(entry)), word(status.learning));
         text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", status.bytes, status.file.display());
     }
     if models.is_empty() {
@@ -200,7 +194,7 @@ fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
 fn model_status<'a>(entry: &'a Entry, switch: &Switch) -> ModelStatus<'a> {
     let since_epoch = entry.written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     ModelStatus {
-        model: entry.key.as_ref().map(|_| entry.model_name()),
+        model: entry.key.as_ref().map(|_| model_name(entry)),
         learning: entry.key.as_ref().map_or(switch.all.unwrap_or(true), |key| switch.is_on(key)),
         file: &entry.path,
         bytes: entry.n_bytes,

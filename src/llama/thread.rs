@@ -23,7 +23,7 @@ const N_EVENTS: usize = 256;
 pub struct EngineThread<Request, Event> {
     requests: Sender<Request>,
     events: Receiver<Event>,
-    interrupt: Arc<AtomicBool>,
+    is_unwanted: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -39,10 +39,11 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
     ) -> io::Result<EngineThread<Request, Event>> {
         let (requests, queue) = bounded(n_requests);
         let (event_queue, events) = bounded(N_EVENTS);
-        let outbox = Outbox { events: event_queue, interrupt: interrupt.clone() };
+        let is_unwanted = Arc::new(AtomicBool::new(false));
+        let outbox = Outbox { events: event_queue, interrupt, is_unwanted: is_unwanted.clone() };
         let work = move || work(&queue, &outbox);
         let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(EngineThread { requests, events, interrupt, thread: Some(thread) })
+        Ok(EngineThread { requests, events, is_unwanted, thread: Some(thread) })
     }
 
     /// Hands in a request, when there is room for it.
@@ -71,7 +72,7 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
 
 impl<Request, Event> Drop for EngineThread<Request, Event> {
     fn drop(&mut self) {
-        self.interrupt.store(true, Ordering::Relaxed);
+        self.is_unwanted.store(true, Ordering::Relaxed);
         // Closed channels: it finds no further request, and nobody to tell.
         self.requests = bounded(0).0;
         self.events = never();
@@ -86,12 +87,16 @@ impl<Request, Event> Drop for EngineThread<Request, Event> {
 #[derive(Debug)]
 pub struct Outbox<Event> {
     events: Sender<Event>,
+    /// The user's.
     interrupt: Arc<AtomicBool>,
+    /// Set when nobody listens any more.
+    is_unwanted: Arc<AtomicBool>,
 }
 
 impl<Event> Clone for Outbox<Event> {
     fn clone(&self) -> Outbox<Event> {
-        Outbox { events: self.events.clone(), interrupt: self.interrupt.clone() }
+        let Outbox { events, interrupt, is_unwanted } = self;
+        Outbox { events: events.clone(), interrupt: interrupt.clone(), is_unwanted: is_unwanted.clone() }
     }
 }
 
@@ -99,18 +104,17 @@ impl<Event> Outbox<Event> {
     /// Tells something. A reader that is gone counts as an interrupt.
     pub fn send(&self, event: Event) {
         if self.events.send(event).is_err() {
-            self.interrupt.store(true, Ordering::Relaxed);
+            self.is_unwanted.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether to break off.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
+        self.interrupt.load(Ordering::Relaxed) || self.is_unwanted.load(Ordering::Relaxed)
     }
 
     /// The same for what asks whether to go on.
-    #[must_use]
     pub fn go_on(&self) -> ControlFlow<()> {
         if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -1,15 +1,15 @@
 //! Counts tri-grams, bi-grams and uni-grams of any amount of text in a bounded memory.
 //!
-//! What is counted goes into a buffer. A full buffer is sorted and equal entries are added up; if that does not free
-//! half of it, it goes to a temporary file as one sorted run. In the end all runs are merged while rows are handed out
-//! in the order of a drafter file. The unigrams are few, and stay in memory.
+//! What is counted goes into a buffer. A full buffer is sorted and equal entries are added up; if that does not free half
+//! of it, it goes to a temporary file as one sorted run. In the end all runs are merged while rows are handed out in the
+//! order of a drafter file. The unigrams are few, and stay in memory.
 //!
 //! It knows no text and no files but its own: tokens come in, rows go out.
 
 mod runs;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::draft::table::Successor;
 use crate::store::counter::runs::{Entry, Merge, Runs};
@@ -27,6 +27,8 @@ const MIN_ENTRIES: usize = 16;
 #[derive(Debug)]
 pub struct TrigramCounter {
     keys: KeySpace,
+    n_vocab: usize,
+    /// Per token, and behind them the rest: what followed, but not as one of the tokens told.
     unigrams: Vec<f64>,
     /// Keys are those of the context, then the token.
     buffer: Vec<Entry>,
@@ -35,28 +37,18 @@ pub struct TrigramCounter {
 }
 
 impl TrigramCounter {
-    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory; what is more goes to temporary
-    /// files in `folder`, which vanish with this.
+    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory; what is more goes to temporary files
+    /// in `folder`, which vanish with this.
     #[must_use]
     pub fn new(n_vocab: u32, folder: &Path, max_bytes: usize) -> TrigramCounter {
-        let n_max = (max_bytes / size_of::<Entry>()).max(MIN_ENTRIES);
         TrigramCounter {
             keys: KeySpace::new(n_vocab),
-            unigrams: vec![0.0; n_vocab.min(1 << TOKEN_BITS) as usize],
-            // Memory that is not touched yet costs nothing.
-            buffer: Vec::with_capacity(n_max),
-            n_max,
-            runs: Runs::new(folder.to_owned()),
+            n_vocab: n_vocab.min(1 << TOKEN_BITS) as usize,
+            unigrams: vec![0.0; n_vocab.min(1 << TOKEN_BITS) as usize + 1],
+            buffer: Vec::new(),
+            n_max: (max_bytes / size_of::<Entry>()).max(MIN_ENTRIES),
+            runs: Runs::new(PathBuf::from(folder)),
         }
-    }
-
-    /// Counts one more token as well, number `n_vocab`: what stands for all that is not counted by name. It follows, and
-    /// is never followed.
-    #[must_use]
-    pub fn with_rest(mut self) -> TrigramCounter {
-        self.unigrams.push(0.0);
-        self.unigrams.truncate(1 << TOKEN_BITS);
-        self
     }
 
     /// Counts `token` after the last two tokens of `context`, after its last one, and after none. `weight` is 1 for a
@@ -65,23 +57,40 @@ impl TrigramCounter {
     /// # Errors
     /// When a token is not of the vocabulary, the weight is not a positive number, or the temporary files fail.
     pub fn add(&mut self, context: &[Token], token: Token, weight: f32) -> io::Result<()> {
-        let unknown = || {
-            let what = format!("token {} after {context:?} is not of {} tokens", token.0, self.unigrams.len());
-            io::Error::new(io::ErrorKind::InvalidInput, what)
-        };
-        let n_known = context.len().min(2);
-        let last = &context[context.len() - n_known..];
-        let id = usize::try_from(token.0).ok().filter(|&id| id < self.unigrams.len()).ok_or_else(unknown)?;
+        let id = usize::try_from(token.0).ok().filter(|&id| id < self.n_vocab);
+        let id = id.ok_or_else(|| self.unknown(context, token.0.to_string()))?;
+        self.add_id(context, id, weight)
+    }
+
+    /// Counts that something followed `context` without saying what: rows have it in their totals.
+    ///
+    /// # Errors
+    /// As [`TrigramCounter::add`], and for a vocabulary of 2^21 tokens, whose keys have no room for it.
+    pub fn add_rest(&mut self, context: &[Token], weight: f32) -> io::Result<()> {
+        if self.n_vocab as u64 > TOKEN_MASK {
+            return Err(self.unknown(context, "the rest".to_owned()));
+        }
+        self.add_id(context, self.n_vocab, weight)
+    }
+
+    fn add_id(&mut self, context: &[Token], id: usize, weight: f32) -> io::Result<()> {
         if !(weight.is_finite() && weight > 0.0) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a count of {weight}")));
         }
+        let n_known = context.len().min(2);
+        let last = &context[context.len() - n_known..];
         let keys = [1, 2].map(|order| (order <= n_known).then(|| self.keys.key(&last[n_known - order..])));
         for key in keys.into_iter().flatten() {
-            let key = key.ok_or_else(unknown)? << TOKEN_BITS | id as u64;
+            let key = key.ok_or_else(|| self.unknown(context, id.to_string()))? << TOKEN_BITS | id as u64;
             self.buffer.push(Entry { key, weight });
         }
         self.unigrams[id] += f64::from(weight);
         if self.buffer.len() + 1 >= self.n_max { self.make_room() } else { Ok(()) }
+    }
+
+    fn unknown(&self, context: &[Token], what: String) -> io::Error {
+        let what = format!("token {what} after {context:?} is not of {} tokens", self.n_vocab);
+        io::Error::new(io::ErrorKind::InvalidInput, what)
     }
 
     /// Counts every token of a text, which begins at `start`: what comes before is context only.
@@ -109,7 +118,8 @@ impl TrigramCounter {
         runs::sort_and_combine(&mut self.buffer);
         let mut merge = self.runs.merge(self.buffer)?;
         let next = merge.next_entry()?;
-        Ok(CountedRows { keys: self.keys, unigrams: Some(self.unigrams), merge, next })
+        let (keys, n_vocab, unigrams) = (self.keys, self.n_vocab, Some(self.unigrams));
+        Ok(CountedRows { keys, n_vocab, unigrams, merge, next })
     }
 }
 
@@ -117,6 +127,7 @@ impl TrigramCounter {
 #[derive(Debug)]
 pub struct CountedRows {
     keys: KeySpace,
+    n_vocab: usize,
     /// Until they have been handed out.
     unigrams: Option<Vec<f64>>,
     merge: Merge,
@@ -134,7 +145,7 @@ impl CountedRows {
         // The key of no token is 0.
         if let Some(counts) = self.unigrams.take() {
             let counted = (0..).zip(counts).filter(|(_, count)| *count > 0.0);
-            let row = row(Context::EMPTY, counted);
+            let row = self.row(Context::EMPTY, counted);
             if !row.successors.is_empty() {
                 return Ok(Some(row));
             }
@@ -147,10 +158,21 @@ impl CountedRows {
                 Some((next, count)) if next >> TOKEN_BITS == key >> TOKEN_BITS => counted.push((token_id(next), count)),
                 _ => {
                     let context = self.keys.context(key >> TOKEN_BITS).expect("the key of a context");
-                    return Ok(Some(row(context, counted.into_iter())));
+                    return Ok(Some(self.row(context, counted.into_iter())));
                 }
             }
         }
+    }
+
+    fn row(&self, context: Context, counted: impl Iterator<Item = (i32, f64)>) -> BaseRow {
+        let mut total = 0.0;
+        let successors = counted.filter_map(|(id, count)| {
+            total += count;
+            let is_token = (id as usize) < self.n_vocab;
+            is_token.then_some(Successor { token: Token(id), weight: count as f32 })
+        });
+        let successors = successors.collect();
+        BaseRow { context, total: total as f32, successors }
     }
 }
 
@@ -164,16 +186,6 @@ impl Iterator for CountedRows {
 
 fn token_id(key: u64) -> i32 {
     (key & TOKEN_MASK) as i32
-}
-
-fn row(context: Context, counted: impl Iterator<Item = (i32, f64)>) -> BaseRow {
-    let mut total = 0.0;
-    let successors = counted.map(|(id, count)| {
-        total += count;
-        Successor { token: Token(id), weight: count as f32 }
-    });
-    let successors = successors.collect();
-    BaseRow { context, total: total as f32, successors }
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use crate::store::align_log::{self, Piece};
 use crate::store::counter::TrigramCounter;
 use crate::store::drafter_file::DrafterWriter;
 use crate::store::vocabulary::Vocabulary;
-use crate::token::Token;
 
 /// Memory for counting.
 const BUFFER_BYTES: usize = 256 << 20;
@@ -26,16 +25,13 @@ pub(super) fn build(
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let in_folder = |error: io::Error| Failure::io(folder, &error);
     let mut writer = DrafterWriter::create(&args.output, vocabulary)?;
-    // One token more than there are stands for all that is not among the likeliest: rows are divided by all.
-    let rest = Token(i32::try_from(vocabulary.n_tokens).expect("at most 2^21"));
-    let mut counter = TrigramCounter::new(vocabulary.n_tokens, folder, BUFFER_BYTES).with_rest();
-    align_log::read(log, |piece| count(&mut counter, piece, rest))?;
+    let mut counter = TrigramCounter::new(vocabulary.n_tokens, folder, BUFFER_BYTES);
+    align_log::read(log, |piece| count(&mut counter, piece))?;
     for row in counter.finish().map_err(in_folder)? {
         let mut row = row.map_err(in_folder)?;
         if !go_on() {
             return Err(Failure::interrupted());
         }
-        row.successors.retain(|successor| successor.token != rest);
         writer.push(&mut row)?;
     }
     writer.finish_within(args.max_size, go_on)?;
@@ -43,7 +39,7 @@ pub(super) fn build(
 }
 
 /// Counts every position of a piece with weight 1.
-fn count(counter: &mut TrigramCounter, piece: &Piece, rest: Token) -> io::Result<()> {
+fn count(counter: &mut TrigramCounter, piece: &Piece) -> io::Result<()> {
     let mut text = piece.before.clone();
     for said in &piece.said {
         let context = &text[text.len().saturating_sub(2)..];
@@ -53,7 +49,7 @@ fn count(counter: &mut TrigramCounter, piece: &Piece, rest: Token) -> io::Result
             left -= likely.weight;
         }
         if left > 0.0 {
-            counter.add(context, rest, left)?;
+            counter.add_rest(context, left)?;
         }
         text.push(said.token);
     }

@@ -131,3 +131,21 @@ fn speed() {
         );
     }
 }
+
+#[test]
+fn a_rest_counts_in_totals_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut counter = TrigramCounter::new(40, folder.path(), 0);
+    let text = [Token(39), Token(0)];
+    for _ in 0..50 {
+        counter.add(&text, Token(5), 0.5).unwrap();
+        counter.add_rest(&text, 0.25).unwrap();
+    }
+    assert!(counter.add_rest(&[Token(40)], 1.0).is_err() && counter.add_rest(&text, f32::NAN).is_err());
+    let rows: Vec<BaseRow> = counter.finish().unwrap().collect::<io::Result<_>>().unwrap();
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        assert_eq!((row.total, row.successors), (37.5, vec![Successor { token: Token(5), weight: 25.0 }]));
+    }
+    assert!(TrigramCounter::new(1 << 21, folder.path(), 0).add_rest(&[], 1.0).is_err());
+}
