@@ -136,7 +136,7 @@ impl Generation<'_> {
     ) -> Result<bool, TargetError> {
         let n_past = self.target.n_past();
         let start = self.clock.now();
-        let limits = self.schedule.limits(self.target.limits());
+        let limits = self.schedule.limits(self.target.limits(), n_past);
         // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
         let max_depth = limits.max_depth.min(n_left - 1);
         let limits = if max_depth == 0 { TreeLimits::PLAIN } else { TreeLimits { max_depth, ..limits } };

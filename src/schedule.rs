@@ -22,6 +22,9 @@ const MEMORY_SHARE: u64 = 64;
 /// A draft must promise this much more than plain decoding: below it the promise is within the noise.
 const LEAST_GAIN: f64 = 1.02;
 
+/// A node that brings less than its cost by this factor may still fill a step of the staircase.
+const HARDLY: f64 = 4.0;
+
 /// After so many drafted steps for each plain one of this answer, but no more than six times as many, one is plain.
 const N_DRAFTED_PER_PLAIN: u32 = 8;
 
@@ -160,14 +163,25 @@ impl Schedule {
         &self.curve
     }
 
-    /// The tree to ask the drafter for.
+    /// The tree to ask the drafter for, on top of `n_past` positions.
     #[must_use]
-    pub fn limits(&self, target: TreeLimits) -> TreeLimits {
+    pub fn limits(&self, target: TreeLimits, n_past: usize) -> TreeLimits {
         match &self.policy {
             Policy::Everything => target,
             Policy::CostAware(ledger) if ledger.needs_a_plain_step() || ledger.latch.is_shut() => TreeLimits::PLAIN,
-            Policy::CostAware(ledger) => TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), ..target },
+            Policy::CostAware(ledger) => {
+                TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), least_p: self.least_p(n_past), ..target }
+            }
         }
+    }
+
+    /// The probability below which a node hardly pays: the cheapest row of the curve costs [`HARDLY`] times as much.
+    fn least_p(&self, n_past: usize) -> f32 {
+        let curve = self.curve.at(n_past);
+        let Some(plain_ms) = curve.get(&1) else { return 1.0 };
+        let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
+        let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
+        (per_row.fold(1.0, f64::min).max(0.0) / HARDLY) as f32
     }
 
     /// Rows of `draft` to verify on top of `n_past` positions.
@@ -280,7 +294,7 @@ mod tests {
         );
         schedule.record(&step(16, 1, 229.0));
         assert_eq!(schedule.choose(&sure, 0), 1, "overdrawn");
-        assert_eq!(schedule.limits(TreeLimits::TREE), TreeLimits::PLAIN, "and nothing is drafted in vain");
+        assert_eq!(schedule.limits(TreeLimits::TREE, 0), TreeLimits::PLAIN, "and nothing is drafted in vain");
     }
 
     #[test]
@@ -289,7 +303,7 @@ mod tests {
         let mut n_drafted_runs = Vec::new();
         let mut n_drafted = 0;
         for _ in 0..200 {
-            if schedule.limits(TreeLimits::TREE) == TreeLimits::PLAIN {
+            if schedule.limits(TreeLimits::TREE, 0) == TreeLimits::PLAIN {
                 schedule.record(&step(1, 1, 62.0));
                 n_drafted_runs.push(std::mem::take(&mut n_drafted));
             } else {
@@ -329,7 +343,7 @@ mod tests {
         assert_eq!(schedule.with_max_rows(0).policy.max_rows(), 1);
         let mut schedule = Schedule::cost_aware(staircase()).with_max_rows(5);
         schedule.record(&step(1, 1, 62.0));
-        assert_eq!(schedule.limits(TreeLimits::TREE).max_nodes, 5);
+        assert_eq!(schedule.limits(TreeLimits::TREE, 0).max_nodes, 5);
     }
 
     impl Policy {
@@ -349,7 +363,7 @@ mod tests {
         let claims: Vec<f32> = (0..16).map(|depth| p.powi(depth)).collect();
         let (mut ms, mut n_tokens) = (0.0, 0);
         while n_tokens < 160 {
-            let is_plain = schedule.limits(TreeLimits::TREE) == TreeLimits::PLAIN;
+            let is_plain = schedule.limits(TreeLimits::TREE, 0) == TreeLimits::PLAIN;
             let n_rows = if is_plain { 1 } else { schedule.choose(&chain(&claims), 0) };
             let n_emitted = 1 + (1..n_rows).take_while(|_| accepts()).count();
             let verify_ms = curve.at(0)[&n_rows];

@@ -46,7 +46,7 @@ pub trait Target {
 pub type Progress<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
 
 /// The widest tree a target can verify now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TreeLimits {
     /// Rows, root included; 1 means plain decoding only.
     pub max_nodes: usize,
@@ -54,13 +54,16 @@ pub struct TreeLimits {
     pub max_leaves: usize,
     /// Greatest distance from the root: no more tokens are wanted, or no more positions there.
     pub max_depth: usize,
+    /// Nodes less likely than this are not worth looking at.
+    pub least_p: f32,
 }
 
 impl TreeLimits {
     /// Whole trees.
-    pub const TREE: TreeLimits = TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES, max_depth: MAX_NODES };
+    pub const TREE: TreeLimits =
+        TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES, max_depth: MAX_NODES, least_p: 0.0 };
     /// Plain decoding only.
-    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0 };
+    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0, least_p: 0.0 };
 }
 
 /// Why a target could not do what was asked.

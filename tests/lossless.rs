@@ -108,8 +108,8 @@ struct Case {
 fn cases() -> impl Strategy<Value = Case> {
     let limits = prop_oneof![
         4 => Just(TreeLimits::TREE),
-        1 => (1usize..20, 1usize..8).prop_map(|(max_nodes, max_leaves)| TreeLimits { max_nodes, max_leaves, max_depth: 64 }),
-        1 => (2usize..20).prop_map(|max_nodes| TreeLimits { max_nodes, max_leaves: 1, max_depth: 64 }),
+        1 => (1usize..20, 1usize..8).prop_map(|(max_nodes, max_leaves)| TreeLimits { max_nodes, max_leaves, ..TreeLimits::TREE }),
+        1 => (2usize..20).prop_map(|max_nodes| TreeLimits { max_nodes, max_leaves: 1, ..TreeLimits::TREE }),
     ];
     let prompt = prop::collection::vec(0i32..2, 1..30);
     let sampling = (prop_oneof![Just(0.0f32), 0.05f32..2.0], prop_oneof![Just(0.0f32), 0.0f32..1.0]);

@@ -103,7 +103,7 @@ mod tests {
             aded.begin(&text);
             let (tree, target) = (TokenTree::new(Token(0)), Scripted::new(2, 1, 0));
             aded.learn(&text, 0, Verified { tree: &tree, target: &target });
-            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth });
+            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth, least_p: 0.0 });
             prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);

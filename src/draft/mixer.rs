@@ -18,7 +18,7 @@ const MAX_CANDIDATES: usize = 48;
 const BIN_RATE: f32 = 1.0 / 1024.0;
 
 /// What a bin nobody knows is worth, in observations, and its probability.
-const UNKNOWN: Bin = Bin { p: 0.05, n: 2.0 };
+const UNKNOWN: (f32, f32) = (0.05, 2.0);
 
 /// Observations that what was learned before counts for at most, so that this text can correct it.
 const MOST_TRUSTED: f32 = 200.0;
@@ -34,9 +34,24 @@ pub(super) const MOST_CERTAIN: f32 = 7.0;
 
 /// How often a kind of evidence was right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(f32, f32)", into = "(f32, f32)")]
 struct Bin {
     p: f32,
     n: f32,
+    /// `stretch(p)`: read at every node, while p changes at every token only.
+    stretched: f32,
+}
+
+impl From<(f32, f32)> for Bin {
+    fn from((p, n): (f32, f32)) -> Bin {
+        Bin { p, n, stretched: stretch(p) }
+    }
+}
+
+impl From<Bin> for (f32, f32) {
+    fn from(bin: Bin) -> (f32, f32) {
+        (bin.p, bin.n)
+    }
 }
 
 impl Bin {
@@ -44,6 +59,7 @@ impl Bin {
         let rate = (1.0 / (self.n + 1.5)).max(BIN_RATE);
         self.p += rate * (f32::from(u8::from(is_right)) - self.p);
         self.n = (self.n + 1.0).min(1.0 / BIN_RATE);
+        self.stretched = stretch(self.p);
     }
 }
 
@@ -152,7 +168,7 @@ impl Mixer {
         }
         for mixed in &mut self.mixed[..self.n_mixed] {
             mixed.inputs.clear();
-            mixed.inputs.extend((0..n_sources).map(|i| stretch(self.state.sources[i].bin(mixed.bins[i]).p)));
+            mixed.inputs.extend((0..n_sources).map(|i| self.state.sources[i].bin(mixed.bins[i]).stretched));
             let weights = &self.state.weights[mixed.named_by];
             let sum: f32 = weights.iter().zip(&mixed.inputs).map(|(weight, input)| weight * input).sum();
             mixed.p = squash(sum + weights[n_sources]);
@@ -211,8 +227,8 @@ impl MixerState {
             let known = place(source.name()).map(|at| &self.sources[at]).filter(|known| known.fits(n_bins));
             let mut reliability = known.cloned().unwrap_or_else(|| Reliability {
                 name: source.name().to_owned(),
-                named: vec![UNKNOWN; n_bins],
-                unnamed: vec![UNKNOWN; n_bins + 1],
+                named: vec![UNKNOWN.into(); n_bins],
+                unnamed: vec![UNKNOWN.into(); n_bins + 1],
             });
             let bins = reliability.named.iter_mut().chain(&mut reliability.unnamed);
             bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));

@@ -12,7 +12,7 @@ use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
 
-/// Nodes less likely than this are not worth looking at on any curve: their parents cost more than they bring.
+/// Nodes less likely than this are not worth looking at on any curve.
 const LEAST_P: f32 = 0.004;
 
 /// How a tree is made of probabilities.
@@ -65,6 +65,7 @@ impl Eq for Waiting {}
 /// The likeliest tree below `root`. `expand` fills in the tokens that may follow a path (from the root, without it) with
 /// their probabilities.
 pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
+    let least_p = limits.least_p.max(LEAST_P);
     let mut draft = Draft::none(root);
     let mut waiting = BinaryHeap::new();
     let mut n_found = 0;
@@ -78,7 +79,7 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
             expand(&path, &mut children);
             for &(token, p) in &children {
                 let p = p * draft.p[node.index()];
-                if p >= LEAST_P {
+                if p >= least_p {
                     waiting.push(Waiting { p, order: n_found, parent: node, token });
                     n_found += 1;
                 }
@@ -152,7 +153,7 @@ mod tests {
 
         #[test]
         fn keeps_to_the_limits(weights in prop::collection::vec(0.0f32..1.0, 1..6), max_nodes in 1usize..65, max_leaves in 1usize..33, max_depth in 0usize..9) {
-            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves, max_depth }, rule(&weights));
+            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves, max_depth, least_p: 0.0 }, rule(&weights));
             prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);

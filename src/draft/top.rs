@@ -6,6 +6,8 @@ use crate::token::Token;
 /// Logits in a block; whole blocks that cannot matter are skipped.
 const BLOCK: usize = 64;
 
+const N_LANES: usize = 16;
+
 /// A logit this far below the greatest adds less than a 20,000th to the sum of all.
 const NEGLIGIBLE: f32 = 10.0;
 
@@ -26,18 +28,25 @@ impl TopK {
     pub fn of(&mut self, logits: &[f32], k: usize) -> &[Successor] {
         self.top.clear();
         self.block_max.clear();
-        let mut has_nan = false;
+        let mut has_nan = [false; N_LANES];
         for block in logits.chunks(BLOCK) {
-            let (mut max, mut nan) = (f32::NEG_INFINITY, false);
-            for &logit in block {
-                max = if logit > max { logit } else { max };
-                nan |= logit.is_nan();
+            // Lanes side by side: what is compared with one running maximum has to wait for it each time.
+            let mut lanes = [f32::NEG_INFINITY; N_LANES];
+            let (parts, rest) = block.as_chunks::<N_LANES>();
+            for part in parts {
+                for lane in 0..N_LANES {
+                    lanes[lane] = if part[lane] > lanes[lane] { part[lane] } else { lanes[lane] };
+                    has_nan[lane] |= part[lane].is_nan();
+                }
             }
-            has_nan |= nan;
-            self.block_max.push(max);
+            for (lane, &logit) in rest.iter().enumerate() {
+                lanes[lane] = if logit > lanes[lane] { logit } else { lanes[lane] };
+                has_nan[lane] |= logit.is_nan();
+            }
+            self.block_max.push(lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
         let max = self.block_max.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if has_nan || !max.is_finite() || k == 0 {
+        if has_nan.contains(&true) || !max.is_finite() || k == 0 {
             return &self.top;
         }
         for (number, block) in logits.chunks(BLOCK).enumerate() {
