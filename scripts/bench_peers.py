@@ -115,10 +115,6 @@ class Server:
             "timings": timings,
         }
 
-    def system_info(self):
-        found = re.search(r"CPU : (.*)", self.log.read_text(errors="replace"))
-        return " ".join(re.findall(r"(\w+) = 1", found[1])) if found else "unknown CPU features"
-
     def stop(self):
         self.process.terminate()
         try:
@@ -233,6 +229,17 @@ def first_line(command):
     return " ".join((ran.stdout + ran.stderr).split("built with")[0].split())
 
 
+def server_build(server):
+    """What llama-server was built from and for. Its log tells the latter, before it looks for a model."""
+    libraries = sorted(path.name for path in Path(server).resolve().parent.glob("libggml-base.*"))
+    ggml = re.search(r"(\d+\.\d+\.\d+)", " ".join(libraries))
+    ran = subprocess.run([server, "-lv", "5", "-m", "no-such-model.gguf", "--port", "0"], stdin=subprocess.DEVNULL,
+                         capture_output=True, text=True, timeout=START_S)
+    features = re.search(r"CPU : (.*)", ran.stdout + ran.stderr)
+    features = re.findall(r"(\w+) = 1", features[1]) if features else []
+    return f"{first_line([server, '--version'])}, ggml {ggml[1] if ggml else 'unknown'}", features
+
+
 def names(text):
     return [name for name in text.split(",") if name]
 
@@ -271,14 +278,19 @@ def parse(arguments):
 
 def run(options):
     prompts = read_prompts(options)
+    server, features = server_build(options.server)
+    chaski = first_line([options.chaski, "--version"])
+    different = set(features) ^ set(chaski.partition("CPU features: ")[2].split())
+    if different:
+        say(f"warning: built for different CPUs, so different kernels are compared: {' '.join(sorted(different))}")
     setup = {
         "model": Path(options.model).name,
         "threads": options.threads,
         "ctx_size": options.ctx_size,
         "n_predict": options.n_predict,
         "server_args": options.server_args,
-        "chaski": first_line([options.chaski, "--version"]),
-        "llama_server": first_line([options.server, "--version"]),
+        "chaski": chaski,
+        "llama_server": f"{server}, CPU features: {' '.join(features) or 'unknown'}",
     }
     servers = []
     with tempfile.TemporaryDirectory() as folder, open(options.raw_output, "w", encoding="utf-8") as raw:
@@ -289,8 +301,6 @@ def run(options):
                     servers.append(Server(mode, options, folder))
                     # One after the other: loading competes for the same cores.
                     servers[-1].wait()
-            if servers:
-                setup["llama_server"] += "; " + servers[0].system_info()
             records = measure(options, servers, prompts, folder, setup, raw)
         finally:
             for server in servers:

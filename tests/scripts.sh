@@ -279,10 +279,11 @@ cat >"$tmp/llama-server" <<'STUB'
 import http.server, json, sys
 if "--version" in sys.argv:
     sys.exit(print("version: 1 (stand-in)\nbuilt with tape"))
+if "-lv" in sys.argv:
+    sys.exit("system_info: | CPU : AVX2 = 1 | NEON = 0 |")
 if "ngram-map-k" in sys.argv:
     sys.exit("error: invalid argument: ngram-map-k")
 is_plain = "--spec-type" not in sys.argv
-print("system_info: | CPU : AVX2 = 1 | NEON = 0 |", flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -305,7 +306,7 @@ cat >"$tmp/peer-chaski" <<'STUB'
 #!/usr/bin/env python3
 import json, sys
 if "--version" in sys.argv:
-    sys.exit(print("chaski 0 (stand-in)"))
+    sys.exit(print("chaski 0 (stand-in)\nCPU features: AVX2 FMA"))
 raw = sys.argv[sys.argv.index("--raw-output") + 1]
 with open(raw, "w") as out:
     for drafter, rate in (("none", 125.0), ("auto", 300.0)):
@@ -323,7 +324,8 @@ ok peers_one_table all run 0 peers --modes llama-plain,ngram-simple,none,auto -r
     out_has '| edit | llama-plain | 100.0 | 1.00 | 1.00 – 1.00 | 0.80 | 4/4 |' , \
     out_has '| edit | ngram-simple | 200.0 | 2.00 | 2.00 – 2.00 | 1.60 | 0/4 |' , \
     out_has '| all | auto | 300.0 | 3.00 | 3.00 – 3.00 | 2.40 | 6/6 |' , \
-    out_has '- llama-server: version: 1 (stand-in); AVX2' , err_has '3/3: c1, again' , err_lacks warning
+    out_has '- llama-server: version: 1 (stand-in), ggml unknown, CPU features: AVX2' , err_has '3/3: c1, again' , \
+    err_has 'different kernels are compared: FMA' , err_lacks 'different prompts'
 ok peers_raw_records all test "$(wc -l <"$tmp/peers.jsonl" | tr -d ' ')" = 24 , grep -q '"llama_server": "version: 1' "$tmp/peers.jsonl"
 ok peers_filtered all run 0 peers --modes llama-plain,ngram-mod --ids c1 , out_has '| chat | ngram-mod | 200.0 | 2.00 | 2.00 – 2.00 | - | 0/1 |'
 ok peers_unknown_flag all run 1 peers --modes llama-plain,ngram-map-k , err_has 'mode ngram-map-k: error: invalid argument'
