@@ -12,7 +12,7 @@ use crate::cli::args::RunArgs;
 use crate::cli::engine::{open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
-use crate::cli::{input, interrupt};
+use crate::cli::{explain, input, interrupt};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
@@ -55,6 +55,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         drafter: args.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
+        explain: args.explain,
     };
     drop(gguf);
     worker.submit(job);
@@ -62,8 +63,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut output = TextOutput::default();
     let answer = receive(&worker, &mut bars, |piece| {
         text.push_str(piece);
-        if args.json { Ok(()) } else { output.write(piece) }
+        if args.json || args.explain { Ok(()) } else { output.write(piece) }
     });
+    if args.explain && !args.json {
+        output.write(&text)?;
+    }
     output.finish()?;
     let answer = answer?;
     if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
@@ -144,6 +148,7 @@ pub fn receive(
                 bars.clear();
                 text(&piece)?;
             }
+            Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
             Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
             Event::Done(answer) => {
                 bars.clear();

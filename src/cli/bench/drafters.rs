@@ -102,6 +102,7 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
         drafter,
         curve_budget: Duration::from_millis(bench.args.engine.curve_budget),
         record: false,
+        explain: false,
     });
     let answer = receive(&bench.worker, &mut Bars::default(), |_| Ok(()))?;
     if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
