@@ -36,6 +36,23 @@ pub trait Observer {
 /// Nobody looks on.
 impl Observer for () {}
 
+/// Perhaps somebody looks on.
+impl<T: Observer> Observer for Option<T> {
+    fn step(&mut self, step: &Step<'_>) {
+        if let Some(observer) = self {
+            observer.step(step);
+        }
+    }
+}
+
+/// Two look on.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn step(&mut self, step: &Step<'_>) {
+        self.0.step(step);
+        self.1.step(step);
+    }
+}
+
 /// What happened in one step.
 pub struct Step<'a> {
     /// The text up to and with what the step emitted.

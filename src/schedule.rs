@@ -13,6 +13,9 @@ use crate::latch::Latch;
 use crate::target::TreeLimits;
 use crate::tree::{MAX_NODES, NodeId};
 
+mod explanation;
+pub use explanation::{Explanation, Reason, Verdict, Width};
+
 /// Widest tree the cost-aware schedule asks for where memory does not say less: no measured CPU curve pays for more.
 const MAX_ROWS: usize = 32;
 
@@ -193,7 +196,36 @@ impl Schedule {
         }
     }
 
+    /// Why [`Schedule::choose`] answers as it does.
+    #[must_use]
+    pub fn explain(&self, draft: &Draft, n_past: usize) -> Explanation {
+        let mut widths = Vec::new();
+        let (n_rows, reason) = match &self.policy {
+            Policy::CostAware(ledger) => {
+                let n_rows = self.weigh(draft, n_past, ledger, |width| widths.push(width));
+                let reason = match draft.tree.len() {
+                    _ if n_rows > 1 => Reason::Pays,
+                    1 if ledger.needs_a_plain_step() => Reason::PlainStepDue,
+                    1 if ledger.latch.is_shut() => Reason::LatchShut,
+                    1 => Reason::NothingDrafted,
+                    _ if widths.is_empty() => Reason::UnknownCost,
+                    _ if widths.iter().any(|width| width.verdict == Verdict::NotCovered) => Reason::NotCovered,
+                    _ => Reason::TooLittleGain,
+                };
+                (n_rows, reason)
+            }
+            Policy::Everything if draft.tree.len() == 1 => (1, Reason::NothingDrafted),
+            Policy::Everything => (draft.tree.len(), Reason::Everything),
+        };
+        Explanation { n_rows, reason, widths, least_gain: LEAST_GAIN }
+    }
+
     fn best_size(&self, draft: &Draft, n_past: usize, ledger: &Ledger) -> usize {
+        self.weigh(draft, n_past, ledger, |_| {})
+    }
+
+    /// The best size; `see` is told of every width that was weighed.
+    fn weigh(&self, draft: &Draft, n_past: usize, ledger: &Ledger, mut see: impl FnMut(Width)) -> usize {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
         let plain_ms = ledger.reference_ms(of_curve_ms);
@@ -214,9 +246,16 @@ impl Schedule {
             };
             let step_ms = ms + ledger.draft_ms;
             let tokens_per_ms = n_expected / step_ms;
-            if tokens_per_ms > best.1 && ledger.latch.allows(step_ms / plain_ms, &reach) {
+            let n_plain = step_ms / plain_ms;
+            let verdict = match tokens_per_ms > best.1 {
+                false => Verdict::NoBetter,
+                true if ledger.latch.allows(n_plain, &reach) => Verdict::Better,
+                true => Verdict::NotCovered,
+            };
+            if verdict == Verdict::Better {
                 best = (n_rows, tokens_per_ms);
             }
+            see(Width { n_rows, n_expected, n_plain, verdict });
         }
         best.0
     }
@@ -333,6 +372,36 @@ mod tests {
     }
 
     #[test]
+    fn explains_what_it_does() {
+        let schedule = Schedule::cost_aware(staircase());
+        let explained = |schedule: &Schedule, p: &[f32]| {
+            let explanation = schedule.explain(&chain(p), 0);
+            (explanation.n_rows, explanation.reason)
+        };
+        assert_eq!(explained(&schedule, &[1.0]), (1, Reason::NothingDrafted));
+        assert_eq!(explained(&schedule, &[1.0, 0.9, 0.8, 0.1]), (4, Reason::Pays));
+        assert_eq!(explained(&schedule, &[1.0, 0.4]), (1, Reason::TooLittleGain));
+        let widths = schedule.explain(&chain(&[1.0, 0.9, 0.8, 0.1]), 0).widths;
+        assert_eq!(widths.iter().map(|width| width.n_rows).collect::<Vec<_>>(), [2, 3, 4]);
+        assert!((widths[2].n_expected - 2.8).abs() < 1e-6 && widths[2].verdict == Verdict::Better, "{widths:?}");
+        assert_eq!(widths[2].gain(), widths[2].n_expected / widths[2].n_plain);
+
+        let mut lost = schedule.clone();
+        lost.record(&step(1, 1, 62.0));
+        lost.record(&step(8, 1, 191.0));
+        assert_eq!(explained(&lost, &[0.98; 16]), (1, Reason::NotCovered));
+        lost.record(&step(16, 1, 229.0));
+        assert_eq!(explained(&lost, &[1.0]), (1, Reason::LatchShut));
+        let mut long = schedule.clone();
+        long.record(&step(1, 1, 62.0));
+        (0..8).for_each(|_| long.record(&step(4, 4, 107.0)));
+        assert_eq!(explained(&long, &[1.0]), (1, Reason::PlainStepDue));
+        let curve = CostCurve::default();
+        assert_eq!(explained(&Schedule::cost_aware(curve.clone()), &[1.0, 1.0]), (1, Reason::UnknownCost));
+        assert_eq!(explained(&Schedule::everything(curve), &[1.0, 0.1]), (2, Reason::Everything));
+    }
+
+    #[test]
     fn memory_bounds_the_width() {
         let row = RowMemory { n_vocab: 151_936, n_heads: 12, n_ctx: 4096 };
         assert_eq!(row.max_rows(8 << 30), MAX_ROWS);
@@ -408,6 +477,8 @@ mod tests {
                 staircase().at(0).range(n..).next().map_or(0.0, |(_, ms)| tokens / ms)
             };
             let chosen = best_size(&p);
+            let schedule = Schedule::cost_aware(staircase());
+            prop_assert_eq!(schedule.explain(&chain(&p), 0).n_rows, schedule.choose(&chain(&p), 0));
             let best = (2..=p.len()).map(rate).fold(0.0, f64::max);
             if chosen == 1 {
                 prop_assert!(best <= rate(1) * LEAST_GAIN * (1.0 + 1e-9));

@@ -211,6 +211,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "ID", default_value = "run-1", requires = "trace")]
     pub trace_id: String,
 
+    /// Print every step on stderr: the tree, what it promised, how much was verified and why; the answer comes after them
+    ///
+    /// Before each drafted token stands what became of it: + accepted, - rejected, . not verified; after it, how
+    /// probable that was. Costs are in plain steps.
+    #[arg(long)]
+    pub explain: bool,
+
     /// No statistics on stderr
     #[arg(short, long)]
     pub quiet: bool,

@@ -7,6 +7,7 @@ pub mod args;
 pub mod bench;
 pub mod drafter;
 pub mod engine;
+pub mod explain;
 pub mod failure;
 pub mod input;
 pub mod interrupt;

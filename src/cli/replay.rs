@@ -174,9 +174,13 @@ fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
         let found = Trace::parse_all(&text).map_err(|error| {
             Failure::new(format!("{}: {error}", path.display())).with_hint("chaski run --trace FILE writes such files")
         })?;
+        if found.is_empty() {
+            let empty = Failure::new(format!("{}: no traces in this file", path.display()));
+            return Err(empty.with_hint("chaski run --trace FILE writes such files"));
+        }
         traces.extend(found);
     }
-    if traces.is_empty() { Err(Failure::new("no traces in these files")) } else { Ok(traces) }
+    Ok(traces)
 }
 
 fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock) -> Result<Vec<Contender>, Failure> {

@@ -12,7 +12,7 @@ use crate::cli::args::RunArgs;
 use crate::cli::engine::{open_base, open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
-use crate::cli::{input, interrupt, learn};
+use crate::cli::{explain, input, interrupt, learn};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::drafters::DraftersConfig;
@@ -62,6 +62,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
         learns: true,
+        explain: args.explain,
     };
     drop(gguf);
     worker.submit(job);
@@ -69,8 +70,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut output = TextOutput::default();
     let answer = receive(&worker, &mut bars, |piece| {
         text.push_str(piece);
-        if args.json { Ok(()) } else { output.write(piece) }
+        if args.json || args.explain { Ok(()) } else { output.write(piece) }
     });
+    if args.explain && !args.json {
+        output.write(&text)?;
+    }
     output.finish()?;
     let answer = answer?;
     if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
@@ -158,6 +162,7 @@ pub fn receive(
                 bars.clear();
                 text(&piece)?;
             }
+            Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
             Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
             Event::Done(answer) => {
                 bars.clear();

@@ -22,6 +22,7 @@ use crate::llama::session::{FlashAttention, Session, SessionConfig};
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::tune::{self, TuneConfig, Tuned};
 use crate::llama::worker::drafters::{Drafters, DraftersConfig};
+use crate::llama::worker::explain::{Explainer, StepTold};
 use crate::llama::worker::measure::{Measured, Task};
 use crate::replay::trace::{Recorder, Trace};
 use crate::schedule::RowMemory;
@@ -35,6 +36,7 @@ use crate::tree::MAX_NODES;
 use crate::tune::{BySpan, Settings};
 
 pub mod drafters;
+pub mod explain;
 pub mod forced;
 pub mod measure;
 
@@ -95,6 +97,8 @@ pub struct Job {
     pub record: bool,
     /// Whether the drafter begins with what was learned from earlier answers, and what it learns is kept.
     pub learns: bool,
+    /// Whether each step is told as [`Event::Step`].
+    pub explain: bool,
 }
 
 /// Why an answer ended; names are llama-server's, and `interrupted`.
@@ -161,6 +165,8 @@ pub enum Event {
     Measuring,
     /// The next piece of the answer: valid UTF-8.
     Text(String),
+    /// What a step did and why, if it was wanted.
+    Step(Box<StepTold>),
     /// Something the user should know.
     Notice(Notice),
     /// Settings are being measured: the share of the time that is over, and which.
@@ -402,14 +408,14 @@ impl<'a> Engine<'a> {
             ended_by = emit(model, outbox, &mut assembler, token);
             if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let (mut recorder, mut nobody) = (Recorder::default(), ());
+        let mut observers = (job.record.then(Recorder::default), job.explain.then_some(Explainer { model, outbox }));
         let mut generation = Generation {
             target: session,
             drafter: drafter.as_mut(),
             schedule: &mut schedule,
             sampler: sampler.as_mut(),
             clock: &self.clock,
-            observer: if job.record { &mut recorder } else { &mut nobody },
+            observer: &mut observers,
         };
         let generated = generation.run(prompt, prefilled, length, &mut emit);
         // Also before an error: it is text of the answer.
@@ -430,7 +436,7 @@ impl<'a> Engine<'a> {
         if ended_by == Some(StopType::Eos) {
             tokens.pop();
         }
-        let trace = job.record.then(|| {
+        let trace = observers.0.map(|recorder| {
             Box::new(Trace {
                 id: String::new(),
                 model: self.config.model.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),

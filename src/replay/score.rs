@@ -186,3 +186,75 @@ impl Drafter for Timed<'_> {
         self.time(|inner| inner.learn(context, from, verified));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::NoDraft;
+    use crate::draft::auto::Auto;
+    use crate::replay::trace::tests::trace;
+    use crate::tree::MAX_NODES;
+
+    fn curve() -> CostCurve {
+        CostCurve::exact((1..=MAX_NODES).map(|n| (n, 100.0 + (n - 1) as f64)))
+    }
+
+    /// The same seven tokens again and again.
+    fn repeating() -> Trace {
+        let tokens: Vec<i32> = (0..140).map(|at| 10 + at % 7).collect();
+        trace(&[1, 2, 3], &tokens, 0.9)
+    }
+
+    fn scored(drafter: &mut dyn Drafter) -> Score {
+        let clock = SimulatedClock::default();
+        replay(&repeating(), &curve(), drafter, Schedule::cost_aware(curve()), &clock).unwrap()
+    }
+
+    #[test]
+    fn plain_decoding_scores_one() {
+        let score = scored(&mut NoDraft);
+        assert!((score.speedup() - 1.0).abs() < 1e-9, "{}", score.speedup());
+        assert_eq!((score.stats.n_predicted, score.stats.n_steps, score.calibration.n()), (140, 140, 0));
+        assert_eq!(Score::default().speedup(), 1.0, "nothing was said");
+    }
+
+    #[test]
+    fn a_text_that_repeats_is_drafted() {
+        let score = scored(&mut Auto::default());
+        assert_eq!(score.stats.n_predicted, 140);
+        assert!(score.speedup() > 2.0, "{}", score.speedup());
+    }
+
+    #[test]
+    fn calibration_counts_each_verified_node_once() {
+        let score = scored(&mut Auto::default());
+        let bins = &score.calibration.bins;
+        assert_eq!(score.calibration.n(), score.stats.n_drafted);
+        assert_eq!(bins.iter().map(|bin| bin.n_accepted).sum::<usize>(), score.stats.n_accepted);
+        assert!((bins.iter().map(|bin| bin.sum_p).sum::<f64>() - score.mass).abs() < 1e-6);
+        for (at, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.n > 0) {
+            let mean = bin.sum_p / bin.n as f64 * N_CALIBRATION_BINS as f64;
+            assert!((at as f64 - 1e-6..=at as f64 + 1.0 + 1e-6).contains(&mean), "{at}: {bin:?}");
+        }
+    }
+
+    #[test]
+    fn scores_add_up() {
+        let one = scored(&mut Auto::default());
+        let mut two = one;
+        two.merge(&one);
+        assert_eq!((two.stats.n_predicted, two.calibration.n()), (280, 2 * one.calibration.n()));
+        assert!((two.speedup() - one.speedup()).abs() < 1e-9);
+        assert!((two.calibration.log_loss - 2.0 * one.calibration.log_loss).abs() < 1e-9);
+    }
+
+    #[test]
+    fn losses_are_those_of_the_textbook() {
+        let mut calibration = Calibration::default();
+        calibration.add(0.25, true);
+        calibration.add(1.0, false);
+        assert!((calibration.brier - (0.5625 + 1.0)).abs() < 1e-9);
+        assert!((calibration.log_loss - (4f64.ln() + 1e9f64.ln())).abs() < 1e-6, "certain and wrong is not infinite");
+        assert_eq!((calibration.bins[2].n, calibration.bins[9].n), (1, 1));
+    }
+}

@@ -130,3 +130,56 @@ impl Sampler for Recorded<'_> {
         next.ok_or_else(|| TargetError::Engine("the recorded answer has ended".into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::replay::trace::tests::trace;
+
+    #[test]
+    fn rows_are_those_recorded_and_others_empty() {
+        let trace = trace(&[1, 2], &[3, 4, 5], 0.5);
+        let curve = CostCurve::exact([(1, 10.0), (4, 16.0)]);
+        let clock = SimulatedClock::default();
+        let mut target = Replayed::new(&trace, &curve, &clock);
+        target.sync(&[Token(1)], &mut |_, _| ControlFlow::Continue(())).unwrap();
+        // After the prompt's last token 3 and 4 were said, not 9.
+        let mut tree = TokenTree::chain(Token(2), &[Token(3), Token(4)]).unwrap();
+        let other = tree.push(NodeId::ROOT, Token(9)).unwrap();
+        target.verify(&tree).unwrap();
+        assert_eq!(clock.now(), Duration::from_millis(16), "as the next wider one");
+        let nodes: Vec<NodeId> = tree.nodes().collect();
+        for (&node, said) in nodes.iter().zip([3, 4, 5]) {
+            let row = target.logits(node);
+            assert_eq!(row.len(), 32);
+            assert!((row[said].exp() - 0.5).abs() < 1e-6, "{said} was half likely");
+            assert_eq!(row.iter().filter(|logit| logit.is_finite()).count(), 1);
+        }
+        assert!(target.logits(other).iter().all(|logit| *logit == f32::NEG_INFINITY));
+        target.keep(&nodes[..2]).unwrap();
+        assert_eq!(target.n_past(), 3);
+        // Beyond the last recorded token nothing is known.
+        target.verify(&TokenTree::chain(Token(4), &[Token(5)]).unwrap()).unwrap();
+        assert!((target.logits(NodeId::ROOT)[5].exp() - 0.5).abs() < 1e-6);
+        assert!(target.logits(nodes[1]).iter().all(|logit| *logit == f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn a_curve_that_is_too_short_is_an_error() {
+        let trace = trace(&[1], &[2], 1.0);
+        let curve = CostCurve::exact([(1, 10.0)]);
+        let clock = SimulatedClock::default();
+        let mut target = Replayed::new(&trace, &curve, &clock);
+        let error = target.verify(&TokenTree::chain(Token(1), &[Token(2)]).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("ends before 2 rows"), "{error}");
+    }
+
+    #[test]
+    fn says_what_was_recorded_and_no_more() {
+        let mut sampler = Recorded([7].iter());
+        assert_eq!(sampler.sample(&[]).unwrap(), Token(7));
+        assert!(sampler.sample(&[]).is_err());
+    }
+}

@@ -123,3 +123,52 @@ fn round(p: f32) -> f32 {
 pub fn tokens(ids: &[i32]) -> Vec<Token> {
     ids.iter().copied().map(Token).collect()
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An answer that says `tokens`, each of them likely with `p`.
+    pub(in crate::replay) fn trace(prompt: &[i32], tokens: &[i32], p: f32) -> Trace {
+        Trace {
+            id: "edit-3".into(),
+            model: "tiny.gguf".into(),
+            n_vocab: 32,
+            temperature: 0.0,
+            prompt: prompt.to_vec(),
+            tokens: tokens.to_vec(),
+            top: tokens.iter().map(|&token| vec![(token, p)]).collect(),
+        }
+    }
+
+    fn parsed(change: impl FnOnce(&mut Trace)) -> Result<Vec<Trace>, String> {
+        let mut trace = trace(&[1, 2], &[3, 4], 0.5);
+        change(&mut trace);
+        let json = format!("\n{}\n", serde_json::to_string(&trace).unwrap());
+        Trace::parse_all(&json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(parsed(|_| ()).unwrap(), [trace(&[1, 2], &[3, 4], 0.5)]);
+        assert_eq!(trace(&[1], &[], 1.0).kind(), "edit");
+        assert!(parsed(|trace| (trace.tokens, trace.top) = (Vec::new(), Vec::new())).is_ok(), "nothing was said");
+    }
+
+    #[test]
+    fn contradictions_are_told_with_their_line() {
+        let fails = |change: fn(&mut Trace), message: &str| {
+            let error = parsed(change).unwrap_err();
+            assert!(error.starts_with("line 2: ") && error.contains(message), "{error}");
+        };
+        fails(|trace| trace.n_vocab = 0, "n_vocab");
+        fails(|trace| trace.n_vocab = usize::MAX, "n_vocab");
+        fails(|trace| trace.prompt.clear(), "the prompt is empty");
+        fails(|trace| trace.tokens.push(3), "as many rows");
+        fails(|trace| trace.tokens[0] = 32, "a token is outside");
+        fails(|trace| trace.prompt[0] = -1, "a token is outside");
+        fails(|trace| trace.top[0][0].0 = 32, "a likely token is outside");
+        fails(|trace| trace.top[0][0].1 = 1.01, "a probability");
+        assert!(matches!(Trace::parse_all("{}"), Err(TraceError::Malformed { line: 1, .. })));
+    }
+}

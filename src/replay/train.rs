@@ -41,3 +41,29 @@ pub fn train(
     }
     Ok(Experience { calibrator: Calibrator::default(), ..auto.experience() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::target::SimulatedClock;
+    use crate::replay::trace::tests::trace;
+
+    #[test]
+    fn training_teaches_what_repetition_is_worth() {
+        let tokens: Vec<i32> = (0..140).map(|at| 10 + at % 7).collect();
+        let traces = [trace(&[1, 2, 3], &tokens, 0.9)];
+        let clock = SimulatedClock::default();
+        let trained = || train(&traces, &|| Auto::sources(None), &clock).unwrap();
+        let state = trained();
+        assert!(state.is_sound() && state == trained(), "the same again");
+        let json = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<Experience>(&json).unwrap(), state);
+
+        let curve = CostCurve::exact((1..=64).map(|n| (n, 1.0 + 0.01 * (n - 1) as f64)));
+        let n_steps = |experience: &Experience| {
+            let mut auto = Auto::new(Auto::sources(None), experience);
+            replay(&traces[0], &curve, &mut auto, Schedule::cost_aware(curve.clone()), &clock).unwrap().stats.n_steps
+        };
+        assert!(n_steps(&state) < n_steps(&Experience::none()));
+    }
+}

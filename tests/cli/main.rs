@@ -21,6 +21,7 @@ mod help;
 mod learn;
 mod models;
 mod prompts;
+mod replay;
 mod signals;
 mod streams;
 mod tune;

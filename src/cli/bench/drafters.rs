@@ -103,6 +103,7 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
         curve_budget: Duration::from_millis(bench.args.engine.curve_budget),
         record: false,
         learns: false,
+        explain: false,
     });
     let answer = receive(&bench.worker, &mut Bars::default(), |_| Ok(()))?;
     if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
