@@ -78,7 +78,7 @@ pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> 
         None => return None,
     };
     let vocabulary = Vocabulary::of(gguf)?;
-    DrafterFile::open(path, &vocabulary).map(Arc::new).inspect_err(|error| tell_unusable(error)).ok()
+    DrafterFile::open(path, &vocabulary).map(Arc::new).inspect_err(tell_unusable).ok()
 }
 
 fn tell_unusable(error: &DrafterFileError) {

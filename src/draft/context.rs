@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_long_match_is_found_behind_many_short_ones() {
-        let copied: Vec<Token> = (10..20).chain([1, 2].into_iter()).chain(30..40).map(Token).collect();
+        let copied: Vec<Token> = (10..20).chain([1, 2]).chain(30..40).map(Token).collect();
         let many = (0..200).flat_map(|i| [100 + i, 1, 2]).map(Token);
         let text: Vec<Token> = copied.iter().copied().chain(many).chain(copied[..12].iter().copied()).collect();
         assert_eq!(propose(&source(&text), &text[text.len() - TAIL_LEN..])[0].token, Token(30));
