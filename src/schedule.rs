@@ -378,7 +378,7 @@ mod tests {
             let explanation = schedule.explain(&chain(p), 0);
             (explanation.n_rows, explanation.reason)
         };
-        assert_eq!(explained(&schedule, &[1.0]), (1, Reason::NothingDrafted));
+        assert_eq!(explained(&schedule, &[1.0]), (1, Reason::PlainStepDue), "the first one is");
         assert_eq!(explained(&schedule, &[1.0, 0.9, 0.8, 0.1]), (4, Reason::Pays));
         assert_eq!(explained(&schedule, &[1.0, 0.4]), (1, Reason::TooLittleGain));
         let widths = schedule.explain(&chain(&[1.0, 0.9, 0.8, 0.1]), 0).widths;
@@ -388,6 +388,7 @@ mod tests {
 
         let mut lost = schedule.clone();
         lost.record(&step(1, 1, 62.0));
+        assert_eq!(explained(&lost, &[1.0]), (1, Reason::NothingDrafted));
         lost.record(&step(8, 1, 191.0));
         assert_eq!(explained(&lost, &[0.98; 16]), (1, Reason::NotCovered));
         lost.record(&step(16, 1, 229.0));

@@ -75,7 +75,7 @@ fn every_kind_has_an_answer() {
 #[test]
 fn auto_is_as_good_as_it_was() {
     for (name, curve, least_speedup, least_tokens_per_step) in
-        [("1% a row", even(0.01), 1.0, 1.0), ("5% a row", even(0.05), 1.0, 1.0), ("laptop", laptop(), 1.0, 1.0)]
+        [("1% a row", even(0.01), 1.57, 1.69), ("5% a row", even(0.05), 1.37, 1.43), ("laptop", laptop(), 1.12, 1.20)]
     {
         let all = sum(&scores(&curve, auto));
         let (speedup, tokens_per_step) = (all.speedup(), all.stats.tokens_per_step());
@@ -102,10 +102,10 @@ fn auto_knows_what_it_does() {
     let n = calibration.n() as f64;
     let (hoped, accepted) = calibration.bins.iter().fold((0.0, 0), |(p, n), bin| (p + bin.sum_p, n + bin.n_accepted));
     assert!((hoped - accepted as f64).abs() < 0.03 * n, "{hoped:.0} hoped for, {accepted} accepted of {n}");
-    assert!(calibration.log_loss / n < 1.0, "log-loss {:.3}", calibration.log_loss / n);
+    assert!(calibration.log_loss / n < 0.28, "log-loss {:.3}", calibration.log_loss / n);
     for bin in calibration.bins.iter().filter(|bin| bin.n >= 200) {
         let (predicted, realized) = (bin.sum_p / bin.n as f64, bin.n_accepted as f64 / bin.n as f64);
-        assert!((predicted - realized).abs() < 0.15, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");
+        assert!((predicted - realized).abs() < 0.05, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");
     }
 }
 
