@@ -147,7 +147,7 @@ fn another_model_or_setting_is_refused() {
 fn ctrl_c_keeps_what_is_done() {
     let place = Workplace::new();
     for round in 0..2 {
-        let running = Running::start(&mut command(&place, &["--tokens", "1000000", "-n", "200"]));
+        let running = Running::start(&mut command(&place, &["--tokens", "1000000"]));
         let log = place.path("base.chaski.log");
         let n_before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let start = Instant::now();

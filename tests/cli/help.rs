@@ -39,6 +39,18 @@ fn help_of_drafter() {
 }
 
 #[test]
+fn help_of_align() {
+    assert_data_eq!(help(&["align", "--help"]), file!["../snapshots/align-help.txt"].raw());
+}
+
+#[test]
+fn help_of_learn() {
+    let of = |command: &str| help(&["learn", command, "--help"]);
+    let all = ["on", "off", "status", "forget"].map(of).join("\n");
+    assert_data_eq!(help(&["learn", "--help"]) + "\n" + &all, file!["../snapshots/learn-help.txt"].raw());
+}
+
+#[test]
 fn the_version_names_the_engine_and_its_cpu_features() {
     let version = help(&["--version"]);
     assert_eq!(version, help(&["-V"]));
