@@ -155,7 +155,25 @@ pub struct BySpan<T> {
     pub long: T,
 }
 
+/// One of the two lengths of context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Like [`SHORT`].
+    Short,
+    /// Like [`LONG`].
+    Long,
+}
+
 impl<T> BySpan<T> {
+    /// The one for this length.
+    #[must_use]
+    pub fn of(&self, span: Span) -> &T {
+        match span {
+            Span::Short => &self.short,
+            Span::Long => &self.long,
+        }
+    }
+
     /// The one that fits a text of `n_positions`: the nearer by factor.
     #[must_use]
     pub fn at(&self, n_positions: usize) -> &T {
@@ -261,14 +279,12 @@ pub fn choose(trials: &[Option<&Times>]) -> usize {
 /// The best settings of `trials` for each length of context; of lossy KV types only if they are asked for.
 #[must_use]
 pub fn chosen(trials: &[Trial], allow_lossy: bool) -> Option<BySpan<Settings>> {
-    let may_be = |trial: &&Trial| allow_lossy || !trial.settings.kv_type.is_lossy();
-    let of = |times: &dyn Fn(&Trial) -> Option<&Times>| {
-        let list: Vec<Option<&Times>> =
-            trials.iter().map(|trial| Some(trial).filter(may_be).and_then(|trial| times(trial))).collect();
+    let best = |span| {
+        let may_be = |trial: &Trial| allow_lossy || !trial.settings.kv_type.is_lossy();
+        let list: Vec<_> = trials.iter().map(|trial| trial.times.of(span).as_ref().filter(|_| may_be(trial))).collect();
         trials.get(choose(&list)).map(|trial| trial.settings)
     };
-    let short = of(&|trial| trial.times.short.as_ref())?;
-    Some(BySpan { short, long: of(&|trial| trial.times.long.as_ref())? })
+    Some(BySpan { short: best(Span::Short)?, long: best(Span::Long)? })
 }
 
 /// What to measure, one after the other: each stage varies one thing of the best settings so far.
@@ -315,17 +331,16 @@ impl Plan {
             let Settings { n_threads, n_threads_batch, .. } = trial.settings;
             trial.settings == Settings { n_threads, n_threads_batch, ..base } && n_threads == n_threads_batch
         };
-        let best_by = |key: &dyn Fn(&Times) -> f64, span: &dyn Fn(&Trial) -> Option<&Times>| {
-            let timed = trials.iter().filter(comparable).filter_map(|trial| Some((trial, key(span(trial)?))));
+        let best_by = |key: fn(&Times) -> f64, span| {
+            let timed = trials.iter().filter(comparable);
+            let timed = timed.filter_map(|trial| Some((trial, key(trial.times.of(span).as_ref()?))));
             timed.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(trial, _)| trial.settings.n_threads)
         };
-        let mix = |span: &dyn Fn(&Trial) -> Option<&Times>| {
-            let n_threads = best_by(&Times::plain_ms, span)?;
-            Some(Settings { n_threads, n_threads_batch: best_by(&Times::drafted_ms, span)?, ..base })
+        let mix = |span| {
+            let (n_threads, n_threads_batch) = (best_by(Times::plain_ms, span)?, best_by(Times::drafted_ms, span)?);
+            Some(Settings { n_threads, n_threads_batch, ..base })
         };
-        let spans: [&dyn Fn(&Trial) -> Option<&Times>; 2] =
-            [&|trial| trial.times.short.as_ref(), &|trial| trial.times.long.as_ref()];
-        spans.into_iter().filter_map(mix).collect()
+        [Span::Short, Span::Long].into_iter().filter_map(mix).collect()
     }
 
     fn kv_types(&self, base: Settings, _: &[Trial]) -> Vec<Settings> {

@@ -22,6 +22,7 @@ use crate::cli::run::{JsonTimings, receive};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Job, StopType, Worker};
 use crate::token::Token;
+use crate::tune::Settings;
 
 const SHIPPED: &str = include_str!("../../bench/prompts.jsonl");
 
@@ -74,7 +75,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let create = |path| create(path, inputs.into_iter().flatten());
     let mut raw = args.raw_output.as_deref().map(create).transpose()?;
     let interrupt = interrupt::flag()?;
-    let settings = config.settings;
+    let Settings { n_threads, n_threads_batch, .. } = config.settings.short;
     let (worker, loaded) = start(config, interrupt, &mut Bars::default())?;
     let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
     let template = template.transpose().map_err(|error| Failure::new(error.to_string()).with_hint(error.hint()))?;
@@ -98,9 +99,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     }
     let model = args.engine.model.file_name().unwrap_or_default().to_string_lossy();
     write_stdout(&format!(
-        "{model}, {} ({} where the context is long), greedy, {} tokens, {} repetitions\n{}\n\n{}",
-        settings.short,
-        settings.long,
+        "{model}, {n_threads} threads ({n_threads_batch} for more than one row), greedy, {} tokens, {} repetitions\n{}\n\n{}",
         args.n_predict,
         args.repetitions,
         machine(),

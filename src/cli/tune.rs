@@ -11,15 +11,19 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
+use crate::cost::lower_median;
 use crate::llama::logs;
 use crate::llama::model::ModelConfig;
 use crate::llama::tune::{TuneConfig, Tuned};
 use crate::llama::worker::{Event, Worker};
 use crate::store::{curves, tuned};
-use crate::tune::{BySpan, Plan, SHORT, Settings, Times, Trial, WIDTHS};
+use crate::tune::{BySpan, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 
 /// Longest time that can be asked for, in seconds.
 const MAX_BUDGET_S: u64 = 3600;
+
+/// On a quiet machine the median of a few samples lies 1% to 3% above the fastest.
+const MUCH_SPREAD: f64 = 0.08;
 
 /// Arguments of `tune`.
 #[derive(Debug, ClapArgs)]
@@ -102,8 +106,18 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     if !measured.is_complete {
         stderr_line("notice: the time was over before all settings were measured; hint: a larger --budget");
     }
+    if is_noisy(&measured.trials) {
+        stderr_line("notice: times differed much from sample to sample; hint: measure again while nothing else runs");
+    }
     stderr_line("hint: run and bench use these settings from now on, flags win, --forget deletes them");
     Ok(ExitCode::Success)
+}
+
+/// Whether the machine had other things to do.
+fn is_noisy(trials: &[Trial]) -> bool {
+    let times = trials.iter().flat_map(|trial| [&trial.times.short, &trial.times.long]).flatten();
+    let spreads: Vec<f64> = times.map(|times| times.spread).collect();
+    lower_median(&spreads).is_some_and(|spread| spread > MUCH_SPREAD)
 }
 
 fn not_kept(error: &std::io::Error) -> Failure {
@@ -147,11 +161,9 @@ fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {
     out += " spread | ms/token | |\n|---|---:|";
     out += &"---:|".repeat(WIDTHS.len() + 2);
     out += "---|\n";
-    let spans: [(usize, Settings, fn(&Trial) -> &Option<Times>); 2] = [
-        (SHORT, measured.settings.short, |trial| &trial.times.short),
-        (measured.n_long, measured.settings.long, |trial| &trial.times.long),
-    ];
-    for (n_positions, chosen, times) in spans {
+    let n_positions = BySpan { short: SHORT, long: measured.n_long };
+    for span in [Span::Short, Span::Long] {
+        let chosen = *measured.settings.of(span);
         for (place, trial) in measured.trials.iter().enumerate() {
             let notes = [
                 (trial.settings == chosen, "**chosen**"),
@@ -159,7 +171,7 @@ fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {
                 (trial.settings.kv_type.is_lossy() && !is_lossy_allowed, "lossy: only with --lossy-kv"),
             ];
             let notes: Vec<&str> = notes.iter().filter(|(is_so, _)| *is_so).map(|(_, note)| *note).collect();
-            out += &row(&trial.settings, n_positions, times(trial).as_ref(), &notes.join(", "));
+            out += &row(&trial.settings, *n_positions.of(span), trial.times.of(span).as_ref(), &notes.join(", "));
         }
     }
     out

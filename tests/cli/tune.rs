@@ -140,3 +140,10 @@ fn every_cache_type_decodes() {
         assert_eq!(answer["settings"]["flash_attn"], attention, "quantized values bring flash attention along");
     }
 }
+
+#[test]
+fn a_cache_with_a_sliding_window_is_measured_as_well() {
+    let place = Workplace::with_model(&super::support::tiny::tiny_gemma3(1));
+    let report = tune(&place, &["-o", "json"]).json();
+    assert!(report["trials"][0]["times"]["long"]["ms"]["1"].as_f64().unwrap() > 0.0, "{report}");
+}
