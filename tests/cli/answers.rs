@@ -34,7 +34,7 @@ fn json_is_one_object_with_the_documented_keys() {
     let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     let mut all = keys(&answer);
     all.sort();
-    assert_eq!(all, ["seed", "stop_type", "text", "timings", "tokens"]);
+    assert_eq!(all, ["seed", "settings", "stop_type", "text", "timings", "tokens"]);
     let timings = keys(&answer["timings"]);
     for name in [
         "prompt_n",
