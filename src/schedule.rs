@@ -390,7 +390,7 @@ mod tests {
         lost.record(&step(1, 1, 62.0));
         assert_eq!(explained(&lost, &[1.0]), (1, Reason::NothingDrafted));
         lost.record(&step(8, 1, 191.0));
-        assert_eq!(explained(&lost, &[0.98; 16]), (1, Reason::NotCovered));
+        assert_eq!(explained(&lost, &[0.6; 16]), (1, Reason::NotCovered));
         lost.record(&step(16, 1, 229.0));
         assert_eq!(explained(&lost, &[1.0]), (1, Reason::LatchShut));
         let mut long = schedule.clone();
