@@ -392,14 +392,16 @@ fn speed() {
     let place = Place::new();
     let rows = random_rows(151_936, 3_000_000, 9);
     let bytes = write(&place.path("x"), 151_936, &rows);
-    let start = std::time::Instant::now();
-    let file = DrafterFile::open_any(&place.path("x")).unwrap();
-    let opened = start.elapsed();
+    let opening = || {
+        let start = std::time::Instant::now();
+        let file = DrafterFile::open_any(&place.path("x")).unwrap();
+        (start.elapsed(), file)
+    };
+    let opened = (0..20).map(|_| opening().0).min().unwrap();
+    let (_, file) = opening();
     let n_trigrams = file.totals().n_successors[2];
-    eprintln!(
-        "{n_trigrams} tri-grams, {bytes} bytes, {:.2} each; opened in {opened:.2?}",
-        bytes as f64 / n_trigrams as f64
-    );
+    let each = bytes as f64 / n_trigrams as f64;
+    eprintln!("{n_trigrams} tri-grams, {bytes} bytes, {each:.2} each; opened in {opened:.2?}, the best of 20");
     let mut state = 1;
     let contexts: Vec<Context> =
         (0..2_000_000).map(|_| rows[random(&mut state) as usize % rows.len()].context).collect();
