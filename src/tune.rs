@@ -268,10 +268,11 @@ pub fn choose(trials: &[Option<&Times>]) -> usize {
     let best = known().filter(is_eligible).min_by(|a, b| a.1.ms_per_token().total_cmp(&b.1.ms_per_token()));
     let (place, best) = best.unwrap_or((fastest_place, fastest));
     let Some(default) = trials[0] else { return place };
-    // The default has the benefit of the doubt: it goes if its plain decoding, or the whole, is clearly slower.
+    // The default has the benefit of the doubt: it goes if its plain decoding is clearly too slow, or the whole clearly slower.
     let noise = |other: &Times| default.spread.max(other.spread).max(LEAST_DIFFERENCE);
     let is_slower = |own: f64, other: f64, noise: f64| own > other * (1.0 + noise);
-    let must_go = is_slower(default.plain_ms(), fastest.plain_ms(), noise(fastest));
+    let eligible_ms = fastest.plain_ms() * (1.0 + LEAST_DIFFERENCE);
+    let must_go = is_slower(default.plain_ms(), eligible_ms, noise(fastest));
     let is_beaten = is_slower(default.ms_per_token(), best.ms_per_token(), noise(best));
     if must_go || is_beaten { place } else { 0 }
 }

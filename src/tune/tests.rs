@@ -48,6 +48,10 @@ fn what_differs_by_less_than_the_noise_does_not_replace_the_default() {
     assert_eq!(choose(&[Some(&default), Some(&much_better)]), 1);
     let noisy = Times { spread: 0.3, ..much_better };
     assert_eq!(choose(&[Some(&default), Some(&noisy)]), 0);
+    // Measured, the 1.5B at 4k: f16 against f32, on a machine with other things to do.
+    let f16 = Times { spread: 0.028, ..times(&[(1, 98.9), (4, 170.7), (8, 305.1), (12, 383.8), (16, 402.4)]) };
+    let f32 = Times { spread: 0.015, ..times(&[(1, 96.1), (4, 175.2), (8, 309.9), (12, 400.8), (16, 451.2)]) };
+    assert_eq!(choose(&[Some(&f16), Some(&f32)]), 0);
     assert_eq!(choose(&[None, Some(&noisy)]), 1, "a default that cannot be measured is none");
     assert_eq!(choose(&[]), 0);
 }
@@ -145,7 +149,8 @@ proptest! {
         let list: Vec<Option<&Times>> = all.iter().map(Some).collect();
         let place = choose(&list);
         let fastest = all.iter().map(Times::plain_ms).fold(f64::INFINITY, f64::min);
-        prop_assert!(all[place].plain_ms() <= fastest * (1.0 + LEAST_DIFFERENCE) + 1e-9);
+        let doubt = if place == 0 { 1.0 + LEAST_DIFFERENCE } else { 1.0 };
+        prop_assert!(all[place].plain_ms() <= fastest * (1.0 + LEAST_DIFFERENCE) * doubt + 1e-9);
         let eligible = all.iter().filter(|times| times.plain_ms() <= fastest * (1.0 + LEAST_DIFFERENCE));
         let least = eligible.map(Times::ms_per_token).fold(f64::INFINITY, f64::min);
         let got = all[place].ms_per_token();
