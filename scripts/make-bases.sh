@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the aligned base files of the default model and both Qwen models: models/NAME.chaski, a few MB each. Each model
+# Makes the aligned base files of the default model and both Qwen models: models/FILE.chaski beside each, where `run` and
+# `bench` look for it, a few MB each. Each model
 # writes its own text, which takes from minutes to hours; interrupted, the script goes on where it was. Models that share
 # their vocabulary share what they wrote: each base has its siblings' counts as well, at a lower weight.
 #
@@ -33,7 +34,9 @@ write_own() { # NAME
 
 # The base of a model, from its own file and its siblings'.
 make_base() { # NAME [SIBLING...]
-    local weights=1 files=("$own/$1.chaski") out=models/$1.chaski sibling
+    local weights=1 files=("$own/$1.chaski") sibling out
+    out=$(scripts/get-model.sh "$1")
+    out=${out%.gguf}.chaski
     if [ "$SIBLING_WEIGHT" != 0 ]; then
         for sibling in "${@:2}"; do
             weights=$weights,$SIBLING_WEIGHT

@@ -244,7 +244,8 @@ impl Schedule {
             let Some((_, ms)) = curve.range(n_rows..).next() else {
                 break;
             };
-            let step_ms = ms + ledger.draft_ms;
+            // More rows never take less than one: a curve that says so was measured on a busy machine.
+            let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
             let tokens_per_ms = n_expected / step_ms;
             let n_plain = step_ms / plain_ms;
             let verdict = match tokens_per_ms > best.1 {
