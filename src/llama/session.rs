@@ -140,7 +140,8 @@ impl<'m> Session<'m> {
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
             can_roll_back: !model.is_recurrent(),
-            can_shift: model.can_shift(),
+            // llama.cpp's shift of quantized keys takes a rotation for granted that not every model has, and crashes.
+            can_shift: model.can_shift() && config.kv_type.k != CacheType::Q8_0,
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,

@@ -17,7 +17,7 @@ use crate::llama::worker::{Event, Failure, WallClock, load};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
-use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Times, Trial, WIDTHS, chosen};
+use crate::tune::{BySpan, CacheType, LONG, Plan, SHORT, Settings, Times, Trial, WIDTHS, chosen};
 
 /// Most times that each width is measured.
 const MAX_PASSES: usize = 5;
@@ -166,7 +166,11 @@ impl<'a> Tuner<'a> {
         };
         let BySpan { short, long } = self.positions();
         let half = self.clock.now() + until.saturating_sub(self.clock.now()) / 2;
-        Ok(BySpan { short: at(short, &baseline.short, half)?, long: at(long, &baseline.long, until)? })
+        let short = at(short, &baseline.short, half)?;
+        // Such a cache has to be filled by a real prefill, which takes longer than all the rest: only if it may be chosen.
+        let is_slow_to_fill = settings.kv_type.k == CacheType::Q8_0 && !self.config.plan.allow_lossy;
+        let long = if is_slow_to_fill { None } else { at(long, &baseline.long, until)? };
+        Ok(BySpan { short, long })
     }
 
     /// Samples of all widths on top of `n_positions`, the sessions in turns; at least one pass. One row, which plain

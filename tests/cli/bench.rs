@@ -36,8 +36,8 @@ fn cells(stdout: &str) -> Vec<Vec<&str>> {
 #[track_caller]
 fn has_setup(record: &Value) {
     assert_eq!(
-        (&record["model"], &record["n_threads"], &record["n_threads_batch"], &record["flash_attn"]),
-        (&"model.gguf".into(), &1.into(), &1.into(), &"default".into()),
+        (&record["model"], &record["settings"], &record["base"]),
+        (&"model.gguf".into(), &"-fa off -t 1 -tb 1 -ctk f16 -ctv f16".into(), &"none".into()),
         "{record}"
     );
     assert!(record["machine"].as_str().unwrap().contains("ggml"), "{record}");
@@ -53,7 +53,7 @@ fn a_table_on_stdout_and_every_answer_in_the_raw_file() {
     let ran = bench(&place, &["--raw-output", "raw.jsonl"]);
     ran.succeeds();
     assert_eq!(ran.stderr, "1/2: rain\n2/2: that\n");
-    assert!(ran.stdout.starts_with("model.gguf, 1 threads"), "{ran:#?}");
+    assert!(ran.stdout.starts_with("model.gguf, -fa off -t 1 -tb 1 "), "{ran:#?}");
     let rows = cells(&ran.stdout);
     let names: Vec<(&str, &str)> = rows[1..].iter().map(|row| (row[0], row[1])).collect();
     let expected: Vec<(&str, &str)> = ["chat", "edit", "all"]
