@@ -19,6 +19,7 @@ mod drafter;
 mod errors;
 mod help;
 mod learn;
+mod memory;
 mod models;
 mod prompts;
 mod replay;
