@@ -77,7 +77,7 @@ fn setup(args: &BenchArgs, config: &WorkerConfig) -> Row {
         .text("model", "", &model_name(args))
         .text("machine", "", &machine())
         .text("version", "", env!("CARGO_PKG_VERSION"))
-        .text("base", "", config.drafters.base.as_ref().map_or("none", |base| base.path().to_str().unwrap_or("?")))
+        .text("base", "", &base_name(config))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
         .hidden("n_gpu_layers", engine.n_gpu_layers)
@@ -102,6 +102,12 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
         config.settings.long,
         machine(),
     )
+}
+
+/// The file's name: where it lies is nobody's business.
+fn base_name(config: &WorkerConfig) -> String {
+    let name = config.drafters.base.as_ref().and_then(|base| base.path().file_name());
+    name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn model_name(args: &BenchArgs) -> String {
