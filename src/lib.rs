@@ -23,6 +23,7 @@ pub mod stats;
 pub mod text;
 
 pub mod align;
+pub mod batch;
 pub mod chat;
 pub mod gguf;
 pub mod store;

@@ -6,26 +6,11 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use crate::accept::{Greedy, Sampler, argmax};
+
+pub use crate::accept::Sampling;
 use crate::llama::model::Model;
 use crate::target::TargetError;
 use crate::token::Token;
-
-/// How tokens are chosen; names and defaults are llama.cpp's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 or less takes the likeliest token.
-    pub temperature: f32,
-    /// Only the k likeliest; 0 is off.
-    pub top_k: i32,
-    /// Only the likeliest that make up this probability; 1 is off.
-    pub top_p: f32,
-    /// Only those at least this likely relative to the likeliest; 0 is off.
-    pub min_p: f32,
-    /// Divides the logits of recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// Seed of the draws.
-    pub seed: u32,
-}
 
 /// Recent tokens that a repeat penalty looks at.
 const PENALTY_LAST_N: i32 = 64;

@@ -1,0 +1,3 @@
+//! Offline batches: many lines, one engine, nothing lost.
+
+pub mod engine;

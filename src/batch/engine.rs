@@ -1,0 +1,140 @@
+//! The seam between a batch and what decodes it: requests in, events out.
+//!
+//! Messages only, and no type of the engine, so that it can live in a thread, in a process, or in a test.
+
+use crate::accept::Sampling;
+use crate::chat::template::Segment;
+
+/// A line to answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The line's number; events name it.
+    pub id: u64,
+    /// What comes before the answer.
+    pub prompt: Vec<Segment>,
+    /// Most tokens to emit; `None` is all that the context has room for.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen. The draws depend on this and on the text alone, not on what is decoded beside it.
+    pub sampling: Sampling,
+    /// Texts that end the answer, and are no part of it.
+    pub stop: Vec<String>,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+    /// Alternatives told of each token; `None` tells nothing of tokens.
+    pub n_logprobs: Option<usize>,
+}
+
+/// A form that an answer is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// Any JSON object.
+    JsonObject,
+    /// A JSON value of this schema, which is JSON itself.
+    JsonSchema(String),
+}
+
+/// What an engine tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A request has its place, and its prompt is read.
+    Begun {
+        /// The request's.
+        id: u64,
+    },
+    /// An answer is complete.
+    Done(Box<Answer>),
+    /// A request is not answered; the others are.
+    Refused {
+        /// The request's.
+        id: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// How it goes, some times a second.
+    Progress(Progress),
+}
+
+/// An answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The request's.
+    pub id: u64,
+    /// The text.
+    pub text: String,
+    /// Why it ended.
+    pub end: End,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Of these, computed for another request before.
+    pub n_cached: usize,
+    /// Tokens emitted.
+    pub n_predicted: usize,
+    /// Tokens drafted, and of these accepted.
+    pub n_drafted: usize,
+    /// See `n_drafted`.
+    pub n_accepted: usize,
+    /// Milliseconds from its place to its first token.
+    pub prompt_ms: f64,
+    /// Milliseconds from there to its end; other requests were answered meanwhile.
+    pub predicted_ms: f64,
+    /// Where asked for, each token.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// A token with its alternatives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// Its bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability at temperature 1.
+    pub logprob: f32,
+    /// The likeliest ones, likeliest first.
+    pub top: Vec<(Vec<u8>, f32)>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model ended it, or a stop text did.
+    Stop,
+    /// `max_tokens` were emitted, or the context was full.
+    Length,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs: `context_length_exceeded`, `empty_prompt`, `invalid_grammar`, ...
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The state of an engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Requests at work.
+    pub n_running: usize,
+    /// Prompt tokens read since the start, those that were shared not counted.
+    pub n_prompt: u64,
+    /// Tokens emitted since the start.
+    pub n_predicted: u64,
+    /// Sum over all steps of the requests at work in them: `n_predicted` over this is tokens per step.
+    pub n_steps: u64,
+}
+
+/// What decodes.
+pub trait Engine: Send {
+    /// Hands in a request, or gives it back while enough are waiting. Whoever tries again after each event keeps the
+    /// engine busy.
+    ///
+    /// # Errors
+    /// The request.
+    fn try_submit(&self, request: Request) -> Result<(), Box<Request>>;
+
+    /// The next event: it waits. An end that nobody asked for is an error.
+    ///
+    /// # Errors
+    /// Why the engine ended, in words.
+    fn next_event(&self) -> Result<Event, String>;
+}
