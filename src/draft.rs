@@ -19,7 +19,6 @@ pub mod memory;
 
 pub mod backoff;
 pub mod base;
-pub mod context;
 pub mod cursor;
 pub mod logits;
 pub mod trigram;

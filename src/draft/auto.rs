@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::draft::base::{Base, BaseSource};
 use crate::draft::calibrate::Calibrator;
-use crate::draft::context::Context;
 use crate::draft::cursor::Cursor;
 use crate::draft::logits::Logits;
 use crate::draft::mixer::{Mixer, MixerState};
@@ -81,12 +80,8 @@ impl Auto {
     /// The same with tri-grams that know something already.
     #[must_use]
     pub fn sources_with(base: Option<Arc<dyn Base>>, trigram: Trigram) -> Vec<Box<dyn Source>> {
-        let mut sources: Vec<Box<dyn Source>> = vec![
-            Box::new(Cursor::default()),
-            Box::new(Context::default()),
-            Box::new(trigram),
-            Box::new(Logits::default()),
-        ];
+        let mut sources: Vec<Box<dyn Source>> =
+            vec![Box::new(Cursor::default()), Box::new(trigram), Box::new(Logits::default())];
         sources.extend(base.map(|base| -> Box<dyn Source> { Box::new(BaseSource::new(base)) }));
         sources
     }

@@ -51,7 +51,9 @@ impl Source for BaseSource {
             if let Some(total) = self.base.row(context, &mut row) {
                 // Weights are shares already.
                 row.iter_mut().for_each(|successor| successor.weight *= total);
-                backoff::add_row(order, total, &row, candidates);
+                if !backoff::add_row(order, total, &row, candidates) {
+                    break;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The cursor source: a place in the context that is being copied, kept across an edit.
+//! The cursor source: a place in the context that is being copied, found by the longest match, kept across an edit.
 //!
-//! Where a copy is changed, the longest match ends, and the context source needs some tokens to find the place again
-//! among all that look alike. The cursor remembers it. After a token that differs it offers the token at its place
+//! Where a copy is changed the match ends, and it would take some tokens to find the place again among all that look
+//! alike. The cursor remembers it. After a token that differs it offers the token at its place
 //! (something was inserted), the ones beyond (substituted), and what follows the nearest place that agrees with the
 //! last tokens (inserted, substituted or deleted), until it locks again.
 

@@ -2,9 +2,10 @@
 //!
 //! A source says how it came to a candidate by naming a *bin* ("the only continuation of a match of 12 tokens"). Per bin
 //! the mixer knows how often such candidates were right. That a source names other tokens, or none, is evidence as well,
-//! with bins of its own. What all sources say of a candidate is added up in the logistic domain, with weights that
-//! depend on which of them name it, and that learn: by gradient descent on the log-loss of every candidate at every
-//! emitted token, drafted or not. So no exploration is needed, and a source that does not help gets no weight.
+//! with bins of its own. What all sources say of a candidate is added up in the logistic domain, with weights that all
+//! candidates share and others that depend on which sources name it. Both learn: by gradient descent on the log-loss of
+//! every candidate at every emitted token, drafted or not. So no exploration is needed, and a source that does not help
+//! gets no weight.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use crate::draft::{Candidate, Source};
 use crate::token::Token;
 
 /// Most candidates mixed at one place.
-const MAX_CANDIDATES: usize = 48;
+const MAX_CANDIDATES: usize = 32;
 
 /// Share of the newest observation in a bin that has seen many.
 const BIN_RATE: f32 = 1.0 / 1024.0;
@@ -24,9 +25,12 @@ const UNKNOWN: (f32, f32) = (0.05, 2.0);
 const MOST_TRUSTED: f32 = 200.0;
 
 /// Step of the gradient descent.
-const RATE: f32 = 0.01;
+const RATE: f32 = 0.006;
 
-/// Weight of a source whose weight nobody knows.
+/// The place of the weights that all candidates share.
+const SHARED: usize = 0;
+
+/// Shared weight of a source whose weight nobody knows.
 const NEW_WEIGHT: f32 = 0.4;
 
 /// The logistic domain ends here.
@@ -77,7 +81,8 @@ struct Reliability {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixerState {
     sources: Vec<Reliability>,
-    /// Per set of sources that name a candidate (source i is bit i): a weight per source, and last the bias.
+    /// Per set of sources that name a candidate (source i is bit i): a weight per source, and last the bias. Set 0,
+    /// which names nothing, has the weights that all candidates share; those of the others are added to them.
     weights: Vec<Vec<f32>>,
 }
 
@@ -145,9 +150,11 @@ impl Mixer {
         for candidate in &self.mixed[..self.n_mixed] {
             let is_right = candidate.token == token;
             let step = self.rate * (f32::from(u8::from(is_right)) - candidate.p);
-            let weights = &mut self.state.weights[candidate.named_by];
-            for (weight, input) in weights.iter_mut().zip(candidate.inputs.iter().chain(&[1.0])) {
-                *weight += step * input;
+            for set in [SHARED, candidate.named_by] {
+                let weights = &mut self.state.weights[set];
+                for (weight, input) in weights.iter_mut().zip(candidate.inputs.iter().chain(&[1.0])) {
+                    *weight += step * input;
+                }
             }
             for (source, &bin) in self.state.sources.iter_mut().zip(&candidate.bins) {
                 source.bin_mut(bin).learn(is_right);
@@ -169,9 +176,10 @@ impl Mixer {
         for mixed in &mut self.mixed[..self.n_mixed] {
             mixed.inputs.clear();
             mixed.inputs.extend((0..n_sources).map(|i| self.state.sources[i].bin(mixed.bins[i]).stretched));
-            let weights = &self.state.weights[mixed.named_by];
-            let sum: f32 = weights.iter().zip(&mixed.inputs).map(|(weight, input)| weight * input).sum();
-            mixed.p = squash(sum + weights[n_sources]);
+            let (shared, own) = (&self.state.weights[SHARED], &self.state.weights[mixed.named_by]);
+            let weights = shared.iter().zip(own).map(|(shared, own)| shared + own);
+            mixed.p =
+                squash(weights.zip(mixed.inputs.iter().chain(&[1.0])).map(|(weight, input)| weight * input).sum());
         }
     }
 
@@ -238,8 +246,10 @@ impl MixerState {
         let weights = |named_by: usize| {
             let bits = places.iter().enumerate().filter(|(bit, _)| named_by & 1 << bit != 0);
             let known_set = bits.filter_map(|(_, place)| *place).fold(0, |set, place| set | 1 << place);
-            let known = self.weights.get(known_set).filter(|weights| weights.len() == self.sources.len() + 1);
-            let weight = |place: &Option<usize>| place.zip(known).map_or(NEW_WEIGHT, |(place, known)| known[place]);
+            let is_known = (named_by == SHARED) == (known_set == SHARED);
+            let known = self.weights.get(known_set).filter(|known| is_known && known.len() == self.sources.len() + 1);
+            let unknown = if named_by == SHARED { NEW_WEIGHT } else { 0.0 };
+            let weight = |place: &Option<usize>| place.zip(known).map_or(unknown, |(place, known)| known[place]);
             let bias = known.and_then(|known| known.last().copied()).unwrap_or(0.0);
             places.iter().map(weight).chain([bias]).collect()
         };
