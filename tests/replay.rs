@@ -75,7 +75,7 @@ fn every_kind_has_an_answer() {
 #[test]
 fn auto_is_as_good_as_it_was() {
     for (name, curve, least_speedup, least_tokens_per_step) in
-        [("1% a row", even(0.01), 1.80, 1.98), ("5% a row", even(0.05), 1.59, 1.77), ("laptop", laptop(), 1.29, 1.58)]
+        [("1% a row", even(0.01), 1.87, 2.08), ("5% a row", even(0.05), 1.60, 1.82), ("laptop", laptop(), 1.31, 1.62)]
     {
         let all = sum(&scores(&curve, auto));
         let (speedup, tokens_per_step) = (all.speedup(), all.stats.tokens_per_step());
@@ -103,11 +103,9 @@ fn auto_knows_what_it_does() {
     let (hoped, accepted) = calibration.bins.iter().fold((0.0, 0), |(p, n), bin| (p + bin.sum_p, n + bin.n_accepted));
     assert!((hoped - accepted as f64).abs() < 0.03 * n, "{hoped:.0} hoped for, {accepted} accepted of {n}");
     assert!(calibration.log_loss / n < 0.28, "log-loss {:.3}", calibration.log_loss / n);
-    // What is shipped was trained beside a base; without one a fresh drafter is too careful, by up to 9 points here. With
-    // what it learns on a machine it comes within 5: `chaski replay --keep --calibration` tells.
     for bin in calibration.bins.iter().filter(|bin| bin.n >= 200) {
         let (predicted, realized) = (bin.sum_p / bin.n as f64, bin.n_accepted as f64 / bin.n as f64);
-        assert!((predicted - realized).abs() < 0.10, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");
+        assert!((predicted - realized).abs() < 0.05, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");
     }
 }
 

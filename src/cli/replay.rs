@@ -14,7 +14,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::cost::{Clock, CostCurve};
 use crate::draft::aded::Aded;
-use crate::draft::auto::{Auto, Experience};
+use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::search::Search;
 use crate::draft::{Drafter, NoDraft, Source};
@@ -56,7 +56,8 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub calibration: bool,
 
-    /// Train what the mixer believes at the start on these traces, and write it to this file
+    /// Train what the mixer believes at the start on these traces, and write it to this file: once without a base, and with
+    /// --base once with it
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
 
@@ -136,8 +137,11 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let clock = WallClock(Instant::now());
     let base = args.base.as_deref().map(open_base).transpose()?;
     if let Some(path) = &args.train {
-        let state = train(&traces, &|| Auto::sources(base.clone()), &clock).map_err(failed)?;
-        let json = serde_json::to_string(&state).expect("numbers serialize");
+        // With a base and without one: what the other sources are worth depends on it.
+        let bases = if base.is_some() { vec![base, None] } else { vec![None] };
+        let trained = bases.iter().map(|base| train(&traces, &|| Auto::sources(base.clone()), &clock));
+        let trained = trained.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let json = serde_json::to_string(&trained).expect("numbers serialize");
         fs::write(path, json + "\n").map_err(|error| Failure::io(path, &error))?;
         stderr_line(&format!("trained on {} answers: {}", traces.len(), path.display()));
         return Ok(ExitCode::Success);
@@ -201,14 +205,14 @@ fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock)
             };
             let state = train(&training, &sources, clock).map_err(failed)?;
             let name = left_out.map_or("trained on these".to_owned(), |name| format!("without {name}"));
-            contenders.push(Contender { name, make: Box::new(move || Box::new(Auto::new(sources(), &state))) });
+            contenders.push(Contender { name, make: Box::new(move || Box::new(Auto::new(sources(), Some(&state)))) });
         }
     }
     Ok(contenders)
 }
 
 fn contender(kind: Kind, base: Option<Arc<dyn Base>>) -> Contender {
-    let auto = move || Auto::new(Auto::sources(base.clone()), &Experience::shipped());
+    let auto = move || Auto::new(Auto::sources(base.clone()), None);
     let make: Box<dyn Fn() -> Box<dyn Drafter>> = match kind {
         Kind::Auto => Box::new(move || Box::new(auto())),
         Kind::Mcts => Box::new(move || Box::new(auto().with_search(Search::Mcts))),

@@ -29,19 +29,23 @@ pub struct Experience {
 }
 
 impl Experience {
-    /// Nothing learned of anything.
+    /// Nothing learned of `sources`.
     #[must_use]
-    pub fn none() -> Experience {
-        Experience { mixer: MixerState::empty(), calibrator: Calibrator::default() }
+    pub fn fresh(sources: &[Box<dyn Source>]) -> Experience {
+        Experience { mixer: MixerState::fresh(sources), calibrator: Calibrator::default() }
     }
 
-    /// What is believed before anything of a text was seen: trained by `scripts/train-drafter.sh`.
+    /// What is believed of `sources` before anything of a text was seen: trained by `scripts/train-drafter.sh` for the
+    /// sources with a base and for those without, and nothing for others.
     ///
     /// # Panics
     /// Never: a test reads it.
     #[must_use]
-    pub fn shipped() -> Experience {
-        serde_json::from_str(include_str!("shipped.json")).expect("what is shipped is sound")
+    pub fn shipped(sources: &[Box<dyn Source>]) -> Experience {
+        let all: Vec<Experience> =
+            serde_json::from_str(include_str!("shipped.json")).expect("what is shipped is sound");
+        let fitting = all.into_iter().find(|experience| experience.mixer.fits(sources));
+        fitting.unwrap_or_else(|| Experience::fresh(sources))
     }
 
     /// False for numbers that no learning gives: a damaged file.
@@ -66,7 +70,7 @@ pub struct Auto {
 
 impl Default for Auto {
     fn default() -> Auto {
-        Auto::new(Auto::sources(None), &Experience::shipped())
+        Auto::new(Auto::sources(None), None)
     }
 }
 
@@ -86,12 +90,15 @@ impl Auto {
         sources
     }
 
-    /// A drafter over `sources` that begins with what `experience` knows of them.
+    /// A drafter over `sources` that begins with what was `learned` of them, or, where that is nothing or about other
+    /// sources, with what is shipped.
     #[must_use]
-    pub fn new(sources: Vec<Box<dyn Source>>, experience: &Experience) -> Auto {
+    pub fn new(sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
+        let learned = learned.filter(|learned| learned.mixer.fits(&sources)).cloned();
+        let Experience { mixer, calibrator } = learned.unwrap_or_else(|| Experience::shipped(&sources));
         Auto {
-            mixer: Mixer::new(&sources, &experience.mixer),
-            calibrator: experience.calibrator.clone(),
+            mixer: Mixer::new(mixer),
+            calibrator,
             estimates: Vec::new(),
             search: Search::BestFirst,
             top_k: TopK::default(),
@@ -188,6 +195,29 @@ impl Drafter for Auto {
             for source in &mut self.sources {
                 source.harvest(&tail, top);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::table::Successor;
+
+    struct Nothing;
+
+    impl Base for Nothing {
+        fn row(&self, _context: &[Token], _row: &mut Vec<Successor>) -> Option<f32> {
+            None
+        }
+    }
+
+    #[test]
+    fn something_is_shipped_with_a_base_and_without() {
+        for sources in [Auto::sources(None), Auto::sources(Some(Arc::new(Nothing)))] {
+            let shipped = Experience::shipped(&sources);
+            assert!(shipped.is_sound() && shipped.mixer.fits(&sources));
+            assert_ne!(shipped, Experience::fresh(&sources));
         }
     }
 }

@@ -13,19 +13,12 @@ use crate::token::Token;
 const MAX_BYTES: usize = 16 << 20;
 
 /// What is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Tri-grams of generated tokens.
     pub trigram: Trigram,
-    /// What evidence was worth.
-    pub experience: Experience,
-}
-
-impl Default for Memory {
-    /// Nothing was generated yet.
-    fn default() -> Memory {
-        Memory { trigram: Trigram::default(), experience: Experience::shipped() }
-    }
+    /// What evidence was worth; `None` before anything was generated.
+    pub experience: Option<Experience>,
 }
 
 impl Memory {
@@ -34,7 +27,7 @@ impl Memory {
         for (at, &token) in generated.iter().enumerate() {
             self.trigram.learn(&generated[..at], token);
         }
-        self.experience = experience;
+        self.experience = Some(experience);
     }
 
     /// Length of the experience as JSON (4 bytes, little-endian), the experience, then per row its key (8 bytes), how many
@@ -65,7 +58,7 @@ impl Memory {
         let mut reader = Reader(bytes);
         let length = u32::from_le_bytes(reader.take()?) as usize;
         let (experience, rows) = reader.0.split_at_checked(length)?;
-        let experience: Experience = serde_json::from_slice(experience).ok()?;
+        let experience: Option<Experience> = serde_json::from_slice(experience).ok()?;
         let mut overlay = SuccessorTable::new(trigram::MAX_BYTES);
         let mut reader = Reader(rows);
         while !reader.0.is_empty() {
@@ -81,7 +74,10 @@ impl Memory {
                 row.raise(token, weight, f32::INFINITY);
             }
         }
-        experience.is_sound().then(|| Memory { trigram: Trigram::over(overlay), experience })
+        experience
+            .as_ref()
+            .is_none_or(Experience::is_sound)
+            .then(|| Memory { trigram: Trigram::over(overlay), experience })
     }
 }
 
@@ -98,6 +94,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draft::auto::Auto;
     use crate::draft::{Candidate, Tail};
     use proptest::prelude::*;
 
@@ -113,7 +110,7 @@ mod tests {
         fn what_is_kept_comes_back(ids in prop::collection::vec(0i32..30, 0..200)) {
             let text: Vec<Token> = ids.into_iter().map(Token).collect();
             let mut memory = Memory::default();
-            memory.learn(&text, Experience::shipped());
+            memory.learn(&text, Auto::default().experience());
             let again = Memory::from_bytes(&memory.to_bytes()).unwrap();
             for at in 0..text.len() {
                 prop_assert_eq!(proposals(&memory, &text[..at]), proposals(&again, &text[..at]));
@@ -133,7 +130,7 @@ mod tests {
     #[test]
     fn a_cut_memory_is_none_or_shorter() {
         let mut memory = Memory::default();
-        memory.learn(&[1, 2, 3, 1, 2].map(Token), Experience::shipped());
+        memory.learn(&[1, 2, 3, 1, 2].map(Token), Auto::default().experience());
         let bytes = memory.to_bytes();
         let whole_rows = (0..bytes.len()).filter(|&n| Memory::from_bytes(&bytes[..n]).is_some()).count();
         assert!(whole_rows <= memory.trigram.overlay().rows().count());

@@ -114,10 +114,13 @@ pub(super) fn squash(x: f32) -> f32 {
 }
 
 impl Mixer {
-    /// A mixer for `sources` that knows what `learned` knows of those it names.
+    /// A mixer that begins with what `state` knows of its sources.
     #[must_use]
-    pub fn new(sources: &[Box<dyn Source>], learned: &MixerState) -> Mixer {
-        let state = learned.adapted_to(sources);
+    pub fn new(mut state: MixerState) -> Mixer {
+        for source in &mut state.sources {
+            let bins = source.named.iter_mut().chain(&mut source.unnamed);
+            bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
+        }
         Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
     }
 
@@ -220,43 +223,31 @@ impl Reliability {
 }
 
 impl MixerState {
-    /// Nothing learned of anything.
+    /// Nothing learned of `sources`.
     #[must_use]
-    pub fn empty() -> MixerState {
-        MixerState { sources: Vec::new(), weights: Vec::new() }
+    pub fn fresh(sources: &[Box<dyn Source>]) -> MixerState {
+        let reliability = |source: &dyn Source| Reliability {
+            name: source.name().to_owned(),
+            named: vec![UNKNOWN.into(); source.n_bins()],
+            unnamed: vec![UNKNOWN.into(); source.n_bins() + 1],
+        };
+        let mut weights = vec![vec![0.0; sources.len() + 1]; 1 << sources.len()];
+        weights[SHARED][..sources.len()].fill(NEW_WEIGHT);
+        MixerState { sources: sources.iter().map(|source| reliability(source.as_ref())).collect(), weights }
     }
 
-    /// The same knowledge for another list of sources: those that are new start from scratch, those that are gone are
-    /// left away.
-    fn adapted_to(&self, sources: &[Box<dyn Source>]) -> MixerState {
-        let place = |name: &str| self.sources.iter().position(|known| known.name == name);
-        let reliability = |source: &dyn Source| {
+    /// Whether this is about `sources`. What evidence is worth depends on what other evidence there is, so knowledge of
+    /// other sources, or of more or fewer, is of no use.
+    #[must_use]
+    pub fn fits(&self, sources: &[Box<dyn Source>]) -> bool {
+        let fits = |(known, source): (&Reliability, &Box<dyn Source>)| {
             let n_bins = source.n_bins();
-            let known = place(source.name()).map(|at| &self.sources[at]).filter(|known| known.fits(n_bins));
-            let mut reliability = known.cloned().unwrap_or_else(|| Reliability {
-                name: source.name().to_owned(),
-                named: vec![UNKNOWN.into(); n_bins],
-                unnamed: vec![UNKNOWN.into(); n_bins + 1],
-            });
-            let bins = reliability.named.iter_mut().chain(&mut reliability.unnamed);
-            bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
-            reliability
+            known.name == source.name() && known.named.len() == n_bins && known.unnamed.len() == n_bins + 1
         };
-        let places: Vec<Option<usize>> = sources.iter().map(|source| place(source.name())).collect();
-        let weights = |named_by: usize| {
-            let bits = places.iter().enumerate().filter(|(bit, _)| named_by & 1 << bit != 0);
-            let known_set = bits.filter_map(|(_, place)| *place).fold(0, |set, place| set | 1 << place);
-            let is_known = (named_by == SHARED) == (known_set == SHARED);
-            let known = self.weights.get(known_set).filter(|known| is_known && known.len() == self.sources.len() + 1);
-            let unknown = if named_by == SHARED { NEW_WEIGHT } else { 0.0 };
-            let weight = |place: &Option<usize>| place.zip(known).map_or(unknown, |(place, known)| known[place]);
-            let bias = known.and_then(|known| known.last().copied()).unwrap_or(0.0);
-            places.iter().map(weight).chain([bias]).collect()
-        };
-        MixerState {
-            sources: sources.iter().map(|source| reliability(source.as_ref())).collect(),
-            weights: (0..1 << sources.len()).map(weights).collect(),
-        }
+        self.sources.len() == sources.len()
+            && self.sources.iter().zip(sources).all(fits)
+            && self.weights.len() == 1 << sources.len()
+            && self.weights.iter().all(|weights| weights.len() == sources.len() + 1)
     }
 
     /// False for numbers that no learning gives: a damaged file.
@@ -268,8 +259,96 @@ impl MixerState {
     }
 }
 
-impl Reliability {
-    fn fits(&self, n_bins: usize) -> bool {
-        self.named.len() == n_bins && self.unnamed.len() == n_bins + 1
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::Tail;
+    use proptest::prelude::*;
+
+    /// Named, with three bins.
+    struct Silent(&'static str);
+
+    impl Source for Silent {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn n_bins(&self) -> usize {
+            3
+        }
+
+        fn learn(&mut self, _text: &[Token], _token: Token) {}
+
+        fn propose(&self, _tail: Tail<'_>, _candidates: &mut Vec<Candidate>) {}
+    }
+
+    fn sources(names: &[&'static str]) -> Vec<Box<dyn Source>> {
+        names.iter().map(|name| Box::new(Silent(name)) as Box<dyn Source>).collect()
+    }
+
+    fn mixer() -> Mixer {
+        Mixer::new(MixerState::fresh(&sources(&["a", "b"])))
+    }
+
+    fn candidate(token: i32, bin: usize) -> Candidate {
+        Candidate { token: Token(token), bin }
+    }
+
+    fn p_of(mixer: &mut Mixer, proposals: &[Vec<Candidate>], token: i32) -> f32 {
+        let mut mixed = Vec::new();
+        mixer.mix(proposals, &mut mixed);
+        mixed.iter().find(|(known, _)| *known == Token(token)).map_or(0.0, |(_, p)| *p)
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_once_and_no_more_than_certainty(
+            proposals in prop::collection::vec(prop::collection::vec((0i32..9, 0usize..3), 0..6), 2),
+            tokens in prop::collection::vec(0i32..9, 0..300),
+        ) {
+            let proposals: Vec<Vec<Candidate>> =
+                proposals.iter().map(|own| own.iter().map(|&(token, bin)| candidate(token, bin)).collect()).collect();
+            let mut mixer = mixer();
+            tokens.iter().for_each(|&token| mixer.learn(&proposals, Token(token)));
+            let mut mixed = Vec::new();
+            mixer.mix(&proposals, &mut mixed);
+            let named: std::collections::BTreeSet<Token> = proposals.iter().flatten().map(|c| c.token).collect();
+            let found: std::collections::BTreeSet<Token> = mixed.iter().map(|(token, _)| *token).collect();
+            prop_assert_eq!(mixed.len(), found.len());
+            prop_assert_eq!(found, named);
+            prop_assert!(mixed.iter().all(|(_, p)| (0.0..=1.0).contains(p)));
+            prop_assert!(mixed.iter().map(|(_, p)| p).sum::<f32>() <= 1.0 + 1e-5);
+            prop_assert!(mixer.state().is_sound());
+        }
+    }
+
+    #[test]
+    fn the_source_that_is_right_is_believed() {
+        let mut mixer = mixer();
+        let proposals = [vec![candidate(1, 0)], vec![candidate(2, 0)]];
+        for n in 0..400 {
+            mixer.learn(&proposals, Token(if n % 10 == 0 { 2 } else { 1 }));
+        }
+        let (right, wrong) = (p_of(&mut mixer, &proposals, 1), p_of(&mut mixer, &proposals, 2));
+        assert!((right - 0.9).abs() < 0.05 && (wrong - 0.1).abs() < 0.05, "{right} {wrong}");
+    }
+
+    #[test]
+    fn sources_that_agree_are_worth_more_than_one() {
+        let mut mixer = mixer();
+        let (alone, both) = ([vec![candidate(1, 0)], vec![]], [vec![candidate(1, 0)], vec![candidate(1, 0)]]);
+        for n in 0..400 {
+            mixer.learn(&alone, Token(n % 2));
+            mixer.learn(&both, Token(1));
+        }
+        let (alone, both) = (p_of(&mut mixer, &alone, 1), p_of(&mut mixer, &both, 1));
+        assert!((alone - 0.5).abs() < 0.1 && both > 0.95, "{alone} {both}");
+    }
+
+    #[test]
+    fn knowledge_is_of_the_same_sources_only() {
+        let state = MixerState::fresh(&sources(&["a", "b"]));
+        assert!(state.fits(&sources(&["a", "b"])));
+        assert!([&["b", "a"][..], &["a"], &["a", "b", "c"], &[]].iter().all(|names| !state.fits(&sources(names))));
     }
 }

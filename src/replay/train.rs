@@ -31,7 +31,7 @@ pub fn train(
     traces.sort_by_key(|trace| number(trace));
     // With no curve nothing is drafted, and every token is scored all the same.
     let (one_row, plain) = (CostCurve::exact([(1, 1.0)]), Schedule::cost_aware(CostCurve::default()));
-    let mut auto = Auto::new(sources(), &Experience::none());
+    let mut auto = Auto::new(sources(), Some(&Experience::fresh(&sources())));
     for rate in RATES {
         auto = auto.with_rate(rate);
         for trace in &traces {
@@ -61,9 +61,9 @@ mod tests {
 
         let curve = CostCurve::exact((1..=64).map(|n| (n, 1.0 + 0.01 * (n - 1) as f64)));
         let n_steps = |experience: &Experience| {
-            let mut auto = Auto::new(Auto::sources(None), experience);
+            let mut auto = Auto::new(Auto::sources(None), Some(experience));
             replay(&traces[0], &curve, &mut auto, Schedule::cost_aware(curve.clone()), &clock).unwrap().stats.n_steps
         };
-        assert!(n_steps(&state) < n_steps(&Experience::none()));
+        assert!(n_steps(&state) < n_steps(&Experience::fresh(&Auto::sources(None))));
     }
 }

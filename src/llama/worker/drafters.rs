@@ -76,7 +76,7 @@ impl Drafters {
                 let memory = if knows_past { &self.memory } else { &fresh };
                 let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
                 let sources = Auto::sources_with(base, memory.trigram.clone());
-                (Active::Auto(Box::new(Auto::new(sources, &memory.experience))), cost_aware(curve))
+                (Active::Auto(Box::new(Auto::new(sources, memory.experience.as_ref()))), cost_aware(curve))
             }
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
