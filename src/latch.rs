@@ -7,7 +7,7 @@
 //!    as often wrong as it says, and never more than the worst case, that nothing is accepted; and
 //! 2. its worst case would overdraw the credit by no more than [`Latch::OVERDRAFT`].
 //!
-//! So doubtful drafts can lose `RESERVE + INCOME * n` over n tokens (2% of 160), and only drafts that the drafter is
+//! So doubtful drafts can lose `RESERVE + INCOME * n` over n tokens (1.5% of 160), and only drafts that the drafter is
 //! sure of can lose `OVERDRAFT` more. Wide drafts are earned by narrow ones. Drafting that does not pay closes the
 //! latch by itself; the income opens it again for a probe, the later the dearer the probe.
 //!
@@ -27,9 +27,9 @@ impl Default for Latch {
 }
 
 impl Latch {
-    pub(crate) const RESERVE: f64 = 2.4;
+    pub(crate) const RESERVE: f64 = 1.6;
     pub(crate) const INCOME: f64 = 0.005;
-    pub(crate) const OVERDRAFT: f64 = 1.6;
+    pub(crate) const OVERDRAFT: f64 = 1.2;
     /// How much more often than it says the drafter may be wrong.
     const DISTRUST: f64 = 3.0;
     /// A text that copied for pages may change its nature.
