@@ -21,17 +21,24 @@ const MIN_KEEP: usize = 1;
 /// A sampler for one text; `prompt` counts as said before for the repeat penalty.
 #[must_use]
 pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn Sampler> {
-    let is_greedy = sampling.temperature <= 0.0;
-    let has_penalty = sampling.repeat_penalty != 1.0;
-    if is_greedy && !has_penalty {
+    if sampling.temperature <= 0.0 && sampling.repeat_penalty == 1.0 {
         return Box::new(Greedy);
     }
+    Box::new(Chain {
+        chain: chain(sampling, model, prompt),
+        candidates: LlamaTokenDataArray::new(Vec::new(), false),
+    })
+}
+
+/// The links of a chain, the last of which selects.
+pub(super) fn chain(sampling: &Sampling, model: &Model, prompt: &[Token]) -> LlamaSampler {
+    let has_penalty = sampling.repeat_penalty != 1.0;
     let mut links = Vec::new();
     if has_penalty {
         let n_vocab = model.inner.n_vocab();
         links.push(LlamaSampler::penalties(n_vocab, PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0));
     }
-    if is_greedy {
+    if sampling.temperature <= 0.0 {
         links.push(LlamaSampler::greedy());
     } else {
         links.push(LlamaSampler::top_k(sampling.top_k));
@@ -44,7 +51,7 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     if has_penalty {
         chain.accept_many(prompt.iter().map(|token| LlamaToken(token.0)));
     }
-    Box::new(Chain { chain, candidates: LlamaTokenDataArray::new(Vec::new(), false) })
+    chain
 }
 
 struct Chain {
