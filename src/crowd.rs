@@ -4,18 +4,21 @@
 //! prompt to read, and in the end one token, the root of the next step. So reading and writing are the same thing, and
 //! one batch does both: each step decodes a run of pending tokens for every text ([`schedule`] says how many), and
 //! where a run reaches the end of its text, the target's logits give the next token. A text that ends leaves its place
-//! at once.
+//! at once, and one that begins like another takes a copy of that beginning ([`sharing`]).
 //!
 //! What a text means is the business of whoever listens, and so is where it comes from.
 
 pub mod schedule;
 pub mod slots;
 
+mod sharing;
+
 use std::ops::ControlFlow;
 
 use crate::accept::Sampler;
 use crate::cost::Clock;
-use crate::crowd::schedule::CrowdSchedule;
+use crate::crowd::schedule::{CrowdSchedule, StepTime, Wish};
+use crate::crowd::sharing::{Beginning, Held, beginning, n_common};
 use crate::crowd::slots::{Run, Slots};
 use crate::target::TargetError;
 use crate::token::Token;
@@ -90,6 +93,7 @@ pub struct Crowd<S> {
     slots: S,
     places: Vec<Place>,
     schedule: CrowdSchedule,
+    n_admitted: u64,
     counts: Counts,
 }
 
@@ -103,6 +107,8 @@ struct Place {
 
 struct Work {
     id: u64,
+    /// Number among all texts ever admitted.
+    order: u64,
     n_prompt: usize,
     n_cached: usize,
     /// Tokens that may still come.
@@ -119,7 +125,7 @@ impl<S: Slots> Crowd<S> {
     #[must_use]
     pub fn new(slots: S, schedule: CrowdSchedule) -> Crowd<S> {
         let places = (0..slots.n_slots()).map(|_| Place::default()).collect();
-        Crowd { slots, places, schedule, counts: Counts::default() }
+        Crowd { slots, places, schedule, n_admitted: 0, counts: Counts::default() }
     }
 
     /// Positions of a place.
@@ -162,12 +168,15 @@ impl<S: Slots> Crowd<S> {
         let n_ctx = self.slots.n_ctx();
         assert!((1..n_ctx).contains(&prompt.len()), "a prompt of {} tokens in {n_ctx} positions", prompt.len());
         let room = n_ctx - prompt.len();
-        self.slots.cut(slot, 0);
+        // What the slot holds may begin like this one; the last token is decoded in any case, for its logits.
+        let n_kept = n_common(&self.places[slot].text, &prompt[..prompt.len() - 1]);
+        self.slots.cut(slot, n_kept);
         self.places[slot] = Place {
             work: Some(Work {
                 id,
                 n_prompt: prompt.len(),
-                n_cached: 0,
+                order: self.n_admitted,
+                n_cached: self.slots.n_past(slot),
                 n_left: max_tokens.clamp(1, room),
                 limit: if max_tokens <= room { End::Limit } else { End::Full },
                 sampler,
@@ -176,6 +185,7 @@ impl<S: Slots> Crowd<S> {
             }),
             text: prompt,
         };
+        self.n_admitted += 1;
     }
 
     /// One batch: every text reads some of its prompt, or emits at least one token. Returns those that ended.
@@ -183,15 +193,19 @@ impl<S: Slots> Crowd<S> {
     /// # Errors
     /// When decoding fails; all texts are as before then.
     pub fn step(&mut self, clock: &dyn Clock, listener: &mut Listener<'_>) -> Result<Vec<Ended>, TargetError> {
-        let pending: Vec<usize> = (0..self.places.len()).map(|slot| self.n_pending(slot)).collect();
-        let rows = self.schedule.plan(&pending);
+        self.close_ranks();
+        let wishes: Vec<Wish> = (0..self.places.len()).map(|slot| self.wish(slot)).collect();
+        let n_past = self.mean_past();
+        let rows = self.schedule.plan(&wishes, n_past);
         let runs: Vec<Run> = (0..).zip(&rows).filter_map(|(slot, &n_rows)| self.run(slot, n_rows)).collect();
         if runs.is_empty() {
             return Ok(Vec::new());
         }
         let start = clock.now();
         self.slots.decode(&runs)?;
-        self.schedule.record(&rows, (clock.now() - start).as_secs_f64() * 1e3);
+        let n_logits = runs.iter().map(|run| run.n_logits).sum();
+        let ms = (clock.now() - start).as_secs_f64() * 1e3;
+        self.schedule.record(&StepTime { rows: &rows, n_logits, n_past, ms });
         let mut ended = Vec::new();
         let mut first_row = 0;
         for run in &runs {
@@ -204,10 +218,60 @@ impl<S: Slots> Crowd<S> {
         Ok(ended)
     }
 
-    /// Tokens of a text that its slot does not hold yet; 0 where nobody works.
-    fn n_pending(&self, slot: usize) -> usize {
+    /// Positions that a text at work has, on average.
+    fn mean_past(&self) -> usize {
+        let working = || (0..self.places.len()).filter(|&slot| self.places[slot].work.is_some());
+        working().map(|slot| self.slots.n_past(slot)).sum::<usize>() / working().count().max(1)
+    }
+
+    /// Moves texts down into free places: a gap cuts a batch in two, in every step.
+    fn close_ranks(&mut self) {
+        let is_free = |place: &Place| place.work.is_none();
+        while let Some(free) = self.places.iter().position(is_free)
+            && let Some(last) = self.places.iter().rposition(|place| !is_free(place))
+            && free < last
+        {
+            let n_past = self.slots.n_past(last);
+            self.slots.copy(last, free, n_past);
+            if self.slots.n_past(free) < n_past {
+                // Some states cannot be copied.
+                self.places[free].text.clear();
+                return;
+            }
+            self.places[free] = std::mem::take(&mut self.places[last]);
+            self.places[last].text = self.places[free].text[..n_past].to_vec();
+        }
+    }
+
+    /// What a slot could use in the next batch: what its text has and the slot does not hold.
+    fn wish(&mut self, slot: usize) -> Wish {
         let place = &self.places[slot];
-        if place.work.is_some() { place.text.len() - self.slots.n_past(slot) } else { 0 }
+        let Some(work) = &place.work else { return Wish::default() };
+        let n_past = self.slots.n_past(slot);
+        if n_past + 1 < work.n_prompt {
+            let others = (0..self.places.len()).filter(|&other| other != slot).map(|other| (other, self.held(other)));
+            match beginning(&place.text[..work.n_prompt - 1], n_past, work.order, others) {
+                Beginning::Own => {}
+                Beginning::Awaited => return Wish::default(),
+                Beginning::Copied(from, n) => self.share(from, slot, n),
+            }
+        }
+        Wish { n_pending: self.places[slot].text.len() - self.slots.n_past(slot), p: Vec::new() }
+    }
+
+    fn held(&self, slot: usize) -> Held<'_> {
+        let place = &self.places[slot];
+        let n_past = self.slots.n_past(slot);
+        let reading = place.work.as_ref().filter(|work| n_past + 1 < work.n_prompt);
+        Held { text: &place.text, n_past, reading: reading.map(|work| work.order) }
+    }
+
+    fn share(&mut self, from: usize, to: usize, n: usize) {
+        let n_before = self.slots.n_past(to);
+        self.slots.copy(from, to, n);
+        if let Some(work) = &mut self.places[to].work {
+            work.n_cached += self.slots.n_past(to).saturating_sub(n_before);
+        }
     }
 
     /// The next `n_rows` pending tokens of a slot.
@@ -247,7 +311,12 @@ impl<S: Slots> Crowd<S> {
 
     /// Frees a place; its slot keeps what it holds until somebody needs it.
     fn leave(&mut self, slot: usize, end: End) -> Option<Ended> {
-        let Work { id, n_cached, n_drafted, n_accepted, .. } = self.places[slot].work.take()?;
+        let place = &mut self.places[slot];
+        let Work { id, n_cached, n_drafted, n_accepted, .. } = place.work.take()?;
+        place.text.truncate(self.slots.n_past(slot));
         Some(Ended { id, end, n_cached, n_drafted, n_accepted })
     }
 }
+
+#[cfg(test)]
+mod tests;

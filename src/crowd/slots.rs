@@ -39,6 +39,10 @@ pub trait Slots {
     /// Makes a slot hold no more than its first `n` tokens. A state that cannot be cut back is forgotten, so it may hold
     /// fewer.
     fn cut(&mut self, slot: usize, n: usize);
+
+    /// Makes slot `to` hold the first `n` tokens of what `from` holds. A state that cannot be copied is not: `to` is empty
+    /// then.
+    fn copy(&mut self, from: usize, to: usize, n: usize);
 }
 
 /// Exact slots with no model behind them; see [`target::Scripted`].
@@ -94,5 +98,9 @@ impl Slots for Scripted {
 
     fn cut(&mut self, slot: usize, n: usize) {
         self.held[slot].truncate(n);
+    }
+
+    fn copy(&mut self, from: usize, to: usize, n: usize) {
+        self.held[to] = self.held[from][..n].to_vec();
     }
 }

@@ -203,7 +203,9 @@ impl Desk<'_> {
         let mut told = Instant::now();
         loop {
             self.check_interrupt()?;
-            while self.ready.len() < N_READY && let Ok(request) = self.requests.try_recv() {
+            while self.ready.len() < N_READY
+                && let Ok(request) = self.requests.try_recv()
+            {
                 self.prepare(request);
             }
             while crowd.has_place() && self.ready.front().is_some_and(|ready| ready.n_needed <= n_ctx) {
@@ -262,8 +264,7 @@ impl Desk<'_> {
             let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
             return Err(refusal("context_length_exceeded", failure.to_string()));
         }
-        let assembler =
-            TextAssembler::new(request.stop).map_err(|error| refusal("invalid_stop", error.to_string()))?;
+        let assembler = TextAssembler::new(request.stop).map_err(|error| refusal("invalid_stop", error.to_string()))?;
         let sampler = match &request.constraint {
             None => sampler(&request.sampling, self.model, &prompt),
             Some(constraint) => constrained(constraint, &request.sampling, self.model, &prompt)

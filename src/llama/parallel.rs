@@ -30,6 +30,8 @@ pub struct Parallel<'m> {
     n_ctx: usize,
     /// Per slot, tokens in its cache.
     n_past: Vec<usize>,
+    /// False for states, which go forward only.
+    can_copy: bool,
     /// Per row of the last batch, whether it gave logits.
     has_logits: Vec<bool>,
     /// Most rows of a batch: llama.cpp ends the process where there are more.
@@ -68,6 +70,7 @@ impl<'m> Parallel<'m> {
             n_vocab: model.n_vocab(),
             n_ctx,
             n_past: vec![0; n_slots],
+            can_copy: !model.is_recurrent(),
             has_logits: Vec::new(),
             max_rows,
         })
@@ -154,6 +157,19 @@ impl Slots for Parallel<'_> {
         if n < self.n_past[slot] {
             self.n_past[slot] = n;
             self.remove_after(slot, n);
+        }
+    }
+    fn copy(&mut self, from: usize, to: usize, n: usize) {
+        assert!(from != to && n <= self.n_past[from], "{n} tokens of slot {from} for slot {to}");
+        self.cut(to, 0);
+        if !self.can_copy {
+            return;
+        }
+        let id = |slot: usize| i32::try_from(slot).expect("at most 256");
+        // Between streams llama.cpp copies all there is, before the next batch, and nothing else.
+        if self.context.kv_cache_seq_cp(id(from), id(to), None, None).is_ok() {
+            self.n_past[to] = n;
+            self.remove_after(to, n);
         }
     }
 }

@@ -24,10 +24,7 @@ pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn 
     if sampling.temperature <= 0.0 && sampling.repeat_penalty == 1.0 {
         return Box::new(Greedy);
     }
-    Box::new(Chain {
-        chain: chain(sampling, model, prompt),
-        candidates: LlamaTokenDataArray::new(Vec::new(), false),
-    })
+    Box::new(Chain { chain: chain(sampling, model, prompt), candidates: LlamaTokenDataArray::new(Vec::new(), false) })
 }
 
 /// The links of a chain, the last of which selects.
