@@ -8,6 +8,7 @@
 //!
 //! What a text means is the business of whoever listens, and so is where it comes from.
 
+pub mod places;
 pub mod schedule;
 pub mod slots;
 

@@ -11,6 +11,7 @@
 //! is dropped, or a failure of the model itself. Lines, files and results are none of its business.
 
 mod answering;
+mod room;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::batch::engine::{Engine, Event, Progress, Refusal, Request};
-use crate::cost::CostCurve;
 use crate::crowd::schedule::CrowdSchedule;
 use crate::crowd::{Crowd, Text};
 use crate::llama::crowd::answering::Answering;
+use crate::llama::crowd::room::Room;
 use crate::llama::grammar::constrained;
 use crate::llama::model::Model;
-use crate::llama::parallel::{MAX_SLOTS, Parallel};
+use crate::llama::parallel::Parallel;
 use crate::llama::sampler::sampler;
 use crate::llama::session::SessionConfig;
 use crate::llama::thread::{EngineThread, Outbox};
@@ -54,7 +55,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct CrowdConfig {
     /// The model and the machine.
     pub engine: WorkerConfig,
-    /// Texts at a time, 1 to [`MAX_SLOTS`]; `None` is as many as pay and fit.
+    /// Texts at a time, 1 to [`MAX_SLOTS`](crate::llama::parallel::MAX_SLOTS); `None` is as many as pay and fit.
     pub n_parallel: Option<usize>,
     /// Positions of each text; `None` is as many as the requests need.
     pub n_ctx: Option<usize>,
@@ -134,6 +135,9 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         loading.send(Told::Startup(Startup::Loading(share)));
         !loading.is_interrupted()
     })?;
+    let room = Room { model: &model, config, outbox };
+    let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
+    let mut curve = room.curve(settings)?;
     outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
     let mut desk = Desk {
         model: &model,
@@ -148,9 +152,13 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
     let mut n_ctx = config.n_ctx.map_or(0, |_| desk.longest);
     while desk.wait()? {
         n_ctx = desk.ready.iter().map(|ready| ready.n_needed).fold(n_ctx, usize::max);
-        let n_places = config.n_parallel.unwrap_or(16).clamp(1, MAX_SLOTS);
-        let context = SessionConfig::new(n_ctx, config.engine.settings.at(n_ctx));
-        let schedule = CrowdSchedule::new(CostCurve::default());
+        if settings != config.engine.settings.at(n_ctx) {
+            settings = config.engine.settings.at(n_ctx);
+            curve = room.curve(settings)?;
+        }
+        let n_places = room.n_places(&curve, n_ctx, settings);
+        let schedule = CrowdSchedule::new(curve.clone());
+        let context = SessionConfig::new(n_ctx, settings);
         let slots = Parallel::new(&model, &context, n_places, schedule.max_rows(n_places))?;
         desk.answer(Crowd::new(slots, schedule))?;
     }
