@@ -4,25 +4,31 @@
 //! prompt to read, and in the end one token, the root of the next step. So reading and writing are the same thing, and
 //! one batch does both: each step decodes a run of pending tokens for every text ([`schedule`] says how many), and
 //! where a run reaches the end of its text, the target's logits give the next token. A text that ends leaves its place
-//! at once, and one that begins like another takes a copy of that beginning ([`sharing`]).
+//! at once, and one that begins like another takes a copy of that beginning ([`sharing`]). After a root there can be
+//! drafted tokens, a chain of them; without any it is plain decoding.
 //!
 //! What a text means is the business of whoever listens, and so is where it comes from.
 
-pub mod places;
+pub mod drafting;
 pub mod schedule;
+pub mod size;
 pub mod slots;
 
+mod seating;
 mod sharing;
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-use crate::accept::Sampler;
+use crate::accept::{Sampler, walk};
 use crate::cost::Clock;
-use crate::crowd::schedule::{CrowdSchedule, StepTime, Wish};
-use crate::crowd::sharing::{Beginning, Held, beginning, n_common};
+use crate::crowd::drafting::Drafting;
+use crate::crowd::schedule::{CrowdSchedule, MAX_CHAIN, StepRecord, Wish};
 use crate::crowd::slots::{Run, Slots};
-use crate::target::TargetError;
+use crate::draft::{Draft, Verified};
+use crate::target::{Rows, TargetError};
 use crate::token::Token;
+use crate::tree::{NodeId, TokenTree};
 
 /// A text to continue.
 pub struct Text {
@@ -94,6 +100,7 @@ pub struct Crowd<S> {
     slots: S,
     places: Vec<Place>,
     schedule: CrowdSchedule,
+    drafting: Option<Drafting>,
     n_admitted: u64,
     counts: Counts,
 }
@@ -126,7 +133,13 @@ impl<S: Slots> Crowd<S> {
     #[must_use]
     pub fn new(slots: S, schedule: CrowdSchedule) -> Crowd<S> {
         let places = (0..slots.n_slots()).map(|_| Place::default()).collect();
-        Crowd { slots, places, schedule, n_admitted: 0, counts: Counts::default() }
+        Crowd { slots, places, schedule, drafting: None, n_admitted: 0, counts: Counts::default() }
+    }
+
+    /// The same with drafts, where they pay.
+    #[must_use]
+    pub fn with_drafting(self, drafting: Drafting) -> Crowd<S> {
+        Crowd { drafting: Some(drafting), ..self }
     }
 
     /// Positions of a place.
@@ -159,63 +172,42 @@ impl<S: Slots> Crowd<S> {
         self.places.iter().any(|place| place.work.is_none())
     }
 
-    /// Gives a text the lowest free place.
-    ///
-    /// # Panics
-    /// When no place is free, or the prompt is empty or does not fit.
-    pub fn admit(&mut self, text: Text) {
-        let Text { id, prompt, max_tokens, sampler } = text;
-        let slot = self.places.iter().position(|place| place.work.is_none()).expect("a place is free");
-        let n_ctx = self.slots.n_ctx();
-        assert!((1..n_ctx).contains(&prompt.len()), "a prompt of {} tokens in {n_ctx} positions", prompt.len());
-        let room = n_ctx - prompt.len();
-        // What the slot holds may begin like this one; the last token is decoded in any case, for its logits.
-        let n_kept = n_common(&self.places[slot].text, &prompt[..prompt.len() - 1]);
-        self.slots.cut(slot, n_kept);
-        self.places[slot] = Place {
-            work: Some(Work {
-                id,
-                n_prompt: prompt.len(),
-                order: self.n_admitted,
-                n_cached: self.slots.n_past(slot),
-                n_left: max_tokens.clamp(1, room),
-                limit: if max_tokens <= room { End::Limit } else { End::Full },
-                sampler,
-                n_drafted: 0,
-                n_accepted: 0,
-            }),
-            text: prompt,
-        };
-        self.n_admitted += 1;
-    }
-
     /// One batch: every text reads some of its prompt, or emits at least one token. Returns those that ended.
     ///
     /// # Errors
     /// When decoding fails; all texts are as before then.
     pub fn step(&mut self, clock: &dyn Clock, listener: &mut Listener<'_>) -> Result<Vec<Ended>, TargetError> {
+        let start = clock.now();
         self.close_ranks();
-        let wishes: Vec<Wish> = (0..self.places.len()).map(|slot| self.wish(slot)).collect();
         let n_past = self.mean_past();
+        let mut wishes: Vec<Wish> = (0..self.places.len()).map(|slot| self.wish(slot)).collect();
+        let drafts = self.draft(&mut wishes, n_past);
         let rows = self.schedule.plan(&wishes, n_past);
-        let runs: Vec<Run> = (0..).zip(&rows).filter_map(|(slot, &n_rows)| self.run(slot, n_rows)).collect();
+        let runs: Vec<Run> = (0..rows.len()).filter_map(|slot| self.run(slot, rows[slot], &drafts[slot])).collect();
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        let start = clock.now();
+        let drafted = clock.now();
         self.slots.decode(&runs)?;
-        let n_logits = runs.iter().map(|run| run.n_logits).sum();
-        let ms = (clock.now() - start).as_secs_f64() * 1e3;
-        self.schedule.record(&StepTime { rows: &rows, n_logits, n_past, ms });
+        let decoded = clock.now();
+        let n_before = self.counts.n_predicted;
         let mut ended = Vec::new();
         let mut first_row = 0;
         for run in &runs {
+            let first_logits = first_row + run.tokens.len() - run.n_logits;
             if run.n_logits > 0 {
-                let row = first_row + run.tokens.len() - run.n_logits;
-                ended.extend(self.take(run.slot, row, listener));
+                ended.extend(self.take(run, first_logits, drafts[run.slot].is_some(), listener));
             }
             first_row += run.tokens.len();
         }
+        self.schedule.record(&StepRecord {
+            rows: &rows,
+            n_logits: runs.iter().map(|run| run.n_logits).sum(),
+            n_past,
+            n_emitted: (self.counts.n_predicted - n_before) as usize,
+            draft_ms: if drafts.iter().any(Option::is_some) { ms_between(start, drafted) } else { 0.0 },
+            decode_ms: ms_between(drafted, decoded),
+        });
         Ok(ended)
     }
 
@@ -225,98 +217,91 @@ impl<S: Slots> Crowd<S> {
         working().map(|slot| self.slots.n_past(slot)).sum::<usize>() / working().count().max(1)
     }
 
-    /// Moves texts down into free places: a gap cuts a batch in two, in every step.
-    fn close_ranks(&mut self) {
-        let is_free = |place: &Place| place.work.is_none();
-        while let Some(free) = self.places.iter().position(is_free)
-            && let Some(last) = self.places.iter().rposition(|place| !is_free(place))
-            && free < last
-        {
-            let n_past = self.slots.n_past(last);
-            self.slots.copy(last, free, n_past);
-            if self.slots.n_past(free) < n_past {
-                // Some states cannot be copied.
-                self.places[free].text.clear();
-                return;
-            }
-            self.places[free] = std::mem::take(&mut self.places[last]);
-            self.places[last].text = self.places[free].text[..n_past].to_vec();
-        }
-    }
-
-    /// What a slot could use in the next batch: what its text has and the slot does not hold.
-    fn wish(&mut self, slot: usize) -> Wish {
-        let place = &self.places[slot];
-        let Some(work) = &place.work else { return Wish::default() };
-        let n_past = self.slots.n_past(slot);
-        if n_past + 1 < work.n_prompt {
-            let others = (0..self.places.len()).filter(|&other| other != slot).map(|other| (other, self.held(other)));
-            match beginning(&place.text[..work.n_prompt - 1], n_past, work.order, others) {
-                Beginning::Own => {}
-                Beginning::Awaited => return Wish::default(),
-                Beginning::Copied(from, n) => self.share(from, slot, n),
-            }
-        }
-        Wish { n_pending: self.places[slot].text.len() - self.slots.n_past(slot), p: Vec::new() }
-    }
-
-    fn held(&self, slot: usize) -> Held<'_> {
-        let place = &self.places[slot];
-        let n_past = self.slots.n_past(slot);
-        let reading = place.work.as_ref().filter(|work| n_past + 1 < work.n_prompt);
-        Held { text: &place.text, n_past, reading: reading.map(|work| work.order) }
-    }
-
-    fn share(&mut self, from: usize, to: usize, n: usize) {
-        let n_before = self.slots.n_past(to);
-        self.slots.copy(from, to, n);
-        if let Some(work) = &mut self.places[to].work {
-            work.n_cached += self.slots.n_past(to).saturating_sub(n_before);
-        }
-    }
-
-    /// The next `n_rows` pending tokens of a slot.
-    fn run(&mut self, slot: usize, n_rows: usize) -> Option<Run> {
-        let n_past = self.slots.n_past(slot);
-        let place = &self.places[slot];
-        let tokens = place.text[n_past..n_past + n_rows].to_vec();
-        let n_logits = usize::from(n_past + n_rows == place.text.len());
-        if let Some(work) = &place.work {
-            self.counts.n_prompt += work.n_prompt.saturating_sub(n_past).min(n_rows) as u64;
-        }
-        (n_rows > 0).then_some(Run { slot, tokens, n_logits })
-    }
-
-    /// Emits what the logits in `row` give. Tells whether that was the end.
-    fn take(&mut self, slot: usize, row: usize, listener: &mut Listener<'_>) -> Option<Ended> {
-        let place = &mut self.places[slot];
-        let work = place.work.as_mut()?;
-        self.counts.n_steps += 1;
-        let logits = self.slots.logits(row);
-        let end = match work.sampler.sample(logits) {
-            Err(error) => Some(End::Failed(error)),
-            Ok(token) => {
-                place.text.push(token);
-                work.n_left -= 1;
-                self.counts.n_predicted += 1;
-                let flow = listener(Said { id: work.id, token, logits });
-                match work.n_left {
-                    _ if flow.is_break() => Some(End::Broken),
-                    0 => Some(work.limit.clone()),
-                    _ => None,
-                }
-            }
+    /// A draft for every root, where any could pay.
+    fn draft(&mut self, wishes: &mut [Wish], n_past: usize) -> Vec<Option<Draft>> {
+        let n_roots = wishes.iter().filter(|wish| wish.n_pending > 0).count();
+        let mut drafts = vec![None; wishes.len()];
+        let Some(drafting) = self.drafting.as_mut().filter(|_| self.schedule.can_draft(n_roots, n_past)) else {
+            return drafts;
         };
-        end.and_then(|end| self.leave(slot, end))
+        for (slot, wish) in wishes.iter_mut().enumerate().filter(|(_, wish)| wish.n_pending == 1) {
+            let place = &self.places[slot];
+            // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
+            let n_left = place.work.as_ref().map_or(0, |work| work.n_left);
+            let max_depth = MAX_CHAIN.min(n_left.saturating_sub(1));
+            let draft = drafting.draft(slot, &place.text, max_depth);
+            wish.p = draft.p[1..].to_vec();
+            drafts[slot] = Some(draft);
+        }
+        drafts
     }
 
-    /// Frees a place; its slot keeps what it holds until somebody needs it.
-    fn leave(&mut self, slot: usize, end: End) -> Option<Ended> {
-        let place = &mut self.places[slot];
-        let Work { id, n_cached, n_drafted, n_accepted, .. } = place.work.take()?;
-        place.text.truncate(self.slots.n_past(slot));
-        Some(Ended { id, end, n_cached, n_drafted, n_accepted })
+    /// The next `n_rows` pending tokens of a slot, and drafted ones where they are more.
+    fn run(&mut self, slot: usize, n_rows: usize, draft: &Option<Draft>) -> Option<Run> {
+        let n_past = self.slots.n_past(slot);
+        let place = &self.places[slot];
+        let work = place.work.as_ref().filter(|_| n_rows > 0)?;
+        let n_pending = place.text.len() - n_past;
+        let mut tokens = place.text[n_past..n_past + n_rows.min(n_pending)].to_vec();
+        self.counts.n_prompt += work.n_prompt.saturating_sub(n_past).min(tokens.len()) as u64;
+        if let Some(draft) = draft {
+            tokens.extend(draft.tree.nodes().skip(1).take(n_rows - n_pending).map(|node| draft.tree.token(node)));
+        }
+        Some(Run { slot, tokens, n_logits: (n_rows + 1).saturating_sub(n_pending) })
     }
+
+    /// Emits what the logits from row `first` on give. Tells whether that was the end.
+    fn take(&mut self, run: &Run, first: usize, is_drafted: bool, listener: &mut Listener<'_>) -> Option<Ended> {
+        let place = &mut self.places[run.slot];
+        let work = place.work.as_mut()?;
+        let chain = &run.tokens[run.tokens.len() - run.n_logits..];
+        let tree = TokenTree::chain(chain[0], &chain[1..]).expect("a chain is shorter than a tree may be");
+        let rows = ChainRows { slots: &self.slots, first };
+        let from = place.text.len();
+        let mut end = None;
+        let walked = walk(&tree, &rows, work.sampler.as_mut(), |token| {
+            let logits = self.slots.logits(first + place.text.len() - from);
+            place.text.push(token);
+            work.n_left -= 1;
+            let flow = listener(Said { id: work.id, token, logits });
+            end = match work.n_left {
+                _ if flow.is_break() => Some(End::Broken),
+                0 => Some(work.limit.clone()),
+                _ => None,
+            };
+            if end.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        self.counts.n_steps += 1;
+        self.counts.n_predicted += (place.text.len() - from) as u64;
+        work.n_drafted += tree.n_drafted();
+        match walked {
+            Ok(path) => work.n_accepted += path.len() - 1,
+            Err(error) => end = Some(End::Failed(error)),
+        }
+        if let Some(drafting) = self.drafting.as_mut().filter(|_| is_drafted) {
+            drafting.learn(run.slot, &place.text, from, Verified { tree: &tree, target: &rows });
+        }
+        // The last token is the next root, undecoded, also where the text broke off on an accepted one.
+        let n_kept = place.text.len() - 1;
+        self.slots.cut(run.slot, n_kept);
+        end.and_then(|end| self.leave(run.slot, end))
+    }
+}
+
+/// The logits of a chain: one row after the other.
+struct ChainRows<'a, S> {
+    slots: &'a S,
+    first: usize,
+}
+
+impl<S: Slots> Rows for ChainRows<'_, S> {
+    fn logits(&self, node: NodeId) -> &[f32] {
+        self.slots.logits(self.first + node.index())
+    }
+}
+
+fn ms_between(start: Duration, end: Duration) -> f64 {
+    end.saturating_sub(start).as_secs_f64() * 1e3
 }
 
 #[cfg(test)]

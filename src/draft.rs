@@ -9,7 +9,7 @@
 //! A drafter only ever costs or saves time; it cannot change the text.
 
 use crate::draft::table::Successor;
-use crate::target::{Target, TreeLimits};
+use crate::target::{Rows, TreeLimits};
 use crate::token::Token;
 use crate::tree::TokenTree;
 
@@ -55,7 +55,7 @@ pub struct Verified<'a> {
     /// What was verified.
     pub tree: &'a TokenTree,
     /// Has a row of logits for each of its nodes.
-    pub target: &'a dyn Target,
+    pub target: &'a dyn Rows,
 }
 
 /// Proposes candidates, and learns from what the target said instead.

@@ -61,7 +61,7 @@ fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrup
     let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0) };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
     let engine = WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default() };
-    start(CrowdConfig { engine, n_parallel, n_ctx }, interrupt, &mut |_| {}).unwrap().0
+    start(CrowdConfig { engine, n_parallel, n_ctx, drafts: true }, interrupt, &mut |_| {}).unwrap().0
 }
 
 fn segments(text: &str) -> Vec<Segment> {
@@ -208,8 +208,8 @@ fn what_cannot_be_answered_is_refused_and_the_rest_goes_on() {
 fn a_prompt_may_fill_the_context_but_for_one_token() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let engine = fixture.engine(Some(2), Some(50));
-    // One token a repetition, and the one that begins a text.
-    let requests: Vec<Request> = (0..3).map(|id| request(id, &" the".repeat(48 + id as usize), 9)).collect();
+    // One token a repetition; one begins the text, and one is a space.
+    let requests: Vec<Request> = (0..3).map(|id| request(id, &" the".repeat(47 + id as usize), 9)).collect();
     let (answers, refused) = answer_all(&engine, &requests);
     assert_eq!(answers.values().map(|answer| answer.n_prompt).collect::<Vec<_>>(), [49]);
     assert_eq!((answers[&0].end, answers[&0].n_predicted), (End::Length, 1));
@@ -247,7 +247,8 @@ fn a_stop_text_ends_an_answer_and_is_no_part_of_it() {
 fn an_answer_is_held_to_its_schema() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let engine = fixture.engine(Some(2), None);
-    let schema = r#"{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"enum":[17,23]}},"required":["ok","n"]}"#;
+    let schema =
+        r#"{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"enum":[17,23]}},"required":["ok","n"]}"#;
     let held = |id, temperature| Request {
         sampling: Sampling { temperature, seed: id as u32, ..greedy() },
         constraint: Some(Constraint::JsonSchema(schema.to_owned())),

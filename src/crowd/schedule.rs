@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::cost::CostCurve;
+use crate::latch::Latch;
 
 /// Rows beyond the single ones, at most; a batch is as long as this and one row for each slot.
 const MAX_MORE: usize = 256;
@@ -43,17 +44,21 @@ pub struct Wish {
     pub p: Vec<f32>,
 }
 
-/// What a step took.
+/// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepTime<'a> {
+pub struct StepRecord<'a> {
     /// Rows of each slot.
     pub rows: &'a [usize],
     /// Rows that gave logits.
     pub n_logits: usize,
     /// Positions that a text has, on average.
     pub n_past: usize,
-    /// Milliseconds.
-    pub ms: f64,
+    /// Tokens it brought.
+    pub n_emitted: usize,
+    /// Time spent on drafting, in milliseconds; 0 where nothing was drafted.
+    pub draft_ms: f64,
+    /// Time spent in the target.
+    pub decode_ms: f64,
 }
 
 /// Decides the rows of each step.
@@ -61,6 +66,8 @@ pub struct StepTime<'a> {
 pub struct CrowdSchedule {
     curve: CostCurve,
     max_more: usize,
+    /// In tokens.
+    latch: Latch,
 }
 
 /// A block of rows: `n_rows` more for each of these slots.
@@ -77,7 +84,7 @@ impl CrowdSchedule {
     /// A schedule that knows what rows cost.
     #[must_use]
     pub fn new(curve: CostCurve) -> CrowdSchedule {
-        CrowdSchedule { curve, max_more: MAX_MORE }
+        CrowdSchedule { curve, max_more: MAX_MORE, latch: Latch::default() }
     }
 
     /// The same with this bound on the rows of a step beyond one for each text.
@@ -101,7 +108,7 @@ impl CrowdSchedule {
     /// Whether the surest drafts could pay beside `n_roots` roots on top of `n_past` positions.
     #[must_use]
     pub fn can_draft(&self, n_roots: usize, n_past: usize) -> bool {
-        if n_roots == 0 || self.curve.plain_ms(n_past).is_none() {
+        if n_roots == 0 || self.latch.is_shut() || self.curve.plain_ms(n_past).is_none() {
             return false;
         }
         let times = self.times(n_roots, n_past);
@@ -110,8 +117,9 @@ impl CrowdSchedule {
             n_tokens / ms > LEAST_GAIN * n_roots as f64 / times.of(n_roots)
         };
         DRAFT_ROWS.iter().any(|&n_rows| {
-            let alone = pays(n_rows, times.of(n_roots) + times.of(n_rows));
-            alone || n_roots * n_rows <= self.max_more && pays(n_roots * n_rows, times.of(n_roots * (1 + n_rows)))
+            let one = || pays(n_rows, times.of(n_roots) + times.of(n_rows));
+            let all = || pays(n_roots * n_rows, times.of(n_roots * (1 + n_rows)));
+            n_rows <= self.max_more && one() || n_roots * n_rows <= self.max_more && all()
         })
     }
 
@@ -209,12 +217,23 @@ impl CrowdSchedule {
     }
 
     /// Takes in what a step took.
-    pub fn record(&mut self, step: &StepTime<'_>) {
-        if let [n_rows] = parts(step.rows)[..]
-            && n_rows == step.n_logits
-        {
-            self.curve.observe(n_rows, step.n_past, step.ms);
+    pub fn record(&mut self, step: &StepRecord<'_>) {
+        let n_rows: usize = step.rows.iter().sum();
+        if n_rows == step.n_logits {
+            self.settle(step, n_rows);
+            if parts(step.rows).len() == 1 {
+                self.curve.observe(n_rows, step.n_past, step.decode_ms);
+            }
         }
+    }
+
+    /// Charges the latch with what drafts took and credits it with what they brought.
+    fn settle(&mut self, step: &StepRecord<'_>, n_rows: usize) {
+        let n_roots = step.rows.iter().filter(|&&n| n > 0).count();
+        let plain_ms = self.times(n_roots, step.n_past).of(n_roots);
+        // Of a plain step only the drafting cost anything.
+        let drafts_ms = step.draft_ms + if n_rows > n_roots { step.decode_ms - plain_ms } else { 0.0 };
+        self.latch.record(step.n_emitted, n_roots as f64 * (1.0 + drafts_ms / plain_ms));
     }
 }
 
@@ -323,13 +342,17 @@ mod tests {
         assert!(!CrowdSchedule::new(CostCurve::default()).can_draft(1, 0), "nothing is known of the cost");
     }
 
+    fn step(rows: &[usize], n_logits: usize) -> StepRecord<'_> {
+        StepRecord { rows, n_logits, n_past: 0, n_emitted: n_logits, draft_ms: 0.0, decode_ms: 9.0 }
+    }
+
     #[test]
     fn only_whole_parts_refine_the_curve() {
         let mut schedule = CrowdSchedule::new(CostCurve::default());
-        schedule.record(&StepTime { rows: &[1, 0, 1], n_logits: 2, n_past: 0, ms: 9.0 });
-        schedule.record(&StepTime { rows: &[2, 2], n_logits: 2, n_past: 0, ms: 9.0 });
+        schedule.record(&step(&[1, 0, 1], 2));
+        schedule.record(&step(&[2, 2], 2));
         assert_eq!(schedule.curve(), &CostCurve::default());
-        schedule.record(&StepTime { rows: &[0, 1, 1], n_logits: 2, n_past: 0, ms: 9.0 });
+        schedule.record(&step(&[0, 1, 1], 2));
         assert_eq!(schedule.curve().at(0), BTreeMap::from([(2, 8.1)]), "less what one sample may be wrong by");
     }
 

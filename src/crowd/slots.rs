@@ -40,8 +40,10 @@ pub trait Slots {
     /// fewer.
     fn cut(&mut self, slot: usize, n: usize);
 
-    /// Makes slot `to` hold the first `n` tokens of what `from` holds. A state that cannot be copied is not: `to` is empty
-    /// then.
+    /// Whether a slot can take over what another one holds: states go forward only.
+    fn can_copy(&self) -> bool;
+
+    /// Makes slot `to` hold the first `n` tokens of what `from` holds, or nothing where that fails.
     fn copy(&mut self, from: usize, to: usize, n: usize);
 }
 
@@ -98,6 +100,10 @@ impl Slots for Scripted {
 
     fn cut(&mut self, slot: usize, n: usize) {
         self.held[slot].truncate(n);
+    }
+
+    fn can_copy(&self) -> bool {
+        true
     }
 
     fn copy(&mut self, from: usize, to: usize, n: usize) {

@@ -10,6 +10,7 @@ use super::*;
 use crate::accept::{Greedy, argmax};
 use crate::cost::CostCurve;
 use crate::crowd::slots::Scripted;
+use crate::draft::memory::Memory;
 use crate::target;
 
 const N_CTX: usize = 160;
@@ -89,13 +90,20 @@ fn alone(model: &target::Scripted, id: usize, asked: Asked) -> (Vec<Token>, End)
     }
 }
 
+/// What was said in answer to each, and why it ended.
+type Texts = Vec<(Vec<Token>, End)>;
+
 fn together(
     model: &target::Scripted,
     all: &[Asked],
     n_slots: usize,
     schedule: CrowdSchedule,
-) -> (Vec<(Vec<Token>, End)>, Vec<Ended>, Counts) {
+    drafts: bool,
+) -> (Texts, Vec<Ended>, Counts) {
     let mut crowd = Crowd::new(Scripted::new(model.clone(), n_slots, N_CTX), schedule);
+    if drafts {
+        crowd = crowd.with_drafting(Drafting::new(n_slots, &Memory::default(), None));
+    }
     let mut said: BTreeMap<u64, Vec<Token>> = BTreeMap::new();
     let mut ended: BTreeMap<u64, Ended> = BTreeMap::new();
     let mut coming = all.iter().enumerate().peekable();
@@ -138,11 +146,12 @@ proptest! {
         n_slots in 1usize..9,
         max_more in 0usize..100,
         curve in 0usize..3,
+        drafts: bool,
         seed in 0u64..50,
     ) {
         let model = target::Scripted::new(16, 2, seed);
         let schedule = CrowdSchedule::new(curves()[curve].clone()).with_max_more(max_more);
-        let (texts, ended, counts) = together(&model, &all, n_slots, schedule);
+        let (texts, ended, counts) = together(&model, &all, n_slots, schedule, drafts);
         for (id, &asked) in all.iter().enumerate() {
             prop_assert_eq!(&texts[id], &alone(&model, id, asked), "text {}", id);
         }
@@ -155,10 +164,35 @@ proptest! {
 }
 
 #[test]
+fn drafts_save_steps_and_lines_teach_each_other() {
+    let asked = Asked { n_shared: 2, n_own: 3, max_tokens: 48, delay: 0 };
+    let [free, ..] = curves();
+    let schedule = || CrowdSchedule::new(free.clone());
+    // Texts that repeat themselves, since one token names the next, and seldom end early.
+    let plain = |seed| (together(&target::Scripted::new(12, 1, seed), &[asked; 30], 4, schedule(), false), seed);
+    let is_long = |((_, _, counts), _): &((Texts, Vec<Ended>, Counts), u64)| counts.n_predicted > 30 * 40;
+    let ((plain, _, plain_counts), seed) = (0..).map(plain).find(is_long).unwrap();
+    let model = target::Scripted::new(12, 1, seed);
+    let (drafted, ended, counts) = together(&model, &[asked; 30], 4, schedule(), true);
+    assert_eq!(drafted, plain);
+    assert_eq!(plain_counts.n_predicted, plain_counts.n_steps);
+    let n_accepted: usize = ended.iter().map(|ended| ended.n_accepted).sum();
+    let n_saved = (counts.n_predicted - counts.n_steps) as usize;
+    assert!((n_saved..=n_saved + 30).contains(&n_accepted), "a text that ends on an accepted token has no bonus");
+    assert!(counts.n_steps * 2 < plain_counts.n_steps, "{counts:?} instead of {plain_counts:?}");
+    let share = |from: usize, to: usize| {
+        let n_accepted: usize = ended[from..to].iter().map(|ended| ended.n_accepted).sum();
+        n_accepted as f64 / plain[from..to].iter().map(|(tokens, _)| tokens.len() as f64).sum::<f64>()
+    };
+    let (first, last) = (share(0, 4), share(20, 30));
+    assert!(last > first, "what the first lines taught: {first}, then {last}");
+}
+
+#[test]
 fn a_long_beginning_is_read_once() {
     let model = target::Scripted::new(16, 2, 1);
     let asked = Asked { n_shared: 70, n_own: 5, max_tokens: 8, delay: 0 };
-    let (_, ended, counts) = together(&model, &[asked; 12], 4, CrowdSchedule::new(CostCurve::default()));
+    let (_, ended, counts) = together(&model, &[asked; 12], 4, CrowdSchedule::new(CostCurve::default()), false);
     assert!(ended[0].n_cached == 0 && ended[1..].iter().all(|ended| ended.n_cached >= 70), "{ended:?}");
     assert!(counts.n_prompt <= 70 + 12 * 5);
 }

@@ -31,6 +31,7 @@ use crate::llama::parallel::Parallel;
 use crate::llama::sampler::sampler;
 use crate::llama::session::SessionConfig;
 use crate::llama::thread::{EngineThread, Outbox};
+use crate::llama::worker::drafters::Drafters;
 use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
 use crate::target::TargetError;
 use crate::text::TextAssembler;
@@ -59,6 +60,8 @@ pub struct CrowdConfig {
     pub n_parallel: Option<usize>,
     /// Positions of each text; `None` is as many as the requests need.
     pub n_ctx: Option<usize>,
+    /// Whether anything is drafted; it is where it pays.
+    pub drafts: bool,
 }
 
 /// What an engine tells before it takes requests.
@@ -135,6 +138,8 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         loading.send(Told::Startup(Startup::Loading(share)));
         !loading.is_interrupted()
     })?;
+    let (drafters, notice) = Drafters::new(config.engine.drafters.clone());
+    notice.into_iter().for_each(|notice| outbox.send(Told::Startup(Startup::Notice(notice))));
     let room = Room { model: &model, config, outbox };
     let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
     let mut curve = room.curve(settings)?;
@@ -160,7 +165,9 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         let schedule = CrowdSchedule::new(curve.clone());
         let context = SessionConfig::new(n_ctx, settings);
         let slots = Parallel::new(&model, &context, n_places, schedule.max_rows(n_places))?;
-        desk.answer(Crowd::new(slots, schedule))?;
+        let crowd = Crowd::new(slots, schedule);
+        let drafting = config.drafts && !model.is_recurrent();
+        desk.answer(if drafting { crowd.with_drafting(drafters.make_for_crowd(n_places)) } else { crowd })?;
     }
     Ok(())
 }

@@ -159,12 +159,13 @@ impl Slots for Parallel<'_> {
             self.remove_after(slot, n);
         }
     }
+    fn can_copy(&self) -> bool {
+        self.can_copy
+    }
+
     fn copy(&mut self, from: usize, to: usize, n: usize) {
-        assert!(from != to && n <= self.n_past[from], "{n} tokens of slot {from} for slot {to}");
+        assert!(self.can_copy && from != to && n <= self.n_past[from], "{n} tokens of slot {from} for slot {to}");
         self.cut(to, 0);
-        if !self.can_copy {
-            return;
-        }
         let id = |slot: usize| i32::try_from(slot).expect("at most 256");
         // Between streams llama.cpp copies all there is, before the next batch, and nothing else.
         if self.context.kv_cache_seq_cp(id(from), id(to), None, None).is_ok() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::cost::{CostCurve, lower_median};
-use crate::crowd::places::{PlaceMemory, n_worthwhile};
+use crate::crowd::size::{PlaceMemory, n_worthwhile};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
 use crate::llama::memory;
