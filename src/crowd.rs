@@ -4,7 +4,7 @@
 //! prompt to read, and in the end one token, the root of the next step. So reading and writing are the same thing, and
 //! one batch does both: each step decodes a run of pending tokens for every text ([`schedule`] says how many), and
 //! where a run reaches the end of its text, the target's logits give the next token. A text that ends leaves its place
-//! at once, and one that begins like another takes a copy of that beginning ([`sharing`]). After a root there can be
+//! at once, and one that begins like another takes a copy of that beginning (`sharing`). After a root there can be
 //! drafted tokens, a chain of them; without any it is plain decoding.
 //!
 //! What a text means is the business of whoever listens, and so is where it comes from.

@@ -17,16 +17,22 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request};
 use chaski::chat::template::Segment;
 use chaski::cost::CostCurve;
+use chaski::crowd::drafting::Drafting;
+use chaski::crowd::schedule::CrowdSchedule;
+use chaski::crowd::{Crowd, Said, Text};
 use chaski::draft::NoDraft;
+use chaski::draft::memory::Memory;
 use chaski::generate::{Generation, Length};
 use chaski::llama::crowd::{CrowdConfig, CrowdEngine, start};
 use chaski::llama::model::{Model, ModelConfig};
+use chaski::llama::parallel::Parallel;
 use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::llama::worker::WorkerConfig;
 use chaski::llama::worker::drafters::DraftersConfig;
 use chaski::schedule::Schedule;
 use chaski::text::TextAssembler;
+use chaski::token::Token;
 use chaski::tune::{BySpan, Settings};
 use support::loop_parts::{Dice, WallClock};
 use support::tiny;
@@ -163,6 +169,54 @@ fn texts_side_by_side_are_the_texts_alone() {
             for (id, answer) in &answers {
                 assert_eq!(answer.text, expected[*id as usize], "text {id} of {n_parallel:?} side by side");
             }
+        }
+    }
+}
+
+/// The texts of a crowd on a machine of which the cost is known, and how many drafted tokens were accepted.
+fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &CostCurve) -> (Vec<Vec<Token>>, usize) {
+    let schedule = CrowdSchedule::new(curve.clone());
+    let config = SessionConfig::new(512, &SETTINGS);
+    let slots = Parallel::new(model, &config, n_slots, schedule.max_rows(n_slots)).unwrap();
+    let mut crowd = Crowd::new(slots, schedule).with_drafting(Drafting::new(n_slots, &Memory::default(), None));
+    let mut texts = vec![Vec::new(); requests.len()];
+    let mut n_accepted = 0;
+    let mut coming = requests.iter().peekable();
+    while coming.peek().is_some() || crowd.n_working() > 0 {
+        while crowd.has_place()
+            && let Some(request) = coming.next()
+        {
+            let prompt = model.tokenize(&request.prompt);
+            let sampler = sampler(&request.sampling, model, &prompt);
+            crowd.admit(Text { id: request.id, prompt, max_tokens: request.max_tokens.unwrap(), sampler });
+        }
+        let mut listener = |said: Said<'_>| {
+            texts[said.id as usize].push(said.token);
+            if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let ended = crowd.step(&WallClock::default(), &mut listener).unwrap();
+        n_accepted += ended.iter().map(|ended| ended.n_accepted).sum::<usize>();
+    }
+    (texts, n_accepted)
+}
+
+#[test]
+fn drafted_texts_side_by_side_are_plain_texts() {
+    for bytes in [tiny::tiny_llama(3), tiny::tiny_gemma3(5)] {
+        let fixture = Fixture::new(&bytes);
+        let config = ModelConfig { path: fixture.file.path().to_owned(), n_gpu_layers: Some(0) };
+        let model = Model::load(&config, |_| true).unwrap();
+        let requests: Vec<Request> =
+            mixed(30).into_iter().map(|request| Request { max_tokens: Some(120), ..request }).collect();
+        // On the one nothing pays, on the other everything does.
+        let dear = CostCurve::exact([(1, 10.0), (64, 640.0)]);
+        let free = CostCurve::exact([(1, 10.0), (64, 11.0)]);
+        let (plain, n_none) = crowd_texts(&model, &requests, 5, &dear);
+        assert_eq!(n_none, 0);
+        for n_slots in [1, 4, 9] {
+            let (drafted, n_accepted) = crowd_texts(&model, &requests, n_slots, &free);
+            assert_eq!(drafted, plain, "{n_slots} slots");
+            assert!(n_accepted > 50, "{n_slots} slots: only {n_accepted} drafted tokens were ever accepted");
         }
     }
 }
