@@ -103,6 +103,11 @@ pub trait Source {
     /// A new text begins: forgets what belongs to the one before.
     fn begin(&mut self) {}
 
+    /// A fresh one for a text beside this one's; `None` where what it knows is of all texts, so that they share it.
+    fn beside(&self) -> Option<Box<dyn Source>> {
+        None
+    }
+
     /// Takes in that `token` followed `text` (the whole text so far).
     fn learn(&mut self, text: &[Token], token: Token);
 

@@ -21,7 +21,7 @@ use chaski::crowd::drafting::Drafting;
 use chaski::crowd::schedule::CrowdSchedule;
 use chaski::crowd::{Crowd, Said, Text};
 use chaski::draft::NoDraft;
-use chaski::draft::memory::Memory;
+use chaski::draft::auto::Auto;
 use chaski::generate::{Generation, Length};
 use chaski::llama::crowd::{CrowdConfig, CrowdEngine, start};
 use chaski::llama::model::{Model, ModelConfig};
@@ -178,7 +178,7 @@ fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &Cost
     let schedule = CrowdSchedule::new(curve.clone());
     let config = SessionConfig::new(512, &SETTINGS);
     let slots = Parallel::new(model, &config, n_slots, schedule.max_rows(n_slots)).unwrap();
-    let mut crowd = Crowd::new(slots, schedule).with_drafting(Drafting::new(n_slots, &Memory::default(), None));
+    let mut crowd = Crowd::new(slots, schedule).with_drafting(Drafting::new(Auto::default(), n_slots));
     let mut texts = vec![Vec::new(); requests.len()];
     let mut n_accepted = 0;
     let mut coming = requests.iter().peekable();

@@ -1,19 +1,13 @@
 //! Drafts for many texts: each has its own context, and all teach one drafter.
 //!
-//! What a text copies is its own business, so `context` and `cursor` are kept per place. What follows what, what the
-//! target held likely, and what evidence is worth is shared: lines of one job repeat each other. Drafts are chains,
-//! because a place is one sequence of the target.
+//! What a text copies is its own business, so sources of one text are kept per place ([`Source::beside`]). What follows
+//! what, what the target held likely, and what evidence is worth is shared: lines of one job repeat each other. Drafts
+//! are chains, because a place is one sequence of the target.
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::draft::auto::{Auto, Timeline};
-use crate::draft::base::{Base, BaseSource};
-use crate::draft::context::Context;
-use crate::draft::cursor::Cursor;
-use crate::draft::logits::Logits;
-use crate::draft::memory::Memory;
 use crate::draft::table::Successor;
 use crate::draft::{Candidate, Draft, Drafter as _, Source, Tail, Verified};
 use crate::target::TreeLimits;
@@ -22,10 +16,11 @@ use crate::token::Token;
 /// A chain goes no further than its probability: no batch of several texts pays for less.
 const LEAST_P: f32 = 0.3;
 
-/// A source that several drafters share.
-struct Shared<S>(Rc<RefCell<S>>);
+/// A source that several texts share.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Box<dyn Source>>>);
 
-impl<S: Source> Source for Shared<S> {
+impl Source for Shared {
     fn name(&self) -> &'static str {
         self.0.borrow().name()
     }
@@ -61,23 +56,19 @@ struct Drafted {
 }
 
 impl Drafting {
-    /// Drafts for `n_places` texts, beginning with what is remembered, and with `base` if there is one.
+    /// Drafts for `n_places` texts by what `auto` knows.
     #[must_use]
-    pub fn new(n_places: usize, memory: &Memory, base: Option<&Arc<dyn Base>>) -> Drafting {
-        let trigram = Rc::new(RefCell::new(memory.trigram.clone()));
-        let logits = Rc::new(RefCell::new(Logits::default()));
-        let sources = || {
-            let mut sources: Vec<Box<dyn Source>> = vec![
-                Box::new(Cursor::default()),
-                Box::new(Context::default()),
-                Box::new(Shared(trigram.clone())),
-                Box::new(Shared(logits.clone())),
-            ];
-            sources.extend(base.map(|base| -> Box<dyn Source> { Box::new(BaseSource::new(base.clone())) }));
-            sources
+    pub fn new(mut auto: Auto, n_places: usize) -> Drafting {
+        let mut all = Timeline::default();
+        auto.exchange(&mut all);
+        let shared: Vec<Shared> =
+            all.into_sources().into_iter().map(|source| Shared(Rc::new(RefCell::new(source)))).collect();
+        let source = |shared: &Shared| -> Box<dyn Source> {
+            let own = shared.0.borrow().beside();
+            own.unwrap_or_else(|| Box::new(shared.clone()))
         };
-        let place = |_| Drafted { timeline: Timeline::new(sources()), n_known: 0 };
-        Drafting { auto: Auto::new(sources(), &memory.experience), places: (0..n_places).map(place).collect() }
+        let place = |_| Drafted { timeline: Timeline::new(shared.iter().map(source).collect()), n_known: 0 };
+        Drafting { places: (0..n_places).map(place).collect(), auto }
     }
 
     /// A chain that may follow `text` in this place, `max_depth` tokens at most.

@@ -10,7 +10,7 @@ use super::*;
 use crate::accept::{Greedy, argmax};
 use crate::cost::CostCurve;
 use crate::crowd::slots::Scripted;
-use crate::draft::memory::Memory;
+use crate::draft::auto::Auto;
 use crate::target;
 
 const N_CTX: usize = 160;
@@ -102,7 +102,7 @@ fn together(
 ) -> (Texts, Vec<Ended>, Counts) {
     let mut crowd = Crowd::new(Scripted::new(model.clone(), n_slots, N_CTX), schedule);
     if drafts {
-        crowd = crowd.with_drafting(Drafting::new(n_slots, &Memory::default(), None));
+        crowd = crowd.with_drafting(Drafting::new(Auto::default(), n_slots));
     }
     let mut said: BTreeMap<u64, Vec<Token>> = BTreeMap::new();
     let mut ended: BTreeMap<u64, Ended> = BTreeMap::new();

@@ -53,6 +53,7 @@ impl Experience {
 }
 
 /// What a drafter knows of one text, for a drafter that goes from text to text.
+#[derive(Default)]
 pub struct Timeline {
     sources: Vec<Box<dyn Source>>,
     /// See [`Auto::estimates`].
@@ -60,10 +61,16 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// A text of which nothing is known. The sources are those of the drafter, in the same order.
+    /// A text of which nothing is known. The sources are of the drafter's kinds, in the same order.
     #[must_use]
     pub fn new(sources: Vec<Box<dyn Source>>) -> Timeline {
-        Timeline { sources, estimates: Vec::new() }
+        Timeline { sources, ..Timeline::default() }
+    }
+
+    /// The sources alone.
+    #[must_use]
+    pub fn into_sources(self) -> Vec<Box<dyn Source>> {
+        self.sources
     }
 
     /// Another text begins.

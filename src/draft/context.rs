@@ -88,6 +88,10 @@ impl Source for Context {
         *self = Context::default();
     }
 
+    fn beside(&self) -> Option<Box<dyn Source>> {
+        Some(Box::new(Context::default()))
+    }
+
     fn learn(&mut self, text: &[Token], token: Token) {
         // `text` is this source's own text, or all of it at once after `begin`.
         let known = self.text.len();

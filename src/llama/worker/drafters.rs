@@ -75,9 +75,7 @@ impl Drafters {
             DrafterKind::Auto => {
                 let fresh = Memory::default();
                 let memory = if knows_past { &self.memory } else { &fresh };
-                let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-                let sources = Auto::sources_with(base, memory.trigram.clone());
-                (Active::Auto(Box::new(Auto::new(sources, &memory.experience))), cost_aware(curve))
+                (Active::Auto(Box::new(self.auto(memory))), cost_aware(curve))
             }
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
@@ -87,8 +85,12 @@ impl Drafters {
 
     /// A drafter for many texts, which begins with what was learned from earlier answers. Nothing is kept of it.
     pub(in crate::llama) fn make_for_crowd(&self, n_places: usize) -> Drafting {
+        Drafting::new(self.auto(&self.memory), n_places)
+    }
+
+    fn auto(&self, memory: &Memory) -> Auto {
         let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-        Drafting::new(n_places, &self.memory, base.as_ref())
+        Auto::new(Auto::sources_with(base, memory.trigram.clone()), &memory.experience)
     }
 
     /// Keeps what was learned from an answer, of which `generated` are the tokens.
