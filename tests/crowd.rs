@@ -13,10 +13,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request};
 use chaski::chat::template::Segment;
-use chaski::cost::CostCurve;
+use chaski::cost::{Clock, CostCurve};
 use chaski::crowd::drafting::Drafting;
 use chaski::crowd::schedule::CrowdSchedule;
 use chaski::crowd::{Crowd, Said, Text};
@@ -173,6 +174,15 @@ fn texts_side_by_side_are_the_texts_alone() {
     }
 }
 
+/// A clock that stands still: no curve changes by it.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// The texts of a crowd on a machine of which the cost is known, and how many drafted tokens were accepted.
 fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &CostCurve) -> (Vec<Vec<Token>>, usize) {
     let schedule = CrowdSchedule::new(curve.clone());
@@ -194,7 +204,7 @@ fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &Cost
             texts[said.id as usize].push(said.token);
             if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let ended = crowd.step(&WallClock::default(), &mut listener).unwrap();
+        let ended = crowd.step(&Still, &mut listener).unwrap();
         n_accepted += ended.iter().map(|ended| ended.n_accepted).sum::<usize>();
     }
     (texts, n_accepted)
@@ -317,6 +327,38 @@ fn an_answer_is_held_to_its_schema() {
     }
     assert!(answers.values().any(|answer| answer.end == End::Stop));
     assert_eq!(answers[&0].text, answers[&1].text);
+}
+
+/// Needs `CHASKI_TEST_MODEL`, which `scripts/test.sh` sets: tokens of a real vocabulary are more than letters.
+#[test]
+fn a_real_model_is_held_to_its_schema() {
+    let Some(path) = std::env::var_os("CHASKI_TEST_MODEL") else {
+        let _ = writeln!(std::io::stderr(), "skipped: CHASKI_TEST_MODEL is not set (scripts/test.sh sets it)");
+        return;
+    };
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    chaski::llama::logs::capture(false);
+    let engine = engine(Path::new(&path), Some(4), None, Arc::default());
+    let schema = r#"{"type":"object","properties":{"name":{"type":"string","maxLength":12},"age":{"type":"integer",
+        "minimum":0,"maximum":120}},"required":["name","age"],"additionalProperties":false}"#;
+    let beginning =
+        "Give the name and the age of the person as JSON. Ana, who is 31, lives in Lima and works in a library. "
+            .repeat(3);
+    let people = ["Ben is 27.", "Carla is 45.", "David is 19.", "Elena is 62.", "Farid is 8.", "Greta is 33."];
+    let ask = |(id, person): (usize, &&str)| Request {
+        constraint: Some(Constraint::JsonSchema(schema.to_owned())),
+        sampling: Sampling { temperature: if id % 2 == 0 { 0.0 } else { 0.8 }, ..greedy() },
+        ..request(id as u64, &format!("{beginning}{person} JSON: "), 80)
+    };
+    let requests: Vec<Request> = people.iter().enumerate().map(ask).collect();
+    let (answers, refused) = answer_all(&engine, &requests);
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(answers.values().filter(|answer| answer.n_cached > 32).count() >= 5);
+    for answer in answers.values().filter(|answer| answer.end == End::Stop) {
+        let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+        assert!(value["name"].is_string() && (0..=120).contains(&value["age"].as_i64().unwrap()), "{value}");
+    }
+    assert!(answers.values().filter(|answer| answer.end == End::Stop).count() >= 4, "{answers:?}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ const N_WAITING: usize = 64;
 /// Requests that are prepared and wait for a place.
 const N_READY: usize = 64;
 
-/// Longest answer where a request gives no length.
+/// Longest answer where neither a request nor the context gives a length.
 const DEFAULT_MAX_TOKENS: usize = 2048;
 
 /// How often progress is told.
@@ -147,6 +147,7 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
     let mut desk = Desk {
         model: &model,
         longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
+        most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
         requests,
         ready: VecDeque::new(),
         answering: BTreeMap::new(),
@@ -185,6 +186,8 @@ struct Desk<'a> {
     model: &'a Model,
     /// Positions that a text can have.
     longest: usize,
+    /// Tokens of an answer where a request does not say.
+    most_tokens: usize,
     requests: &'a Receiver<Request>,
     ready: VecDeque<Ready>,
     /// By the number under which the crowd knows them.
@@ -286,7 +289,7 @@ impl Desk<'_> {
                 .map_err(|message| refusal("invalid_grammar", message))?,
         };
         // Of the request alone, not of the place it happens to get.
-        let max_tokens = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).clamp(1, n_ctx - n_prompt);
+        let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
         let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler);
         self.n_prepared += 1;
         let text = Text { id: self.n_prepared, prompt, max_tokens, sampler };

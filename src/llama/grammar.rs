@@ -4,14 +4,12 @@ use llama_cpp_2::json_schema_to_grammar;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
-use crate::accept::{Sampler, Sampling, argmax};
+use crate::accept::{Sampler, Sampling};
 use crate::batch::engine::Constraint;
-use crate::draft::top::TopK;
 use crate::llama::logs;
 use crate::llama::model::Model;
-use crate::llama::sampler::chain;
+use crate::llama::sampler::Chain;
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -53,75 +51,51 @@ pub fn constrained(
     };
     let grammar = json_schema_to_grammar(schema).map_err(|error| unusable(error.to_string()))?;
     let grammar = LlamaSampler::grammar(&model.inner, &grammar, "root").map_err(|error| unusable(error.to_string()))?;
-    Ok(Box::new(Constrained {
-        grammar,
-        chain: chain(sampling, model, prompt),
-        candidates: LlamaTokenDataArray::new(Vec::new(), false),
-        top: TopK::default(),
-    }))
+    Ok(Box::new(Constrained { grammar, chain: Chain::new(sampling, model.n_vocab(), prompt) }))
 }
 
 /// Chooses freely, and again among what is allowed where that is not. So the draws depend on the text and the seed alone.
 struct Constrained {
     grammar: LlamaSampler,
-    chain: LlamaSampler,
-    /// Kept for its memory.
-    candidates: LlamaTokenDataArray,
-    top: TopK,
+    chain: Chain,
 }
 
 impl Constrained {
-    fn fill(&mut self, tokens: impl Iterator<Item = (i32, f32)>) {
-        let candidates = &mut self.candidates;
-        candidates.data.clear();
-        candidates.data.extend(tokens.map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0)));
-        (candidates.selected, candidates.sorted) = (None, false);
-    }
-
-    /// What the chain chooses among the candidates.
-    fn choose(&mut self) -> Result<LlamaToken, TargetError> {
-        self.chain.apply(&mut self.candidates);
-        let chosen = self.candidates.selected_token();
-        chosen.ok_or_else(|| TargetError::Engine("the sampler chain selected no token".to_owned()))
-    }
-
     /// Leaves only the candidates that are allowed. Tells whether there are any.
     fn hold(&mut self) -> bool {
-        self.grammar.apply(&mut self.candidates);
-        self.candidates.data.retain(|candidate| candidate.logit() != f32::NEG_INFINITY);
-        !self.candidates.data.is_empty()
+        let candidates = &mut self.chain.candidates;
+        self.grammar.apply(candidates);
+        candidates.data.retain(|candidate| candidate.logit() != f32::NEG_INFINITY);
+        !candidates.data.is_empty()
     }
 
     fn allows(&mut self, token: LlamaToken) -> bool {
-        self.fill([(token.0, 0.0)].into_iter());
+        let candidates = &mut self.chain.candidates;
+        candidates.data.clear();
+        candidates.data.push(LlamaTokenData::new(token, 0.0, 0.0));
+        (candidates.selected, candidates.sorted) = (None, false);
         self.hold()
     }
 
     /// Leaves the allowed tokens among the likeliest, or else among all.
     fn hold_logits(&mut self, logits: &[f32]) -> bool {
-        let mut top = std::mem::take(&mut self.top);
-        let tried = top.of(logits, N_TRIED).iter().map(|tried| (tried.token.0, logits[tried.token.index()]));
-        self.fill(tried);
-        self.top = top;
-        if self.hold() {
-            return true;
+        self.chain.fill_likeliest(logits, N_TRIED);
+        self.hold() || {
+            self.chain.fill_all(logits);
+            self.hold()
         }
-        self.fill((0..).zip(logits.iter().copied()));
-        self.hold()
     }
 }
 
 impl Sampler for Constrained {
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError> {
-        // llama.cpp checks nothing: a NaN would come out as some token.
-        argmax(logits).ok_or(TargetError::NotFinite)?;
-        self.fill((0..).zip(logits.iter().copied()));
-        let mut token = self.choose()?;
+        self.chain.fill(logits)?;
+        let mut token = self.chain.choose()?;
         if !self.allows(token) {
             if !self.hold_logits(logits) {
                 return Err(TargetError::Engine("no token of the vocabulary goes on as the schema says".to_owned()));
             }
-            token = self.choose()?;
+            token = self.chain.choose()?;
         }
         let accepted = self.grammar.try_accept(token);
         accepted.map_err(|error| TargetError::Engine(format!("the grammar refused an allowed token: {error}")))?;
