@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "${1:-$root}"
 
-core='token tree target accept generate cost latch schedule tune stats text'
+core='token tree target accept crowd generate cost latch schedule tune stats text'
 
 failures=0
 
@@ -43,7 +43,7 @@ while IFS= read -r file; do all_files+=("$file"); done < <(
 )
 core_files=()
 for name in $core; do core_files+=("src/$name.rs" "src/$name/mod.rs"); done
-while IFS= read -r file; do core_files+=("$file"); done < <(find src/draft src/draft.rs -name '*.rs' 2>/dev/null | sort)
+while IFS= read -r file; do core_files+=("$file"); done < <(find src/draft src/draft.rs src/crowd -name '*.rs' 2>/dev/null | sort)
 
 forbid '\bllama_cpp(_sys)?_2\b' 'only src/llama may name llama.cpp' ${all_files[@]+"${all_files[@]}"}
 

@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::target::{Target, TargetError};
+use crate::target::{Rows, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 
@@ -73,14 +73,14 @@ pub fn argmax(logits: &[f32]) -> Option<usize> {
 /// What the sampler fails with.
 pub fn walk(
     tree: &TokenTree,
-    target: &dyn Target,
+    rows: &dyn Rows,
     sampler: &mut dyn Sampler,
     mut emit: impl FnMut(Token) -> ControlFlow<()>,
 ) -> Result<Vec<NodeId>, TargetError> {
     let mut path = vec![NodeId::ROOT];
     let mut node = NodeId::ROOT;
     loop {
-        let token = sampler.sample(target.logits(node))?;
+        let token = sampler.sample(rows.logits(node))?;
         let child = tree.child(node, token);
         path.extend(child);
         let flow = emit(token);

@@ -262,7 +262,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::target::{Progress, Scripted, TreeLimits};
+    use crate::target::{Progress, Rows, Scripted, TreeLimits};
 
     #[derive(Default)]
     struct FakeClock(Cell<Duration>);
@@ -275,6 +275,12 @@ mod tests {
 
     /// Takes 10 ms and 1 ms a row.
     struct Slow<'a>(Scripted, &'a FakeClock, Vec<usize>);
+
+    impl Rows for Slow<'_> {
+        fn logits(&self, node: NodeId) -> &[f32] {
+            self.0.logits(node)
+        }
+    }
 
     impl Target for Slow<'_> {
         fn limits(&self) -> TreeLimits {
@@ -290,9 +296,6 @@ mod tests {
             self.1.0.set(self.1.now() + Duration::from_millis(10 + tree.len() as u64));
             self.2.push(tree.len());
             self.0.verify(tree)
-        }
-        fn logits(&self, node: NodeId) -> &[f32] {
-            self.0.logits(node)
         }
         fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
             self.0.keep(path)

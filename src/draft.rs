@@ -9,7 +9,7 @@
 //! A drafter only ever costs or saves time; it cannot change the text.
 
 use crate::draft::table::Successor;
-use crate::target::{Target, TreeLimits};
+use crate::target::{Rows, TreeLimits};
 use crate::token::Token;
 use crate::tree::TokenTree;
 
@@ -54,7 +54,7 @@ pub struct Verified<'a> {
     /// What was verified.
     pub tree: &'a TokenTree,
     /// Has a row of logits for each of its nodes.
-    pub target: &'a dyn Target,
+    pub target: &'a dyn Rows,
 }
 
 /// Proposes candidates, and learns from what the target said instead.
@@ -101,6 +101,11 @@ pub trait Source {
 
     /// A new text begins: forgets what belongs to the one before.
     fn begin(&mut self) {}
+
+    /// A fresh one for a text beside this one's; `None` where what it knows is of all texts, so that they share it.
+    fn beside(&self) -> Option<Box<dyn Source>> {
+        None
+    }
 
     /// Takes in that `token` followed `text` (the whole text so far).
     fn learn(&mut self, text: &[Token], token: Token);

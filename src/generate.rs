@@ -170,7 +170,7 @@ impl Generation<'_> {
 
         let from = context.len();
         let mut stopped = false;
-        let accepted = walk(&tree, self.target, self.sampler, |token| {
+        let accepted = walk(&tree, &*self.target, self.sampler, |token| {
             context.push(token);
             stopped = emit(token).is_break();
             if stopped || context.len() - from == n_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -179,7 +179,7 @@ impl Generation<'_> {
 
         let start = self.clock.now();
         // Before the rest is dropped: the target's logits are gone then.
-        let verified = Verified { tree: &tree, target: self.target };
+        let verified = Verified { tree: &tree, target: &*self.target };
         self.drafter.learn(context, from, verified);
         draft_ms += self.ms_since(start);
         let schedule = &*self.schedule;

@@ -17,6 +17,7 @@ pub mod tune;
 pub mod target;
 
 pub mod accept;
+pub mod crowd;
 pub mod generate;
 pub mod replay;
 pub mod stats;

@@ -7,10 +7,16 @@ use std::ops::ControlFlow;
 use crate::token::Token;
 use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree, TreeError};
 
+/// The logits of a verified tree.
+pub trait Rows {
+    /// The logits after `node`: one per token of the vocabulary.
+    fn logits(&self, node: NodeId) -> &[f32];
+}
+
 /// One mutable timeline of the target: its KV cache, and the logits of the last verify.
 ///
 /// Between calls the timeline holds the committed tokens except the last one; that one is the root of the next verify.
-pub trait Target {
+pub trait Target: Rows {
     /// What this target can verify.
     fn limits(&self) -> TreeLimits;
 
@@ -29,9 +35,6 @@ pub trait Target {
     /// # Errors
     /// A tree that is wrong or does not fit leaves the timeline as it was.
     fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError>;
-
-    /// The logits after `node` of the last verify: one per token of the vocabulary.
-    fn logits(&self, node: NodeId) -> &[f32];
 
     /// Commits `path` (the root, then each the child of the one before) and drops the other nodes of the last verify.
     /// An empty path drops the root as well: the timeline is as before the verify.
@@ -176,6 +179,12 @@ fn mix(z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+impl Rows for Scripted {
+    fn logits(&self, node: NodeId) -> &[f32] {
+        &self.logits[node.index()]
+    }
+}
+
 impl Target for Scripted {
     fn limits(&self) -> TreeLimits {
         self.limits
@@ -207,10 +216,6 @@ impl Target for Scripted {
         self.logits = tree.nodes().map(|node| self.logits_after(&text_of(node))).collect();
         self.verified = Some(tree.clone());
         Ok(())
-    }
-
-    fn logits(&self, node: NodeId) -> &[f32] {
-        &self.logits[node.index()]
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {

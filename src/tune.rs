@@ -67,6 +67,19 @@ pub enum CacheType {
     Q8_0,
 }
 
+impl CacheType {
+    /// What `n` numbers take.
+    #[must_use]
+    pub fn bytes(self, n: usize) -> usize {
+        match self {
+            CacheType::F32 => 4 * n,
+            CacheType::F16 | CacheType::Bf16 => 2 * n,
+            // Each block of 32 has a scale of 2 bytes.
+            CacheType::Q8_0 => n.div_ceil(32) * 34,
+        }
+    }
+}
+
 /// How keys and values are kept. Quantized values need flash attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvType {

@@ -15,7 +15,7 @@ use chaski::draft::auto::Auto;
 use chaski::draft::{Draft, Drafter, NoDraft, Verified};
 use chaski::generate::{Generated, Generation, Length};
 use chaski::schedule::Schedule;
-use chaski::target::{Scripted, Target, TargetError, TreeLimits};
+use chaski::target::{Rows as _, Scripted, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use proptest::prelude::*;

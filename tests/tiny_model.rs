@@ -21,7 +21,7 @@ use chaski::llama::model::{Model, ModelConfig};
 use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::schedule::Schedule;
-use chaski::target::{Target, TargetError, TreeLimits};
+use chaski::target::{Rows as _, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use support::loop_parts::{Dice, WallClock, flat_curve};

@@ -55,6 +55,38 @@ impl Experience {
     }
 }
 
+/// What a drafter knows of one text, for a drafter that goes from text to text.
+#[derive(Default)]
+pub struct Timeline {
+    sources: Vec<Box<dyn Source>>,
+    /// See [`Auto::estimates`].
+    estimates: Vec<f32>,
+}
+
+impl Timeline {
+    /// A text of which nothing is known. The sources are of the drafter's kinds, in the same order.
+    #[must_use]
+    pub fn new(sources: Vec<Box<dyn Source>>) -> Timeline {
+        Timeline { sources, ..Timeline::default() }
+    }
+
+    /// The sources alone.
+    #[must_use]
+    pub fn into_sources(self) -> Vec<Box<dyn Source>> {
+        self.sources
+    }
+
+    /// Another text begins.
+    pub fn begin(&mut self) {
+        self.sources.iter_mut().for_each(|source| source.begin());
+    }
+
+    /// Takes in that `token` followed `text`, where nothing was drafted.
+    pub fn learn(&mut self, text: &[Token], token: Token) {
+        self.sources.iter_mut().for_each(|source| source.learn(text, token));
+    }
+}
+
 /// Several sources, one calibrated draft.
 pub struct Auto {
     sources: Vec<Box<dyn Source>>,
@@ -123,6 +155,12 @@ impl Auto {
     #[must_use]
     pub fn with_search(self, search: Search) -> Auto {
         Auto { search, ..self }
+    }
+
+    /// Goes to another text, and leaves what is known of this one in `timeline`.
+    pub fn exchange(&mut self, timeline: &mut Timeline) {
+        std::mem::swap(&mut self.sources, &mut timeline.sources);
+        std::mem::swap(&mut self.estimates, &mut timeline.estimates);
     }
 
     /// What was learned so far.

@@ -112,6 +112,10 @@ impl Source for Cursor {
         *self = Cursor::default();
     }
 
+    fn beside(&self) -> Option<Box<dyn Source>> {
+        Some(Box::new(Cursor::default()))
+    }
+
     fn learn(&mut self, text: &[Token], token: Token) {
         let known = self.text.len();
         self.text.extend_from_slice(&text[known..]);

@@ -4,7 +4,9 @@
 //! - [`tokenizer`]: a vocabulary alone
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
-//! - [`parallel`]: many texts side by side, and the thread that decodes them
+//! - [`grammar`]: a sampler that is held to a form
+//! - [`parallel`]: one context as [`crate::crowd::slots::Slots`]
+//! - [`crowd`]: the engine of a batch: the thread that answers many requests at a time
 //! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
@@ -13,6 +15,8 @@
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
+pub mod crowd;
+pub mod grammar;
 pub mod logs;
 pub mod memory;
 pub mod model;

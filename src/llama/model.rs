@@ -11,6 +11,7 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 use crate::chat::template::{Segment, SpecialTexts};
 use crate::llama::logs;
 use crate::token::Token;
+use crate::tune::KvType;
 
 /// What to load, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,19 @@ impl Model {
     #[must_use]
     pub fn n_heads(&self) -> usize {
         self.inner.n_head() as usize
+    }
+
+    /// Bytes that keys and values of one position take in the cache: an estimate where layers differ.
+    #[must_use]
+    pub fn cache_bytes(&self, kv_type: KvType) -> u64 {
+        let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
+        let usual = self.inner.n_embd().unsigned_abs() as usize / self.n_heads().max(1);
+        let length = |name: &str| {
+            let stated = self.inner.meta_val_str(&format!("{architecture}.attention.{name}_length")).ok();
+            stated.and_then(|length| length.parse().ok()).unwrap_or(usual)
+        };
+        let of_head = kv_type.k.bytes(length("key")) + kv_type.v.bytes(length("value"));
+        u64::from(self.inner.n_layer()) * u64::from(self.inner.n_head_kv()) * of_head as u64
     }
 
     /// Whether what is in the cache can move to other positions. llama.cpp ends the process where it is asked and cannot.

@@ -15,7 +15,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::llama::logs;
 use crate::llama::model::Model;
-use crate::target::{Progress, Target, TargetError, TreeLimits, check_path};
+use crate::target::{Progress, Rows, Target, TargetError, TreeLimits, check_path};
 use crate::token::Token;
 use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree};
 use crate::tune::{CacheType, Settings};
@@ -312,6 +312,14 @@ fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
     seqs
 }
 
+impl Rows for Session<'_> {
+    fn logits(&self, node: NodeId) -> &[f32] {
+        let verified = self.verified.as_ref().expect("logits are those of the last verify");
+        assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
+        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
+    }
+}
+
 impl Target for Session<'_> {
     fn limits(&self) -> TreeLimits {
         let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
@@ -371,12 +379,6 @@ impl Target for Session<'_> {
         self.decode()?;
         self.verified = Some(Verified { tree: tree.clone(), seqs });
         Ok(())
-    }
-
-    fn logits(&self, node: NodeId) -> &[f32] {
-        let verified = self.verified.as_ref().expect("logits are those of the last verify");
-        assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
-        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {

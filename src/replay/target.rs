@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::accept::Sampler;
 use crate::cost::{Clock, CostCurve};
 use crate::replay::trace::Trace;
-use crate::target::{Progress, Target, TargetError, TreeLimits, check_path};
+use crate::target::{Progress, Rows, Target, TargetError, TreeLimits, check_path};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 
@@ -70,6 +70,15 @@ impl<'a> Replayed<'a> {
     }
 }
 
+impl Rows for Replayed<'_> {
+    fn logits(&self, node: NodeId) -> &[f32] {
+        match &self.verified {
+            Some(tree) if self.is_said(tree, node) => &self.rows[tree.depth(node)],
+            _ => &self.unknown,
+        }
+    }
+}
+
 impl Target for Replayed<'_> {
     fn limits(&self) -> TreeLimits {
         TreeLimits::TREE
@@ -104,13 +113,6 @@ impl Target for Replayed<'_> {
         }
         self.verified = Some(tree.clone());
         Ok(())
-    }
-
-    fn logits(&self, node: NodeId) -> &[f32] {
-        match &self.verified {
-            Some(tree) if self.is_said(tree, node) => &self.rows[tree.depth(node)],
-            _ => &self.unknown,
-        }
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {

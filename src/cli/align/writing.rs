@@ -42,7 +42,7 @@ pub(super) fn write(
             Some(Event::Begun { id, prompt }) => keeper.begin(id, &prompt[prompt.len().saturating_sub(MAX_BEFORE)..]),
             Some(Event::Step(emitted)) => {
                 for emitted in emitted {
-                    feeder.n_open -= usize::from(emitted.end.is_some());
+                    feeder.n_open -= usize::from(emitted.is_last);
                     if keeper.n_tokens() < n_tokens {
                         keeper.keep(emitted)?;
                     }
@@ -188,7 +188,7 @@ impl<'a> Keeper<'a> {
         let Some(piece) = self.pending.get_mut(&emitted.id) else { return Ok(()) };
         piece.said.push(Said { token: emitted.token, top: emitted.top });
         self.n_pending += 1;
-        let is_end = emitted.end.is_some();
+        let is_end = emitted.is_last;
         if is_end || piece.said.len() >= N_UNLOGGED {
             self.n_pending -= piece.said.len() as u64;
             self.log.append(piece)?;

@@ -4,13 +4,17 @@
 //! strings.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use crossbeam::channel::{Receiver, TryRecvError};
+use crossbeam::channel::Receiver;
 
-use crate::accept::Sampler;
 use crate::chat::template::Segment;
+use crate::cost::CostCurve;
+use crate::crowd::schedule::CrowdSchedule;
+use crate::crowd::{Crowd, End, Text};
 use crate::draft::table::Successor;
 use crate::draft::top::TopK;
 use crate::llama::model::Model;
@@ -18,7 +22,7 @@ use crate::llama::parallel::Parallel;
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::SessionConfig;
 use crate::llama::thread::{EngineThread, Outbox};
-use crate::llama::worker::{Failure, Loaded, StopType, WorkerConfig};
+use crate::llama::worker::{Failure, Loaded, WallClock, WorkerConfig};
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -57,8 +61,8 @@ pub struct Emitted {
     pub token: Token,
     /// The likeliest tokens of its row, with their probabilities at temperature 1.
     pub top: Vec<Successor>,
-    /// Why it is the last one, if it is.
-    pub end: Option<StopType>,
+    /// Whether it ends its text.
+    pub is_last: bool,
 }
 
 /// What a worker tells.
@@ -68,7 +72,7 @@ pub enum Event {
     Loading(f32),
     /// The model is ready for requests.
     Loaded(Box<Loaded>),
-    /// A request has its slot; this is its prompt.
+    /// A request has its place; this is its prompt.
     Begun {
         /// The request's.
         id: u64,
@@ -82,7 +86,7 @@ pub enum Event {
         /// Empty, or too long for the context.
         failure: Failure,
     },
-    /// One token for each text at work.
+    /// Tokens of the texts at work.
     Step(Vec<Emitted>),
     /// The end: loading or decoding failed, or was interrupted.
     Failed(Failure),
@@ -135,114 +139,77 @@ fn work(config: &ParallelConfig, requests: &Receiver<Request>, outbox: &Outbox<E
     let model = Model::load(&config.engine.model, progress)?;
     let n_ctx = config.n_ctx.min(model.n_ctx_train());
     let context = SessionConfig::new(n_ctx, config.engine.settings.at(n_ctx));
-    let parallel = Parallel::new(&model, &context, config.n_slots)?;
+    let schedule = CrowdSchedule::new(CostCurve::default());
+    let slots = Parallel::new(&model, &context, config.n_slots, schedule.max_rows(config.n_slots))?;
     outbox.send(Event::Loaded(Box::new(Loaded::of(&model))));
-    let texts = (0..config.n_slots).map(|_| None).collect();
-    let mut crowd = Crowd { model: &model, parallel, n_ctx, n_top: config.n_top, top: TopK::default(), texts, outbox };
-    while crowd.take_requests(requests)? {
-        crowd.step()?;
+    let mut desk = Desk { model: &model, n_ctx, crowd: Crowd::new(slots, schedule), outbox };
+    let clock = WallClock(Instant::now());
+    let mut top = TopK::default();
+    while desk.take_requests(requests)? {
+        desk.step(&clock, &mut top, config.n_top)?;
     }
     Ok(())
 }
 
-/// A text at work.
-struct Text {
-    id: u64,
-    sampler: Box<dyn Sampler>,
-    /// The last token, not yet decoded.
-    last: Token,
-    /// Tokens that may still come.
-    n_left: usize,
-    /// Why no more than that.
-    limit: StopType,
-}
-
-/// All texts at work.
-struct Crowd<'a> {
+/// Where requests come in and tokens go out.
+struct Desk<'a> {
     model: &'a Model,
-    parallel: Parallel<'a>,
     /// Positions of a text: the context may be rounded up beyond what the model knows.
     n_ctx: usize,
-    n_top: usize,
-    top: TopK,
-    /// Per slot.
-    texts: Vec<Option<Text>>,
+    crowd: Crowd<Parallel<'a>>,
     outbox: &'a Outbox<Event>,
 }
 
-impl Crowd<'_> {
-    /// Fills free slots with waiting requests; waits for one where there is nothing else to do. False at the end of
-    /// all requests.
+impl Desk<'_> {
+    /// Gives free places to waiting requests; waits for one where there is nothing else to do. False at the end of all
+    /// requests.
     fn take_requests(&mut self, requests: &Receiver<Request>) -> Result<bool, Failure> {
-        while let Some(slot) = self.texts.iter().position(Option::is_none) {
-            let is_idle = self.texts.iter().all(Option::is_none);
+        while self.crowd.has_place() {
             let request = match requests.try_recv() {
                 Ok(request) => request,
-                Err(TryRecvError::Empty) if is_idle => match requests.recv() {
+                Err(_) if self.crowd.n_working() > 0 => break,
+                Err(_) => match requests.recv() {
                     Ok(request) => request,
                     Err(_) => return Ok(false),
                 },
-                Err(TryRecvError::Disconnected) if is_idle => return Ok(false),
-                Err(_) => break,
             };
-            self.begin(slot, request)?;
+            self.begin(request);
         }
-        Ok(true)
+        if self.outbox.is_interrupted() { Err(TargetError::Interrupted.into()) } else { Ok(true) }
     }
 
-    fn begin(&mut self, slot: usize, request: Request) -> Result<(), Failure> {
-        let prompt = self.model.tokenize(&request.prompt);
+    fn begin(&mut self, request: Request) {
+        let Request { id, prompt, max_tokens, sampling } = request;
+        let prompt = self.model.tokenize(&prompt);
         let (n_prompt, n_ctx) = (prompt.len(), self.n_ctx);
-        let refused = |failure| Event::Refused { id: request.id, failure };
-        let Some((&last, before)) = prompt.split_last() else {
-            self.outbox.send(refused(Failure::EmptyPrompt));
-            return Ok(());
+        let n_ctx_train = self.model.n_ctx_train();
+        let refused = match n_prompt {
+            0 => Some(Failure::EmptyPrompt),
+            _ if n_prompt >= n_ctx => Some(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train }),
+            _ => None,
         };
-        if n_prompt >= n_ctx {
-            let n_ctx_train = self.model.n_ctx_train();
-            self.outbox.send(refused(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train }));
-            return Ok(());
+        if let Some(failure) = refused {
+            return self.outbox.send(Event::Refused { id, failure });
         }
-        let outbox = self.outbox;
-        self.parallel.fill(slot, before, &mut |_, _| outbox.go_on())?;
-        let room = n_ctx - n_prompt;
-        self.texts[slot] = Some(Text {
-            id: request.id,
-            sampler: sampler(&request.sampling, self.model, &prompt),
-            last,
-            n_left: request.max_tokens.clamp(1, room),
-            limit: if request.max_tokens <= room { StopType::Limit } else { StopType::Context },
-        });
-        self.outbox.send(Event::Begun { id: request.id, prompt });
-        Ok(())
+        self.outbox.send(Event::Begun { id, prompt: prompt.clone() });
+        let sampler = sampler(&sampling, self.model, &prompt);
+        self.crowd.admit(Text { id, prompt, max_tokens: max_tokens.clamp(1, n_ctx - n_prompt), sampler });
     }
 
-    /// One token for every text at work.
-    fn step(&mut self) -> Result<(), Failure> {
-        if self.outbox.is_interrupted() {
-            return Err(TargetError::Interrupted.into());
-        }
-        let at_work = self.texts.iter().enumerate().filter_map(|(slot, text)| Some((slot, text.as_ref()?.last)));
-        let rows: Vec<(usize, Token)> = at_work.collect();
-        self.parallel.step(&rows)?;
-        let mut emitted = Vec::with_capacity(rows.len());
-        for (row, &(slot, _)) in rows.iter().enumerate() {
-            let logits = self.parallel.logits(row);
-            let text = self.texts[slot].as_mut().expect("it is at work");
-            let token = text.sampler.sample(logits)?;
-            let top = self.top.of(logits, self.n_top).to_vec();
-            text.last = token;
-            text.n_left -= 1;
-            let end = match text.n_left {
-                _ if self.model.is_end(token) => Some(StopType::Eos),
-                0 => Some(text.limit.clone()),
-                _ => None,
-            };
-            emitted.push(Emitted { id: text.id, token, top, end: end.clone() });
-            if end.is_some() {
-                self.texts[slot] = None;
-                self.parallel.empty(slot);
+    /// Some tokens, one for every text that has read its prompt.
+    fn step(&mut self, clock: &WallClock, top: &mut TopK, n_top: usize) -> Result<(), Failure> {
+        let mut emitted = Vec::new();
+        let ended = self.crowd.step(clock, &mut |said| {
+            let top = top.of(said.logits, n_top).to_vec();
+            emitted.push(Emitted { id: said.id, token: said.token, top, is_last: false });
+            if self.model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        for ended in ended {
+            if let End::Failed(error) = ended.end {
+                return Err(error.into());
             }
+            let last = emitted.iter_mut().rfind(|emitted| emitted.id == ended.id);
+            last.expect("a text ends with a token").is_last = true;
         }
         self.outbox.send(Event::Step(emitted));
         Ok(())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cost::CostCurve;
+use crate::crowd::drafting::Drafting;
 use crate::draft::aded::Aded;
 use crate::draft::auto::Auto;
 use crate::draft::base::Base;
@@ -25,7 +26,7 @@ pub struct DraftersConfig {
 }
 
 /// What is known before an answer.
-pub(super) struct Drafters {
+pub(in crate::llama) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
     has_told_of_damage: bool,
@@ -48,7 +49,7 @@ impl Active {
 
 impl Drafters {
     /// Reads what is kept. Where that cannot be used, a notice says so, and drafting begins without it.
-    pub(super) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
+    pub(in crate::llama) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
         let kept = config.learned.as_ref().map(|(folder, key)| learned::load(folder, key));
         let (memory, notice) = match kept {
             None | Some(Ok(None)) => (None, None),
@@ -74,14 +75,22 @@ impl Drafters {
             DrafterKind::Auto => {
                 let fresh = Memory::default();
                 let memory = if knows_past { &self.memory } else { &fresh };
-                let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-                let sources = Auto::sources_with(base, memory.trigram.clone());
-                (Active::Auto(Box::new(Auto::new(sources, memory.experience.as_ref()))), cost_aware(curve))
+                (Active::Auto(Box::new(self.auto(memory))), cost_aware(curve))
             }
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
             DrafterKind::None => (Active::Other(Box::new(NoDraft)), Schedule::everything(curve)),
         }
+    }
+
+    /// A drafter for many texts, which begins with what was learned from earlier answers. Nothing is kept of it.
+    pub(in crate::llama) fn make_for_crowd(&self, n_places: usize) -> Drafting {
+        Drafting::new(self.auto(&self.memory), n_places)
+    }
+
+    fn auto(&self, memory: &Memory) -> Auto {
+        let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
+        Auto::new(Auto::sources_with(base, memory.trigram.clone()), memory.experience.as_ref())
     }
 
     /// Keeps what was learned from an answer, of which `generated` are the tokens.

@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::accept::argmax;
-    use crate::target::{Scripted, TreeLimits};
+    use crate::target::{Rows, Scripted, TreeLimits};
 
     const PROMPT: [Token; 3] = [Token(1), Token(2), Token(3)];
 
@@ -198,6 +198,12 @@ mod tests {
 
     /// Rounds otherwise in a wide batch: the runner-up wins by half at every position divisible by 5.
     struct Rounding(Scripted, Vec<Vec<f32>>);
+
+    impl Rows for Rounding {
+        fn logits(&self, node: NodeId) -> &[f32] {
+            &self.1[node.index()]
+        }
+    }
 
     impl Target for Rounding {
         fn limits(&self) -> TreeLimits {
@@ -221,9 +227,6 @@ mod tests {
             };
             self.1 = tree.nodes().map(row).collect();
             Ok(())
-        }
-        fn logits(&self, node: NodeId) -> &[f32] {
-            &self.1[node.index()]
         }
         fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
             self.0.keep(path)

@@ -1,0 +1,426 @@
+//! How many rows of the next batch each text gets: those that promise the most tokens per millisecond.
+//!
+//! A row is worth the tokens it is expected to bring: a root 1, a drafted token the probability that it is accepted, a
+//! token of a prompt 1 as well, since every step that passes before a prompt is read is a token its text does not emit.
+//! Every text gets one row, so that none starves and none stalls. What more pays is added block by block: a *block*
+//! gives neighbouring slots equally many rows more, because that is what llama.cpp decodes as one part of a batch
+//! ([`parts`]); what is uneven costs a part of its own, as does a gap. An empty plan beyond the single rows is plain
+//! decoding.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::cost::CostCurve;
+use crate::latch::Latch;
+
+/// Rows beyond the single ones, at most; a batch is as long as this and one row for each slot.
+const MAX_MORE: usize = 256;
+
+/// A step should take no longer than this, or an interrupt is answered late.
+const LONGEST_MS: f64 = 2000.0;
+
+/// Drafted rows must promise this much more than is had without them: below it the promise is within the noise.
+const LEAST_GAIN: f64 = 1.02;
+
+/// Reading prompts may slow a step's tokens down by this factor, at worst: texts end sooner, so that less of them is
+/// lost with an interrupt.
+const LEAST_READING: f64 = 0.95;
+
+/// The surest draft there is: what would not pay at this probability need not be drafted.
+const SUREST: f64 = 0.98;
+
+/// Rows a block may give to a text that drafts; prompts take as many as there are.
+const DRAFT_ROWS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+
+/// The longest chain worth drafting for one text.
+pub const MAX_CHAIN: usize = DRAFT_ROWS[DRAFT_ROWS.len() - 1];
+
+/// What a text could use in the next batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wish {
+    /// Its tokens that were not decoded yet: a root alone is one, and 0 is a place where nobody works, or waits.
+    pub n_pending: usize,
+    /// After a root: the probabilities that drafted tokens are accepted, each no greater than the one before.
+    pub p: Vec<f32>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepRecord<'a> {
+    /// Rows of each slot.
+    pub rows: &'a [usize],
+    /// Rows that gave logits.
+    pub n_logits: usize,
+    /// Positions that a text has, on average.
+    pub n_past: usize,
+    /// Tokens it brought.
+    pub n_emitted: usize,
+    /// Time spent on drafting, in milliseconds; 0 where nothing was drafted.
+    pub draft_ms: f64,
+    /// Time spent in the target.
+    pub decode_ms: f64,
+}
+
+/// Decides the rows of each step.
+#[derive(Clone, Debug)]
+pub struct CrowdSchedule {
+    curve: CostCurve,
+    max_more: usize,
+    /// In tokens.
+    latch: Latch,
+}
+
+/// A block of rows: `n_rows` more for each of these slots.
+#[derive(Clone, Debug, PartialEq)]
+struct Block {
+    slots: Range<usize>,
+    n_rows: usize,
+    value: f64,
+    ms: f64,
+    has_drafts: bool,
+}
+
+impl CrowdSchedule {
+    /// A schedule that knows what rows cost.
+    #[must_use]
+    pub fn new(curve: CostCurve) -> CrowdSchedule {
+        CrowdSchedule { curve, max_more: MAX_MORE, latch: Latch::default() }
+    }
+
+    /// The same with this bound on the rows of a step beyond one for each text.
+    #[must_use]
+    pub fn with_max_more(self, max_more: usize) -> CrowdSchedule {
+        CrowdSchedule { max_more, ..self }
+    }
+
+    /// The curve, as refined by the steps so far.
+    #[must_use]
+    pub fn curve(&self) -> &CostCurve {
+        &self.curve
+    }
+
+    /// The most rows of a batch for `n_slots` texts.
+    #[must_use]
+    pub fn max_rows(&self, n_slots: usize) -> usize {
+        n_slots + self.max_more
+    }
+
+    /// Whether the surest drafts could pay beside `n_roots` roots on top of `n_past` positions.
+    #[must_use]
+    pub fn can_draft(&self, n_roots: usize, n_past: usize) -> bool {
+        if n_roots == 0 || self.latch.is_shut() || self.curve.plain_ms(n_past).is_none() {
+            return false;
+        }
+        let times = self.times(n_roots, n_past);
+        let pays = |n_more: usize, ms: f64| {
+            let n_tokens = n_roots as f64 + SUREST * n_more as f64;
+            n_tokens / ms > LEAST_GAIN * n_roots as f64 / times.of(n_roots)
+        };
+        DRAFT_ROWS.iter().any(|&n_rows| {
+            let one = || pays(n_rows, times.of(n_roots) + times.of(n_rows));
+            let all = || pays(n_roots * n_rows, times.of(n_roots * (1 + n_rows)));
+            n_rows <= self.max_more && one() || n_roots * n_rows <= self.max_more && all()
+        })
+    }
+
+    /// Rows for each slot, on top of `n_past` positions on average.
+    #[must_use]
+    pub fn plan(&self, wishes: &[Wish], n_past: usize) -> Vec<usize> {
+        let times = self.times(wishes.len(), n_past);
+        let mut rows: Vec<usize> = wishes.iter().map(|wish| wish.n_pending.min(1)).collect();
+        let mut used = vec![false; wishes.len()];
+        let mut value: f64 = rows.iter().sum::<usize>() as f64;
+        let mut ms: f64 = parts(&rows).into_iter().map(|n_rows| times.of(n_rows)).sum();
+        let mut n_left = self.max_more;
+        let mut best_rate = value / ms;
+        while let Some(block) = self.best_block(wishes, &used, &rows, &times, n_left, (value, ms)) {
+            let rate = (value + block.value) / (ms + block.ms);
+            if rate < LEAST_READING * best_rate {
+                break;
+            }
+            best_rate = best_rate.max(rate);
+            for slot in block.slots.clone() {
+                rows[slot] += block.n_rows;
+                used[slot] = true;
+            }
+            n_left -= block.n_rows * block.slots.len();
+            (value, ms) = (value + block.value, ms + block.ms);
+        }
+        rows
+    }
+
+    /// The block that promises the most tokens per millisecond together with what is planned so far; one with drafts
+    /// only where that is more than is planned so far.
+    fn best_block(
+        &self,
+        wishes: &[Wish],
+        used: &[bool],
+        rows: &[usize],
+        times: &Times,
+        n_left: usize,
+        (value, ms): (f64, f64),
+    ) -> Option<Block> {
+        let rate = |block: &Block| (value + block.value) / (ms + block.ms);
+        let pays = |block: &Block| {
+            let is_short = ms + block.ms <= LONGEST_MS || block.n_rows * block.slots.len() <= wishes.len();
+            is_short && (!block.has_drafts || rate(block) >= LEAST_GAIN * value / ms)
+        };
+        let mut best: Option<Block> = None;
+        for from in 0..wishes.len() {
+            let mut least = usize::MAX;
+            let mut has_drafts = false;
+            for to in from..wishes.len() {
+                let wish = &wishes[to];
+                let n_more = if used[to] { 0 } else { wish.n_pending.saturating_sub(1) + wish.p.len() };
+                least = least.min(n_more).min(n_left / (to + 1 - from));
+                if least == 0 {
+                    break;
+                }
+                has_drafts |= !wish.p.is_empty();
+                let of_drafts = DRAFT_ROWS.into_iter().filter(|&n_rows| has_drafts && n_rows < least);
+                for n_rows in of_drafts.chain([least]) {
+                    let block = self.block(wishes, rows, times, from..to + 1, n_rows, has_drafts);
+                    let is_better = best.as_ref().is_none_or(|best| rate(&block) > rate(best));
+                    if is_better && pays(&block) {
+                        best = Some(block);
+                    }
+                }
+            }
+        }
+        best
+    }
+
+    fn block(
+        &self,
+        wishes: &[Wish],
+        rows: &[usize],
+        times: &Times,
+        slots: Range<usize>,
+        n_rows: usize,
+        has_drafts: bool,
+    ) -> Block {
+        let value_of = |wish: &Wish| match wish.p.len() {
+            0 => n_rows as f64,
+            _ => wish.p[..n_rows].iter().map(|&p| f64::from(p)).sum(),
+        };
+        let value = wishes[slots.clone()].iter().map(value_of).sum();
+        // Where it is all of a part, that part becomes longer; else it is one more.
+        let is_end = |slot: Option<usize>| slot.and_then(|slot| rows.get(slot)).is_none_or(|&n| n == 0);
+        let is_whole = is_end(slots.start.checked_sub(1)) && is_end(Some(slots.end));
+        let n = slots.len();
+        let ms = if is_whole { times.of(n * (1 + n_rows)) - times.of(n) } else { times.of(n * n_rows) };
+        Block { slots, n_rows, value, ms, has_drafts }
+    }
+
+    fn times(&self, n_slots: usize, n_past: usize) -> Times {
+        Times::new(&self.curve.at(n_past), self.max_rows(n_slots))
+    }
+
+    /// Takes in what a step took.
+    pub fn record(&mut self, step: &StepRecord<'_>) {
+        let n_rows: usize = step.rows.iter().sum();
+        if n_rows == step.n_logits {
+            self.settle(step, n_rows);
+            if parts(step.rows).len() == 1 {
+                self.curve.observe(n_rows, step.n_past, step.decode_ms);
+            }
+        }
+    }
+
+    /// Charges the latch with what drafts took and credits it with what they brought.
+    fn settle(&mut self, step: &StepRecord<'_>, n_rows: usize) {
+        let n_roots = step.rows.iter().filter(|&&n| n > 0).count();
+        let plain_ms = self.times(n_roots, step.n_past).of(n_roots);
+        // Of a plain step only the drafting cost anything.
+        let drafts_ms = step.draft_ms + if n_rows > n_roots { step.decode_ms - plain_ms } else { 0.0 };
+        self.latch.record(step.n_emitted, n_roots as f64 * (1.0 + drafts_ms / plain_ms));
+    }
+}
+
+/// The parts, by their rows, in which llama.cpp decodes a batch of these rows for each slot: again and again as many as
+/// all of the first run of neighbours still have.
+#[must_use]
+pub fn parts(rows: &[usize]) -> Vec<usize> {
+    let mut left = rows.to_vec();
+    let mut parts = Vec::new();
+    while let Some(from) = left.iter().position(|&n| n > 0) {
+        let run = left[from..].iter().take_while(|&&n| n > 0).count();
+        let run = &mut left[from..from + run];
+        let least = run.iter().copied().min().unwrap_or(1);
+        run.iter_mut().for_each(|n| *n -= least);
+        parts.push(least * run.len());
+    }
+    parts
+}
+
+/// Milliseconds by rows, 0 to some number.
+struct Times(Vec<f64>);
+
+impl Times {
+    /// From what is known: between two known widths on the line through them, beyond the last in proportion. Where
+    /// nothing is known, a step costs as much as ten rows more.
+    fn new(known: &BTreeMap<usize, f64>, max_rows: usize) -> Times {
+        let mut points: Vec<(f64, f64)> = known.iter().map(|(&n_rows, &ms)| (n_rows as f64, ms)).collect();
+        if points.is_empty() {
+            points.extend([(1.0, 11.0), (64.0, 74.0)]);
+        }
+        if let Some(&(n_rows, ms)) = points.last() {
+            points.push((2.0 * n_rows, 2.0 * ms));
+        }
+        let mut times = vec![0.0];
+        let mut at = 0;
+        for n_rows in 1..=max_rows {
+            while at + 2 < points.len() && points[at + 1].0 < n_rows as f64 {
+                at += 1;
+            }
+            let [(n0, ms0), (n1, ms1)] = [points[at], points[at + 1]];
+            let ms = ms0 + (ms1 - ms0) * (n_rows as f64 - n0) / (n1 - n0);
+            // More rows never take less than fewer: a curve that says so was measured on a busy machine.
+            times.push(f64::max(ms, times[n_rows - 1]));
+        }
+        Times(times)
+    }
+
+    fn of(&self, n_rows: usize) -> f64 {
+        self.0[n_rows]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A 0.5B on two cores, in units of 10 ms.
+    fn curve() -> CostCurve {
+        CostCurve::exact([(1, 1.0), (2, 1.05), (4, 1.4), (8, 2.25), (16, 3.7), (32, 6.7), (64, 11.1)])
+    }
+
+    fn roots(n: usize) -> Vec<Wish> {
+        vec![Wish { n_pending: 1, p: Vec::new() }; n]
+    }
+
+    fn prompt(n_pending: usize) -> Wish {
+        Wish { n_pending, p: Vec::new() }
+    }
+
+    fn draft(p: &[f32]) -> Wish {
+        Wish { n_pending: 1, p: p.to_vec() }
+    }
+
+    fn plan(wishes: &[Wish]) -> Vec<usize> {
+        CrowdSchedule::new(curve()).plan(wishes, 0)
+    }
+
+    #[test]
+    fn a_batch_is_decoded_in_parts_of_equal_rows() {
+        assert_eq!(parts(&[1, 1, 1]), [3]);
+        assert_eq!(parts(&[1, 0, 1, 1]), [1, 2], "a gap");
+        assert_eq!(parts(&[1, 33, 1]), [3, 32], "a prompt beside roots");
+        assert_eq!(parts(&[3, 3, 3]), [9]);
+        assert_eq!(parts(&[1, 5, 3, 1]), [4, 4, 2], "uneven rows");
+        assert_eq!(parts(&[]), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn prompts_are_read_beside_roots_and_neighbours_together() {
+        assert_eq!(plan(&[roots(3), vec![prompt(100)]].concat()), [1, 1, 1, 100]);
+        assert_eq!(plan(&[prompt(40), prompt(43), prompt(41)]), [40, 40, 40], "the uneven rest waits for its turn");
+        assert_eq!(plan(&[prompt(1000)]), [257], "no more than a batch holds");
+        assert_eq!(plan(&vec![prompt(100); 64]).into_iter().sum::<usize>(), 64 + 256);
+        assert_eq!(plan(&[prompt(0), prompt(1)]), [0, 1]);
+    }
+
+    #[test]
+    fn drafts_pay_for_few_texts_and_not_for_many() {
+        let sure = [0.97f32; 8];
+        assert_eq!(plan(&[draft(&sure)]), [9]);
+        assert_eq!(plan(&vec![draft(&sure); 64]), vec![1; 64]);
+        assert_eq!(plan(&[draft(&[0.3, 0.1]), draft(&[0.3, 0.1])]), [1, 1], "doubtful ones never");
+        let schedule = CrowdSchedule::new(curve());
+        assert!(schedule.can_draft(1, 0) && schedule.can_draft(8, 0) && !schedule.can_draft(64, 0));
+        assert!(!CrowdSchedule::new(CostCurve::default()).can_draft(1, 0), "nothing is known of the cost");
+    }
+
+    fn step(rows: &[usize], n_logits: usize) -> StepRecord<'_> {
+        StepRecord { rows, n_logits, n_past: 0, n_emitted: n_logits, draft_ms: 0.0, decode_ms: 9.0 }
+    }
+
+    #[test]
+    fn only_whole_parts_refine_the_curve() {
+        let mut schedule = CrowdSchedule::new(CostCurve::default());
+        schedule.record(&step(&[1, 0, 1], 2));
+        schedule.record(&step(&[2, 2], 2));
+        assert_eq!(schedule.curve(), &CostCurve::default());
+        schedule.record(&step(&[0, 1, 1], 2));
+        assert_eq!(schedule.curve().at(0), BTreeMap::from([(2, 8.1)]), "less what one sample may be wrong by");
+    }
+
+    fn value(wishes: &[Wish], rows: &[usize]) -> f64 {
+        let of = |(wish, &n): (&Wish, &usize)| match wish.p.len() {
+            0 => n as f64,
+            _ => 1.0 + wish.p[..n - 1].iter().map(|&p| f64::from(p)).sum::<f64>(),
+        };
+        wishes.iter().zip(rows).map(of).sum()
+    }
+
+    fn ms(rows: &[usize]) -> f64 {
+        let times = Times::new(&curve().at(0), rows.iter().sum::<usize>() + 1);
+        parts(rows).into_iter().map(|n| times.of(n)).sum()
+    }
+
+    fn wish() -> impl Strategy<Value = Wish> {
+        let p = prop::collection::vec(0.0f32..1.0, 0..5).prop_map(|mut p| {
+            p.sort_by(|a, b| b.total_cmp(a));
+            p
+        });
+        prop_oneof![
+            (0usize..2).prop_map(prompt),
+            (2usize..60).prop_map(prompt),
+            p.prop_map(|p| Wish { n_pending: 1, p }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_starves_and_nobody_gets_what_it_cannot_use(
+            wishes in prop::collection::vec(wish(), 1..24), max_more in 0usize..80,
+        ) {
+            let schedule = CrowdSchedule::new(curve()).with_max_more(max_more);
+            let rows = schedule.plan(&wishes, 0);
+            for (wish, &n_rows) in wishes.iter().zip(&rows) {
+                prop_assert!(n_rows >= wish.n_pending.min(1) && n_rows <= wish.n_pending + wish.p.len());
+            }
+            let n_more: usize = rows.iter().map(|n| n.saturating_sub(1)).sum();
+            prop_assert!(n_more <= max_more);
+            let single: Vec<usize> = wishes.iter().map(|wish| wish.n_pending.min(1)).collect();
+            if single.contains(&1) {
+                let rate = |rows: &[usize]| value(&wishes, rows) / ms(rows);
+                prop_assert!(rate(&rows) >= rate(&single) * LEAST_READING * (1.0 - 1e-9), "{rows:?}");
+            }
+        }
+
+        /// The naive twin tries every block by what llama.cpp would really do.
+        #[test]
+        fn no_single_block_does_better(mut wishes in prop::collection::vec(wish(), 1..6), only_drafts: bool) {
+            if only_drafts {
+                wishes.iter_mut().for_each(|wish| wish.n_pending = wish.n_pending.min(1));
+            }
+            let tolerance = LEAST_GAIN / if only_drafts { 1.0 } else { LEAST_READING };
+            let rows = plan(&wishes);
+            let single: Vec<usize> = wishes.iter().map(|wish| wish.n_pending.min(1)).collect();
+            let rate = |rows: &[usize]| value(&wishes, rows) / ms(rows);
+            let n_more = |slot: usize| wishes[slot].n_pending.saturating_sub(1) + wishes[slot].p.len();
+            for from in 0..wishes.len() {
+                for to in from + 1..=wishes.len() {
+                    let most = (from..to).map(n_more).min().unwrap_or(0).min(256 / (to - from));
+                    for n_rows in 1..=most {
+                        let mut tried = single.clone();
+                        tried[from..to].iter_mut().for_each(|n| *n += n_rows);
+                        prop_assert!(rate(&tried) <= rate(&rows) * tolerance + 1e-9, "{tried:?} beats {rows:?}");
+                    }
+                }
+            }
+        }
+    }
+}

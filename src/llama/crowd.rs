@@ -1,0 +1,316 @@
+//! The engine of a batch: a thread that owns a model and answers many [`Request`]s at a time, as a
+//! [`batch::engine::Engine`](crate::batch::engine::Engine).
+//!
+//! ```text
+//! requests ──► prepare: tokens, limits, sampler ──► a free place ──► Crowd::step ──► answering: text, stop ──► events
+//!                 └ refused: told at once            └ none: they wait, the channel fills, `try_submit` gives back
+//! ```
+//!
+//! [`start`] waits until the model is loaded and tells what is needed to make prompts; from then on requests flow. A
+//! request that cannot be answered is refused and the others go on; what ends the engine is an interrupt, an engine that
+//! is dropped, or a failure of the model itself. Lines, files and results are none of its business.
+
+mod answering;
+mod room;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use crate::batch::engine::{Engine, Event, Progress, Refusal, Request};
+use crate::crowd::schedule::CrowdSchedule;
+use crate::crowd::{Crowd, Text};
+use crate::llama::crowd::answering::Answering;
+use crate::llama::crowd::room::Room;
+use crate::llama::grammar::constrained;
+use crate::llama::model::Model;
+use crate::llama::parallel::Parallel;
+use crate::llama::sampler::sampler;
+use crate::llama::session::SessionConfig;
+use crate::llama::thread::{EngineThread, Outbox};
+use crate::llama::worker::drafters::Drafters;
+use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
+use crate::target::TargetError;
+use crate::text::TextAssembler;
+
+/// Requests that wait for the engine to look at them.
+const N_WAITING: usize = 64;
+
+/// Requests that are prepared and wait for a place.
+const N_READY: usize = 64;
+
+/// Longest answer where neither a request nor the context gives a length.
+const DEFAULT_MAX_TOKENS: usize = 2048;
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// How often an engine that has nothing to do looks at the interrupt.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What an engine is made of.
+#[derive(Clone, Debug)]
+pub struct CrowdConfig {
+    /// The model and the machine.
+    pub engine: WorkerConfig,
+    /// Texts at a time, 1 to [`MAX_SLOTS`](crate::llama::parallel::MAX_SLOTS); `None` is as many as pay and fit.
+    pub n_parallel: Option<usize>,
+    /// Positions of each text; `None` is as many as the requests need.
+    pub n_ctx: Option<usize>,
+    /// Whether anything is drafted; it is where it pays.
+    pub drafts: bool,
+}
+
+/// What an engine tells before it takes requests.
+#[derive(Debug)]
+pub enum Startup {
+    /// Share of the model loaded, in 0 ..= 1.
+    Loading(f32),
+    /// What rows cost is being measured.
+    Measuring,
+    /// Something the user should know.
+    Notice(Notice),
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+enum Told {
+    Startup(Startup),
+    Loaded(Box<Loaded>),
+    Event(Event),
+    Failed(Failure),
+}
+
+/// A running engine. Dropping it breaks off the work at hand and waits for the thread.
+#[derive(Debug)]
+pub struct CrowdEngine {
+    thread: EngineThread<Request, Told>,
+}
+
+/// Starts an engine and waits until its model is loaded; `see` is told how that goes. `interrupt` ends the engine when
+/// it becomes true, now or later: [`Engine::next_event`] says so.
+///
+/// # Errors
+/// When the model cannot be loaded, or the interrupt came first.
+pub fn start(
+    config: CrowdConfig,
+    interrupt: Arc<AtomicBool>,
+    see: &mut dyn FnMut(Startup),
+) -> Result<(CrowdEngine, Loaded), Failure> {
+    let work = move |requests: &Receiver<Request>, outbox: &Outbox<Told>| {
+        if let Err(failure) = work(&config, requests, outbox) {
+            outbox.send(Told::Failed(failure));
+        }
+    };
+    let engine_error = |reason: String| Failure::Target(TargetError::Engine(reason));
+    let thread = EngineThread::spawn(N_WAITING, interrupt, work);
+    let thread = thread.map_err(|error| engine_error(format!("cannot start the engine's thread: {error}")))?;
+    loop {
+        match thread.next_event() {
+            Some(Told::Startup(startup)) => see(startup),
+            Some(Told::Loaded(loaded)) => return Ok((CrowdEngine { thread }, *loaded)),
+            Some(Told::Failed(failure)) => return Err(failure),
+            Some(Told::Event(_)) | None => return Err(engine_error("the engine stopped while loading".to_owned())),
+        }
+    }
+}
+
+impl Engine for CrowdEngine {
+    fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
+        self.thread.try_submit(request).map_err(Box::new)
+    }
+
+    fn next_event(&self) -> Result<Event, String> {
+        match self.thread.next_event() {
+            Some(Told::Event(event)) => Ok(event),
+            Some(Told::Failed(failure)) => Err(failure.to_string()),
+            Some(Told::Startup(_) | Told::Loaded(_)) | None => Err("the engine stopped".to_owned()),
+        }
+    }
+}
+
+fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told>) -> Result<(), Failure> {
+    let loading = outbox.clone();
+    let model = Model::load(&config.engine.model, move |share| {
+        loading.send(Told::Startup(Startup::Loading(share)));
+        !loading.is_interrupted()
+    })?;
+    let (drafters, notice) = Drafters::new(config.engine.drafters.clone());
+    notice.into_iter().for_each(|notice| outbox.send(Told::Startup(Startup::Notice(notice))));
+    let room = Room { model: &model, config, outbox };
+    let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
+    let mut curve = room.curve(settings)?;
+    outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
+    let mut desk = Desk {
+        model: &model,
+        longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
+        most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
+        requests,
+        ready: VecDeque::new(),
+        answering: BTreeMap::new(),
+        n_prepared: 0,
+        done: Progress::default(),
+        outbox,
+    };
+    let mut n_ctx = config.n_ctx.map_or(0, |_| desk.longest);
+    while desk.wait()? {
+        n_ctx = desk.ready.iter().map(|ready| ready.n_needed).fold(n_ctx, usize::max);
+        if settings != config.engine.settings.at(n_ctx) {
+            settings = config.engine.settings.at(n_ctx);
+            curve = room.curve(settings)?;
+        }
+        let n_places = room.n_places(&curve, n_ctx, settings);
+        let schedule = CrowdSchedule::new(curve.clone());
+        let context = SessionConfig::new(n_ctx, settings);
+        let slots = Parallel::new(&model, &context, n_places, schedule.max_rows(n_places))?;
+        let crowd = Crowd::new(slots, schedule);
+        let drafting = config.drafts && !model.is_recurrent();
+        desk.answer(if drafting { crowd.with_drafting(drafters.make_for_crowd(n_places)) } else { crowd })?;
+    }
+    Ok(())
+}
+
+/// A request that waits for a place.
+struct Ready {
+    text: Text,
+    answering: Answering,
+    /// Positions that it may come to need.
+    n_needed: usize,
+}
+
+/// Where requests come in and answers go out.
+struct Desk<'a> {
+    model: &'a Model,
+    /// Positions that a text can have.
+    longest: usize,
+    /// Tokens of an answer where a request does not say.
+    most_tokens: usize,
+    requests: &'a Receiver<Request>,
+    ready: VecDeque<Ready>,
+    /// By the number under which the crowd knows them.
+    answering: BTreeMap<u64, Answering>,
+    n_prepared: u64,
+    /// What crowds before this one did.
+    done: Progress,
+    outbox: &'a Outbox<Told>,
+}
+
+impl Desk<'_> {
+    /// Waits until a request is ready, and takes in what else has come. False at the end of all requests.
+    fn wait(&mut self) -> Result<bool, Failure> {
+        while self.ready.len() < N_READY {
+            let is_idle = self.ready.is_empty();
+            match self.requests.recv_timeout(LOOK_EVERY) {
+                Ok(request) => self.prepare(request),
+                Err(RecvTimeoutError::Disconnected) => return Ok(!is_idle),
+                Err(RecvTimeoutError::Timeout) if !is_idle => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.check_interrupt()?;
+        }
+        Ok(true)
+    }
+
+    /// Answers requests until there are no more, or the next one needs a larger context.
+    fn answer(&mut self, mut crowd: Crowd<Parallel<'_>>) -> Result<(), Failure> {
+        let n_ctx = crowd.n_positions();
+        let clock = WallClock(Instant::now());
+        let mut told = Instant::now();
+        loop {
+            self.check_interrupt()?;
+            while self.ready.len() < N_READY
+                && let Ok(request) = self.requests.try_recv()
+            {
+                self.prepare(request);
+            }
+            while crowd.has_place() && self.ready.front().is_some_and(|ready| ready.n_needed <= n_ctx) {
+                let Some(ready) = self.ready.pop_front() else { break };
+                self.answering.insert(ready.text.id, ready.answering.placed());
+                crowd.admit(ready.text);
+            }
+            if crowd.n_working() == 0 {
+                break;
+            }
+            self.step(&mut crowd, &clock)?;
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                self.tell(Event::Progress(self.progress(&crowd)));
+            }
+        }
+        self.done = self.progress(&crowd);
+        self.tell(Event::Progress(self.done));
+        Ok(())
+    }
+
+    fn step(&mut self, crowd: &mut Crowd<Parallel<'_>>, clock: &WallClock) -> Result<(), Failure> {
+        let (model, outbox, answering) = (self.model, self.outbox, &mut self.answering);
+        let ended = crowd.step(clock, &mut |said| {
+            let answering = answering.get_mut(&said.id).expect("every text at work is being answered");
+            if answering.is_new() {
+                outbox.send(Told::Event(Event::Begun { id: answering.id() }));
+            }
+            answering.take(said, model)
+        })?;
+        for ended in ended {
+            if let Some(answering) = self.answering.remove(&ended.id) {
+                self.tell(answering.finish(&ended));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a request ready, or refuses it.
+    fn prepare(&mut self, request: Request) {
+        let id = request.id;
+        match self.ready(request) {
+            Ok(ready) => self.ready.push_back(ready),
+            Err(refusal) => self.tell(Event::Refused { id, refusal }),
+        }
+    }
+
+    fn ready(&mut self, request: Request) -> Result<Ready, Refusal> {
+        let refusal = |code: &str, message: String| Refusal { code: code.to_owned(), message };
+        let prompt = self.model.tokenize(&request.prompt);
+        let (n_prompt, n_ctx) = (prompt.len(), self.longest);
+        if prompt.is_empty() {
+            return Err(refusal("empty_prompt", Failure::EmptyPrompt.to_string()));
+        }
+        if n_prompt >= n_ctx {
+            let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
+            return Err(refusal("context_length_exceeded", failure.to_string()));
+        }
+        let assembler = TextAssembler::new(request.stop).map_err(|error| refusal("invalid_stop", error.to_string()))?;
+        let sampler = match &request.constraint {
+            None => sampler(&request.sampling, self.model, &prompt),
+            Some(constraint) => constrained(constraint, &request.sampling, self.model, &prompt)
+                .map_err(|message| refusal("invalid_grammar", message))?,
+        };
+        // Of the request alone, not of the place it happens to get.
+        let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
+        let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler);
+        self.n_prepared += 1;
+        let text = Text { id: self.n_prepared, prompt, max_tokens, sampler };
+        Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })
+    }
+
+    fn progress(&self, crowd: &Crowd<Parallel<'_>>) -> Progress {
+        let counts = crowd.counts();
+        Progress {
+            n_running: crowd.n_working(),
+            n_prompt: self.done.n_prompt + counts.n_prompt,
+            n_predicted: self.done.n_predicted + counts.n_predicted,
+            n_steps: self.done.n_steps + counts.n_steps,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        self.outbox.send(Told::Event(event));
+    }
+
+    fn check_interrupt(&self) -> Result<(), Failure> {
+        if self.outbox.is_interrupted() { Err(TargetError::Interrupted.into()) } else { Ok(()) }
+    }
+}

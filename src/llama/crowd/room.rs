@@ -1,0 +1,114 @@
+//! How many places an engine has: what rows cost is measured, and memory is looked at.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::cost::{CostCurve, lower_median};
+use crate::crowd::size::{PlaceMemory, n_worthwhile};
+use crate::crowd::slots::{Run, Slots as _};
+use crate::llama::crowd::{CrowdConfig, Startup, Told};
+use crate::llama::memory;
+use crate::llama::model::Model;
+use crate::llama::parallel::{MAX_SLOTS, Parallel};
+use crate::llama::session::{N_CTX_STEP, SessionConfig};
+use crate::llama::thread::Outbox;
+use crate::llama::worker::{Notice, unix_s};
+use crate::store::curves::{self, CurveKey};
+use crate::target::TargetError;
+use crate::token::Token;
+use crate::tune::{FlashAttention, Settings};
+
+/// Widths that are measured, most useful first.
+const WIDTHS: [usize; 9] = [1, 16, 64, 32, 8, 4, 2, 12, 128];
+
+/// Beyond these, widths need not be known where fewer places are forced.
+const LEAST_WIDEST: usize = 16;
+
+/// Times that each is measured.
+const N_REPEATS: usize = 3;
+
+/// Time for measuring; the narrow ones are measured in any case.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// What is known before there is a context.
+pub(super) struct Room<'a> {
+    pub(super) model: &'a Model,
+    pub(super) config: &'a CrowdConfig,
+    pub(super) outbox: &'a Outbox<Told>,
+}
+
+impl<'a> Room<'a> {
+    /// What rows cost in a context of these settings: as kept, or measured now.
+    pub(super) fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
+        let place = self.config.engine.curves.as_ref();
+        let place = place.map(|(folder, key)| (folder, key.with_settings(&format!("{settings} crowd"))));
+        let kept = place.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
+        let mut curve = kept.unwrap_or_default().0.aged();
+        let known = curve.at(0);
+        let widest = self.config.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
+        let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
+        let missing: Vec<usize> = WIDTHS.into_iter().filter(|n| *n <= widest && !known.contains_key(n)).collect();
+        if !missing.is_empty() {
+            self.outbox.send(Told::Startup(Startup::Measuring));
+            for (n_rows, ms) in self.measure(settings, &missing)? {
+                curve.put(n_rows, 0, ms, u32::try_from(N_REPEATS).unwrap_or(u32::MAX));
+            }
+            self.keep(place, &curve);
+        }
+        Ok(curve)
+    }
+
+    fn keep(&self, place: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
+        let Some((folder, key)) = place else { return };
+        if let Err(error) = curves::save(folder, &key, curve, unix_s()) {
+            self.outbox.send(Told::Startup(Startup::Notice(Notice::CurveNotKept(error))));
+        }
+    }
+
+    /// Milliseconds by rows: one row of each of so many slots, on top of as few positions as there can be.
+    fn measure(&self, settings: &Settings, widths: &[usize]) -> Result<BTreeMap<usize, f64>, TargetError> {
+        let widest = widths.iter().copied().max().unwrap_or(1);
+        let context = SessionConfig::new(N_CTX_STEP, settings);
+        let mut slots = Parallel::new(self.model, &context, widest, widest)?;
+        let start = Instant::now();
+        let mut time_of = |n_rows: usize| {
+            let runs: Vec<Run> = (0..n_rows).map(|slot| Run { slot, tokens: vec![Token(0)], n_logits: 1 }).collect();
+            let start = Instant::now();
+            slots.decode(&runs).map(|()| start.elapsed().as_secs_f64() * 1e3)
+        };
+        // The first batch pays for allocations and page faults that no later one sees.
+        time_of(1)?;
+        let mut samples: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for pass in 0..N_REPEATS {
+            for &n_rows in widths {
+                let is_over = start.elapsed() >= BUDGET && (pass > 0 || n_rows > LEAST_WIDEST);
+                if self.outbox.is_interrupted() {
+                    return Err(TargetError::Interrupted);
+                }
+                if !is_over {
+                    samples.entry(n_rows).or_default().push(time_of(n_rows)?);
+                }
+            }
+        }
+        Ok(samples.into_iter().filter_map(|(n_rows, samples)| Some((n_rows, lower_median(&samples)?))).collect())
+    }
+
+    /// Places of `n_ctx` positions each.
+    pub(super) fn n_places(&self, curve: &CostCurve, n_ctx: usize, settings: &Settings) -> usize {
+        let n_wanted = self.config.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
+        self.n_fitting(n_wanted.clamp(1, MAX_SLOTS), n_ctx, settings)
+    }
+
+    fn n_fitting(&self, n_wanted: usize, n_ctx: usize, settings: &Settings) -> usize {
+        // Flash attention keeps no scores.
+        let keeps_scores = settings.flash_attention == FlashAttention::Off;
+        let n_scores = if keeps_scores { self.model.n_heads() * n_ctx } else { 0 };
+        let place = PlaceMemory {
+            bytes_per_position: self.model.cache_bytes(settings.kv_type),
+            n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
+            bytes_per_row: (size_of::<f32>() * (2 * self.model.n_vocab() + n_scores)) as u64,
+        };
+        place.n_fitting(n_wanted, memory::available().unwrap_or(u64::MAX))
+    }
+}
