@@ -8,3 +8,5 @@ pub mod engine;
 pub mod refuse;
 
 pub mod input;
+
+pub mod journal;

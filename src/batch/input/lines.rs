@@ -96,16 +96,24 @@ impl<R: BufRead> Lines<R> {
 
     fn next_bytes(&mut self) -> io::Result<Option<Result<Vec<u8>, Refusal>>> {
         let mut bytes = Vec::new();
+        let mut is_open = false;
         loop {
             let n_before = bytes.len();
             let room = (self.max_bytes + 1).saturating_sub(n_before) as u64;
             let n = self.reader.by_ref().take(room).read_until(b'\n', &mut bytes)?;
-            let is_whole = bytes.last() == Some(&b'\n');
-            if n == 0 && n_before == 0 {
-                return Ok(None);
+            match n {
+                0 if is_open => {
+                    return Ok(Some(Err(refuse(INVALID_CSV, "a quote is not closed up to the end of the file"))));
+                }
+                0 => return Ok(None),
+                _ => {}
             }
-            if !is_whole && bytes.len() > self.max_bytes {
-                self.reader.skip_until(b'\n')?;
+            is_open ^= self.is_table && bytes[n_before..].iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+            let is_whole = bytes.last() == Some(&b'\n');
+            if bytes.len() > self.max_bytes && (is_open || !is_whole) {
+                if !is_whole {
+                    self.reader.skip_until(b'\n')?;
+                }
                 self.n_read += 1;
                 let message = format!("longer than {} KiB", self.max_bytes >> 10);
                 return Ok(Some(Err(refuse(LINE_TOO_LONG, message))));
@@ -114,20 +122,16 @@ impl<R: BufRead> Lines<R> {
                 bytes.drain(..BYTE_ORDER_MARK.len());
             }
             self.n_read += 1;
-            let is_open = self.is_table && bytes.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
-            if is_open && is_whole {
-                continue;
+            if !is_open {
+                break;
             }
-            if is_open {
-                return Ok(Some(Err(refuse(INVALID_CSV, "a quote is not closed up to the end of the file"))));
-            }
-            for end in [b'\n', b'\r'] {
-                if bytes.last() == Some(&end) {
-                    bytes.pop();
-                }
-            }
-            return Ok(Some(Ok(bytes)));
         }
+        for end in [b'\n', b'\r'] {
+            if bytes.last() == Some(&end) {
+                bytes.pop();
+            }
+        }
+        Ok(Some(Ok(bytes)))
     }
 }
 
