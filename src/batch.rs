@@ -9,4 +9,13 @@ pub mod refuse;
 
 pub mod input;
 
+pub mod gauge;
+pub mod render;
+pub mod window;
+
+pub mod record;
+pub mod sequence;
+
+pub mod disk;
 pub mod journal;
+pub mod ledger;

@@ -180,6 +180,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+pub(in crate::batch) mod faulty;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

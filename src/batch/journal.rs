@@ -129,8 +129,6 @@ pub enum Entry {
         ms: u64,
         /// Milliseconds that were spent before.
         active_ms: u64,
-        /// Bytes of the new output.
-        n_bytes: u64,
     },
 }
 
@@ -189,7 +187,7 @@ pub struct Journal {
     is_sorted: bool,
     clock: Option<u64>,
     is_closed: bool,
-    rewritten: Option<u64>,
+    is_rewritten: bool,
 }
 
 /// Sums over a journal.
@@ -231,7 +229,7 @@ impl Journal {
             is_sorted: true,
             clock: None,
             is_closed: false,
-            rewritten: None,
+            is_rewritten: false,
         }
     }
 
@@ -252,6 +250,7 @@ impl Journal {
                 }
                 self.clock = Some(ms);
                 self.is_closed = false;
+                self.is_rewritten = false;
             }
             Entry::Begun { line } => drop(self.at_work.insert(line)),
             Entry::Finished(ref finished) => self.finish(finished),
@@ -261,11 +260,11 @@ impl Journal {
                 self.at_work.clear();
                 self.is_closed = true;
             }
-            Entry::Rewritten { ms, active_ms, n_bytes } => {
+            Entry::Rewritten { ms, active_ms } => {
                 self.totals.active_ms = active_ms;
                 self.clock = Some(ms);
                 self.is_closed = true;
-                self.rewritten = Some(n_bytes);
+                self.is_rewritten = true;
             }
         }
         true
@@ -346,10 +345,10 @@ impl Journal {
         self.clock
     }
 
-    /// Bytes that the output has after being written anew, if it was.
+    /// Whether both files were written anew, and nobody has opened them since.
     #[must_use]
-    pub fn rewritten(&self) -> Option<u64> {
-        self.rewritten
+    pub fn is_rewritten(&self) -> bool {
+        self.is_rewritten
     }
 }
 

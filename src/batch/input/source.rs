@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 
 use crate::batch::engine::Refusal;
 use crate::batch::input::format::Format;
-use crate::batch::input::ids::{Ids, default_id};
+use crate::batch::input::ids::Ids;
 use crate::batch::input::lines::{Line, Lines};
 use crate::batch::input::request::{Ask, Rejected};
 use crate::batch::input::template::{LineTemplate, row};
@@ -277,7 +277,6 @@ mod tests {
             (6, None, Some("invalid_csv")),
         ];
         assert_eq!(told(&items), expected);
-        assert_eq!(default_id(4), "line-4");
     }
 
     #[test]

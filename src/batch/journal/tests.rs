@@ -67,7 +67,7 @@ fn only_a_crash_is_held_against_the_lines_at_work() {
 #[test]
 fn senseless_entries_change_nothing() {
     let journal = run(&[opened(0, false), finished(3, 100)]);
-    let rewritten = Entry::Rewritten { ms: 0, active_ms: 0, n_bytes: 0 };
+    let rewritten = Entry::Rewritten { ms: 0, active_ms: 0 };
     for entry in
         [finished(3, 200), finished(4, 99), finished(10, 200), Entry::Begun { line: 3 }, rewritten, Entry::Key(key())]
     {
@@ -101,11 +101,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         (0..12u64, 0..2000u64).prop_map(|(line, end)| failed(line, end)),
         any::<u64>().prop_map(|ms| Entry::Synced { ms }),
         any::<u64>().prop_map(|ms| Entry::Closed { ms }),
-        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(ms, active_ms, n_bytes)| Entry::Rewritten {
-            ms,
-            active_ms,
-            n_bytes
-        }),
+        (any::<u64>(), any::<u64>()).prop_map(|(ms, active_ms)| Entry::Rewritten { ms, active_ms }),
         Just(Entry::Key(key())),
     ]
 }
