@@ -19,3 +19,7 @@ pub mod sequence;
 pub mod disk;
 pub mod journal;
 pub mod ledger;
+
+pub mod job;
+pub mod pipeline;
+pub mod progress;

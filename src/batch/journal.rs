@@ -41,6 +41,8 @@ pub struct Key {
     pub seed: u32,
     /// Everything else that shapes the results, by the name the user knows it by.
     pub parameters: BTreeMap<String, String>,
+    /// When it was begun, in milliseconds since 1970; that may differ.
+    pub created_ms: u64,
 }
 
 /// How two keys differ.

@@ -86,6 +86,15 @@ pub enum SourceError {
     /// The file is no longer what it was when the job began.
     #[error("{0}: the file changed while it was read")]
     Changed(PathBuf),
+    /// A table says nothing without one.
+    #[error("{0}: a table needs a template")]
+    NoTemplate(PathBuf),
+    /// The template is none.
+    #[error("{message}")]
+    Template {
+        /// Why.
+        message: String,
+    },
     /// The header of a table is not one.
     #[error("{path}: the header is no row of column names: {message}")]
     Header {
@@ -125,6 +134,12 @@ impl Source {
                 .map_err(|refusal| SourceError::Header { path: path.to_owned(), message: refusal.message })?;
         }
         Ok(Source { path: path.to_owned(), survey, lines: Some(lines), header, template, ids: Ids::default() })
+    }
+
+    /// Lines of the whole file.
+    #[must_use]
+    pub fn n_lines(&self) -> u64 {
+        self.survey.n_lines
     }
 
     /// The next line; `None` at the end.

@@ -11,6 +11,7 @@ fn key() -> Key {
         n_own: 10,
         seed: 7,
         parameters: parameters.into(),
+        created_ms: 5,
     }
 }
 
