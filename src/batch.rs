@@ -21,5 +21,8 @@ pub mod journal;
 pub mod ledger;
 
 pub mod job;
+pub mod merge;
 pub mod pipeline;
 pub mod progress;
+pub mod status;
+pub mod supervise;

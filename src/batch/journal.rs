@@ -5,6 +5,7 @@
 //! 9f86d081 {"key":{...}}                 what the job is: another key is another job
 //! 60303ae2 {"opened":{"ms":...}}         a process begins, or goes on
 //! fd61a03a {"begun":{"line":17}}         the engine is given a line
+//! 2c6ee24b {"answered":{"line":17}}      it came back, whatever becomes of its record
 //! e4e8d4a0 {"finished":{"line":17,...}}  the line's record is safe in the output, and ends there
 //! ```
 //!
@@ -113,6 +114,11 @@ pub enum Entry {
         /// Which.
         line: u64,
     },
+    /// The engine is done with a line. Its record is not safe yet.
+    Answered {
+        /// Which.
+        line: u64,
+    },
     /// A line's record is safe.
     Finished(Finished),
     /// All entries before this one are safe.
@@ -179,7 +185,7 @@ impl Bits {
 pub struct Journal {
     key: Key,
     done: Bits,
-    /// Given to the engine by the latest process, and not done.
+    /// Given to the engine by the latest process, and not come back.
     at_work: BTreeSet<u64>,
     /// Crashes while a line was at work.
     crashes: BTreeMap<u64, u32>,
@@ -240,7 +246,9 @@ impl Journal {
         let is_line = |line: u64| line < self.key.n_lines;
         match *entry {
             Entry::Key(_) => return false,
-            Entry::Begun { line } | Entry::Finished(Finished { line, .. }) if !is_line(line) || self.done.has(line) => {
+            Entry::Begun { line } | Entry::Answered { line } | Entry::Finished(Finished { line, .. })
+                if !is_line(line) || self.done.has(line) =>
+            {
                 return false;
             }
             Entry::Finished(Finished { end, .. }) if end < self.totals.n_bytes => return false,
@@ -255,6 +263,7 @@ impl Journal {
                 self.is_rewritten = false;
             }
             Entry::Begun { line } => drop(self.at_work.insert(line)),
+            Entry::Answered { line } => self.clear(line),
             Entry::Finished(ref finished) => self.finish(finished),
             Entry::Synced { ms } => self.tick(ms),
             Entry::Closed { ms } => {
@@ -274,8 +283,7 @@ impl Journal {
 
     fn finish(&mut self, finished: &Finished) {
         self.done.set(finished.line);
-        self.at_work.remove(&finished.line);
-        self.crashes.remove(&finished.line);
+        self.clear(finished.line);
         self.is_sorted &= self.latest.is_none_or(|latest| latest < finished.line);
         self.latest = Some(finished.line);
         let totals = &mut self.totals;
@@ -283,6 +291,12 @@ impl Journal {
         totals.n_prompt = totals.n_prompt.saturating_add(finished.n_prompt);
         totals.n_predicted = totals.n_predicted.saturating_add(finished.n_predicted);
         totals.n_bytes = finished.end;
+    }
+
+    /// Nothing is held against a line that the engine has got through.
+    fn clear(&mut self, line: u64) {
+        self.at_work.remove(&line);
+        self.crashes.remove(&line);
     }
 
     /// A clock that was set back takes no time.
@@ -323,7 +337,7 @@ impl Journal {
         self.crashes.get(&line).copied().unwrap_or(0)
     }
 
-    /// Lines that the engine has been given and that are not done.
+    /// Lines that the engine has been given and that have not come back.
     #[must_use]
     pub fn n_at_work(&self) -> usize {
         self.at_work.len()

@@ -89,7 +89,7 @@ pub struct Ledger<'d> {
     disk: &'d dyn Disk,
     path: PathBuf,
     output: Box<dyn Appended>,
-    log: Starts,
+    log: EngineLog,
     journal: Journal,
     /// Records not written yet.
     buffer: Vec<u8>,
@@ -152,7 +152,7 @@ impl<'d> Ledger<'d> {
         }
         output.cut(n_expected).map_err(error_at(path))?;
         file.cut(n_sound_bytes).map_err(error_at(&journal_path))?;
-        let log = Starts::new(journal_path, file, n_sound_bytes);
+        let log = EngineLog::new(journal_path, file, n_sound_bytes);
         let mut ledger = Ledger {
             disk,
             path: path.to_owned(),
@@ -185,9 +185,9 @@ impl<'d> Ledger<'d> {
         self.n_dropped_bytes
     }
 
-    /// Where lines are entered that the engine is given.
+    /// Where what goes to the engine and comes back is entered.
     #[must_use]
-    pub fn starts(&self) -> Starts {
+    pub fn engine_log(&self) -> EngineLog {
         self.log.clone()
     }
 
@@ -263,9 +263,10 @@ impl<'d> Ledger<'d> {
     }
 }
 
-/// The journal as it is appended to, from two threads.
+/// The journal as it is appended to, from two threads. Its entries of the engine's are not synced: they are there in case of a
+/// crash, which leaves the system's memory as it is.
 #[derive(Clone)]
-pub struct Starts {
+pub struct EngineLog {
     path: PathBuf,
     file: Arc<Mutex<LogFile>>,
 }
@@ -277,15 +278,15 @@ struct LogFile {
     is_broken: bool,
 }
 
-impl std::fmt::Debug for Starts {
+impl std::fmt::Debug for EngineLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Starts").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("EngineLog").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Starts {
-    fn new(path: PathBuf, file: Box<dyn Appended>, n_bytes: u64) -> Starts {
-        Starts { path, file: Arc::new(Mutex::new(LogFile { file, n_bytes, is_broken: false })) }
+impl EngineLog {
+    fn new(path: PathBuf, file: Box<dyn Appended>, n_bytes: u64) -> EngineLog {
+        EngineLog { path, file: Arc::new(Mutex::new(LogFile { file, n_bytes, is_broken: false })) }
     }
 
     /// Enters that the engine is given a line: should it take the process down, it is known who it was.
@@ -294,6 +295,14 @@ impl Starts {
     /// When the journal cannot be written.
     pub fn begin(&self, line: u64) -> Result<(), LedgerError> {
         self.append(&Entry::Begun { line }.encode(), false)
+    }
+
+    /// Enters that the engine is done with a line: whatever happens next is not its fault.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn answered(&self, line: u64) -> Result<(), LedgerError> {
+        self.append(&Entry::Answered { line }.encode(), false)
     }
 
     fn append(&self, text: &str, sync: bool) -> Result<(), LedgerError> {
@@ -318,7 +327,7 @@ impl Starts {
 }
 
 /// What stands at the head of every journal.
-fn head(key: &Key) -> String {
+pub(in crate::batch) fn head(key: &Key) -> String {
     format!("{MAGIC}{}", Entry::Key(key.clone()).encode())
 }
 

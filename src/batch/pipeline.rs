@@ -159,7 +159,7 @@ pub fn run(
     let (to_engine, ready) = bounded(1);
     let (to_writer, told) = bounded(CHANNEL);
     let done = sink.journal().cloned();
-    let starts = sink.starts();
+    let log = sink.engine_log();
     let writer = writing::Writer::new(sink, origin, form, shard, &gauge, source.n_lines());
     thread::scope(|scope| {
         let start = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -173,7 +173,7 @@ pub fn run(
             .map_err(BatchError::Thread)?;
         let driver = start("batch-engine")
             .spawn_scoped(scope, move || {
-                let driven = driver::drive(engine, starts.as_ref(), &ready, &to_writer, interrupt);
+                let driven = driver::drive(engine, log.as_ref(), &ready, &to_writer, interrupt);
                 gauge.close();
                 driven
             })

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Read as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Ledger, LedgerError, Starts, head, journal_path, read_finished, with_suffix};
+use super::{EngineLog, Ledger, LedgerError, head, journal_path, read_finished, with_suffix};
 use crate::batch::disk::{Appended, Disk, Readable};
 use crate::batch::journal::{Entry, Finished, Journal};
 
@@ -79,7 +79,7 @@ impl Ledger<'_> {
 
         self.disk.replace(&new_journal, &journal_path).map_err(at)?;
         self.disk.replace(&new_output, &self.path).map_err(|error| self.error(error))?;
-        self.log = Starts::new(journal_path, file, n_log_bytes);
+        self.log = EngineLog::new(journal_path, file, n_log_bytes);
         (self.output, self.journal, self.n_bytes) = (output, journal, n_bytes);
         Ok(())
     }

@@ -40,7 +40,7 @@ fn job(disk: &dyn Disk, path: &Path, retry_failed: bool, fails: impl Fn(u64) -> 
         if ledger.journal().is_done(line) {
             continue;
         }
-        ledger.starts().begin(line)?;
+        ledger.engine_log().begin(line)?;
         let is_ok = !fails(line);
         ledger.record(finished(line, is_ok), format!("{line} {is_ok}\n").as_bytes())?;
         ledger.write()?;

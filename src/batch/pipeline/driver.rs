@@ -8,7 +8,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::{BatchError, Ready, Ticket, Told};
 use crate::batch::engine::{Engine, Event};
-use crate::batch::ledger::Starts;
+use crate::batch::ledger::EngineLog;
 
 /// How long an idle engine waits before it looks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -16,12 +16,12 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Runs the engine to the end of all requests. True if it was interrupted.
 pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
-    starts: Option<&Starts>,
+    log: Option<&EngineLog>,
     ready: &Receiver<Ready>,
     to_writer: &Sender<Told>,
     interrupt: &AtomicBool,
 ) -> Result<bool, BatchError> {
-    let mut driver = Driver { engine, starts, waiting: None, at_work: BTreeMap::new(), is_alone: false };
+    let mut driver = Driver { engine, log, waiting: None, at_work: BTreeMap::new(), is_alone: false };
     let mut is_over = false;
     while !interrupt.load(Ordering::Relaxed) {
         is_over |= driver.submit(ready)?;
@@ -52,7 +52,7 @@ pub(super) fn drive(
 
 struct Driver<'e, 's> {
     engine: Box<dyn Engine + 'e>,
-    starts: Option<&'s Starts>,
+    log: Option<&'s EngineLog>,
     /// Its turn has come, and the engine has no place yet; and whether it is entered as begun.
     waiting: Option<(Ready, bool)>,
     at_work: BTreeMap<u64, Ticket>,
@@ -79,8 +79,8 @@ impl Driver<'_, '_> {
                 self.waiting = Some((Ready { ticket, request }, is_begun));
                 return Ok(false);
             }
-            if let Some(starts) = self.starts.filter(|_| !is_begun) {
-                starts.begin(ticket.index)?;
+            if let Some(log) = self.log.filter(|_| !is_begun) {
+                log.begin(ticket.index)?;
             }
             if let Err(request) = self.engine.try_submit(request) {
                 self.waiting = Some((Ready { ticket, request: *request }, true));
@@ -102,6 +102,9 @@ impl Driver<'_, '_> {
         let ticket =
             ticket.ok_or_else(|| BatchError::Engine(format!("the engine answered line {id}, which is not at work")))?;
         self.is_alone = false;
+        if let Some(log) = self.log {
+            log.answered(id)?;
+        }
         Ok(Some(Told::Settled(ticket, outcome)))
     }
 }

@@ -10,7 +10,7 @@ use crate::batch::engine::{Answer, Refusal};
 use crate::batch::gauge::Gauge;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
-use crate::batch::ledger::{Ledger, Starts};
+use crate::batch::ledger::{EngineLog, Ledger};
 use crate::batch::progress::Progress;
 use crate::batch::record::{Label, Origin, text_line};
 use crate::batch::sequence::Sequence;
@@ -48,9 +48,9 @@ impl Sink<'_> {
         }
     }
 
-    pub(super) fn starts(&self) -> Option<Starts> {
+    pub(super) fn engine_log(&self) -> Option<EngineLog> {
         match self {
-            Sink::Ledger(ledger) => Some(ledger.starts()),
+            Sink::Ledger(ledger) => Some(ledger.engine_log()),
             Sink::Stream(_) => None,
         }
     }
