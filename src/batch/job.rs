@@ -14,9 +14,10 @@ use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Source, SourceError, Survey};
 use crate::batch::input::template::LineTemplate;
-use crate::batch::journal::{Journal, Key};
+use crate::batch::journal::{Journal, Key, Totals};
 use crate::batch::ledger::{Ledger, Opening};
 use crate::batch::pipeline::{self, BatchError, Ended, Form, Plan, Sink, Watcher};
+use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
@@ -205,5 +206,18 @@ impl Prepared<'_> {
         let Prepared { source, sink, shard, form, defaults, origin, .. } = self;
         let plan = Plan { source, shard, renderer, defaults, origin, form };
         pipeline::run(plan, engine, sink, interrupt, watcher)
+    }
+
+    /// Closes a job of which nothing is left to do.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub fn finish(self) -> Result<Ended, BatchError> {
+        let n_lines = self.shard.n_of(self.survey.n_lines);
+        let totals = match self.sink {
+            Sink::Ledger(ledger) => ledger.close(pipeline::unix_ms(), self.form.is_ordered)?.totals(),
+            Sink::Stream(_) => Totals::default(),
+        };
+        Ok(Ended { progress: Progress { n_lines, totals, ..Progress::default() }, is_interrupted: false })
     }
 }

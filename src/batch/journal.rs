@@ -343,6 +343,12 @@ impl Journal {
         self.at_work.len()
     }
 
+    /// The line whose record is the last of the output.
+    #[must_use]
+    pub fn latest(&self) -> Option<u64> {
+        self.latest
+    }
+
     /// Whether the records stand in the order of their lines.
     #[must_use]
     pub fn is_sorted(&self) -> bool {
