@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::Error;
 use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
 
@@ -153,8 +154,11 @@ pub struct LateEngineArgs(pub EngineArgs);
 
 impl ClapArgs for LateEngineArgs {
     fn augment_args(command: Command) -> Command {
-        EngineArgs::augment_args(command)
-            .mut_arg("model", |arg| arg.required(false).default_value("").hide_default_value(true))
+        // A parser that takes the empty default, which that of a path does not.
+        let any_path = OsStringValueParser::new().map(PathBuf::from);
+        EngineArgs::augment_args(command).mut_arg("model", |arg| {
+            arg.required(false).default_value("").hide_default_value(true).value_parser(any_path)
+        })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
