@@ -103,7 +103,7 @@ impl Job {
                 let opening = Opening { ms: key.created_ms, after_crash, has_seed, retry_failed };
                 let ledger = Ledger::open(disk, path, &key, &opening)?;
                 key = ledger.journal().key().clone();
-                Sink::Ledger(ledger)
+                Sink::Ledger(Box::new(ledger))
             }
         };
         let mut defaults = self.defaults.clone();

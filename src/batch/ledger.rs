@@ -6,7 +6,7 @@
 //!
 //! What is entered, and what it means, is the business of [`crate::batch::journal`].
 
-mod rewrite;
+pub(in crate::batch) mod rewrite;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -327,7 +327,7 @@ impl EngineLog {
 }
 
 /// What stands at the head of every journal.
-pub(in crate::batch) fn head(key: &Key) -> String {
+fn head(key: &Key) -> String {
     format!("{MAGIC}{}", Entry::Key(key.clone()).encode())
 }
 

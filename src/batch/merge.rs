@@ -4,17 +4,14 @@
 //! The output is written aside and then takes its place, with a journal, as if one process had done it all. Places are
 //! held in memory: some 64 bytes a line.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read as _, SeekFrom};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::batch::disk::{Disk, Readable};
+use crate::batch::disk::Disk;
 use crate::batch::input::shard::Shard;
-use crate::batch::journal::{Difference, Entry, Finished, Journal, Key, Totals};
-use crate::batch::ledger::{LedgerError, head, journal_path, read_finished, read_journal};
-
-/// Bytes written at a time.
-const BUFFER_BYTES: usize = 256 << 10;
+use crate::batch::journal::{Difference, Entry, Key, Totals};
+use crate::batch::ledger::rewrite::{Place, put_in_place, write_aside};
+use crate::batch::ledger::{LedgerError, journal_path, read_finished, read_journal};
 
 /// The parameter of a key that differs from shard to shard.
 const SHARD: &str = "--shard";
@@ -73,13 +70,9 @@ pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<
 /// # Errors
 /// See [`MergeError`]; the parts are never changed.
 pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Result<Totals, MergeError> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| MergeError::from(LedgerError::Io { path, error })
-    };
-    let log_path = journal_path(output);
-    for path in [output, &log_path] {
-        if disk.read(path).map_err(at(path))?.is_some() {
+    for path in [output, &journal_path(output)] {
+        let found = disk.read(path).map_err(|error| LedgerError::Io { path: path.to_owned(), error })?;
+        if found.is_some() {
             return Err(MergeError::Exists(path.to_owned()));
         }
     }
@@ -89,54 +82,18 @@ pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Resu
         return Err(MergeError::Missing { n_missing, n_lines: key.n_lines });
     }
     places.sort_unstable_by_key(|place| place.finished.line);
-
-    let mut sources = Vec::new();
-    for path in parts {
-        sources.push(disk.read(path).map_err(at(path))?.ok_or_else(|| MergeError::NoJournal(path.clone()))?);
-    }
-    let (new, new_log) = (with_new(output), with_new(&log_path));
-    disk.remove(&new).map_err(at(&new))?;
-    disk.remove(&new_log).map_err(at(&new_log))?;
-    let mut file = disk.append(&new).map_err(at(&new))?;
-    let mut log = disk.append(&new_log).map_err(at(&new_log))?;
-    let mut journal = Journal::new(key);
     let begin = Entry::Rewritten { ms, active_ms };
-    journal.apply(&begin);
-    let (mut text, mut buffer, mut end) = (head(journal.key()) + &begin.encode(), Vec::new(), 0);
-    for Place { part, start, finished } in places {
-        let n_bytes = finished.end - start;
-        read_at(&mut *sources[part], start, n_bytes, &mut buffer).map_err(at(&parts[part]))?;
-        end += n_bytes;
-        let entry = Entry::Finished(Finished { end, ..finished });
-        journal.apply(&entry);
-        text += &entry.encode();
-        if buffer.len() + text.len() >= BUFFER_BYTES {
-            file.append(&buffer).map_err(at(&new))?;
-            log.append(text.as_bytes()).map_err(at(&new_log))?;
-            buffer.clear();
-            text.clear();
-        }
-    }
-    file.append(&buffer).and_then(|()| file.sync()).map_err(at(&new))?;
-    log.append(text.as_bytes()).and_then(|()| log.sync()).map_err(at(&new_log))?;
-    // The journal first: an output without one could not be told from a file of someone else's.
-    disk.replace(&new_log, &log_path).map_err(at(&log_path))?;
-    disk.replace(&new, output).map_err(at(output))?;
-    Ok(journal.totals())
-}
-
-/// A record.
-struct Place {
-    part: usize,
-    start: u64,
-    finished: Finished,
+    let sources: Vec<&Path> = parts.iter().map(PathBuf::as_path).collect();
+    let totals = write_aside(disk, output, key, &begin, &sources, places)?.journal.totals();
+    put_in_place(disk, output)?;
+    Ok(totals)
 }
 
 /// The job that all parts are of, the time it took, and all records.
 fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), MergeError> {
-    let mut shards: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shards: BTreeSet<String> = BTreeSet::new();
     let (mut job, mut active_ms, mut places) = (None::<Key>, 0, Vec::new());
-    for (part, path) in parts.iter().enumerate() {
+    for (source, path) in parts.iter().enumerate() {
         let log = journal_path(path);
         let (journal, _) = read_journal(disk, &log)?.ok_or_else(|| MergeError::NoJournal(path.clone()))?;
         let key = whole(journal.key());
@@ -149,14 +106,18 @@ fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), 
                 }
             }
         }
-        if shards.insert(shard, part).is_some() {
+        if !shards.insert(shard) {
             return Err(MergeError::Twice(path.clone()));
         }
         if journal.n_left() > 0 {
             return Err(MergeError::Incomplete { path: path.clone(), n_left: journal.n_left() });
         }
         active_ms += journal.totals().active_ms;
-        places.extend(read_finished(disk, &log)?.into_iter().map(|(start, finished)| Place { part, start, finished }));
+        places.extend(read_finished(disk, &log)?.into_iter().map(|(start, finished)| Place {
+            source,
+            start,
+            finished,
+        }));
     }
     let key = job.ok_or(MergeError::Missing { n_missing: 0, n_lines: 0 })?;
     Ok((key, active_ms, places))
@@ -167,18 +128,4 @@ fn whole(key: &Key) -> Key {
     let mut key = Key { n_own: key.n_lines, ..key.clone() };
     key.parameters.insert(SHARD.to_owned(), Shard::ALL.to_string());
     key
-}
-
-fn read_at(file: &mut dyn Readable, start: u64, n_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
-    file.seek(SeekFrom::Start(start))?;
-    match file.take(n_bytes).read_to_end(buffer)? as u64 == n_bytes {
-        true => Ok(()),
-        false => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-fn with_new(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
 }

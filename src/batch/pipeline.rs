@@ -179,6 +179,8 @@ pub fn run(
             })
             .map_err(BatchError::Thread)?;
         let written = writer.write(told, watcher);
+        // Nothing leaves any more: whoever waits for room must not wait for ever.
+        gauge.close();
         let driven = driver.join().expect("it does not panic");
         let read = reader.join().expect("it does not panic");
         let progress = written?;

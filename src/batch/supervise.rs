@@ -60,10 +60,9 @@ fn wait(mut child: Child, interrupt: &AtomicBool) -> io::Result<ExitStatus> {
             return Ok(status);
         }
         if interrupt.load(Ordering::Relaxed) {
-            lifeline = None;
+            drop(lifeline.take());
         }
         thread::sleep(TICK);
-        let _ = &lifeline;
     }
 }
 

@@ -5,29 +5,42 @@
 //! that order share the most. None is passed over for ever. Pure: it holds keys, not requests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 /// Bytes of a prompt that are compared.
-pub const KEY_BYTES: usize = 4096;
+pub const KEY_BYTES: usize = 32 << 10;
 
 /// How many may go between a request's arrival and its turn.
 pub const MAX_PASSED: u64 = 4096;
 
 /// A bounded look-ahead is the caller's: this takes what it is given.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Window {
     /// Waiting, by the beginning of their prompts.
-    waiting: BTreeSet<(Vec<u8>, u64)>,
+    waiting: BTreeSet<(Rc<[u8]>, u64)>,
     /// By arrival: how many had gone then.
     arrivals: VecDeque<(u64, u64)>,
-    keys: BTreeMap<u64, Vec<u8>>,
-    latest: (Vec<u8>, u64),
+    keys: BTreeMap<u64, Rc<[u8]>>,
+    latest: (Rc<[u8]>, u64),
     n_gone: u64,
+}
+
+impl Default for Window {
+    fn default() -> Window {
+        Window {
+            waiting: BTreeSet::new(),
+            arrivals: VecDeque::new(),
+            keys: BTreeMap::new(),
+            latest: (Rc::from([]), 0),
+            n_gone: 0,
+        }
+    }
 }
 
 impl Window {
     /// Takes in a request by a number of its own and the beginning of its prompt.
     pub fn insert(&mut self, id: u64, prompt: &[u8]) {
-        let key = prompt[..prompt.len().min(KEY_BYTES)].to_vec();
+        let key = Rc::<[u8]>::from(&prompt[..prompt.len().min(KEY_BYTES)]);
         self.arrivals.push_back((id, self.n_gone));
         self.keys.insert(id, key.clone());
         self.waiting.insert((key, id));

@@ -25,7 +25,7 @@ use crate::batch::input::shard::Shard;
 use crate::batch::job::{Job, Output, Prepared, summary};
 use crate::batch::ledger::{LedgerError, is_running, journal_path, read_journal};
 use crate::batch::merge::{MergeError, merge, parts_of};
-use crate::batch::pipeline::Form;
+use crate::batch::pipeline::{Ended, Form};
 use crate::batch::render::Renderer;
 use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
@@ -140,10 +140,9 @@ impl Work<'_> {
         self.tell(&prepared);
         let seed = prepared.seed();
         let ended = match prepared.n_left() {
-            0 => prepared.finish(),
+            0 => prepared.finish().map_err(|error| failures::of_job(error, &self.output))?,
             _ => self.answer(prepared, engine, &gguf, interrupt)?,
         };
-        let ended = ended.map_err(|error| failures::of_job(error, &self.output))?;
         if !args.quiet {
             stderr_line(&show::summary(&ended, seed));
         }
@@ -160,7 +159,7 @@ impl Work<'_> {
         mut config: WorkerConfig,
         gguf: &Gguf,
         interrupt: Arc<AtomicBool>,
-    ) -> Result<Result<crate::batch::pipeline::Ended, crate::batch::pipeline::BatchError>, Failure> {
+    ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
         let mut bars = Bars::default();
         let (engine, loaded) = (self.start)(self.args, config, interrupt.clone(), &mut bars)?;
@@ -168,7 +167,7 @@ impl Work<'_> {
         let mut show = Show::new(bars, self.args.quiet);
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);
         show.clear();
-        Ok(ended)
+        ended.map_err(|error| failures::of_job(error, &self.output))
     }
 
     fn open_output(&self) -> Result<Output<'_>, Failure> {

@@ -53,7 +53,7 @@ fn ordered_results_stand_in_the_order_of_their_lines() {
     let mut setup = place.setup("a.jsonl", lines(300));
     (setup.is_ordered, setup.n_slots) = (true, 16);
     setup.run().unwrap();
-    let places: Vec<u64> = setup.record_list().iter().map(|record| number(record)).collect();
+    let places: Vec<u64> = setup.record_list().iter().map(number).collect();
     assert_eq!(places, (1..=300).collect::<Vec<u64>>());
     assert!(setup.journal().is_sorted());
 }
@@ -160,7 +160,9 @@ fn a_stream_gets_results_and_its_end_is_told() {
     let engine = Box::new(setup.engine());
     prepared.run(engine, renderer(), &AtomicBool::new(false), &mut Silent).unwrap();
     assert_eq!(bytes.iter().filter(|&&byte| byte == b'\n').count(), 100);
-    // A reader that has seen enough.
+    // A reader that has seen enough, with more lines to come than can be under way.
+    let mut setup = place.setup("b.jsonl", lines(5000));
+    setup.is_ordered = true;
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let prepared = setup.job().prepare(Output::Stream(Box::new(writer))).unwrap();

@@ -1,4 +1,5 @@
-//! Output and journal written anew: without the lines that failed, or in the order of the lines.
+//! Output and journal written anew: without the lines that failed, in the order of the lines, or from the outputs of
+//! several shards.
 //!
 //! Both files are written aside and synced. Then the journal takes its place, which is the moment it happens, and the
 //! output after it; if the process ends between the two, the next one moves the output. The records' places are held in
@@ -9,26 +10,103 @@ use std::path::{Path, PathBuf};
 
 use super::{EngineLog, Ledger, LedgerError, head, journal_path, read_finished, with_suffix};
 use crate::batch::disk::{Appended, Disk, Readable};
-use crate::batch::journal::{Entry, Finished, Journal};
+use crate::batch::journal::{Entry, Finished, Journal, Key};
 
-/// Bytes copied at a time.
-const COPY_BYTES: usize = 256 << 10;
+/// Bytes written at a time.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A record where it stands now.
+pub(in crate::batch) struct Place {
+    /// Which of the sources.
+    pub(in crate::batch) source: usize,
+    /// Where it begins there; it ends where `finished` says.
+    pub(in crate::batch) start: u64,
+    pub(in crate::batch) finished: Finished,
+}
+
+/// Both files beside their places.
+pub(in crate::batch) struct Aside {
+    output: Box<dyn Appended>,
+    log: Box<dyn Appended>,
+    n_log_bytes: u64,
+    pub(in crate::batch) journal: Journal,
+}
 
 fn aside(path: &Path) -> PathBuf {
     with_suffix(path, ".new")
 }
 
+fn at(path: &Path) -> impl Fn(io::Error) -> LedgerError {
+    move |error| LedgerError::Io { path: path.to_owned(), error }
+}
+
 /// Does what a process that rewrote these files left undone.
 pub(super) fn complete(disk: &dyn Disk, path: &Path, journal: &Journal) -> Result<(), LedgerError> {
     let new = aside(path);
-    let at = |error| LedgerError::Io { path: new.clone(), error };
-    let is_there = disk.read(&new).map_err(at)?.is_some();
-    match is_there {
-        true if journal.is_rewritten() => disk.replace(&new, path).map_err(at)?,
-        true => disk.remove(&new).map_err(at)?,
+    match disk.read(&new).map_err(at(&new))?.is_some() {
+        true if journal.is_rewritten() => disk.replace(&new, path).map_err(at(&new))?,
+        true => disk.remove(&new).map_err(at(&new))?,
         false => {}
     }
-    disk.remove(&aside(&journal_path(path))).map_err(at)
+    disk.remove(&aside(&journal_path(path))).map_err(at(&new))
+}
+
+/// Writes both files of an output aside: these records, in this order.
+pub(in crate::batch) fn write_aside(
+    disk: &dyn Disk,
+    path: &Path,
+    key: Key,
+    begin: &Entry,
+    sources: &[&Path],
+    places: Vec<Place>,
+) -> Result<Aside, LedgerError> {
+    let (new, new_log) = (aside(path), aside(&journal_path(path)));
+    let mut files = Vec::with_capacity(sources.len());
+    for source in sources {
+        let file = disk.read(source).map_err(at(source))?;
+        files.push(file.ok_or_else(|| at(source)(ErrorKind::NotFound.into()))?);
+    }
+    disk.remove(&new).map_err(at(&new))?;
+    disk.remove(&new_log).map_err(at(&new_log))?;
+    let mut output = disk.append(&new).map_err(at(&new))?;
+    let log = disk.append_alone(&new_log).map_err(at(&new_log))?;
+    let mut log = log.ok_or_else(|| LedgerError::Busy(new_log.clone()))?;
+    let mut journal = Journal::new(key);
+    journal.apply(begin);
+    let (mut text, mut records, mut end) = (head(journal.key()) + &begin.encode(), Vec::new(), 0);
+    for Place { source, start, finished } in places {
+        let n_bytes = finished.end - start;
+        read_at(&mut *files[source], start, n_bytes, &mut records).map_err(at(sources[source]))?;
+        end += n_bytes;
+        let entry = Entry::Finished(Finished { end, ..finished });
+        journal.apply(&entry);
+        text += &entry.encode();
+        if records.len() + text.len() >= BUFFER_BYTES {
+            output.append(&records).map_err(at(&new))?;
+            log.append(text.as_bytes()).map_err(at(&new_log))?;
+            records.clear();
+            text.clear();
+        }
+    }
+    output.append(&records).and_then(|()| output.sync()).map_err(at(&new))?;
+    log.append(text.as_bytes()).and_then(|()| log.sync()).map_err(at(&new_log))?;
+    let n_log_bytes = log.n_bytes().map_err(at(&new_log))?;
+    Ok(Aside { output, log, n_log_bytes, journal })
+}
+
+/// Has both files take their places.
+pub(in crate::batch) fn put_in_place(disk: &dyn Disk, path: &Path) -> Result<(), LedgerError> {
+    let log = journal_path(path);
+    disk.replace(&aside(&log), &log).map_err(at(&log))?;
+    disk.replace(&aside(path), path).map_err(at(path))
+}
+
+fn read_at(file: &mut dyn Readable, start: u64, n_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    file.seek(SeekFrom::Start(start))?;
+    match file.take(n_bytes).read_to_end(buffer)? as u64 == n_bytes {
+        true => Ok(()),
+        false => Err(ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 impl Ledger<'_> {
@@ -40,76 +118,20 @@ impl Ledger<'_> {
         keep: impl Fn(&Finished) -> bool,
         sorted: bool,
     ) -> Result<(), LedgerError> {
-        let journal_path = journal_path(&self.path);
-        let (new_output, new_journal) = (aside(&self.path), aside(&journal_path));
-        let mut kept = read_finished(self.disk, &journal_path)?;
-        kept.retain(|(_, finished)| keep(finished));
+        let log_path = journal_path(&self.path);
+        let finished = read_finished(self.disk, &log_path)?.into_iter().filter(|(_, finished)| keep(finished));
+        let mut places: Vec<Place> = finished.map(|(start, finished)| Place { source: 0, start, finished }).collect();
         if sorted {
-            kept.sort_by_key(|(_, finished)| finished.line);
+            places.sort_unstable_by_key(|place| place.finished.line);
         }
-        let at = |error| LedgerError::Io { path: new_output.clone(), error };
-        self.disk.remove(&new_output).map_err(at)?;
-        let mut output = self.disk.append(&new_output).map_err(at)?;
-        let source = self.disk.read(&self.path).map_err(at)?;
-        let mut source = source.ok_or_else(|| at(ErrorKind::NotFound.into()))?;
-        let finished = copy(&mut *source, &mut *output, kept).map_err(at)?;
-        output.sync().map_err(at)?;
-
-        let key = self.journal.key().clone();
-        let n_bytes = finished.last().map_or(0, |finished| finished.end);
         let begin = Entry::Rewritten { ms, active_ms: self.journal.totals().active_ms };
-        let at = |error| LedgerError::Io { path: new_journal.clone(), error };
-        self.disk.remove(&new_journal).map_err(at)?;
-        let file = self.disk.append_alone(&new_journal).map_err(at)?;
-        let mut file = file.ok_or_else(|| LedgerError::Busy(new_journal.clone()))?;
-        let mut journal = Journal::new(key);
-        let mut text = head(journal.key());
-        let mut n_log_bytes = 0;
-        for entry in std::iter::once(begin).chain(finished.into_iter().map(Entry::Finished)) {
-            journal.apply(&entry);
-            text += &entry.encode();
-            if text.len() >= COPY_BYTES {
-                file.append(text.as_bytes()).map_err(at)?;
-                n_log_bytes += text.len() as u64;
-                text.clear();
-            }
-        }
-        file.append(text.as_bytes()).and_then(|()| file.sync()).map_err(at)?;
-        n_log_bytes += text.len() as u64;
-
-        self.disk.replace(&new_journal, &journal_path).map_err(at)?;
-        self.disk.replace(&new_output, &self.path).map_err(|error| self.error(error))?;
-        self.log = EngineLog::new(journal_path, file, n_log_bytes);
-        (self.output, self.journal, self.n_bytes) = (output, journal, n_bytes);
+        let key = self.journal.key().clone();
+        let Aside { output, log, n_log_bytes, journal } =
+            write_aside(self.disk, &self.path, key, &begin, &[&self.path], places)?;
+        put_in_place(self.disk, &self.path)?;
+        self.n_bytes = journal.totals().n_bytes;
+        self.log = EngineLog::new(log_path, log, n_log_bytes);
+        (self.output, self.journal) = (output, journal);
         Ok(())
     }
-}
-
-/// Copies records, and tells where they end now.
-pub(in crate::batch) fn copy(
-    from: &mut dyn Readable,
-    to: &mut dyn Appended,
-    records: Vec<(u64, Finished)>,
-) -> io::Result<Vec<Finished>> {
-    let (mut at, mut end) = (0, 0);
-    let mut buffer = Vec::new();
-    let mut copied = Vec::with_capacity(records.len());
-    for (start, finished) in records {
-        if at != start {
-            from.seek(SeekFrom::Start(start))?;
-        }
-        let n_bytes = finished.end - start;
-        let n = from.take(n_bytes).read_to_end(&mut buffer)? as u64;
-        if n < n_bytes {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        (at, end) = (finished.end, end + n_bytes);
-        copied.push(Finished { end, ..finished });
-        if buffer.len() >= COPY_BYTES {
-            to.append(&buffer)?;
-            buffer.clear();
-        }
-    }
-    to.append(&buffer)?;
-    Ok(copied)
 }

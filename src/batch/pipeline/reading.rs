@@ -1,15 +1,15 @@
 //! The first two stages: from lines to requests, and the look-ahead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crossbeam::channel::{Receiver, Sender};
 use crossbeam::select;
 
 use super::{Parsed, Ready, Ticket, Told};
-use crate::batch::engine::Request;
+use crate::batch::engine::{Refusal, Request};
 use crate::batch::gauge::Gauge;
-use crate::batch::input::parameters::Defaults;
-use crate::batch::input::request::{Ask, Endpoint};
+use crate::batch::input::parameters::{Defaults, Parameters};
+use crate::batch::input::request::{Ask, Endpoint, Prompt};
 use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Item, Source, SourceError};
 use crate::batch::journal::{Journal, MAX_CRASHES};
@@ -85,42 +85,44 @@ pub(super) fn render(
                 }
             }
         };
-        match received.map(|parsed| rendered(renderer, defaults, parsed)) {
-            Ok(Ok(ready)) => waiting.insert(ready),
-            Ok(Err(told)) => {
-                if refused.send(told).is_err() {
+        let Ok(Parsed { ticket, ask }) = received else {
+            is_over = true;
+            continue;
+        };
+        match request(renderer, defaults, &ticket, ask) {
+            Ok(request) => waiting.insert(Ready { ticket, request }),
+            Err(refusal) => {
+                if refused.send(Told::Settled(ticket, Err(refusal))).is_err() {
                     return;
                 }
             }
-            Err(_) => is_over = true,
         }
     }
 }
 
-fn rendered(renderer: &Renderer, defaults: &Defaults, parsed: Parsed) -> Result<Ready, Told> {
-    let Parsed { ticket, ask } = parsed;
-    let rendered = ask.and_then(|(prompt, parameters)| Ok((renderer.render(prompt)?, parameters)));
-    match rendered {
-        Ok((prompt, parameters)) => {
-            let custom_id = ticket.custom_id.as_deref().unwrap_or_default();
-            let request = Request {
-                id: ticket.index,
-                prompt,
-                max_tokens: parameters.max_tokens.or(defaults.max_tokens),
-                sampling: parameters.sampling(&defaults.sampling, custom_id),
-                stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
-                constraint: parameters.constraint,
-                n_logprobs: parameters.n_logprobs,
-            };
-            Ok(Ready { ticket, request })
-        }
-        Err(refusal) => Err(Told::Settled(ticket, Err(refusal))),
-    }
+fn request(
+    renderer: &Renderer,
+    defaults: &Defaults,
+    ticket: &Ticket,
+    ask: Result<(Prompt, Parameters), Refusal>,
+) -> Result<Request, Refusal> {
+    let (prompt, parameters) = ask?;
+    Ok(Request {
+        id: ticket.index,
+        prompt: renderer.render(prompt)?,
+        max_tokens: parameters.max_tokens.or(defaults.max_tokens),
+        sampling: parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default()),
+        stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
+        constraint: parameters.constraint,
+        n_logprobs: parameters.n_logprobs,
+    })
 }
 
 /// What is at hand for the engine. How much that is, the gauge bounds.
 #[derive(Default)]
 struct Waiting {
+    /// Suspects go first, so that the others are not held up by one after the other.
+    suspects: VecDeque<Ready>,
     window: Window,
     requests: BTreeMap<u64, Ready>,
     /// The one whose turn it is.
@@ -129,13 +131,15 @@ struct Waiting {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.next.is_none()
+        self.suspects.is_empty() && self.requests.is_empty() && self.next.is_none()
     }
 
     fn insert(&mut self, ready: Ready) {
+        if ready.ticket.is_suspect {
+            return self.suspects.push_back(ready);
+        }
         let id = ready.ticket.index;
-        // Suspects first, so that the others are not held up one by one later.
-        let mut key = vec![u8::from(!ready.ticket.is_suspect)];
+        let mut key = Vec::new();
         for segment in &ready.request.prompt {
             key.extend(segment.text.bytes().take(KEY_BYTES - key.len().min(KEY_BYTES)));
         }
@@ -144,6 +148,9 @@ impl Waiting {
     }
 
     fn take(&mut self) -> Option<Ready> {
+        if let Some(suspect) = self.suspects.pop_front() {
+            return Some(suspect);
+        }
         let id = self.window.take()?;
         self.requests.remove(&id)
     }

@@ -25,7 +25,7 @@ const GROUP: usize = 256;
 /// Where results go.
 pub enum Sink<'d> {
     /// A file with a journal.
-    Ledger(Ledger<'d>),
+    Ledger(Box<Ledger<'d>>),
     /// A stream, which is gone when it is written: nothing is kept of it, and it cannot be gone on with.
     Stream(Box<dyn Write + 'd>),
 }
