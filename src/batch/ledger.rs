@@ -215,10 +215,10 @@ impl<'d> Ledger<'d> {
         written.map_err(|error| self.error(error))
     }
 
-    /// Whether there are records that are not entered.
+    /// Records that are not entered.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        !self.unsynced.is_empty()
+    pub fn n_behind(&self) -> usize {
+        self.unsynced.len()
     }
 
     /// Makes all records safe and enters them.

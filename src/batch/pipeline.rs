@@ -41,6 +41,8 @@ const MAX_LINES_ORDERED: usize = 512;
 const MAX_BYTES: usize = 64 << 20;
 /// Messages between two stages.
 const CHANNEL: usize = 64;
+/// Fewer, since who goes next is decided as late as possible.
+const CHANNEL_TO_ENGINE: usize = 8;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -155,8 +157,7 @@ pub fn run(
     let Plan { source, shard, renderer, defaults, origin, form } = plan;
     let gauge = Gauge::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
     let (to_renderer, parsed) = bounded(CHANNEL);
-    // Of one, since whoever goes next is decided as late as possible.
-    let (to_engine, ready) = bounded(1);
+    let (to_engine, ready) = bounded(CHANNEL_TO_ENGINE);
     let (to_writer, told) = bounded(CHANNEL);
     let done = sink.journal().cloned();
     let log = sink.engine_log();

@@ -99,6 +99,8 @@ impl Setup {
     pub(crate) fn spawn(&self) -> std::io::Result<Child> {
         Command::new(std::env::current_exe()?)
             .args(["child", "--exact", "--ignored", "--nocapture", "--quiet"])
+            // Threads with heaps of their own take memory as they please, and some tests measure it.
+            .env("MALLOC_ARENA_MAX", "1")
             .env(CHILD, serde_json::to_string(self).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

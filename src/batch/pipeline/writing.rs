@@ -19,6 +19,8 @@ use crate::batch::sequence::Sequence;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a result may wait to be safe; less than a second with what a sync takes.
 const SYNC_AFTER: Duration = Duration::from_millis(800);
+/// Results that may wait, however fast they come.
+const MAX_BEHIND: usize = 4096;
 /// Messages taken before the time is looked at.
 const GROUP: usize = 256;
 
@@ -109,8 +111,9 @@ impl<'d, 'g> Writer<'d, 'g> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if let Sink::Ledger(ledger) = &mut self.sink
-                && ledger.is_behind()
-                && behind_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_AFTER
+                && ledger.n_behind() > 0
+                && (behind_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_AFTER
+                    || ledger.n_behind() >= MAX_BEHIND)
             {
                 ledger.sync(unix_ms())?;
                 behind_since = None;
