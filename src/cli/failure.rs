@@ -18,12 +18,30 @@ pub enum ExitCode {
     Error = 1,
     /// The command line is wrong.
     Usage = 2,
+    /// A batch is done, and some of its lines failed.
+    LinesFailed = 3,
     /// There is no such model.
     ModelNotFound = 4,
     /// The prompt is longer than the context.
     PromptTooLong = 6,
     /// The user interrupted it (128 + SIGINT).
     Interrupted = 130,
+}
+
+impl ExitCode {
+    /// The code of a process of this program; what is none of ours is an error.
+    #[must_use]
+    pub fn from_number(number: i32) -> ExitCode {
+        let all = [
+            ExitCode::Success,
+            ExitCode::Usage,
+            ExitCode::LinesFailed,
+            ExitCode::ModelNotFound,
+            ExitCode::PromptTooLong,
+            ExitCode::Interrupted,
+        ];
+        all.into_iter().find(|code| i32::from(*code as u8) == number).unwrap_or(ExitCode::Error)
+    }
 }
 
 impl From<ExitCode> for std::process::ExitCode {

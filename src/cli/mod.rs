@@ -4,6 +4,7 @@
 
 pub mod align;
 pub mod args;
+pub mod batch;
 pub mod bench;
 pub mod drafter;
 pub mod engine;

@@ -158,6 +158,14 @@ impl Bars {
         self.show("measuring", "{msg} {wide_bar} {pos}/{len}", done as u64, total as u64);
     }
 
+    /// Lines of a batch done, and in all, and how it goes.
+    pub fn lines(&mut self, done: u64, total: u64, details: String) {
+        self.show("answering", "{msg} {wide_bar} {pos}/{len} lines: {prefix}", done, total);
+        if let Some((_, bar)) = &self.bar {
+            bar.set_prefix(details);
+        }
+    }
+
     /// Tokens written, and wanted.
     pub fn writing(&mut self, done: u64, total: u64) {
         self.show("writing", "{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left", done, total);

@@ -1,0 +1,318 @@
+//! What a line may ask of its answer besides the prompt: OpenAI's names, and llama-server's where OpenAI has none.
+//!
+//! A parameter is honoured, or the line is refused. Only what says nothing about the answer is passed over.
+
+use serde_json::{Map, Value};
+
+use crate::accept::Sampling;
+use crate::batch::engine::{Constraint, Refusal};
+use crate::batch::input::ids::seed_of;
+use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
+
+/// Stop texts of a line.
+const MAX_STOPS: usize = 16;
+/// Bytes of a stop text.
+const MAX_STOP_BYTES: usize = 1024;
+/// Bytes of a JSON schema.
+const MAX_SCHEMA_BYTES: usize = 256 << 10;
+/// Alternatives told of a token.
+const MAX_LOGPROBS: usize = 20;
+/// llama.cpp takes the number after this as a seed of its own choice.
+const MAX_SEED: u32 = u32::MAX - 1;
+
+/// Parameters that say nothing about the answer; `model` is whatever the file was written for.
+const PASSED_OVER: [&str; 8] =
+    ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
+
+/// Parameters with a value that changes nothing, under which alone they are accepted.
+const NEUTRAL: [(&str, &[&str]); 15] = [
+    ("n", &["1"]),
+    ("best_of", &["1"]),
+    ("stream", &["false"]),
+    ("echo", &["false"]),
+    ("suffix", &["\"\""]),
+    ("presence_penalty", &["0", "0.0"]),
+    ("frequency_penalty", &["0", "0.0"]),
+    ("logit_bias", &["{}"]),
+    ("tools", &["[]"]),
+    ("functions", &["[]"]),
+    ("tool_choice", &["\"none\"", "\"auto\""]),
+    ("function_call", &["\"none\"", "\"auto\""]),
+    ("parallel_tool_calls", &["true", "false"]),
+    ("modalities", &["[\"text\"]"]),
+    ("verbosity", &["\"medium\""]),
+];
+
+/// What a line asks for; where it asks for nothing, the command's own parameters hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// Most tokens of the answer.
+    pub max_tokens: Option<usize>,
+    /// See [`Sampling`].
+    pub temperature: Option<f32>,
+    /// See [`Sampling`].
+    pub top_k: Option<i32>,
+    /// See [`Sampling`].
+    pub top_p: Option<f32>,
+    /// See [`Sampling`].
+    pub min_p: Option<f32>,
+    /// See [`Sampling`].
+    pub repeat_penalty: Option<f32>,
+    /// The seed of the draws, as it is.
+    pub seed: Option<u32>,
+    /// Texts that end the answer.
+    pub stop: Option<Vec<String>>,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+    /// Alternatives told of each token; `None` tells nothing of tokens.
+    pub n_logprobs: Option<usize>,
+}
+
+/// The command's own parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaults {
+    /// How tokens are chosen; lines draw with seeds that follow from this one.
+    pub sampling: Sampling,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<usize>,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+}
+
+impl Parameters {
+    /// Takes the parameters out of a request's object. `is_chat` says how log probabilities are asked for.
+    ///
+    /// # Errors
+    /// At the first that cannot be honoured.
+    pub fn take(object: &mut Map<String, Value>, is_chat: bool) -> Result<Parameters, Refusal> {
+        // As in OpenAI's interfaces, null is as good as nothing.
+        object.retain(|_, value| !value.is_null());
+        PASSED_OVER.iter().for_each(|name| drop(object.remove(*name)));
+        for (name, neutral) in NEUTRAL {
+            let Some(value) = object.remove(name) else { continue };
+            if !neutral.contains(&value.to_string().as_str()) {
+                return Err(refuse(UNSUPPORTED_PARAMETER, format!("{name} cannot be {}", shortened(&value))));
+            }
+        }
+        let max_completion_tokens = count(object, "max_completion_tokens", usize::MAX)?;
+        let parameters = Parameters {
+            max_tokens: max_completion_tokens.or(count(object, "max_tokens", usize::MAX)?),
+            temperature: number(object, "temperature", 0.0, 1e6)?,
+            top_k: count_or_zero(object, "top_k")?,
+            top_p: number(object, "top_p", 0.0, 1.0)?,
+            min_p: number(object, "min_p", 0.0, 1.0)?,
+            repeat_penalty: number(object, "repeat_penalty", f32::MIN_POSITIVE, 1e6)?,
+            seed: seed(object)?,
+            stop: stop(object)?,
+            constraint: constraint(object)?,
+            n_logprobs: logprobs(object, is_chat)?,
+        };
+        match object.keys().next() {
+            None => Ok(parameters),
+            Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} is not known"))),
+        }
+    }
+
+    /// How the tokens of this line are chosen.
+    #[must_use]
+    pub fn sampling(&self, defaults: &Sampling, custom_id: &str) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(defaults.repeat_penalty),
+            seed: self.seed.unwrap_or_else(|| seed_of(defaults.seed, custom_id)),
+        }
+    }
+}
+
+fn invalid(name: &str, value: &Value, wanted: &str) -> Refusal {
+    refuse(INVALID_VALUE, format!("{name} must be {wanted}, not {}", shortened(value)))
+}
+
+/// A value as it may stand in a message.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+fn number(object: &mut Map<String, Value>, name: &str, min: f32, max: f32) -> Result<Option<f32>, Refusal> {
+    let Some(value) = object.remove(name) else { return Ok(None) };
+    let number = value.as_f64().map(|number| number as f32).filter(|number| (min..=max).contains(number));
+    let wanted = match (min, max) {
+        (0.0, 1.0) => "a number from 0 to 1",
+        (0.0, _) => "a number that is not negative",
+        _ => "a number above 0",
+    };
+    number.map(Some).ok_or_else(|| invalid(name, &value, wanted))
+}
+
+fn count(object: &mut Map<String, Value>, name: &str, max: usize) -> Result<Option<usize>, Refusal> {
+    let Some(value) = object.remove(name) else { return Ok(None) };
+    let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| (1..=max).contains(count));
+    count.map(Some).ok_or_else(|| invalid(name, &value, "a whole number above 0"))
+}
+
+fn count_or_zero(object: &mut Map<String, Value>, name: &str) -> Result<Option<i32>, Refusal> {
+    let Some(value) = object.remove(name) else { return Ok(None) };
+    let count = value.as_u64().and_then(|count| i32::try_from(count).ok());
+    count.map(Some).ok_or_else(|| invalid(name, &value, "a whole number that is not negative"))
+}
+
+fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
+    let Some(value) = object.remove("seed") else { return Ok(None) };
+    let seed = value.as_u64().and_then(|seed| u32::try_from(seed).ok()).filter(|&seed| seed <= MAX_SEED);
+    seed.map(Some).ok_or_else(|| invalid("seed", &value, &format!("a whole number from 0 to {MAX_SEED}")))
+}
+
+fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(value) = object.remove("stop") else { return Ok(None) };
+    let texts = match &value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(all) => all.iter().map(|text| text.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    let is_text = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
+    let texts = texts.filter(|texts| texts.len() <= MAX_STOPS && texts.iter().all(is_text));
+    let wanted = || format!("a text or at most {MAX_STOPS} of them, each of 1 to {MAX_STOP_BYTES} bytes");
+    texts.map(Some).ok_or_else(|| invalid("stop", &value, &wanted()))
+}
+
+fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Refusal> {
+    let Some(value) = object.remove("response_format") else { return Ok(None) };
+    match value["type"].as_str() {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Constraint::JsonObject)),
+        // `strict` or not, the answer is held to the schema.
+        Some("json_schema") => match &value["json_schema"]["schema"] {
+            schema @ Value::Object(_) => {
+                let schema = schema.to_string();
+                if schema.len() > MAX_SCHEMA_BYTES {
+                    let limit = MAX_SCHEMA_BYTES >> 10;
+                    return Err(refuse(INVALID_VALUE, format!("response_format: a schema has at most {limit} KiB")));
+                }
+                Ok(Some(Constraint::JsonSchema(schema)))
+            }
+            _ => Err(invalid("response_format", &value, "of the type json_schema with a json_schema.schema")),
+        },
+        _ => Err(invalid("response_format", &value, "of the type text, json_object or json_schema")),
+    }
+}
+
+fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
+    let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
+    let count = |name: &str, value: &Value| {
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|&count| count <= MAX_LOGPROBS);
+        count.ok_or_else(|| invalid(name, value, &format!("a whole number from 0 to {MAX_LOGPROBS}")))
+    };
+    match (asked, top) {
+        (None | Some(Value::Bool(false)), None) => Ok(None),
+        (Some(Value::Bool(true)), top) if is_chat => top.map_or(Ok(0), |top| count("top_logprobs", &top)).map(Some),
+        (Some(asked), None) if !is_chat => count("logprobs", &asked).map(Some),
+        (Some(asked), None) => Err(invalid("logprobs", &asked, "true or false")),
+        (_, Some(top)) => Err(invalid("top_logprobs", &top, "absent unless logprobs is true")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLING: Sampling =
+        Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 7 };
+
+    fn take(json: &str, is_chat: bool) -> Result<Parameters, Refusal> {
+        let Value::Object(mut object) = serde_json::from_str(json).unwrap() else { panic!("an object") };
+        Parameters::take(&mut object, is_chat)
+    }
+
+    #[track_caller]
+    fn accepts(json: &str, expected: Parameters) {
+        assert_eq!(take(json, true).unwrap(), expected, "{json}");
+    }
+
+    #[track_caller]
+    fn refuses(json: &str, code: &str, name: &str) {
+        let refusal = take(json, true).unwrap_err();
+        assert_eq!(refusal.code, code, "{json}: {}", refusal.message);
+        assert!(refusal.message.contains(name), "{json}: {}", refusal.message);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_taken() {
+        let none = Parameters::default;
+        accepts("{}", none());
+        accepts(r#"{"model": "gpt-4o", "user": "me", "n": 1, "stream": false, "tools": [], "stop": null}"#, none());
+        accepts(r#"{"max_tokens": 5}"#, Parameters { max_tokens: Some(5), ..none() });
+        accepts(r#"{"max_tokens": 5, "max_completion_tokens": 6}"#, Parameters { max_tokens: Some(6), ..none() });
+        let json = r#"{"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0.5, "repeat_penalty": 1.1, "seed": 3}"#;
+        let sampled = Parameters {
+            temperature: Some(0.0),
+            top_p: Some(1.0),
+            top_k: Some(0),
+            min_p: Some(0.5),
+            repeat_penalty: Some(1.1),
+            seed: Some(3),
+            ..none()
+        };
+        accepts(json, sampled);
+        accepts(r#"{"stop": "x"}"#, Parameters { stop: Some(vec!["x".to_owned()]), ..none() });
+        accepts(r#"{"stop": []}"#, Parameters { stop: Some(vec![]), ..none() });
+        accepts(r#"{"response_format": {"type": "text"}}"#, none());
+        let object = Parameters { constraint: Some(Constraint::JsonObject), ..none() };
+        accepts(r#"{"response_format": {"type": "json_object"}}"#, object);
+        let schema = Constraint::JsonSchema(r#"{"type":"string"}"#.to_owned());
+        accepts(
+            r#"{"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string"}}}}"#,
+            Parameters { constraint: Some(schema), ..none() },
+        );
+        accepts(r#"{"logprobs": true}"#, Parameters { n_logprobs: Some(0), ..none() });
+        accepts(r#"{"logprobs": true, "top_logprobs": 5}"#, Parameters { n_logprobs: Some(5), ..none() });
+        accepts(r#"{"logprobs": false}"#, none());
+        assert_eq!(take(r#"{"logprobs": 3}"#, false).unwrap().n_logprobs, Some(3));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        refuses(r#"{"n": 2}"#, UNSUPPORTED_PARAMETER, "n");
+        refuses(r#"{"stream": true}"#, UNSUPPORTED_PARAMETER, "stream");
+        refuses(r#"{"tools": [{}]}"#, UNSUPPORTED_PARAMETER, "tools");
+        refuses(r#"{"presence_penalty": 0.5}"#, UNSUPPORTED_PARAMETER, "presence_penalty");
+        refuses(r#"{"logit_bias": {"5": 1}}"#, UNSUPPORTED_PARAMETER, "logit_bias");
+        refuses(r#"{"reasoning_effort": "high"}"#, UNSUPPORTED_PARAMETER, "reasoning_effort");
+        for (name, values) in [
+            ("max_tokens", &["0", "-1", "1.5", "\"5\"", "1e30"][..]),
+            ("temperature", &["-0.1", "\"hot\"", "1e300"]),
+            ("top_p", &["1.1", "-1"]),
+            ("min_p", &["2"]),
+            ("top_k", &["-1", "0.5", "99999999999"]),
+            ("repeat_penalty", &["0", "-1"]),
+            ("seed", &["-1", "4294967295", "0.5"]),
+            ("stop", &["5", "[5]", "\"\"", "[\"\"]", "{}"]),
+            ("response_format", &["{}", "\"json\"", "{\"type\": \"json_schema\"}", "{\"type\": \"xml\"}"]),
+            ("logprobs", &["2", "\"yes\""]),
+            ("top_logprobs", &["2"]),
+        ] {
+            for value in values {
+                refuses(&format!("{{\"{name}\": {value}}}"), INVALID_VALUE, name);
+            }
+        }
+        refuses(r#"{"logprobs": true, "top_logprobs": 21}"#, INVALID_VALUE, "top_logprobs");
+        assert!(take(r#"{"logprobs": 21}"#, false).is_err());
+        let many = format!("{{\"stop\": [{}]}}", vec!["\"x\""; 17].join(","));
+        refuses(&many, INVALID_VALUE, "stop");
+    }
+
+    #[test]
+    fn a_line_wins_over_the_command_and_its_seed_follows_from_its_id() {
+        let line = Parameters { temperature: Some(0.1), ..Parameters::default() };
+        let sampling = line.sampling(&SAMPLING, "a");
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.seed), (0.1, 40, seed_of(7, "a")));
+        assert_ne!(line.sampling(&SAMPLING, "b").seed, sampling.seed);
+        assert_eq!(Parameters { seed: Some(7), ..line }.sampling(&SAMPLING, "a").seed, 7);
+    }
+}

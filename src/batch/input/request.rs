@@ -1,0 +1,217 @@
+//! What a line of JSON or text asks: a prompt and parameters.
+//!
+//! Accepted are OpenAI's batch lines for `/v1/chat/completions` and `/v1/completions`, and short forms with the same
+//! parameters beside the prompt: `{"prompt": ...}` and `{"messages": ...}`. Prompts are not rendered here.
+
+use serde_json::{Map, Value};
+
+use crate::batch::engine::Refusal;
+use crate::batch::input::ids::default_id;
+use crate::batch::input::parameters::Parameters;
+use crate::batch::refuse::{
+    INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, UNSUPPORTED_PARAMETER, UNSUPPORTED_URL, refuse,
+};
+use crate::chat::template::Message;
+
+/// Longest `custom_id`, in bytes.
+pub const MAX_ID_BYTES: usize = 512;
+
+/// What is asked for, which decides the form of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`; also all short forms.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+}
+
+/// What comes before the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// A conversation, for the model's template.
+    Messages(Vec<Message>),
+    /// What a user says, for the model's template.
+    User(String),
+    /// The prompt as the model sees it; special tokens in it are parsed.
+    Raw(String),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ask {
+    /// Names the line in the results.
+    pub custom_id: String,
+    /// The form of the result.
+    pub endpoint: Endpoint,
+    /// What comes before the answer.
+    pub prompt: Prompt,
+    /// How it is to be answered.
+    pub parameters: Parameters,
+}
+
+/// A line that is no request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its name, where that is known.
+    pub custom_id: Option<String>,
+    /// What is wrong.
+    pub refusal: Refusal,
+}
+
+impl Rejected {
+    /// Of a line whose name is not known.
+    #[must_use]
+    pub fn nameless(refusal: Refusal) -> Rejected {
+        Rejected { custom_id: None, refusal }
+    }
+}
+
+impl Ask {
+    /// A prompt without parameters.
+    #[must_use]
+    pub fn of_text(prompt: String, number: u64) -> Ask {
+        Ask {
+            custom_id: default_id(number),
+            endpoint: Endpoint::Chat,
+            prompt: Prompt::User(prompt),
+            parameters: Parameters::default(),
+        }
+    }
+
+    /// Parses a line of JSON.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_json(line: &str, number: u64) -> Result<Ask, Rejected> {
+        let object = object(line).map_err(Rejected::nameless)?;
+        Ask::of_object(object, number)
+    }
+
+    fn of_object(mut object: Map<String, Value>, number: u64) -> Result<Ask, Rejected> {
+        let given = take_id(&mut object).map_err(Rejected::nameless)?;
+        let rejected = |refusal| Rejected { custom_id: given.clone(), refusal };
+        let (endpoint, prompt, parameters) = if object.contains_key("body") || object.contains_key("url") {
+            let (endpoint, mut body) = envelope(object).map_err(rejected)?;
+            let prompt = match endpoint {
+                Endpoint::Chat => messages(body.remove("messages")),
+                Endpoint::Completions => raw_prompt(body.remove("prompt")),
+            };
+            let prompt = prompt.map_err(rejected)?;
+            if given.is_none() {
+                return Err(rejected(refuse(MISSING_CUSTOM_ID, "a request in OpenAI's form has a custom_id")));
+            }
+            (endpoint, prompt, Parameters::take(&mut body, endpoint == Endpoint::Chat))
+        } else {
+            let prompt = match (object.remove("messages"), object.remove("prompt")) {
+                (Some(messages_), None) => messages(Some(messages_)),
+                (None, Some(Value::String(text))) => Ok(Prompt::User(text)),
+                (None, Some(_)) => Err(refuse(INVALID_REQUEST, "prompt must be a text")),
+                (Some(_), Some(_)) => Err(refuse(INVALID_REQUEST, "a line has a prompt or messages, not both")),
+                (None, None) => Err(refuse(INVALID_REQUEST, "neither body, nor prompt, nor messages")),
+            };
+            (Endpoint::Chat, prompt.map_err(rejected)?, Parameters::take(&mut object, true))
+        };
+        let parameters = parameters.map_err(rejected)?;
+        Ok(Ask { custom_id: given.unwrap_or_else(|| default_id(number)), endpoint, prompt, parameters })
+    }
+}
+
+/// The object that a line holds.
+///
+/// # Errors
+/// When it holds none.
+pub(super) fn object(line: &str) -> Result<Map<String, Value>, Refusal> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(refuse(INVALID_REQUEST, "not an object")),
+        Err(error) => {
+            let text = error.to_string();
+            let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+            Err(refuse(INVALID_JSON, format!("not JSON: {what} at column {}", error.column())))
+        }
+    }
+}
+
+/// Takes the `custom_id` out, if there is one.
+///
+/// # Errors
+/// When it is no name.
+pub(super) fn take_id(object: &mut Map<String, Value>) -> Result<Option<String>, Refusal> {
+    match object.remove("custom_id") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(id)) if (1..=MAX_ID_BYTES).contains(&id.len()) => Ok(Some(id)),
+        Some(_) => Err(refuse(INVALID_CUSTOM_ID, format!("custom_id must be a text of 1 to {MAX_ID_BYTES} bytes"))),
+    }
+}
+
+/// Takes OpenAI's envelope apart.
+fn envelope(mut object: Map<String, Value>) -> Result<(Endpoint, Map<String, Value>), Refusal> {
+    if let Some(method) = object.remove("method")
+        && method.as_str() != Some("POST")
+    {
+        return Err(refuse(INVALID_REQUEST, "method must be POST"));
+    }
+    let endpoint = match object.remove("url") {
+        Some(Value::String(url)) if url == "/v1/chat/completions" => Endpoint::Chat,
+        Some(Value::String(url)) if url == "/v1/completions" => Endpoint::Completions,
+        _ => return Err(refuse(UNSUPPORTED_URL, "url must be /v1/chat/completions or /v1/completions")),
+    };
+    let Some(Value::Object(body)) = object.remove("body") else {
+        return Err(refuse(INVALID_REQUEST, "body must be an object"));
+    };
+    match object.keys().next() {
+        None => Ok((endpoint, body)),
+        Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} beside body is not known"))),
+    }
+}
+
+fn messages(value: Option<Value>) -> Result<Prompt, Refusal> {
+    let Some(Value::Array(all)) = value else {
+        return Err(refuse(INVALID_REQUEST, "messages must be a list"));
+    };
+    if all.is_empty() {
+        return Err(refuse(INVALID_REQUEST, "messages must not be empty"));
+    }
+    let message = |(place, value)| {
+        message(value).map_err(|what| refuse(INVALID_REQUEST, format!("message {}: {what}", place + 1)))
+    };
+    all.into_iter().enumerate().map(message).collect::<Result<Vec<Message>, Refusal>>().map(Prompt::Messages)
+}
+
+fn message(value: Value) -> Result<Message, String> {
+    let Value::Object(mut object) = value else { return Err("not an object".to_owned()) };
+    let Some(Value::String(role)) = object.remove("role") else { return Err("role must be a text".to_owned()) };
+    let content = match object.remove("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => parts.iter().map(part).collect::<Result<String, String>>()?,
+        _ => return Err("content must be a text, or a list of parts of the type text".to_owned()),
+    };
+    object.retain(|_, value| !value.is_null());
+    match object.keys().next() {
+        None => Ok(Message { role, content }),
+        Some(name) => Err(format!("{name:?} is not supported")),
+    }
+}
+
+fn part(part: &Value) -> Result<&str, String> {
+    match (part["type"].as_str(), part["text"].as_str()) {
+        (Some("text"), Some(text)) => Ok(text),
+        _ => Err("only parts of the type text are supported".to_owned()),
+    }
+}
+
+fn raw_prompt(value: Option<Value>) -> Result<Prompt, Refusal> {
+    let wrong = || refuse(INVALID_REQUEST, "prompt must be a text");
+    match value {
+        Some(Value::String(text)) => Ok(Prompt::Raw(text)),
+        // The clients of OpenAI write one text as a list of one.
+        Some(Value::Array(texts)) => match <[Value; 1]>::try_from(texts) {
+            Ok([Value::String(text)]) => Ok(Prompt::Raw(text)),
+            _ => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! A part of a job, so that many machines share one file: `--shard 2/4` has every fourth line, from the second on.
+//!
+//! Which line is in which shard depends on the line's place alone. Schedulers of array jobs say in variables which task a
+//! process is; the variables are passed in.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Shards of a job.
+const MAX_SHARDS: u64 = 100_000;
+
+/// A share of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which, from 1.
+    pub number: u64,
+    /// Of how many.
+    pub n_shards: u64,
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.n_shards)
+    }
+}
+
+impl Shard {
+    /// The whole job.
+    pub const ALL: Shard = Shard { number: 1, n_shards: 1 };
+
+    fn new(number: u64, n_shards: u64) -> Result<Shard, String> {
+        match number {
+            _ if !(1..=MAX_SHARDS).contains(&n_shards) => Err(format!("there must be 1 to {MAX_SHARDS} shards")),
+            _ if !(1..=n_shards).contains(&number) => Err(format!("the shard must be 1 to {n_shards}, not {number}")),
+            _ => Ok(Shard { number, n_shards }),
+        }
+    }
+
+    /// Reads `I/N`; or `auto`, a Slurm array's task; or `auto/N`, also the index of a Kubernetes Indexed Job.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, String> {
+        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
+        let read = |name: &str| variable(name).map(|value| number(&value)).transpose();
+        let (which, n_shards) = match text.split_once('/') {
+            Some((which, n_shards)) => (which, Some(number(n_shards)?)),
+            None if text == "auto" => (text, None),
+            None => return Err("a shard is I/N, auto or auto/N".to_owned()),
+        };
+        if which != "auto" {
+            return Shard::new(number(which)?, n_shards.ok_or("a shard is I/N")?);
+        }
+        // An array may begin anywhere, and go in steps.
+        let task = match read("SLURM_ARRAY_TASK_ID")? {
+            Some(task) => {
+                let (min, step) = (read("SLURM_ARRAY_TASK_MIN")?, read("SLURM_ARRAY_TASK_STEP")?);
+                let offset = task.checked_sub(min.unwrap_or(0)).ok_or("SLURM_ARRAY_TASK_ID is below its minimum")?;
+                Some(offset / step.unwrap_or(1).max(1))
+            }
+            None => read("JOB_COMPLETION_INDEX")?,
+        };
+        let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, and neither is set")?;
+        let n_shards = match n_shards {
+            Some(n_shards) => n_shards,
+            None => read("SLURM_ARRAY_TASK_COUNT")?.ok_or("auto needs a number of shards here, as in auto/8")?,
+        };
+        Shard::new(task.saturating_add(1), n_shards)
+    }
+
+    /// Whether a line is in it.
+    #[must_use]
+    pub fn has(self, index: u64) -> bool {
+        index % self.n_shards == self.number - 1
+    }
+
+    /// How many of the first lines are in it.
+    #[must_use]
+    pub fn n_of(self, n_lines: u64) -> u64 {
+        (n_lines + self.n_shards - self.number) / self.n_shards
+    }
+
+    /// Where it writes to: `results.jsonl` becomes `results.2-of-4.jsonl`.
+    #[must_use]
+    pub fn output(self, output: &Path) -> PathBuf {
+        if self == Shard::ALL {
+            return output.to_owned();
+        }
+        let mut name = OsString::from(output.file_stem().unwrap_or_default());
+        name.push(format!(".{}-of-{}", self.number, self.n_shards));
+        if let Some(extension) = output.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        output.with_file_name(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Shard, String> {
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Shard::parse(text, value)
+    }
+
+    #[test]
+    fn shards_are_given_or_read_from_a_scheduler() {
+        let shard = |number, n_shards| Ok(Shard { number, n_shards });
+        assert_eq!(parse("2/4", &[]), shard(2, 4));
+        let slurm = [("SLURM_ARRAY_TASK_ID", "10"), ("SLURM_ARRAY_TASK_COUNT", "8"), ("SLURM_ARRAY_TASK_MIN", "8")];
+        assert_eq!(parse("auto", &slurm), shard(3, 8));
+        let steps = [slurm[0], slurm[1], slurm[2], ("SLURM_ARRAY_TASK_STEP", "2")];
+        assert_eq!(parse("auto", &steps), shard(2, 8));
+        assert_eq!(parse("auto/8", &[("JOB_COMPLETION_INDEX", "0")]), shard(1, 8));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in ["0/4", "5/4", "1/0", "1", "a/4", "1/b", "", "/", "-1/4", "1/100001"] {
+            assert!(parse(text, &[]).is_err(), "{text}");
+        }
+        assert!(parse("auto", &[]).unwrap_err().contains("neither is set"));
+        assert!(parse("auto", &[("JOB_COMPLETION_INDEX", "0")]).unwrap_err().contains("auto/8"));
+        assert!(parse("auto/2", &[("JOB_COMPLETION_INDEX", "2")]).unwrap_err().contains("not 3"));
+        assert!(parse("auto/2", &[("JOB_COMPLETION_INDEX", "x")]).is_err());
+    }
+
+    #[test]
+    fn every_line_is_in_one_shard() {
+        for n_shards in 1..7 {
+            let shards: Vec<Shard> = (1..=n_shards).map(|number| Shard { number, n_shards }).collect();
+            for n_lines in 0..30 {
+                let n_of = |shard: &Shard| (0..n_lines).filter(|&index| shard.has(index)).count() as u64;
+                assert!(shards.iter().all(|shard| shard.n_of(n_lines) == n_of(shard)));
+                assert_eq!(shards.iter().map(n_of).sum::<u64>(), n_lines);
+            }
+        }
+    }
+
+    #[test]
+    fn each_has_an_output_of_its_own() {
+        let shard = Shard { number: 2, n_shards: 4 };
+        assert_eq!(shard.output(Path::new("a/results.jsonl")), Path::new("a/results.2-of-4.jsonl"));
+        assert_eq!(shard.output(Path::new("results")), Path::new("results.2-of-4"));
+        assert_eq!(Shard::ALL.output(Path::new("results.jsonl")), Path::new("results.jsonl"));
+    }
+}

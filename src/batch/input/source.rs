@@ -1,0 +1,326 @@
+//! An input file: surveyed once, so that a job knows what it is about, and then read line by line into requests.
+
+use std::fs::File;
+use std::hash::Hasher as _;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use twox_hash::XxHash3_64;
+
+use crate::batch::engine::Refusal;
+use crate::batch::input::format::Format;
+use crate::batch::input::ids::Ids;
+use crate::batch::input::lines::{Line, Lines};
+use crate::batch::input::request::{Ask, Rejected};
+use crate::batch::input::template::{LineTemplate, row};
+use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, refuse};
+
+/// Bytes read at a time.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What an input file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The form of its lines.
+    pub format: Format,
+    /// Lines that are not blank.
+    pub n_lines: u64,
+    /// Blank ones, which are left out.
+    pub n_blank: u64,
+    /// XXH3-64 over all its bytes.
+    pub hash: u64,
+    /// How many these are.
+    pub n_bytes: u64,
+}
+
+impl Survey {
+    /// Reads a file once.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(path: &Path, format: Option<Format>) -> io::Result<Survey> {
+        let mut start = Vec::new();
+        File::open(path)?.take(64).read_to_end(&mut start)?;
+        let format = format.unwrap_or_else(|| Format::of(path, &start));
+        let mut lines = Lines::new(Hashing::open(path)?, format);
+        if matches!(format, Format::Table(_)) {
+            lines.header()?;
+        }
+        while lines.next_line()?.is_some() {}
+        let (n_lines, n_blank) = (lines.n_lines(), lines.n_blank());
+        let hashing = lines.into_inner().into_inner();
+        Ok(Survey { format, n_lines, n_blank, hash: hashing.hasher.finish(), n_bytes: hashing.n_bytes })
+    }
+
+    /// What it is, in a few words.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("{} lines, {} bytes, {:016x}", self.n_lines, self.n_bytes, self.hash)
+    }
+}
+
+/// A line of the input, and what it asks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// Its place among all lines.
+    pub index: u64,
+    /// The number that an editor shows.
+    pub number: u64,
+    /// Its length in bytes.
+    pub n_bytes: usize,
+    /// What it asks, or what is wrong with it.
+    pub ask: Result<Ask, Rejected>,
+}
+
+/// Why an input cannot be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The file is no longer what it was when the job began.
+    #[error("{0}: the file changed while it was read")]
+    Changed(PathBuf),
+    /// A table says nothing without one.
+    #[error("{0}: a table needs a template")]
+    NoTemplate(PathBuf),
+    /// The template is none.
+    #[error("{message}")]
+    Template {
+        /// Why.
+        message: String,
+    },
+    /// The header of a table is not one.
+    #[error("{path}: the header is no row of column names: {message}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Reads an input.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    survey: Survey,
+    lines: Option<Lines<BufReader<Hashing>>>,
+    header: Vec<String>,
+    template: Option<LineTemplate>,
+    ids: Ids,
+}
+
+impl Source {
+    /// Opens a file that was surveyed. A table needs a template.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path, survey: Survey, template: Option<LineTemplate>) -> Result<Source, SourceError> {
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
+        let mut lines = Lines::new(Hashing::open(path).map_err(io)?, survey.format);
+        let mut header = Vec::new();
+        if let Format::Table(delimiter) = survey.format
+            && let Some(line) = lines.header().map_err(io)?
+        {
+            let fields = line.text.and_then(|text| row(&text, delimiter));
+            header = fields
+                .and_then(check_header)
+                .map_err(|refusal| SourceError::Header { path: path.to_owned(), message: refusal.message })?;
+        }
+        Ok(Source { path: path.to_owned(), survey, lines: Some(lines), header, template, ids: Ids::default() })
+    }
+
+    /// Lines of the whole file.
+    #[must_use]
+    pub fn n_lines(&self) -> u64 {
+        self.survey.n_lines
+    }
+
+    /// The next line; `None` at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not what was surveyed.
+    pub fn next_item(&mut self) -> Result<Option<Item>, SourceError> {
+        let Some(lines) = &mut self.lines else { return Ok(None) };
+        let line = lines.next_line().map_err(|error| SourceError::Io { path: self.path.clone(), error })?;
+        match line {
+            // A file that grows while it is read must not run on for ever.
+            Some(line) if line.index < self.survey.n_lines => Ok(Some(self.item(line))),
+            _ => {
+                let hashing = self.lines.take().map(|lines| lines.into_inner().into_inner());
+                match hashing.is_some_and(|hashing| hashing.hasher.finish() == self.survey.hash) {
+                    true => Ok(None),
+                    false => Err(SourceError::Changed(self.path.clone())),
+                }
+            }
+        }
+    }
+
+    fn item(&mut self, line: Line) -> Item {
+        let Line { index, number, text } = line;
+        let n_bytes = text.as_ref().map_or(0, String::len);
+        let ask = text.map_err(Rejected::nameless).and_then(|text| self.ask(text, number));
+        let ask = ask.and_then(|ask| match self.can_repeat() && !self.ids.insert(&ask.custom_id) {
+            true => {
+                let refusal = refuse(DUPLICATE_CUSTOM_ID, "an earlier line has the same custom_id");
+                Err(Rejected { custom_id: Some(ask.custom_id), refusal })
+            }
+            false => Ok(ask),
+        });
+        Item { index, number, n_bytes, ask }
+    }
+
+    fn ask(&self, text: String, number: u64) -> Result<Ask, Rejected> {
+        match (self.survey.format, &self.template) {
+            (Format::Jsonl, None) => Ask::of_json(&text, number),
+            (Format::Jsonl, Some(template)) => template.ask_json(&text, number),
+            (Format::Text, Some(template)) => template.ask_text(&text, number),
+            (Format::Table(delimiter), Some(template)) => template.ask_row(&self.header, &text, delimiter, number),
+            (Format::Text | Format::Table(_), None) => Ok(Ask::of_text(text, number)),
+        }
+    }
+
+    /// Whether lines are named by their file. Names that are counted need no memory.
+    fn can_repeat(&self) -> bool {
+        match self.survey.format {
+            Format::Jsonl => true,
+            Format::Text => false,
+            Format::Table(_) => self.header.iter().any(|name| name == "custom_id"),
+        }
+    }
+}
+
+fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
+    let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
+    match twice {
+        Some((_, name)) => Err(refuse("", format!("{name:?} stands there twice"))),
+        None => Ok(names),
+    }
+}
+
+/// A file that is hashed as it is read.
+struct Hashing {
+    file: File,
+    hasher: XxHash3_64,
+    n_bytes: u64,
+}
+
+impl Hashing {
+    fn open(path: &Path) -> io::Result<BufReader<Hashing>> {
+        let hashing = Hashing { file: File::open(path)?, hasher: XxHash3_64::new(), n_bytes: 0 };
+        Ok(BufReader::with_capacity(BUFFER_BYTES, hashing))
+    }
+}
+
+impl std::fmt::Debug for Hashing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hashing").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.hasher.write(&buffer[..n]);
+        self.n_bytes += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(name: &str, bytes: &[u8], template: Option<&str>) -> Vec<Item> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let survey = Survey::of(&path, None).unwrap();
+        let template = template.map(|source| LineTemplate::parse(source).unwrap());
+        let mut source = Source::open(&path, survey.clone(), template).unwrap();
+        let items: Vec<Item> = std::iter::from_fn(|| source.next_item().unwrap()).collect();
+        assert_eq!(items.len() as u64, survey.n_lines);
+        items
+    }
+
+    /// Per line its name and, if it is refused, the code.
+    fn told(items: &[Item]) -> Vec<(u64, Option<&str>, Option<&str>)> {
+        let one = |item| {
+            let Item { number, ask, .. }: &Item = item;
+            match ask {
+                Ok(ask) => (*number, Some(ask.custom_id.as_str()), None),
+                Err(rejected) => (*number, rejected.custom_id.as_deref(), Some(rejected.refusal.code.as_str())),
+            }
+        };
+        items.iter().map(one).collect()
+    }
+
+    #[test]
+    fn malformed_lines_are_refused_one_by_one() {
+        let lines = concat!(
+            "\u{feff}{\"custom_id\": \"a\", \"prompt\": \"1\"}\r\n",
+            "\r\n",
+            "[]\n",
+            "{\"custom_id\": \"a\", \"prompt\": \"2\"}\n",
+            "{\"prompt\": \"3\"}\n",
+            "{\"custom_id\": \"line-5\", \"prompt\": \"4\"}\n",
+        );
+        let expected = [
+            (1, Some("a"), None),
+            (3, None, Some("invalid_request")),
+            (4, Some("a"), Some("duplicate_custom_id")),
+            (5, Some("line-5"), None),
+            (6, Some("line-5"), Some("duplicate_custom_id")),
+        ];
+        assert_eq!(told(&items("a.jsonl", lines.as_bytes(), None)), expected);
+    }
+
+    #[test]
+    fn a_table_has_a_header_and_rows() {
+        let table = "custom_id,text\na,\"x\ny\"\nb\na,z\n\"";
+        let items = items("a.csv", table.as_bytes(), Some("Say {{text}}"));
+        let expected = [
+            (2, Some("a"), None),
+            (4, None, Some("invalid_csv")),
+            (5, Some("a"), Some("duplicate_custom_id")),
+            (6, None, Some("invalid_csv")),
+        ];
+        assert_eq!(told(&items), expected);
+    }
+
+    #[test]
+    fn a_file_that_changes_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        std::fs::write(&path, "a\nb\n").unwrap();
+        let survey = Survey::of(&path, None).unwrap();
+        for changed in ["a\nc\n", "a\n", "a\nb\nc\n", ""] {
+            std::fs::write(&path, changed).unwrap();
+            let mut source = Source::open(&path, survey.clone(), None).unwrap();
+            let error = loop {
+                match source.next_item() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("{changed:?} passes for what it was"),
+                    Err(error) => break error.to_string(),
+                }
+            };
+            assert!(error.contains("a.txt: the file changed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_header_with_a_name_twice_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        std::fs::write(&path, "a,b,a\n1,2,3\n").unwrap();
+        let survey = Survey::of(&path, None).unwrap();
+        let error = Source::open(&path, survey, None).unwrap_err().to_string();
+        assert!(error.contains("\"a\" stands there twice"), "{error}");
+    }
+}

@@ -1,0 +1,223 @@
+//! A job from its description to its end: survey the input, open the results, do what is left.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use twox_hash::XxHash3_64;
+
+use crate::batch::disk::Disk;
+use crate::batch::engine::Engine;
+use crate::batch::input::format::Format;
+use crate::batch::input::parameters::Defaults;
+use crate::batch::input::shard::Shard;
+use crate::batch::input::source::{Source, SourceError, Survey};
+use crate::batch::input::template::LineTemplate;
+use crate::batch::journal::{Journal, Key, Totals};
+use crate::batch::ledger::{Ledger, Opening};
+use crate::batch::pipeline::{self, BatchError, Ended, Form, Plan, Sink, Watcher};
+use crate::batch::progress::Progress;
+use crate::batch::record::Origin;
+use crate::batch::render::Renderer;
+use crate::chat::template::LocalTime;
+
+/// What is to be done, as a command says it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The file of lines.
+    pub input: PathBuf,
+    /// Its form, where it is not to be told from the file.
+    pub format: Option<Format>,
+    /// Makes prompts of lines.
+    pub template: Option<String>,
+    /// Which lines.
+    pub shard: Shard,
+    /// How results look.
+    pub form: Form,
+    /// What holds where a line asks for nothing else.
+    pub defaults: Defaults,
+    /// Whether the seed in there was asked for; else an earlier run's is taken.
+    pub has_seed: bool,
+    /// Which model it is: name, size, hash.
+    pub model: String,
+    /// How results name it.
+    pub model_name: String,
+    /// Everything else that shapes results, by the name the user knows it by.
+    pub parameters: BTreeMap<String, String>,
+    /// Whether lines that failed are done again.
+    pub retry_failed: bool,
+    /// Whether the process before crashed.
+    pub after_crash: bool,
+}
+
+/// Where results go.
+pub enum Output<'d> {
+    /// A file with a journal.
+    File(&'d dyn Disk, &'d Path),
+    /// A stream.
+    Stream(Box<dyn Write + 'd>),
+}
+
+impl std::fmt::Debug for Output<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Output::File(_, path) => path.fmt(f),
+            Output::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// A job that may begin.
+#[derive(Debug)]
+pub struct Prepared<'d> {
+    source: Source,
+    sink: Sink<'d>,
+    shard: Shard,
+    form: Form,
+    defaults: Defaults,
+    origin: Origin,
+    survey: Survey,
+    created_ms: u64,
+}
+
+impl Job {
+    /// Reads the input once, checks that the results are this job's, and locks them.
+    ///
+    /// # Errors
+    /// When the input or the results cannot be used. Nothing is changed then.
+    pub fn prepare<'d>(&self, output: Output<'d>) -> Result<Prepared<'d>, BatchError> {
+        let io = |error: io::Error| SourceError::Io { path: self.input.clone(), error };
+        let survey = Survey::of(&self.input, self.format).map_err(io)?;
+        let template = self.template.as_deref().map(LineTemplate::parse).transpose();
+        let template = template.map_err(|message| SourceError::Template { message })?;
+        if template.is_none() && matches!(survey.format, Format::Table(_)) {
+            return Err(SourceError::NoTemplate(self.input.clone()).into());
+        }
+        let source = Source::open(&self.input, survey.clone(), template)?;
+        let mut key = self.key(&survey, pipeline::unix_ms());
+        let sink = match output {
+            Output::Stream(stream) => Sink::Stream(stream),
+            Output::File(disk, path) => {
+                let Job { has_seed, retry_failed, after_crash, .. } = *self;
+                let opening = Opening { ms: key.created_ms, after_crash, has_seed, retry_failed };
+                let ledger = Ledger::open(disk, path, &key, &opening)?;
+                key = ledger.journal().key().clone();
+                Sink::Ledger(Box::new(ledger))
+            }
+        };
+        let mut defaults = self.defaults.clone();
+        defaults.sampling.seed = key.seed;
+        let job = XxHash3_64::oneshot(format!("{}{:?}", key.created_ms, key.input).as_bytes());
+        let origin = Origin { model: self.model_name.clone(), job };
+        let (shard, form, created_ms) = (self.shard, self.form, key.created_ms);
+        Ok(Prepared { source, sink, shard, form, defaults, origin, survey, created_ms })
+    }
+
+    /// What must be the same for another process to go on with it.
+    fn key(&self, survey: &Survey, created_ms: u64) -> Key {
+        let sampling = &self.defaults.sampling;
+        let mut parameters = self.parameters.clone();
+        let mut add = |name: &str, value: String| drop(parameters.insert(name.to_owned(), value));
+        add("--format", survey.format.name().to_owned());
+        add("--shard", self.shard.to_string());
+        add("--text", self.form.is_text.to_string());
+        add("--ordered", self.form.is_ordered.to_string());
+        add("--temp", sampling.temperature.to_string());
+        add("--top-k", sampling.top_k.to_string());
+        add("--top-p", sampling.top_p.to_string());
+        add("--min-p", sampling.min_p.to_string());
+        add("--repeat-penalty", sampling.repeat_penalty.to_string());
+        add("--n-predict", self.defaults.max_tokens.map_or_else(|| "-1".to_owned(), |n| n.to_string()));
+        add("--reverse-prompt", format!("{:?}", self.defaults.stop));
+        add("--template", self.template.as_ref().map_or_else(|| "none".to_owned(), |text| summary(text)));
+        Key {
+            input: survey.fingerprint(),
+            model: self.model.clone(),
+            n_lines: survey.n_lines,
+            n_own: self.shard.n_of(survey.n_lines),
+            seed: sampling.seed,
+            parameters,
+            created_ms,
+        }
+    }
+}
+
+/// A text that may be long, as a part of a key.
+#[must_use]
+pub fn summary(text: &str) -> String {
+    let start: String = text.chars().take(40).collect();
+    format!("{start:?} ({:016x})", XxHash3_64::oneshot(text.as_bytes()))
+}
+
+impl Prepared<'_> {
+    /// What the input holds.
+    #[must_use]
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// Seed of all draws.
+    #[must_use]
+    pub fn seed(&self) -> u32 {
+        self.defaults.sampling.seed
+    }
+
+    /// What was done before; a stream has no such thing.
+    #[must_use]
+    pub fn journal(&self) -> Option<&Journal> {
+        self.sink.journal()
+    }
+
+    /// Bytes of the journal that were damaged or torn.
+    #[must_use]
+    pub fn n_dropped_bytes(&self) -> u64 {
+        match &self.sink {
+            Sink::Ledger(ledger) => ledger.n_dropped_bytes(),
+            Sink::Stream(_) => 0,
+        }
+    }
+
+    /// Lines that are still to be done.
+    #[must_use]
+    pub fn n_left(&self) -> u64 {
+        self.journal().map_or_else(|| self.shard.n_of(self.survey.n_lines), Journal::n_left)
+    }
+
+    /// What templates take for now: when the job began, also where it goes on later.
+    #[must_use]
+    pub fn now(&self) -> LocalTime {
+        LocalTime { unix_s: i64::try_from(self.created_ms / 1000).unwrap_or(0), utc_offset_s: 0 }
+    }
+}
+
+impl Prepared<'_> {
+    /// Does what is left.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub fn run(
+        self,
+        engine: Box<dyn Engine + '_>,
+        renderer: Renderer,
+        interrupt: &AtomicBool,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Ended, BatchError> {
+        let Prepared { source, sink, shard, form, defaults, origin, .. } = self;
+        let plan = Plan { source, shard, renderer, defaults, origin, form };
+        pipeline::run(plan, engine, sink, interrupt, watcher)
+    }
+
+    /// Closes a job of which nothing is left to do.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub fn finish(self) -> Result<Ended, BatchError> {
+        let n_lines = self.shard.n_of(self.survey.n_lines);
+        let totals = match self.sink {
+            Sink::Ledger(ledger) => ledger.close(pipeline::unix_ms(), self.form.is_ordered)?.totals(),
+            Sink::Stream(_) => Totals::default(),
+        };
+        Ok(Ended { progress: Progress { n_lines, totals, ..Progress::default() }, is_interrupted: false })
+    }
+}

@@ -1,0 +1,378 @@
+//! What became of each line: a pure state machine over the entries of a journal, and their form in a file.
+//!
+//! ```text
+//! chaski batch journal 1
+//! 9f86d081 {"key":{...}}                 what the job is: another key is another job
+//! 60303ae2 {"opened":{"ms":...}}         a process begins, or goes on
+//! fd61a03a {"begun":{"line":17}}         the engine is given a line
+//! 2c6ee24b {"answered":{"line":17}}      it came back, whatever becomes of its record
+//! e4e8d4a0 {"finished":{"line":17,...}}  the line's record is safe in the output, and ends there
+//! ```
+//!
+//! Each entry is one line of its own checksum and JSON. A `finished` entry is written only after the output was synced,
+//! so whatever of a journal survives speaks of records that survived too. The first line that is torn, damaged or
+//! senseless ends a journal: what follows is dropped. No IO here; the time is passed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+/// First line of a journal.
+pub const MAGIC: &str = "chaski batch journal 1\n";
+
+/// Longest line: longer ones are damage.
+pub const MAX_ENTRY_BYTES: usize = 256 << 10;
+
+/// How often a line may take the process down.
+pub const MAX_CRASHES: u32 = 2;
+
+/// What a job is. Where another process is to go on with it, all of it must be the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// The input: lines, bytes, hash.
+    pub input: String,
+    /// The model: name, size, hash of its header.
+    pub model: String,
+    /// Lines of the whole input.
+    pub n_lines: u64,
+    /// Lines of this shard of it.
+    pub n_own: u64,
+    /// Seed of all draws. One that was drawn itself is no part of what must be the same.
+    pub seed: u32,
+    /// Everything else that shapes the results, by the name the user knows it by.
+    pub parameters: BTreeMap<String, String>,
+    /// When it was begun, in milliseconds since 1970; that may differ.
+    pub created_ms: u64,
+}
+
+/// How two keys differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What of.
+    pub what: String,
+    /// Before.
+    pub was: String,
+    /// Now.
+    pub is: String,
+}
+
+impl Key {
+    /// The first difference between this key and another.
+    #[must_use]
+    pub fn difference(&self, now: &Key) -> Option<Difference> {
+        let parts = |key: &Key| {
+            let fixed = [("input", key.input.clone()), ("model", key.model.clone()), ("--seed", key.seed.to_string())];
+            let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
+            let lines = ("number of lines".to_owned(), format!("{} of {}", key.n_own, key.n_lines));
+            fixed.into_iter().chain([lines]).chain(key.parameters.clone()).collect::<Vec<(String, String)>>()
+        };
+        let (was, is) = (parts(self), parts(now));
+        let value = |parts: &[(String, String)], what: &str| {
+            parts.iter().find(|(name, _)| name == what).map_or_else(|| "nothing".to_owned(), |(_, value)| value.clone())
+        };
+        let names = was.iter().chain(&is).map(|(name, _)| name);
+        let mut differences = names.filter(|name| value(&was, name) != value(&is, name));
+        differences.next().map(|what| Difference { what: what.clone(), was: value(&was, what), is: value(&is, what) })
+    }
+}
+
+/// A line that is done with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Its place among all lines.
+    pub line: u64,
+    /// Where its record ends in the output; it begins where the one before ends.
+    pub end: u64,
+    /// Tokens of its prompt.
+    #[serde(rename = "prompt")]
+    pub n_prompt: u64,
+    /// Tokens of its answer.
+    #[serde(rename = "predicted")]
+    pub n_predicted: u64,
+    /// What was wrong with it, if something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// The first entry.
+    Key(Key),
+    /// A process begins or goes on.
+    Opened {
+        /// When, in milliseconds since 1970.
+        ms: u64,
+        /// Whether the one before crashed, as opposed to being killed or interrupted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        after_crash: bool,
+    },
+    /// The engine is given a line.
+    Begun {
+        /// Which.
+        line: u64,
+    },
+    /// The engine is done with a line. Its record is not safe yet.
+    Answered {
+        /// Which.
+        line: u64,
+    },
+    /// A line's record is safe.
+    Finished(Finished),
+    /// All entries before this one are safe.
+    Synced {
+        /// When, in milliseconds since 1970.
+        ms: u64,
+    },
+    /// The process ends by itself.
+    Closed {
+        /// When, in milliseconds since 1970.
+        ms: u64,
+    },
+    /// Output and journal were written anew; the finished lines follow.
+    Rewritten {
+        /// When, in milliseconds since 1970.
+        ms: u64,
+        /// Milliseconds that were spent before.
+        active_ms: u64,
+    },
+}
+
+impl Entry {
+    /// The entry as a line.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let json = serde_json::to_string(self).expect("strings and numbers serialize");
+        format!("{:08x} {json}\n", checksum(&json))
+    }
+
+    /// Reads a line, with its line break; `None` where it is not one.
+    #[must_use]
+    pub fn decode(line: &[u8]) -> Option<Entry> {
+        let text = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let (sum, json) = text.split_once(' ')?;
+        let is_sound = sum.len() == 8 && u32::from_str_radix(sum, 16) == Ok(checksum(json));
+        is_sound.then(|| serde_json::from_str(json).ok())?
+    }
+}
+
+fn checksum(json: &str) -> u32 {
+    XxHash3_64::oneshot(json.as_bytes()) as u32
+}
+
+/// One bit a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn of(n: u64) -> Bits {
+        Bits(vec![0; usize::try_from(n.div_ceil(64)).expect("lines that were counted")])
+    }
+
+    fn has(&self, n: u64) -> bool {
+        self.0[(n / 64) as usize] >> (n % 64) & 1 == 1
+    }
+
+    fn set(&mut self, n: u64) {
+        self.0[(n / 64) as usize] |= 1 << (n % 64);
+    }
+}
+
+/// The state of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    key: Key,
+    done: Bits,
+    /// Given to the engine by the latest process, and not come back.
+    at_work: BTreeSet<u64>,
+    /// Crashes while a line was at work.
+    crashes: BTreeMap<u64, u32>,
+    totals: Totals,
+    /// The latest line done.
+    latest: Option<u64>,
+    is_sorted: bool,
+    clock: Option<u64>,
+    is_closed: bool,
+    is_rewritten: bool,
+}
+
+/// Sums over a journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Lines answered.
+    pub n_ok: u64,
+    /// Lines that failed.
+    pub n_failed: u64,
+    /// Tokens of prompts.
+    pub n_prompt: u64,
+    /// Tokens of answers.
+    pub n_predicted: u64,
+    /// Bytes of the output.
+    pub n_bytes: u64,
+    /// Milliseconds at work, over all processes.
+    pub active_ms: u64,
+}
+
+impl Totals {
+    /// Lines done with.
+    #[must_use]
+    pub fn n_done(&self) -> u64 {
+        self.n_ok + self.n_failed
+    }
+}
+
+impl Journal {
+    /// A job of which nothing is done.
+    #[must_use]
+    pub fn new(key: Key) -> Journal {
+        Journal {
+            done: Bits::of(key.n_lines),
+            key,
+            at_work: BTreeSet::new(),
+            crashes: BTreeMap::new(),
+            totals: Totals::default(),
+            latest: None,
+            is_sorted: true,
+            clock: None,
+            is_closed: false,
+            is_rewritten: false,
+        }
+    }
+
+    /// Takes an entry in; false where it makes no sense here, and nothing is changed then.
+    pub fn apply(&mut self, entry: &Entry) -> bool {
+        let is_line = |line: u64| line < self.key.n_lines;
+        match *entry {
+            Entry::Key(_) => return false,
+            Entry::Begun { line } | Entry::Answered { line } | Entry::Finished(Finished { line, .. })
+                if !is_line(line) || self.done.has(line) =>
+            {
+                return false;
+            }
+            Entry::Finished(Finished { end, .. }) if end < self.totals.n_bytes => return false,
+            Entry::Rewritten { .. } if self.totals.n_done() > 0 => return false,
+            Entry::Opened { ms, after_crash } => {
+                let at_work = std::mem::take(&mut self.at_work);
+                if after_crash {
+                    at_work.into_iter().for_each(|line| *self.crashes.entry(line).or_default() += 1);
+                }
+                self.clock = Some(ms);
+                self.is_closed = false;
+                self.is_rewritten = false;
+            }
+            Entry::Begun { line } => drop(self.at_work.insert(line)),
+            Entry::Answered { line } => self.clear(line),
+            Entry::Finished(ref finished) => self.finish(finished),
+            Entry::Synced { ms } => self.tick(ms),
+            Entry::Closed { ms } => {
+                self.tick(ms);
+                self.at_work.clear();
+                self.is_closed = true;
+            }
+            Entry::Rewritten { ms, active_ms } => {
+                self.totals.active_ms = active_ms;
+                self.clock = Some(ms);
+                self.is_closed = true;
+                self.is_rewritten = true;
+            }
+        }
+        true
+    }
+
+    fn finish(&mut self, finished: &Finished) {
+        self.done.set(finished.line);
+        self.clear(finished.line);
+        self.is_sorted &= self.latest.is_none_or(|latest| latest < finished.line);
+        self.latest = Some(finished.line);
+        let totals = &mut self.totals;
+        *(if finished.error.is_none() { &mut totals.n_ok } else { &mut totals.n_failed }) += 1;
+        totals.n_prompt = totals.n_prompt.saturating_add(finished.n_prompt);
+        totals.n_predicted = totals.n_predicted.saturating_add(finished.n_predicted);
+        totals.n_bytes = finished.end;
+    }
+
+    /// Nothing is held against a line that the engine has got through.
+    fn clear(&mut self, line: u64) {
+        self.at_work.remove(&line);
+        self.crashes.remove(&line);
+    }
+
+    /// A clock that was set back takes no time.
+    fn tick(&mut self, ms: u64) {
+        let passed = self.clock.map_or(0, |clock| ms.saturating_sub(clock));
+        self.totals.active_ms = self.totals.active_ms.saturating_add(passed);
+        self.clock = Some(ms);
+    }
+
+    /// What the job is.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Sums.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Whether nothing more is to be done for a line.
+    #[must_use]
+    pub fn is_done(&self, line: u64) -> bool {
+        self.done.has(line)
+    }
+
+    /// Lines still to be done.
+    #[must_use]
+    pub fn n_left(&self) -> u64 {
+        self.key.n_own.saturating_sub(self.totals.n_done())
+    }
+
+    /// How often a line was at work when the process crashed. One that was is to be tried alone, so that no other line
+    /// is blamed; after [`MAX_CRASHES`] it is given up.
+    #[must_use]
+    pub fn n_crashes(&self, line: u64) -> u32 {
+        self.crashes.get(&line).copied().unwrap_or(0)
+    }
+
+    /// Lines that the engine has been given and that have not come back.
+    #[must_use]
+    pub fn n_at_work(&self) -> usize {
+        self.at_work.len()
+    }
+
+    /// The line whose record is the last of the output.
+    #[must_use]
+    pub fn latest(&self) -> Option<u64> {
+        self.latest
+    }
+
+    /// Whether the records stand in the order of their lines.
+    #[must_use]
+    pub fn is_sorted(&self) -> bool {
+        self.is_sorted
+    }
+
+    /// Whether the latest process ended by itself.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// When something was last written, in milliseconds since 1970.
+    #[must_use]
+    pub fn clock_ms(&self) -> Option<u64> {
+        self.clock
+    }
+
+    /// Whether both files were written anew, and nobody has opened them since.
+    #[must_use]
+    pub fn is_rewritten(&self) -> bool {
+        self.is_rewritten
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! The results of shards as one file, in the order of the lines.
+//!
+//! Each shard's journal says what it is; only shards of one job, all of them, each once and each complete, are joined.
+//! The output is written aside and then takes its place, with a journal, as if one process had done it all. Places are
+//! held in memory: some 64 bytes a line.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::batch::disk::Disk;
+use crate::batch::input::shard::Shard;
+use crate::batch::journal::{Difference, Entry, Key, Totals};
+use crate::batch::ledger::rewrite::{Place, put_in_place, write_aside};
+use crate::batch::ledger::{LedgerError, journal_path, read_finished, read_journal};
+
+/// The parameter of a key that differs from shard to shard.
+const SHARD: &str = "--shard";
+
+/// Why shards cannot be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A part has no journal.
+    #[error("{0}: no journal says what it is")]
+    NoJournal(PathBuf),
+    /// A part is of another job.
+    #[error("{path}: it is of another job: its {} is {}, not {}", .difference.what, .difference.is, .difference.was)]
+    OtherJob {
+        /// The part.
+        path: PathBuf,
+        /// How they differ.
+        difference: Difference,
+    },
+    /// A part is there twice.
+    #[error("{0}: another part has the same lines")]
+    Twice(PathBuf),
+    /// A part has lines that are not done.
+    #[error("{path}: {n_left} of its lines are not done")]
+    Incomplete {
+        /// The part.
+        path: PathBuf,
+        /// How many.
+        n_left: u64,
+    },
+    /// The parts are not all there.
+    #[error("{n_missing} of {n_lines} lines are in none of the parts")]
+    Missing {
+        /// Lines that are nowhere.
+        n_missing: u64,
+        /// Lines of the job.
+        n_lines: u64,
+    },
+    /// The output is there already.
+    #[error("{0}: it exists")]
+    Exists(PathBuf),
+}
+
+/// The outputs of a job's shards, beside `output`; none where there is not even the first.
+#[must_use]
+pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<PathBuf> {
+    let shard = |number, n_shards| Shard { number, n_shards }.output(output);
+    let n_shards = (2..=max).find(|&n| exists(&journal_path(&shard(1, n))));
+    n_shards.map_or_else(Vec::new, |n| (1..=n).map(|number| shard(number, n)).collect())
+}
+
+/// Joins the results of shards.
+///
+/// # Errors
+/// See [`MergeError`]; the parts are never changed.
+pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Result<Totals, MergeError> {
+    for path in [output, &journal_path(output)] {
+        let found = disk.read(path).map_err(|error| LedgerError::Io { path: path.to_owned(), error })?;
+        if found.is_some() {
+            return Err(MergeError::Exists(path.to_owned()));
+        }
+    }
+    let (key, active_ms, mut places) = places(disk, parts)?;
+    let n_missing = key.n_lines.saturating_sub(places.len() as u64);
+    if n_missing > 0 {
+        return Err(MergeError::Missing { n_missing, n_lines: key.n_lines });
+    }
+    places.sort_unstable_by_key(|place| place.finished.line);
+    let begin = Entry::Rewritten { ms, active_ms };
+    let sources: Vec<&Path> = parts.iter().map(PathBuf::as_path).collect();
+    let totals = write_aside(disk, output, key, &begin, &sources, places)?.journal.totals();
+    put_in_place(disk, output)?;
+    Ok(totals)
+}
+
+/// The job that all parts are of, the time it took, and all records.
+fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), MergeError> {
+    let mut shards: BTreeSet<String> = BTreeSet::new();
+    let (mut job, mut active_ms, mut places) = (None::<Key>, 0, Vec::new());
+    for (source, path) in parts.iter().enumerate() {
+        let log = journal_path(path);
+        let (journal, _) = read_journal(disk, &log)?.ok_or_else(|| MergeError::NoJournal(path.clone()))?;
+        let key = whole(journal.key());
+        let shard = journal.key().parameters.get(SHARD).cloned().unwrap_or_default();
+        match &job {
+            None => job = Some(key),
+            Some(job) => {
+                if let Some(difference) = job.difference(&key) {
+                    return Err(MergeError::OtherJob { path: path.clone(), difference });
+                }
+            }
+        }
+        if !shards.insert(shard) {
+            return Err(MergeError::Twice(path.clone()));
+        }
+        if journal.n_left() > 0 {
+            return Err(MergeError::Incomplete { path: path.clone(), n_left: journal.n_left() });
+        }
+        active_ms += journal.totals().active_ms;
+        places.extend(read_finished(disk, &log)?.into_iter().map(|(start, finished)| Place {
+            source,
+            start,
+            finished,
+        }));
+    }
+    let key = job.ok_or(MergeError::Missing { n_missing: 0, n_lines: 0 })?;
+    Ok((key, active_ms, places))
+}
+
+/// The job that a shard's key is a part of.
+fn whole(key: &Key) -> Key {
+    let mut key = Key { n_own: key.n_lines, ..key.clone() };
+    key.parameters.insert(SHARD.to_owned(), Shard::ALL.to_string());
+    key
+}

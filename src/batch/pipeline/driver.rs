@@ -1,0 +1,110 @@
+//! The third stage: keeps the engine busy, and passes on what it tells.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+
+use super::{BatchError, Ready, Ticket, Told};
+use crate::batch::engine::{Engine, Event};
+use crate::batch::ledger::EngineLog;
+
+/// How long an idle engine waits before it looks for an interrupt.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Runs the engine to the end of all requests. True if it was interrupted.
+pub(super) fn drive(
+    engine: Box<dyn Engine + '_>,
+    log: Option<&EngineLog>,
+    ready: &Receiver<Ready>,
+    to_writer: &Sender<Told>,
+    interrupt: &AtomicBool,
+) -> Result<bool, BatchError> {
+    let mut driver = Driver { engine, log, waiting: None, at_work: BTreeMap::new(), is_alone: false };
+    let mut is_over = false;
+    while !interrupt.load(Ordering::Relaxed) {
+        is_over |= driver.submit(ready)?;
+        if driver.at_work.is_empty() && driver.waiting.is_none() {
+            if is_over {
+                return Ok(false);
+            }
+            match ready.recv_timeout(PATIENCE) {
+                Ok(ready) => driver.waiting = Some((ready, false)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => is_over = true,
+            }
+            continue;
+        }
+        let event = match driver.engine.next_event() {
+            Ok(event) => event,
+            // An engine that hears of the interrupt ends by itself.
+            Err(_) if interrupt.load(Ordering::Relaxed) => break,
+            Err(message) => return Err(BatchError::Engine(message)),
+        };
+        let Some(told) = driver.told(event)? else { continue };
+        if to_writer.send(told).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+struct Driver<'e, 's> {
+    engine: Box<dyn Engine + 'e>,
+    log: Option<&'s EngineLog>,
+    /// Its turn has come, and the engine has no place yet; and whether it is entered as begun.
+    waiting: Option<(Ready, bool)>,
+    at_work: BTreeMap<u64, Ticket>,
+    /// A suspect is at work.
+    is_alone: bool,
+}
+
+impl Driver<'_, '_> {
+    /// Hands in what the engine takes. True at the end of all requests.
+    ///
+    /// A line is entered in the journal before the engine sees it; a suspect is entered, and at work, alone, so that no
+    /// other line can be blamed.
+    fn submit(&mut self, ready: &Receiver<Ready>) -> Result<bool, BatchError> {
+        loop {
+            let (Ready { ticket, request }, is_begun) = match self.waiting.take() {
+                Some(waiting) => waiting,
+                None => match ready.try_recv() {
+                    Ok(ready) => (ready, false),
+                    Err(TryRecvError::Empty) => return Ok(false),
+                    Err(TryRecvError::Disconnected) => return Ok(true),
+                },
+            };
+            if self.is_alone || ticket.is_suspect && !self.at_work.is_empty() {
+                self.waiting = Some((Ready { ticket, request }, is_begun));
+                return Ok(false);
+            }
+            if let Some(log) = self.log.filter(|_| !is_begun) {
+                log.begin(ticket.index)?;
+            }
+            if let Err(request) = self.engine.try_submit(request) {
+                self.waiting = Some((Ready { ticket, request: *request }, true));
+                return Ok(false);
+            }
+            self.is_alone = ticket.is_suspect;
+            self.at_work.insert(ticket.index, ticket);
+        }
+    }
+
+    fn told(&mut self, event: Event) -> Result<Option<Told>, BatchError> {
+        let (id, outcome) = match event {
+            Event::Begun { .. } => return Ok(None),
+            Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
+            Event::Done(answer) => (answer.id, Ok(*answer)),
+            Event::Refused { id, refusal } => (id, Err(refusal)),
+        };
+        let ticket = self.at_work.remove(&id);
+        let ticket =
+            ticket.ok_or_else(|| BatchError::Engine(format!("the engine answered line {id}, which is not at work")))?;
+        self.is_alone = false;
+        if let Some(log) = self.log {
+            log.answered(id)?;
+        }
+        Ok(Some(Told::Settled(ticket, outcome)))
+    }
+}

@@ -1,0 +1,157 @@
+//! The first two stages: from lines to requests, and the look-ahead.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crossbeam::channel::{Receiver, Sender};
+use crossbeam::select;
+
+use super::{Parsed, Ready, Ticket, Told};
+use crate::batch::engine::{Refusal, Request};
+use crate::batch::gauge::Gauge;
+use crate::batch::input::parameters::{Defaults, Parameters};
+use crate::batch::input::request::{Ask, Endpoint, Prompt};
+use crate::batch::input::shard::Shard;
+use crate::batch::input::source::{Item, Source, SourceError};
+use crate::batch::journal::{Journal, MAX_CRASHES};
+use crate::batch::refuse::{ENGINE_CRASHED, refuse};
+use crate::batch::render::Renderer;
+use crate::batch::window::{KEY_BYTES, Window};
+
+/// Reads the lines that are this job's and not done.
+pub(super) fn read(
+    mut source: Source,
+    shard: Shard,
+    journal: Option<&Journal>,
+    gauge: &Gauge,
+    to_renderer: &Sender<Parsed>,
+) -> Result<(), SourceError> {
+    let mut place = 0;
+    while let Some(item) = source.next_item()? {
+        let index = item.index;
+        if !shard.has(index) || journal.is_some_and(|journal| journal.is_done(index)) {
+            continue;
+        }
+        let parsed = parsed(item, place, journal.map_or(0, |journal| journal.n_crashes(index)));
+        place += 1;
+        if !gauge.enter(parsed.ticket.n_bytes) || to_renderer.send(parsed).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
+    let Item { index, number, n_bytes, ask } = item;
+    let (custom_id, endpoint, ask) = match ask {
+        Ok(Ask { custom_id, endpoint, prompt, parameters }) => {
+            let ask = match n_crashes {
+                MAX_CRASHES.. => Err(refuse(ENGINE_CRASHED, "the engine crashed twice while it was at work")),
+                _ => Ok((prompt, parameters)),
+            };
+            (Some(custom_id), endpoint, ask)
+        }
+        Err(rejected) => (rejected.custom_id, Endpoint::Chat, Err(rejected.refusal)),
+    };
+    let wants_logprobs = ask.as_ref().is_ok_and(|(_, parameters)| parameters.n_logprobs.is_some());
+    let is_suspect = n_crashes > 0;
+    Parsed { ticket: Ticket { place, index, number, n_bytes, custom_id, endpoint, wants_logprobs, is_suspect }, ask }
+}
+
+/// Renders prompts, and lets those follow each other that begin alike.
+pub(super) fn render(
+    renderer: &Renderer,
+    defaults: &Defaults,
+    parsed: &Receiver<Parsed>,
+    to_engine: &Sender<Ready>,
+    refused: &Sender<Told>,
+) {
+    let mut waiting = Waiting::default();
+    let mut is_over = false;
+    while !is_over || !waiting.is_empty() {
+        let received = match waiting.next.take().or_else(|| waiting.take()) {
+            None => parsed.recv(),
+            Some(ready) if is_over => match to_engine.send(ready) {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            Some(ready) => {
+                waiting.next = Some(ready);
+                select! {
+                    recv(parsed) -> received => received,
+                    send(to_engine, waiting.next.take().expect("just put there")) -> sent => match sent {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                }
+            }
+        };
+        let Ok(Parsed { ticket, ask }) = received else {
+            is_over = true;
+            continue;
+        };
+        match request(renderer, defaults, &ticket, ask) {
+            Ok(request) => waiting.insert(Ready { ticket, request }),
+            Err(refusal) => {
+                if refused.send(Told::Settled(ticket, Err(refusal))).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn request(
+    renderer: &Renderer,
+    defaults: &Defaults,
+    ticket: &Ticket,
+    ask: Result<(Prompt, Parameters), Refusal>,
+) -> Result<Request, Refusal> {
+    let (prompt, parameters) = ask?;
+    Ok(Request {
+        id: ticket.index,
+        prompt: renderer.render(prompt)?,
+        max_tokens: parameters.max_tokens.or(defaults.max_tokens),
+        sampling: parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default()),
+        stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
+        constraint: parameters.constraint,
+        n_logprobs: parameters.n_logprobs,
+    })
+}
+
+/// What is at hand for the engine. How much that is, the gauge bounds.
+#[derive(Default)]
+struct Waiting {
+    /// Suspects go first, so that the others are not held up by one after the other.
+    suspects: VecDeque<Ready>,
+    window: Window,
+    requests: BTreeMap<u64, Ready>,
+    /// The one whose turn it is.
+    next: Option<Ready>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.suspects.is_empty() && self.requests.is_empty() && self.next.is_none()
+    }
+
+    fn insert(&mut self, ready: Ready) {
+        if ready.ticket.is_suspect {
+            return self.suspects.push_back(ready);
+        }
+        let id = ready.ticket.index;
+        let mut key = Vec::new();
+        for segment in &ready.request.prompt {
+            key.extend(segment.text.bytes().take(KEY_BYTES - key.len().min(KEY_BYTES)));
+        }
+        self.window.insert(id, &key);
+        self.requests.insert(id, ready);
+    }
+
+    fn take(&mut self) -> Option<Ready> {
+        if let Some(suspect) = self.suspects.pop_front() {
+            return Some(suspect);
+        }
+        let id = self.window.take()?;
+        self.requests.remove(&id)
+    }
+}

@@ -1,0 +1,184 @@
+//! The last stage: results to the output, in groups; the journal; the figures.
+
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use super::{BatchError, Form, Ticket, Told, Watcher};
+use crate::batch::engine::{Answer, Refusal};
+use crate::batch::gauge::Gauge;
+use crate::batch::input::shard::Shard;
+use crate::batch::journal::{Finished, Journal, Totals};
+use crate::batch::ledger::{EngineLog, Ledger};
+use crate::batch::progress::Progress;
+use crate::batch::record::{Label, Origin, text_line};
+use crate::batch::sequence::Sequence;
+
+/// How often figures are told, and at least how often the time is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a result may wait to be safe; less than a second with what a sync takes.
+const SYNC_AFTER: Duration = Duration::from_millis(800);
+/// Results that may wait, however fast they come.
+const MAX_BEHIND: usize = 4096;
+/// Messages taken before the time is looked at.
+const GROUP: usize = 256;
+
+/// Where results go.
+pub enum Sink<'d> {
+    /// A file with a journal.
+    Ledger(Box<Ledger<'d>>),
+    /// A stream, which is gone when it is written: nothing is kept of it, and it cannot be gone on with.
+    Stream(Box<dyn Write + 'd>),
+}
+
+impl std::fmt::Debug for Sink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Sink::Ledger(ledger) => ledger.fmt(f),
+            Sink::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Sink<'_> {
+    /// What was done before.
+    pub(in crate::batch) fn journal(&self) -> Option<&Journal> {
+        match self {
+            Sink::Ledger(ledger) => Some(ledger.journal()),
+            Sink::Stream(_) => None,
+        }
+    }
+
+    pub(super) fn engine_log(&self) -> Option<EngineLog> {
+        match self {
+            Sink::Ledger(ledger) => Some(ledger.engine_log()),
+            Sink::Stream(_) => None,
+        }
+    }
+
+    fn record(&mut self, finished: Finished, record: &str) -> Result<(), BatchError> {
+        match self {
+            Sink::Ledger(ledger) => Ok(ledger.record(finished, record.as_bytes())?),
+            Sink::Stream(stream) => stream.write_all(record.as_bytes()).map_err(BatchError::Stream),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), BatchError> {
+        match self {
+            Sink::Ledger(ledger) => Ok(ledger.write()?),
+            Sink::Stream(stream) => stream.flush().map_err(BatchError::Stream),
+        }
+    }
+}
+
+pub(super) struct Writer<'d, 'g> {
+    sink: Sink<'d>,
+    origin: Origin,
+    form: Form,
+    gauge: &'g Gauge,
+    early: Sequence<(Ticket, Result<Answer, Refusal>)>,
+    progress: Progress,
+    start: Instant,
+}
+
+impl<'d, 'g> Writer<'d, 'g> {
+    pub(super) fn new(
+        sink: Sink<'d>,
+        origin: Origin,
+        form: Form,
+        shard: Shard,
+        gauge: &'g Gauge,
+        n_lines: u64,
+    ) -> Writer<'d, 'g> {
+        let totals = sink.journal().map_or_else(Totals::default, Journal::totals);
+        let progress = Progress { n_lines: shard.n_of(n_lines), totals, ..Progress::default() };
+        Writer { sink, origin, form, gauge, early: Sequence::default(), progress, start: Instant::now() }
+    }
+
+    /// Writes until all other stages have ended.
+    pub(super) fn write(mut self, told: Receiver<Told>, watcher: &mut dyn Watcher) -> Result<Progress, BatchError> {
+        let (mut behind_since, mut shown) = (None, None::<Instant>);
+        loop {
+            match told.recv_timeout(TICK) {
+                Ok(first) => {
+                    for told in std::iter::once(first).chain(told.try_iter().take(GROUP)) {
+                        self.take(told, watcher)?;
+                    }
+                    self.sink.write()?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Sink::Ledger(ledger) = &mut self.sink
+                && ledger.n_behind() > 0
+                && (behind_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_AFTER
+                    || ledger.n_behind() >= MAX_BEHIND)
+            {
+                ledger.sync(unix_ms())?;
+                behind_since = None;
+            }
+            if shown.is_none_or(|shown| shown.elapsed() >= TICK) {
+                shown = Some(Instant::now());
+                self.progress.seconds = self.start.elapsed().as_secs_f64();
+                watcher.progress(&self.progress);
+            }
+        }
+        self.progress.seconds = self.start.elapsed().as_secs_f64();
+        match self.sink {
+            Sink::Ledger(ledger) => drop(ledger.close(unix_ms(), self.form.is_ordered)?),
+            Sink::Stream(mut stream) => stream.flush().map_err(BatchError::Stream)?,
+        }
+        Ok(self.progress)
+    }
+
+    fn take(&mut self, told: Told, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
+        match told {
+            Told::Progress(progress) => self.progress.engine = progress,
+            Told::Settled(ticket, outcome) => {
+                if let Err(refusal) = &outcome {
+                    watcher.failed(ticket.number, refusal);
+                }
+                if !self.form.is_ordered {
+                    return self.put(&ticket, &outcome);
+                }
+                self.early.insert(ticket.place, (ticket, outcome));
+                while let Some((ticket, outcome)) = self.early.take() {
+                    self.put(&ticket, &outcome)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, ticket: &Ticket, outcome: &Result<Answer, Refusal>) -> Result<(), BatchError> {
+        let Ticket { number, endpoint, wants_logprobs, .. } = *ticket;
+        let label = Label { custom_id: ticket.custom_id.as_deref(), number, endpoint, wants_logprobs };
+        let record = match self.form.is_text {
+            true => text_line(outcome),
+            false => self.origin.record(&label, outcome, unix_ms() / 1000),
+        };
+        let count = |n: fn(&Answer) -> usize| outcome.as_ref().map_or(0, n) as u64;
+        let finished = Finished {
+            line: ticket.index,
+            end: 0,
+            n_prompt: count(|answer| answer.n_prompt),
+            n_predicted: count(|answer| answer.n_predicted),
+            error: outcome.as_ref().err().map(|refusal| refusal.code.clone()),
+        };
+        let totals = &mut self.progress.totals;
+        *(if outcome.is_ok() { &mut totals.n_ok } else { &mut totals.n_failed }) += 1;
+        totals.n_prompt += finished.n_prompt;
+        totals.n_predicted += finished.n_predicted;
+        self.progress.n_done_now += 1;
+        self.sink.record(finished, &record)?;
+        self.gauge.leave(ticket.n_bytes);
+        Ok(())
+    }
+}
+
+/// Milliseconds since 1970.
+pub(in crate::batch) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

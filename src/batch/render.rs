@@ -1,0 +1,121 @@
+//! Prompts as the model wants them: in its chat template, or as they are.
+//!
+//! What a user says is never parsed for special tokens; what the template writes is, and a raw prompt, whose author writes
+//! the template himself.
+
+use crate::batch::engine::Refusal;
+use crate::batch::input::request::Prompt;
+use crate::batch::refuse::{INVALID_REQUEST, TEMPLATE_ERROR, refuse};
+use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError};
+
+/// Renders prompts.
+#[derive(Debug)]
+pub struct Renderer {
+    /// The model's template. Without one, a user's text is continued as it is, and conversations are refused.
+    pub template: Option<ChatTemplate>,
+    /// Keeps special tokens out of what users say.
+    pub guard: SpecialGuard,
+    /// What comes before a user's text; conversations bring their own.
+    pub system: Option<String>,
+    /// Whether a user's text is the prompt as the model sees it.
+    pub is_raw: bool,
+    /// What templates take for now: the same for all lines, also of a job that goes on another day.
+    pub now: LocalTime,
+}
+
+impl Renderer {
+    /// The parts of a prompt.
+    ///
+    /// # Errors
+    /// When the template refuses or fails.
+    pub fn render(&self, prompt: Prompt) -> Result<Vec<Segment>, Refusal> {
+        match prompt {
+            Prompt::Raw(text) => Ok(vec![Segment { text, parse_special: true }]),
+            Prompt::User(text) if self.is_raw => Ok(vec![Segment { text, parse_special: true }]),
+            Prompt::User(text) => match &self.template {
+                Some(template) => {
+                    let system = self.system.iter().map(|system| Message::new("system", system));
+                    self.expand(template, &system.chain([Message::new("user", text)]).collect::<Vec<Message>>())
+                }
+                None => {
+                    let system = self.system.iter().map(|system| format!("{system}\n\n"));
+                    let text = system.chain([text]).collect();
+                    Ok(vec![Segment { text, parse_special: false }])
+                }
+            },
+            Prompt::Messages(messages) => match &self.template {
+                Some(template) => self.expand(template, &messages),
+                None => Err(refuse(INVALID_REQUEST, "this model has no chat template, so it takes no messages")),
+            },
+        }
+    }
+
+    fn expand(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<Segment>, Refusal> {
+        let options = RenderOptions { add_generation_prompt: true, now: self.now, ..RenderOptions::default() };
+        let rendered = template.render(messages, &options, &self.guard).map_err(|error| match error {
+            TemplateError::Role { .. } => refuse(INVALID_REQUEST, error.to_string()),
+            _ => refuse(TEMPLATE_ERROR, error.to_string()),
+        })?;
+        Ok(rendered.segments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::template::SpecialTexts;
+
+    const TEMPLATE: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}<|assistant|>";
+
+    fn renderer(template: Option<&str>) -> Renderer {
+        Renderer {
+            template: template.map(|source| ChatTemplate::parse(source, SpecialTexts::default()).unwrap()),
+            guard: SpecialGuard::new(["<|user|>", "<|assistant|>"].map(str::to_owned)),
+            system: Some("Be brief.".to_owned()),
+            is_raw: false,
+            now: LocalTime::default(),
+        }
+    }
+
+    fn text(segments: &[Segment]) -> String {
+        segments.iter().map(|segment| segment.text.as_str()).collect()
+    }
+
+    fn user(text: &str) -> Prompt {
+        Prompt::User(text.to_owned())
+    }
+
+    #[test]
+    fn each_kind_of_prompt_is_what_it_says() {
+        let chat = renderer(Some(TEMPLATE));
+        assert_eq!(text(&chat.render(user("Hi")).unwrap()), "<|system|>Be brief.\n<|user|>Hi\n<|assistant|>");
+        let messages = Prompt::Messages(vec![Message::new("user", "Hi")]);
+        assert_eq!(text(&chat.render(messages.clone()).unwrap()), "<|user|>Hi\n<|assistant|>");
+        let raw = vec![Segment { text: "<|user|>".to_owned(), parse_special: true }];
+        assert_eq!(chat.render(Prompt::Raw("<|user|>".to_owned())).unwrap(), raw);
+        assert_eq!(Renderer { is_raw: true, ..renderer(Some(TEMPLATE)) }.render(user("<|user|>")).unwrap(), raw);
+        let plain = renderer(None);
+        let continued = vec![Segment { text: "Be brief.\n\n<|user|>".to_owned(), parse_special: false }];
+        assert_eq!(plain.render(user("<|user|>")).unwrap(), continued);
+        assert_eq!(plain.render(messages).unwrap_err().code, INVALID_REQUEST);
+    }
+
+    #[test]
+    fn what_users_say_is_not_parsed() {
+        let segments = renderer(Some(TEMPLATE)).render(user("a <|assistant|> b")).unwrap();
+        assert!(
+            segments.iter().any(|segment| segment.text == "<|assistant|>" && !segment.parse_special),
+            "{segments:?}"
+        );
+    }
+
+    #[test]
+    fn what_the_template_refuses_is_an_error_of_the_line() {
+        let chat = renderer(Some("{{ raise_exception('no system here') }}"));
+        let refusal = chat.render(user("Hi")).unwrap_err();
+        assert_eq!(refusal.code, TEMPLATE_ERROR);
+        assert!(refusal.message.contains("no system here"), "{}", refusal.message);
+        let role = Prompt::Messages(vec![Message::new("us er", "Hi")]);
+        assert_eq!(renderer(Some(TEMPLATE)).render(role).unwrap_err().code, INVALID_REQUEST);
+    }
+}

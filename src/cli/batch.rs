@@ -1,0 +1,338 @@
+//! `chaski batch`: many lines, one engine, nothing lost.
+//!
+//! A job runs in two processes: one works, the other watches it, so that a line which takes the engine down does not end
+//! the job. Here arguments become a job and an engine; what a job is, and how it goes on, is the business of
+//! [`crate::batch`].
+
+pub mod args;
+mod failures;
+mod show;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::batch::disk::Files;
+use crate::batch::engine::Engine;
+use crate::batch::input::parameters::Defaults;
+use crate::batch::input::shard::Shard;
+use crate::batch::job::{Job, Output, Prepared, summary};
+use crate::batch::ledger::{LedgerError, is_running, journal_path, read_journal};
+use crate::batch::merge::{MergeError, merge, parts_of};
+use crate::batch::pipeline::{Ended, Form};
+use crate::batch::render::Renderer;
+use crate::batch::status::Status;
+use crate::batch::supervise::{Fate, stop_with_parent, supervise};
+use crate::chat::template::{ChatTemplate, LocalTime};
+use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
+use crate::cli::batch::show::Show;
+use crate::cli::drafter::refuse_overwrite;
+use crate::cli::engine::{fingerprint, open_base, open_model, sampling, worker_config};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
+use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::gguf::Gguf;
+use crate::llama::parallel::MAX_SLOTS;
+use crate::llama::worker::{Loaded, WorkerConfig};
+
+/// In a worker's environment: that it is one, and whether the one before crashed.
+const WORKER: &str = "CHASKI_BATCH_WORKER";
+const AFTER_CRASH: &str = "after-crash";
+
+/// Longest template, in bytes.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// Shards that `merge` looks for.
+const MAX_PARTS: u64 = 10_000;
+
+/// Starts the engine of a job, and waits until its model is loaded.
+pub type Start = fn(&BatchArgs, WorkerConfig, Arc<AtomicBool>, &mut Bars) -> Result<(Box<dyn Engine>, Loaded), Failure>;
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn batch(args: &BatchArgs, start: Start) -> Result<ExitCode, Failure> {
+    if let Some(BatchCommand::Merge(args)) = &args.command {
+        return join(args);
+    }
+    let shard = match &args.shard {
+        Some(shard) => Shard::parse(shard, |name| std::env::var(name).ok())
+            .map_err(|message| Failure::usage(format!("--shard {shard}: {message}")).with_hint("as in --shard 2/4"))?,
+        None => Shard::ALL,
+    };
+    let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output is given"))?;
+    let output = shard.output(given);
+    if let Some(format) = args.status {
+        return status(&output, format);
+    }
+    let work = Work { args, shard, output, start };
+    if work.is_stream() {
+        return work.run(None);
+    }
+    match std::env::var(WORKER) {
+        Ok(worker) => work.run(Some(worker == AFTER_CRASH)),
+        Err(_) => work.supervise(),
+    }
+}
+
+/// A job to be done.
+struct Work<'a> {
+    args: &'a BatchArgs,
+    shard: Shard,
+    output: PathBuf,
+    start: Start,
+}
+
+impl Work<'_> {
+    /// What is no regular file is written and gone: no journal, no second process, no resuming.
+    fn is_stream(&self) -> bool {
+        self.output == Path::new("-") || fs::metadata(&self.output).is_ok_and(|metadata| !metadata.is_file())
+    }
+
+    /// Watches the process that works.
+    fn supervise(&self) -> Result<ExitCode, Failure> {
+        let interrupt = interrupt::flag()?;
+        let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let spawn = |after_crash: bool| -> io::Result<Child> {
+            let worker = if after_crash { AFTER_CRASH } else { "first" };
+            Command::new(&program).args(&arguments).env(WORKER, worker).stdin(Stdio::piped()).spawn()
+        };
+        let journal = journal_path(&self.output);
+        let n_at_work = || {
+            let read = read_journal(&Files, &journal).ok().flatten();
+            read.map_or(0, |(journal, _)| journal.n_at_work())
+        };
+        let fate = supervise(spawn, &interrupt, n_at_work, |notice| stderr_line(&format!("notice: {notice}")));
+        match fate.map_err(|error| Failure::new(format!("the worker: {error}")))? {
+            Fate::Ended(status) => match status.code().map(ExitCode::from_number) {
+                Some(code) => Ok(code),
+                None => Err(self.ended(&format!("the process was killed ({status})"))),
+            },
+            Fate::Crashed(status) => Err(self.ended(&format!("the engine crashed ({status}) with no line at work"))),
+        }
+    }
+
+    fn ended(&self, what: &str) -> Failure {
+        let safe = failures::safe(&self.output).unwrap_or_else(|| "nothing is done".to_owned());
+        Failure::new(what).with_hint(format!("{safe}; the same command goes on"))
+    }
+
+    /// Does the job. `worker` says whether the worker before crashed; a stream has no worker.
+    fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
+        let args = self.args;
+        let job = self.job(worker == Some(true))?;
+        let engine = worker_config(&args.engine.0)?;
+        let gguf = open_model(&args.engine.0.model)?;
+        let interrupt = interrupt::flag()?;
+        if worker.is_some() {
+            let listening = stop_with_parent(interrupt.clone());
+            listening.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+        }
+        let prepared = job.prepare(self.open_output()?).map_err(|error| failures::of_job(error, &self.output))?;
+        self.tell(&prepared);
+        let seed = prepared.seed();
+        let ended = match prepared.n_left() {
+            0 => prepared.finish().map_err(|error| failures::of_job(error, &self.output))?,
+            _ => self.answer(prepared, engine, &gguf, interrupt)?,
+        };
+        if !args.quiet {
+            stderr_line(&show::summary(&ended, seed));
+        }
+        match ended.progress.totals.n_failed {
+            _ if ended.is_interrupted => Err(failures::interrupted(&self.output)),
+            0 => Ok(ExitCode::Success),
+            _ => Ok(ExitCode::LinesFailed),
+        }
+    }
+
+    fn answer(
+        &self,
+        prepared: Prepared<'_>,
+        mut config: WorkerConfig,
+        gguf: &Gguf,
+        interrupt: Arc<AtomicBool>,
+    ) -> Result<Ended, Failure> {
+        config.drafters.base = open_base(self.args.base.as_deref(), gguf);
+        let mut bars = Bars::default();
+        let (engine, loaded) = (self.start)(self.args, config, interrupt.clone(), &mut bars)?;
+        let renderer = self.renderer(gguf, loaded, prepared.now())?;
+        let mut show = Show::new(bars, self.args.quiet);
+        let ended = prepared.run(engine, renderer, &interrupt, &mut show);
+        show.clear();
+        ended.map_err(|error| failures::of_job(error, &self.output))
+    }
+
+    fn open_output(&self) -> Result<Output<'_>, Failure> {
+        if self.output == Path::new("-") {
+            return Ok(Output::Stream(Box::new(io::BufWriter::new(io::stdout()))));
+        }
+        if !self.is_stream() {
+            return Ok(Output::File(&Files, &self.output));
+        }
+        let file = fs::File::options().write(true).open(&self.output);
+        let file = file.map_err(|error| Failure::io(&self.output, &error))?;
+        Ok(Output::Stream(Box::new(io::BufWriter::new(file))))
+    }
+
+    fn tell(&self, prepared: &Prepared<'_>) {
+        let notice = |text: String| {
+            if !self.args.quiet {
+                stderr_line(&format!("notice: {text}"));
+            }
+        };
+        match prepared.survey().n_blank {
+            0 => {}
+            1 => notice("1 blank line is left out".to_owned()),
+            n => notice(format!("{n} blank lines are left out")),
+        }
+        if let Some(journal) = prepared.journal()
+            && journal.totals().n_done() > 0
+        {
+            notice(format!("{} of {} lines were done before", journal.totals().n_done(), journal.key().n_own));
+        }
+        if prepared.n_dropped_bytes() > 0 {
+            notice(format!(
+                "the journal's last {} bytes were torn or damaged, and are dropped",
+                prepared.n_dropped_bytes()
+            ));
+        }
+    }
+
+    fn job(&self, after_crash: bool) -> Result<Job, Failure> {
+        let (args, engine) = (self.args, &self.args.engine.0);
+        let no_input = || Failure::usage("no input is given").with_hint("-i prompts.jsonl");
+        let input = args.input_file.clone().ok_or_else(no_input)?;
+        if engine.model.as_os_str().is_empty() {
+            return Err(Failure::usage("no model is given").with_hint("-m MODEL.gguf"));
+        }
+        self.check_files(&input)?;
+        let mut sampling = sampling(&args.sampling)?;
+        let mut has_seed = args.sampling.seed != -1;
+        if self.shard != Shard::ALL && !has_seed {
+            if sampling.temperature > 0.0 {
+                return Err(
+                    Failure::usage("shards of one job need one seed").with_hint("as in --seed 1, for all of them")
+                );
+            }
+            (sampling.seed, has_seed) = (0, true);
+        }
+        let max_tokens = match args.n_predict {
+            -1 => None,
+            n => Some(usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
+                Failure::usage(format!("-n must be -1 or more than 0, not {n}"))
+                    .with_hint("-1 is until the model ends its answer")
+            })?),
+        };
+        if args.reverse_prompt.iter().any(String::is_empty) {
+            return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+        }
+        if args.raw && args.system_prompt.is_some() {
+            return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompts"));
+        }
+        if args.parallel.is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
+        }
+        let none = || "none".to_owned();
+        let parameters = BTreeMap::from([
+            ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
+            ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
+            ("--raw".to_owned(), args.raw.to_string()),
+            ("--cache-type-k".to_owned(), format!("{:?}", engine.cache_type_k)),
+            ("--cache-type-v".to_owned(), format!("{:?}", engine.cache_type_v)),
+        ]);
+        Ok(Job {
+            input,
+            format: args.format.map(Into::into),
+            template: self.template()?,
+            shard: self.shard,
+            // A text has no name, so its place must tell.
+            form: Form { is_text: args.text, is_ordered: args.ordered || args.text },
+            defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
+            has_seed,
+            model: fingerprint(&engine.model),
+            model_name: engine.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            parameters,
+            // Those that failed again in this run are not tried for ever.
+            retry_failed: args.retry_failed && !after_crash,
+            after_crash,
+        })
+    }
+
+    /// The input must be there, and stay: it is read more than once.
+    fn check_files(&self, input: &Path) -> Result<(), Failure> {
+        let metadata = fs::metadata(input).map_err(|error| Failure::io(input, &error))?;
+        if !metadata.is_file() {
+            return Err(Failure::usage(format!("{}: not a regular file", input.display()))
+                .with_hint("a batch reads its input twice, and again when it goes on: save it to a file"));
+        }
+        let args = self.args;
+        let files =
+            [Some(input), Some(args.engine.0.model.as_path()), args.template_file.as_deref(), args.base.as_deref()];
+        let files = files.into_iter().flatten();
+        refuse_overwrite(&self.output, files.clone())?;
+        refuse_overwrite(&journal_path(&self.output), files)
+    }
+
+    fn template(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.args.template_file else { return Ok(self.args.template.clone()) };
+        let io = |error| Failure::io(path, &error);
+        if fs::metadata(path).map_err(io)?.len() > MAX_TEMPLATE_BYTES {
+            return Err(Failure::new(format!("{}: a template has at most 1 MiB", path.display())));
+        }
+        fs::read_to_string(path).map(Some).map_err(io)
+    }
+
+    fn renderer(&self, gguf: &Gguf, loaded: Loaded, now: LocalTime) -> Result<Renderer, Failure> {
+        let Loaded { specials, guard, .. } = loaded;
+        let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, specials)).transpose();
+        let template = template
+            .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))?;
+        if template.is_none() && !self.args.raw {
+            stderr_line(
+                "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",
+            );
+        }
+        Ok(Renderer { template, guard, system: self.args.system_prompt.clone(), is_raw: self.args.raw, now })
+    }
+}
+
+fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {
+    let path = journal_path(output);
+    let is_running = is_running(output)?;
+    let read = read_journal(&Files, &path)?;
+    let (Some(is_running), Some((journal, _))) = (is_running, read) else {
+        let error = LedgerError::Io { path, error: io::ErrorKind::NotFound.into() };
+        return Err(Failure::from(error).with_hint("-o takes the results of a batch, whose journal is beside them"));
+    };
+    let status = Status::of(&journal, is_running);
+    match format {
+        StatusFormat::Text => write_stdout(&status.text())?,
+        StatusFormat::Json => {
+            write_stdout(&(serde_json::to_string(&status).expect("strings and numbers serialize") + "\n"))?;
+        }
+    }
+    Ok(ExitCode::Success)
+}
+
+fn join(args: &MergeArgs) -> Result<ExitCode, Failure> {
+    let output = &args.output_file;
+    let parts = match args.parts.is_empty() {
+        true => parts_of(output, Path::exists, MAX_PARTS),
+        false => args.parts.clone(),
+    };
+    if parts.is_empty() {
+        return Err(Failure::from(MergeError::NoJournal(Shard { number: 1, n_shards: 2 }.output(output))));
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let totals = merge(&Files, output, &parts, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))?;
+    stderr_line(&format!("{} ok + {} failed = {} lines", totals.n_ok, totals.n_failed, totals.n_done()));
+    Ok(if totals.n_failed == 0 { ExitCode::Success } else { ExitCode::LinesFailed })
+}

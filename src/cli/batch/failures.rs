@@ -1,0 +1,102 @@
+//! What goes wrong with a batch, for people.
+
+use std::io;
+use std::path::Path;
+
+use crate::batch::disk::Files;
+use crate::batch::input::source::SourceError;
+use crate::batch::ledger::{LedgerError, journal_path, read_journal};
+use crate::batch::merge::MergeError;
+use crate::batch::pipeline::BatchError;
+use crate::cli::failure::Failure;
+
+/// The same command is all it takes to go on.
+const GOES_ON: &str = "the same command goes on";
+
+/// The failure of a job that writes to `output`.
+pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
+    match error {
+        BatchError::Source(error) => error.into(),
+        BatchError::Ledger(LedgerError::Io { path, error }) => match safe(output) {
+            Some(safe) => Failure::io(&path, &error).with_hint(format!("{safe}; {GOES_ON}")),
+            None => Failure::io(&path, &error),
+        },
+        BatchError::Ledger(error) => error.into(),
+        BatchError::Stream(error) if output == Path::new("-") || error.kind() == io::ErrorKind::BrokenPipe => {
+            Failure::stdout(&error)
+        }
+        BatchError::Stream(error) => Failure::io(output, &error),
+        BatchError::Engine(message) => match safe(output) {
+            Some(safe) => Failure::new(message).with_hint(format!("{safe}; {GOES_ON}")),
+            None => Failure::new(message),
+        },
+        BatchError::Thread(error) => Failure::new(format!("cannot start: {error}")),
+    }
+}
+
+/// An interrupt.
+pub(super) fn interrupted(output: &Path) -> Failure {
+    let failure = Failure::interrupted();
+    match safe(output) {
+        Some(safe) => failure.with_hint(format!("{safe}; {GOES_ON}")),
+        None => failure,
+    }
+}
+
+/// What is safe in an output.
+pub(super) fn safe(output: &Path) -> Option<String> {
+    let (journal, _) = read_journal(&Files, &journal_path(output)).ok()??;
+    let (totals, key) = (journal.totals(), journal.key());
+    let latest = journal.latest().map(|line| format!(", the latest is the {}.", line + 1)).unwrap_or_default();
+    Some(format!("{} of {} lines are safe in {}{latest}", totals.n_done(), key.n_own, output.display()))
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        match &error {
+            SourceError::Io { path, error } => Failure::io(path, error),
+            SourceError::Changed(_) => {
+                Failure::new(error.to_string()).with_hint("leave a batch's input alone until it is done")
+            }
+            SourceError::NoTemplate(_) => {
+                Failure::usage(error.to_string()).with_hint("--template 'Summarize: {{text}}', where text is a column")
+            }
+            SourceError::Template { .. } => Failure::usage(error.to_string())
+                .with_hint("--template takes Jinja: {{name}} is the field of that name"),
+            SourceError::Header { .. } => {
+                Failure::new(error.to_string()).with_hint("the first line of a table names its columns")
+            }
+        }
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Failure {
+        let hint = match &error {
+            LedgerError::Io { path, error } => return Failure::io(path, error),
+            LedgerError::NoJournal(_) => "give another -o, or move the file away",
+            LedgerError::Foreign(_) => "give another -o, or move both files away",
+            LedgerError::OtherKey { .. } => "give the arguments as before, or another -o",
+            LedgerError::Busy(_) => "wait for it; --status tells how it is getting on",
+            LedgerError::Shortened { .. } => "restore it, or move it and its journal away to begin anew",
+        };
+        Failure::new(error.to_string()).with_hint(hint)
+    }
+}
+
+impl From<MergeError> for Failure {
+    fn from(error: MergeError) -> Failure {
+        let hint = match error {
+            MergeError::Ledger(error) => return error.into(),
+            MergeError::NoJournal(_) => {
+                "parts are the outputs of chaski batch --shard, with their journals beside them"
+            }
+            MergeError::OtherJob { .. } => "shards of one job have the same input, model and parameters",
+            MergeError::Twice(_) => "give each part once",
+            MergeError::Incomplete { .. } => "let that shard's command go on until it is done",
+            MergeError::Missing { .. } => "give the outputs of all shards",
+            MergeError::Exists(_) => "move it away, or give another -o",
+        };
+        Failure::new(error.to_string()).with_hint(hint)
+    }
+}

@@ -1,0 +1,102 @@
+//! How a batch is getting on, on stderr: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::{self, IsTerminal as _};
+use std::time::{Duration, Instant};
+
+use crate::batch::engine::Refusal;
+use crate::batch::journal::Totals;
+use crate::batch::pipeline::{Ended, Watcher};
+use crate::batch::progress::{Progress, duration};
+use crate::cli::output::{Bars, stderr_line};
+use crate::text::sanitize_for_terminal;
+
+/// Time between two lines where stderr is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Failed lines that are told one by one; all are in the output.
+const MAX_TOLD: usize = 10;
+
+/// Tells it.
+#[derive(Debug)]
+pub(super) struct Show {
+    bars: Bars,
+    is_quiet: bool,
+    is_terminal: bool,
+    told: Instant,
+    n_failed: usize,
+}
+
+impl Show {
+    pub(super) fn new(bars: Bars, is_quiet: bool) -> Show {
+        Show { bars, is_quiet, is_terminal: io::stderr().is_terminal(), told: Instant::now(), n_failed: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bars.clear();
+    }
+}
+
+impl Watcher for Show {
+    fn progress(&mut self, progress: &Progress) {
+        if self.is_quiet {
+            return;
+        }
+        if self.is_terminal {
+            self.bars.lines(progress.totals.n_done(), progress.n_lines, progress.details());
+        } else if self.told.elapsed() >= LINE_EVERY {
+            self.told = Instant::now();
+            stderr_line(&progress.line());
+        }
+    }
+
+    fn failed(&mut self, number: u64, refusal: &Refusal) {
+        self.n_failed += 1;
+        if self.is_quiet || self.n_failed > MAX_TOLD {
+            return;
+        }
+        let line = format!("notice: line {number}: {} ({})", refusal.message, refusal.code);
+        let more = if self.n_failed == MAX_TOLD { "; further ones are in the output only" } else { "" };
+        self.bars.suspend(|| stderr_line(&format!("{}{more}", sanitize_for_terminal(&line))));
+    }
+}
+
+/// What was done, in one line.
+pub(super) fn summary(ended: &Ended, seed: u32) -> String {
+    let progress = &ended.progress;
+    let Totals { n_ok, n_failed, .. } = progress.totals;
+    let is_whole = n_ok + n_failed == progress.n_lines;
+    let lines = match is_whole {
+        true => format!("{n_ok} ok + {n_failed} failed = {} lines", progress.n_lines),
+        false => format!("{n_ok} ok + {n_failed} failed of {} lines", progress.n_lines),
+    };
+    if progress.n_done_now == 0 {
+        return format!("{lines}; seed {seed}");
+    }
+    format!(
+        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; seed {seed}",
+        progress.n_done_now,
+        duration(progress.seconds),
+        progress.predicted_per_second(),
+        progress.prompt_per_second(),
+        progress.tokens_per_step(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::engine;
+
+    #[test]
+    fn the_sum_is_told() {
+        let engine = engine::Progress { n_running: 0, n_prompt: 100, n_predicted: 50, n_steps: 25 };
+        let totals = Totals { n_ok: 61, n_failed: 3, ..Totals::default() };
+        let progress = Progress { n_lines: 64, totals, n_done_now: 20, engine, seconds: 10.0 };
+        let ended = Ended { progress, is_interrupted: false };
+        let expected =
+            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
+        assert_eq!(summary(&ended, 7), expected);
+        let stopped = Ended { progress: Progress { n_lines: 70, n_done_now: 0, ..progress }, ..ended };
+        assert_eq!(summary(&stopped, 7), "61 ok + 3 failed of 70 lines; seed 7");
+    }
+}

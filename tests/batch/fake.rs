@@ -1,0 +1,126 @@
+//! An engine without a model: what it answers follows from the request alone.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use chaski::batch::engine::{Answer, End, Engine, Event, Progress, Refusal, Request};
+
+/// A prompt with this in it takes the process down.
+pub(crate) const ABORT: &str = "ABORT";
+/// One with this is refused.
+pub(crate) const REFUSE: &str = "REFUSE";
+/// One with this ends the engine.
+pub(crate) const FAIL: &str = "FAIL";
+
+/// Answers several requests at a time, each in as many steps as its answer has tokens.
+pub(crate) struct Fake {
+    n_slots: usize,
+    step: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Request>,
+    running: Vec<(Request, usize)>,
+    events: VecDeque<Event>,
+    progress: Progress,
+}
+
+impl Fake {
+    pub(crate) fn new(n_slots: usize, step: Duration) -> Fake {
+        Fake { n_slots, step, state: Mutex::default() }
+    }
+}
+
+/// The text of a request's prompt.
+pub(crate) fn prompt(request: &Request) -> String {
+    request.prompt.iter().map(|segment| segment.text.as_str()).collect()
+}
+
+fn n_tokens(request: &Request) -> usize {
+    let wanted = 1 + prompt(request).len() % 7;
+    request.max_tokens.map_or(wanted, |max| wanted.min(max))
+}
+
+/// Depends on everything that a request is made of.
+pub(crate) fn answer(request: &Request) -> Answer {
+    let text = prompt(request);
+    let reversed: String = text.chars().rev().collect();
+    let sampling = &request.sampling;
+    Answer {
+        id: request.id,
+        text: format!("{reversed}\n[{} {} {:?}]", sampling.temperature, sampling.seed, request.stop),
+        end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Length } else { End::Stop },
+        n_prompt: text.len(),
+        n_cached: 0,
+        n_predicted: n_tokens(request),
+        n_drafted: 0,
+        n_accepted: 0,
+        prompt_ms: 1.0,
+        predicted_ms: 2.0,
+        logprobs: Vec::new(),
+    }
+}
+
+impl Engine for Fake {
+    fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
+        let mut state = self.state.lock().unwrap();
+        if state.waiting.len() >= self.n_slots {
+            return Err(Box::new(request));
+        }
+        state.waiting.push_back(request);
+        Ok(())
+    }
+
+    fn next_event(&self) -> Result<Event, String> {
+        let state = &mut *self.state.lock().unwrap();
+        loop {
+            if let Some(event) = state.events.pop_front() {
+                return Ok(event);
+            }
+            while state.running.len() < self.n_slots
+                && let Some(request) = state.waiting.pop_front()
+            {
+                state.events.push_back(Event::Begun { id: request.id });
+                let text = prompt(&request);
+                if text.contains(REFUSE) {
+                    let refusal =
+                        Refusal { code: "context_length_exceeded".to_owned(), message: "too long".to_owned() };
+                    state.events.push_back(Event::Refused { id: request.id, refusal });
+                } else if text.contains(FAIL) {
+                    return Err("the engine is out of order".to_owned());
+                } else {
+                    let n_tokens = n_tokens(&request);
+                    state.running.push((request, n_tokens));
+                }
+            }
+            if state.running.is_empty() && state.events.is_empty() {
+                return Err("nothing was asked".to_owned());
+            }
+            if !self.step.is_zero() {
+                thread::sleep(self.step);
+            }
+            step(state);
+        }
+    }
+}
+
+fn step(state: &mut State) {
+    state.progress.n_running = state.running.len();
+    for (request, n_left) in &mut state.running {
+        if prompt(request).contains(ABORT) {
+            std::process::abort();
+        }
+        *n_left -= 1;
+        state.progress.n_predicted += 1;
+        state.progress.n_steps += 1;
+    }
+    let (done, running) = std::mem::take(&mut state.running).into_iter().partition(|(_, n_left)| *n_left == 0);
+    state.running = running;
+    let done: Vec<(Request, usize)> = done;
+    state.events.extend(done.iter().map(|(request, _)| Event::Done(Box::new(answer(request)))));
+    state.events.push_back(Event::Progress(state.progress));
+}

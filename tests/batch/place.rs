@@ -1,0 +1,215 @@
+//! A folder with a job in it, and ways to run it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use chaski::accept::Sampling;
+use chaski::batch::disk::Files;
+use chaski::batch::engine::{Engine, Refusal};
+use chaski::batch::input::parameters::Defaults;
+use chaski::batch::input::shard::Shard;
+use chaski::batch::job::{Job, Output};
+use chaski::batch::journal::Journal;
+use chaski::batch::ledger::{journal_path, read_journal};
+use chaski::batch::pipeline::{BatchError, Ended, Form, Watcher};
+use chaski::batch::progress::Progress;
+use chaski::batch::render::Renderer;
+use chaski::batch::supervise::stop_with_parent;
+use chaski::chat::template::SpecialGuard;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fake::Fake;
+
+/// The variable that tells a child what to do.
+pub(crate) const CHILD: &str = "CHASKI_BATCH_CHILD";
+
+/// A job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
+    pub(crate) n_slots: usize,
+    pub(crate) step_us: u64,
+    pub(crate) is_ordered: bool,
+    pub(crate) is_text: bool,
+    pub(crate) retry_failed: bool,
+    pub(crate) after_crash: bool,
+    pub(crate) shard: (u64, u64),
+    pub(crate) seed: Option<u32>,
+    pub(crate) template: Option<String>,
+}
+
+impl Setup {
+    pub(crate) fn job(&self) -> Job {
+        let sampling = Sampling {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            seed: self.seed.unwrap_or(99),
+        };
+        Job {
+            input: self.input.clone(),
+            format: None,
+            template: self.template.clone(),
+            shard: self.shard(),
+            form: Form { is_text: self.is_text, is_ordered: self.is_ordered },
+            defaults: Defaults { sampling, max_tokens: None, stop: Vec::new() },
+            has_seed: self.seed.is_some(),
+            model: "a fake 0 0".to_owned(),
+            model_name: "fake".to_owned(),
+            parameters: BTreeMap::new(),
+            retry_failed: self.retry_failed,
+            after_crash: self.after_crash,
+        }
+    }
+
+    pub(crate) fn shard(&self) -> Shard {
+        Shard { number: self.shard.0, n_shards: self.shard.1 }
+    }
+
+    /// Runs it in this process.
+    pub(crate) fn run(&self) -> Result<Ended, BatchError> {
+        self.run_with(Box::new(self.engine()), &AtomicBool::new(false), &mut Silent)
+    }
+
+    pub(crate) fn engine(&self) -> Fake {
+        Fake::new(self.n_slots, Duration::from_micros(self.step_us))
+    }
+
+    pub(crate) fn run_with(
+        &self,
+        engine: Box<dyn Engine + '_>,
+        interrupt: &AtomicBool,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Ended, BatchError> {
+        let prepared = self.job().prepare(Output::File(&Files, &self.output))?;
+        prepared.run(engine, renderer(), interrupt, watcher)
+    }
+
+    /// Runs it in another process.
+    pub(crate) fn spawn(&self) -> std::io::Result<Child> {
+        Command::new(std::env::current_exe()?)
+            .args(["child", "--exact", "--ignored", "--nocapture", "--quiet"])
+            // Threads with heaps of their own take memory as they please, and some tests measure it.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env(CHILD, serde_json::to_string(self).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+
+    /// What the journal says.
+    pub(crate) fn journal(&self) -> Journal {
+        self.journal_if_any().expect("a journal")
+    }
+
+    pub(crate) fn journal_if_any(&self) -> Option<Journal> {
+        Some(read_journal(&Files, &journal_path(&self.output)).unwrap()?.0)
+    }
+
+    /// The output, without what differs from run to run, by name of line.
+    pub(crate) fn records(&self) -> BTreeMap<String, Value> {
+        let mut records = BTreeMap::new();
+        for mut record in self.record_list() {
+            record["id"] = Value::Null;
+            if record["response"].is_object() {
+                record["response"]["request_id"] = Value::Null;
+                record["response"]["body"]["id"] = Value::Null;
+                record["response"]["body"]["created"] = Value::Null;
+            }
+            let name = match &record["custom_id"] {
+                Value::Null => format!("at {}", record["error"]["line"]),
+                name => format!("{} {}", name.as_str().unwrap(), record["error"]["line"]),
+            };
+            assert!(records.insert(name, record).is_none(), "a line twice");
+        }
+        records
+    }
+
+    /// The output in its order.
+    pub(crate) fn record_list(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.output).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The names of the output's lines, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.record_list().iter().map(|record| record["custom_id"].as_str().unwrap_or("?").to_owned()).collect()
+    }
+}
+
+pub(crate) fn renderer() -> Renderer {
+    let now = Default::default();
+    Renderer { template: None, guard: SpecialGuard::new([]), system: None, is_raw: false, now }
+}
+
+/// What a child does.
+pub(crate) fn be_child(setup: &Setup) {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    stop_with_parent(interrupt.clone()).unwrap();
+    let ended = setup.run_with(Box::new(setup.engine()), &interrupt, &mut Silent).unwrap();
+    assert!(!ended.is_interrupted);
+}
+
+/// A folder that is gone after the test.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place { folder: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A job over these bytes.
+    pub(crate) fn setup(&self, input: &str, bytes: impl AsRef<[u8]>) -> Setup {
+        fs::write(self.path(input), bytes).unwrap();
+        Setup {
+            input: self.path(input),
+            output: self.path("results.jsonl"),
+            n_slots: 4,
+            step_us: 0,
+            is_ordered: false,
+            is_text: false,
+            retry_failed: false,
+            after_crash: false,
+            shard: (1, 1),
+            seed: Some(7),
+            template: None,
+        }
+    }
+}
+
+/// Lines of many kinds.
+pub(crate) fn lines(n: usize) -> String {
+    let line = |n: usize| match n % 10 {
+        3 => "{broken\n".to_owned(),
+        6 => format!("{{\"custom_id\": \"q{n}\", \"prompt\": \"REFUSE {n}\"}}\n"),
+        8 => format!("{{\"prompt\": \"nameless {n}\", \"temperature\": 0}}\n"),
+        _ => format!("{{\"custom_id\": \"q{n}\", \"prompt\": \"question {} {n}\"}}\n", "x".repeat(n % 7)),
+    };
+    (0..n).map(line).collect()
+}
+
+/// Looks away.
+pub(crate) struct Silent;
+
+impl Watcher for Silent {
+    fn progress(&mut self, _progress: &Progress) {}
+
+    fn failed(&mut self, _number: u64, _refusal: &Refusal) {}
+}
