@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::align::AlignArgs;
+use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
@@ -34,6 +35,11 @@ pub enum Command {
     ///
     /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
     Run(RunArgs),
+    /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
+    ///
+    /// Lines are answered side by side. The same command goes on after Ctrl-C, a crash or a power cut, and does nothing
+    /// twice. Exit code 3 means that some lines failed; each has a record with an error.
+    Batch(Box<BatchArgs>),
     /// Compare drafters with plain decoding on real text, and measure this machine
     ///
     /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all. With

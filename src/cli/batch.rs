@@ -7,6 +7,7 @@
 pub mod args;
 mod failures;
 mod show;
+mod start;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +20,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::batch::disk::Files;
-use crate::batch::engine::Engine;
 use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
 use crate::batch::job::{Job, Output, Prepared, summary};
@@ -51,14 +51,11 @@ const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 /// Shards that `merge` looks for.
 const MAX_PARTS: u64 = 10_000;
 
-/// Starts the engine of a job, and waits until its model is loaded.
-pub type Start = fn(&BatchArgs, WorkerConfig, Arc<AtomicBool>, &mut Bars) -> Result<(Box<dyn Engine>, Loaded), Failure>;
-
 /// Runs the command.
 ///
 /// # Errors
 /// What the user should read.
-pub fn batch(args: &BatchArgs, start: Start) -> Result<ExitCode, Failure> {
+pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     if let Some(BatchCommand::Merge(args)) = &args.command {
         return join(args);
     }
@@ -72,7 +69,7 @@ pub fn batch(args: &BatchArgs, start: Start) -> Result<ExitCode, Failure> {
     if let Some(format) = args.status {
         return status(&output, format);
     }
-    let work = Work { args, shard, output, start };
+    let work = Work { args, shard, output };
     if work.is_stream() {
         return work.run(None);
     }
@@ -87,7 +84,6 @@ struct Work<'a> {
     args: &'a BatchArgs,
     shard: Shard,
     output: PathBuf,
-    start: Start,
 }
 
 impl Work<'_> {
@@ -162,7 +158,7 @@ impl Work<'_> {
     ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
         let mut bars = Bars::default();
-        let (engine, loaded) = (self.start)(self.args, config, interrupt.clone(), &mut bars)?;
+        let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, prepared.now())?;
         let mut show = Show::new(bars, self.args.quiet);
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);

@@ -62,6 +62,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

@@ -64,3 +64,9 @@ fn the_version_names_the_engine_and_its_cpu_features() {
     let features = lines[2].strip_prefix("CPU features: ").unwrap();
     assert!(!features.trim().is_empty(), "{version}");
 }
+
+#[test]
+fn help_of_batch() {
+    let merge = help(&["batch", "merge", "--help"]);
+    assert_data_eq!(help(&["batch", "--help"]) + "\n" + &merge, file!["../snapshots/batch-help.txt"].raw());
+}

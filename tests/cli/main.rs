@@ -13,6 +13,7 @@ mod harness;
 
 mod align;
 mod answers;
+mod batch;
 mod bench;
 mod cache;
 mod drafter;

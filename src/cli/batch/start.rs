@@ -1,0 +1,31 @@
+//! The engine of a batch, from arguments.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::batch::engine::Engine;
+use crate::cli::batch::args::BatchArgs;
+use crate::cli::failure::Failure;
+use crate::cli::output::{Bars, stderr_line};
+use crate::llama::crowd::{self, CrowdConfig, Startup};
+use crate::llama::worker::{Loaded, WorkerConfig};
+
+/// Starts the engine, and waits until its model is loaded.
+pub(super) fn start(
+    args: &BatchArgs,
+    engine: WorkerConfig,
+    interrupt: Arc<AtomicBool>,
+    bars: &mut Bars,
+) -> Result<(Box<dyn Engine>, Loaded), Failure> {
+    let drafts = args.base.as_deref() != Some(Path::new("none"));
+    let config = CrowdConfig { engine, n_parallel: args.parallel, n_ctx: args.engine.0.ctx_size, drafts };
+    let started = crowd::start(config, interrupt, &mut |startup| match startup {
+        Startup::Loading(share) => bars.loading(share),
+        Startup::Measuring => bars.measuring(),
+        Startup::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+    });
+    bars.clear();
+    let (engine, loaded) = started?;
+    Ok((Box::new(engine), loaded))
+}
