@@ -27,7 +27,7 @@ const LEAST_GAIN: f64 = 1.02;
 
 /// Reading prompts may slow a step's tokens down by this factor, at worst: texts end sooner, so that less of them is
 /// lost with an interrupt.
-const LEAST_READING: f64 = 0.95;
+const LEAST_READING: f64 = 0.9;
 
 /// The surest draft there is: what would not pay at this probability need not be drafted.
 const SUREST: f64 = 0.98;
