@@ -19,12 +19,15 @@ const MAX_MORE: usize = 256;
 /// A step should take no longer than this, or an interrupt is answered late.
 const LONGEST_MS: f64 = 2000.0;
 
+/// But so many rows more it may have on any machine.
+const LEAST_MORE: usize = 16;
+
 /// Drafted rows must promise this much more than is had without them: below it the promise is within the noise.
 const LEAST_GAIN: f64 = 1.02;
 
 /// Reading prompts may slow a step's tokens down by this factor, at worst: texts end sooner, so that less of them is
 /// lost with an interrupt.
-const LEAST_READING: f64 = 0.95;
+const LEAST_READING: f64 = 0.9;
 
 /// The surest draft there is: what would not pay at this probability need not be drafted.
 const SUREST: f64 = 0.98;
@@ -131,7 +134,9 @@ impl CrowdSchedule {
         let mut used = vec![false; wishes.len()];
         let mut value: f64 = rows.iter().sum::<usize>() as f64;
         let mut ms: f64 = parts(&rows).into_iter().map(|n_rows| times.of(n_rows)).sum();
-        let mut n_left = self.max_more;
+        let fits = |n_more: &usize| ms + times.of(*n_more) <= LONGEST_MS;
+        let n_short = (LEAST_MORE..=self.max_more).rev().find(fits);
+        let mut n_left = n_short.unwrap_or(LEAST_MORE.min(self.max_more));
         let mut best_rate = value / ms;
         while let Some(block) = self.best_block(wishes, &used, &rows, &times, n_left, (value, ms)) {
             let rate = (value + block.value) / (ms + block.ms);
@@ -161,10 +166,7 @@ impl CrowdSchedule {
         (value, ms): (f64, f64),
     ) -> Option<Block> {
         let rate = |block: &Block| (value + block.value) / (ms + block.ms);
-        let pays = |block: &Block| {
-            let is_short = ms + block.ms <= LONGEST_MS || block.n_rows * block.slots.len() <= wishes.len();
-            is_short && (!block.has_drafts || rate(block) >= LEAST_GAIN * value / ms)
-        };
+        let pays = |block: &Block| !block.has_drafts || rate(block) >= LEAST_GAIN * value / ms;
         let mut best: Option<Block> = None;
         for from in 0..wishes.len() {
             let mut least = usize::MAX;
@@ -327,6 +329,9 @@ mod tests {
         assert_eq!(plan(&[roots(3), vec![prompt(100)]].concat()), [1, 1, 1, 100]);
         assert_eq!(plan(&[prompt(40), prompt(43), prompt(41)]), [40, 40, 40], "the uneven rest waits for its turn");
         assert_eq!(plan(&[prompt(1000)]), [257], "no more than a batch holds");
+        let slow = CrowdSchedule::new(CostCurve::exact([(1, 300.0), (64, 3000.0)]));
+        let rows = slow.plan(&[roots(3), vec![prompt(100)]].concat(), 0);
+        assert!((20..40).contains(&rows[3]), "a step takes two seconds at most: {rows:?}");
         assert_eq!(plan(&vec![prompt(100); 64]).into_iter().sum::<usize>(), 64 + 256);
         assert_eq!(plan(&[prompt(0), prompt(1)]), [0, 1]);
     }
