@@ -79,9 +79,13 @@ pub struct BatchArgs {
     #[arg(long)]
     pub raw: bool,
 
-    /// Drafter file to begin with; none drafts nothing [default: the one beside the model, named like it with .chaski]
+    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
+
+    /// Draft nothing, also where it would pay
+    #[arg(long)]
+    pub no_drafts: bool,
 
     /// Neither progress nor summary on stderr
     #[arg(short, long)]

@@ -1,6 +1,5 @@
 //! The engine of a batch, from arguments.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -18,8 +17,8 @@ pub(super) fn start(
     interrupt: Arc<AtomicBool>,
     bars: &mut Bars,
 ) -> Result<(Box<dyn Engine>, Loaded), Failure> {
-    let drafts = args.base.as_deref() != Some(Path::new("none"));
-    let config = CrowdConfig { engine, n_parallel: args.parallel, n_ctx: args.engine.0.ctx_size, drafts };
+    let (n_parallel, n_ctx) = (args.parallel, args.engine.0.ctx_size);
+    let config = CrowdConfig { engine, n_parallel, n_ctx, drafts: !args.no_drafts };
     let started = crowd::start(config, interrupt, &mut |startup| match startup {
         Startup::Loading(share) => bars.loading(share),
         Startup::Measuring => bars.measuring(),
