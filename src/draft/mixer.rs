@@ -240,12 +240,12 @@ impl MixerState {
     /// other sources, or of more or fewer, is of no use.
     #[must_use]
     pub fn fits(&self, sources: &[Box<dyn Source>]) -> bool {
-        let fits = |(known, source): (&Reliability, &Box<dyn Source>)| {
+        let fits = |known: &Reliability, source: &dyn Source| {
             let n_bins = source.n_bins();
             known.name == source.name() && known.named.len() == n_bins && known.unnamed.len() == n_bins + 1
         };
         self.sources.len() == sources.len()
-            && self.sources.iter().zip(sources).all(fits)
+            && self.sources.iter().zip(sources).all(|(known, source)| fits(known, source.as_ref()))
             && self.weights.len() == 1 << sources.len()
             && self.weights.iter().all(|weights| weights.len() == sources.len() + 1)
     }
