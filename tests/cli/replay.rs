@@ -108,8 +108,8 @@ fn what_was_trained_is_a_file_that_parses() {
     let ran = replay(&place, &["traces.jsonl", "--train", "state.json"]);
     ran.succeeds();
     assert_eq!(ran.stdout, "");
-    let state: Value = serde_json::from_str(&fs::read_to_string(place.path("state.json")).unwrap()).unwrap();
-    assert!(state["mixer"].is_object() && state["calibrator"].is_object(), "{state}");
+    let states: Vec<Value> = serde_json::from_str(&fs::read_to_string(place.path("state.json")).unwrap()).unwrap();
+    assert!(states.len() == 1 && states[0]["mixer"].is_object() && states[0]["calibrator"].is_object(), "{states:?}");
     replay(&place, &["traces.jsonl", "--train", "no/state.json"]).fails(1, &["no/state.json"]);
 }
 
