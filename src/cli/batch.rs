@@ -33,7 +33,7 @@ use crate::chat::template::{ChatTemplate, LocalTime};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
-use crate::cli::engine::{fingerprint, open_base, open_model, sampling, worker_config};
+use crate::cli::engine::{check_prompting, fingerprint, max_tokens, open_base, open_model, sampling, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
@@ -220,19 +220,8 @@ impl Work<'_> {
             }
             (sampling.seed, has_seed) = (0, true);
         }
-        let max_tokens = match args.n_predict {
-            -1 => None,
-            n => Some(usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
-                Failure::usage(format!("-n must be -1 or more than 0, not {n}"))
-                    .with_hint("-1 is until the model ends its answer")
-            })?),
-        };
-        if args.reverse_prompt.iter().any(String::is_empty) {
-            return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
-        }
-        if args.raw && args.system_prompt.is_some() {
-            return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompts"));
-        }
+        let max_tokens = max_tokens(args.n_predict)?;
+        check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
         if args.parallel.is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
             return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
         }

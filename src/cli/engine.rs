@@ -66,6 +66,35 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     })
 }
 
+/// The most tokens of an answer, from `-n`; `None` is until the model ends it.
+///
+/// # Errors
+/// For what is no number of tokens.
+pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
+    if n_predict == -1 {
+        return Ok(None);
+    }
+    let n = usize::try_from(n_predict).ok().filter(|&n| n > 0);
+    n.map(Some).ok_or_else(|| {
+        Failure::usage(format!("-n must be -1 or more than 0, not {n_predict}"))
+            .with_hint("-1 is until the model ends its answer")
+    })
+}
+
+/// Refuses what cannot be honoured around a prompt.
+///
+/// # Errors
+/// When a stop string is empty, or there is no template that a system prompt could stand in.
+pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> Result<(), Failure> {
+    if stop.iter().any(String::is_empty) {
+        return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+    }
+    if is_raw && system.is_some() {
+        return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
+    }
+    Ok(())
+}
+
 /// The base that drafting starts from: the file given, or the one beside the model; `none` is none. One that cannot be
 /// used is told, and drafting goes on without it.
 #[must_use]

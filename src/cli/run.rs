@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
 use crate::cli::args::RunArgs;
-use crate::cli::engine::{open_base, open_model, sampling, start, worker_config};
+use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::{explain, input, interrupt, learn};
@@ -28,19 +28,8 @@ use crate::tune::Settings;
 /// What the user should read.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let sampling = sampling(&args.sampling)?;
-    let max_tokens = match args.n_predict {
-        -1 => None,
-        n => Some(usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
-            Failure::usage(format!("-n must be -1 or more than 0, not {n}"))
-                .with_hint("-1 is until the model ends its answer")
-        })?),
-    };
-    if args.reverse_prompt.iter().any(String::is_empty) {
-        return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
-    }
-    if args.raw && args.system_prompt.is_some() {
-        return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
-    }
+    let max_tokens = max_tokens(args.n_predict)?;
+    check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     if args.drafter == DrafterKind::Auto {
