@@ -133,23 +133,24 @@ impl CrowdSchedule {
         let mut rows: Vec<usize> = wishes.iter().map(|wish| wish.n_pending.min(1)).collect();
         let mut used = vec![false; wishes.len()];
         let mut value: f64 = rows.iter().sum::<usize>() as f64;
-        let mut ms: f64 = parts(&rows).into_iter().map(|n_rows| times.of(n_rows)).sum();
+        let mut ms = times.of_batch(&rows);
         let fits = |n_more: &usize| ms + times.of(*n_more) <= LONGEST_MS;
         let n_short = (LEAST_MORE..=self.max_more).rev().find(fits);
         let mut n_left = n_short.unwrap_or(LEAST_MORE.min(self.max_more));
         let mut best_rate = value / ms;
         while let Some(block) = self.best_block(wishes, &used, &rows, &times, n_left, (value, ms)) {
-            let rate = (value + block.value) / (ms + block.ms);
-            if rate < LEAST_READING * best_rate {
+            let mut with_block = rows.clone();
+            block.slots.clone().for_each(|slot| with_block[slot] += block.n_rows);
+            // Beside other blocks it may split the batch into more parts than was thought when it was found.
+            let ms_with_block = times.of_batch(&with_block);
+            let rate = (value + block.value) / ms_with_block;
+            if rate < LEAST_READING * best_rate || block.has_drafts && rate < LEAST_GAIN * value / ms {
                 break;
             }
             best_rate = best_rate.max(rate);
-            for slot in block.slots.clone() {
-                rows[slot] += block.n_rows;
-                used[slot] = true;
-            }
+            used[block.slots.clone()].fill(true);
             n_left -= block.n_rows * block.slots.len();
-            (value, ms) = (value + block.value, ms + block.ms);
+            (rows, value, ms) = (with_block, value + block.value, ms_with_block);
         }
         rows
     }
@@ -286,6 +287,11 @@ impl Times {
     fn of(&self, n_rows: usize) -> f64 {
         self.0[n_rows]
     }
+
+    /// Of a batch with these rows for each slot.
+    fn of_batch(&self, rows: &[usize]) -> f64 {
+        parts(rows).into_iter().map(|n_rows| self.of(n_rows)).sum()
+    }
 }
 
 #[cfg(test)]
@@ -370,8 +376,7 @@ mod tests {
     }
 
     fn ms(rows: &[usize]) -> f64 {
-        let times = Times::new(&curve().at(0), rows.iter().sum::<usize>() + 1);
-        parts(rows).into_iter().map(|n| times.of(n)).sum()
+        Times::new(&curve().at(0), rows.iter().sum::<usize>() + 1).of_batch(rows)
     }
 
     fn wish() -> impl Strategy<Value = Wish> {
