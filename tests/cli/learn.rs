@@ -7,7 +7,7 @@ use std::process::Command;
 use chaski::store::learned::{self, LearnPolicy, LearnedKey};
 use serde_json::Value;
 
-use super::harness::{Ran, Workplace, finish};
+use super::harness::{PROMPT, Ran, Running, Workplace, finish};
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
     let mut command = place.command(&[&["learn"], arguments].concat());
@@ -94,4 +94,27 @@ fn settings_that_cannot_be_read_are_told_and_can_be_set_anew() {
     learn(&place, &["status"]).fails(1, &["settings.json"]).hints("chaski learn on");
     learn(&place, &["off"]).succeeds();
     assert_eq!(status(&place)["learning"], false);
+}
+
+#[test]
+fn eight_processes_share_what_is_learned() {
+    let place = Workplace::new();
+    let text = place.text_of(&["-p", PROMPT, "--no-learn"]);
+    let start = || {
+        let mut command = place.run_command(&["-p", PROMPT, "-s", "7", "-q"]);
+        Running::start(command.env("XDG_DATA_HOME", place.path("data")).env_remove("CHASKI_LEARN"))
+    };
+    for round in 1..=3 {
+        let running: Vec<Running> = (0..8).map(|_| start()).collect();
+        for ran in running.into_iter().map(Running::finish) {
+            ran.succeeds();
+            assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (text.as_str(), ""), "round {round}");
+        }
+    }
+    let kept: Vec<_> = fs::read_dir(folder(&place)).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let files: Vec<&str> = kept.iter().filter_map(|name| name.to_str()?.rsplit_once('.')).map(|(_, end)| end).collect();
+    assert!(files.len() == 2 && files.contains(&"learned") && files.contains(&"lock"), "{kept:?}");
+    assert_eq!(status(&place)["models"].as_array().unwrap().len(), 1);
+    // What is kept is used without a word: it is whole.
+    assert_eq!(start().finish().succeeds().stderr, "");
 }
