@@ -369,3 +369,35 @@ fn shards_are_read_from_the_scheduler_and_joined() {
     let unseeded = ["batch", "-i", "prompts.jsonl", "-o", "b.jsonl", "--shard", "1/2"];
     finish(&mut place.command(&unseeded)).fails(2, &["one seed"]).hints("--seed");
 }
+
+/// Resident memory of a process and of its children, in KiB.
+#[cfg(target_os = "linux")]
+fn resident_kib(pid: u32) -> u64 {
+    let read = |name: String| fs::read_to_string(name).unwrap_or_default();
+    let own = read(format!("/proc/{pid}/status"));
+    let own = own.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let children = read(format!("/proc/{pid}/task/{pid}/children"));
+    own.unwrap_or(0) + children.split_whitespace().map(|pid| resident_kib(pid.parse().unwrap())).sum::<u64>()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_is_flat_over_ten_thousand_lines() {
+    const N: usize = 10_000;
+    let place = Workplace::new();
+    prompts(&place, N);
+    let mut running = Running::start(&mut command(&place, &["-np", "32", "-n", "4", "-q"]));
+    let n_done = || fs::read(place.path("results.jsonl")).map_or(0, |all| all.iter().filter(|&&b| b == b'\n').count());
+    let mut samples = Vec::new();
+    while running.is_running() {
+        samples.push((n_done(), resident_kib(running.child.id())));
+        thread::sleep(Duration::from_millis(100));
+    }
+    running.finish().succeeds();
+    assert_eq!(records(&place, "results.jsonl").len(), N);
+    let peak = |of: std::ops::Range<usize>| samples.iter().filter(|(n, _)| of.contains(n)).map(|&(_, kib)| kib).max();
+    let (early, late) = (peak(1000..N / 2), peak(N / 2..N));
+    let grown = late.zip(early).map(|(late, early)| late.saturating_sub(early));
+    // What is learned fills a table of 4 MiB; names of lines take 18 bytes each.
+    assert!(grown.is_some_and(|kib| kib < 6144), "{early:?} KiB, then {late:?} KiB");
+}
