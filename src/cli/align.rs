@@ -39,6 +39,8 @@ const MAX_PROMPTS_BYTES: u64 = 256 << 20;
 
 /// Arguments of `align`.
 #[derive(Debug, ClapArgs)]
+// Nothing is drafted, so nothing is measured for drafts.
+#[command(mut_arg("curve_budget", |arg| arg.hide(true)))]
 pub struct AlignArgs {
     /// Base file to write; while it is made, there is a FILE.log beside it
     #[arg(short, long, value_name = "FILE")]

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::ValueEnum as _;
+
 use crate::batch::disk::Files;
 use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
@@ -30,6 +32,7 @@ use crate::batch::render::Renderer;
 use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
 use crate::chat::template::{ChatTemplate, LocalTime};
+use crate::cli::args::CacheTypeArg;
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
@@ -226,12 +229,16 @@ impl Work<'_> {
             return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
         }
         let none = || "none".to_owned();
+        let cache_type = |given: Option<CacheTypeArg>| {
+            let name = given.and_then(|given| given.to_possible_value());
+            name.map_or_else(|| "default".to_owned(), |name| name.get_name().to_owned())
+        };
         let parameters = BTreeMap::from([
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
-            ("--cache-type-k".to_owned(), format!("{:?}", engine.cache_type_k)),
-            ("--cache-type-v".to_owned(), format!("{:?}", engine.cache_type_v)),
+            ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
+            ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
         Ok(Job {
             input,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::Error;
-use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
+use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::batch::input::format::Format;
 use crate::cli::args::{EngineArgs, SamplingArgs};
@@ -160,9 +160,10 @@ impl ClapArgs for LateEngineArgs {
     fn augment_args(command: Command) -> Command {
         // A parser that takes the empty default, which that of a path does not.
         let any_path = OsStringValueParser::new().map(PathBuf::from);
-        EngineArgs::augment_args(command).mut_arg("model", |arg| {
-            arg.required(false).default_value("").hide_default_value(true).value_parser(any_path)
-        })
+        let any_or_none =
+            |arg: Arg| arg.required(false).default_value("").hide_default_value(true).value_parser(any_path);
+        // What rows cost is measured as far as the number of places depends on it, whatever that takes.
+        EngineArgs::augment_args(command).mut_arg("model", any_or_none).mut_arg("curve_budget", |arg| arg.hide(true))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
