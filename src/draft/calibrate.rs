@@ -16,21 +16,33 @@ const N_HALF: usize = 14;
 /// Depths with a table of their own; deeper nodes share the last.
 const DEPTHS: [usize; 3] = [1, 2, 4];
 
-/// Share of the newest observation.
+/// Step towards the first observation, in units of [`MOST_CERTAIN`]. Steps become shorter, so that a point comes to rest at
+/// the mean: at a constant length it would wander about it by as much as the error to correct.
 const RATE: f32 = 0.02;
+
+/// After so many observations a step has half its length.
+const N_HALVED: f32 = 60.0;
+
+/// The shortest step: what is observed changes with the text.
+const LEAST_RATE: f32 = 0.003;
 
 /// How estimates turned out, in the logistic domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibrator {
     /// Per depth the corrected estimate at each point.
     tables: Vec<Vec<f32>>,
+    /// Observations at each of these points.
+    seen: Vec<Vec<f32>>,
 }
 
 impl Default for Calibrator {
     /// Corrects nothing.
     fn default() -> Calibrator {
         let identity = (0..=2 * N_HALF).map(|point| (point as f32 / N_HALF as f32 - 1.0) * MOST_CERTAIN);
-        Calibrator { tables: vec![identity.collect(); DEPTHS.len()] }
+        Calibrator {
+            tables: vec![identity.collect(); DEPTHS.len()],
+            seen: vec![vec![0.0; 2 * N_HALF + 1]; DEPTHS.len()],
+        }
     }
 }
 
@@ -66,9 +78,12 @@ impl Calibrator {
     pub fn learn(&mut self, p: f32, depth: usize, is_accepted: bool) {
         let (point, share) = points_of(p);
         let error = f32::from(u8::from(is_accepted)) - self.correct(p, depth);
-        let table = &mut self.tables[table_of(depth)];
-        table[point] += RATE * MOST_CERTAIN * error * (1.0 - share);
-        table[point + 1] += RATE * MOST_CERTAIN * error * share;
+        let (table, seen) = (&mut self.tables[table_of(depth)], &mut self.seen[table_of(depth)]);
+        for (point, share) in [(point, 1.0 - share), (point + 1, share)] {
+            let rate = f32::max(LEAST_RATE, RATE / (1.0 + seen[point] / N_HALVED));
+            table[point] += rate * MOST_CERTAIN * error * share;
+            seen[point] += share;
+        }
     }
 
     /// Takes in what became of the verified nodes of a draft, whose estimates were `p`, when `emitted` was said.
@@ -89,8 +104,11 @@ impl Calibrator {
     /// False for numbers that no learning gives: a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.tables.len() == DEPTHS.len()
-            && self.tables.iter().all(|table| table.len() == 2 * N_HALF + 1 && table.iter().all(|x| x.is_finite()))
+        let are_sound = |tables: &[Vec<f32>]| {
+            let is_sound = |table: &Vec<f32>| table.len() == 2 * N_HALF + 1 && table.iter().all(|x| x.is_finite());
+            tables.len() == DEPTHS.len() && tables.iter().all(is_sound)
+        };
+        are_sound(&self.tables) && are_sound(&self.seen) && self.seen.iter().flatten().all(|&n| n >= 0.0)
     }
 }
 
