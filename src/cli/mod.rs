@@ -6,6 +6,7 @@ pub mod align;
 pub mod args;
 pub mod batch;
 pub mod bench;
+pub mod cache;
 pub mod drafter;
 pub mod engine;
 pub mod explain;
@@ -63,6 +64,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Batch(args)) => batch::batch(&args),
+        Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

@@ -86,6 +86,14 @@ impl Model {
         self.inner.n_ctx_train() as usize
     }
 
+    /// Positions it was first trained on, where its positions are stretched beyond them.
+    #[must_use]
+    pub fn n_ctx_unstretched(&self) -> Option<usize> {
+        let architecture = self.inner.meta_val_str("general.architecture").ok()?;
+        let key = format!("{architecture}.rope.scaling.original_context_length");
+        self.inner.meta_val_str(&key).ok()?.parse().ok()
+    }
+
     /// Tokens of the vocabulary: the length of a logits slice.
     #[must_use]
     pub fn n_vocab(&self) -> usize {

@@ -20,6 +20,8 @@ use crate::token::Token;
 use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree};
 use crate::tune::{CacheType, Settings};
 
+mod state;
+
 pub use crate::tune::{FlashAttention, KvType};
 
 /// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
