@@ -22,6 +22,7 @@ mod help;
 mod learn;
 mod memory;
 mod models;
+mod prompt_cache;
 mod prompts;
 mod replay;
 mod signals;

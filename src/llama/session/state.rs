@@ -17,10 +17,19 @@ impl Session<'_> {
         &self.committed
     }
 
-    /// Whether a part of what is in the cache can be taken back.
+    /// How much of `prefix` need not be decoded again.
     #[must_use]
-    pub fn can_roll_back(&self) -> bool {
-        self.can_roll_back
+    pub fn n_reusable(&self, prefix: &[Token]) -> usize {
+        let n = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
+        let is_whole = n == self.committed.len();
+        if is_whole || self.can_roll_back && n >= self.n_fixed { n } else { 0 }
+    }
+
+    /// Whether a prefix of a restored state can be used alone. Recurrent models go forward only; where layers see a window,
+    /// llama.cpp leaves what lies before the last one out of a state.
+    #[must_use]
+    pub fn can_truncate(&self) -> bool {
+        self.can_roll_back && !self.has_window
     }
 
     /// How long [`Session::state`] is.
@@ -64,6 +73,8 @@ impl Session<'_> {
         let last = self.context.kv_cache_seq_pos_max(TRUNK);
         if is_set && usize::try_from(last + 1).is_ok_and(|n| n == tokens.len()) {
             self.committed = tokens.to_vec();
+            let is_all_there = self.context.kv_cache_seq_pos_min(TRUNK) == 0;
+            self.n_fixed = if is_all_there { 0 } else { tokens.len() };
             return Ok(());
         }
         let error = engine_error("cannot restore a prompt", &format!("it ends at position {last}"));

@@ -45,8 +45,8 @@ impl States {
     pub(super) fn recall(&self, session: &mut Session<'_>, context: &Context<'_>, prefix: &[Token]) -> Vec<Notice> {
         let Some((seal, model)) = &self.identity else { return Vec::new() };
         let key = context.key(model);
-        let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_roll_back() };
-        let mut n_have = n_usable(session.committed(), prefix, fit);
+        let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_truncate() };
+        let mut n_have = session.n_reusable(prefix);
         let (mut best, mut errors) = (None, Vec::new());
         if let Some(path) = context.job.state_file.as_deref().filter(|_| n_have < prefix.len()) {
             match own(path, &key, seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state))) {
@@ -84,7 +84,7 @@ impl States {
         let bytes = session.state().map_err(Notice::StateRefused)?;
         let key = context.key(model);
         let state = State { key: &key, tokens: session.committed(), us_per_token, bytes: &bytes };
-        cache.keep(&state, session.can_roll_back(), seal).map_err(Notice::PromptNotKept)
+        cache.keep(&state, session.can_truncate(), seal).map_err(Notice::PromptNotKept)
     }
 
     /// Keeps all that `session` holds in the job's own file.

@@ -32,7 +32,7 @@ pub struct Candidate<'a> {
 pub struct Fit {
     /// Positions it has.
     pub n_ctx: usize,
-    /// False for a recurrent model: a state is used whole or not at all.
+    /// False where a state is used whole or not at all: of recurrent models, and of those with sliding windows.
     pub can_truncate: bool,
 }
 
