@@ -9,6 +9,8 @@ use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::cache::{CacheArgs, PromptCacheArgs};
+use crate::cli::config::ConfigArgs;
+use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::replay::ReplayArgs;
@@ -69,6 +71,8 @@ pub enum Command {
     /// A prompt that a model read is kept on disk as the model's own numbers, with its tokens: a prompt that begins like it
     /// is answered at once. Files are private to this user and bounded in size; those used longest ago go first.
     Cache(CacheArgs),
+    /// Show the settings in force
+    Config(ShowArgs),
     /// Make, show and change drafter files: tri-grams that drafting starts from
     Drafter(DrafterArgs),
 }
@@ -245,6 +249,10 @@ pub struct RunArgs {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+
+    /// What is said in a file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// llama.cpp has short flags of several letters, which clap has not.

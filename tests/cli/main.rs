@@ -16,6 +16,7 @@ mod answers;
 mod batch;
 mod bench;
 mod cache;
+mod config;
 mod drafter;
 mod errors;
 mod help;
