@@ -14,6 +14,7 @@ use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::replay::ReplayArgs;
+use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
@@ -73,6 +74,10 @@ pub enum Command {
     Cache(CacheArgs),
     /// Show the settings in force
     Config(ShowArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print the manual's first page, or write all its pages
+    Man(ManArgs),
     /// Make, show and change drafter files: tri-grams that drafting starts from
     Drafter(DrafterArgs),
 }
@@ -205,6 +210,10 @@ pub struct RunArgs {
     /// Print one JSON object with text, tokens and timings
     #[arg(long)]
     pub json: bool,
+
+    /// Print what happens, one JSON object a line: progress, pieces of text, and at the end what --json prints
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
 
     /// What drafts
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod config;
 pub mod drafter;
 pub mod engine;
+pub mod events;
 pub mod explain;
 pub mod failure;
 pub mod input;
@@ -19,6 +20,7 @@ pub mod output;
 pub mod replay;
 pub mod run;
 pub mod settings;
+pub mod shell;
 pub mod tune;
 
 use std::ffi::OsString;
@@ -77,6 +79,8 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Config(args)) => config::show::show(&args, &Args::command()),
+        Some(Command::Completions(args)) => shell::completions(&args, Args::command()),
+        Some(Command::Man(args)) => shell::man(&args, Args::command()),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

@@ -26,6 +26,7 @@ mod models;
 mod prompt_cache;
 mod prompts;
 mod replay;
+mod scripting;
 mod signals;
 mod streams;
 mod tune;

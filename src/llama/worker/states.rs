@@ -9,7 +9,7 @@ use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
 use crate::llama::worker::{Job, Notice};
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
-use crate::store::prompt_cache::file::{OpenState, State, StateError, seal, write};
+use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
 use crate::store::prompt_cache::model::{files, fingerprint};
 use crate::token::Token;
@@ -17,41 +17,47 @@ use crate::tune::Settings;
 
 /// States of one model.
 pub(super) struct States {
-    /// The file of the secret, until it is needed.
+    /// The file of the secret that they are sealed with; `None`: there are no states.
     secret: Option<PathBuf>,
-    /// The secret, and which model it is.
-    identity: Option<(Seal, String)>,
+    /// Which model it is, once that is needed.
+    model: Option<String>,
 }
 
 impl States {
     /// `secret`: the file of the secret that states are sealed with. Without one there are no states.
     pub(super) fn new(secret: Option<PathBuf>) -> States {
-        States { secret, identity: None }
+        States { secret, model: None }
     }
 
-    /// Before the first job that has to do with states. Where the secret or the model's file cannot be read, there are
-    /// none.
+    /// Before a job. Where it is the first that has to do with states and the model's file cannot be read, there are none.
     pub(super) fn prepare(&mut self, model: &ModelConfig, job: &Job) -> Result<(), Notice> {
         let is_needed = job.prompt_cache.is_some() || job.state_file.is_some();
-        let Some(secret) = self.secret.take_if(|_| is_needed) else { return Ok(()) };
-        let seal = seal(&secret).map_err(Notice::StateUnusable)?;
-        let fingerprint = fingerprint(&files(&model.path))
-            .map_err(|error| Notice::StateUnusable(StateError::Io { path: model.path.clone(), error }))?;
-        self.identity = Some((seal, format!("{fingerprint} ngl={:?}", model.n_gpu_layers)));
+        if self.model.is_some() || self.secret.is_none() || !is_needed {
+            return Ok(());
+        }
+        let unreadable = |error| Notice::StateUnusable(StateError::Io { path: model.path.clone(), error });
+        let fingerprint = fingerprint(&files(&model.path)).map_err(unreadable).inspect_err(|_| self.secret = None)?;
+        self.model = Some(format!("{fingerprint} ngl={:?}", model.n_gpu_layers));
         Ok(())
     }
 
     /// Makes `session` hold as much of `prefix` as any state on disk does. Tells what was in the way.
     pub(super) fn recall(&self, session: &mut Session<'_>, context: &Context<'_>, prefix: &[Token]) -> Vec<Notice> {
-        let Some((seal, model)) = &self.identity else { return Vec::new() };
+        let (Some(secret), Some(model)) = (&self.secret, &self.model) else { return Vec::new() };
+        let seal = match known_seal(secret) {
+            Ok(Some(seal)) => seal,
+            Ok(None) => return Vec::new(),
+            Err(error) => return vec![Notice::StateUnusable(error)],
+        };
         let key = context.key(model);
         let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_truncate() };
         let mut n_have = session.n_reusable(prefix);
         let (mut best, mut errors) = (None, Vec::new());
         if let Some(path) = context.job.state_file.as_deref().filter(|_| n_have < prefix.len()) {
-            match own(path, &key, seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state))) {
+            match own(path, &key, &seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state)))
+            {
                 Ok(Some((n, state))) if n > n_have => {
-                    best = state.load(seal).map_err(|error| errors.push(error)).ok();
+                    best = state.load(&seal).map_err(|error| errors.push(error)).ok();
                     n_have = if best.is_some() { n } else { n_have };
                 }
                 Ok(_) => {}
@@ -59,7 +65,7 @@ impl States {
             }
         }
         if let Some(cache) = &context.job.prompt_cache {
-            let found = cache.find(&key, prefix, n_have, fit, seal);
+            let found = cache.find(&key, prefix, n_have, fit, &seal);
             errors.extend(found.errors);
             best = found.state.or(best);
         }
@@ -75,7 +81,9 @@ impl States {
         n_new: usize,
         new_ms: f64,
     ) -> Result<(), Notice> {
-        let (Some((seal, model)), Some(cache)) = (&self.identity, &context.job.prompt_cache) else { return Ok(()) };
+        let (Some(secret), Some(model), Some(cache)) = (&self.secret, &self.model, &context.job.prompt_cache) else {
+            return Ok(());
+        };
         let us_per_token = (new_ms * 1e3 / n_new.max(1) as f64) as u32;
         let (n_tokens, n_bytes) = (session.committed().len(), session.n_state_bytes() as u64);
         if !is_worth_keeping(n_tokens, n_new, us_per_token, n_bytes) {
@@ -84,16 +92,19 @@ impl States {
         let bytes = session.state().map_err(Notice::StateRefused)?;
         let key = context.key(model);
         let state = State { key: &key, tokens: session.committed(), us_per_token, bytes: &bytes };
-        cache.keep(&state, session.can_truncate(), seal).map_err(Notice::PromptNotKept)
+        let kept = seal(secret).and_then(|seal| cache.keep(&state, session.can_truncate(), &seal));
+        kept.map_err(Notice::PromptNotKept)
     }
 
     /// Keeps all that `session` holds in the job's own file.
     pub(super) fn keep_own(&self, session: &mut Session<'_>, context: &Context<'_>) -> Result<(), Notice> {
-        let (Some((seal, model)), Some(path)) = (&self.identity, &context.job.state_file) else { return Ok(()) };
+        let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.job.state_file) else {
+            return Ok(());
+        };
         let bytes = session.state().map_err(Notice::StateRefused)?;
         let key = context.key(model);
         let state = State { key: &key, tokens: session.committed(), us_per_token: 0, bytes: &bytes };
-        write(path, &state, seal).map_err(Notice::PromptNotKept)
+        seal(secret).and_then(|seal| write(path, &state, &seal)).map_err(Notice::PromptNotKept)
     }
 }
 

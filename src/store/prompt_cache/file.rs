@@ -129,22 +129,32 @@ fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StateError> {
     Ok(())
 }
 
+/// The secret of this user; `None` where there is none yet, so that nothing can be sealed with it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn known_seal(path: &Path) -> Result<Option<Seal>, StateError> {
+    match fs::read(path) {
+        // Cut by a power failure: what it sealed is lost.
+        Ok(secret) => Ok(secret.try_into().ok().map(Seal::new)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StateError::io(path)(error)),
+    }
+}
+
 /// The secret of this user, made where there is none.
 ///
 /// # Errors
 /// When it can be neither read nor made.
 pub fn seal(path: &Path) -> Result<Seal, StateError> {
-    loop {
-        match fs::read(path) {
-            Ok(secret) => match secret.try_into() {
-                Ok(secret) => return Ok(Seal::new(secret)),
-                // Cut by a power failure: what it sealed is lost, and found damaged.
-                Err(_) => fs::remove_file(path).map_err(StateError::io(path))?,
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_seal(path)?,
-            Err(error) => return Err(StateError::io(path)(error)),
-        }
+    if let Some(seal) = known_seal(path)? {
+        return Ok(seal);
     }
+    if path.exists() {
+        fs::remove_file(path).map_err(StateError::io(path))?;
+    }
+    make_seal(path)?;
+    known_seal(path)?.ok_or_else(|| StateError::Damaged(path.to_owned()))
 }
 
 /// Makes a secret, unless another process was faster.
