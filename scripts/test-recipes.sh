@@ -9,7 +9,9 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 chaski=${1:-$CARGO_TARGET_DIR/release/chaski}
 [ -x "$chaski" ] || die "$chaski: no such program" "scripts/build.sh builds it"
 model=${2:-$("$root/scripts/get-model.sh" smollm2-135m-instruct)}
-model=$(cd "$(dirname "$model")" && pwd)/$(basename "$model")
+absolute() { printf '%s/%s\n' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+chaski=$(absolute "$chaski")
+model=$(absolute "$model")
 
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

@@ -49,7 +49,7 @@ pub struct ConfigArgs {
     pub config: Option<PathBuf>,
 
     /// Profile of that file; its settings win over the others there
-    #[arg(long, value_name = "NAME", env = VARIABLE, hide_env_values = true)]
+    #[arg(long, value_name = "NAME", env = VARIABLE, hide_env = true)]
     pub profile: Option<String>,
 }
 

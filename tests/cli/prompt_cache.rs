@@ -169,13 +169,12 @@ fn many_processes_share_a_folder() {
 fn an_interrupted_prompt_goes_on_where_it_was() {
     let Some(model) = super::harness::real_model("an_interrupted_prompt_goes_on_where_it_was") else { return };
     let place = Workplace::new();
-    let prompt = "The rain in the station falls on the plain. ".repeat(400);
-    let arguments = ["-m", model.to_str().unwrap(), "--raw", "-p", &prompt, "-n", "4", "--json"];
-    let running = Running::start(&mut place.run_command(&arguments));
-    thread::sleep(std::time::Duration::from_millis(2500));
+    let prompt = "The rain in the station falls on the plain. ".repeat(150);
+    let arguments = ["-m", model.to_str().unwrap(), "--raw", "-p", &prompt, "-n", "4"];
+    let running = Running::start(&mut place.run_command(&[&arguments[..], &["--jsonl"]].concat()));
+    running.wait_for_stdout("\"processed\":256");
     running.signal("INT");
-    let ran = running.finish();
-    assert_eq!(ran.code, Some(130), "{ran:#?}");
-    let answer = place.json(&arguments[..7]);
-    assert!(cached(&answer) > 0 && timing(&answer, "prompt_n") > 1, "{answer}");
+    assert_eq!(running.finish().code, Some(130));
+    let answer = place.json(&arguments);
+    assert!(cached(&answer) >= 256 && timing(&answer, "prompt_n") > 256, "{answer}");
 }
