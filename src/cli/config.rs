@@ -105,8 +105,7 @@ impl Config {
             wrong(at, &error.message().replace('\n', ", "))
         })?;
         let flags = flags(command);
-        let mut by_profile: BTreeMap<Option<String>, BTreeMap<String, Setting>> = BTreeMap::new();
-        by_profile.insert(None, BTreeMap::new());
+        let mut all: Vec<(String, Setting)> = Vec::new();
         let mut add = |profile: Option<&str>, key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>| {
             let name: &str = key.get_ref();
             let at = key.span().start;
@@ -120,8 +119,8 @@ impl Config {
             let values = values(value.get_ref())
                 .ok_or_else(|| wrong(at, &format!("'{name}' takes a text, a number, true or false, or a list")))?;
             check(flag, &values).map_err(|message| wrong(at, &format!("'{name}': {message}")))?;
-            let setting = Setting { values, line: line(at), profile: profile.map(str::to_owned) };
-            by_profile.entry(profile.map(str::to_owned)).or_default().insert(name.to_owned(), setting);
+            let profile = profile.map(str::to_owned);
+            all.push((name.to_owned(), Setting { values, line: line(at), profile }));
             Ok::<(), Failure>(())
         };
         let (tables, settings): (Vec<_>, Vec<_>) =
@@ -142,8 +141,10 @@ impl Config {
             return Err(Failure::usage(format!("{}: there is no profile '{name}'", path.display()))
                 .with_hint(format!("profiles there: {known}")));
         }
-        let mut settings = by_profile.remove(&None).unwrap_or_default();
-        settings.extend(profile.and_then(|name| by_profile.remove(&Some(name.to_owned()))).unwrap_or_default());
+        // The profile's come last, and win.
+        let (chosen, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, setting)| setting.profile.is_some());
+        let chosen = chosen.into_iter().filter(|(_, setting)| setting.profile.as_deref() == profile);
+        let settings = others.into_iter().chain(chosen).collect();
         Ok(Config { path: Some(path.to_owned()), settings })
     }
 
@@ -152,16 +153,10 @@ impl Config {
     pub fn apply(&self, mut command: Command) -> Command {
         for name in names(&command) {
             command = command.mut_subcommand(name, |answering| {
-                let is_set = |arg: &Arg| arg.get_long().is_some_and(|long| self.settings.contains_key(long));
-                let ids: Vec<_> =
-                    answering.get_arguments().filter(|arg| is_set(arg)).map(|arg| arg.get_id().clone()).collect();
-                ids.into_iter().fold(answering, |answering, id| {
-                    answering.mut_arg(id, |arg| {
-                        let values =
-                            arg.get_long().and_then(|long| self.settings.get(long)).map(|set| set.values.clone());
-                        // It is no longer missing where it is not given.
-                        arg.required(false).default_values(values.unwrap_or_default())
-                    })
+                answering.mut_args(|arg| match arg.get_long().and_then(|long| self.settings.get(long)) {
+                    // It is no longer missing where it is not given.
+                    Some(setting) => arg.required(false).default_values(setting.values.clone()),
+                    None => arg,
                 })
             });
         }

@@ -96,11 +96,14 @@ impl States {
         kept.map_err(Notice::PromptNotKept)
     }
 
-    /// Keeps all that `session` holds in the job's own file.
+    /// Keeps all that `session` holds in the job's own file; what is there stays where it holds nothing.
     pub(super) fn keep_own(&self, session: &mut Session<'_>, context: &Context<'_>) -> Result<(), Notice> {
         let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.job.state_file) else {
             return Ok(());
         };
+        if session.committed().is_empty() {
+            return Ok(());
+        }
         let bytes = session.state().map_err(Notice::StateRefused)?;
         let key = context.key(model);
         let state = State { key: &key, tokens: session.committed(), us_per_token: 0, bytes: &bytes };

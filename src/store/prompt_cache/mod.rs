@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twox_hash::XxHash3_64;
 
-use crate::store::prompt_cache::choice::{Candidate, Fit, best, evicted, replaces};
+use crate::store::prompt_cache::choice::{Candidate, Fit, MIN_TOKENS, best, evicted, replaces};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, WRITING, write};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
@@ -70,13 +70,15 @@ impl PromptCacheConfig {
     /// The state that saves most of `prefix`, of which the context holds `n_have` tokens already.
     #[must_use]
     pub fn find(&self, key: &str, prefix: &[Token], n_have: usize, fit: Fit, seal: &Seal) -> Found {
+        if prefix.len() < n_have + MIN_TOKENS {
+            return Found::default();
+        }
         let (mut states, mut errors) = self.open_all(key, seal);
-        let candidate = |state: &OpenState| (state.head.us_per_token, state.n_bytes);
-        let candidates: Vec<Candidate<'_>> = states
-            .iter()
-            .map(|state| (candidate(state), &state.head.tokens))
-            .map(|((us_per_token, n_bytes), tokens)| Candidate { tokens, us_per_token, n_bytes })
-            .collect();
+        let candidate = |state| {
+            let OpenState { head: Head { tokens, us_per_token, .. }, n_bytes, .. } = state;
+            Candidate { tokens, us_per_token: *us_per_token, n_bytes: *n_bytes }
+        };
+        let candidates: Vec<Candidate<'_>> = states.iter().map(candidate).collect();
         let found = best(&candidates, prefix, n_have, fit).map(|index| states.swap_remove(index));
         let loaded = found.map(|state| (state.path().to_owned(), state.load(seal)));
         let state = loaded.and_then(|(path, state)| state.map_err(|error| errors.extend(dispose(&path, error))).ok());
