@@ -167,13 +167,13 @@ mod tests {
             let prefix = tokens(250, &own);
             let fit = Fit { n_ctx, can_truncate };
             // The twin: for each length, longest first, is there a state that can be used so far?
-            let naive = (n_have + MIN_TOKENS..=prefix.len()).rev().find_map(|n| {
+            let naive = (n_have + MIN_TOKENS..=prefix.len()).rev().find(|&n| {
                 let fits = |text: &[Token]| {
                     text.len() <= n_ctx && text.len() >= n && text[..n] == prefix[..n]
                         && (can_truncate || text.len() == n)
                         && is_worth_loading(n - n_have, SLOW, 28_000 * text.len() as u64)
                 };
-                texts.iter().any(|text| fits(text)).then_some(n)
+                texts.iter().any(|text| fits(text))
             });
             let found = best(&candidates, &prefix, n_have, fit).map(|index| n_usable(&texts[index], &prefix, fit));
             prop_assert_eq!(found, naive);

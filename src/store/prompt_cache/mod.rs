@@ -74,10 +74,6 @@ impl PromptCacheConfig {
             return Found::default();
         }
         let (mut states, mut errors) = self.open_all(key, seal);
-        let candidate = |state| {
-            let OpenState { head: Head { tokens, us_per_token, .. }, n_bytes, .. } = state;
-            Candidate { tokens, us_per_token: *us_per_token, n_bytes: *n_bytes }
-        };
         let candidates: Vec<Candidate<'_>> = states.iter().map(candidate).collect();
         let found = best(&candidates, prefix, n_have, fit).map(|index| states.swap_remove(index));
         let loaded = found.map(|state| (state.path().to_owned(), state.load(seal)));
@@ -183,6 +179,11 @@ impl PromptCacheConfig {
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.0.to_le_bytes()).collect();
         self.folder.join(format!("{}{:016x}.{EXTENSION}", of_key(key), XxHash3_64::oneshot(&bytes)))
     }
+}
+
+fn candidate(state: &OpenState) -> Candidate<'_> {
+    let head = &state.head;
+    Candidate { tokens: &head.tokens, us_per_token: head.us_per_token, n_bytes: state.n_bytes }
 }
 
 /// How names of a key's files begin.
