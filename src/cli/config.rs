@@ -48,7 +48,7 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Profile of that file; its settings win over the others there
+    /// Profile of that file, or CHASKI_PROFILE; its settings win over the others there
     #[arg(long, value_name = "NAME", env = VARIABLE, hide_env = true)]
     pub profile: Option<String>,
 }
