@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows llama.cpp: a state is bytes under a key that says all its numbers depend on. A prompt is found by the
 //! longest prefix it shares with a kept one ([`choice`]); of a kept state a prefix can be used alone, so a longer text
-//! replaces its own beginnings. Files have sealed heads ([`format`]), and their times of change are those of their last use.
+//! replaces its own beginnings. Files have sealed heads ([`mod@format`]), and their times of change are those of their last use.
 //! Many processes may share a folder: files appear whole and vanish whole, and a limit is kept within what others write at
 //! the same moment.
 //!
