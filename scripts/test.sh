@@ -45,6 +45,7 @@ CHASKI_TEST_MODEL=$(scripts/get-model.sh smollm2-135m-instruct)
 export CHASKI_TEST_MODEL
 
 check "tests" cargo test --release --locked
+check "recipes" scripts/test-recipes.sh "$CARGO_TARGET_DIR/release/chaski" "$CHASKI_TEST_MODEL"
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --locked
 if have cargo-deny; then
     # Without advisories, and offline: a check of this tree, that a network or a new advisory cannot break.

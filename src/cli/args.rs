@@ -8,9 +8,13 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
+use crate::cli::cache::{CacheArgs, PromptCacheArgs};
+use crate::cli::config::ConfigArgs;
+use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::replay::ReplayArgs;
+use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
@@ -63,6 +67,17 @@ pub enum Command {
     /// size, in a private folder of this user. Prompts are not kept, and nothing leaves this machine.
     /// CHASKI_LEARN=off turns it off for one run.
     Learn(LearnArgs),
+    /// Rule which prompts are kept
+    ///
+    /// A prompt that a model read is kept on disk as the model's own numbers, with its tokens: a prompt that begins like it
+    /// is answered at once. Files are private to this user and bounded in size; those used longest ago go first.
+    Cache(CacheArgs),
+    /// Show the settings in force
+    Config(ShowArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print the manual's first page, or write all its pages
+    Man(ManArgs),
     /// Make, show and change drafter files: tri-grams that drafting starts from
     Drafter(DrafterArgs),
 }
@@ -196,6 +211,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Print what happens, one JSON object a line: progress, pieces of text, and at the end what --json prints
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
+
     /// What drafts
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
@@ -232,9 +251,17 @@ pub struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
 
+    /// What was read before.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
+
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+
+    /// What is said in a file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// llama.cpp has short flags of several letters, which clap has not.

@@ -6,8 +6,11 @@ pub mod align;
 pub mod args;
 pub mod batch;
 pub mod bench;
+pub mod cache;
+pub mod config;
 pub mod drafter;
 pub mod engine;
+pub mod events;
 pub mod explain;
 pub mod failure;
 pub mod input;
@@ -17,11 +20,12 @@ pub mod output;
 pub mod replay;
 pub mod run;
 pub mod settings;
+pub mod shell;
 pub mod tune;
 
 use std::ffi::OsString;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::args::{Args, Command};
 use crate::cli::failure::{ExitCode, Failure};
@@ -29,7 +33,12 @@ use crate::cli::output::stderr_line;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args::expand_short_flags(arguments)) {
+    let arguments = args::expand_short_flags(arguments);
+    let command = match config::configured(Args::command(), &arguments) {
+        Ok(command) => command,
+        Err(failure) => return finish(Err(failure)),
+    };
+    let args = match parse(command, arguments) {
         Ok(args) => args,
         Err(error) => {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
@@ -41,6 +50,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     finish(dispatch(args))
+}
+
+fn parse(mut command: clap::Command, arguments: Vec<OsString>) -> Result<Args, clap::Error> {
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// Tells the user what failed, and the exit code.
@@ -63,6 +77,10 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Batch(args)) => batch::batch(&args),
+        Some(Command::Cache(args)) => cache::cache(&args),
+        Some(Command::Config(args)) => config::show::show(&args, &Args::command()),
+        Some(Command::Completions(args)) => shell::completions(&args, Args::command()),
+        Some(Command::Man(args)) => shell::man(&args, Args::command()),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
 use crate::cli::args::RunArgs;
 use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
+use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::{explain, input, interrupt, learn};
@@ -52,16 +53,24 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         record: args.trace.is_some(),
         learns: true,
         explain: args.explain,
+        prompt_cache: args.prompt_cache.config(),
+        state_file: None,
     };
     drop(gguf);
     worker.submit(job);
     let mut text = String::new();
     let mut output = TextOutput::default();
-    let answer = receive(&worker, &mut bars, |piece| {
+    let mut events = args.jsonl.then(EventLines::default);
+    let is_text_due = !(args.json || args.jsonl || args.explain);
+    let answer = follow(&worker, &mut bars, &mut |told| {
+        if let Some(events) = &mut events {
+            events.tell(&told)?;
+        }
+        let Told::Text(piece) = told else { return Ok(()) };
         text.push_str(piece);
-        if args.json || args.explain { Ok(()) } else { output.write(piece) }
+        if is_text_due { output.write(piece) } else { Ok(()) }
     });
-    if args.explain && !args.json {
+    if args.explain && !(args.json || args.jsonl) {
         output.write(&text)?;
     }
     output.finish()?;
@@ -70,7 +79,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
     }
     if args.json {
-        write_stdout(&to_json(&text, &answer, &sampling))?;
+        write_stdout(&json_line(&to_json(&text, &answer, &sampling)))?;
+    }
+    if args.jsonl {
+        write_stdout(&json_line(&End { event: "end", answer: to_json(&text, &answer, &sampling) }))?;
     }
     if !args.quiet {
         let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
@@ -134,6 +146,15 @@ fn now() -> LocalTime {
     LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
 }
 
+/// What of a job's events is not told on the spot.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// Prompt tokens done, and in all.
+    Prefill(usize, usize),
+    /// The next piece of the answer.
+    Text(&'a str),
+}
+
 /// Follows a job to its end. `text` is given each piece of the answer.
 ///
 /// # Errors
@@ -143,13 +164,25 @@ pub fn receive(
     bars: &mut Bars,
     mut text: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
+    follow(worker, bars, &mut |told| if let Told::Text(piece) = told { text(piece) } else { Ok(()) })
+}
+
+/// The same, with all that can be told.
+fn follow(
+    worker: &Worker,
+    bars: &mut Bars,
+    tell: &mut dyn FnMut(Told<'_>) -> Result<(), Failure>,
+) -> Result<Answer, Failure> {
     while let Some(event) = worker.next_event() {
         match event {
-            Event::Prefill(done, total) => bars.prefill(done, total),
+            Event::Prefill(done, total) => {
+                bars.prefill(done, total);
+                tell(Told::Prefill(done, total))?;
+            }
             Event::Measuring => bars.measuring(),
             Event::Text(piece) => {
                 bars.clear();
-                text(&piece)?;
+                tell(Told::Text(&piece))?;
             }
             Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
             Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
@@ -224,7 +257,15 @@ impl From<&Stats> for JsonTimings {
     }
 }
 
-fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
+/// The last line of `--jsonl`.
+#[derive(Serialize)]
+struct End<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    answer: JsonAnswer<'a>,
+}
+
+fn to_json<'a>(text: &'a str, answer: &'a Answer, sampling: &Sampling) -> JsonAnswer<'a> {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),
@@ -232,7 +273,7 @@ fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
         StopType::Limit | StopType::Context => ("limit", None),
         StopType::Interrupted => ("interrupted", None),
     };
-    let object = JsonAnswer {
+    JsonAnswer {
         text,
         tokens: answer.tokens.iter().map(|token| token.0).collect(),
         stop_type,
@@ -240,8 +281,5 @@ fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
         seed: sampling.seed,
         settings: answer.settings,
         timings: JsonTimings::from(&answer.stats),
-    };
-    let mut json = serde_json::to_string(&object).expect("strings and numbers serialize");
-    json.push('\n');
-    json
+    }
 }

@@ -132,6 +132,11 @@ impl Running {
         wait_until(&format!("{sign:?} on stderr"), || self.stderr.text().contains(sign));
     }
 
+    /// Waits until stdout says this.
+    pub(crate) fn wait_for_stdout(&self, sign: &str) {
+        wait_until(&format!("{sign:?} on stdout"), || self.stdout.text().contains(sign));
+    }
+
     /// Waits for the first byte of text.
     pub(crate) fn wait_for_text(&self) {
         wait_until("text on stdout", || !self.stdout.text().is_empty());

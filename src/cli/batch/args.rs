@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 
 use crate::batch::input::format::Format;
 use crate::cli::args::{EngineArgs, SamplingArgs};
+use crate::cli::config::ConfigArgs;
 
 /// Arguments of `batch`.
 #[derive(Debug, ClapArgs)]
@@ -98,6 +99,10 @@ pub struct BatchArgs {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+
+    /// What is said in a file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// A command of `batch`.

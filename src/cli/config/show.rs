@@ -1,0 +1,66 @@
+//! `chaski config`: which settings are in force, and where each comes from.
+
+use clap::{Args as ClapArgs, Command, Subcommand};
+
+use crate::cli::config::{Config, ConfigArgs, flags};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::write_stdout;
+
+/// Arguments of `config`.
+#[derive(Debug, ClapArgs)]
+pub struct ShowArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: ShowCommand,
+}
+
+/// A command of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ShowCommand {
+    /// Print the settings in force, and where each comes from, as a file of settings
+    Show(ConfigArgs),
+}
+
+/// Runs the command. `command` has the flags.
+///
+/// # Errors
+/// What the user should read.
+pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
+    let ShowCommand::Show(args) = &args.command;
+    let config = Config::read(args, command)?;
+    let variable = |name: &str| std::env::var(name).ok();
+    write_stdout(&table(&config, command, &variable))?;
+    Ok(ExitCode::Success)
+}
+
+/// What is set, as a file of settings; what is not has its flag's default.
+pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let path = config.path.as_deref().map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
+    let mut text = format!("# {path}; what is not here has the default that --help tells\n");
+    for (name, flags) in flags(command) {
+        let from_variable = flags.iter().find_map(|flag| {
+            let name = flag.get_env()?.to_str()?;
+            Some((vec![variable(name)?], name.to_owned()))
+        });
+        let from_file = config.settings.get(&name).map(|setting| {
+            let profile = setting.profile.iter().map(|name| format!("profile {name}, "));
+            let source: String = profile.chain([format!("line {}", setting.line)]).collect();
+            (setting.values.clone(), source)
+        });
+        if let Some((values, source)) = from_variable.or(from_file) {
+            text += &format!("{name} = {}  # {source}\n", toml_value(&values));
+        }
+    }
+    text
+}
+
+fn toml_value(values: &[String]) -> String {
+    // A JSON string is a TOML string.
+    let quoted = |value: &String| serde_json::to_string(value).expect("a string serializes");
+    let is_plain = |value: &str| value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+    match values {
+        [value] if is_plain(value) => value.clone(),
+        [value] => quoted(value),
+        values => format!("[{}]", values.iter().map(quoted).collect::<Vec<String>>().join(", ")),
+    }
+}
