@@ -52,6 +52,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         record: args.trace.is_some(),
         learns: true,
         explain: args.explain,
+        prompt_cache: None,
+        state_file: None,
     };
     drop(gguf);
     worker.submit(job);

@@ -29,6 +29,7 @@ use crate::schedule::RowMemory;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
 use crate::store::learned::LearnedError;
+use crate::store::prompt_cache::PromptCacheConfig;
 use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
@@ -99,6 +100,11 @@ pub struct Job {
     pub learns: bool,
     /// Whether each step is told as [`Event::Step`].
     pub explain: bool,
+    /// Where prompts read before are kept; `None` neither reads nor writes there.
+    pub prompt_cache: Option<PromptCacheConfig>,
+    /// A state of this job's own, as a session has one: read where it holds more of the prompt than the context does, and
+    /// written after the answer. It may be missing, damaged or another model's: that costs time, never text.
+    pub state_file: Option<PathBuf>,
 }
 
 /// Why an answer ended; names are llama-server's, and `interrupted`.

@@ -10,6 +10,7 @@ pub mod align_log;
 
 pub mod curves;
 pub mod learned;
+pub mod prompt_cache;
 pub mod tuned;
 
 pub(crate) mod private;

@@ -104,6 +104,8 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
         record: false,
         learns: false,
         explain: false,
+        prompt_cache: None,
+        state_file: None,
     });
     let answer = receive(&bench.worker, &mut Bars::default(), |_| Ok(()))?;
     if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
