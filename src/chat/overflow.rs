@@ -115,7 +115,7 @@ pub fn most_that_fit<E>(n: usize, mut fits: impl FnMut(usize) -> Result<bool, E>
 
 /// What asks a model for a summary of at most `n_words` words of what was said.
 #[must_use]
-pub fn summary_request(before: Option<&str>, turns: &[(&str, &str)], n_words: usize) -> String {
+pub fn summary_request(before: Option<&str>, turns: &[(String, String)], n_words: usize) -> String {
     let mut text = format!(
         "Summarize the conversation below in at most {n_words} words. Keep names, numbers, decisions and what the user \
          asked for. Write the summary only.\n\n"
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(system_with_summary(Some("Be brief."), None).as_deref(), Some("Be brief."));
         let both = system_with_summary(Some("Be brief."), Some("They met."));
         assert_eq!(both.as_deref(), Some("Be brief.\n\nSummary of the conversation so far: They met."));
-        let request = summary_request(Some("They met."), &[("hi", "hello")], 50);
+        let request = summary_request(Some("They met."), &[("hi".into(), "hello".into())], 50);
         assert!(request.ends_with("Summary of what came before: They met.\n\nUser: hi\n\nAssistant: hello"));
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use crate::chat::template::Message;
+use crate::chat::thinking::without_thinking;
 
 /// What this version writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -52,9 +53,11 @@ impl Session {
     #[must_use]
     pub fn messages(&self, system: Option<String>, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
         let system = system.map(|system| Message::new("system", system));
-        let turns = self.turns.iter().skip(n_left_out);
-        let turns =
-            turns.flat_map(|turn| [Message::new("user", &*turn.user), Message::new("assistant", &*turn.assistant)]);
+        let turns = self.turns.iter().skip(n_left_out).flat_map(|turn| {
+            // Models are trained without the thinking of earlier turns.
+            let answer = without_thinking(&turn.assistant);
+            [Message::new("user", &*turn.user), Message::new("assistant", answer)]
+        });
         system.into_iter().chain(turns).chain(message.map(|text| Message::new("user", text))).collect()
     }
 

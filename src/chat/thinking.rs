@@ -3,7 +3,8 @@
 //! Only there: what an answer says about such tags later on is text. Nothing is held back for longer than a tag that is
 //! not complete yet.
 
-const OPEN: &str = "<think>";
+/// What opens the block.
+pub const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 /// Which part of an answer a text belongs to.
@@ -35,11 +36,10 @@ pub struct Thinking {
 }
 
 impl Thinking {
-    /// For an answer after `prompt`: some templates open the block themselves.
+    /// For an answer; the block may be open already, where a prompt ended with its tag.
     #[must_use]
-    pub fn after(prompt: &str) -> Thinking {
-        let state = if prompt.trim_end().ends_with(OPEN) { State::Inside } else { State::Start };
-        Thinking { state, held: String::new() }
+    pub fn new(is_open: bool) -> Thinking {
+        Thinking { state: if is_open { State::Inside } else { State::Start }, held: String::new() }
     }
 
     /// Takes a piece, and hands on what is certain by now.
@@ -91,16 +91,22 @@ impl Thinking {
     }
 }
 
+/// Whether a prompt opens the block itself, as some templates do.
+#[must_use]
+pub fn opens_thinking(prompt: &str) -> bool {
+    prompt.trim_end().ends_with(OPEN)
+}
+
 /// An answer without its thinking.
 #[must_use]
-pub fn without_thinking(prompt: &str, answer: &str) -> String {
+pub fn without_thinking(answer: &str) -> String {
     let mut text = String::new();
     let mut keep = |part, piece: &str| {
         if part == Part::Answer {
             text.push_str(piece);
         }
     };
-    let mut thinking = Thinking::after(prompt);
+    let mut thinking = Thinking::new(false);
     thinking.push(answer, &mut keep);
     thinking.finish(&mut keep);
     text
@@ -124,7 +130,7 @@ mod tests {
             Part::Thinking => thinking.push_str(text),
             Part::Answer => answer.push_str(text),
         };
-        let mut splitter = Thinking::after(prompt);
+        let mut splitter = Thinking::new(opens_thinking(prompt));
         pieces.iter().for_each(|piece| splitter.push(piece, &mut each));
         splitter.finish(&mut each);
         (thinking, answer)
@@ -139,7 +145,7 @@ mod tests {
         assert_eq!(split("", &["<thin", "g>"]), parts("", "<thing>"));
         assert_eq!(split("", &["<think>cut of"]), parts("<think>cut of", ""));
         assert_eq!(split("", &[" <th"]), parts("", " <th"));
-        assert_eq!(without_thinking("", "<think>a</think>\n\nb "), "b ");
+        assert_eq!(without_thinking("<think>a</think>\n\nb "), "b ");
     }
 
     proptest! {
@@ -153,7 +159,7 @@ mod tests {
             let by_chars = split(prompt, &chars.iter().map(String::as_str).collect::<Vec<_>>());
             prop_assert_eq!(&by_chars, &split(prompt, &[&whole]));
             prop_assert_eq!(by_chars.0 + &by_chars.1, whole.clone());
-            let mut splitter = Thinking::after(prompt);
+            let mut splitter = Thinking::new(opens_thinking(prompt));
             splitter.push(&whole, |_, _| {});
             prop_assert!(splitter.held.trim_start().len() < CLOSE.len());
         }

@@ -6,6 +6,7 @@ pub mod align;
 pub mod args;
 pub mod batch;
 pub mod bench;
+pub mod chat;
 pub mod drafter;
 pub mod engine;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod input;
 pub mod interrupt;
 pub mod learn;
 pub mod output;
+pub mod prompt;
 pub mod replay;
 pub mod run;
 pub mod settings;
@@ -62,6 +64,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Chat(args)) => chat::chat(&args),
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),

@@ -1,0 +1,301 @@
+//! A conversation with a model: from a message to its answer. What is typed and what is told about it is the business of
+//! [`crate::cli::chat::commands`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::chat::overflow::{self, Budget, Fit, OnOverflow};
+use crate::chat::session::{Session, Turn, turn_seed};
+use crate::chat::template::{Message, Rendered, TemplateValue};
+use crate::chat::thinking::{self, opens_thinking, without_thinking};
+use crate::cli::chat::screen::Screen;
+use crate::cli::chat::settings::{Reasoning, Settings};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt::Signals;
+use crate::cli::output::{Bars, stderr_line};
+use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::run::receive;
+use crate::llama::sampler::Sampling;
+use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
+use crate::stats::Stats;
+use crate::store::sessions::Place;
+
+/// Tokens of a word, about.
+const TOKENS_PER_WORD: f64 = 1.5;
+
+/// What answers.
+pub struct Engine {
+    /// The model at work.
+    pub worker: Worker,
+    /// Its words around messages.
+    pub prompter: Prompter,
+    /// Name, size and a hash of the header.
+    pub model: String,
+    /// Positions of the context.
+    pub n_ctx: usize,
+    /// What drafts.
+    pub drafter: DrafterKind,
+    /// Time for measuring the cost of drafts.
+    pub curve_budget: Duration,
+    /// What breaks an answer off.
+    pub signals: Signals,
+    /// Where answers go.
+    pub screen: Screen,
+}
+
+/// A conversation under way.
+pub struct Conversation {
+    pub(super) engine: Engine,
+    pub(super) session: Session,
+    pub(super) settings: Settings,
+    /// Where it is kept, if it has a name.
+    pub(super) place: Option<Place>,
+    /// Files that go before the next message.
+    pub(super) reading: Vec<String>,
+    /// Of the last answer.
+    pub(super) stats: Option<(Stats, u32)>,
+    is_merge_told: bool,
+}
+
+impl Conversation {
+    /// Goes on with `session`.
+    pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
+        let reading = Vec::new();
+        Conversation { engine, session, settings, place, reading, stats: None, is_merge_told: false }
+    }
+
+    /// Sends again what was left out, if the context has room for it by now.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn recall(&mut self) -> Result<(), Failure> {
+        if self.session.n_left_out == 0 {
+            return Ok(());
+        }
+        let all = self.session.messages(self.session.system.clone(), 0, None);
+        if self.count(self.render(&all, true)?)? <= self.budget().n_prompt() {
+            (self.session.n_left_out, self.session.summary) = (0, None);
+        }
+        Ok(())
+    }
+
+    /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
+    ///
+    /// # Errors
+    /// When there is no answer: then nothing is added to the conversation.
+    pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
+        // One that came while nothing was going on.
+        self.engine.signals.take();
+        let answered = self.answer(message, seed);
+        self.engine.signals.take();
+        let turn = answered?;
+        self.session.turns.push(turn);
+        self.reading.clear();
+        self.engine.model.clone_into(&mut self.session.model);
+        self.keep()
+    }
+
+    /// Writes the session where it is kept.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn keep(&mut self) -> Result<(), Failure> {
+        self.settings.given().clone_into(&mut self.session.settings);
+        match &self.place {
+            Some(place) => Ok(place.save(&self.session)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Positions of the context that the conversation takes.
+    pub fn n_used(&mut self) -> usize {
+        let has_text = !self.session.turns.is_empty() || self.session.system.is_some();
+        let messages = self.messages(self.session.n_left_out, None);
+        let rendered = has_text.then(|| self.render(&messages, false).ok()).flatten();
+        // Some templates refuse a system prompt alone.
+        rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
+    }
+
+    /// The context, and how it is shared.
+    pub(super) fn budget(&self) -> Budget {
+        Budget::new(self.engine.n_ctx, self.settings.max_tokens)
+    }
+
+    fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<Turn, Failure> {
+        self.make_room(message)?;
+        let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), true)?;
+        if rendered.merged_system && !self.is_merge_told {
+            stderr_line(MERGED_SYSTEM);
+            self.is_merge_told = true;
+        }
+        let is_thinking = opens_thinking(&rendered.text());
+        let seed = seed.unwrap_or_else(|| turn_seed(self.settings.sampling.seed, self.session.turns.len()));
+        let sampling = Sampling { seed, ..self.settings.sampling };
+        let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
+        let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
+        let mut text = String::new();
+        let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
+        let answer = self.run(job, |piece| {
+            text.push_str(piece);
+            output.write(piece)
+        });
+        output.finish()?;
+        let answer = answer?;
+        self.tell_end(&answer);
+        if answer.stop == StopType::Interrupted && text.is_empty() {
+            return Err(Failure::interrupted());
+        }
+        self.stats = Some((answer.stats, seed));
+        if is_thinking {
+            text.insert_str(0, thinking::OPEN);
+        }
+        let assistant = if self.settings.reasoning == Reasoning::Off { without_thinking(&text) } else { text };
+        Ok(Turn { user: message.to_owned(), assistant, seed })
+    }
+
+    fn tell_end(&self, answer: &Answer) {
+        match answer.stop {
+            StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
+            StopType::Context => stderr_line(&format!(
+                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
+                answer.n_ctx
+            )),
+            StopType::Eos | StopType::Word(_) | StopType::Limit => {}
+        }
+    }
+
+    /// Leaves out what has no room beside the message and its answer, and tells so.
+    fn make_room(&mut self, message: &str) -> Result<(), Failure> {
+        let (n_turns, budget) = (self.session.turns.len() + 1, self.budget());
+        let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
+        let fit = overflow::fit(n_turns, before, budget, policy, |n| self.count_with(n, message))?;
+        let n_left_out = match fit {
+            Fit::TooLong(n_prompt) => return Err(self.too_long(n_prompt, budget)),
+            Fit::From { n_left_out, .. } if n_left_out == before => return Ok(()),
+            Fit::From { n_left_out, .. } => n_left_out,
+        };
+        let summary = match policy {
+            OnOverflow::Summarize => self.summarize(before, n_left_out)?,
+            OnOverflow::Error | OnOverflow::DropOldest => self.session.summary.clone(),
+        };
+        let summary_before = std::mem::replace(&mut self.session.summary, summary);
+        if self.count_with(n_left_out, message)? > budget.n_prompt() {
+            stderr_line("notice: there is no room for a summary");
+            self.session.summary = summary_before;
+        }
+        self.session.n_left_out = n_left_out;
+        stderr_line(&format!(
+            "notice: the context of {} positions is full: the oldest {} messages are left out{}; they stay in the session",
+            budget.n_ctx,
+            2 * n_left_out,
+            if self.session.summary.is_some() { ", a summary stands for them" } else { "" },
+        ));
+        Ok(())
+    }
+
+    fn too_long(&self, n_prompt: usize, budget: Budget) -> Failure {
+        let what = match self.settings.on_overflow {
+            OnOverflow::Error => "the conversation",
+            OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
+        };
+        Failure::new(format!(
+            "{what} has {n_prompt} tokens, but the context of {} keeps {} for the answer",
+            budget.n_ctx, budget.n_answer
+        ))
+        .with_code(ExitCode::PromptTooLong)
+        .with_hint("a larger -c, a smaller n-predict, or --on-overflow drop-oldest")
+    }
+
+    /// A summary of the turns from `from` to `to` and of the summary before, by the model itself. What has no room in a
+    /// context is summarized in parts.
+    fn summarize(&mut self, from: usize, to: usize) -> Result<Option<String>, Failure> {
+        let n_ctx = self.engine.n_ctx;
+        let n_summary = n_ctx / 8;
+        let n_words = (n_summary as f64 / TOKENS_PER_WORD * 0.75) as usize;
+        let turns: Vec<(String, String)> = self.session.turns[from..to]
+            .iter()
+            .map(|turn| (turn.user.clone(), without_thinking(&turn.assistant)))
+            .collect();
+        let mut summary = self.session.summary.clone();
+        stderr_line(&format!("notice: summarizing {} messages", 2 * turns.len()));
+        let mut rest = turns.as_slice();
+        while !rest.is_empty() {
+            let request = |summary: &Option<String>, n: usize| {
+                let text = overflow::summary_request(summary.as_deref(), &rest[..n], n_words);
+                [Message::new("user", text)]
+            };
+            let fits =
+                |n| Ok::<_, Failure>(self.count(self.render(&request(&summary, n), true)?)? + n_summary <= n_ctx);
+            let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
+                stderr_line("notice: a message is too long to be summarized; it is left out without");
+                rest = &rest[1..];
+                continue;
+            };
+            let rendered = self.render(&request(&summary, n), true)?;
+            // The likeliest tokens: a summary depends on nothing but what it is of.
+            let sampling = Sampling { temperature: 0.0, ..self.settings.sampling };
+            let job = self.job(rendered, Some(n_summary), sampling);
+            let mut text = String::new();
+            let answer = self.run(job, |piece| {
+                text.push_str(piece);
+                Ok(())
+            })?;
+            if answer.stop == StopType::Interrupted {
+                return Err(Failure::interrupted());
+            }
+            let text = without_thinking(&text).trim().to_owned();
+            summary = Some(text).filter(|text| !text.is_empty()).or(summary);
+            rest = &rest[n..];
+        }
+        Ok(summary)
+    }
+
+    fn messages(&self, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
+        let system = overflow::system_with_summary(self.session.system.as_deref(), self.session.summary.as_deref());
+        self.session.messages(system, n_left_out, message)
+    }
+
+    fn render(&self, messages: &[Message], opens_answer: bool) -> Result<Rendered, Failure> {
+        let mut extra = BTreeMap::new();
+        if self.settings.reasoning == Reasoning::Off {
+            extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
+        }
+        self.engine.prompter.render(messages, opens_answer, extra)
+    }
+
+    /// Tokens of the prompt that leaves out so many turns.
+    fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
+        self.count(self.render(&self.messages(n_left_out, Some(message)), true)?)
+    }
+
+    fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
+        self.engine.worker.count(rendered.segments);
+        match self.engine.worker.next_event() {
+            Some(Event::Counted(n)) => Ok(n),
+            Some(Event::Failed(failure)) => Err(failure.into()),
+            event => Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
+        }
+    }
+
+    fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
+        Job {
+            prompt: rendered.segments,
+            max_tokens,
+            n_ctx: Some(self.engine.n_ctx),
+            sampling,
+            stops: self.settings.stops.clone(),
+            drafter: self.engine.drafter,
+            curve_budget: self.engine.curve_budget,
+            record: false,
+            learns: true,
+            explain: false,
+            prompt_cache: None,
+            state_file: None,
+        }
+    }
+
+    fn run(&self, job: Job, text: impl FnMut(&str) -> Result<(), Failure>) -> Result<Answer, Failure> {
+        self.engine.worker.submit(job);
+        receive(&self.engine.worker, &mut Bars::default(), text)
+    }
+}
