@@ -14,7 +14,7 @@ use etcetera::BaseStrategy as _;
 
 use crate::chat::session::Session;
 use crate::cli::args::{DraftingArgs, EngineArgs};
-use crate::cli::chat::commands::{Chat, Flow, no_folder, tell, tell_resumed};
+use crate::cli::chat::commands::{Chat, Flow, no_folder, tell, tell_other_model};
 use crate::cli::chat::conversation::{Conversation, Engine};
 use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
@@ -70,6 +70,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let (place, session) = open_session(args, sessions.as_ref())?;
     let mut given = session.settings.clone();
     given.extend(args.settings.0.clone());
+    let is_seed_random = given.get("seed").is_none_or(|values| values == &["-1"]);
     let settings = Settings::new(given)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
@@ -91,13 +92,14 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         screen: Screen::of_stdout(args.color),
     };
     drop(gguf);
-    if let Some(place) = &place {
-        tell_resumed(place, &session, &engine.model);
-    }
-    let is_terminal = source.is_terminal();
+    let (is_terminal, seed) = (source.is_terminal(), settings.sampling.seed);
     if is_terminal {
-        tell(&format!("seed {}; /help lists the commands, Ctrl-D leaves", settings.sampling.seed));
+        let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
+        tell(&format!("{}seed {seed}; /help lists the commands, Ctrl-D leaves", name.unwrap_or_default()));
+    } else if is_seed_random {
+        tell(&format!("seed {seed}"));
     }
+    tell_other_model(&session, &engine.model);
     let mut conversation = Conversation::new(engine, session, settings, place);
     conversation.recall()?;
     let mut chat = Chat { conversation, sessions, is_terminal };
@@ -114,7 +116,9 @@ fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<
         }
     };
     let mut session = session.unwrap_or_default();
-    session.system = args.system_prompt.clone().or(session.system);
+    if let Some(text) = &args.system_prompt {
+        session.system = Some(text.clone()).filter(|text| !text.is_empty());
+    }
     Ok((place, session))
 }
 
@@ -140,7 +144,7 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
             Err(failure) if failure.code == ExitCode::Interrupted => tell("notice: interrupted; nothing was answered"),
             Err(failure) => tell(&failure.to_string()),
         }
-        if signals.is_terminated() {
+        if signals.is_terminated() || chat.conversation.was_interrupted && !chat.is_terminal {
             return Ok(ExitCode::Interrupted);
         }
     }

@@ -200,7 +200,8 @@ impl Chat {
         }
         let (place, session) = self.sessions()?.resume(name)?;
         let settings = Settings::new(session.settings.clone())?;
-        tell_resumed(&place, &session, &self.conversation.engine.model);
+        tell(&format!("{name}: {} messages", 2 * session.turns.len()));
+        tell_other_model(&session, &self.conversation.engine.model);
         let chat = &mut self.conversation;
         (chat.place, chat.session, chat.settings) = (Some(place), session, settings);
         chat.reading.clear();
@@ -223,8 +224,7 @@ impl Chat {
 
     fn clear(&mut self) {
         let chat = &mut self.conversation;
-        let Session { system, settings, .. } = std::mem::take(&mut chat.session);
-        chat.session = Session { system, settings, ..Session::default() };
+        chat.session = Session { system: chat.session.system.take(), ..Session::default() };
         chat.reading.clear();
         match chat.place.take() {
             Some(place) => tell(&format!("a new chat, without a name; {} stays as it was", place.name())),
@@ -233,9 +233,8 @@ impl Chat {
     }
 }
 
-/// Tells what is gone on with.
-pub fn tell_resumed(place: &Place, session: &Session, model: &str) {
-    tell(&format!("{}: {} messages", place.name(), 2 * session.turns.len()));
+/// Tells that another model answered so far, if one did.
+pub fn tell_other_model(session: &Session, model: &str) {
     if session.model != model && !session.turns.is_empty() {
         tell(&format!(
             "notice: so far another model answered ({}); the text goes on with this one, and is read anew",

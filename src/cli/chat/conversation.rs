@@ -23,6 +23,17 @@ use crate::store::sessions::Place;
 /// Tokens of a word, about.
 const TOKENS_PER_WORD: f64 = 1.5;
 
+/// What a prompt ends with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opens {
+    /// What was said so far.
+    Nothing,
+    /// The opening of an answer.
+    Answer,
+    /// The same for a summary, which needs no thinking.
+    Summary,
+}
+
 /// What answers.
 pub struct Engine {
     /// The model at work.
@@ -54,14 +65,16 @@ pub struct Conversation {
     pub(super) reading: Vec<String>,
     /// Of the last answer.
     pub(super) stats: Option<(Stats, u32)>,
+    /// Whether the last answer was broken off.
+    pub(super) was_interrupted: bool,
     is_merge_told: bool,
 }
 
 impl Conversation {
     /// Goes on with `session`.
     pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
-        let reading = Vec::new();
-        Conversation { engine, session, settings, place, reading, stats: None, is_merge_told: false }
+        let (reading, stats) = (Vec::new(), None);
+        Conversation { engine, session, settings, place, reading, stats, was_interrupted: false, is_merge_told: false }
     }
 
     /// Sends again what was left out, if the context has room for it by now.
@@ -73,7 +86,7 @@ impl Conversation {
             return Ok(());
         }
         let all = self.session.messages(self.session.system.clone(), 0, None);
-        if self.count(self.render(&all, true)?)? <= self.budget().n_prompt() {
+        if self.count(self.render(&all, Opens::Answer)?)? <= self.budget().n_prompt() {
             (self.session.n_left_out, self.session.summary) = (0, None);
         }
         Ok(())
@@ -111,7 +124,7 @@ impl Conversation {
     pub fn n_used(&mut self) -> usize {
         let has_text = !self.session.turns.is_empty() || self.session.system.is_some();
         let messages = self.messages(self.session.n_left_out, None);
-        let rendered = has_text.then(|| self.render(&messages, false).ok()).flatten();
+        let rendered = has_text.then(|| self.render(&messages, Opens::Nothing).ok()).flatten();
         // Some templates refuse a system prompt alone.
         rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
     }
@@ -123,45 +136,31 @@ impl Conversation {
 
     fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<Turn, Failure> {
         self.make_room(message)?;
-        let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), true)?;
+        let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), Opens::Answer)?;
         if rendered.merged_system && !self.is_merge_told {
             stderr_line(MERGED_SYSTEM);
             self.is_merge_told = true;
         }
-        let is_thinking = opens_thinking(&rendered.text());
         let seed = seed.unwrap_or_else(|| turn_seed(self.settings.sampling.seed, self.session.turns.len()));
         let sampling = Sampling { seed, ..self.settings.sampling };
+        let is_thinking = opens_thinking(&rendered.text());
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
         let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
-        let mut text = String::new();
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
-        let answer = self.run(job, |piece| {
-            text.push_str(piece);
-            output.write(piece)
-        });
+        let answered = self.run(job, |piece| output.write(piece));
         output.finish()?;
-        let answer = answer?;
-        self.tell_end(&answer);
-        if answer.stop == StopType::Interrupted && text.is_empty() {
+        let (answer, mut text) = answered?;
+        self.was_interrupted = answer.stop == StopType::Interrupted;
+        if self.was_interrupted && text.is_empty() {
             return Err(Failure::interrupted());
         }
+        tell_end(&answer);
         self.stats = Some((answer.stats, seed));
         if is_thinking {
             text.insert_str(0, thinking::OPEN);
         }
         let assistant = if self.settings.reasoning == Reasoning::Off { without_thinking(&text) } else { text };
         Ok(Turn { user: message.to_owned(), assistant, seed })
-    }
-
-    fn tell_end(&self, answer: &Answer) {
-        match answer.stop {
-            StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
-            StopType::Context => stderr_line(&format!(
-                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-                answer.n_ctx
-            )),
-            StopType::Eos | StopType::Word(_) | StopType::Limit => {}
-        }
     }
 
     /// Leaves out what has no room beside the message and its answer, and tells so.
@@ -224,26 +223,23 @@ impl Conversation {
                 let text = overflow::summary_request(summary.as_deref(), &rest[..n], n_words);
                 [Message::new("user", text)]
             };
-            let fits =
-                |n| Ok::<_, Failure>(self.count(self.render(&request(&summary, n), true)?)? + n_summary <= n_ctx);
+            let fits = |n| {
+                Ok::<_, Failure>(self.count(self.render(&request(&summary, n), Opens::Summary)?)? + n_summary <= n_ctx)
+            };
             let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
                 stderr_line("notice: a message is too long to be summarized; it is left out without");
                 rest = &rest[1..];
                 continue;
             };
-            let rendered = self.render(&request(&summary, n), true)?;
+            let rendered = self.render(&request(&summary, n), Opens::Summary)?;
+            let opening = if opens_thinking(&rendered.text()) { thinking::OPEN } else { "" };
             // The likeliest tokens: a summary depends on nothing but what it is of.
             let sampling = Sampling { temperature: 0.0, ..self.settings.sampling };
-            let job = self.job(rendered, Some(n_summary), sampling);
-            let mut text = String::new();
-            let answer = self.run(job, |piece| {
-                text.push_str(piece);
-                Ok(())
-            })?;
+            let (answer, text) = self.run(self.job(rendered, Some(n_summary), sampling), |_| Ok(()))?;
             if answer.stop == StopType::Interrupted {
                 return Err(Failure::interrupted());
             }
-            let text = without_thinking(&text).trim().to_owned();
+            let text = without_thinking(&(opening.to_owned() + &text)).trim().to_owned();
             summary = Some(text).filter(|text| !text.is_empty()).or(summary);
             rest = &rest[n..];
         }
@@ -255,25 +251,28 @@ impl Conversation {
         self.session.messages(system, n_left_out, message)
     }
 
-    fn render(&self, messages: &[Message], opens_answer: bool) -> Result<Rendered, Failure> {
+    fn render(&self, messages: &[Message], opens: Opens) -> Result<Rendered, Failure> {
         let mut extra = BTreeMap::new();
-        if self.settings.reasoning == Reasoning::Off {
+        if self.settings.reasoning == Reasoning::Off || opens == Opens::Summary {
             extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
         }
-        self.engine.prompter.render(messages, opens_answer, extra)
+        self.engine.prompter.render(messages, opens != Opens::Nothing, extra)
     }
 
     /// Tokens of the prompt that leaves out so many turns.
     fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
-        self.count(self.render(&self.messages(n_left_out, Some(message)), true)?)
+        self.count(self.render(&self.messages(n_left_out, Some(message)), Opens::Answer)?)
     }
 
     fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
         self.engine.worker.count(rendered.segments);
-        match self.engine.worker.next_event() {
-            Some(Event::Counted(n)) => Ok(n),
-            Some(Event::Failed(failure)) => Err(failure.into()),
-            event => Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
+        loop {
+            match self.engine.worker.next_event() {
+                Some(Event::Counted(n)) => return Ok(n),
+                Some(Event::Notice(notice)) => stderr_line(&format!("notice: {notice}")),
+                Some(Event::Failed(failure)) => return Err(failure.into()),
+                event => return Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
+            }
         }
     }
 
@@ -294,8 +293,25 @@ impl Conversation {
         }
     }
 
-    fn run(&self, job: Job, text: impl FnMut(&str) -> Result<(), Failure>) -> Result<Answer, Failure> {
+    /// The answer and its text, of which `each` is given every piece.
+    fn run(&self, job: Job, mut each: impl FnMut(&str) -> Result<(), Failure>) -> Result<(Answer, String), Failure> {
         self.engine.worker.submit(job);
-        receive(&self.engine.worker, &mut Bars::default(), text)
+        let mut text = String::new();
+        let answer = receive(&self.engine.worker, &mut Bars::default(), |piece| {
+            text.push_str(piece);
+            each(piece)
+        })?;
+        Ok((answer, text))
+    }
+}
+
+fn tell_end(answer: &Answer) {
+    match answer.stop {
+        StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
+        StopType::Context => stderr_line(&format!(
+            "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
+            answer.n_ctx
+        )),
+        StopType::Eos | StopType::Word(_) | StopType::Limit => {}
     }
 }
