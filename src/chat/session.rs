@@ -290,6 +290,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_begins_with_the_system_prompt_whatever_is_left_out() {
+        let mut session = session();
+        session.turns[1].assistant = "<think>hm</think>\nd".to_owned();
+        for n_left_out in 0..=2 {
+            let sent = session.messages(session.system.clone(), n_left_out, Some("e"));
+            let said: Vec<&str> = sent.iter().map(|message| message.content.as_str()).collect();
+            let expected = ["Be brief.", "a", "b", "c", "d", "e"];
+            assert_eq!(said, [&expected[..1], &expected[1 + 2 * n_left_out..]].concat());
+        }
+        assert_eq!(session.messages(None, 2, None), []);
+    }
+
+    #[test]
     fn the_first_turn_has_the_seed_and_all_others_their_own() {
         let seeds: std::collections::BTreeSet<u32> = (0..100).map(|n| turn_seed(7, n)).collect();
         assert_eq!((turn_seed(7, 0), seeds.len()), (7, 100));

@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod conversation;
 pub mod editor;
+pub mod room;
 pub mod screen;
 pub mod settings;
 

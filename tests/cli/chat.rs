@@ -265,7 +265,7 @@ fn a_summary_stands_for_what_is_left_out() {
     let kept = session(&place, "rain");
     assert!(!kept["summary"].as_str().unwrap().is_empty(), "{kept}");
     assert_eq!(kept["messages"].as_array().unwrap().len(), 12);
-    assert!(ran.stderr.contains("a summary stands for them"), "{ran:#?}");
+    assert!(ran.stderr.contains("and a summary stands for them"), "{ran:#?}");
     assert!(!ran.stdout.contains("Summarize"));
 }
 

@@ -1,16 +1,16 @@
-//! A conversation with a model: from a message to its answer. What is typed and what is told about it is the business of
-//! [`crate::cli::chat::commands`].
+//! A conversation with a model: from a message to its answer. [`crate::cli::chat::room`] makes room for them; what is typed
+//! is the business of [`crate::cli::chat::commands`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::chat::overflow::{self, Budget, Fit, OnOverflow};
+use crate::chat::overflow;
 use crate::chat::session::{Session, Turn, turn_seed};
 use crate::chat::template::{Message, Rendered, TemplateValue};
 use crate::chat::thinking::{self, opens_thinking, without_thinking};
 use crate::cli::chat::screen::Screen;
 use crate::cli::chat::settings::{Reasoning, Settings};
-use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
@@ -20,12 +20,9 @@ use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
 use crate::store::sessions::Place;
 
-/// Tokens of a word, about.
-const TOKENS_PER_WORD: f64 = 1.5;
-
 /// What a prompt ends with.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Opens {
+pub(super) enum Opens {
     /// What was said so far.
     Nothing,
     /// The opening of an answer.
@@ -77,21 +74,6 @@ impl Conversation {
         Conversation { engine, session, settings, place, reading, stats, was_interrupted: false, is_merge_told: false }
     }
 
-    /// Sends again what was left out, if the context has room for it by now.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub fn recall(&mut self) -> Result<(), Failure> {
-        if self.session.n_left_out == 0 {
-            return Ok(());
-        }
-        let all = self.session.messages(self.session.system.clone(), 0, None);
-        if self.count(self.render(&all, Opens::Answer)?)? <= self.budget().n_prompt() {
-            (self.session.n_left_out, self.session.summary) = (0, None);
-        }
-        Ok(())
-    }
-
     /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
     ///
     /// # Errors
@@ -129,11 +111,6 @@ impl Conversation {
         rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
     }
 
-    /// The context, and how it is shared.
-    pub(super) fn budget(&self) -> Budget {
-        Budget::new(self.engine.n_ctx, self.settings.max_tokens)
-    }
-
     fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<Turn, Failure> {
         self.make_room(message)?;
         let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), Opens::Answer)?;
@@ -163,95 +140,12 @@ impl Conversation {
         Ok(Turn { user: message.to_owned(), assistant, seed })
     }
 
-    /// Leaves out what has no room beside the message and its answer, and tells so.
-    fn make_room(&mut self, message: &str) -> Result<(), Failure> {
-        let (n_turns, budget) = (self.session.turns.len() + 1, self.budget());
-        let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
-        let fit = overflow::fit(n_turns, before, budget, policy, |n| self.count_with(n, message))?;
-        let n_left_out = match fit {
-            Fit::TooLong(n_prompt) => return Err(self.too_long(n_prompt, budget)),
-            Fit::From { n_left_out, .. } if n_left_out == before => return Ok(()),
-            Fit::From { n_left_out, .. } => n_left_out,
-        };
-        let summary = match policy {
-            OnOverflow::Summarize => self.summarize(before, n_left_out)?,
-            OnOverflow::Error | OnOverflow::DropOldest => self.session.summary.clone(),
-        };
-        let summary_before = std::mem::replace(&mut self.session.summary, summary);
-        if self.count_with(n_left_out, message)? > budget.n_prompt() {
-            stderr_line("notice: there is no room for a summary");
-            self.session.summary = summary_before;
-        }
-        self.session.n_left_out = n_left_out;
-        stderr_line(&format!(
-            "notice: the context of {} positions is full: the oldest {} messages are left out{}; they stay in the session",
-            budget.n_ctx,
-            2 * n_left_out,
-            if self.session.summary.is_some() { ", a summary stands for them" } else { "" },
-        ));
-        Ok(())
-    }
-
-    fn too_long(&self, n_prompt: usize, budget: Budget) -> Failure {
-        let what = match self.settings.on_overflow {
-            OnOverflow::Error => "the conversation",
-            OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
-        };
-        Failure::new(format!(
-            "{what} has {n_prompt} tokens, but the context of {} keeps {} for the answer",
-            budget.n_ctx, budget.n_answer
-        ))
-        .with_code(ExitCode::PromptTooLong)
-        .with_hint("a larger -c, a smaller n-predict, or --on-overflow drop-oldest")
-    }
-
-    /// A summary of the turns from `from` to `to` and of the summary before, by the model itself. What has no room in a
-    /// context is summarized in parts.
-    fn summarize(&mut self, from: usize, to: usize) -> Result<Option<String>, Failure> {
-        let n_ctx = self.engine.n_ctx;
-        let n_summary = n_ctx / 8;
-        let n_words = (n_summary as f64 / TOKENS_PER_WORD * 0.75) as usize;
-        let turns: Vec<(String, String)> = self.session.turns[from..to]
-            .iter()
-            .map(|turn| (turn.user.clone(), without_thinking(&turn.assistant)))
-            .collect();
-        let mut summary = self.session.summary.clone();
-        stderr_line(&format!("notice: summarizing {} messages", 2 * turns.len()));
-        let mut rest = turns.as_slice();
-        while !rest.is_empty() {
-            let request = |summary: &Option<String>, n: usize| {
-                let text = overflow::summary_request(summary.as_deref(), &rest[..n], n_words);
-                [Message::new("user", text)]
-            };
-            let fits = |n| {
-                Ok::<_, Failure>(self.count(self.render(&request(&summary, n), Opens::Summary)?)? + n_summary <= n_ctx)
-            };
-            let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
-                stderr_line("notice: a message is too long to be summarized; it is left out without");
-                rest = &rest[1..];
-                continue;
-            };
-            let rendered = self.render(&request(&summary, n), Opens::Summary)?;
-            let opening = if opens_thinking(&rendered.text()) { thinking::OPEN } else { "" };
-            // The likeliest tokens: a summary depends on nothing but what it is of.
-            let sampling = Sampling { temperature: 0.0, ..self.settings.sampling };
-            let (answer, text) = self.run(self.job(rendered, Some(n_summary), sampling), |_| Ok(()))?;
-            if answer.stop == StopType::Interrupted {
-                return Err(Failure::interrupted());
-            }
-            let text = without_thinking(&(opening.to_owned() + &text)).trim().to_owned();
-            summary = Some(text).filter(|text| !text.is_empty()).or(summary);
-            rest = &rest[n..];
-        }
-        Ok(summary)
-    }
-
-    fn messages(&self, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
+    pub(super) fn messages(&self, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
         let system = overflow::system_with_summary(self.session.system.as_deref(), self.session.summary.as_deref());
         self.session.messages(system, n_left_out, message)
     }
 
-    fn render(&self, messages: &[Message], opens: Opens) -> Result<Rendered, Failure> {
+    pub(super) fn render(&self, messages: &[Message], opens: Opens) -> Result<Rendered, Failure> {
         let mut extra = BTreeMap::new();
         if self.settings.reasoning == Reasoning::Off || opens == Opens::Summary {
             extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
@@ -260,11 +154,11 @@ impl Conversation {
     }
 
     /// Tokens of the prompt that leaves out so many turns.
-    fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
+    pub(super) fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
         self.count(self.render(&self.messages(n_left_out, Some(message)), Opens::Answer)?)
     }
 
-    fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
+    pub(super) fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
         self.engine.worker.count(rendered.segments);
         loop {
             match self.engine.worker.next_event() {
@@ -276,7 +170,7 @@ impl Conversation {
         }
     }
 
-    fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
+    pub(super) fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
         Job {
             prompt: rendered.segments,
             max_tokens,
@@ -294,7 +188,11 @@ impl Conversation {
     }
 
     /// The answer and its text, of which `each` is given every piece.
-    fn run(&self, job: Job, mut each: impl FnMut(&str) -> Result<(), Failure>) -> Result<(Answer, String), Failure> {
+    pub(super) fn run(
+        &self,
+        job: Job,
+        mut each: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<(Answer, String), Failure> {
         self.engine.worker.submit(job);
         let mut text = String::new();
         let answer = receive(&self.engine.worker, &mut Bars::default(), |piece| {
