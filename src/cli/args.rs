@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
+use crate::cli::cache::{CacheArgs, PromptCacheArgs};
 use crate::cli::chat::ChatArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
@@ -69,6 +70,11 @@ pub enum Command {
     /// size, in a private folder of this user. Prompts are not kept, and nothing leaves this machine.
     /// CHASKI_LEARN=off turns it off for one run.
     Learn(LearnArgs),
+    /// Rule which prompts are kept
+    ///
+    /// A prompt that a model read is kept on disk as the model's own numbers, with its tokens: a prompt that begins like it
+    /// is answered at once. Files are private to this user and bounded in size; those used longest ago go first.
+    Cache(CacheArgs),
     /// Make, show and change drafter files: tri-grams that drafting starts from
     Drafter(DrafterArgs),
 }
@@ -245,6 +251,10 @@ pub struct RunArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    /// What was read before.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

@@ -15,6 +15,7 @@ use etcetera::BaseStrategy as _;
 
 use crate::chat::session::Session;
 use crate::cli::args::{DraftingArgs, EngineArgs};
+use crate::cli::cache::PromptCacheArgs;
 use crate::cli::chat::commands::{Chat, Flow, no_folder, tell, tell_other_model};
 use crate::cli::chat::conversation::{Conversation, Engine};
 use crate::cli::chat::editor::{Source, Typed};
@@ -57,6 +58,10 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub drafting: DraftingArgs,
 
+    /// Prompts on disk.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
+
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -89,6 +94,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         n_ctx,
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
+        prompt_cache: args.prompt_cache.config(),
         signals: signals.clone(),
         screen: Screen::of_stdout(args.color),
     };

@@ -65,6 +65,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
         settings,
         curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
         drafters: DraftersConfig::default(),
+        secret: prompt_cache_folder().map(|folder| folder.join("secret")),
     })
 }
 
@@ -136,6 +137,12 @@ fn tell_unusable(error: &DrafterFileError) {
 pub fn cache_folder() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
     Some(strategy.cache_dir().join("chaski"))
+}
+
+/// Where prompts that were read are kept, and the secret that they are sealed with.
+#[must_use]
+pub fn prompt_cache_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("prompts"))
 }
 
 /// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.

@@ -6,6 +6,7 @@ pub mod align;
 pub mod args;
 pub mod batch;
 pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod drafter;
 pub mod engine;
@@ -66,6 +67,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Chat(args)) => chat::chat(&args),
         Some(Command::Batch(args)) => batch::batch(&args),
+        Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => align::align(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

@@ -191,13 +191,17 @@ impl Bars {
 #[must_use]
 pub fn stats_line(stats: &Stats, seed: Option<u32>) -> String {
     let mut line = format!(
-        "{} tokens in {:.2} s: {:.1} tokens/s (prompt: {} at {:.0}/s)",
+        "{} tokens in {:.2} s: {:.1} tokens/s (prompt: {} ",
         stats.n_predicted,
         stats.predicted_ms / 1e3,
         stats.tokens_per_second(),
         stats.n_prompt,
-        stats.prompt_per_second(),
     );
+    line += &match stats.n_cached {
+        0 => format!("at {:.0}/s)", stats.prompt_per_second()),
+        // A pace says nothing where most of the time went into loading.
+        n => format!("in {:.2} s, {n} cached)", stats.prompt_ms / 1e3),
+    };
     line += &format!(
         "; {:.2} tokens/step; drafted {}, accepted {}",
         stats.tokens_per_step(),
@@ -248,7 +252,7 @@ mod tests {
         };
         assert_eq!(
             stats_line(&stats, Some(7)),
-            "40 tokens in 2.00 s: 20.0 tokens/s (prompt: 30 at 210/s); 2.00 tokens/step; drafted 50, accepted 20 (40%); \
+            "40 tokens in 2.00 s: 20.0 tokens/s (prompt: 30 in 0.10 s, 9 cached); 2.00 tokens/step; drafted 50, accepted 20 (40%); \
              1.50x plain decoding (estimated); seed 7"
         );
     }

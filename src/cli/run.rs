@@ -49,7 +49,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         record: args.trace.is_some(),
         learns: true,
         explain: args.explain,
-        prompt_cache: None,
+        prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
     drop(gguf);

@@ -86,6 +86,22 @@ impl Model {
         self.inner.n_ctx_train() as usize
     }
 
+    /// Whether the file says that some layers see the last positions only. Of a few architectures it need not say so.
+    #[must_use]
+    pub fn has_window(&self) -> bool {
+        let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
+        let stated = self.inner.meta_val_str(&format!("{architecture}.attention.sliding_window"));
+        stated.is_ok_and(|n| n.parse() != Ok(0))
+    }
+
+    /// Positions it was first trained on, where its positions are stretched beyond them.
+    #[must_use]
+    pub fn n_ctx_unstretched(&self) -> Option<usize> {
+        let architecture = self.inner.meta_val_str("general.architecture").ok()?;
+        let key = format!("{architecture}.rope.scaling.original_context_length");
+        self.inner.meta_val_str(&key).ok()?.parse().ok()
+    }
+
     /// Tokens of the vocabulary: the length of a logits slice.
     #[must_use]
     pub fn n_vocab(&self) -> usize {

@@ -20,6 +20,8 @@ use crate::token::Token;
 use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree};
 use crate::tune::{CacheType, Settings};
 
+mod state;
+
 pub use crate::tune::{FlashAttention, KvType};
 
 /// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
@@ -71,6 +73,10 @@ pub struct Session<'m> {
     limits: TreeLimits,
     /// False for states, which go forward only.
     can_roll_back: bool,
+    /// Whether some layers see the last positions only.
+    has_window: bool,
+    /// Tokens that can be taken back no further than this: the windows before were not restored.
+    n_fixed: usize,
     /// Whether what is in the cache can move to other positions.
     can_shift: bool,
     n_vocab: usize,
@@ -140,6 +146,8 @@ impl<'m> Session<'m> {
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
             can_roll_back: !model.is_recurrent(),
+            has_window: model.has_window(),
+            n_fixed: 0,
             // llama.cpp's shift of quantized keys takes a rotation for granted that not every model has, and crashes.
             can_shift: model.can_shift() && config.kv_type.k != CacheType::Q8_0,
             n_vocab: model.n_vocab(),
@@ -234,6 +242,7 @@ impl<'m> Session<'m> {
             self.context.clear_kv_cache();
         }
         self.committed.clear();
+        self.n_fixed = 0;
         self.n_seqs = 1;
         self.verified = None;
     }
@@ -335,13 +344,12 @@ impl Target for Session<'_> {
             return Err(TargetError::ContextFull { needed: prefix.len(), n_ctx: self.n_ctx() });
         }
         self.drop_pending();
-        let n_common = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
-        let is_rollback = n_common < self.committed.len();
-        if is_rollback && (n_common == 0 || !self.can_roll_back) {
+        let n_reused = self.n_reusable(prefix);
+        if n_reused == 0 {
             self.clear();
-        } else if is_rollback {
-            self.remove(None, n_common, None)?;
-            self.committed.truncate(n_common);
+        } else if n_reused < self.committed.len() {
+            self.remove(None, n_reused, None)?;
+            self.committed.truncate(n_reused);
         }
         let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
         while self.committed.len() < prefix.len() {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
 use crate::cost::{Clock, CostCurve};
-use crate::generate::{Generation, Length};
+use crate::generate::{Generation, Length, Prefilled};
 use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
@@ -24,12 +24,14 @@ use crate::llama::tune::{self, TuneConfig, Tuned};
 use crate::llama::worker::drafters::{Drafters, DraftersConfig};
 use crate::llama::worker::explain::{Explainer, StepTold};
 use crate::llama::worker::measure::{Measured, Task};
+use crate::llama::worker::states::{Context, States};
 use crate::replay::trace::{Recorder, Trace};
 use crate::schedule::RowMemory;
 use crate::stats::Stats;
 use crate::store::curves::{self, CurveKey};
 use crate::store::learned::LearnedError;
 use crate::store::prompt_cache::PromptCacheConfig;
+use crate::store::prompt_cache::file::StateError;
 use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
@@ -40,6 +42,7 @@ pub mod drafters;
 pub mod explain;
 pub mod forced;
 pub mod measure;
+mod states;
 
 /// An answer of fewer tokens does not earn what measuring the curve costs.
 const SHORT_ANSWER: usize = 32;
@@ -61,6 +64,9 @@ pub struct WorkerConfig {
     pub curves: Option<(PathBuf, CurveKey)>,
     /// What drafters begin with.
     pub drafters: DraftersConfig,
+    /// The file with the secret that states on disk are sealed with, made where there is none; `None`: there are no such
+    /// states.
+    pub secret: Option<PathBuf>,
 }
 
 /// Which drafter answers a job.
@@ -209,6 +215,15 @@ pub enum Notice {
     /// What was learned now cannot be kept.
     #[error("what was learned is not kept: {0}; hint: chaski learn off, if it should not be")]
     NotLearned(LearnedError),
+    /// A state on disk cannot be used.
+    #[error("{0}; the prompt is read again")]
+    StateUnusable(StateError),
+    /// llama.cpp does not take or give a state.
+    #[error("{0}; the prompt is read again")]
+    StateRefused(TargetError),
+    /// What was read cannot be kept.
+    #[error("the prompt is not kept: {0}; hint: --no-prompt-cache, if it should not be")]
+    PromptNotKept(StateError),
     /// A part of the base is damaged.
     #[error("{}: parts of this drafter file are damaged and not used; hint: chaski drafter inspect tells more", .0.display())]
     BaseDamaged(PathBuf),
@@ -346,6 +361,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
         config,
         model: &model,
         drafters,
+        states: States::new(config.secret.clone()),
         session: None,
         settings: config.settings.short,
         curve: CostCurve::default(),
@@ -357,12 +373,19 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
     engine.load_curve();
     notice.into_iter().for_each(|notice| outbox.send(Event::Notice(notice)));
     for task in jobs {
-        let event = match task {
-            Task::Answer(job) => engine.answer(&job).map(|answer| Event::Done(Box::new(answer))),
-            Task::Count(prompt) => Ok(Event::Counted(model.tokenize(&prompt).len())),
-            Task::Measure(what) => engine.measurement(&what).map(|measured| Event::Measured(Box::new(measured))),
-        };
-        outbox.send(event.unwrap_or_else(Event::Failed));
+        match task {
+            Task::Answer(job) => {
+                let answer = engine.answer(&job).map(|answer| Event::Done(Box::new(answer)));
+                outbox.send(answer.unwrap_or_else(Event::Failed));
+                // While the answer is being read.
+                engine.keep_own_state(&job);
+            }
+            Task::Count(prompt) => outbox.send(Event::Counted(model.tokenize(&prompt).len())),
+            Task::Measure(what) => {
+                let measured = engine.measurement(&what).map(|measured| Event::Measured(Box::new(measured)));
+                outbox.send(measured.unwrap_or_else(Event::Failed));
+            }
+        }
     }
     Ok(())
 }
@@ -371,6 +394,7 @@ struct Engine<'a> {
     config: &'a WorkerConfig,
     model: &'a Model,
     drafters: Drafters,
+    states: States,
     session: Option<Session<'a>>,
     /// What the session is made with; the curve is theirs.
     settings: Settings,
@@ -403,11 +427,7 @@ impl<'a> Engine<'a> {
     ) -> Result<Answer, Failure> {
         let mut assembler = TextAssembler::new(job.stops.clone())?;
         let (model, outbox) = (self.model, self.outbox);
-        let mut progress = |done, total| {
-            outbox.send(Event::Prefill(done, total));
-            outbox.go_on()
-        };
-        let prefilled = Generation::prefill(session, &self.clock, prompt, &mut progress)?;
+        let prefilled = self.prefill(session, job, prompt)?;
         let can_draft = session.limits().max_nodes > 1;
         let kind = if can_draft { job.drafter } else { DrafterKind::None };
         let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
@@ -464,6 +484,47 @@ impl<'a> Engine<'a> {
         let stop = ended_by.unwrap_or(reached);
         let (stats, n_ctx, settings) = (generated.stats, length.n_ctx, self.settings);
         Ok(Answer { tokens, stop, stats, n_ctx, settings, trace })
+    }
+
+    /// Reads a prompt: from the disk what was read before, where that is faster. What was read until an interrupt is kept
+    /// as well.
+    fn prefill(&mut self, session: &mut Session<'a>, job: &Job, prompt: &[Token]) -> Result<Prefilled, Failure> {
+        let (_root, before) = prompt.split_last().ok_or(Failure::EmptyPrompt)?;
+        let outbox = self.outbox;
+        let tell = |notice| outbox.send(Event::Notice(notice));
+        self.states.prepare(&self.config.model, job).unwrap_or_else(tell);
+        let context = self.state_context(session, job);
+        let start = self.clock.now();
+        self.states.recall(session, &context, before).into_iter().for_each(tell);
+        let recalled = self.clock.now();
+        let mut n_cached = None;
+        let mut progress = |done, total| {
+            n_cached.get_or_insert(done);
+            outbox.send(Event::Prefill(done, total));
+            outbox.go_on()
+        };
+        let prefilled = Generation::prefill(session, &self.clock, prompt, &mut progress);
+        let ms = |from: Duration| (self.clock.now() - from).as_secs_f64() * 1e3;
+        let n_new = session.n_past().saturating_sub(n_cached.unwrap_or(0));
+        self.states.keep(session, &context, n_new, ms(recalled)).unwrap_or_else(tell);
+        let Prefilled { n_prompt, n_cached, prompt_ms } = prefilled?;
+        Ok(Prefilled { n_prompt, n_cached, prompt_ms: prompt_ms + (recalled - start).as_secs_f64() * 1e3 })
+    }
+
+    fn state_context<'b>(&self, session: &Session<'_>, job: &'b Job) -> Context<'b>
+    where
+        'a: 'b,
+    {
+        Context { job, model: self.model, settings: self.settings, n_ctx: session.n_ctx() }
+    }
+
+    /// Keeps what the context holds in the job's own file.
+    fn keep_own_state(&mut self, job: &Job) {
+        let Some(mut session) = self.session.take() else { return };
+        let context = self.state_context(&session, job);
+        let kept = self.states.keep_own(&mut session, &context);
+        kept.unwrap_or_else(|notice| self.outbox.send(Event::Notice(notice)));
+        self.session = Some(session);
     }
 
     /// How long the text may become, and how much of a context that needs.

@@ -25,6 +25,7 @@ mod help;
 mod learn;
 mod memory;
 mod models;
+mod prompt_cache;
 mod prompts;
 mod replay;
 mod signals;

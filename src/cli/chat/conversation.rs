@@ -18,6 +18,7 @@ use crate::cli::run::receive;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
+use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::sessions::Place;
 
 /// What a prompt ends with.
@@ -45,6 +46,8 @@ pub struct Engine {
     pub drafter: DrafterKind,
     /// Time for measuring the cost of drafts.
     pub curve_budget: Duration,
+    /// Where prompts read before are kept.
+    pub prompt_cache: Option<PromptCacheConfig>,
     /// What breaks an answer off.
     pub signals: Signals,
     /// Where answers go.
@@ -182,7 +185,7 @@ impl Conversation {
             record: false,
             learns: true,
             explain: false,
-            prompt_cache: None,
+            prompt_cache: self.engine.prompt_cache.clone(),
             state_file: None,
         }
     }

@@ -1,0 +1,146 @@
+//! `chaski cache`, and the flags that rule which prompts are kept.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args as ClapArgs, Subcommand};
+use serde::Serialize;
+
+use crate::cli::engine::prompt_cache_folder;
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::{stderr_line, write_stdout};
+use crate::store::prompt_cache::file::StateError;
+use crate::store::prompt_cache::{Entry, PromptCacheConfig};
+
+/// What is kept where nothing is given: some tens of thousands of tokens of a small model.
+const DEFAULT_SIZE: &str = "2G";
+
+/// Prompts on disk.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Prompt cache")]
+pub struct PromptCacheArgs {
+    /// Neither use nor keep prompts that were read; see chaski cache
+    #[arg(long)]
+    pub no_prompt_cache: bool,
+
+    /// Most bytes of kept prompts, as in 500M or 4G; never more than a tenth of the free disk
+    #[arg(long, value_name = "BYTES", default_value = DEFAULT_SIZE)]
+    pub prompt_cache_size: Bytes,
+}
+
+impl PromptCacheArgs {
+    /// Where prompts are kept; `None` where they are not to be, or the system tells no folder.
+    #[must_use]
+    pub fn config(&self) -> Option<PromptCacheConfig> {
+        if self.no_prompt_cache {
+            return None;
+        }
+        Some(PromptCacheConfig { folder: prompt_cache_folder()?, max_bytes: self.prompt_cache_size.0 })
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        let upper = text.to_ascii_uppercase();
+        let number = upper.trim_end_matches('B').trim_end_matches('I');
+        let units = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+        let unit = units.iter().find_map(|(name, shift)| Some((number.strip_suffix(name)?, 1 << shift)));
+        let (number, unit): (&str, u64) = unit.unwrap_or((number, 1));
+        let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(unit));
+        bytes.map(Bytes).ok_or_else(|| "a number of bytes, as in 500M or 4G".to_owned())
+    }
+}
+
+/// Arguments of `cache`.
+#[derive(Debug, ClapArgs)]
+pub struct CacheArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// A command of `cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Tell how many prompts are kept, and where
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete all kept prompts
+    Clear,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    folder: &'a PathBuf,
+    prompts: usize,
+    bytes: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
+    let folder =
+        prompt_cache_folder().ok_or_else(|| Failure::new("this user has no cache folder").with_hint("set HOME"))?;
+    let config = PromptCacheConfig { folder, max_bytes: 0 };
+    let size = |entries: &[Entry]| entries.iter().map(|entry| entry.n_bytes).sum();
+    match args.command {
+        CacheCommand::Status { json } => {
+            let entries = config.entries()?;
+            let status = Status { folder: &config.folder, prompts: entries.len(), bytes: size(&entries) };
+            write_stdout(&if json {
+                serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))? + "\n"
+            } else {
+                format!(
+                    "prompts: {}, {:.1} MiB\nfolder: {}\n\
+                     kept: what models read, as tokens and numbers, so that it is not read again; nobody else can read it\n",
+                    status.prompts,
+                    status.bytes as f64 / f64::from(1 << 20),
+                    status.folder.display()
+                )
+            })?;
+        }
+        CacheCommand::Clear => {
+            let gone = config.clear()?;
+            let n_bytes: u64 = size(&gone);
+            stderr_line(&format!("deleted: {} prompts, {:.1} MiB", gone.len(), n_bytes as f64 / f64::from(1 << 20)));
+        }
+    }
+    Ok(ExitCode::Success)
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        match error {
+            StateError::Io { path, error } => Failure::io(&path, &error),
+            StateError::Damaged(_) => Failure::new(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_understood() {
+        for (text, n) in
+            [("0", 0), ("123", 123), ("2k", 2048), ("500M", 500 << 20), ("4GiB", 4 << 30), ("1TB", 1 << 40)]
+        {
+            assert_eq!(text.parse(), Ok(Bytes(n)), "{text}");
+        }
+        for text in ["", "G", "-1", "1.5G", "9999999999T", "4 G", "1E"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+}

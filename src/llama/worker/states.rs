@@ -1,0 +1,126 @@
+//! What a worker has read before: states of prompts, found on disk and kept there.
+//!
+//! Everything here is expendable. What goes wrong is told, and the prompt is read as if there were no disk.
+
+use std::path::{Path, PathBuf};
+
+use crate::llama::model::{Model, ModelConfig};
+use crate::llama::session::{PREFILL_CHUNK, Session};
+use crate::llama::system_info;
+use crate::llama::worker::{Job, Notice};
+use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
+use crate::store::prompt_cache::file::{OpenState, State, StateError, seal, write};
+use crate::store::prompt_cache::format::Seal;
+use crate::store::prompt_cache::model::{files, fingerprint};
+use crate::token::Token;
+use crate::tune::Settings;
+
+/// States of one model.
+pub(super) struct States {
+    /// The file of the secret, until it is needed.
+    secret: Option<PathBuf>,
+    /// The secret, and which model it is.
+    identity: Option<(Seal, String)>,
+}
+
+impl States {
+    /// `secret`: the file of the secret that states are sealed with. Without one there are no states.
+    pub(super) fn new(secret: Option<PathBuf>) -> States {
+        States { secret, identity: None }
+    }
+
+    /// Before the first job that has to do with states. Where the secret or the model's file cannot be read, there are
+    /// none.
+    pub(super) fn prepare(&mut self, model: &ModelConfig, job: &Job) -> Result<(), Notice> {
+        let is_needed = job.prompt_cache.is_some() || job.state_file.is_some();
+        let Some(secret) = self.secret.take_if(|_| is_needed) else { return Ok(()) };
+        let seal = seal(&secret).map_err(Notice::StateUnusable)?;
+        let fingerprint = fingerprint(&files(&model.path))
+            .map_err(|error| Notice::StateUnusable(StateError::Io { path: model.path.clone(), error }))?;
+        self.identity = Some((seal, format!("{fingerprint} ngl={:?}", model.n_gpu_layers)));
+        Ok(())
+    }
+
+    /// Makes `session` hold as much of `prefix` as any state on disk does. Tells what was in the way.
+    pub(super) fn recall(&self, session: &mut Session<'_>, context: &Context<'_>, prefix: &[Token]) -> Vec<Notice> {
+        let Some((seal, model)) = &self.identity else { return Vec::new() };
+        let key = context.key(model);
+        let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_truncate() };
+        let mut n_have = session.n_reusable(prefix);
+        let (mut best, mut errors) = (None, Vec::new());
+        if let Some(path) = context.job.state_file.as_deref().filter(|_| n_have < prefix.len()) {
+            match own(path, &key, seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state))) {
+                Ok(Some((n, state))) if n > n_have => {
+                    best = state.load(seal).map_err(|error| errors.push(error)).ok();
+                    n_have = if best.is_some() { n } else { n_have };
+                }
+                Ok(_) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(cache) = &context.job.prompt_cache {
+            let found = cache.find(&key, prefix, n_have, fit, seal);
+            errors.extend(found.errors);
+            best = found.state.or(best);
+        }
+        let refused = best.and_then(|(head, bytes)| session.restore(&head.tokens, &bytes).err());
+        errors.into_iter().map(Notice::StateUnusable).chain(refused.map(Notice::StateRefused)).collect()
+    }
+
+    /// Keeps the prompt that `session` holds, if that is worth it: `n_new` of its tokens took `new_ms` to compute.
+    pub(super) fn keep(
+        &self,
+        session: &mut Session<'_>,
+        context: &Context<'_>,
+        n_new: usize,
+        new_ms: f64,
+    ) -> Result<(), Notice> {
+        let (Some((seal, model)), Some(cache)) = (&self.identity, &context.job.prompt_cache) else { return Ok(()) };
+        let us_per_token = (new_ms * 1e3 / n_new.max(1) as f64) as u32;
+        let (n_tokens, n_bytes) = (session.committed().len(), session.n_state_bytes() as u64);
+        if !is_worth_keeping(n_tokens, n_new, us_per_token, n_bytes) {
+            return Ok(());
+        }
+        let bytes = session.state().map_err(Notice::StateRefused)?;
+        let key = context.key(model);
+        let state = State { key: &key, tokens: session.committed(), us_per_token, bytes: &bytes };
+        cache.keep(&state, session.can_truncate(), seal).map_err(Notice::PromptNotKept)
+    }
+
+    /// Keeps all that `session` holds in the job's own file.
+    pub(super) fn keep_own(&self, session: &mut Session<'_>, context: &Context<'_>) -> Result<(), Notice> {
+        let (Some((seal, model)), Some(path)) = (&self.identity, &context.job.state_file) else { return Ok(()) };
+        let bytes = session.state().map_err(Notice::StateRefused)?;
+        let key = context.key(model);
+        let state = State { key: &key, tokens: session.committed(), us_per_token: 0, bytes: &bytes };
+        write(path, &state, seal).map_err(Notice::PromptNotKept)
+    }
+}
+
+/// A job's own state, if it is of this key.
+fn own(path: &Path, key: &str, seal: &Seal) -> Result<Option<OpenState>, StateError> {
+    Ok(OpenState::open(path, seal)?.filter(|state| state.head.key == key))
+}
+
+/// What a state is of, besides the model's file.
+pub(super) struct Context<'a> {
+    pub(super) job: &'a Job,
+    pub(super) model: &'a Model,
+    pub(super) settings: Settings,
+    /// Positions it was made with.
+    pub(super) n_ctx: usize,
+}
+
+impl Context<'_> {
+    /// Everything that a state's numbers or their layout depend on. Threads and drafts are not among it.
+    fn key(&self, model: &str) -> String {
+        let Settings { flash_attention, kv_type, .. } = self.settings;
+        let ggml = system_info().ggml_version;
+        // Some models turn positions otherwise in a context that is longer than what they were first trained on.
+        let is_stretched = self.model.n_ctx_unstretched().is_some_and(|n| self.n_ctx > n);
+        format!(
+            "{model} {kv_type:?} {flash_attention:?} ggml {ggml} chunks of {PREFILL_CHUNK}{}",
+            if is_stretched { " stretched" } else { "" }
+        )
+    }
+}

@@ -1,0 +1,170 @@
+//! State files on disk: private, written aside and renamed, so that what stands there is always whole.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::store::prompt_cache::format::{Head, Seal};
+use crate::token::Token;
+
+/// How names of files begin that are being written.
+pub(super) const WRITING: &str = ".writing-";
+
+/// Why a state is not used, or not kept. The caller says so, and goes on without.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file or the folder failed.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Not as it was written, or not written by this user.
+    #[error("{0}: damaged, or not a state that was written here")]
+    Damaged(PathBuf),
+}
+
+impl StateError {
+    pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> StateError {
+        move |error| StateError::Io { path: path.to_owned(), error }
+    }
+}
+
+/// A state and what it is of.
+#[derive(Clone, Copy, Debug)]
+pub struct State<'a> {
+    /// What its numbers depend on.
+    pub key: &'a str,
+    /// The tokens it holds.
+    pub tokens: &'a [Token],
+    /// What computing one of them took, in microseconds.
+    pub us_per_token: u32,
+    /// llama.cpp's bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A file with a sound head.
+#[derive(Debug)]
+pub struct OpenState {
+    path: PathBuf,
+    file: File,
+    /// What it says of its state.
+    pub head: Head,
+    /// Its length.
+    pub n_bytes: u64,
+}
+
+impl OpenState {
+    /// Opens a file and reads its head; `None` where there is no file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what `seal` sealed.
+    pub fn open(path: &Path, seal: &Seal) -> Result<Option<OpenState>, StateError> {
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(StateError::io(path))?,
+        };
+        let n_bytes = file.metadata().map_err(StateError::io(path))?.len();
+        let head = Head::read(&mut io::BufReader::new(&mut file), seal).map_err(StateError::io(path))?;
+        let head = head.filter(|head| head.n_state_bytes < n_bytes);
+        let head = head.ok_or_else(|| StateError::Damaged(path.to_owned()))?;
+        Ok(Some(OpenState { path: path.to_owned(), file, head, n_bytes }))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The state, and that it was used.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what `seal` sealed.
+    pub fn load(mut self, seal: &Seal) -> Result<(Head, Vec<u8>), StateError> {
+        let damaged = || StateError::Damaged(self.path.clone());
+        let n = usize::try_from(self.head.n_state_bytes).map_err(|_| damaged())?;
+        let mut bytes = vec![0; n];
+        io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.n_bytes - self.head.n_state_bytes))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(StateError::io(&self.path))?;
+        if seal.of(&bytes) != self.head.state_seal {
+            return Err(damaged());
+        }
+        // Only the order of eviction depends on it.
+        let _ = self.file.set_modified(SystemTime::now());
+        Ok((self.head, bytes))
+    }
+}
+
+/// Puts a state into a file, which only this user can read.
+///
+/// # Errors
+/// When the folder or the file cannot be written: what was there stays.
+pub fn write(path: &Path, state: &State<'_>, seal: &Seal) -> Result<(), StateError> {
+    let head = Head {
+        key: state.key.to_owned(),
+        tokens: state.tokens.to_vec(),
+        us_per_token: state.us_per_token,
+        n_state_bytes: state.bytes.len() as u64,
+        state_seal: seal.of(state.bytes),
+    };
+    let too_long = || StateError::io(path)(io::Error::other("too many tokens for one state"));
+    let head = head.to_bytes(seal).ok_or_else(too_long)?;
+    replace(path, &[&head, state.bytes])
+}
+
+fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StateError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    make_private_folder(folder)?;
+    // Temporary files are private (0600) on Unix.
+    let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(folder).map_err(StateError::io(folder))?;
+    for part in parts {
+        file.write_all(part).map_err(StateError::io(path))?;
+    }
+    file.persist(path).map_err(|error| StateError::io(path)(error.error))?;
+    Ok(())
+}
+
+/// The secret of this user, made where there is none.
+///
+/// # Errors
+/// When it can be neither read nor made.
+pub fn seal(path: &Path) -> Result<Seal, StateError> {
+    loop {
+        match fs::read(path) {
+            Ok(secret) => match secret.try_into() {
+                Ok(secret) => return Ok(Seal::new(secret)),
+                // Cut by a power failure: what it sealed is lost, and found damaged.
+                Err(_) => fs::remove_file(path).map_err(StateError::io(path))?,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_seal(path)?,
+            Err(error) => return Err(StateError::io(path)(error)),
+        }
+    }
+}
+
+/// Makes a secret, unless another process was faster.
+fn make_seal(path: &Path) -> Result<(), StateError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    make_private_folder(folder)?;
+    let mut secret = [0; Seal::N_BYTES];
+    getrandom::fill(&mut secret).map_err(|error| StateError::io(path)(io::Error::other(error.to_string())))?;
+    let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(folder).map_err(StateError::io(folder))?;
+    file.write_all(&secret).map_err(StateError::io(path))?;
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(StateError::io(path)(error.error)),
+        _ => Ok(()),
+    }
+}
+
+fn make_private_folder(folder: &Path) -> Result<(), StateError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(StateError::io(folder))
+}
