@@ -109,7 +109,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     tell_other_model(&session, &engine.model);
     let mut conversation = Conversation::new(engine, session, settings, place);
     conversation.recall()?;
-    let mut chat = Chat { conversation, sessions, is_terminal };
+    let mut chat = Chat { conversation, sessions, is_terminal, reading: Vec::new() };
     converse(&mut chat, &mut source, &signals)
 }
 

@@ -178,6 +178,14 @@ fn names_are_no_paths_and_nothing_is_replaced() {
     let kept = fs::read(session_file(&place, "rain")).unwrap();
     chat(&place, &[], "/save rain\n").fails(1, &["there is a session rain already"]).hints("another name");
     chat(&place, &[], "/load none\n").fails(1, &["there is no session none"]).hints("/list");
+    let unsaved = chat(&place, &[], &format!("{PROMPT}\n/load rain\n"));
+    assert!(unsaved.code == Some(1) && unsaved.stderr.contains("this chat is not kept yet"), "{unsaved:#?}");
+    let loaded = chat(&place, &[], &format!("/load rain\n{SECOND}\n"));
+    assert_eq!(
+        loaded.succeeds().stdout,
+        said(&place, &[], &format!("{PROMPT}\n{SECOND}\n")).split_off(answers(&place, "rain")[0].len() + 1)
+    );
+    chat(&place, &["rain"], "/undo\n").succeeds();
     chat(&place, &["rain"], &format!("/clear\n{PROMPT}\n")).succeeds();
     assert_eq!(fs::read(session_file(&place, "rain")).unwrap(), kept, "a new chat is another one");
     for damaged in ["", "{\"chaski_session\": 1", "{\"chaski_session\": 2}"] {

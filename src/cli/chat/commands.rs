@@ -38,6 +38,8 @@ pub struct Chat {
     pub sessions: Option<Sessions>,
     /// Whether somebody sits there.
     pub is_terminal: bool,
+    /// Files that go before the next message.
+    pub reading: Vec<String>,
 }
 
 impl Chat {
@@ -52,10 +54,9 @@ impl Chat {
             Line::Command(Command::Exit) => return Ok(Flow::Leave),
             Line::Command(command) => self.execute(command)?,
             Line::Message(message) => {
-                let parts: Vec<&str> =
-                    self.conversation.reading.iter().map(String::as_str).chain([&*message]).collect();
-                let message = join(&parts).unwrap_or_default();
-                self.conversation.ask(&message, None)?;
+                let parts: Vec<&str> = self.reading.iter().map(String::as_str).chain([&*message]).collect();
+                self.conversation.ask(&join(&parts).unwrap_or_default(), None)?;
+                self.reading.clear();
             }
         }
         Ok(Flow::GoOn)
@@ -136,7 +137,7 @@ impl Chat {
         let file = File::open(&path).map_err(|error| Failure::io(&path, &error))?;
         let text = read_all(file, &path.display().to_string())?;
         tell(&format!("{}: {} bytes, before your next message", path.display(), text.len()));
-        self.conversation.reading.push(text);
+        self.reading.push(text);
         Ok(())
     }
 
@@ -180,23 +181,30 @@ impl Chat {
         self.sessions.as_ref().ok_or_else(no_folder)
     }
 
+    fn is_called(&self, name: &str) -> bool {
+        self.conversation.place.as_ref().is_some_and(|place| place.name() == name)
+    }
+
     fn save(&mut self, name: &str) -> Result<(), Failure> {
-        if self.conversation.place.as_ref().is_some_and(|place| place.name() == name) {
-            self.conversation.keep()?;
-        } else {
+        if !self.is_called(name) {
             let place = self.sessions()?.create(name)?;
-            place.save(&self.conversation.session)?;
-            self.conversation.place = Some(place);
-            self.conversation.keep()?;
+            let before = self.conversation.place.replace(place);
+            if let Err(failure) = self.conversation.keep() {
+                self.conversation.place = before;
+                return Err(failure);
+            }
         }
         tell(&format!("kept as {name}, from now on; chaski chat {name} goes on with it"));
         Ok(())
     }
 
     fn load(&mut self, name: &str) -> Result<(), Failure> {
-        if self.conversation.place.as_ref().is_some_and(|place| place.name() == name) {
+        if self.is_called(name) {
             tell(&format!("this is {name}"));
             return Ok(());
+        }
+        if self.conversation.place.is_none() && !self.conversation.session.turns.is_empty() {
+            return Err(Failure::new("this chat is not kept yet").with_hint("/save NAME, or /clear, first"));
         }
         let (place, session) = self.sessions()?.resume(name)?;
         let settings = Settings::new(session.settings.clone())?;
@@ -204,7 +212,6 @@ impl Chat {
         tell_other_model(&session, &self.conversation.engine.model);
         let chat = &mut self.conversation;
         (chat.place, chat.session, chat.settings) = (Some(place), session, settings);
-        chat.reading.clear();
         chat.recall()
     }
 
@@ -225,7 +232,6 @@ impl Chat {
     fn clear(&mut self) {
         let chat = &mut self.conversation;
         chat.session = Session { system: chat.session.system.take(), ..Session::default() };
-        chat.reading.clear();
         match chat.place.take() {
             Some(place) => tell(&format!("a new chat, without a name; {} stays as it was", place.name())),
             None => tell("a new chat"),

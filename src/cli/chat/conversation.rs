@@ -61,8 +61,6 @@ pub struct Conversation {
     pub(super) settings: Settings,
     /// Where it is kept, if it has a name.
     pub(super) place: Option<Place>,
-    /// Files that go before the next message.
-    pub(super) reading: Vec<String>,
     /// Of the last answer.
     pub(super) stats: Option<(Stats, u32)>,
     /// Whether the last answer was broken off.
@@ -73,8 +71,7 @@ pub struct Conversation {
 impl Conversation {
     /// Goes on with `session`.
     pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
-        let (reading, stats) = (Vec::new(), None);
-        Conversation { engine, session, settings, place, reading, stats, was_interrupted: false, is_merge_told: false }
+        Conversation { engine, session, settings, place, stats: None, was_interrupted: false, is_merge_told: false }
     }
 
     /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
@@ -88,7 +85,6 @@ impl Conversation {
         self.engine.signals.take();
         let turn = answered?;
         self.session.turns.push(turn);
-        self.reading.clear();
         self.engine.model.clone_into(&mut self.session.model);
         self.keep()
     }
