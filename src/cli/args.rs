@@ -40,7 +40,8 @@ pub enum Command {
     /// Talk with a model: a prompt with history and completion, sessions that go on another day
     ///
     /// What is typed is a message, or a command that begins with /, /help for instance. Without a terminal each line of
-    /// stdin is a message, and stdout carries the answers and nothing else.
+    /// stdin is a message, and stdout carries the answers and nothing else. The context has 4096 positions unless -c says
+    /// otherwise.
     Chat(ChatArgs),
     /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
     ///

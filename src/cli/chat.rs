@@ -50,21 +50,21 @@ pub struct ChatArgs {
     #[arg(long)]
     pub no_history: bool,
 
-    /// What may change during a chat.
-    #[command(flatten)]
-    pub settings: GivenArgs,
-
     /// What drafts, and from what.
     #[command(flatten)]
     pub drafting: DraftingArgs,
 
-    /// Prompts on disk.
-    #[command(flatten)]
-    pub prompt_cache: PromptCacheArgs,
-
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    /// What may change during a chat.
+    #[command(flatten)]
+    pub settings: GivenArgs,
+
+    /// Prompts on disk.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
 }
 
 /// Runs the command.

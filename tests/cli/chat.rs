@@ -267,12 +267,12 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
 #[test]
 fn a_summary_stands_for_what_is_left_out() {
     let place = Workplace::new();
-    let input: String = (0..6).map(|n| format!("{PROMPT} {n}\n")).collect();
+    let input: String = (0..12).map(|n| format!("{PROMPT} {n}\n")).collect();
     let ran = chat(&place, &["rain", "-c", "400", "-n", "24", "--on-overflow", "summarize"], &input);
     ran.succeeds().notices("summarizing ");
     let kept = session(&place, "rain");
     assert!(!kept["summary"].as_str().unwrap().is_empty(), "{kept}");
-    assert_eq!(kept["messages"].as_array().unwrap().len(), 12);
+    assert_eq!(kept["messages"].as_array().unwrap().len(), 24);
     assert!(ran.stderr.contains("and a summary stands for them"), "{ran:#?}");
     assert!(!ran.stdout.contains("Summarize"));
 }

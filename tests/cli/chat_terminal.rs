@@ -83,15 +83,24 @@ fn lines(shown: &str) -> Vec<String> {
 
 /// What a prompt at the end says is used.
 fn used(shown: &str) -> Option<usize> {
-    let (_, prompt) = shown.trim_end_matches('\r').rsplit_once("\n\r[")?;
+    let (_, prompt) = shown.trim_end_matches('\r').rsplit_once("\r[")?;
     let (n_used, n_ctx) = prompt.strip_suffix("] > ")?.split_once('/')?;
     n_ctx.parse::<usize>().ok()?;
     n_used.parse().ok()
 }
 
+/// The command without the harness's streams, which would stand in the terminal's way.
 fn command(place: &Workplace, model: &Path, arguments: &[&str]) -> Command {
-    let mut command = place.command(&["chat", "--curve-budget", "20", "--color", "never"]);
-    command.args(arguments).env("XDG_DATA_HOME", place.path("data")).env("XDG_STATE_HOME", place.path("state"));
+    let usual = place.command(&["chat", "--curve-budget", "20", "--color", "never"]);
+    let mut command = Command::new(usual.get_program());
+    command.args(usual.get_args()).args(arguments).current_dir(usual.get_current_dir().unwrap());
+    for (name, value) in usual.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("XDG_DATA_HOME", place.path("data")).env("XDG_STATE_HOME", place.path("state"));
     command.env("LLAMA_ARG_MODEL", model).env("TERM", "xterm").env_remove("VISUAL").env("EDITOR", "sed -i s/rain/sun/");
     command
 }
