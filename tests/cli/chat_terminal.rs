@@ -121,8 +121,8 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let mut screen = Screen::start(command(&place, model, &["-s", "7", "-n", "16", "-c", n_ctx]));
     let (greeting, n_used) = screen.prompt();
     assert!(greeting.join("\n").contains("seed 7; /help lists the commands") && n_used == 0, "{greeting:?}");
-    assert_eq!(screen.line("\x03").lines().next(), Some("hint: Ctrl-D or /exit leaves"));
-    screen.prompt();
+    screen.keys("\x03");
+    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: Ctrl-D or /exit leaves"));
 
     // A mistake mended; a paste of two lines; a block; a search in what was typed; a name completed.
     let mut answers = vec![screen.line("the raim\x7fn in the station")];
