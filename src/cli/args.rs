@@ -9,6 +9,7 @@ use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::cache::{CacheArgs, PromptCacheArgs};
+use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
@@ -39,6 +40,12 @@ pub enum Command {
     ///
     /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
     Run(RunArgs),
+    /// Talk with a model: a prompt with history and completion, sessions that go on another day
+    ///
+    /// What is typed is a message, or a command that begins with /, /help for instance. Without a terminal each line of
+    /// stdin is a message, and stdout carries the answers and nothing else. The context has 4096 positions unless -c says
+    /// otherwise.
+    Chat(ChatArgs),
     /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
     ///
     /// Lines are answered side by side. The same command goes on after Ctrl-C, a crash or a power cut, and does nothing
@@ -180,6 +187,22 @@ pub struct SamplingArgs {
     pub repeat_penalty: f32,
 }
 
+/// What drafts, and from what.
+#[derive(Debug, ClapArgs)]
+pub struct DraftingArgs {
+    /// What drafts
+    #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
+    pub drafter: DrafterKind,
+
+    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+
+    /// Neither use nor keep what is learned from answers; see chaski learn
+    #[arg(long)]
+    pub no_learn: bool,
+}
+
 /// Arguments of `run`.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
@@ -215,17 +238,9 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "json")]
     pub jsonl: bool,
 
-    /// What drafts
-    #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
-    pub drafter: DrafterKind,
-
-    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
-    #[arg(long, value_name = "FILE")]
-    pub base: Option<PathBuf>,
-
-    /// Neither use nor keep what is learned from answers; see chaski learn
-    #[arg(long)]
-    pub no_learn: bool,
+    /// What drafts, and from what.
+    #[command(flatten)]
+    pub drafting: DraftingArgs,
 
     /// Append what a replay needs to this file, one JSON object a line: prompt and answer as tokens, and what the model
     /// held likely

@@ -10,17 +10,19 @@ use std::sync::atomic::AtomicBool;
 use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{EngineArgs, SamplingArgs};
+use crate::cli::args::{DraftingArgs, EngineArgs, SamplingArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::learn;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::drafters::DraftersConfig;
-use crate::llama::worker::{Event, Loaded, Worker, WorkerConfig};
+use crate::llama::worker::{DrafterKind, Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{logs, system_info};
 use crate::store::drafter_file::{DrafterFile, DrafterFileError};
+use crate::store::learned::LearnPolicy;
 use crate::store::vocabulary::Vocabulary;
 
 /// What drafter files are called.
@@ -94,6 +96,20 @@ pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> R
         return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
     }
     Ok(())
+}
+
+/// What drafters begin with: the base, and what was learned, as far as they may be used.
+#[must_use]
+pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
+    if args.drafter != DrafterKind::Auto {
+        return DraftersConfig::default();
+    }
+    let learned = || {
+        let (folder, key) = (learn::folder()?, learn::learned_key(gguf)?);
+        let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
+        is_on.then_some((folder, key))
+    };
+    DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned() }
 }
 
 /// The base that drafting starts from: the file given, or the one beside the model; `none` is none. One that cannot be

@@ -11,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
 
 /// Longest prompt taken; no context is near it.
-const MAX_BYTES: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// How long an open but silent stdin is waited for when there is a prompt without it.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -45,7 +45,8 @@ pub fn read_prompt(file: Option<&Path>, text: Option<&str>) -> Result<String, Fa
 }
 
 /// Parts that say something, apart by an empty line; `None` if there are none. One part alone stays as it is.
-fn join(parts: &[&str]) -> Option<String> {
+#[must_use]
+pub fn join(parts: &[&str]) -> Option<String> {
     let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.trim().is_empty()).collect();
     match parts.as_slice() {
         [] => None,
@@ -58,7 +59,11 @@ fn join(parts: &[&str]) -> Option<String> {
     }
 }
 
-fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
+/// Everything of a source, which `name` is told of in errors.
+///
+/// # Errors
+/// When it fails, is too long, or not UTF-8.
+pub fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| Failure::io(Path::new(name), &error))?;

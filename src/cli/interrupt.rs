@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
@@ -14,16 +14,60 @@ use crate::cli::failure::{ExitCode, Failure};
 /// # Errors
 /// When the handler cannot be installed.
 pub fn flag() -> Result<Arc<AtomicBool>, Failure> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let install = || -> io::Result<()> {
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the second signal finds the flag raised by the first. It ends the process without its
-            // exit handlers, which would meet llama.cpp's threads at work.
-            register_conditional_shutdown(signal, i32::from(ExitCode::Interrupted as u8), flag.clone())?;
-            register(signal, flag.clone())?;
-        }
-        Ok(())
-    };
-    install().map_err(|error| Failure::new(format!("cannot handle Ctrl-C: {error}")))?;
-    Ok(flag)
+    Ok(Signals::new()?.raised)
+}
+
+/// Signals to a command that does one thing after another.
+#[derive(Clone, Debug)]
+pub struct Signals {
+    /// Raised by each: what is going on should end.
+    pub raised: Arc<AtomicBool>,
+    /// Raised by SIGTERM: so should the command.
+    terminated: Arc<AtomicBool>,
+    /// While this is true, a signal ends the process at once.
+    is_idle: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// When they cannot be installed.
+    pub fn new() -> Result<Signals, Failure> {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let signals = Signals { raised: flag(), terminated: flag(), is_idle: flag() };
+        let install = || -> io::Result<()> {
+            let code = i32::from(ExitCode::Interrupted as u8);
+            for signal in [SIGINT, SIGTERM] {
+                // In this order: the second signal finds the flag raised by the first. It ends the process without its
+                // exit handlers, which would meet llama.cpp's threads at work.
+                register_conditional_shutdown(signal, code, signals.raised.clone())?;
+                register_conditional_shutdown(signal, code, signals.is_idle.clone())?;
+                register(signal, signals.raised.clone())?;
+            }
+            register(SIGTERM, signals.terminated.clone()).map(|_| ())
+        };
+        install().map_err(|error| Failure::new(format!("cannot handle Ctrl-C: {error}")))?;
+        Ok(signals)
+    }
+
+    /// Waits for input: nothing is lost if the process ends meanwhile.
+    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.is_idle.store(true, Ordering::Relaxed);
+        let waited = wait();
+        self.is_idle.store(false, Ordering::Relaxed);
+        waited
+    }
+
+    /// Whether a signal came since the last time; SIGTERM stays.
+    pub fn take(&self) -> bool {
+        let terminated = self.terminated.load(Ordering::Relaxed);
+        self.raised.swap(terminated, Ordering::Relaxed) || terminated
+    }
+
+    /// Whether the command should end.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.terminated.load(Ordering::Relaxed)
+    }
 }

@@ -7,6 +7,7 @@ pub mod args;
 pub mod batch;
 pub mod bench;
 pub mod cache;
+pub mod chat;
 pub mod config;
 pub mod drafter;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod input;
 pub mod interrupt;
 pub mod learn;
 pub mod output;
+pub mod prompt;
 pub mod replay;
 pub mod run;
 pub mod settings;
@@ -76,6 +78,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Chat(args)) => chat::chat(&args),
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Config(args)) => config::show::show(&args, &Args::command()),

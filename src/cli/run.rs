@@ -1,26 +1,26 @@
 //! `chaski run`: one prompt, one answer.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
+use crate::chat::template::{Message, Segment};
 use crate::cli::args::RunArgs;
-use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
+use crate::cli::engine::{check_prompting, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
-use crate::cli::{explain, input, interrupt, learn};
+use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::{explain, input, interrupt};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::drafters::DraftersConfig;
-use crate::llama::worker::{Answer, DrafterKind, Event, Job, Loaded, StopType, Worker};
+use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
-use crate::store::learned::{LearnPolicy, LearnedKey};
 use crate::tune::Settings;
 
 /// Runs the command.
@@ -33,22 +33,19 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    if args.drafter == DrafterKind::Auto {
-        config.drafters =
-            DraftersConfig { base: open_base(args.base.as_deref(), &gguf), learned: learned(args, &gguf) };
-    }
+    config.drafters = drafters(&args.drafting, &gguf);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
     let (worker, loaded) = start(config, interrupt, &mut bars)?;
     let job = Job {
-        prompt: segments(args, &gguf, &loaded, &prompt)?,
+        prompt: segments(args, &gguf, loaded, &prompt)?,
         max_tokens,
         n_ctx: args.engine.ctx_size,
         sampling,
         stops: args.reverse_prompt.clone(),
-        drafter: args.drafter,
+        drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
         learns: true,
@@ -97,20 +94,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
-/// Where what is learned is kept, if it may be.
-fn learned(args: &RunArgs, gguf: &Gguf) -> Option<(PathBuf, LearnedKey)> {
-    let (folder, key) = (learn::folder()?, learn::learned_key(gguf)?);
-    let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
-    is_on.then_some((folder, key))
-}
-
 /// The prompt as the model wants it.
-fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
+fn segments(args: &RunArgs, gguf: &Gguf, loaded: Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
     if args.raw {
         // Whoever writes the template writes its special tokens.
         return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
     }
-    let Some(source) = gguf.chat_template() else {
+    let Some(prompter) = Prompter::new(gguf, loaded)? else {
         stderr_line(
             "notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)",
         );
@@ -118,16 +108,11 @@ fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Resul
         let text = system.chain([prompt.to_owned()]).collect();
         return Ok(vec![Segment { text, parse_special: false }]);
     };
-    let message = |role: &str, content: &str| Message::new(role, content);
-    let system = args.system_prompt.iter().map(|text| message("system", text));
-    let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let options = RenderOptions { add_generation_prompt: true, now: now(), ..RenderOptions::default() };
-    let template = ChatTemplate::parse(source, loaded.specials.clone());
-    let rendered = template.and_then(|template| template.render(&messages, &options, &loaded.guard));
-    let rendered = rendered
-        .map_err(|error| Failure::new(format!("{}: {error}", args.engine.model.display())).with_hint(error.hint()))?;
+    let system = args.system_prompt.iter().map(|text| Message::new("system", text));
+    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
+    let rendered = prompter.render(&messages, true, BTreeMap::new())?;
     if rendered.merged_system {
-        stderr_line("notice: this model's template has no system role; the system prompt begins the user's message");
+        stderr_line(MERGED_SYSTEM);
     }
     Ok(rendered.segments)
 }
@@ -138,12 +123,6 @@ fn append_trace(path: &Path, trace: &Trace) -> Result<(), Failure> {
     line.push('\n');
     let file = File::options().create(true).append(true).open(path);
     file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|error| Failure::io(path, &error))
-}
-
-/// Templates may print the date. Without a time zone library it is that of UTC.
-fn now() -> LocalTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
 }
 
 /// What of a job's events is not told on the spot.
@@ -198,6 +177,7 @@ fn follow(
             | Event::Loaded(_)
             | Event::Progress(..)
             | Event::Measured(_)
+            | Event::Counted(_)
             | Event::Tuning(..)
             | Event::Tuned(_) => {}
         }

@@ -191,6 +191,8 @@ pub enum Event {
     Progress(usize, usize),
     /// The measurement is finished.
     Measured(Box<Measured>),
+    /// Tokens of a prompt.
+    Counted(usize),
     /// The job, or the loading, failed.
     Failed(Failure),
 }
@@ -308,10 +310,15 @@ impl Worker {
         Ok(Worker { thread: EngineThread::spawn(1, interrupt, work)? })
     }
 
-    /// Hands in a job or a measurement. Its events end with [`Event::Done`] or [`Event::Measured`], or with
+    /// Hands in a task. Its events end with [`Event::Done`], [`Event::Measured`] or [`Event::Counted`], or with
     /// [`Event::Failed`].
     pub fn submit(&self, task: impl Into<Task>) {
         self.thread.submit(task.into());
+    }
+
+    /// Asks how many tokens a prompt has; [`Event::Counted`] tells.
+    pub fn count(&self, prompt: Vec<Segment>) {
+        self.thread.submit(Task::Count(prompt));
     }
 
     /// The next event; `None` when the worker is gone.
@@ -373,6 +380,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
                 // While the answer is being read.
                 engine.keep_own_state(&job);
             }
+            Task::Count(prompt) => outbox.send(Event::Counted(model.tokenize(&prompt).len())),
             Task::Measure(what) => {
                 let measured = engine.measurement(&what).map(|measured| Event::Measured(Box::new(measured)));
                 outbox.send(measured.unwrap_or_else(Event::Failed));

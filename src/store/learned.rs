@@ -10,14 +10,15 @@
 
 mod switch;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
+
+use crate::store::private;
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
 
@@ -259,40 +260,15 @@ fn open_envelope(bytes: &[u8], path: &Path) -> Result<(LearnedKey, Vec<u8>), Lea
 }
 
 fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|error| LearnedError::Io { path: folder.to_owned(), error })
+    private::make_folder(folder).map_err(|error| LearnedError::Io { path: folder.to_owned(), error })
 }
 
-/// Written aside, for the owner only, then renamed.
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
-    let io = |error| LearnedError::Io { path: path.to_owned(), error };
-    // Temporary files are private (0600) on Unix.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
+    private::replace(folder, path, bytes).map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
-/// Holds a lock until it is dropped; `None` where another process holds it for longer than `patience`.
 fn lock(path: &Path, patience: Duration) -> Result<Option<File>, LearnedError> {
-    let io = |error| LearnedError::Io { path: path.to_owned(), error };
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path).map_err(io)?;
-    let start = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
-    }
+    private::lock(path, patience).map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What Chaski keeps on disk between runs, all of it expendable: a missing, broken or unwritable file costs time, never
-//! text.
+//! What Chaski keeps on disk between runs. All but sessions is expendable: a missing, broken or unwritable file costs time,
+//! never text.
 
 pub mod vocabulary;
 
@@ -12,6 +12,9 @@ pub mod curves;
 pub mod learned;
 pub mod prompt_cache;
 pub mod tuned;
+
+pub(crate) mod private;
+pub mod sessions;
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -22,6 +22,11 @@ fn help_of_run() {
 }
 
 #[test]
+fn help_of_chat() {
+    assert_data_eq!(help(&["chat", "--help"]), file!["../snapshots/chat-help.txt"].raw());
+}
+
+#[test]
 fn help_of_bench() {
     assert_data_eq!(help(&["bench", "--help"]), file!["../snapshots/bench-help.txt"].raw());
 }

@@ -16,6 +16,9 @@ mod answers;
 mod batch;
 mod bench;
 mod cache;
+mod chat;
+#[cfg(unix)]
+mod chat_terminal;
 mod config;
 mod drafter;
 mod errors;

@@ -19,6 +19,8 @@ pub enum Task {
     Answer(Job),
     /// Measure something.
     Measure(Measurement),
+    /// Count the tokens of a prompt.
+    Count(Vec<Segment>),
 }
 
 impl From<Job> for Task {

@@ -1,5 +1,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use std::thread;
+use std::time::Instant;
+
 use super::*;
 
 fn key(name: &str) -> LearnedKey {

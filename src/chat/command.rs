@@ -1,0 +1,319 @@
+//! What is typed into a chat: a message, a block of several lines between `"""`, or a command that begins with `/`.
+//!
+//! It executes nothing: names, arguments and mistakes only.
+
+use std::fmt::Write as _;
+
+/// Begins and ends a message of several lines.
+const QUOTES: &str = "\"\"\"";
+
+/// Commands that take their text in quotes as well.
+const QUOTABLE: &str = "/system";
+
+/// What was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Nothing.
+    Empty,
+    /// Something to answer.
+    Message(String),
+    /// Something to do.
+    Command(Command),
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// List the commands.
+    Help,
+    /// Answer the last message again.
+    Regen,
+    /// Take the last message and its answer back.
+    Undo,
+    /// Change the last message in an editor, and answer it again.
+    Edit,
+    /// Put a file before the next message.
+    Read(String),
+    /// Set the system prompt; an empty one is none.
+    System(String),
+    /// Set a key to a value.
+    Set(String, String),
+    /// Tell the settings and what the chat holds.
+    Show,
+    /// Tell how fast the last answer was.
+    Stats,
+    /// Keep the chat under a name.
+    Save(String),
+    /// Go on with a chat that was kept.
+    Load(String),
+    /// List the chats that were kept.
+    List,
+    /// Begin anew.
+    Clear,
+    /// Leave.
+    Exit,
+}
+
+/// Why a line is no command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There is none of this name.
+    #[error("there is no command /{0}")]
+    Unknown(String),
+    /// It needs an argument.
+    #[error("/{0} needs {1}")]
+    Missing(&'static str, &'static str),
+    /// It takes no argument.
+    #[error("/{0} takes nothing, but was given {1:?}")]
+    Unwanted(&'static str, String),
+}
+
+impl CommandError {
+    /// What to type instead.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            CommandError::Unknown(name) => match nearest(name) {
+                Some(known) => format!("/{known}? /help lists all; a message that begins with / goes between \"\"\""),
+                None => "/help lists them; a message that begins with / goes between \"\"\"".to_owned(),
+            },
+            CommandError::Missing(name, _) | CommandError::Unwanted(name, _) => {
+                SPECS.iter().find(|spec| spec.name == *name).map_or_else(String::new, Spec::usage)
+            }
+        }
+    }
+}
+
+/// A command as it is typed.
+struct Spec {
+    name: &'static str,
+    /// What it takes, empty for nothing.
+    argument: &'static str,
+    help: &'static str,
+    make: fn(String) -> Command,
+}
+
+impl Spec {
+    fn usage(&self) -> String {
+        format!("/{} {}", self.name, self.argument).trim_end().to_owned()
+    }
+}
+
+/// All of them, in the order of `/help`.
+const SPECS: [Spec; 14] = [
+    Spec { name: "help", argument: "", help: "list the commands", make: |_| Command::Help },
+    Spec {
+        name: "regen",
+        argument: "",
+        help: "answer the last message again, with other draws",
+        make: |_| Command::Regen,
+    },
+    Spec { name: "undo", argument: "", help: "take the last message and its answer back", make: |_| Command::Undo },
+    Spec {
+        name: "edit",
+        argument: "",
+        help: "change the last message in $VISUAL or $EDITOR, and answer it again",
+        make: |_| Command::Edit,
+    },
+    Spec { name: "read", argument: "FILE", help: "put a file before the next message", make: Command::Read },
+    Spec {
+        name: "system",
+        argument: "TEXT",
+        help: "set the system prompt; without TEXT there is none",
+        make: Command::System,
+    },
+    Spec { name: "set", argument: "KEY VALUE", help: "change a setting; /show lists them", make: set },
+    Spec { name: "show", argument: "", help: "tell the settings and what the chat holds", make: |_| Command::Show },
+    Spec { name: "stats", argument: "", help: "tell how fast the last answer was", make: |_| Command::Stats },
+    Spec { name: "save", argument: "NAME", help: "keep this chat under a name, from now on", make: Command::Save },
+    Spec { name: "load", argument: "NAME", help: "go on with a chat that was kept", make: Command::Load },
+    Spec { name: "list", argument: "", help: "list the chats that were kept", make: |_| Command::List },
+    Spec {
+        name: "clear",
+        argument: "",
+        help: "begin anew; a chat with a name stays as it is",
+        make: |_| Command::Clear,
+    },
+    Spec { name: "exit", argument: "", help: "leave, as Ctrl-D does", make: |_| Command::Exit },
+];
+
+fn set(argument: String) -> Command {
+    let (key, value) = argument.split_once(char::is_whitespace).unwrap_or((&argument, ""));
+    Command::Set(key.to_owned(), value.trim().to_owned())
+}
+
+/// The commands' names, in the order of `/help`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SPECS.iter().map(|spec| spec.name)
+}
+
+/// What `/help` prints.
+#[must_use]
+pub fn help() -> String {
+    let mut text = String::new();
+    for spec in &SPECS {
+        let _ = writeln!(text, "{:<15} {}", spec.usage(), spec.help);
+    }
+    text + "\"\"\"             begins and ends a message of several lines\n\
+            Ctrl-C          stops an answer and keeps what there is of it\n\
+            Ctrl-R          searches what was typed before\n"
+}
+
+/// Whether more lines belong to this: quotes were opened and not closed.
+#[must_use]
+pub fn is_open(text: &str) -> bool {
+    quoted(text).is_some_and(|quoted| quoted.trim_end().strip_suffix(QUOTES).is_none())
+}
+
+/// Understands what was typed; blocks are whole.
+///
+/// # Errors
+/// When it begins like a command and is none.
+pub fn parse(text: &str) -> Result<Line, CommandError> {
+    let trimmed = text.trim();
+    if let Some(rest) = trimmed.strip_prefix('/') {
+        return command(rest).map(Line::Command);
+    }
+    let message = unquoted(trimmed);
+    Ok(if message.trim().is_empty() { Line::Empty } else { Line::Message(message) })
+}
+
+fn command(rest: &str) -> Result<Command, CommandError> {
+    let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let argument = unquoted(argument.trim());
+    // Common elsewhere.
+    let name = if matches!(name, "quit" | "bye" | "q") { "exit" } else { name };
+    let spec = SPECS.iter().find(|spec| spec.name == name).ok_or_else(|| CommandError::Unknown(name.to_owned()))?;
+    match (spec.argument, argument.as_str()) {
+        ("", "") | ("TEXT", _) => {}
+        ("", _) => return Err(CommandError::Unwanted(spec.name, argument)),
+        ("KEY VALUE", given) if given.split_whitespace().count() < 2 => {
+            return Err(CommandError::Missing(spec.name, "a key and a value"));
+        }
+        (_, "") => return Err(CommandError::Missing(spec.name, if spec.name == "read" { "a file" } else { "a name" })),
+        _ => {}
+    }
+    Ok((spec.make)(argument))
+}
+
+/// What stands after opening quotes, where there are any.
+fn quoted(text: &str) -> Option<&str> {
+    let text = text.trim_start();
+    text.strip_prefix(QUOTABLE).map_or(text, str::trim_start).strip_prefix(QUOTES)
+}
+
+/// Without the quotes around it, and without the line breaks next to them.
+fn unquoted(text: &str) -> String {
+    let Some(inner) = text.strip_prefix(QUOTES) else { return text.to_owned() };
+    let inner = inner.trim_end();
+    let inner = inner.strip_suffix(QUOTES).unwrap_or(inner);
+    let inner = inner.strip_prefix('\n').unwrap_or(inner);
+    inner.strip_suffix('\n').unwrap_or(inner).to_owned()
+}
+
+/// The command that a name was meant to be: the only one that begins so, or the one that differs least.
+fn nearest(name: &str) -> Option<&'static str> {
+    let mut beginning = names().filter(|known| !name.is_empty() && known.starts_with(name));
+    match (beginning.next(), beginning.next()) {
+        (Some(known), None) => Some(known),
+        _ => names().map(|known| (distance(name, known), known)).min().filter(|(n, _)| *n <= 2).map(|(_, known)| known),
+    }
+}
+
+/// Levenshtein's distance; names are short.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().take(32).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(text: &str) -> Result<Line, CommandError> {
+        Ok(Line::Message(text.to_owned()))
+    }
+
+    #[test]
+    fn messages_stay_as_they_are() {
+        assert_eq!(parse("  what is 1/2? "), message("what is 1/2?"));
+        assert_eq!(parse("a\n/exit"), message("a\n/exit"));
+        assert_eq!((parse(""), parse(" \n ")), (Ok(Line::Empty), Ok(Line::Empty)));
+    }
+
+    #[test]
+    fn a_block_is_one_message_whatever_it_holds() {
+        assert_eq!(parse("\"\"\"\n/exit\n  two\n\"\"\""), message("/exit\n  two"));
+        assert_eq!(parse("\"\"\"one\"\"\""), message("one"));
+        assert_eq!(parse("\"\"\"\"\"\""), Ok(Line::Empty));
+        let system = Command::System("be brief\nbe kind".to_owned());
+        assert_eq!(parse("/system \"\"\"\nbe brief\nbe kind\n\"\"\""), Ok(Line::Command(system)));
+    }
+
+    #[test]
+    fn a_block_is_open_until_it_is_closed() {
+        for open in ["\"\"\"", "\"\"\"a", "\"\"\"\na\n", " \"\"\"a\n\"\"\" b", "/system \"\"\"a"] {
+            assert!(is_open(open), "{open:?}");
+        }
+        for closed in ["", "a", "a \"\"\"", "\"\"\"a\"\"\"", "\"\"\"\na\n\"\"\" ", "/read \"\"\"a", "/system a"] {
+            assert!(!is_open(closed), "{closed:?}");
+        }
+    }
+
+    #[test]
+    fn commands_take_what_they_should() {
+        assert_eq!(parse("/regen"), Ok(Line::Command(Command::Regen)));
+        assert_eq!(parse(" /quit "), Ok(Line::Command(Command::Exit)));
+        assert_eq!(parse("/read  my notes.txt "), Ok(Line::Command(Command::Read("my notes.txt".to_owned()))));
+        assert_eq!(parse("/set temp 0.5"), Ok(Line::Command(Command::Set("temp".to_owned(), "0.5".to_owned()))));
+        assert_eq!(parse("/system"), Ok(Line::Command(Command::System(String::new()))));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_to_type() {
+        let mistake = |text| {
+            let error = parse(text).unwrap_err();
+            format!("{error}; {}", error.hint())
+        };
+        assert!(mistake("/usr/bin is full").starts_with("there is no command /usr/bin; /help lists them; a message"));
+        assert!(mistake("/regne").contains("; /regen? "));
+        assert!(mistake("/sy").contains("; /system? "));
+        assert_eq!(mistake("/read"), "/read needs a file; /read FILE");
+        assert_eq!(mistake("/set temp"), "/set needs a key and a value; /set KEY VALUE");
+        assert_eq!(mistake("/undo all"), "/undo takes nothing, but was given \"all\"; /undo");
+        assert!(mistake("/").contains("there is no command /;"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_begins_with_a_slash_is_a_message(rest in any::<String>()) {
+            let parsed = parse(&format!("/{rest}"));
+            prop_assert!(!matches!(parsed, Ok(Line::Message(_))));
+        }
+
+        #[test]
+        fn what_is_quoted_comes_back(text in "[a-z/\n ]{0,20}[a-z]") {
+            let typed = format!("\"\"\"\n{text}\n\"\"\"");
+            prop_assert!(!is_open(&typed) && is_open(&typed[..typed.len() - 1]));
+            prop_assert_eq!(parse(&typed), message(&text));
+        }
+
+        #[test]
+        fn the_distance_is_a_metric(a in "[ab]{0,6}", b in "[ab]{0,6}", c in "[ab]{0,6}") {
+            prop_assert_eq!(distance(&a, &b) == 0, a == b);
+            prop_assert_eq!(distance(&a, &b), distance(&b, &a));
+            prop_assert!(distance(&a, &c) <= distance(&a, &b) + distance(&b, &c));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Tells a model's thinking from its answer: a block `<think>...</think>` at the beginning.
+//!
+//! Only there: what an answer says about such tags later on is text. Nothing is held back for longer than a tag that is
+//! not complete yet.
+
+/// What opens the block.
+pub const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+
+/// Which part of an answer a text belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The block, with its tags and the empty lines after it.
+    Thinking,
+    /// What it is for.
+    Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Blanks, and what may become the opening tag.
+    Start,
+    /// Inside of the block.
+    Inside,
+    /// Blanks after the block.
+    After,
+    /// In the answer.
+    Answer,
+}
+
+/// Splits a text that comes in pieces.
+#[derive(Clone, Debug)]
+pub struct Thinking {
+    state: State,
+    held: String,
+}
+
+impl Thinking {
+    /// For an answer; the block may be open already, where a prompt ended with its tag.
+    #[must_use]
+    pub fn new(is_open: bool) -> Thinking {
+        Thinking { state: if is_open { State::Inside } else { State::Start }, held: String::new() }
+    }
+
+    /// Takes a piece, and hands on what is certain by now.
+    pub fn push(&mut self, piece: &str, mut each: impl FnMut(Part, &str)) {
+        self.held.push_str(piece);
+        while let Some((n, next)) = self.next() {
+            let text: String = self.held.drain(..n).collect();
+            if n > 0 {
+                each(self.part(), &text);
+            }
+            if next == self.state {
+                break;
+            }
+            self.state = next;
+        }
+    }
+
+    /// Hands on what is held, at the end of the text.
+    pub fn finish(&mut self, mut each: impl FnMut(Part, &str)) {
+        if !self.held.is_empty() {
+            each(self.part(), &std::mem::take(&mut self.held));
+        }
+    }
+
+    /// An unfinished opening tag is an answer that begins with `<`.
+    fn part(&self) -> Part {
+        match self.state {
+            State::Inside | State::After => Part::Thinking,
+            State::Start | State::Answer => Part::Answer,
+        }
+    }
+
+    /// How many bytes of what is held belong to the state, and the state after them; `None` is none yet.
+    fn next(&self) -> Option<(usize, State)> {
+        let held = self.held.as_str();
+        let n_blank = held.len() - held.trim_start().len();
+        match self.state {
+            State::Start if held[n_blank..].starts_with(OPEN) => Some((0, State::Inside)),
+            State::Start if OPEN.starts_with(&held[n_blank..]) => None,
+            State::Start => Some((0, State::Answer)),
+            State::Inside => Some(match held.find(CLOSE) {
+                Some(at) => (at + CLOSE.len(), State::After),
+                None => (held.len() - partial_len(held, CLOSE), State::Inside),
+            }),
+            State::After if n_blank < held.len() => Some((n_blank, State::Answer)),
+            State::After => Some((n_blank, State::After)),
+            State::Answer => Some((held.len(), State::Answer)),
+        }
+    }
+}
+
+/// Whether a prompt opens the block itself, as some templates do.
+#[must_use]
+pub fn opens_thinking(prompt: &str) -> bool {
+    prompt.trim_end().ends_with(OPEN)
+}
+
+/// An answer without its thinking.
+#[must_use]
+pub fn without_thinking(answer: &str) -> String {
+    let mut text = String::new();
+    let mut keep = |part, piece: &str| {
+        if part == Part::Answer {
+            text.push_str(piece);
+        }
+    };
+    let mut thinking = Thinking::new(false);
+    thinking.push(answer, &mut keep);
+    thinking.finish(&mut keep);
+    text
+}
+
+/// Length of the longest suffix of `text` that is a proper beginning of `tag`, which is ASCII.
+fn partial_len(text: &str, tag: &str) -> usize {
+    (1..tag.len()).rev().find(|&n| text.ends_with(&tag[..n])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The parts after each piece, and what is still held.
+    fn split(prompt: &str, pieces: &[&str]) -> (String, String) {
+        let (mut thinking, mut answer) = (String::new(), String::new());
+        let mut each = |part, text: &str| match part {
+            Part::Thinking => thinking.push_str(text),
+            Part::Answer => answer.push_str(text),
+        };
+        let mut splitter = Thinking::new(opens_thinking(prompt));
+        pieces.iter().for_each(|piece| splitter.push(piece, &mut each));
+        splitter.finish(&mut each);
+        (thinking, answer)
+    }
+
+    #[test]
+    fn a_block_at_the_beginning_is_thinking() {
+        let parts = |thinking: &str, answer: &str| (thinking.to_owned(), answer.to_owned());
+        assert_eq!(split("", &["\n<thi", "nk>a</thi", "nk>\n", "\nb"]), parts("\n<think>a</think>\n\n", "b"));
+        assert_eq!(split("", &["a <think>b</think>"]), parts("", "a <think>b</think>"));
+        assert_eq!(split("x<think>\n", &["a</thin", "g></think>b</think>"]), parts("a</thing></think>", "b</think>"));
+        assert_eq!(split("", &["<thin", "g>"]), parts("", "<thing>"));
+        assert_eq!(split("", &["<think>cut of"]), parts("<think>cut of", ""));
+        assert_eq!(split("", &[" <th"]), parts("", " <th"));
+        assert_eq!(without_thinking("<think>a</think>\n\nb "), "b ");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_as_the_whole_and_nothing_is_held_in_vain(
+            text in prop::collection::vec(prop::sample::select(vec!["<", "think", ">", "</think>", " ", "\n", "é"]), 0..12),
+            prompt in prop::sample::select(vec!["", "<think>"]),
+        ) {
+            let whole = text.concat();
+            let chars: Vec<String> = whole.chars().map(String::from).collect();
+            let by_chars = split(prompt, &chars.iter().map(String::as_str).collect::<Vec<_>>());
+            prop_assert_eq!(&by_chars, &split(prompt, &[&whole]));
+            prop_assert_eq!(by_chars.0 + &by_chars.1, whole.clone());
+            let mut splitter = Thinking::new(opens_thinking(prompt));
+            splitter.push(&whole, |_, _| {});
+            prop_assert!(splitter.held.trim_start().len() < CLOSE.len());
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `chaski chat`: a conversation on a terminal, or over a pipe.
+
+pub mod commands;
+pub mod conversation;
+pub mod editor;
+pub mod room;
+pub mod screen;
+pub mod settings;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use etcetera::BaseStrategy as _;
+
+use crate::chat::session::Session;
+use crate::cli::args::{DraftingArgs, EngineArgs};
+use crate::cli::cache::PromptCacheArgs;
+use crate::cli::chat::commands::{Chat, Flow, no_folder, tell, tell_other_model};
+use crate::cli::chat::conversation::{Conversation, Engine};
+use crate::cli::chat::editor::{Source, Typed};
+use crate::cli::chat::screen::{ColorWhen, Screen};
+use crate::cli::chat::settings::{GivenArgs, Settings};
+use crate::cli::engine::{drafters, fingerprint, open_model, start, worker_config};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt::Signals;
+use crate::cli::output::Bars;
+use crate::cli::prompt::Prompter;
+use crate::gguf::Gguf;
+use crate::store::sessions::{Place, SessionError, Sessions};
+
+/// Positions of a context when nothing is said of it, as far as the model knows as many.
+const DEFAULT_N_CTX: usize = 4096;
+
+/// Arguments of `chat`.
+#[derive(Debug, ClapArgs)]
+pub struct ChatArgs {
+    /// Goes on with the chat of this name, or begins it; without a name nothing is kept until /save
+    pub name: Option<String>,
+
+    /// -sys: system prompt
+    #[arg(long, value_name = "TEXT")]
+    pub system_prompt: Option<String>,
+
+    /// When styles are used
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorWhen,
+
+    /// Neither read nor keep what is typed, for the arrow keys and Ctrl-R
+    #[arg(long)]
+    pub no_history: bool,
+
+    /// What drafts, and from what.
+    #[command(flatten)]
+    pub drafting: DraftingArgs,
+
+    /// The model and the machine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    /// What may change during a chat.
+    #[command(flatten)]
+    pub settings: GivenArgs,
+
+    /// Prompts on disk.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user should read.
+pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
+    let sessions = sessions_folder().map(Sessions::new);
+    let (place, session) = open_session(args, sessions.as_ref())?;
+    let mut given = session.settings.clone();
+    given.extend(args.settings.0.clone());
+    let is_seed_random = given.get("seed").is_none_or(|values| values == &["-1"]);
+    let settings = Settings::new(given)?;
+    let mut config = worker_config(&args.engine)?;
+    let gguf = open_model(&args.engine.model)?;
+    config.drafters = drafters(&args.drafting, &gguf);
+    let n_ctx = n_ctx(args, &gguf)?;
+    // Before the model is loaded: without input there is nothing to load it for.
+    let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
+    let signals = Signals::new()?;
+    let (worker, loaded) = start(config, signals.raised.clone(), &mut Bars::default())?;
+    let prompter = Prompter::new(&gguf, loaded)?.ok_or_else(|| no_template(&args.engine))?;
+    let engine = Engine {
+        worker,
+        prompter,
+        model: fingerprint(gguf.path()),
+        n_ctx,
+        drafter: args.drafting.drafter,
+        curve_budget: Duration::from_millis(args.engine.curve_budget),
+        prompt_cache: args.prompt_cache.config(),
+        signals: signals.clone(),
+        screen: Screen::of_stdout(args.color),
+    };
+    drop(gguf);
+    let (is_terminal, seed) = (source.is_terminal(), settings.sampling.seed);
+    if is_terminal {
+        let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
+        tell(&format!("{}seed {seed}; /help lists the commands, Ctrl-D leaves", name.unwrap_or_default()));
+    } else if is_seed_random {
+        tell(&format!("seed {seed}"));
+    }
+    tell_other_model(&session, &engine.model);
+    let mut conversation = Conversation::new(engine, session, settings, place);
+    conversation.recall()?;
+    let mut chat = Chat { conversation, sessions, is_terminal, reading: Vec::new() };
+    converse(&mut chat, &mut source, &signals)
+}
+
+/// The session of the command line, or a new one.
+fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<Place>, Session), Failure> {
+    let (place, session) = match &args.name {
+        None => (None, None),
+        Some(name) => {
+            let (place, session) = sessions.ok_or_else(no_folder)?.open(name)?;
+            (Some(place), session)
+        }
+    };
+    let mut session = session.unwrap_or_default();
+    if let Some(text) = &args.system_prompt {
+        session.system = Some(text.clone()).filter(|text| !text.is_empty());
+    }
+    Ok((place, session))
+}
+
+/// Takes one message or command after another.
+fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<ExitCode, Failure> {
+    loop {
+        let n_used = if chat.is_terminal { chat.conversation.n_used() } else { 0 };
+        let prompt = format!("[{n_used}/{}] > ", chat.conversation.engine.n_ctx);
+        signals.take();
+        let taken = match signals.idle(|| source.next(&prompt))? {
+            Typed::End => return Ok(ExitCode::Success),
+            Typed::Interrupt => {
+                tell("hint: Ctrl-D or /exit leaves");
+                continue;
+            }
+            Typed::Text(text) => chat.take(&text),
+        };
+        match taken {
+            Ok(Flow::GoOn) => {}
+            Ok(Flow::Leave) => return Ok(ExitCode::Success),
+            // A script is not to go on as if it had its answer.
+            Err(failure) if !chat.is_terminal || failure.is_silent() => return Err(failure),
+            Err(failure) if failure.code == ExitCode::Interrupted => tell("notice: interrupted; nothing was answered"),
+            Err(failure) => tell(&failure.to_string()),
+        }
+        if signals.is_terminated() || chat.conversation.was_interrupted && !chat.is_terminal {
+            return Ok(ExitCode::Interrupted);
+        }
+    }
+}
+
+/// Room for a conversation. It is one context from the beginning: a larger one would have to read everything again.
+fn n_ctx(args: &ChatArgs, gguf: &Gguf) -> Result<usize, Failure> {
+    let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
+    match args.engine.ctx_size {
+        Some(n) if n > known => {
+            Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
+                .with_hint("a smaller -c"))
+        }
+        Some(n) => Ok(n),
+        None => Ok(DEFAULT_N_CTX.min(known)),
+    }
+}
+
+fn no_template(args: &EngineArgs) -> Failure {
+    Failure::new(format!("{}: this model has no chat template", args.model.display()))
+        .with_hint("chaski run --raw continues a text")
+}
+
+fn sessions_folder() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.data_dir().join("chaski").join("sessions"))
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Failure {
+        let failure = Failure::new(error.to_string());
+        match (&error, error.hint()) {
+            (SessionError::Name(_), _) => failure.with_code(ExitCode::Usage),
+            (_, Some(hint)) => failure.with_hint(hint),
+            (_, None) => failure,
+        }
+    }
+}

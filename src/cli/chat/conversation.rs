@@ -1,0 +1,214 @@
+//! A conversation with a model: from a message to its answer. [`crate::cli::chat::room`] makes room for them; what is typed
+//! is the business of [`crate::cli::chat::commands`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::chat::overflow;
+use crate::chat::session::{Session, Turn, turn_seed};
+use crate::chat::template::{Message, Rendered, TemplateValue};
+use crate::chat::thinking::{self, opens_thinking, without_thinking};
+use crate::cli::chat::screen::Screen;
+use crate::cli::chat::settings::{Reasoning, Settings};
+use crate::cli::failure::Failure;
+use crate::cli::interrupt::Signals;
+use crate::cli::output::{Bars, stderr_line};
+use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::run::receive;
+use crate::llama::sampler::Sampling;
+use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
+use crate::stats::Stats;
+use crate::store::prompt_cache::PromptCacheConfig;
+use crate::store::sessions::Place;
+
+/// What a prompt ends with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opens {
+    /// What was said so far.
+    Nothing,
+    /// The opening of an answer.
+    Answer,
+    /// The same for a summary, which needs no thinking.
+    Summary,
+}
+
+/// What answers.
+pub struct Engine {
+    /// The model at work.
+    pub worker: Worker,
+    /// Its words around messages.
+    pub prompter: Prompter,
+    /// Name, size and a hash of the header.
+    pub model: String,
+    /// Positions of the context.
+    pub n_ctx: usize,
+    /// What drafts.
+    pub drafter: DrafterKind,
+    /// Time for measuring the cost of drafts.
+    pub curve_budget: Duration,
+    /// Where prompts read before are kept.
+    pub prompt_cache: Option<PromptCacheConfig>,
+    /// What breaks an answer off.
+    pub signals: Signals,
+    /// Where answers go.
+    pub screen: Screen,
+}
+
+/// A conversation under way.
+pub struct Conversation {
+    pub(super) engine: Engine,
+    pub(super) session: Session,
+    pub(super) settings: Settings,
+    /// Where it is kept, if it has a name.
+    pub(super) place: Option<Place>,
+    /// Of the last answer.
+    pub(super) stats: Option<(Stats, u32)>,
+    /// Whether the last answer was broken off.
+    pub(super) was_interrupted: bool,
+    is_merge_told: bool,
+}
+
+impl Conversation {
+    /// Goes on with `session`.
+    pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
+        Conversation { engine, session, settings, place, stats: None, was_interrupted: false, is_merge_told: false }
+    }
+
+    /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
+    ///
+    /// # Errors
+    /// When there is no answer: then nothing is added to the conversation.
+    pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
+        // One that came while nothing was going on.
+        self.engine.signals.take();
+        let answered = self.answer(message, seed);
+        self.engine.signals.take();
+        let turn = answered?;
+        self.session.turns.push(turn);
+        self.engine.model.clone_into(&mut self.session.model);
+        self.keep()
+    }
+
+    /// Writes the session where it is kept.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn keep(&mut self) -> Result<(), Failure> {
+        self.settings.given().clone_into(&mut self.session.settings);
+        match &self.place {
+            Some(place) => Ok(place.save(&self.session)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Positions of the context that the conversation takes.
+    pub fn n_used(&mut self) -> usize {
+        let has_text = !self.session.turns.is_empty() || self.session.system.is_some();
+        let messages = self.messages(self.session.n_left_out, None);
+        let rendered = has_text.then(|| self.render(&messages, Opens::Nothing).ok()).flatten();
+        // Some templates refuse a system prompt alone.
+        rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
+    }
+
+    fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<Turn, Failure> {
+        self.make_room(message)?;
+        let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), Opens::Answer)?;
+        if rendered.merged_system && !self.is_merge_told {
+            stderr_line(MERGED_SYSTEM);
+            self.is_merge_told = true;
+        }
+        let seed = seed.unwrap_or_else(|| turn_seed(self.settings.sampling.seed, self.session.turns.len()));
+        let sampling = Sampling { seed, ..self.settings.sampling };
+        let is_thinking = opens_thinking(&rendered.text());
+        let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
+        let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
+        let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
+        let answered = self.run(job, |piece| output.write(piece));
+        output.finish()?;
+        let (answer, mut text) = answered?;
+        self.was_interrupted = answer.stop == StopType::Interrupted;
+        if self.was_interrupted && text.is_empty() {
+            return Err(Failure::interrupted());
+        }
+        tell_end(&answer);
+        self.stats = Some((answer.stats, seed));
+        if is_thinking {
+            text.insert_str(0, thinking::OPEN);
+        }
+        let assistant = if self.settings.reasoning == Reasoning::Off { without_thinking(&text) } else { text };
+        Ok(Turn { user: message.to_owned(), assistant, seed })
+    }
+
+    pub(super) fn messages(&self, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
+        let system = overflow::system_with_summary(self.session.system.as_deref(), self.session.summary.as_deref());
+        self.session.messages(system, n_left_out, message)
+    }
+
+    pub(super) fn render(&self, messages: &[Message], opens: Opens) -> Result<Rendered, Failure> {
+        let mut extra = BTreeMap::new();
+        if self.settings.reasoning == Reasoning::Off || opens == Opens::Summary {
+            extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
+        }
+        self.engine.prompter.render(messages, opens != Opens::Nothing, extra)
+    }
+
+    /// Tokens of the prompt that leaves out so many turns.
+    pub(super) fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
+        self.count(self.render(&self.messages(n_left_out, Some(message)), Opens::Answer)?)
+    }
+
+    pub(super) fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
+        self.engine.worker.count(rendered.segments);
+        loop {
+            match self.engine.worker.next_event() {
+                Some(Event::Counted(n)) => return Ok(n),
+                Some(Event::Notice(notice)) => stderr_line(&format!("notice: {notice}")),
+                Some(Event::Failed(failure)) => return Err(failure.into()),
+                event => return Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
+            }
+        }
+    }
+
+    pub(super) fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
+        Job {
+            prompt: rendered.segments,
+            max_tokens,
+            n_ctx: Some(self.engine.n_ctx),
+            sampling,
+            stops: self.settings.stops.clone(),
+            drafter: self.engine.drafter,
+            curve_budget: self.engine.curve_budget,
+            record: false,
+            learns: true,
+            explain: false,
+            prompt_cache: self.engine.prompt_cache.clone(),
+            state_file: None,
+        }
+    }
+
+    /// The answer and its text, of which `each` is given every piece.
+    pub(super) fn run(
+        &self,
+        job: Job,
+        mut each: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<(Answer, String), Failure> {
+        self.engine.worker.submit(job);
+        let mut text = String::new();
+        let answer = receive(&self.engine.worker, &mut Bars::default(), |piece| {
+            text.push_str(piece);
+            each(piece)
+        })?;
+        Ok((answer, text))
+    }
+}
+
+fn tell_end(answer: &Answer) {
+    match answer.stop {
+        StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
+        StopType::Context => stderr_line(&format!(
+            "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
+            answer.n_ctx
+        )),
+        StopType::Eos | StopType::Word(_) | StopType::Limit => {}
+    }
+}

@@ -1,0 +1,124 @@
+//! Room for a message and its answer in a context that is full: what is left out, and the summary that the model writes of
+//! it. How much that is, is decided by [`crate::chat::overflow`].
+
+use crate::chat::overflow::{self, Budget, Fit, OnOverflow};
+use crate::chat::session::Turn;
+use crate::chat::template::{Message, Rendered};
+use crate::chat::thinking::{self, opens_thinking, without_thinking};
+use crate::cli::chat::conversation::{Conversation, Opens};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::stderr_line;
+use crate::llama::sampler::Sampling;
+use crate::llama::worker::StopType;
+
+/// A word is asked for no more often than there are so many tokens: models write more than they are asked for.
+const TOKENS_PER_WORD: usize = 2;
+
+impl Conversation {
+    /// Sends again what was left out, if the context has room for it by now.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn recall(&mut self) -> Result<(), Failure> {
+        if self.session.n_left_out == 0 {
+            return Ok(());
+        }
+        let budget = Budget::new(self.engine.n_ctx, self.settings.max_tokens);
+        let all = self.session.messages(self.session.system.clone(), 0, None);
+        if self.count(self.render(&all, Opens::Answer)?)? <= budget.n_prompt() {
+            (self.session.n_left_out, self.session.summary) = (0, None);
+        }
+        Ok(())
+    }
+
+    /// Leaves out what has no room beside the message and its answer, and tells so.
+    pub(super) fn make_room(&mut self, message: &str) -> Result<(), Failure> {
+        let budget = Budget::new(self.engine.n_ctx, self.settings.max_tokens);
+        let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
+        let fit = overflow::fit(self.session.turns.len() + 1, before, budget, policy, |n| self.count_with(n, message))?;
+        let n_left_out = match fit {
+            Fit::TooLong(n_prompt) => return Err(self.too_long(n_prompt, budget)),
+            Fit::From { n_left_out, .. } if n_left_out == before => return Ok(()),
+            Fit::From { n_left_out, .. } => n_left_out,
+        };
+        let mut instead = "";
+        if policy == OnOverflow::Summarize {
+            let summary = self.summarize(before, n_left_out)?;
+            let summary_before = std::mem::replace(&mut self.session.summary, summary);
+            let fits = self.count_with(n_left_out, message)? <= budget.n_prompt();
+            instead = match &self.session.summary {
+                Some(_) if fits => ", and a summary stands for them",
+                Some(_) => ", and there is no room for a summary",
+                None => ", and the model wrote no summary",
+            };
+            if !fits {
+                self.session.summary = summary_before;
+            }
+        }
+        self.session.n_left_out = n_left_out;
+        stderr_line(&format!(
+            "notice: the context of {} positions is full: the oldest {} messages are left out{instead}; they stay in the session",
+            budget.n_ctx,
+            2 * n_left_out,
+        ));
+        Ok(())
+    }
+
+    fn too_long(&self, n_prompt: usize, budget: Budget) -> Failure {
+        let what = match self.settings.on_overflow {
+            OnOverflow::Error => "the conversation",
+            OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
+        };
+        Failure::new(format!(
+            "{what} has {n_prompt} tokens, but the context of {} keeps {} for the answer",
+            budget.n_ctx, budget.n_answer
+        ))
+        .with_code(ExitCode::PromptTooLong)
+        .with_hint("a larger -c, a smaller n-predict, or --on-overflow drop-oldest")
+    }
+
+    /// A summary of the turns from `from` to `to` and of the summary before. What has no room in a context is summarized in
+    /// parts.
+    fn summarize(&self, from: usize, to: usize) -> Result<Option<String>, Failure> {
+        let pair = |turn: &Turn| (turn.user.clone(), without_thinking(&turn.assistant));
+        let turns: Vec<(String, String)> = self.session.turns[from..to].iter().map(pair).collect();
+        stderr_line(&format!("notice: summarizing {} messages", 2 * turns.len()));
+        let (mut summary, mut rest) = (self.session.summary.clone(), turns.as_slice());
+        while !rest.is_empty() {
+            let n_summary = self.n_summary();
+            let request = |n: usize| self.summary_request(summary.as_deref(), &rest[..n]);
+            let fits = |n| Ok::<_, Failure>(self.count(request(n)?)? + n_summary <= self.engine.n_ctx);
+            let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
+                stderr_line("notice: a message is too long to be summarized; it is left out without");
+                rest = &rest[1..];
+                continue;
+            };
+            let text = self.summary_of(request(n)?)?;
+            summary = Some(text).filter(|text| !text.is_empty()).or(summary);
+            rest = &rest[n..];
+        }
+        Ok(summary)
+    }
+
+    /// Most tokens of a summary.
+    fn n_summary(&self) -> usize {
+        self.engine.n_ctx / 8
+    }
+
+    fn summary_request(&self, before: Option<&str>, turns: &[(String, String)]) -> Result<Rendered, Failure> {
+        let text = overflow::summary_request(before, turns, self.n_summary() / TOKENS_PER_WORD);
+        self.render(&[Message::new("user", text)], Opens::Summary)
+    }
+
+    /// What the model itself answers to a request for a summary.
+    fn summary_of(&self, request: Rendered) -> Result<String, Failure> {
+        let opening = if opens_thinking(&request.text()) { thinking::OPEN } else { "" };
+        // The likeliest tokens: a summary depends on nothing but what it is of.
+        let sampling = Sampling { temperature: 0.0, ..self.settings.sampling };
+        let (answer, text) = self.run(self.job(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
+        match answer.stop {
+            StopType::Interrupted => Err(Failure::interrupted()),
+            _ => Ok(without_thinking(&format!("{opening}{text}")).trim().to_owned()),
+        }
+    }
+}

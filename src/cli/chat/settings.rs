@@ -1,0 +1,229 @@
+//! What may change during a chat and is kept with a session: the same flags on the command line and after `/set`.
+//!
+//! They are kept as they were given, by their long names, and understood by the same code each time. So what follows from
+//! defaults and the environment is not frozen, and a flag that is added to the command line needs nothing here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches, ValueEnum};
+
+use crate::chat::overflow::OnOverflow;
+use crate::cli::args::SamplingArgs;
+use crate::cli::engine::{check_prompting, max_tokens, sampling};
+use crate::cli::failure::Failure;
+use crate::llama::sampler::Sampling;
+
+/// The value that takes a setting back.
+const DEFAULT: &str = "default";
+
+/// What is done with a model's thinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reasoning {
+    /// Shown before the answer, dimmed on a terminal
+    Show,
+    /// Not shown
+    Hide,
+    /// Not shown, and the model is asked not to think, where its template can
+    Off,
+}
+
+#[derive(Debug, ClapArgs)]
+struct SettingArgs {
+    /// Most tokens of an answer; -1 is until the model ends it
+    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
+    n_predict: i64,
+
+    /// End an answer where this text would begin (repeatable)
+    #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
+    reverse_prompt: Vec<String>,
+
+    /// What is done with the model's thinking
+    #[arg(long, value_name = "WHAT", default_value = "show")]
+    reasoning: Reasoning,
+
+    /// What is done when the conversation is longer than the context
+    #[arg(long, value_name = "WHAT", default_value = "drop-oldest")]
+    on_overflow: OnOverflow,
+
+    /// How tokens are chosen.
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Settings by the long names of their flags.
+pub type Given = BTreeMap<String, Vec<String>>;
+
+/// Those of the command line.
+#[derive(Debug, Default)]
+pub struct GivenArgs(pub Given);
+
+impl ClapArgs for GivenArgs {
+    fn augment_args(command: Command) -> Command {
+        SettingArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SettingArgs::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for GivenArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<GivenArgs, clap::Error> {
+        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        Ok(GivenArgs(values(matches, is_given)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.extend(GivenArgs::from_arg_matches(matches)?.0);
+        Ok(())
+    }
+}
+
+/// What was given, and what follows.
+#[derive(Debug)]
+pub struct Settings {
+    given: Given,
+    /// Every setting with its value, for people.
+    pub shown: Given,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<usize>,
+    /// Texts that end an answer.
+    pub stops: Vec<String>,
+    /// What is done with thinking.
+    pub reasoning: Reasoning,
+    /// What is done when the conversation is too long.
+    pub on_overflow: OnOverflow,
+}
+
+impl Settings {
+    /// Understands what was given. A random seed is settled here, and given from then on.
+    ///
+    /// # Errors
+    /// When a name or a value makes no sense.
+    pub fn new(mut given: Given) -> Result<Settings, Failure> {
+        let args = parse(&given)?.1;
+        let sampling = sampling(&args.sampling)?;
+        let max_tokens = max_tokens(args.n_predict)?;
+        check_prompting(&args.reverse_prompt, false, None)?;
+        given.insert("seed".to_owned(), vec![sampling.seed.to_string()]);
+        let shown = values(&parse(&given)?.0, |_| true);
+        let SettingArgs { reverse_prompt: stops, reasoning, on_overflow, .. } = args;
+        Ok(Settings { given, shown, sampling, max_tokens, stops, reasoning, on_overflow })
+    }
+
+    /// What was given, to be kept.
+    #[must_use]
+    pub fn given(&self) -> &Given {
+        &self.given
+    }
+
+    /// The same with one more setting, or one less for the value `default`.
+    ///
+    /// # Errors
+    /// When there is no such setting, or the value makes no sense.
+    pub fn with(&self, key: &str, value: &str) -> Result<Settings, Failure> {
+        let mut given = self.given.clone();
+        given.remove(key);
+        if value != DEFAULT || !keys().iter().any(|known| known == key) {
+            given.insert(key.to_owned(), vec![value.to_owned()]);
+        }
+        Settings::new(given)
+    }
+}
+
+/// The names of all settings.
+#[must_use]
+pub fn keys() -> Vec<String> {
+    command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+}
+
+fn command() -> Command {
+    SettingArgs::augment_args(Command::new("set").no_binary_name(true).disable_help_flag(true))
+}
+
+fn parse(given: &Given) -> Result<(ArgMatches, SettingArgs), Failure> {
+    let command = command();
+    let mut words: Vec<OsString> = Vec::new();
+    for (key, values) in given {
+        let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(key)) else {
+            return Err(Failure::usage(format!("there is no setting {key:?}")).with_hint(keys().join(", ")));
+        };
+        for value in values {
+            match (arg.get_action().takes_values(), value.as_str()) {
+                (true, _) => words.push(format!("--{key}={value}").into()),
+                (false, "true") => words.push(format!("--{key}").into()),
+                (false, "false") => {}
+                (false, _) => return Err(Failure::usage(format!("{key} is true or false, not {value:?}"))),
+            }
+        }
+    }
+    let told = |error: clap::Error| {
+        // Its first line says what is wrong; the rest is about a command line.
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let failure = Failure::usage(line.strip_prefix("error: ").unwrap_or(line));
+        let choices = text.lines().find_map(|line| line.trim().strip_prefix("[possible values: "));
+        match (error.kind(), choices) {
+            (ErrorKind::InvalidValue, Some(choices)) => failure.with_hint(choices.trim_end_matches(']')),
+            _ => failure,
+        }
+    };
+    let matches = command.clone().try_get_matches_from(words).map_err(told)?;
+    let args = SettingArgs::from_arg_matches(&matches).map_err(told)?;
+    Ok((matches, args))
+}
+
+/// The values of the settings that `is_wanted` says yes to, as they were given.
+fn values(matches: &ArgMatches, is_wanted: impl Fn(&str) -> bool) -> Given {
+    let mut values = Given::new();
+    for arg in command().get_arguments() {
+        let id = arg.get_id().as_str();
+        let (true, Some(name), Some(raw)) = (is_wanted(id), arg.get_long(), matches.get_raw(id)) else { continue };
+        values.insert(name.to_owned(), raw.map(|value| value.to_string_lossy().into_owned()).collect());
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(pairs: &[(&str, &str)]) -> Given {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect()
+    }
+
+    #[test]
+    fn what_is_given_is_understood_and_kept() {
+        let settings = Settings::new(given(&[("temp", "0.5"), ("seed", "7"), ("reverse-prompt", "-x")])).unwrap();
+        assert_eq!((settings.sampling.temperature, settings.sampling.seed), (0.5, 7));
+        assert_eq!((settings.stops.as_slice(), settings.reasoning), (&["-x".to_owned()][..], Reasoning::Show));
+        let changed = settings.with("reasoning", "off").unwrap().with("temp", "default").unwrap();
+        assert_eq!(*changed.given(), given(&[("reasoning", "off"), ("reverse-prompt", "-x"), ("seed", "7")]));
+        assert_eq!(changed.shown["on-overflow"], ["drop-oldest"]);
+    }
+
+    #[test]
+    fn a_random_seed_is_settled_once() {
+        let settings = Settings::new(Given::new()).unwrap();
+        let seed = settings.sampling.seed;
+        assert_eq!(settings.with("temp", "1").unwrap().sampling.seed, seed);
+        assert_eq!(settings.given()["seed"], [seed.to_string()]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told() {
+        let told =
+            |key, value| Settings::new(given(&[("seed", "7")])).unwrap().with(key, value).unwrap_err().to_string();
+        assert!(told("warmth", "1").starts_with("error: there is no setting \"warmth\"\nhint: n-predict, "));
+        assert!(told("model", "default").contains("there is no setting"));
+        assert!(told("temp", "hot").contains("invalid value 'hot' for '--temp <T>'"), "{}", told("temp", "hot"));
+        assert!(told("top-p", "2").contains("--top-p must be from 0 to 1"));
+        assert!(told("reasoning", "loud").ends_with("hint: show, hide, off"), "{}", told("reasoning", "loud"));
+        assert!(told("n-predict", "0").contains("-n must be"));
+    }
+}

@@ -1,0 +1,63 @@
+//! Messages in the words of a model's own chat template.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::chat::template::{
+    ChatTemplate, LocalTime, Message, RenderOptions, Rendered, SpecialGuard, TemplateError, TemplateValue,
+};
+use crate::cli::failure::Failure;
+use crate::gguf::Gguf;
+use crate::llama::worker::Loaded;
+
+/// Told when [`Rendered::merged_system`] says so.
+pub const MERGED_SYSTEM: &str =
+    "notice: this model's template has no system role; the system prompt begins the user's message";
+
+/// Renders messages.
+#[derive(Debug)]
+pub struct Prompter {
+    template: ChatTemplate,
+    guard: SpecialGuard,
+    model: PathBuf,
+}
+
+impl Prompter {
+    /// For a model; `None` for one without a template.
+    ///
+    /// # Errors
+    /// When its template cannot be parsed.
+    pub fn new(gguf: &Gguf, loaded: Loaded) -> Result<Option<Prompter>, Failure> {
+        let model = gguf.path().to_owned();
+        let Some(source) = gguf.chat_template() else { return Ok(None) };
+        match ChatTemplate::parse(source, loaded.specials) {
+            Ok(template) => Ok(Some(Prompter { template, guard: loaded.guard, model })),
+            Err(error) => Err(failure(&model, &error)),
+        }
+    }
+
+    /// The prompt; with the opening of an answer, if `opens_answer`. `extra` are variables of the template.
+    ///
+    /// # Errors
+    /// When the template refuses the messages, or fails.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        opens_answer: bool,
+        extra: BTreeMap<String, TemplateValue>,
+    ) -> Result<Rendered, Failure> {
+        let options = RenderOptions { add_generation_prompt: opens_answer, now: now(), extra };
+        self.template.render(messages, &options, &self.guard).map_err(|error| failure(&self.model, &error))
+    }
+}
+
+fn failure(model: &std::path::Path, error: &TemplateError) -> Failure {
+    Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint())
+}
+
+/// Templates may print the date. Without a time zone library it is that of UTC.
+fn now() -> LocalTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
+}

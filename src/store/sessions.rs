@@ -1,0 +1,301 @@
+//! Named conversations on disk, one JSON file each, and who may write one.
+//!
+//! A session is its user's text, so it is never replaced by anything but its own continuation: a file that is not
+//! understood stays as it is, a new name never takes an old one's place, and one process at a time may write. Beside
+//! `NAME.json` lie `NAME.lock` and, expendable, `NAME.state`: the model's state, which is another's business.
+
+use std::fs::{self, File};
+use std::io;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::chat::session::{self, FormError, Session};
+use crate::store::private;
+
+/// Longest file.
+const MAX_BYTES: u64 = 256 << 20;
+
+const EXTENSION: &str = ".json";
+
+/// Why a session cannot be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Not a name.
+    #[error("{0}")]
+    Name(String),
+    /// The file or the folder failed.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Not as it was written.
+    #[error("{}: {error}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: FormError,
+    },
+    /// Too long to be one.
+    #[error("{}: a session has at most {} MiB", .0.display(), MAX_BYTES >> 20)]
+    TooLong(PathBuf),
+    /// Another process holds it.
+    #[error("the session {0} is open in another chat")]
+    Busy(String),
+    /// There is one already.
+    #[error("there is a session {0} already")]
+    Exists(String),
+    /// There is none.
+    #[error("there is no session {0}")]
+    Missing(String),
+}
+
+impl SessionError {
+    /// What can be done.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            SessionError::Form { error: FormError::Version(_), .. } => Some("it stays as it is; take another name"),
+            SessionError::Form { .. } | SessionError::TooLong(_) => {
+                Some("it stays as it is: mend it, move it away, or take another name")
+            }
+            SessionError::Busy(_) => Some("leave that chat first, or take another name"),
+            SessionError::Exists(_) => Some("take another name, or /load it"),
+            SessionError::Missing(_) => Some("/list tells those there are, /save keeps this chat as one"),
+            SessionError::Name(_) | SessionError::Io { .. } => None,
+        }
+    }
+}
+
+/// What is told of a session.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its turns; `None` where the file cannot be understood.
+    pub n_turns: Option<usize>,
+    /// When it was written, where the file system tells.
+    pub written: Option<SystemTime>,
+}
+
+/// The folder of sessions.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    folder: PathBuf,
+}
+
+impl Sessions {
+    /// Those in `folder`, which is made when it is needed.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Sessions {
+        Sessions { folder }
+    }
+
+    /// Takes the name for this process, and reads what was kept under it, if anything was.
+    ///
+    /// # Errors
+    /// When that is no name, another process has it, or what was kept cannot be used.
+    pub fn open(&self, name: &str) -> Result<(Place, Option<Session>), SessionError> {
+        session::check_name(name).map_err(SessionError::Name)?;
+        private::make_folder(&self.folder).map_err(|error| io_error(&self.folder, error))?;
+        let path = |end: &str| self.folder.join(format!("{name}{end}"));
+        let lock_path = path(".lock");
+        let lock = private::lock(&lock_path, Duration::ZERO).map_err(|error| io_error(&lock_path, error))?;
+        let lock = lock.ok_or_else(|| SessionError::Busy(name.to_owned()))?;
+        let place = Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(".state"), _lock: lock };
+        let session = read(&place.path)?;
+        Ok((place, session))
+    }
+
+    /// Takes a name under which nothing was kept.
+    ///
+    /// # Errors
+    /// As [`Sessions::open`], and when there is something.
+    pub fn create(&self, name: &str) -> Result<Place, SessionError> {
+        match self.open(name)? {
+            (place, None) => Ok(place),
+            (place, Some(_)) => Err(SessionError::Exists(place.name)),
+        }
+    }
+
+    /// Takes a name under which something was kept.
+    ///
+    /// # Errors
+    /// As [`Sessions::open`], and when there is nothing.
+    pub fn resume(&self, name: &str) -> Result<(Place, Session), SessionError> {
+        match self.open(name)? {
+            (place, Some(session)) => Ok((place, session)),
+            (place, None) => Err(SessionError::Missing(place.name)),
+        }
+    }
+
+    /// The names of sessions, sorted; none where there is no folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, SessionError> {
+        let io = |error| io_error(&self.folder, error);
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file_name = entry.map_err(io)?.file_name();
+            let name = file_name.to_str().and_then(|name| name.strip_suffix(EXTENSION));
+            names.extend(name.filter(|name| session::check_name(name).is_ok()).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// All sessions, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<Entry>, SessionError> {
+        let entry = |name: String| {
+            let path = self.folder.join(format!("{name}{EXTENSION}"));
+            let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+            let n_turns = read(&path).ok().flatten().map(|session| session.turns.len());
+            Entry { name, n_turns, written }
+        };
+        Ok(self.names()?.into_iter().map(entry).collect())
+    }
+}
+
+/// The place of one session. Nobody else writes there until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    name: String,
+    path: PathBuf,
+    state_path: PathBuf,
+    _lock: File,
+}
+
+impl Place {
+    /// The session's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the model's state is kept.
+    #[must_use]
+    pub fn state_path(&self) -> &Path {
+        &self.state_path
+    }
+
+    /// Keeps the session as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was kept before stays.
+    pub fn save(&self, session: &Session) -> Result<(), SessionError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let text = session::to_json(session);
+        private::replace(folder, &self.path, text.as_bytes()).map_err(|error| io_error(&self.path, error))
+    }
+}
+
+/// `None` where there is no file.
+fn read(path: &Path) -> Result<Option<Session>, SessionError> {
+    let io = |error| io_error(path, error);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    let mut text = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(SessionError::TooLong(path.to_owned()));
+    }
+    session::from_json(&text).map(Some).map_err(|error| SessionError::Form { path: path.to_owned(), error })
+}
+
+fn io_error(path: &Path, error: io::Error) -> SessionError {
+    SessionError::Io { path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::chat::session::Turn;
+
+    fn place() -> (TempDir, Sessions) {
+        let folder = TempDir::new().unwrap();
+        let sessions = Sessions::new(folder.path().join("new").join("sessions"));
+        (folder, sessions)
+    }
+
+    fn session() -> Session {
+        let turn = Turn { user: "a".to_owned(), assistant: "b".to_owned(), seed: 1 };
+        Session { turns: vec![turn], ..Session::default() }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back() {
+        let (_folder, sessions) = place();
+        assert!(sessions.names().unwrap().is_empty());
+        let created = sessions.create("a.b").unwrap();
+        created.save(&Session::default()).unwrap();
+        created.save(&session()).unwrap();
+        drop(created);
+        let (resumed, read) = sessions.resume("a.b").unwrap();
+        assert_eq!((resumed.name(), read), ("a.b", session()));
+        assert!(resumed.state_path().ends_with("sessions/a.b.state"));
+        let listed = sessions.list().unwrap();
+        assert_eq!((listed.len(), listed[0].name.as_str(), listed[0].n_turns), (1, "a.b", Some(1)));
+    }
+
+    #[test]
+    fn one_chat_at_a_time() {
+        let (_folder, sessions) = place();
+        let first = sessions.create("a").unwrap();
+        assert_eq!(sessions.open("a").unwrap_err().to_string(), "the session a is open in another chat");
+        sessions.create("b").unwrap();
+        drop(first);
+        sessions.create("a").unwrap().save(&session()).unwrap();
+        assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is a session a already");
+        assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no session c");
+    }
+
+    #[test]
+    fn what_is_not_understood_stays_as_it_is() {
+        let (_folder, sessions) = place();
+        let created = sessions.create("a").unwrap();
+        for text in ["", "{\"chaski_session\": 1}", "{\"chaski_session\": 9}"] {
+            fs::write(&created.path, text).unwrap();
+            let told = read(&created.path).unwrap_err();
+            assert!(told.to_string().contains("a.json: ") && told.hint().unwrap().contains("stays as it is"), "{told}");
+            assert_eq!(fs::read_to_string(&created.path).unwrap(), text);
+        }
+        assert_eq!(sessions.list().unwrap()[0].n_turns, None);
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        let (folder, sessions) = place();
+        for name in ["../a", "/tmp/a", "a/b", ".."] {
+            assert!(matches!(sessions.open(name), Err(SessionError::Name(_))), "{name}");
+        }
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_folder, sessions) = place();
+        let created = sessions.create("a").unwrap();
+        created.save(&session()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&sessions.folder), mode(&created.path)), (0o700, 0o600));
+        assert_eq!(mode(&sessions.folder.join("a.lock")), 0o600);
+    }
+}

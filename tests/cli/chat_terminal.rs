@@ -1,0 +1,198 @@
+//! `chaski chat` on a terminal: typed keys in, a screen out. What stands on the screen is what is kept.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rexpect::reader::Options;
+use rexpect::session::{PtySession, spawn_with_options};
+use serde_json::Value;
+
+use super::harness::{PROMPT, Workplace, real_model};
+
+/// Longest wait for anything. Only a chat that hangs takes as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A chat on a terminal. Escape sequences are left out of what it shows.
+struct Screen {
+    session: PtySession,
+}
+
+impl Screen {
+    fn start(command: Command) -> Screen {
+        let options = Options::new().strip_ansi_escape_codes(true);
+        Screen { session: spawn_with_options(command, options).unwrap() }
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.session.send(keys).unwrap();
+        self.session.flush().unwrap();
+    }
+
+    /// What comes until there is enough of it.
+    fn read_until(&mut self, is_enough: impl Fn(&[u8]) -> bool) -> String {
+        let (mut shown, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        while !is_enough(&shown) {
+            match self.session.try_read() {
+                // The crate takes each byte for a character.
+                Some(byte) => shown.push(byte as u8),
+                None => thread::sleep(Duration::from_millis(2)),
+            }
+            assert!(Instant::now() < deadline, "waited in vain; shown: {:?}", String::from_utf8_lossy(&shown));
+        }
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+
+    /// The lines until the next prompt, and how much of the context that says is used.
+    fn prompt(&mut self) -> (Vec<String>, usize) {
+        let shown = self.read_until(|shown| used(&String::from_utf8_lossy(shown)).is_some());
+        let (before, _) = shown.rsplit_once("\r\n").unwrap();
+        (lines(before), used(&shown).unwrap())
+    }
+
+    /// Presses keys and Enter, and tells what is shown after the line that was typed.
+    fn line(&mut self, keys: &str) -> String {
+        self.keys(&format!("{keys}\r"));
+        self.prompt().0[1..].join("\n")
+    }
+
+    /// Presses the keys that end the chat, and waits for its end.
+    fn leave(mut self, keys: &str) {
+        self.keys(keys);
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            // What is not read keeps it from ending.
+            while self.session.try_read().is_some() {}
+            match self.session.process().status().map(|status| format!("{status:?}")) {
+                Some(status) if status != "StillAlive" => break status,
+                _ => thread::sleep(Duration::from_millis(2)),
+            }
+            assert!(Instant::now() < deadline, "the chat does not end");
+        };
+        assert!(status.starts_with("Exited(") && status.ends_with(", 0)"), "{status}");
+    }
+}
+
+/// The lines that stand there at last: what comes after a carriage return is written over the rest.
+fn lines(shown: &str) -> Vec<String> {
+    let at_last = |line: &str| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default().to_owned();
+    shown.split('\n').map(at_last).collect()
+}
+
+/// What a prompt at the end says is used.
+fn used(shown: &str) -> Option<usize> {
+    let (_, prompt) = shown.trim_end_matches('\r').rsplit_once("\r[")?;
+    let (n_used, n_ctx) = prompt.strip_suffix("] > ")?.split_once('/')?;
+    n_ctx.parse::<usize>().ok()?;
+    n_used.parse().ok()
+}
+
+/// The command without the harness's streams, which would stand in the terminal's way.
+fn command(place: &Workplace, model: &Path, arguments: &[&str]) -> Command {
+    let usual = place.command(&["chat", "--curve-budget", "20", "--color", "never"]);
+    let mut command = Command::new(usual.get_program());
+    command.args(usual.get_args()).args(arguments).current_dir(usual.get_current_dir().unwrap());
+    for (name, value) in usual.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("XDG_DATA_HOME", place.path("data")).env("XDG_STATE_HOME", place.path("state"));
+    command.env("LLAMA_ARG_MODEL", model).env("TERM", "xterm").env_remove("VISUAL").env("EDITOR", "sed -i s/rain/sun/");
+    command
+}
+
+/// The pairs of a session, the answers as a screen shows them.
+fn kept(place: &Workplace) -> Vec<(String, String)> {
+    let session = fs::read(place.path("data/chaski/sessions/rain.json")).unwrap();
+    let session: Value = serde_json::from_slice(&session).unwrap();
+    let text = |message: &Value| message["content"].as_str().unwrap().to_owned();
+    let shown = |text: String| text.chars().filter(|&c| !c.is_control() || c == '\n' || c == '\t').collect::<String>();
+    let pairs = session["messages"].as_array().unwrap().chunks(2);
+    pairs.map(|pair| (text(&pair[0]), shown(text(&pair[1])).trim_end_matches('\n').to_owned())).collect()
+}
+
+/// A chat with all that can be done in it, and its continuation on another day.
+fn play(model: &Path, n_ctx: &str, n_endless: &str) {
+    let place = Workplace::new();
+    let mut screen = Screen::start(command(&place, model, &["-s", "7", "-n", "16", "-c", n_ctx]));
+    let (greeting, n_used) = screen.prompt();
+    assert!(greeting.join("\n").contains("seed 7; /help lists the commands") && n_used == 0, "{greeting:?}");
+    screen.keys("\x03");
+    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: Ctrl-D or /exit leaves"));
+
+    // A mistake mended; a paste of two lines; a block; a search in what was typed; a name completed.
+    let mut answers = vec![screen.line("the raim\x7fn in the station")];
+    answers.push(screen.line("\x1b[200~is it\rthe station\x1b[201~"));
+    screen.keys("\"\"\"\rhe said\r\"\"\"");
+    let third = screen.line("");
+    assert!(screen.line("/undo").starts_with("taken back: he said"));
+    let again = screen.line("\x12rain");
+    assert_ne!(again, third);
+    answers.push(screen.line("/reg\t"));
+    assert_ne!(answers[2], again, "other draws");
+    let told = screen.line("/nope");
+    assert!(told.contains("error: there is no command /nope") && told.contains("hint: /help lists them"), "{told}");
+    assert!(screen.line("/save rain").contains("kept as rain"));
+    answers.push(screen.line("/edit"));
+
+    // An answer that is too long, stopped.
+    assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is {n_endless}"));
+    screen.keys("he said\r");
+    let is_bar = |line: &str| ["read", "meas"].iter().any(|start| line.starts_with(start));
+    let has_text = |shown: &[u8]| {
+        lines(&String::from_utf8_lossy(shown)).get(1).is_some_and(|line| line.len() > 4 && !is_bar(line))
+    };
+    let mut stopped = screen.read_until(has_text);
+    screen.keys("\x03");
+    stopped += &screen.read_until(|shown| used(&String::from_utf8_lossy(shown)).is_some());
+    assert!(stopped.contains("notice: interrupted; what was written is kept"), "{stopped}");
+    answers.push(lines(&stopped).join("\n").replace("^C", ""));
+    screen.leave("\x04");
+
+    // Another day; the last but one of what was typed is two lines up.
+    let mut screen = Screen::start(command(&place, model, &["rain", "-n", "16", "-c", n_ctx]));
+    let (greeting, n_used) = screen.prompt();
+    assert!(greeting.join("\n").contains("rain: 8 messages") && n_used > 0, "{greeting:?}");
+    answers.push(screen.line("\x1b[A"));
+    screen.leave("/exit\r");
+
+    let kept = kept(&place);
+    let messages: Vec<&str> = kept.iter().map(|(message, _)| message.as_str()).collect();
+    assert_eq!(messages, [PROMPT, "is it\nthe station", "the sun in the station", "he said", "he said"]);
+    answers.remove(2);
+    for ((_, answer), shown) in kept.iter().zip(&answers) {
+        assert!(!answer.is_empty() && shown.contains(answer.as_str()), "{answer:?} is not in {shown:?}");
+    }
+}
+
+#[test]
+fn a_chat_from_its_first_message_to_another_day() {
+    play(Path::new("model.gguf"), "60000", "50000");
+}
+
+#[test]
+fn the_same_with_a_real_model() {
+    if let Some(model) = real_model("the_same_with_a_real_model") {
+        play(&model, "2048", "1500");
+    }
+}
+
+#[test]
+fn a_prompt_is_no_data() {
+    let place = Workplace::new();
+    let chaski = command(&place, Path::new("model.gguf"), &["-s", "7"]);
+    let words: Vec<_> = std::iter::once(chaski.get_program()).chain(chaski.get_args()).collect();
+    let line = words.join(" ".as_ref()).into_string().unwrap() + " >answers.txt";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line]).current_dir(chaski.get_current_dir().unwrap());
+    shell.envs(chaski.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut screen = Screen::start(shell);
+    screen.prompt();
+    assert_eq!(screen.line(PROMPT), "");
+    screen.leave("\x04");
+    assert_eq!(fs::read_to_string(place.path("answers.txt")).unwrap(), place.text_of(&["-p", PROMPT]) + "\n");
+}
