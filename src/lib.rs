@@ -20,6 +20,7 @@ pub mod accept;
 pub mod crowd;
 pub mod generate;
 pub mod replay;
+pub mod sampling;
 pub mod stats;
 pub mod text;
 

@@ -76,7 +76,7 @@ fn segments(text: &str) -> Vec<Segment> {
 }
 
 fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 0 }
+    Sampling::greedy()
 }
 
 fn request(id: u64, text: &str, max_tokens: usize) -> Request {

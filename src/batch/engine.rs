@@ -2,8 +2,8 @@
 //!
 //! Messages only, and no type of the engine, so that it can live in a thread, in a process, or in a test.
 
-use crate::accept::Sampling;
 use crate::chat::template::Segment;
+use crate::sampling::Sampling;
 
 /// A line to answer.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,8 @@ use crate::cli::replay::ReplayArgs;
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
+pub use crate::cli::sampling::SamplingArgs;
+
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
 /// in one batch. The text is the model's own.
 #[derive(Debug, Parser)]
@@ -134,35 +136,6 @@ pub enum CacheTypeArg {
     /// About 1 byte
     #[value(name = "q8_0")]
     Q8_0,
-}
-
-/// How tokens are chosen.
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
-    /// Seed of the draws; -1 takes a random one and reports it
-    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    pub seed: i64,
-
-    /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    pub temp: f32,
-
-    /// Choose among the K likeliest tokens; 0 is off
-    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
-    pub top_k: i32,
-
-    /// Choose among the likeliest tokens that make up this probability; 1 is off
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    pub top_p: f32,
-
-    /// Choose among tokens at least this likely relative to the likeliest; 0 is off
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
-    pub min_p: f32,
-
-    /// Penalty on repeated tokens; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
 }
 
 /// Arguments of `run`.

@@ -16,6 +16,7 @@ pub mod learn;
 pub mod output;
 pub mod replay;
 pub mod run;
+pub mod sampling;
 pub mod settings;
 pub mod tune;
 

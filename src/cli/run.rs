@@ -12,6 +12,7 @@ use crate::cli::args::RunArgs;
 use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
+use crate::cli::sampling::check_biases;
 use crate::cli::{explain, input, interrupt, learn};
 use crate::gguf::Gguf;
 use crate::llama::sampler::Sampling;
@@ -36,6 +37,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         config.drafters =
             DraftersConfig { base: open_base(args.base.as_deref(), &gguf), learned: learned(args, &gguf) };
     }
+    check_biases(&sampling, &gguf)?;
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
@@ -45,7 +47,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         prompt: segments(args, &gguf, &loaded, &prompt)?,
         max_tokens,
         n_ctx: args.engine.ctx_size,
-        sampling,
+        sampling: sampling.clone(),
         stops: args.reverse_prompt.clone(),
         drafter: args.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),

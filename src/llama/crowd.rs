@@ -282,6 +282,10 @@ impl Desk<'_> {
             let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
             return Err(refusal("context_length_exceeded", failure.to_string()));
         }
+        let n_vocab = self.model.n_vocab();
+        if let Some(token) = request.sampling.unknown_token(n_vocab) {
+            return Err(refusal("invalid_value", TargetError::UnknownToken { token, n_vocab }.to_string()));
+        }
         let assembler = TextAssembler::new(request.stop).map_err(|error| refusal("invalid_stop", error.to_string()))?;
         let sampler = match &request.constraint {
             None => sampler(&request.sampling, self.model, &prompt),

@@ -5,11 +5,11 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 
-use crate::accept::{Sampler, Sampling};
+use crate::accept::Sampler;
 use crate::batch::engine::Constraint;
 use crate::llama::logs;
 use crate::llama::model::Model;
-use crate::llama::sampler::Chain;
+use crate::llama::sampler::{Chain, Sampling};
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -51,7 +51,7 @@ pub fn constrained(
     };
     let grammar = json_schema_to_grammar(schema).map_err(|error| unusable(error.to_string()))?;
     let grammar = LlamaSampler::grammar(&model.inner, &grammar, "root").map_err(|error| unusable(error.to_string()))?;
-    Ok(Box::new(Constrained { grammar, chain: Chain::new(sampling, model.n_vocab(), prompt) }))
+    Ok(Box::new(Constrained { grammar, chain: Chain::new(sampling, model, prompt) }))
 }
 
 /// Chooses freely, and again among what is allowed where that is not. So the draws depend on the text and the seed alone.

@@ -159,6 +159,11 @@ impl Model {
         self.inner.vocab().token_to_piece(LlamaToken(token.0), false, None)
     }
 
+    /// The tokens that end a text.
+    pub fn end_tokens(&self) -> impl Iterator<Item = Token> {
+        (0..self.inner.n_vocab()).map(Token).filter(|&token| self.is_end(token))
+    }
+
     /// Whether a token ends the text.
     #[must_use]
     pub fn is_end(&self, token: Token) -> bool {

@@ -372,6 +372,10 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn answer(&mut self, job: &Job) -> Result<Answer, Failure> {
         let prompt = self.model.tokenize(&job.prompt);
+        let n_vocab = self.model.n_vocab();
+        if let Some(token) = job.sampling.unknown_token(n_vocab) {
+            return Err(TargetError::UnknownToken { token, n_vocab }.into());
+        }
         let length = self.length(job, &prompt)?;
         let mut session = self.session(length, prompt.len())?;
         let answer = self.answer_in(&mut session, job, &prompt, length);
