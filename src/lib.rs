@@ -29,6 +29,7 @@ pub mod batch;
 pub mod chat;
 pub mod gguf;
 pub mod store;
+pub mod structure;
 
 #[cfg(feature = "llama")]
 pub mod cli;

@@ -198,7 +198,7 @@ fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &Cost
         {
             let prompt = model.tokenize(&request.prompt);
             let sampler = sampler(&request.sampling, model, &prompt);
-            crowd.admit(Text { id: request.id, prompt, max_tokens: request.max_tokens.unwrap(), sampler });
+            crowd.admit(Text { id: request.id, prompt, max_tokens: request.max_tokens.unwrap(), sampler, form: None });
         }
         let mut listener = |said: Said<'_>| {
             texts[said.id as usize].push(said.token);

@@ -9,6 +9,7 @@ use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::drafter::DrafterArgs;
+use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::tune::TuneArgs;
@@ -169,6 +170,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Tell with --json how likely each token was, and the N likeliest instead of it (0 to 20), as OpenAI does
+    #[arg(long, value_name = "N", requires = "json")]
+    pub logprobs: Option<usize>,
+
     /// What drafts
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
@@ -204,6 +209,10 @@ pub struct RunArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    /// What the answer must be.
+    #[command(flatten)]
+    pub form: FormArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

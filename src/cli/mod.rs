@@ -10,6 +10,7 @@ pub mod drafter;
 pub mod engine;
 pub mod explain;
 pub mod failure;
+pub mod form;
 pub mod input;
 pub mod interrupt;
 pub mod learn;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
 use crate::cli::args::RunArgs;
 use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
@@ -15,12 +16,13 @@ use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, input, interrupt, learn};
 use crate::gguf::Gguf;
-use crate::llama::sampler::Sampling;
+use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::drafters::DraftersConfig;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, Loaded, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
 use crate::store::learned::{LearnPolicy, LearnedKey};
+use crate::structure::Constraint;
 use crate::tune::Settings;
 
 /// Runs the command.
@@ -31,6 +33,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
+    let form = form(args)?;
+    if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
+        return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
+    }
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     if args.drafter == DrafterKind::Auto {
@@ -49,6 +55,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         n_ctx: args.engine.ctx_size,
         sampling: sampling.clone(),
         stops: args.reverse_prompt.clone(),
+        constraint: form.clone(),
+        n_logprobs: args.logprobs,
         drafter: args.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
@@ -72,7 +80,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
     }
     if args.json {
-        write_stdout(&to_json(&text, &answer, &sampling))?;
+        write_stdout(&to_json(&text, &answer, sampling.seed, args.logprobs.is_some()))?;
     }
     if !args.quiet {
         let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
@@ -84,7 +92,35 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             ));
         }
     }
+    if let Some(form) = &form {
+        check_whole(form, &answer)?;
+    }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+}
+
+/// What the answer must be, if that can be had.
+fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
+    let form = args.form.constraint()?;
+    let against = [("-r", !args.reverse_prompt.is_empty()), ("--ignore-eos", args.sampling.ignore_eos)];
+    match (&form, against.iter().find(|(_, is_given)| *is_given)) {
+        (Some(form), Some((flag, _))) => {
+            Err(Failure::usage(format!("{flag} would break off what {} asks for", form.what()))
+                .with_hint("give one of them"))
+        }
+        _ => Ok(form),
+    }
+}
+
+/// An answer that was cut off is not of its form.
+fn check_whole(form: &Constraint, answer: &Answer) -> Result<(), Failure> {
+    let hint = match answer.stop {
+        StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
+        StopType::Limit => "a larger -n, or bounds in it, as maxLength and maxItems",
+        StopType::Context => "a larger -c",
+    };
+    let n = answer.tokens.len();
+    Err(Failure::new(format!("the answer was cut off after {n} tokens and is not yet what {} asks for", form.what()))
+        .with_hint(hint))
 }
 
 /// Where what is learned is kept, if it may be.
@@ -185,6 +221,14 @@ struct JsonAnswer<'a> {
     seed: u32,
     settings: Settings,
     timings: JsonTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<JsonLogprobs>,
+}
+
+/// As in OpenAI's chat completions.
+#[derive(Serialize)]
+struct JsonLogprobs {
+    content: Vec<ChatToken>,
 }
 
 /// Counts and times of an answer, as `--json` and `bench` write them.
@@ -226,7 +270,7 @@ impl From<&Stats> for JsonTimings {
     }
 }
 
-fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
+fn to_json(text: &str, answer: &Answer, seed: u32, with_logprobs: bool) -> String {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),
@@ -239,9 +283,10 @@ fn to_json(text: &str, answer: &Answer, sampling: &Sampling) -> String {
         tokens: answer.tokens.iter().map(|token| token.0).collect(),
         stop_type,
         stopping_word,
-        seed: sampling.seed,
+        seed,
         settings: answer.settings,
         timings: JsonTimings::from(&answer.stats),
+        logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
     };
     let mut json = serde_json::to_string(&object).expect("strings and numbers serialize");
     json.push('\n');

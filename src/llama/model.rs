@@ -137,6 +137,21 @@ impl Model {
         tokens.into_iter().map(|token| Token(token.0)).collect()
     }
 
+    /// The tokens of a piece of text, which need not be UTF-8: no token that begins a text is added, no special token is
+    /// parsed.
+    #[must_use]
+    pub fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<Token> {
+        let tokens = self.inner.vocab().tokenize(bytes, false, false);
+        tokens.into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    /// The token that the model ends a text with, where its file names one.
+    #[must_use]
+    pub fn end_of_text(&self) -> Option<Token> {
+        let token = Token(self.inner.vocab().eos().0);
+        (token.0 >= 0 && self.is_end(token)).then_some(token)
+    }
+
     /// What a chat template and its guard need to know of the vocabulary, as llama.cpp sees it (it corrects some files).
     #[must_use]
     pub fn special_texts(&self) -> (SpecialTexts, Vec<String>) {

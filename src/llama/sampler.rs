@@ -98,8 +98,13 @@ impl Chain {
     }
 
     /// Makes the candidates the whole vocabulary.
-    pub(super) fn fill_all(&mut self, logits: &[f32]) {
-        let rows = (0..).zip(logits).map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
+    fn fill_all(&mut self, logits: &[f32]) {
+        self.fill_some(logits, (0..).map(Token).take(logits.len()));
+    }
+
+    /// Makes the candidates these tokens.
+    pub(super) fn fill_some(&mut self, logits: &[f32], tokens: impl Iterator<Item = Token>) {
+        let rows = tokens.map(|token| LlamaTokenData::new(LlamaToken(token.0), logits[token.index()], 0.0));
         self.candidates.data.clear();
         self.candidates.data.extend(rows);
         (self.candidates.selected, self.candidates.sorted) = (None, false);

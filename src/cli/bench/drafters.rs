@@ -95,6 +95,8 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
         max_tokens: Some(max_tokens),
         n_ctx: bench.args.engine.ctx_size,
         sampling: Sampling::greedy(),
+        constraint: None,
+        n_logprobs: None,
         stops: Vec::new(),
         drafter,
         curve_budget: Duration::from_millis(bench.args.engine.curve_budget),
