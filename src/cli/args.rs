@@ -12,6 +12,7 @@ use crate::cli::drafter::DrafterArgs;
 use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::replay::ReplayArgs;
+use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
@@ -209,6 +210,10 @@ pub struct RunArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    /// How prompts are put into words.
+    #[command(flatten)]
+    pub template: TemplateArgs,
 
     /// What the answer must be.
     #[command(flatten)]

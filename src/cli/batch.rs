@@ -230,6 +230,7 @@ impl Work<'_> {
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
+            ("--chat-template".to_owned(), args.chat_template.key()),
             ("--cache-type-k".to_owned(), format!("{:?}", engine.cache_type_k)),
             ("--cache-type-v".to_owned(), format!("{:?}", engine.cache_type_v)),
         ]);
@@ -277,7 +278,9 @@ impl Work<'_> {
 
     fn renderer(&self, gguf: &Gguf, loaded: Loaded, now: LocalTime) -> Result<Renderer, Failure> {
         let Loaded { specials, guard, .. } = loaded;
-        let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, specials)).transpose();
+        let source = self.args.chat_template.source(gguf)?;
+        let variables = self.args.chat_template.variables()?;
+        let template = source.map(|source| ChatTemplate::parse(&source, specials)).transpose();
         let template = template
             .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))?;
         if template.is_none() && !self.args.raw {
@@ -285,7 +288,8 @@ impl Work<'_> {
                 "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",
             );
         }
-        Ok(Renderer { template, guard, system: self.args.system_prompt.clone(), is_raw: self.args.raw, now })
+        let system = self.args.system_prompt.clone();
+        Ok(Renderer { template, guard, system, is_raw: self.args.raw, now, variables })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod replay;
 pub mod run;
 pub mod sampling;
 pub mod settings;
+pub mod template;
 pub mod tune;
 
 use std::ffi::OsString;

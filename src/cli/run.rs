@@ -1,5 +1,6 @@
 //! `chaski run`: one prompt, one answer.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::batch::record::{ChatToken, chat_logprobs};
-use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment};
+use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
 use crate::cli::engine::{check_prompting, max_tokens, open_base, open_model, sampling, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
@@ -44,13 +45,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             DraftersConfig { base: open_base(args.base.as_deref(), &gguf), learned: learned(args, &gguf) };
     }
     check_biases(&sampling, &gguf)?;
+    let variables = args.template.variables()?;
+    let template = if args.raw { None } else { Some((args.template.needed(&gguf)?, variables)) };
+    drop(gguf);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
     let (worker, loaded) = start(config, interrupt, &mut bars)?;
     let job = Job {
-        prompt: segments(args, &gguf, &loaded, &prompt)?,
+        prompt: segments(args, template.as_ref(), &loaded, &prompt)?,
         max_tokens,
         n_ctx: args.engine.ctx_size,
         sampling: sampling.clone(),
@@ -63,7 +67,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         learns: true,
         explain: args.explain,
     };
-    drop(gguf);
     worker.submit(job);
     let mut text = String::new();
     let mut output = TextOutput::default();
@@ -131,23 +134,20 @@ fn learned(args: &RunArgs, gguf: &Gguf) -> Option<(PathBuf, LearnedKey)> {
 }
 
 /// The prompt as the model wants it.
-fn segments(args: &RunArgs, gguf: &Gguf, loaded: &Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
-    if args.raw {
+fn segments(
+    args: &RunArgs,
+    template: Option<&(String, BTreeMap<String, TemplateValue>)>,
+    loaded: &Loaded,
+    prompt: &str,
+) -> Result<Vec<Segment>, Failure> {
+    let Some((source, extra)) = template else {
         // Whoever writes the template writes its special tokens.
         return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
-    }
-    let Some(source) = gguf.chat_template() else {
-        stderr_line(
-            "notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)",
-        );
-        let system = args.system_prompt.iter().map(|text| format!("{text}\n\n"));
-        let text = system.chain([prompt.to_owned()]).collect();
-        return Ok(vec![Segment { text, parse_special: false }]);
     };
     let message = |role: &str, content: &str| Message::new(role, content);
     let system = args.system_prompt.iter().map(|text| message("system", text));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let options = RenderOptions { add_generation_prompt: true, now: now(), ..RenderOptions::default() };
+    let options = RenderOptions { add_generation_prompt: true, now: now(), extra: extra.clone() };
     let template = ChatTemplate::parse(source, loaded.specials.clone());
     let rendered = template.and_then(|template| template.render(&messages, &options, &loaded.guard));
     let rendered = rendered

@@ -70,6 +70,18 @@ impl Forced {
         }
     }
 
+    /// Tokens that spell `bytes`: the tokenizer's, or the longest ones where it puts a space before them.
+    fn tokens(&self, bytes: &[u8]) -> Vec<Token> {
+        let tokens = (self.tokenize)(bytes);
+        let Ok(env) = self.structure.matcher.tok_env() else { return tokens };
+        let ids: Vec<u32> = tokens.iter().map(|token| token.0.unsigned_abs()).collect();
+        if env.tok_trie().decode_raw(&ids) == bytes {
+            return tokens;
+        }
+        let longest = env.tok_trie().greedy_tokenize(bytes);
+        longest.into_iter().filter_map(|id| i32::try_from(id).ok()).map(Token).collect()
+    }
+
     /// The token that must follow `path`, where the structure is.
     fn must(&mut self, path: &[Token]) -> Option<Token> {
         if self.structure.is_over() {
@@ -83,7 +95,7 @@ impl Forced {
             return Some(self.forced[n]);
         }
         let bytes = self.structure.matcher.compute_ff_bytes();
-        self.forced = if bytes.is_empty() { Vec::new() } else { (self.tokenize)(&bytes) };
+        self.forced = if bytes.is_empty() { Vec::new() } else { self.tokens(&bytes) };
         self.forced_from = path.len();
         self.forced.first().copied()
     }

@@ -26,4 +26,5 @@ mod prompts;
 mod replay;
 mod signals;
 mod streams;
+mod structured;
 mod tune;

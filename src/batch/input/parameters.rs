@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use crate::batch::engine::{Constraint, Refusal};
 use crate::batch::input::ids::seed_of;
 use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
+use crate::batch::render::Variables;
+use crate::chat::template::TemplateValue;
 use crate::sampling::{KNOBS, Knob, Sampling};
 use crate::token::Token;
 
@@ -28,15 +30,13 @@ const PASSED_OVER: [&str; 8] =
     ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
 
 /// Parameters with a value that changes nothing, under which alone they are accepted.
-const NEUTRAL: [(&str, &[&str]); 12] = [
+const NEUTRAL: [(&str, &[&str]); 10] = [
     ("n", &["1"]),
     ("best_of", &["1"]),
     ("stream", &["false"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
-    ("tools", &["[]"]),
     ("functions", &["[]"]),
-    ("tool_choice", &["\"none\"", "\"auto\""]),
     ("function_call", &["\"none\"", "\"auto\""]),
     ("parallel_tool_calls", &["true", "false"]),
     ("modalities", &["[\"text\"]"]),
@@ -62,6 +62,8 @@ pub struct Parameters {
     pub constraint: Option<Constraint>,
     /// Alternatives told of each token; `None` tells nothing of tokens.
     pub n_logprobs: Option<usize>,
+    /// Variables of the chat template, `tools` among them.
+    pub template: Variables,
 }
 
 /// The command's own parameters.
@@ -100,6 +102,7 @@ impl Parameters {
             stop: stop(object)?,
             constraint: constraint(object)?,
             n_logprobs: logprobs(object, is_chat)?,
+            template: if is_chat { template(object)? } else { Variables::new() },
         };
         match object.keys().next() {
             None => Ok(parameters),
@@ -204,6 +207,38 @@ fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Ref
     }
 }
 
+/// What is said to the template besides messages. How tools are called is then the model's text, as its template has it.
+fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
+    let mut variables = Variables::new();
+    let mut set =
+        |name: &str, value: &Value| drop(variables.insert(name.to_owned(), TemplateValue::from_serialize(value)));
+    match object.remove("chat_template_kwargs") {
+        None => {}
+        Some(Value::Object(all)) => all.iter().for_each(|(name, value)| set(name, value)),
+        Some(other) => return Err(invalid("chat_template_kwargs", &other, "an object")),
+    }
+    if let Some(effort) = object.remove("reasoning_effort") {
+        if !effort.is_string() {
+            return Err(invalid("reasoning_effort", &effort, "a text"));
+        }
+        set("reasoning_effort", &effort);
+    }
+    let choice = object.remove("tool_choice").unwrap_or_else(|| "auto".into());
+    if choice != "auto" && choice != "none" {
+        return Err(refuse(UNSUPPORTED_PARAMETER, format!("tool_choice cannot be {}", shortened(&choice))));
+    }
+    match object.remove("tools") {
+        None => {}
+        Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => {
+            if choice == "auto" && !tools.is_empty() {
+                set("tools", &Value::Array(tools));
+            }
+        }
+        Some(other) => return Err(invalid("tools", &other, "a list of objects")),
+    }
+    Ok(variables)
+}
+
 fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
     let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
     let count = |name: &str, value: &Value| {
@@ -268,6 +303,10 @@ mod tests {
             r#"{"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string"}}}}"#,
             Parameters { constraint: Some(schema), ..none() },
         );
+        let tools: Variables = serde_json::from_str(r#"{"tools": [{"b": 1, "a": 2}], "think": false}"#).unwrap();
+        let json = r#"{"tools": [{"b": 1, "a": 2}], "tool_choice": "auto", "chat_template_kwargs": {"think": false}}"#;
+        accepts(json, Parameters { template: tools, ..none() });
+        accepts(r#"{"tools": [{"b": 1}], "tool_choice": "none"}"#, none());
         accepts(r#"{"logprobs": true}"#, Parameters { n_logprobs: Some(0), ..none() });
         accepts(r#"{"logprobs": true, "top_logprobs": 5}"#, Parameters { n_logprobs: Some(5), ..none() });
         accepts(r#"{"logprobs": false}"#, none());
@@ -278,8 +317,10 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_by_name() {
         refuses(r#"{"n": 2}"#, UNSUPPORTED_PARAMETER, "n");
         refuses(r#"{"stream": true}"#, UNSUPPORTED_PARAMETER, "stream");
-        refuses(r#"{"tools": [{}]}"#, UNSUPPORTED_PARAMETER, "tools");
-        refuses(r#"{"reasoning_effort": "high"}"#, UNSUPPORTED_PARAMETER, "reasoning_effort");
+        refuses(r#"{"tools": ["x"]}"#, INVALID_VALUE, "tools");
+        refuses(r#"{"tools": [{}], "tool_choice": "required"}"#, UNSUPPORTED_PARAMETER, "tool_choice");
+        refuses(r#"{"chat_template_kwargs": 3}"#, INVALID_VALUE, "chat_template_kwargs");
+        refuses(r#"{"reasoning_effort": 3}"#, INVALID_VALUE, "reasoning_effort");
         for (name, values) in [
             ("max_tokens", &["0", "-1", "1.5", "\"5\"", "1e30"][..]),
             ("temperature", &["-0.1", "\"hot\"", "1e300"]),

@@ -8,6 +8,7 @@ use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, Va
 
 use crate::batch::input::format::Format;
 use crate::cli::args::{EngineArgs, SamplingArgs};
+use crate::cli::template::TemplateArgs;
 
 /// Arguments of `batch`.
 #[derive(Debug, ClapArgs)]
@@ -94,6 +95,10 @@ pub struct BatchArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: LateEngineArgs,
+
+    /// How prompts are put into words.
+    #[command(flatten)]
+    pub chat_template: TemplateArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]
