@@ -107,7 +107,7 @@ fn drafted_text_differs_at_near_ties_only() {
         return;
     };
     chaski::llama::logs::capture(false);
-    let config = ModelConfig { path: path.into(), n_gpu_layers: Some(0) };
+    let config = ModelConfig { path: path.into(), n_gpu_layers: Some(0), lora: None };
     let model = Model::load(&config, |_| true).unwrap();
     let config = SessionConfig {
         n_ctx: 1024,

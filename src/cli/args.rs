@@ -11,6 +11,7 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
+use crate::cli::lora::LoraArg;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
@@ -105,6 +106,10 @@ pub struct EngineArgs {
     /// -ctv: the same for its values; q8_0 needs flash attention [default: as tuned, or f16]
     #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
     pub cache_type_v: Option<CacheTypeArg>,
+
+    /// LoRA adapter for the model, a GGUF file; =SCALE says how much of it, as in style.gguf=0.5
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    pub lora: Option<LoraArg>,
 
     /// Time for measuring the cost of drafts on this machine, once per model and settings, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1000)]

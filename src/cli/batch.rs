@@ -36,6 +36,7 @@ use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, fingerprint, max_tokens, open_base, open_model, sampling, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::lora::lora_key;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
@@ -230,6 +231,7 @@ impl Work<'_> {
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
+            ("--lora".to_owned(), lora_key(engine)),
             ("--chat-template".to_owned(), args.chat_template.key()),
             ("--cache-type-k".to_owned(), format!("{:?}", engine.cache_type_k)),
             ("--cache-type-v".to_owned(), format!("{:?}", engine.cache_type_v)),

@@ -12,6 +12,7 @@ use rustc_hash::FxHasher;
 
 use crate::cli::args::EngineArgs;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
@@ -57,7 +58,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     }
     let settings = settings(args)?;
     Ok(WorkerConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: lora(args)? },
         settings,
         curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
         drafters: DraftersConfig::default(),

@@ -14,6 +14,7 @@ pub mod form;
 pub mod input;
 pub mod interrupt;
 pub mod learn;
+pub mod lora;
 pub mod output;
 pub mod replay;
 pub mod run;

@@ -143,7 +143,14 @@ impl Setup {
 
 pub(crate) fn renderer() -> Renderer {
     let now = Default::default();
-    Renderer { template: None, guard: SpecialGuard::new([]), system: None, is_raw: false, now }
+    Renderer {
+        template: None,
+        guard: SpecialGuard::new([]),
+        system: None,
+        is_raw: false,
+        now,
+        variables: std::collections::BTreeMap::new(),
+    }
 }
 
 /// What a child does.

@@ -20,6 +20,7 @@ mod drafter;
 mod errors;
 mod help;
 mod learn;
+mod lora;
 mod memory;
 mod models;
 mod prompts;

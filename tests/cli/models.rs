@@ -14,7 +14,8 @@ fn a_model_without_a_chat_template_wants_to_be_told_how_to_go_on() {
     let raw = place.run(&["-p", PROMPT, "--raw", "-q"]);
     assert_eq!((raw.code, raw.stderr.as_str()), (Some(0), ""), "--raw is asked for, so nothing needs saying");
     let own = "{% for m in messages %}{{ m.content }} {% endfor %}{{ word }}";
-    let given = ["-p", "the sun", "-sys", "he said", "--chat-template", own, "--chat-template-kwargs", r#"{"word": "is"}"#];
+    let given =
+        ["-p", "the sun", "-sys", "he said", "--chat-template", own, "--chat-template-kwargs", r#"{"word": "is"}"#];
     assert_eq!(place.text_of(&given), place.text_of(&["--raw", "-p", "he said the sun is"]));
     std::fs::write(place.path("own.jinja"), own).unwrap();
     let file = [&given[..4], &["--chat-template-file", "own.jinja"], &given[6..]].concat();
@@ -27,7 +28,10 @@ fn templates_have_few_names() {
     // The tiny model's own.
     assert_eq!(place.text_of(&["-p", PROMPT, "--chat-template", "chatml"]), place.text_of(&["-p", PROMPT]));
     place.run(&["-p", PROMPT, "--chat-template", "vicuna"]).fails(2, &["vicuna"]).hints("chatml");
-    place.run(&["-p", PROMPT, "--chat-template-kwargs", "[]"]).fails(2, &["--chat-template-kwargs"]).hints("enable_thinking");
+    place
+        .run(&["-p", PROMPT, "--chat-template-kwargs", "[]"])
+        .fails(2, &["--chat-template-kwargs"])
+        .hints("enable_thinking");
     place.run(&["-p", PROMPT, "--chat-template-file", "none.jinja"]).fails(1, &["none.jinja"]);
 }
 

@@ -78,7 +78,8 @@ fn log_probabilities_are_told_as_openai_does() {
 #[test]
 fn biases_force_and_forbid() {
     let place = Workplace::new();
-    let tokens = |bias: &[&str]| place.json(&[&["-p", PROMPT, "-n", "5", "--temp", "0"], bias].concat())["tokens"].clone();
+    let tokens =
+        |bias: &[&str]| place.json(&[&["-p", PROMPT, "-n", "5", "--temp", "0"], bias].concat())["tokens"].clone();
     let usual = tokens(&[]);
     let first = usual[0].as_i64().unwrap();
     assert_ne!(tokens(&["-l", &format!("{first}-inf")])[0], usual[0]);

@@ -95,10 +95,8 @@ proptest! {
 
 #[test]
 fn what_templates_look_at_is_passed_on() {
-    let ask = ask(
-        r#"{"messages": [{"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]}]}"#,
-    );
+    let ask = ask(r#"{"messages": [{"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]}]}"#);
     let Prompt::Messages(messages) = ask.prompt else { panic!("messages") };
     let fields = r#"{"reasoning_content": "Hm.", "content": null, "tool_calls": [
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]}"#;
