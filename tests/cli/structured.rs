@@ -83,6 +83,6 @@ fn biases_force_and_forbid() {
     let usual = tokens(&[]);
     let first = usual[0].as_i64().unwrap();
     assert_ne!(tokens(&["-l", &format!("{first}-inf")])[0], usual[0]);
-    assert_eq!(tokens(&["-l", &format!("{first}+1000")]), serde_json::json!([first; 5]));
+    assert_eq!(tokens(&["-l", &format!("{first}+1000")]), serde_json::json!(vec![first; 5]));
     place.run(&["-p", PROMPT, "-l", "99999+1"]).fails(2, &["99999"]);
 }

@@ -29,7 +29,8 @@ for path in sorted(HERE.glob("*.jinja")):
     for name, conversation in conversations.items():
         messages = conversation["messages"]
         if path.stem == "parts_only":
-            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} if m["content"] is not None else m
+                        for m in messages]
         variables = {"tools": None, "documents": None, "bos_token": "<s>", "eos_token": "</s>"}
         variables |= conversation.get("extra", {})
         try:
