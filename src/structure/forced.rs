@@ -103,6 +103,10 @@ impl Forced {
 
 impl Form for Forced {
     fn narrow(&mut self, text: &[Token], path: &[Token], children: &mut Vec<(Token, f32)>) {
+        if path.last().is_some_and(|&token| self.structure.is_end(token)) {
+            children.clear();
+            return;
+        }
         self.go_to(text, path);
         if !self.is_sound {
             return;

@@ -199,7 +199,11 @@ fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
         let said: Vec<Token> = [Token(0)].into_iter().chain(tokenize(text.as_bytes())).collect();
         let mut children =
             vec![(Token(i32::from(b'x')), 0.5), (Token(i32::from(b'q')), 0.2), (Token(i32::from(b'"')), 0.1)];
-        form.narrow(&said, &tokenize(path.as_bytes()), &mut children);
+        let mut drafted = tokenize(path.trim_end_matches('$').as_bytes());
+        if path.ends_with('$') {
+            drafted.push(ENDS[0]);
+        }
+        form.narrow(&said, &drafted, &mut children);
         children.iter().map(|(token, _)| token.0).collect::<Vec<_>>()
     };
     let word = |text: &str| 256 + WORDS.iter().position(|word| *word == text).unwrap() as i32;
@@ -212,4 +216,6 @@ fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
     assert_eq!(next(r#"{"name": "abc"#, r#"", ""#), [i32::from(b'n')]);
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}"), [ENDS[0].0]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}$"), [0; 0]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
 }
