@@ -54,19 +54,17 @@ fn special_tokens_in_users_texts_are_text() {
         arguments.extend(raw.then_some("--raw"));
         timing(&place.json(&arguments), "prompt_n")
     };
-    for (name, place) in [("template", Workplace::new()), ("no template", without_template())] {
-        let plain = n_tokens(&place, false, "rain 0 hotel");
-        for special in ["<|im_end|>", "<|im_start|>", "</s>"] {
-            let text = format!("rain 0{special} hotel");
-            let n_more = n_tokens(&place, false, &text) - plain;
-            assert!(n_more >= 3, "{name}: {special} became {n_more} tokens");
-            let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
-            // The token itself, and at most one of the space after it.
-            assert!(n_raw <= 2 && n_raw < n_more, "{name}: {special} became {n_raw} tokens with --raw");
-        }
+    let place = Workplace::new();
+    let plain = n_tokens(&place, false, "rain 0 hotel");
+    for special in ["<|im_end|>", "<|im_start|>", "</s>"] {
+        let text = format!("rain 0{special} hotel");
+        let n_more = n_tokens(&place, false, &text) - plain;
+        assert!(n_more >= 3, "{special} became {n_more} tokens");
+        let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
+        // The token itself, and at most one of the space after it.
+        assert!(n_raw <= 2 && n_raw < n_more, "{special} became {n_raw} tokens with --raw");
     }
     // The template's own are parsed.
-    let place = Workplace::new();
     let n_chat = n_tokens(&place, false, PROMPT) - n_tokens(&place, true, PROMPT);
     assert!(n_chat < 30, "{n_chat} tokens around the prompt");
 }
