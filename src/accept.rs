@@ -20,23 +20,6 @@ pub trait Sampler {
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError>;
 }
 
-/// How tokens are chosen; names and defaults are llama.cpp's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 or less takes the likeliest token.
-    pub temperature: f32,
-    /// Only the k likeliest; 0 is off.
-    pub top_k: i32,
-    /// Only the likeliest that make up this probability; 1 is off.
-    pub top_p: f32,
-    /// Only those at least this likely relative to the likeliest; 0 is off.
-    pub min_p: f32,
-    /// Divides the logits of recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// Seed of the draws.
-    pub seed: u32,
-}
-
 /// The likeliest token, the first one on a tie: sampling at temperature 0.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Greedy;

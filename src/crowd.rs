@@ -25,7 +25,7 @@ use crate::cost::Clock;
 use crate::crowd::drafting::Drafting;
 use crate::crowd::schedule::{CrowdSchedule, MAX_CHAIN, StepRecord, Wish};
 use crate::crowd::slots::{Run, Slots};
-use crate::draft::{Draft, Verified};
+use crate::draft::{Draft, Form, Verified};
 use crate::target::{Rows, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
@@ -40,6 +40,8 @@ pub struct Text {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: Box<dyn Sampler>,
+    /// What its drafts are held to.
+    pub form: Option<Box<dyn Form>>,
 }
 
 /// A token of a text.

@@ -69,6 +69,12 @@ pub trait Drafter {
     fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>);
 }
 
+/// What a text is held to, as far as a drafter cares: what cannot follow needs no verifying.
+pub trait Form {
+    /// Changes the tokens that may follow `path` after `text`, with their probabilities, to those that can.
+    fn narrow(&mut self, text: &[Token], path: &[Token], children: &mut Vec<(Token, f32)>);
+}
+
 /// The said tokens that a source looks at.
 pub const TAIL_LEN: usize = 32;
 

@@ -20,6 +20,7 @@ pub mod accept;
 pub mod crowd;
 pub mod generate;
 pub mod replay;
+pub mod sampling;
 pub mod stats;
 pub mod text;
 
@@ -28,6 +29,7 @@ pub mod batch;
 pub mod chat;
 pub mod gguf;
 pub mod store;
+pub mod structure;
 
 #[cfg(feature = "llama")]
 pub mod cli;

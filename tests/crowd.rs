@@ -65,7 +65,7 @@ impl Fixture {
 }
 
 fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> CrowdEngine {
-    let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0) };
+    let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
     let engine = WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), secret: None };
     start(CrowdConfig { engine, n_parallel, n_ctx, drafts: true }, interrupt, &mut |_| {}).unwrap().0
@@ -76,7 +76,7 @@ fn segments(text: &str) -> Vec<Segment> {
 }
 
 fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 0 }
+    Sampling::greedy()
 }
 
 fn request(id: u64, text: &str, max_tokens: usize) -> Request {
@@ -130,7 +130,8 @@ fn mixed(n: u64) -> Vec<Request> {
 
 /// What each request is answered with when it is alone, by the loop of `chaski run`.
 fn alone(path: &Path, requests: &[Request]) -> Vec<String> {
-    let model = Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0) }, |_| true).unwrap();
+    let model =
+        Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None }, |_| true).unwrap();
     let mut target = Session::new(&model, &SessionConfig::new(2048, &SETTINGS)).unwrap();
     let text_of = |request: &Request| {
         let prompt = model.tokenize(&request.prompt);
@@ -198,7 +199,7 @@ fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &Cost
         {
             let prompt = model.tokenize(&request.prompt);
             let sampler = sampler(&request.sampling, model, &prompt);
-            crowd.admit(Text { id: request.id, prompt, max_tokens: request.max_tokens.unwrap(), sampler });
+            crowd.admit(Text { id: request.id, prompt, max_tokens: request.max_tokens.unwrap(), sampler, form: None });
         }
         let mut listener = |said: Said<'_>| {
             texts[said.id as usize].push(said.token);
@@ -214,7 +215,7 @@ fn crowd_texts(model: &Model, requests: &[Request], n_slots: usize, curve: &Cost
 fn drafted_texts_side_by_side_are_plain_texts() {
     for bytes in [tiny::tiny_llama(3), tiny::tiny_gemma3(5)] {
         let fixture = Fixture::new(&bytes);
-        let config = ModelConfig { path: fixture.file.path().to_owned(), n_gpu_layers: Some(0) };
+        let config = ModelConfig { path: fixture.file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
         let model = Model::load(&config, |_| true).unwrap();
         let requests: Vec<Request> =
             mixed(30).into_iter().map(|request| Request { max_tokens: Some(120), ..request }).collect();

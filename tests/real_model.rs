@@ -107,7 +107,7 @@ fn drafted_text_differs_at_near_ties_only() {
         return;
     };
     chaski::llama::logs::capture(false);
-    let config = ModelConfig { path: path.into(), n_gpu_layers: Some(0) };
+    let config = ModelConfig { path: path.into(), n_gpu_layers: Some(0), lora: None };
     let model = Model::load(&config, |_| true).unwrap();
     let config = SessionConfig {
         n_ctx: 1024,
@@ -121,7 +121,7 @@ fn drafted_text_differs_at_near_ties_only() {
     for text in PROMPTS {
         let prompt = prompt(&model, text);
         for (temperature, seed) in [(0.0, 0), (0.8, 7)] {
-            let sampling = Sampling { temperature, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed };
+            let sampling = Sampling { temperature, seed, ..Sampling::default() };
             let plain = Schedule::everything(CostCurve::default());
             let plain = answer(&model, &mut target, &prompt, &sampling, &mut NoDraft, plain);
             for (name, mut drafter, schedule) in [

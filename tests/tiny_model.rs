@@ -25,6 +25,7 @@ use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::llama::worker::drafters::DraftersConfig;
 use chaski::llama::worker::{DrafterKind, Event, Job, Worker, WorkerConfig};
+use chaski::sampling::SamplerKind;
 use chaski::schedule::Schedule;
 use chaski::target::{Rows as _, Target, TargetError, TreeLimits};
 use chaski::token::Token;
@@ -63,7 +64,7 @@ fn with_model(bytes: &[u8], test: impl FnOnce(&Model)) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     chaski::llama::logs::capture(false);
-    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0) };
+    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
     let model = Model::load(&config, |_| true).unwrap();
     test(&model);
 }
@@ -189,6 +190,31 @@ fn generate(
     (generated.tokens, generated.stats)
 }
 
+/// Every sampler at work, those that remember among them.
+fn samplings() -> Vec<Sampling> {
+    let changes: [fn(&mut Sampling); 13] = [
+        |_| {},
+        |s| s.temperature = 0.0,
+        |s| (s.temperature, s.repeat_penalty) = (1.5, 1.1),
+        |s| (s.frequency_penalty, s.presence_penalty, s.repeat_last_n) = (0.3, 0.2, 20),
+        |s| (s.temperature, s.dry_multiplier, s.dry_allowed_length) = (0.3, 0.8, 1),
+        |s| (s.temperature, s.dry_multiplier) = (0.0, 2.0),
+        |s| (s.top_n_sigma, s.typical_p) = (1.5, 0.8),
+        |s| (s.xtc_probability, s.xtc_threshold) = (0.5, 0.05),
+        |s| (s.dynatemp_range, s.dynatemp_exponent) = (0.5, 1.5),
+        |s| (s.mirostat, s.mirostat_tau) = (1, 3.0),
+        |s| (s.mirostat, s.mirostat_tau) = (2, 3.0),
+        |s| (s.samplers, s.adaptive_target) = (Some(vec![SamplerKind::TopK, SamplerKind::AdaptiveP]), 0.4),
+        |s| (s.logit_bias, s.ignore_eos) = (vec![(Token(300), 4.0), (Token(301), f32::NEG_INFINITY)], true),
+    ];
+    let sampling = |change: fn(&mut Sampling)| {
+        let mut sampling = Sampling { temperature: 0.7, seed: 11, ..Sampling::default() };
+        change(&mut sampling);
+        sampling
+    };
+    changes.into_iter().map(sampling).collect()
+}
+
 #[test]
 fn drafted_text_is_plain_text() {
     for (name, bytes) in
@@ -197,15 +223,7 @@ fn drafted_text_is_plain_text() {
         with_model(&bytes, |model| {
             let mut target = session(model, 2048);
             let mut n_accepted = 0;
-            for temperature in [0.0, 0.7, 1.5] {
-                let sampling = Sampling {
-                    temperature,
-                    top_k: 40,
-                    top_p: 0.95,
-                    min_p: 0.05,
-                    repeat_penalty: if temperature > 1.0 { 1.1 } else { 1.0 },
-                    seed: 11,
-                };
+            for (n, sampling) in samplings().into_iter().enumerate() {
                 let mut text = |drafter: &mut dyn Drafter, schedule| {
                     let mut sampler = sampler(&sampling, model, &prompt());
                     generate(&mut target, drafter, schedule, sampler.as_mut(), 300)
@@ -217,7 +235,7 @@ fn drafted_text_is_plain_text() {
                     ("aded", Box::new(Aded::default()), Schedule::everything(CostCurve::default())),
                 ] {
                     let (drafted, stats) = text(drafter.as_mut(), schedule);
-                    assert_eq!(drafted, plain, "{name}, {kind}, temperature {temperature}");
+                    assert_eq!(drafted, plain, "{name}, {kind}, sampling {n}");
                     n_accepted += stats.n_accepted;
                 }
             }
@@ -394,7 +412,7 @@ fn a_model_that_answers_nan_is_reported() {
         sync(&mut target, &prompt());
         target.verify(&TokenTree::new(Token(300))).unwrap();
         for temperature in [0.0, 0.8] {
-            let sampling = Sampling { temperature, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 1 };
+            let sampling = Sampling { temperature, seed: 1, ..Sampling::default() };
             let sampled = sampler(&sampling, model, &[]).sample(target.logits(NodeId::ROOT));
             assert_eq!(sampled, Err(TargetError::NotFinite));
         }

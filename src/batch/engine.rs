@@ -2,8 +2,10 @@
 //!
 //! Messages only, and no type of the engine, so that it can live in a thread, in a process, or in a test.
 
-use crate::accept::Sampling;
 use crate::chat::template::Segment;
+use crate::sampling::Sampling;
+
+pub use crate::structure::Constraint;
 
 /// A line to answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,15 +24,6 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// Alternatives told of each token; `None` tells nothing of tokens.
     pub n_logprobs: Option<usize>,
-}
-
-/// A form that an answer is held to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Constraint {
-    /// Any JSON object.
-    JsonObject,
-    /// A JSON value of this schema, which is JSON itself.
-    JsonSchema(String),
 }
 
 /// What an engine tells.

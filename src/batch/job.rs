@@ -21,6 +21,7 @@ use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
+use crate::sampling::{KNOBS, Sampling};
 
 /// What is to be done, as a command says it.
 #[derive(Clone, Debug)]
@@ -123,11 +124,18 @@ impl Job {
         add("--shard", self.shard.to_string());
         add("--text", self.form.is_text.to_string());
         add("--ordered", self.form.is_ordered.to_string());
-        add("--temp", sampling.temperature.to_string());
-        add("--top-k", sampling.top_k.to_string());
-        add("--top-p", sampling.top_p.to_string());
-        add("--min-p", sampling.min_p.to_string());
-        add("--repeat-penalty", sampling.repeat_penalty.to_string());
+        let (mut own, mut default) = (sampling.clone(), Sampling::default());
+        for knob in &KNOBS {
+            let (number, usual) = (knob.get(&mut own), knob.get(&mut default));
+            // The first ones have always been here; the others count once they are used.
+            if number != usual || ALWAYS_KEYED.contains(&knob.flag) {
+                add(knob.flag, (number as f32).to_string());
+            }
+        }
+        let others = (&sampling.samplers, &sampling.dry_breakers, &sampling.logit_bias, sampling.ignore_eos);
+        if others != (&None, &None, &Vec::new(), false) {
+            add("--samplers", format!("{others:?}"));
+        }
         add("--n-predict", self.defaults.max_tokens.map_or_else(|| "-1".to_owned(), |n| n.to_string()));
         add("--reverse-prompt", format!("{:?}", self.defaults.stop));
         add("--template", self.template.as_ref().map_or_else(|| "none".to_owned(), |text| summary(text)));
@@ -142,6 +150,9 @@ impl Job {
         }
     }
 }
+
+/// Numbers that are a part of every key.
+const ALWAYS_KEYED: [&str; 5] = ["--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty"];
 
 /// A text that may be long, as a part of a key.
 #[must_use]

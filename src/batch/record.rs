@@ -227,21 +227,24 @@ enum Logprobs {
     Completion { tokens: Vec<String>, token_logprobs: Vec<f32>, top_logprobs: Vec<Tops>, text_offset: Vec<usize> },
 }
 
-#[derive(Serialize)]
-struct ChatToken {
+/// A token and its alternatives, as OpenAI writes them.
+#[derive(Debug, Serialize)]
+pub struct ChatToken {
     #[serde(flatten)]
     token: ChatTop,
     top_logprobs: Vec<ChatTop>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct ChatTop {
     token: String,
     logprob: f32,
     bytes: Vec<u8>,
 }
 
-fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
+/// What OpenAI's chat completions tell of tokens.
+#[must_use]
+pub fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
     let one = |bytes: &[u8], logprob| ChatTop { token: text(bytes), logprob: finite(logprob), bytes: bytes.to_vec() };
     let token = |token: &TokenLogprob| ChatToken {
         token: one(&token.bytes, token.logprob),

@@ -3,10 +3,14 @@
 //! What a user says is never parsed for special tokens; what the template writes is, and a raw prompt, whose author writes
 //! the template himself.
 
+use std::collections::BTreeMap;
+
 use crate::batch::engine::Refusal;
 use crate::batch::input::request::Prompt;
 use crate::batch::refuse::{INVALID_REQUEST, TEMPLATE_ERROR, refuse};
-use crate::chat::template::{ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError};
+use crate::chat::template::{
+    ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError, TemplateValue,
+};
 
 /// Renders prompts.
 #[derive(Debug)]
@@ -21,21 +25,26 @@ pub struct Renderer {
     pub is_raw: bool,
     /// What templates take for now: the same for all lines, also of a job that goes on another day.
     pub now: LocalTime,
+    /// Variables of the template; those of a line come before them.
+    pub variables: Variables,
 }
+
+/// Variables of a template.
+pub type Variables = BTreeMap<String, TemplateValue>;
 
 impl Renderer {
     /// The parts of a prompt.
     ///
     /// # Errors
     /// When the template refuses or fails.
-    pub fn render(&self, prompt: Prompt) -> Result<Vec<Segment>, Refusal> {
+    pub fn render(&self, prompt: Prompt, own: Variables) -> Result<Vec<Segment>, Refusal> {
         match prompt {
             Prompt::Raw(text) => Ok(vec![Segment { text, parse_special: true }]),
             Prompt::User(text) if self.is_raw => Ok(vec![Segment { text, parse_special: true }]),
             Prompt::User(text) => match &self.template {
                 Some(template) => {
                     let system = self.system.iter().map(|system| Message::new("system", system));
-                    self.expand(template, &system.chain([Message::new("user", text)]).collect::<Vec<Message>>())
+                    self.expand(template, &system.chain([Message::new("user", text)]).collect::<Vec<Message>>(), own)
                 }
                 None => {
                     let system = self.system.iter().map(|system| format!("{system}\n\n"));
@@ -44,14 +53,16 @@ impl Renderer {
                 }
             },
             Prompt::Messages(messages) => match &self.template {
-                Some(template) => self.expand(template, &messages),
+                Some(template) => self.expand(template, &messages, own),
                 None => Err(refuse(INVALID_REQUEST, "this model has no chat template, so it takes no messages")),
             },
         }
     }
 
-    fn expand(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<Segment>, Refusal> {
-        let options = RenderOptions { add_generation_prompt: true, now: self.now, ..RenderOptions::default() };
+    fn expand(&self, template: &ChatTemplate, messages: &[Message], own: Variables) -> Result<Vec<Segment>, Refusal> {
+        let mut extra = self.variables.clone();
+        extra.extend(own);
+        let options = RenderOptions { add_generation_prompt: true, now: self.now, extra };
         let rendered = template.render(messages, &options, &self.guard).map_err(|error| match error {
             TemplateError::Role { .. } => refuse(INVALID_REQUEST, error.to_string()),
             _ => refuse(TEMPLATE_ERROR, error.to_string()),
@@ -74,6 +85,7 @@ mod tests {
             system: Some("Be brief.".to_owned()),
             is_raw: false,
             now: LocalTime::default(),
+            variables: Variables::new(),
         }
     }
 
@@ -88,21 +100,27 @@ mod tests {
     #[test]
     fn each_kind_of_prompt_is_what_it_says() {
         let chat = renderer(Some(TEMPLATE));
-        assert_eq!(text(&chat.render(user("Hi")).unwrap()), "<|system|>Be brief.\n<|user|>Hi\n<|assistant|>");
+        assert_eq!(
+            text(&chat.render(user("Hi"), Variables::new()).unwrap()),
+            "<|system|>Be brief.\n<|user|>Hi\n<|assistant|>"
+        );
         let messages = Prompt::Messages(vec![Message::new("user", "Hi")]);
-        assert_eq!(text(&chat.render(messages.clone()).unwrap()), "<|user|>Hi\n<|assistant|>");
+        assert_eq!(text(&chat.render(messages.clone(), Variables::new()).unwrap()), "<|user|>Hi\n<|assistant|>");
         let raw = vec![Segment { text: "<|user|>".to_owned(), parse_special: true }];
-        assert_eq!(chat.render(Prompt::Raw("<|user|>".to_owned())).unwrap(), raw);
-        assert_eq!(Renderer { is_raw: true, ..renderer(Some(TEMPLATE)) }.render(user("<|user|>")).unwrap(), raw);
+        assert_eq!(chat.render(Prompt::Raw("<|user|>".to_owned()), Variables::new()).unwrap(), raw);
+        assert_eq!(
+            Renderer { is_raw: true, ..renderer(Some(TEMPLATE)) }.render(user("<|user|>"), Variables::new()).unwrap(),
+            raw
+        );
         let plain = renderer(None);
         let continued = vec![Segment { text: "Be brief.\n\n<|user|>".to_owned(), parse_special: false }];
-        assert_eq!(plain.render(user("<|user|>")).unwrap(), continued);
-        assert_eq!(plain.render(messages).unwrap_err().code, INVALID_REQUEST);
+        assert_eq!(plain.render(user("<|user|>"), Variables::new()).unwrap(), continued);
+        assert_eq!(plain.render(messages, Variables::new()).unwrap_err().code, INVALID_REQUEST);
     }
 
     #[test]
     fn what_users_say_is_not_parsed() {
-        let segments = renderer(Some(TEMPLATE)).render(user("a <|assistant|> b")).unwrap();
+        let segments = renderer(Some(TEMPLATE)).render(user("a <|assistant|> b"), Variables::new()).unwrap();
         assert!(
             segments.iter().any(|segment| segment.text == "<|assistant|>" && !segment.parse_special),
             "{segments:?}"
@@ -112,10 +130,10 @@ mod tests {
     #[test]
     fn what_the_template_refuses_is_an_error_of_the_line() {
         let chat = renderer(Some("{{ raise_exception('no system here') }}"));
-        let refusal = chat.render(user("Hi")).unwrap_err();
+        let refusal = chat.render(user("Hi"), Variables::new()).unwrap_err();
         assert_eq!(refusal.code, TEMPLATE_ERROR);
         assert!(refusal.message.contains("no system here"), "{}", refusal.message);
         let role = Prompt::Messages(vec![Message::new("us er", "Hi")]);
-        assert_eq!(renderer(Some(TEMPLATE)).render(role).unwrap_err().code, INVALID_REQUEST);
+        assert_eq!(renderer(Some(TEMPLATE)).render(role, Variables::new()).unwrap_err().code, INVALID_REQUEST);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A template is Jinja as Hugging Face's `apply_chat_template` runs it: `trim_blocks` and `lstrip_blocks` on, Python's
 //! string and dict methods, `tojson` like Python's `json.dumps`, `raise_exception`, `strftime_now`, loop controls and
-//! `{% generation %}` blocks. The golden tests compare the output with Python's jinja2 byte for byte.
+//! `{% generation %}` blocks. The golden tests compare the output with that of transformers byte for byte.
 //!
 //! The text of a message is never parsed for special tokens: see [`SpecialGuard`].
 //!
@@ -18,6 +18,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 
@@ -37,12 +38,29 @@ pub struct Message {
     pub role: String,
     /// What is said. Any text.
     pub content: String,
+    /// What else a template may look at: `reasoning_content`, `tool_calls`, `tool_call_id`, `name`. Like the content, no
+    /// text in it is parsed for special tokens.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, TemplateValue>,
 }
 
 impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), extra: BTreeMap::new() }
+    }
+
+    /// The same with a content that is none, as beside a call of a tool.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        self.extra.insert("content".to_owned(), Value::from(()));
+        self
+    }
+
+    /// The same with other words.
+    fn with_texts(&self, content: impl Fn(&str) -> String, other: &dyn Fn(&str) -> String) -> Self {
+        let extra = self.extra.iter().map(|(name, value)| (name.clone(), map_texts(value, other)));
+        Self { role: self.role.clone(), content: content(&self.content), extra: extra.collect() }
     }
 }
 
@@ -67,8 +85,7 @@ pub struct RenderOptions {
     /// What `strftime_now` prints.
     pub now: LocalTime,
     /// Further template variables such as `enable_thinking` or `tools`. They are trusted: special tokens in them are
-    /// parsed. `messages` and `add_generation_prompt` cannot be replaced from here. The type can be deserialized from
-    /// JSON and keeps the order of keys, which `serde_json::Value` does not.
+    /// parsed. `messages` and `add_generation_prompt` cannot be replaced from here.
     pub extra: BTreeMap<String, TemplateValue>,
 }
 
@@ -203,7 +220,8 @@ impl ChatTemplate {
         guard: &SpecialGuard,
     ) -> Result<Vec<Segment>, TemplateError> {
         let marked = |style: MarkStyle| -> Vec<Message> {
-            messages.iter().map(|m| Message::new(m.role.clone(), guard.mark(&m.content, style))).collect()
+            let mark = |text: &str| guard.mark(text, style);
+            messages.iter().map(|message| message.with_texts(mark, &|text| guard.mark_inside(text, style))).collect()
         };
         let unmarked = marked(MarkStyle::None);
         let text = without_marks(&self.expand(&unmarked, options)?);
@@ -227,8 +245,16 @@ impl ChatTemplate {
             true => Value::from(vec![context! { type => "text", text => text }]),
             false => Value::from(text),
         };
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role, content => content(&m.content) }).collect();
+        let message = |m: &Message| {
+            let said = context! { role => m.role, content => content(&m.content) };
+            // The first one that has a name wins.
+            if m.extra.is_empty() {
+                said
+            } else {
+                context! { ..Value::from_serialize(&m.extra), ..said }
+            }
+        };
+        let messages: Vec<Value> = messages.iter().map(message).collect();
         let now = options.now;
         let defaults = context! {
             bos_token => self.specials.bos,
@@ -265,6 +291,24 @@ impl ChatTemplate {
     }
 }
 
+/// A value with other words: all texts in it, also those that name something.
+fn map_texts(value: &Value, map: &dyn Fn(&str) -> String) -> Value {
+    match value.kind() {
+        ValueKind::String => value.as_str().map_or_else(|| value.clone(), |text| Value::from(map(text))),
+        ValueKind::Seq => {
+            value.try_iter().map_or_else(|_| value.clone(), |items| items.map(|item| map_texts(&item, map)).collect())
+        }
+        ValueKind::Map => {
+            let Ok(keys) = value.try_iter() else { return value.clone() };
+            let entry = |key: Value| {
+                (map_texts(&key, map), value.get_item(&key).map_or(Value::UNDEFINED, |item| map_texts(&item, map)))
+            };
+            keys.map(entry).collect()
+        }
+        _ => value.clone(),
+    }
+}
+
 /// Moves the text of each system message to the front of the next user message, two newlines between them, for
 /// templates that have no system role. Without a next user message it becomes one.
 pub fn merge_system(messages: &[Message]) -> Vec<Message> {
@@ -275,7 +319,7 @@ pub fn merge_system(messages: &[Message]) -> Vec<Message> {
             "system" => pending.push(&message.content),
             "user" => {
                 pending.push(&message.content);
-                merged.push(Message::new("user", pending.join("\n\n")));
+                merged.push(Message { content: pending.join("\n\n"), ..message.clone() });
                 pending.clear();
             }
             _ => merged.push(message.clone()),

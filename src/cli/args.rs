@@ -13,11 +13,16 @@ use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
+use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
+use crate::cli::lora::LoraArg;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
+use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
+
+pub use crate::cli::sampling::SamplingArgs;
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
 /// in one batch. The text is the model's own.
@@ -124,6 +129,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
     pub cache_type_v: Option<CacheTypeArg>,
 
+    /// LoRA adapter for the model, a GGUF file; =SCALE says how much of it, as in style.gguf=0.5
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    pub lora: Option<LoraArg>,
+
     /// Time for measuring the cost of drafts on this machine, once per model and settings, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub curve_budget: u64,
@@ -156,35 +165,6 @@ pub enum CacheTypeArg {
     /// About 1 byte
     #[value(name = "q8_0")]
     Q8_0,
-}
-
-/// How tokens are chosen.
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
-    /// Seed of the draws; -1 takes a random one and reports it
-    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    pub seed: i64,
-
-    /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    pub temp: f32,
-
-    /// Choose among the K likeliest tokens; 0 is off
-    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
-    pub top_k: i32,
-
-    /// Choose among the likeliest tokens that make up this probability; 1 is off
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    pub top_p: f32,
-
-    /// Choose among tokens at least this likely relative to the likeliest; 0 is off
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
-    pub min_p: f32,
-
-    /// Penalty on repeated tokens; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
 }
 
 /// What drafts, and from what.
@@ -238,6 +218,10 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "json")]
     pub jsonl: bool,
 
+    /// Tell with --json how likely each token was, and the N likeliest instead of it (0 to 20), as OpenAI does
+    #[arg(long, value_name = "N", requires = "json")]
+    pub logprobs: Option<usize>,
+
     /// What drafts, and from what.
     #[command(flatten)]
     pub drafting: DraftingArgs,
@@ -269,6 +253,14 @@ pub struct RunArgs {
     /// What was read before.
     #[command(flatten)]
     pub prompt_cache: PromptCacheArgs,
+
+    /// How prompts are put into words.
+    #[command(flatten)]
+    pub template: TemplateArgs,
+
+    /// What the answer must be.
+    #[command(flatten)]
+    pub form: FormArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

@@ -39,6 +39,7 @@ use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, fingerprint, max_tokens, open_base, open_model, sampling, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::lora::lora_key;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
@@ -237,6 +238,8 @@ impl Work<'_> {
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
+            ("--lora".to_owned(), lora_key(engine)),
+            ("--chat-template".to_owned(), args.chat_template.key()),
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
@@ -284,7 +287,9 @@ impl Work<'_> {
 
     fn renderer(&self, gguf: &Gguf, loaded: Loaded, now: LocalTime) -> Result<Renderer, Failure> {
         let Loaded { specials, guard, .. } = loaded;
-        let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, specials)).transpose();
+        let source = self.args.chat_template.source(gguf)?;
+        let variables = self.args.chat_template.variables()?;
+        let template = source.map(|source| ChatTemplate::parse(&source, specials)).transpose();
         let template = template
             .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))?;
         if template.is_none() && !self.args.raw {
@@ -292,7 +297,8 @@ impl Work<'_> {
                 "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",
             );
         }
-        Ok(Renderer { template, guard, system: self.args.system_prompt.clone(), is_raw: self.args.raw, now })
+        let system = self.args.system_prompt.clone();
+        Ok(Renderer { template, guard, system, is_raw: self.args.raw, now, variables })
     }
 }
 

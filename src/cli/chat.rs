@@ -26,6 +26,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
+use crate::cli::template::TemplateArgs;
 use crate::gguf::Gguf;
 use crate::store::sessions::{Place, SessionError, Sessions};
 
@@ -65,6 +66,10 @@ pub struct ChatArgs {
     /// Prompts on disk.
     #[command(flatten)]
     pub prompt_cache: PromptCacheArgs,
+
+    /// How messages are put into words.
+    #[command(flatten)]
+    pub template: TemplateArgs,
 }
 
 /// Runs the command.
@@ -82,14 +87,16 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let gguf = open_model(&args.engine.model)?;
     config.drafters = drafters(&args.drafting, &gguf);
     let n_ctx = n_ctx(args, &gguf)?;
+    let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Before the model is loaded: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
     let signals = Signals::new()?;
     let (worker, loaded) = start(config, signals.raised.clone(), &mut Bars::default())?;
-    let prompter = Prompter::new(&gguf, loaded)?.ok_or_else(|| no_template(&args.engine))?;
+    let prompter = Prompter::new(&args.engine.model, &template, loaded)?;
     let engine = Engine {
         worker,
         prompter,
+        variables,
         model: fingerprint(gguf.path()),
         n_ctx,
         drafter: args.drafting.drafter,
@@ -168,11 +175,6 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf) -> Result<usize, Failure> {
         Some(n) => Ok(n),
         None => Ok(DEFAULT_N_CTX.min(known)),
     }
-}
-
-fn no_template(args: &EngineArgs) -> Failure {
-    Failure::new(format!("{}: this model has no chat template", args.model.display()))
-        .with_hint("chaski run --raw continues a text")
 }
 
 fn sessions_folder() -> Option<PathBuf> {

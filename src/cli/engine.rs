@@ -10,14 +10,14 @@ use std::sync::atomic::AtomicBool;
 use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{DraftingArgs, EngineArgs, SamplingArgs};
+use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::learn;
+use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
-use crate::llama::sampler::Sampling;
 use crate::llama::worker::drafters::DraftersConfig;
 use crate::llama::worker::{DrafterKind, Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{logs, system_info};
@@ -25,11 +25,10 @@ use crate::store::drafter_file::{DrafterFile, DrafterFileError};
 use crate::store::learned::LearnPolicy;
 use crate::store::vocabulary::Vocabulary;
 
+pub use crate::cli::sampling::sampling;
+
 /// What drafter files are called.
 const DRAFTER_EXTENSION: &str = "chaski";
-
-/// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
-const MAX_SEED: u32 = u32::MAX - 1;
 
 /// Opens and checks a model file.
 ///
@@ -61,7 +60,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     }
     let settings = settings(args)?;
     Ok(WorkerConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: lora(args)? },
         settings,
         curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
         drafters: DraftersConfig::default(),
@@ -196,46 +195,4 @@ pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) 
             None => return Err(Failure::new("the engine stopped while loading the model")),
         }
     }
-}
-
-/// Checks the sampling arguments and settles the seed.
-///
-/// # Errors
-/// When a number makes no sense.
-pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
-    let probability = |name: &str, p: f32| match p {
-        0.0..=1.0 => Ok(p),
-        _ => Err(Failure::usage(format!("{name} must be from 0 to 1, not {p}"))),
-    };
-    if !(args.temp.is_finite() && args.temp >= 0.0) {
-        return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
-    }
-    if !(args.repeat_penalty.is_finite() && args.repeat_penalty > 0.0) {
-        return Err(Failure::usage(format!("--repeat-penalty must be more than 0, not {}", args.repeat_penalty)));
-    }
-    if args.top_k < 0 {
-        return Err(Failure::usage(format!("--top-k must be 0 or more, not {}", args.top_k)));
-    }
-    let seed = match args.seed {
-        -1 => random_seed(),
-        seed => u32::try_from(seed)
-            .ok()
-            .filter(|&seed| seed <= MAX_SEED)
-            .ok_or_else(|| Failure::usage(format!("--seed must be -1, or from 0 to {MAX_SEED}, not {seed}")))?,
-    };
-    Ok(Sampling {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: probability("--top-p", args.top_p)?,
-        min_p: probability("--min-p", args.min_p)?,
-        repeat_penalty: args.repeat_penalty,
-        seed,
-    })
-}
-
-/// From the randomness that the standard library keys its hash maps with.
-fn random_seed() -> u32 {
-    use std::hash::BuildHasher as _;
-    let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
-    (random >> 32) as u32 & (u32::MAX >> 1)
 }

@@ -172,7 +172,7 @@ impl From<worker::Failure> for Failure {
             worker::Failure::ContextTooLong { .. } => {
                 Failure::usage(message).with_hint("leave -c away for as many positions as needed")
             }
-            worker::Failure::EmptyPrompt => Failure::usage(message),
+            worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
             worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
             worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),

@@ -1,14 +1,13 @@
-//! Messages in the words of a model's own chat template.
+//! Messages in the words of a chat template.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Rendered, SpecialGuard, TemplateError, TemplateValue,
 };
 use crate::cli::failure::Failure;
-use crate::gguf::Gguf;
 use crate::llama::worker::Loaded;
 
 /// Told when [`Rendered::merged_system`] says so.
@@ -24,17 +23,13 @@ pub struct Prompter {
 }
 
 impl Prompter {
-    /// For a model; `None` for one without a template.
+    /// For a model and the text of a template.
     ///
     /// # Errors
-    /// When its template cannot be parsed.
-    pub fn new(gguf: &Gguf, loaded: Loaded) -> Result<Option<Prompter>, Failure> {
-        let model = gguf.path().to_owned();
-        let Some(source) = gguf.chat_template() else { return Ok(None) };
-        match ChatTemplate::parse(source, loaded.specials) {
-            Ok(template) => Ok(Some(Prompter { template, guard: loaded.guard, model })),
-            Err(error) => Err(failure(&model, &error)),
-        }
+    /// When the template cannot be parsed.
+    pub fn new(model: &Path, source: &str, loaded: Loaded) -> Result<Prompter, Failure> {
+        let template = ChatTemplate::parse(source, loaded.specials).map_err(|error| failure(model, &error))?;
+        Ok(Prompter { template, guard: loaded.guard, model: model.to_owned() })
     }
 
     /// The prompt; with the opening of an answer, if `opens_answer`. `extra` are variables of the template.
@@ -52,7 +47,7 @@ impl Prompter {
     }
 }
 
-fn failure(model: &std::path::Path, error: &TemplateError) -> Failure {
+fn failure(model: &Path, error: &TemplateError) -> Failure {
     Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint())
 }
 

@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::chat::template::{Message, Segment};
+use crate::batch::record::{ChatToken, chat_logprobs};
+use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
 use crate::cli::engine::{check_prompting, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::sampling::check_biases;
 use crate::cli::{explain, input, interrupt};
-use crate::gguf::Gguf;
-use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, Event, Job, Loaded, StopType, Worker};
+use crate::llama::logprobs::MAX_LOGPROBS;
+use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
+use crate::structure::Constraint;
 use crate::tune::Settings;
 
 /// Runs the command.
@@ -31,20 +33,37 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
+    let form = form(args)?;
+    if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
+        return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
+    }
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     config.drafters = drafters(&args.drafting, &gguf);
+    check_biases(&sampling, &gguf)?;
+    let variables = args.template.variables()?;
+    let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
+    drop(gguf);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
     let (worker, loaded) = start(config, interrupt, &mut bars)?;
     let job = Job {
-        prompt: segments(args, &gguf, loaded, &prompt)?,
+        prompt: match template {
+            // Whoever writes the template writes its special tokens.
+            None => vec![Segment { text: prompt, parse_special: true }],
+            Some(source) => {
+                let prompter = Prompter::new(&args.engine.model, &source, loaded)?;
+                segments(&prompter, args.system_prompt.as_deref(), &prompt, variables)?
+            }
+        },
         max_tokens,
         n_ctx: args.engine.ctx_size,
-        sampling,
+        sampling: sampling.clone(),
         stops: args.reverse_prompt.clone(),
+        constraint: form.clone(),
+        n_logprobs: args.logprobs,
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
@@ -53,7 +72,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    drop(gguf);
     worker.submit(job);
     let mut text = String::new();
     let mut output = TextOutput::default();
@@ -76,10 +94,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
     }
     if args.json {
-        write_stdout(&json_line(&to_json(&text, &answer, &sampling)))?;
+        write_stdout(&json_line(&to_json(&text, &answer, sampling.seed, args.logprobs.is_some())))?;
     }
     if args.jsonl {
-        write_stdout(&json_line(&End { event: "end", answer: to_json(&text, &answer, &sampling) }))?;
+        let answer = to_json(&text, &answer, sampling.seed, args.logprobs.is_some());
+        write_stdout(&json_line(&End { event: "end", answer }))?;
     }
     if !args.quiet {
         let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
@@ -91,26 +110,47 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             ));
         }
     }
+    if let Some(form) = &form {
+        check_whole(form, &answer)?;
+    }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
-/// The prompt as the model wants it.
-fn segments(args: &RunArgs, gguf: &Gguf, loaded: Loaded, prompt: &str) -> Result<Vec<Segment>, Failure> {
-    if args.raw {
-        // Whoever writes the template writes its special tokens.
-        return Ok(vec![Segment { text: prompt.to_owned(), parse_special: true }]);
+/// What the answer must be, if that can be had.
+fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
+    let form = args.form.constraint()?;
+    let against = [("-r", !args.reverse_prompt.is_empty()), ("--ignore-eos", args.sampling.ignore_eos)];
+    match (&form, against.iter().find(|(_, is_given)| *is_given)) {
+        (Some(form), Some((flag, _))) => {
+            Err(Failure::usage(format!("{flag} would break off what {} asks for", form.what()))
+                .with_hint("give one of them"))
+        }
+        _ => Ok(form),
     }
-    let Some(prompter) = Prompter::new(gguf, loaded)? else {
-        stderr_line(
-            "notice: this model has no chat template; the prompt is continued as it is (--raw says so yourself)",
-        );
-        let system = args.system_prompt.iter().map(|text| format!("{text}\n\n"));
-        let text = system.chain([prompt.to_owned()]).collect();
-        return Ok(vec![Segment { text, parse_special: false }]);
+}
+
+/// An answer that was cut off is not of its form.
+fn check_whole(form: &Constraint, answer: &Answer) -> Result<(), Failure> {
+    let hint = match answer.stop {
+        StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
+        StopType::Limit => "a larger -n, or bounds in it, as maxLength and maxItems",
+        StopType::Context => "a larger -c",
     };
-    let system = args.system_prompt.iter().map(|text| Message::new("system", text));
+    let n = answer.tokens.len();
+    Err(Failure::new(format!("the answer was cut off after {n} tokens and is not yet what {} asks for", form.what()))
+        .with_hint(hint))
+}
+
+/// The prompt as the model wants it.
+fn segments(
+    prompter: &Prompter,
+    system: Option<&str>,
+    prompt: &str,
+    variables: BTreeMap<String, TemplateValue>,
+) -> Result<Vec<Segment>, Failure> {
+    let system = system.iter().map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
-    let rendered = prompter.render(&messages, true, BTreeMap::new())?;
+    let rendered = prompter.render(&messages, true, variables)?;
     if rendered.merged_system {
         stderr_line(MERGED_SYSTEM);
     }
@@ -196,6 +236,14 @@ struct JsonAnswer<'a> {
     seed: u32,
     settings: Settings,
     timings: JsonTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<JsonLogprobs>,
+}
+
+/// As in OpenAI's chat completions.
+#[derive(Serialize)]
+struct JsonLogprobs {
+    content: Vec<ChatToken>,
 }
 
 /// Counts and times of an answer, as `--json` and `bench` write them.
@@ -245,7 +293,7 @@ struct End<'a> {
     answer: JsonAnswer<'a>,
 }
 
-fn to_json<'a>(text: &'a str, answer: &'a Answer, sampling: &Sampling) -> JsonAnswer<'a> {
+fn to_json<'a>(text: &'a str, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),
@@ -258,8 +306,9 @@ fn to_json<'a>(text: &'a str, answer: &'a Answer, sampling: &Sampling) -> JsonAn
         tokens: answer.tokens.iter().map(|token| token.0).collect(),
         stop_type,
         stopping_word,
-        seed: sampling.seed,
+        seed,
         settings: answer.settings,
         timings: JsonTimings::from(&answer.stats),
+        logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
     }
 }

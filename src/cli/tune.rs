@@ -87,7 +87,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     }
     let default = default_settings(args.n_gpu_layers);
     let config = TuneConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: None },
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
         budget: Duration::from_secs(args.budget),
     };

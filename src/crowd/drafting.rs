@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::draft::auto::{Auto, Timeline};
 use crate::draft::table::Successor;
-use crate::draft::{Candidate, Draft, Drafter as _, Source, Tail, Verified};
+use crate::draft::{Candidate, Draft, Drafter as _, Form, Source, Tail, Verified};
 use crate::target::TreeLimits;
 use crate::token::Token;
 
@@ -69,6 +69,11 @@ impl Drafting {
         };
         let place = |_| Drafted { timeline: Timeline::new(shared.iter().map(source).collect()), n_known: 0 };
         Drafting { places: (0..n_places).map(place).collect(), auto }
+    }
+
+    /// The text of this place is held to `form` until it is over.
+    pub(super) fn hold_to(&mut self, place: usize, form: Box<dyn Form>) {
+        self.places[place].timeline.hold_to(form);
     }
 
     /// A chain that may follow `text` in this place, `max_depth` tokens at most.

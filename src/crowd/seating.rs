@@ -11,7 +11,7 @@ impl<S: Slots> Crowd<S> {
     /// # Panics
     /// When no place is free, or the prompt is empty or does not fit.
     pub fn admit(&mut self, text: Text) {
-        let Text { id, prompt, max_tokens, sampler } = text;
+        let Text { id, prompt, max_tokens, sampler, form } = text;
         let slot = self.places.iter().position(|place| place.work.is_none()).expect("a place is free");
         let n_ctx = self.slots.n_ctx();
         assert!((1..n_ctx).contains(&prompt.len()), "a prompt of {} tokens in {n_ctx} positions", prompt.len());
@@ -33,6 +33,9 @@ impl<S: Slots> Crowd<S> {
             }),
             text: prompt,
         };
+        if let (Some(drafting), Some(form)) = (&mut self.drafting, form) {
+            drafting.hold_to(slot, form);
+        }
         self.n_admitted += 1;
     }
 

@@ -114,7 +114,7 @@ fn together(
             coming.next();
             let id = id as u64;
             let Asked { max_tokens, .. } = asked;
-            crowd.admit(Text { id, prompt: prompt(id as usize, asked), max_tokens, sampler: sampler(id) });
+            crowd.admit(Text { id, prompt: prompt(id as usize, asked), max_tokens, sampler: sampler(id), form: None });
         }
         delay += 1;
         let now = crowd.step(&Ticking::default(), &mut |token| {

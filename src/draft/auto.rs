@@ -12,7 +12,7 @@ use crate::draft::mixer::{Mixer, MixerState};
 use crate::draft::search::Search;
 use crate::draft::top::TopK;
 use crate::draft::trigram::Trigram;
-use crate::draft::{Candidate, Draft, Drafter, Source, TAIL_LEN, Tail, Verified, root_of};
+use crate::draft::{Candidate, Draft, Drafter, Form, Source, TAIL_LEN, Tail, Verified, root_of};
 use crate::target::TreeLimits;
 use crate::token::Token;
 
@@ -61,6 +61,8 @@ pub struct Timeline {
     sources: Vec<Box<dyn Source>>,
     /// See [`Auto::estimates`].
     estimates: Vec<f32>,
+    /// See [`Auto::hold_to`].
+    form: Option<Box<dyn Form>>,
 }
 
 impl Timeline {
@@ -78,7 +80,13 @@ impl Timeline {
 
     /// Another text begins.
     pub fn begin(&mut self) {
+        self.form = None;
         self.sources.iter_mut().for_each(|source| source.begin());
+    }
+
+    /// Drafts of this text keep to `form`, until another text begins.
+    pub fn hold_to(&mut self, form: Box<dyn Form>) {
+        self.form = Some(form);
     }
 
     /// Takes in that `token` followed `text`, where nothing was drafted.
@@ -94,6 +102,7 @@ pub struct Auto {
     calibrator: Calibrator,
     /// The estimates of the newest draft, before they were corrected.
     estimates: Vec<f32>,
+    form: Option<Box<dyn Form>>,
     search: Search,
     top_k: TopK,
     /// Per source, what it proposes; kept between calls for its memory alone.
@@ -132,6 +141,7 @@ impl Auto {
             mixer: Mixer::new(mixer),
             calibrator,
             estimates: Vec::new(),
+            form: None,
             search: Search::BestFirst,
             top_k: TopK::default(),
             proposals: vec![Vec::new(); sources.len()],
@@ -161,6 +171,12 @@ impl Auto {
     pub fn exchange(&mut self, timeline: &mut Timeline) {
         std::mem::swap(&mut self.sources, &mut timeline.sources);
         std::mem::swap(&mut self.estimates, &mut timeline.estimates);
+        std::mem::swap(&mut self.form, &mut timeline.form);
+    }
+
+    /// Drafts of the text at hand keep to `form`.
+    pub fn hold_to(&mut self, form: Box<dyn Form>) {
+        self.form = Some(form);
     }
 
     /// What was learned so far.
@@ -204,6 +220,9 @@ impl Drafter for Auto {
             tail.extend_from_slice(path);
             propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
             self.mixer.mix(&self.proposals, children);
+            if let Some(form) = &mut self.form {
+                form.narrow(context, path, children);
+            }
         });
         self.estimates.clone_from(&draft.p);
         self.calibrator.correct_all(&mut draft);

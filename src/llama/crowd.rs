@@ -14,6 +14,7 @@ mod answering;
 mod room;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -25,11 +26,11 @@ use crate::crowd::schedule::CrowdSchedule;
 use crate::crowd::{Crowd, Text};
 use crate::llama::crowd::answering::Answering;
 use crate::llama::crowd::room::Room;
-use crate::llama::grammar::constrained;
 use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
 use crate::llama::sampler::sampler;
 use crate::llama::session::SessionConfig;
+use crate::llama::structured::Former;
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::worker::drafters::Drafters;
 use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
@@ -134,10 +135,10 @@ impl Engine for CrowdEngine {
 
 fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told>) -> Result<(), Failure> {
     let loading = outbox.clone();
-    let model = Model::load(&config.engine.model, move |share| {
+    let model = Rc::new(Model::load(&config.engine.model, move |share| {
         loading.send(Told::Startup(Startup::Loading(share)));
         !loading.is_interrupted()
-    })?;
+    })?);
     let (drafters, notice) = Drafters::new(config.engine.drafters.clone());
     notice.into_iter().for_each(|notice| outbox.send(Told::Startup(Startup::Notice(notice))));
     let room = Room { model: &model, config, outbox };
@@ -146,6 +147,7 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
     outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
     let mut desk = Desk {
         model: &model,
+        former: Former::new(model.clone()),
         longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
         most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
         requests,
@@ -184,6 +186,7 @@ struct Ready {
 /// Where requests come in and answers go out.
 struct Desk<'a> {
     model: &'a Model,
+    former: Former,
     /// Positions that a text can have.
     longest: usize,
     /// Tokens of an answer where a request does not say.
@@ -282,17 +285,24 @@ impl Desk<'_> {
             let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
             return Err(refusal("context_length_exceeded", failure.to_string()));
         }
+        let n_vocab = self.model.n_vocab();
+        if let Some(token) = request.sampling.unknown_token(n_vocab) {
+            return Err(refusal("invalid_value", TargetError::UnknownToken { token, n_vocab }.to_string()));
+        }
         let assembler = TextAssembler::new(request.stop).map_err(|error| refusal("invalid_stop", error.to_string()))?;
-        let sampler = match &request.constraint {
-            None => sampler(&request.sampling, self.model, &prompt),
-            Some(constraint) => constrained(constraint, &request.sampling, self.model, &prompt)
-                .map_err(|message| refusal("invalid_grammar", message))?,
+        let (sampler, form) = match &request.constraint {
+            None => (sampler(&request.sampling, self.model, &prompt), None),
+            Some(constraint) => {
+                let held = self.former.held(constraint, &request.sampling, &prompt);
+                let (sampler, form) = held.map_err(|error| refusal("invalid_grammar", error.to_string()))?;
+                (sampler, Some(form))
+            }
         };
         // Of the request alone, not of the place it happens to get.
         let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
         let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler);
         self.n_prepared += 1;
-        let text = Text { id: self.n_prepared, prompt, max_tokens, sampler };
+        let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, form };
         Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })
     }
 

@@ -4,7 +4,8 @@
 //! - [`tokenizer`]: a vocabulary alone
 //! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
-//! - [`grammar`]: a sampler that is held to a form
+//! - [`structured`]: a sampler, and drafts, that are held to a form
+//! - [`logprobs`]: how likely emitted tokens were
 //! - [`parallel`]: one context as [`crate::crowd::slots::Slots`]
 //! - [`crowd`]: the engine of a batch: the thread that answers many requests at a time
 //! - [`thread`]: the thread an engine lives on, and its channels
@@ -16,13 +17,14 @@
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
 pub mod crowd;
-pub mod grammar;
+pub mod logprobs;
 pub mod logs;
 pub mod memory;
 pub mod model;
 pub mod parallel;
 pub mod sampler;
 pub mod session;
+pub mod structured;
 pub mod thread;
 pub mod tokenizer;
 pub mod tune;

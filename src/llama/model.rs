@@ -1,25 +1,40 @@
 //! A loaded model and its vocabulary.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
+use llama_cpp_2::LlamaLoraAdapterInitError;
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{LlamaModel, RopeType};
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel, RopeType};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
 use crate::llama::logs;
+use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
 
+/// An adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    /// A GGUF file.
+    pub path: PathBuf,
+    /// How much of it is added.
+    pub scale: f32,
+}
+
 /// What to load, and where to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// A GGUF file that passed `gguf::Gguf::check`.
     pub path: PathBuf,
     /// Layers on the GPU; `None` leaves it to llama.cpp (all that fit).
     pub n_gpu_layers: Option<u32>,
+    /// What is added to the weights; the bindings know one adapter at a time.
+    pub lora: Option<Lora>,
 }
 
 /// Why a model could not be loaded.
@@ -41,6 +56,8 @@ pub enum LoadError {
 /// A loaded model. It is mapped, not read: the file must not change while this lives.
 #[derive(Debug)]
 pub struct Model {
+    /// For every context. llama.cpp wants it to be no constant, and does not change it.
+    pub(super) adapter: Option<Mutex<(LlamaLoraAdapter, f32)>>,
     // Dropped first: it must not outlive the backend.
     pub(super) inner: LlamaModel,
     pub(super) backend: LlamaBackend,
@@ -67,10 +84,29 @@ impl Model {
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {
-            Ok(inner) => Ok(Model { backend, inner }),
+            Ok(inner) => Model { backend, inner, adapter: None }.adapted(config.lora.as_ref()),
             Err(_) if was_stopped.get() => Err(LoadError::Interrupted),
             Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
         }
+    }
+
+    fn adapted(mut self, lora: Option<&Lora>) -> Result<Model, LoadError> {
+        let Some(Lora { path, scale }) = lora else { return Ok(self) };
+        let refused = |error: LlamaLoraAdapterInitError| {
+            let reason = logs::take_error().unwrap_or_else(|| error.to_string());
+            LoadError::Refused { path: path.clone(), reason }
+        };
+        let adapter = self.inner.lora_adapter_init(path).map_err(refused)?;
+        self.adapter = Some(Mutex::new((adapter, *scale)));
+        Ok(self)
+    }
+
+    /// Adds the adapter, if there is one, to a new context.
+    pub(super) fn adapt(&self, context: &mut LlamaContext<'_>) -> Result<(), TargetError> {
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        let (adapter, scale) = &mut *adapter.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = context.lora_adapter_set(adapter, *scale);
+        set.map_err(|error| TargetError::Engine(format!("cannot add the adapter: {error}")))
     }
 
     /// True for models whose memory is a state and not a cache of positions (Mamba, RWKV, hybrids): it cannot be rolled
@@ -153,6 +189,21 @@ impl Model {
         tokens.into_iter().map(|token| Token(token.0)).collect()
     }
 
+    /// The tokens of a piece of text, which need not be UTF-8: no token that begins a text is added, no special token is
+    /// parsed.
+    #[must_use]
+    pub fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<Token> {
+        let tokens = self.inner.vocab().tokenize(bytes, false, false);
+        tokens.into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    /// The token that the model ends a text with, where its file names one.
+    #[must_use]
+    pub fn end_of_text(&self) -> Option<Token> {
+        let token = Token(self.inner.vocab().eos().0);
+        (token.0 >= 0 && self.is_end(token)).then_some(token)
+    }
+
     /// What a chat template and its guard need to know of the vocabulary, as llama.cpp sees it (it corrects some files).
     #[must_use]
     pub fn special_texts(&self) -> (SpecialTexts, Vec<String>) {
@@ -173,6 +224,11 @@ impl Model {
     #[must_use]
     pub fn bytes(&self, token: Token) -> Vec<u8> {
         self.inner.vocab().token_to_piece(LlamaToken(token.0), false, None)
+    }
+
+    /// The tokens that end a text.
+    pub fn end_tokens(&self) -> impl Iterator<Item = Token> {
+        (0..self.inner.n_vocab()).map(Token).filter(|&token| self.is_end(token))
     }
 
     /// Whether a token ends the text.

@@ -62,7 +62,8 @@ impl<'m> Parallel<'m> {
             .with_swa_full(true);
         let what = || format!("cannot make a context of {n_slots} x {n_ctx} positions");
         let context = model.inner.new_context(&model.backend, params);
-        let context = context.map_err(|error| engine_error(&what(), &error))?;
+        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        model.adapt(&mut context)?;
         Ok(Parallel {
             context,
             // One sequence per token: `LlamaBatch::add` does not check.

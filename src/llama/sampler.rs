@@ -1,39 +1,46 @@
 //! llama.cpp's own sampler chain behind [`Sampler`].
+//!
+//! Every draw and every accept belongs to a token that is emitted, in order: that is how [`crate::accept::walk`] asks. So
+//! samplers that remember (penalties, DRY, mirostat, adaptive-p) and those that draw give the same text with any draft.
+
+mod adaptive;
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 
 use crate::accept::{Greedy, Sampler, argmax};
 use crate::draft::top::TopK;
-
-pub use crate::accept::Sampling;
 use crate::llama::model::Model;
+use crate::llama::sampler::adaptive::AdaptiveP;
+use crate::sampling::{DRY_BREAKERS, SamplerKind};
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// Recent tokens that a repeat penalty looks at.
-const PENALTY_LAST_N: i32 = 64;
+pub use crate::sampling::Sampling;
 
-/// Candidates that top-p and min-p keep at least.
-const MIN_KEEP: usize = 1;
+/// Candidates that samplers keep at least: llama.cpp's default.
+const MIN_KEEP: usize = 0;
 
 /// Where a chain begins with more of the likeliest than this, it gets all.
 const MAX_PICKED: usize = 256;
 
-/// A sampler for one text; `prompt` counts as said before for the repeat penalty.
+/// What mirostat 1 estimates from: llama.cpp's constant.
+const MIROSTAT_M: i32 = 100;
+
+/// A sampler for one text; `prompt` counts as said before for the penalties.
 #[must_use]
 pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn Sampler> {
-    if sampling.temperature <= 0.0 && sampling.repeat_penalty == 1.0 {
-        return Box::new(Greedy);
-    }
-    Box::new(Chain::new(sampling, model.n_vocab(), prompt))
+    if sampling.is_greedy() { Box::new(Greedy) } else { Box::new(Chain::new(sampling, model, prompt)) }
 }
 
 /// llama.cpp's chain, and what it chooses from.
 pub(super) struct Chain {
     links: LlamaSampler,
+    /// Chooses what the links leave, if they do not.
+    adaptive: Option<AdaptiveP>,
     /// Kept for its memory: 1.8 MB at a vocabulary of 150k.
     pub(super) candidates: LlamaTokenDataArray,
     /// The links keep no more than so many of the likeliest, whatever comes after.
@@ -41,16 +48,31 @@ pub(super) struct Chain {
     top: TopK,
 }
 
+/// What links are made with.
+struct Surroundings<'a> {
+    n_vocab: usize,
+    /// For what needs to know what tokens spell.
+    model: Option<&'a Model>,
+    prompt: &'a [Token],
+}
+
 impl Chain {
     /// A chain that knows `prompt` as said before.
-    pub(super) fn new(sampling: &Sampling, n_vocab: usize, prompt: &[Token]) -> Chain {
-        let n_kept = if sampling.temperature <= 0.0 { Ok(1) } else { usize::try_from(sampling.top_k) };
-        // A penalty changes which ones are likeliest.
-        let has_penalty = sampling.repeat_penalty != 1.0;
+    pub(super) fn new(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Chain {
+        Chain::with(sampling, &Surroundings { n_vocab: model.n_vocab(), model: Some(model), prompt })
+    }
+
+    fn with(sampling: &Sampling, surroundings: &Surroundings<'_>) -> Chain {
+        let kinds = sampling.links();
+        let biases = biases(sampling, surroundings.model);
+        let is_plain = biases.is_empty() && sampling.mirostat == 0 && kinds.first() == Some(&SamplerKind::TopK);
+        let n_likeliest = usize::try_from(sampling.top_k).ok().filter(|k| is_plain && (1..=MAX_PICKED).contains(k));
+        let is_adaptive = sampling.mirostat == 0 && kinds.contains(&SamplerKind::AdaptiveP);
         Chain {
-            links: links(sampling, n_vocab, prompt),
+            links: links(sampling, &kinds, &biases, surroundings),
+            adaptive: is_adaptive.then(|| AdaptiveP::new(sampling)),
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
-            n_likeliest: n_kept.ok().filter(|k| !has_penalty && (1..=MAX_PICKED).contains(k)),
+            n_likeliest,
             top: TopK::default(),
         }
     }
@@ -76,8 +98,13 @@ impl Chain {
     }
 
     /// Makes the candidates the whole vocabulary.
-    pub(super) fn fill_all(&mut self, logits: &[f32]) {
-        let rows = (0..).zip(logits).map(|(id, &logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
+    fn fill_all(&mut self, logits: &[f32]) {
+        self.fill_some(logits, (0..).map(Token).take(logits.len()));
+    }
+
+    /// Makes the candidates these tokens.
+    pub(super) fn fill_some(&mut self, logits: &[f32], tokens: impl Iterator<Item = Token>) {
+        let rows = tokens.map(|token| LlamaTokenData::new(LlamaToken(token.0), logits[token.index()], 0.0));
         self.candidates.data.clear();
         self.candidates.data.extend(rows);
         (self.candidates.selected, self.candidates.sorted) = (None, false);
@@ -86,38 +113,103 @@ impl Chain {
     /// Chooses one of the candidates.
     pub(super) fn choose(&mut self) -> Result<LlamaToken, TargetError> {
         self.links.apply(&mut self.candidates);
-        let chosen = self.candidates.selected_token();
-        chosen.ok_or_else(|| TargetError::Engine("the sampler chain selected no token".to_owned()))
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.choose(&mut self.candidates);
+        }
+        let chosen = self.candidates.selected.and_then(|at| self.candidates.data.get(at));
+        let chosen = chosen.ok_or_else(|| TargetError::Engine("the sampler chain selected no token".to_owned()))?;
+        if chosen.logit() == f32::NEG_INFINITY || chosen.logit().is_nan() {
+            return Err(TargetError::Engine("logit biases leave no token to choose".to_owned()));
+        }
+        Ok(chosen.id())
     }
 
     /// Takes in that a token was emitted.
     pub(super) fn accept(&mut self, token: LlamaToken) {
         self.links.accept(token);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.accept(token);
+        }
     }
 }
 
-/// The links of a chain, the last of which selects.
-fn links(sampling: &Sampling, n_vocab: usize, prompt: &[Token]) -> LlamaSampler {
-    let has_penalty = sampling.repeat_penalty != 1.0;
+/// The biases asked for, and those of the tokens that end a text, where they are not wanted.
+fn biases(sampling: &Sampling, model: Option<&Model>) -> Vec<LlamaLogitBias> {
+    let bias = |&(token, bias): &(Token, f32)| LlamaLogitBias::new(LlamaToken(token.0), bias);
+    let ends = model.filter(|_| sampling.ignore_eos).into_iter().flat_map(Model::end_tokens);
+    let never = ends.map(|token| (token, f32::NEG_INFINITY));
+    sampling.logit_bias.iter().copied().chain(never).map(|pair| bias(&pair)).collect()
+}
+
+/// The links of a chain, as llama.cpp puts them. The last one selects, unless adaptive-p does.
+fn links(
+    sampling: &Sampling,
+    kinds: &[SamplerKind],
+    biases: &[LlamaLogitBias],
+    surroundings: &Surroundings<'_>,
+) -> LlamaSampler {
+    let n_vocab = i32::try_from(surroundings.n_vocab).unwrap_or(i32::MAX);
     let mut links = Vec::new();
-    if has_penalty {
-        let n_vocab = i32::try_from(n_vocab).unwrap_or(i32::MAX);
-        links.push(LlamaSampler::penalties(n_vocab, PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0));
+    if !biases.is_empty() {
+        links.push(LlamaSampler::logit_bias(n_vocab, biases));
     }
-    if sampling.temperature <= 0.0 {
-        links.push(LlamaSampler::greedy());
-    } else {
-        links.push(LlamaSampler::top_k(sampling.top_k));
-        links.push(LlamaSampler::top_p(sampling.top_p, MIN_KEEP));
-        links.push(LlamaSampler::min_p(sampling.min_p, MIN_KEEP));
-        links.push(LlamaSampler::temp(sampling.temperature));
-        links.push(LlamaSampler::dist(sampling.seed));
+    let (seed, tau, eta) = (sampling.seed, sampling.mirostat_tau, sampling.mirostat_eta);
+    match sampling.mirostat {
+        0 => {
+            links.extend(kinds.iter().filter_map(|&kind| link(sampling, kind, surroundings)));
+            if !kinds.contains(&SamplerKind::AdaptiveP) {
+                links.push(LlamaSampler::dist(seed));
+            }
+        }
+        version => {
+            links.push(LlamaSampler::temp(sampling.temperature));
+            links.push(match version {
+                1 => LlamaSampler::mirostat(n_vocab, seed, tau, eta, MIROSTAT_M),
+                _ => LlamaSampler::mirostat_v2(seed, tau, eta),
+            });
+        }
     }
     let mut chain = LlamaSampler::chain(links, true);
-    if has_penalty {
-        chain.accept_many(prompt.iter().map(|token| LlamaToken(token.0)));
+    if kinds.iter().any(|kind| matches!(kind, SamplerKind::Penalties | SamplerKind::Dry)) {
+        chain.accept_many(surroundings.prompt.iter().map(|token| LlamaToken(token.0)));
     }
     chain
+}
+
+/// One link; `None` for those that are not llama.cpp's here.
+fn link(sampling: &Sampling, kind: SamplerKind, surroundings: &Surroundings<'_>) -> Option<LlamaSampler> {
+    Some(match kind {
+        SamplerKind::Penalties => LlamaSampler::penalties(
+            i32::try_from(surroundings.n_vocab).unwrap_or(i32::MAX),
+            sampling.repeat_last_n,
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        ),
+        SamplerKind::Dry => {
+            let given = sampling.dry_breakers.clone();
+            LlamaSampler::dry(
+                &surroundings.model?.inner,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                sampling.dry_penalty_last_n,
+                given.unwrap_or_else(|| DRY_BREAKERS.map(str::to_owned).to_vec()),
+            )
+        }
+        SamplerKind::TopNSigma => LlamaSampler::top_n_sigma(sampling.top_n_sigma),
+        SamplerKind::TopK => LlamaSampler::top_k(sampling.top_k),
+        SamplerKind::Typical => LlamaSampler::typical(sampling.typical_p, MIN_KEEP),
+        SamplerKind::TopP => LlamaSampler::top_p(sampling.top_p, MIN_KEEP),
+        SamplerKind::MinP => LlamaSampler::min_p(sampling.min_p, MIN_KEEP),
+        SamplerKind::Xtc => {
+            LlamaSampler::xtc(sampling.xtc_probability, sampling.xtc_threshold, MIN_KEEP, sampling.seed)
+        }
+        SamplerKind::Temperature => {
+            LlamaSampler::temp_ext(sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent)
+        }
+        SamplerKind::AdaptiveP => return None,
+    })
 }
 
 impl Sampler for Chain {
@@ -130,35 +222,4 @@ impl Sampler for Chain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn what_is_picked_is_what_the_chain_would_keep(
-            rows in prop::collection::vec(prop::collection::vec(-9.0f32..9.0, 200), 1..8),
-            top_k in 1i32..60,
-            temperature in -1.0f32..2.0,
-            seed in 0u32..1000,
-        ) {
-            let sampling = Sampling { temperature, top_k, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed };
-            let mut picking = Chain::new(&sampling, 200, &[]);
-            let mut naive = Chain { n_likeliest: None, ..Chain::new(&sampling, 200, &[]) };
-            prop_assert!(picking.n_likeliest.is_some());
-            for row in &rows {
-                prop_assert_eq!(picking.sample(row), naive.sample(row));
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_finite_is_an_error() {
-        for top_k in [0, 40] {
-            let sampling = Sampling { temperature: 0.8, top_k, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 1 };
-            let mut chain = Chain::new(&sampling, 3, &[]);
-            assert_eq!(chain.sample(&[0.0, f32::NAN, 1.0]), Err(TargetError::NotFinite));
-            assert_eq!(chain.sample(&[f32::NEG_INFINITY; 3]), Err(TargetError::NotFinite));
-        }
-    }
-}
+mod tests;

@@ -139,7 +139,8 @@ impl<'m> Session<'m> {
             .with_swa_full(true);
         let context = model.inner.new_context(&model.backend, params);
         let what = || format!("cannot make a context of {} positions", config.n_ctx);
-        let context = context.map_err(|error| engine_error(&what(), &error))?;
+        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        model.adapt(&mut context)?;
         Ok(Session {
             context,
             // Room for every sequence at every token: `LlamaBatch::add` does not check.

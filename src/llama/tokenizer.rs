@@ -31,7 +31,7 @@ impl Tokenizer {
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, path, &params) {
-            Ok(inner) => Ok(Tokenizer(Model { inner, backend })),
+            Ok(inner) => Ok(Tokenizer(Model { inner, backend, adapter: None })),
             Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
         }
     }

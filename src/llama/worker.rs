@@ -5,6 +5,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,13 +13,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::Receiver;
 use serde::Serialize;
 
+use crate::batch::engine::TokenLogprob;
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
 use crate::cost::{Clock, CostCurve};
 use crate::generate::{Generation, Length, Prefilled};
+use crate::llama::logprobs::{Logprobs, LogprobsOf};
 use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::llama::structured::Former;
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::tune::{self, TuneConfig, Tuned};
 use crate::llama::worker::drafters::{Drafters, DraftersConfig};
@@ -32,6 +36,7 @@ use crate::store::curves::{self, CurveKey};
 use crate::store::learned::LearnedError;
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::prompt_cache::file::StateError;
+use crate::structure::{Constraint, StructureError};
 use crate::target::{Target, TargetError};
 use crate::text::{StopError, TextAssembler};
 use crate::token::Token;
@@ -96,6 +101,10 @@ pub struct Job {
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it.
     pub stops: Vec<String>,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+    /// Alternatives told of each token; `None` tells nothing of tokens.
+    pub n_logprobs: Option<usize>,
     /// What proposes.
     pub drafter: DrafterKind,
     /// Time for measuring what the cost curve lacks.
@@ -144,6 +153,8 @@ pub struct Answer {
     pub trace: Option<Box<Trace>>,
     /// What the context was made with.
     pub settings: Settings,
+    /// How likely each token was, if it was wanted.
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 /// What a prompt is made with.
@@ -262,6 +273,9 @@ pub enum Failure {
     /// A stop string is unusable.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// What the answer must be is unusable.
+    #[error(transparent)]
+    Structure(#[from] StructureError),
     /// The engine failed.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -351,7 +365,7 @@ pub(super) fn load(config: &ModelConfig, outbox: &Outbox<Event>) -> Result<Model
 }
 
 fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) -> Result<(), Failure> {
-    let model = load(&config.model, outbox)?;
+    let model = Rc::new(load(&config.model, outbox)?);
     if model.is_recurrent() {
         outbox.send(Event::Notice(Notice::Recurrent));
     }
@@ -360,6 +374,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
     let mut engine = Engine {
         config,
         model: &model,
+        former: Former::new(model.clone()),
         drafters,
         states: States::new(config.secret.clone()),
         session: None,
@@ -393,6 +408,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
 struct Engine<'a> {
     config: &'a WorkerConfig,
     model: &'a Model,
+    former: Former,
     drafters: Drafters,
     states: States,
     session: Option<Session<'a>>,
@@ -410,6 +426,10 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn answer(&mut self, job: &Job) -> Result<Answer, Failure> {
         let prompt = self.model.tokenize(&job.prompt);
+        let n_vocab = self.model.n_vocab();
+        if let Some(token) = job.sampling.unknown_token(n_vocab) {
+            return Err(TargetError::UnknownToken { token, n_vocab }.into());
+        }
         let length = self.length(job, &prompt)?;
         let mut session = self.session(length, prompt.len())?;
         let answer = self.answer_in(&mut session, job, &prompt, length);
@@ -436,13 +456,22 @@ impl<'a> Engine<'a> {
         }
         let max_rows = self.max_rows(length.n_ctx);
         let (mut drafter, mut schedule) = self.drafters.make(kind, self.curve.clone(), max_rows, job.learns);
-        let mut sampler = sampler(&job.sampling, model, prompt);
+        let mut sampler = match &job.constraint {
+            None => sampler(&job.sampling, model, prompt),
+            Some(constraint) => {
+                let (sampler, form) = self.former.held(constraint, &job.sampling, prompt)?;
+                drafter.hold_to(form);
+                sampler
+            }
+        };
         let mut ended_by = None;
         let mut emit = |token| {
             ended_by = emit(model, outbox, &mut assembler, token);
             if ended_by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let mut observers = (job.record.then(Recorder::default), job.explain.then_some(Explainer { model, outbox }));
+        let logprobs = job.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), told: Vec::new() });
+        let mut observers =
+            ((job.record.then(Recorder::default), job.explain.then_some(Explainer { model, outbox })), logprobs);
         let mut generation = Generation {
             target: session,
             drafter: drafter.as_mut(),
@@ -470,7 +499,8 @@ impl<'a> Engine<'a> {
         if ended_by == Some(StopType::Eos) {
             tokens.pop();
         }
-        let trace = observers.0.map(|recorder| {
+        let logprobs = observers.1.map(|of| of.told).unwrap_or_default();
+        let trace = observers.0.0.map(|recorder| {
             Box::new(Trace {
                 id: String::new(),
                 model: self.config.model.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -483,7 +513,7 @@ impl<'a> Engine<'a> {
         });
         let stop = ended_by.unwrap_or(reached);
         let (stats, n_ctx, settings) = (generated.stats, length.n_ctx, self.settings);
-        Ok(Answer { tokens, stop, stats, n_ctx, settings, trace })
+        Ok(Answer { tokens, stop, stats, n_ctx, settings, trace, logprobs })
     }
 
     /// Reads a prompt: from the disk what was read before, where that is faster. What was read until an interrupt is kept

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use chaski::accept::Sampling;
 use chaski::batch::disk::Files;
 use chaski::batch::engine::{Engine, Refusal};
 use chaski::batch::input::parameters::Defaults;
@@ -21,6 +20,7 @@ use chaski::batch::progress::Progress;
 use chaski::batch::render::Renderer;
 use chaski::batch::supervise::stop_with_parent;
 use chaski::chat::template::SpecialGuard;
+use chaski::sampling::Sampling;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -48,14 +48,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn job(&self) -> Job {
-        let sampling = Sampling {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            seed: self.seed.unwrap_or(99),
-        };
+        let sampling = Sampling { seed: self.seed.unwrap_or(99), ..Sampling::default() };
         Job {
             input: self.input.clone(),
             format: None,
@@ -150,7 +143,14 @@ impl Setup {
 
 pub(crate) fn renderer() -> Renderer {
     let now = Default::default();
-    Renderer { template: None, guard: SpecialGuard::new([]), system: None, is_raw: false, now }
+    Renderer {
+        template: None,
+        guard: SpecialGuard::new([]),
+        system: None,
+        is_raw: false,
+        now,
+        variables: std::collections::BTreeMap::new(),
+    }
 }
 
 /// What a child does.

@@ -8,18 +8,31 @@ fn without_template() -> Workplace {
 }
 
 #[test]
-fn a_model_without_a_chat_template_continues_the_prompt() {
+fn a_model_without_a_chat_template_wants_to_be_told_how_to_go_on() {
     let place = without_template();
-    let ran = place.run(&["-p", PROMPT, "-s", "7"]);
-    ran.succeeds().notices("no chat template");
-    assert_eq!(ran.stderr.lines().count(), 2, "{ran:#?}");
-    assert_eq!(ran.stdout, place.text_of(&["--raw", "-p", PROMPT]));
+    place.run(&["-p", PROMPT]).fails(2, &["no chat template"]).hints("--raw");
     let raw = place.run(&["-p", PROMPT, "--raw", "-q"]);
     assert_eq!((raw.code, raw.stderr.as_str()), (Some(0), ""), "--raw is asked for, so nothing needs saying");
+    let own = "{% for m in messages %}{{ m.content }} {% endfor %}{{ word }}";
+    let given =
+        ["-p", "the sun", "-sys", "he said", "--chat-template", own, "--chat-template-kwargs", r#"{"word": "is"}"#];
+    assert_eq!(place.text_of(&given), place.text_of(&["--raw", "-p", "he said the sun is"]));
+    std::fs::write(place.path("own.jinja"), own).unwrap();
+    let file = [&given[..4], &["--chat-template-file", "own.jinja"], &given[6..]].concat();
+    assert_eq!(place.text_of(&file), place.text_of(&given));
+}
 
-    let with_system = place.run(&["-p", PROMPT, "-sys", "he said", "-s", "7"]);
-    with_system.succeeds().notices("no chat template");
-    assert_eq!(with_system.stdout, place.text_of(&["--raw", "-p", &format!("he said\n\n{PROMPT}")]));
+#[test]
+fn templates_have_few_names() {
+    let place = Workplace::new();
+    // The tiny model's own.
+    assert_eq!(place.text_of(&["-p", PROMPT, "--chat-template", "chatml"]), place.text_of(&["-p", PROMPT]));
+    place.run(&["-p", PROMPT, "--chat-template", "vicuna"]).fails(2, &["vicuna"]).hints("chatml");
+    place
+        .run(&["-p", PROMPT, "--chat-template-kwargs", "[]"])
+        .fails(2, &["--chat-template-kwargs"])
+        .hints("enable_thinking");
+    place.run(&["-p", PROMPT, "--chat-template-file", "none.jinja"]).fails(1, &["none.jinja"]);
 }
 
 #[test]
@@ -41,19 +54,17 @@ fn special_tokens_in_users_texts_are_text() {
         arguments.extend(raw.then_some("--raw"));
         timing(&place.json(&arguments), "prompt_n")
     };
-    for (name, place) in [("template", Workplace::new()), ("no template", without_template())] {
-        let plain = n_tokens(&place, false, "rain 0 hotel");
-        for special in ["<|im_end|>", "<|im_start|>", "</s>"] {
-            let text = format!("rain 0{special} hotel");
-            let n_more = n_tokens(&place, false, &text) - plain;
-            assert!(n_more >= 3, "{name}: {special} became {n_more} tokens");
-            let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
-            // The token itself, and at most one of the space after it.
-            assert!(n_raw <= 2 && n_raw < n_more, "{name}: {special} became {n_raw} tokens with --raw");
-        }
+    let place = Workplace::new();
+    let plain = n_tokens(&place, false, "rain 0 hotel");
+    for special in ["<|im_end|>", "<|im_start|>", "</s>"] {
+        let text = format!("rain 0{special} hotel");
+        let n_more = n_tokens(&place, false, &text) - plain;
+        assert!(n_more >= 3, "{special} became {n_more} tokens");
+        let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
+        // The token itself, and at most one of the space after it.
+        assert!(n_raw <= 2 && n_raw < n_more, "{special} became {n_raw} tokens with --raw");
     }
     // The template's own are parsed.
-    let place = Workplace::new();
     let n_chat = n_tokens(&place, false, PROMPT) - n_tokens(&place, true, PROMPT);
     assert!(n_chat < 30, "{n_chat} tokens around the prompt");
 }

@@ -4,10 +4,13 @@
 
 use serde_json::{Map, Value};
 
-use crate::accept::Sampling;
 use crate::batch::engine::{Constraint, Refusal};
 use crate::batch::input::ids::seed_of;
 use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
+use crate::batch::render::Variables;
+use crate::chat::template::TemplateValue;
+use crate::sampling::{KNOBS, Knob, Sampling};
+use crate::token::Token;
 
 /// Stop texts of a line.
 const MAX_STOPS: usize = 16;
@@ -15,6 +18,8 @@ const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 /// Bytes of a JSON schema.
 const MAX_SCHEMA_BYTES: usize = 256 << 10;
+/// Biased tokens.
+const MAX_BIASES: usize = 1024;
 /// Alternatives told of a token.
 const MAX_LOGPROBS: usize = 20;
 /// llama.cpp takes the number after this as a seed of its own choice.
@@ -25,18 +30,13 @@ const PASSED_OVER: [&str; 8] =
     ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
 
 /// Parameters with a value that changes nothing, under which alone they are accepted.
-const NEUTRAL: [(&str, &[&str]); 15] = [
+const NEUTRAL: [(&str, &[&str]); 10] = [
     ("n", &["1"]),
     ("best_of", &["1"]),
     ("stream", &["false"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
-    ("presence_penalty", &["0", "0.0"]),
-    ("frequency_penalty", &["0", "0.0"]),
-    ("logit_bias", &["{}"]),
-    ("tools", &["[]"]),
     ("functions", &["[]"]),
-    ("tool_choice", &["\"none\"", "\"auto\""]),
     ("function_call", &["\"none\"", "\"auto\""]),
     ("parallel_tool_calls", &["true", "false"]),
     ("modalities", &["[\"text\"]"]),
@@ -48,16 +48,12 @@ const NEUTRAL: [(&str, &[&str]); 15] = [
 pub struct Parameters {
     /// Most tokens of the answer.
     pub max_tokens: Option<usize>,
+    /// Numbers of [`Sampling`], by their places in [`KNOBS`].
+    pub knobs: Vec<(usize, f64)>,
     /// See [`Sampling`].
-    pub temperature: Option<f32>,
+    pub logit_bias: Option<Vec<(Token, f32)>>,
     /// See [`Sampling`].
-    pub top_k: Option<i32>,
-    /// See [`Sampling`].
-    pub top_p: Option<f32>,
-    /// See [`Sampling`].
-    pub min_p: Option<f32>,
-    /// See [`Sampling`].
-    pub repeat_penalty: Option<f32>,
+    pub ignore_eos: Option<bool>,
     /// The seed of the draws, as it is.
     pub seed: Option<u32>,
     /// Texts that end the answer.
@@ -66,6 +62,8 @@ pub struct Parameters {
     pub constraint: Option<Constraint>,
     /// Alternatives told of each token; `None` tells nothing of tokens.
     pub n_logprobs: Option<usize>,
+    /// Variables of the chat template, `tools` among them.
+    pub template: Variables,
 }
 
 /// The command's own parameters.
@@ -97,15 +95,14 @@ impl Parameters {
         let max_completion_tokens = count(object, "max_completion_tokens", usize::MAX)?;
         let parameters = Parameters {
             max_tokens: max_completion_tokens.or(count(object, "max_tokens", usize::MAX)?),
-            temperature: number(object, "temperature", 0.0, 1e6)?,
-            top_k: count_or_zero(object, "top_k")?,
-            top_p: number(object, "top_p", 0.0, 1.0)?,
-            min_p: number(object, "min_p", 0.0, 1.0)?,
-            repeat_penalty: number(object, "repeat_penalty", f32::MIN_POSITIVE, 1e6)?,
+            knobs: knobs(object)?,
+            logit_bias: logit_bias(object)?,
+            ignore_eos: flag(object, "ignore_eos")?,
             seed: seed(object)?,
             stop: stop(object)?,
             constraint: constraint(object)?,
             n_logprobs: logprobs(object, is_chat)?,
+            template: if is_chat { template(object)? } else { Variables::new() },
         };
         match object.keys().next() {
             None => Ok(parameters),
@@ -116,14 +113,12 @@ impl Parameters {
     /// How the tokens of this line are chosen.
     #[must_use]
     pub fn sampling(&self, defaults: &Sampling, custom_id: &str) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            repeat_penalty: self.repeat_penalty.unwrap_or(defaults.repeat_penalty),
-            seed: self.seed.unwrap_or_else(|| seed_of(defaults.seed, custom_id)),
-        }
+        let mut sampling = defaults.clone();
+        self.knobs.iter().for_each(|&(place, number)| KNOBS[place].set(&mut sampling, number));
+        sampling.logit_bias = self.logit_bias.clone().unwrap_or(sampling.logit_bias);
+        sampling.ignore_eos = self.ignore_eos.unwrap_or(sampling.ignore_eos);
+        sampling.seed = self.seed.unwrap_or_else(|| seed_of(defaults.seed, custom_id));
+        sampling
     }
 }
 
@@ -140,27 +135,36 @@ fn shortened(value: &Value) -> String {
     }
 }
 
-fn number(object: &mut Map<String, Value>, name: &str, min: f32, max: f32) -> Result<Option<f32>, Refusal> {
-    let Some(value) = object.remove(name) else { return Ok(None) };
-    let number = value.as_f64().map(|number| number as f32).filter(|number| (min..=max).contains(number));
-    let wanted = match (min, max) {
-        (0.0, 1.0) => "a number from 0 to 1",
-        (0.0, _) => "a number that is not negative",
-        _ => "a number above 0",
+fn knobs(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> {
+    let take = |(place, knob): (usize, &Knob)| {
+        let value = object.remove(knob.name)?;
+        let number = value.as_f64().filter(|&number| knob.allows(number));
+        Some(number.map(|number| (place, number)).ok_or_else(|| invalid(knob.name, &value, &knob.wanted())))
     };
-    number.map(Some).ok_or_else(|| invalid(name, &value, wanted))
+    KNOBS.iter().enumerate().filter_map(take).collect()
+}
+
+/// As OpenAI has it: `{"15043": -100}`.
+fn logit_bias(object: &mut Map<String, Value>) -> Result<Option<Vec<(Token, f32)>>, Refusal> {
+    let Some(value) = object.remove("logit_bias") else { return Ok(None) };
+    let bias = |(token, bias): (&String, &Value)| {
+        let token = token.parse().ok().filter(|&token: &i32| token >= 0)?;
+        Some((Token(token), bias.as_f64().filter(|bias| bias.abs() <= 1e6)? as f32))
+    };
+    let biases = value.as_object().filter(|biases| biases.len() <= MAX_BIASES);
+    let biases = biases.and_then(|biases| biases.iter().map(bias).collect());
+    biases.map(Some).ok_or_else(|| invalid("logit_bias", &value, "an object of tokens' numbers and biases"))
+}
+
+fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Refusal> {
+    let Some(value) = object.remove(name) else { return Ok(None) };
+    value.as_bool().map(Some).ok_or_else(|| invalid(name, &value, "true or false"))
 }
 
 fn count(object: &mut Map<String, Value>, name: &str, max: usize) -> Result<Option<usize>, Refusal> {
     let Some(value) = object.remove(name) else { return Ok(None) };
     let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| (1..=max).contains(count));
     count.map(Some).ok_or_else(|| invalid(name, &value, "a whole number above 0"))
-}
-
-fn count_or_zero(object: &mut Map<String, Value>, name: &str) -> Result<Option<i32>, Refusal> {
-    let Some(value) = object.remove(name) else { return Ok(None) };
-    let count = value.as_u64().and_then(|count| i32::try_from(count).ok());
-    count.map(Some).ok_or_else(|| invalid(name, &value, "a whole number that is not negative"))
 }
 
 fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
@@ -203,6 +207,38 @@ fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Ref
     }
 }
 
+/// What is said to the template besides messages. How tools are called is then the model's text, as its template has it.
+fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
+    let mut variables = Variables::new();
+    let mut set =
+        |name: &str, value: &Value| drop(variables.insert(name.to_owned(), TemplateValue::from_serialize(value)));
+    match object.remove("chat_template_kwargs") {
+        None => {}
+        Some(Value::Object(all)) => all.iter().for_each(|(name, value)| set(name, value)),
+        Some(other) => return Err(invalid("chat_template_kwargs", &other, "an object")),
+    }
+    if let Some(effort) = object.remove("reasoning_effort") {
+        if !effort.is_string() {
+            return Err(invalid("reasoning_effort", &effort, "a text"));
+        }
+        set("reasoning_effort", &effort);
+    }
+    let choice = object.remove("tool_choice").unwrap_or_else(|| "auto".into());
+    if choice != "auto" && choice != "none" {
+        return Err(refuse(UNSUPPORTED_PARAMETER, format!("tool_choice cannot be {}", shortened(&choice))));
+    }
+    match object.remove("tools") {
+        None => {}
+        Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => {
+            if choice == "auto" && !tools.is_empty() {
+                set("tools", &Value::Array(tools));
+            }
+        }
+        Some(other) => return Err(invalid("tools", &other, "a list of objects")),
+    }
+    Ok(variables)
+}
+
 fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
     let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
     let count = |name: &str, value: &Value| {
@@ -222,8 +258,9 @@ fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usi
 mod tests {
     use super::*;
 
-    const SAMPLING: Sampling =
-        Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 7 };
+    fn knob(name: &str, number: f64) -> (usize, f64) {
+        (KNOBS.iter().position(|knob| knob.name == name).unwrap(), number)
+    }
 
     fn take(json: &str, is_chat: bool) -> Result<Parameters, Refusal> {
         let Value::Object(mut object) = serde_json::from_str(json).unwrap() else { panic!("an object") };
@@ -249,17 +286,13 @@ mod tests {
         accepts(r#"{"model": "gpt-4o", "user": "me", "n": 1, "stream": false, "tools": [], "stop": null}"#, none());
         accepts(r#"{"max_tokens": 5}"#, Parameters { max_tokens: Some(5), ..none() });
         accepts(r#"{"max_tokens": 5, "max_completion_tokens": 6}"#, Parameters { max_tokens: Some(6), ..none() });
-        let json = r#"{"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0.5, "repeat_penalty": 1.1, "seed": 3}"#;
-        let sampled = Parameters {
-            temperature: Some(0.0),
-            top_p: Some(1.0),
-            top_k: Some(0),
-            min_p: Some(0.5),
-            repeat_penalty: Some(1.1),
-            seed: Some(3),
-            ..none()
-        };
+        let json = r#"{"temperature": 0, "presence_penalty": -0.5, "top_k": 0, "dry_multiplier": 0.8, "seed": 3}"#;
+        let numbers = [("temperature", 0.0), ("top_k", 0.0), ("presence_penalty", -0.5), ("dry_multiplier", 0.8)];
+        let sampled = Parameters { knobs: numbers.map(|(name, x)| knob(name, x)).to_vec(), seed: Some(3), ..none() };
         accepts(json, sampled);
+        let biases = vec![(Token(5), 1.0), (Token(7), -100.0)];
+        accepts(r#"{"logit_bias": {"5": 1, "7": -100}}"#, Parameters { logit_bias: Some(biases), ..none() });
+        accepts(r#"{"ignore_eos": true}"#, Parameters { ignore_eos: Some(true), ..none() });
         accepts(r#"{"stop": "x"}"#, Parameters { stop: Some(vec!["x".to_owned()]), ..none() });
         accepts(r#"{"stop": []}"#, Parameters { stop: Some(vec![]), ..none() });
         accepts(r#"{"response_format": {"type": "text"}}"#, none());
@@ -270,6 +303,10 @@ mod tests {
             r#"{"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string"}}}}"#,
             Parameters { constraint: Some(schema), ..none() },
         );
+        let tools: Variables = serde_json::from_str(r#"{"tools": [{"b": 1, "a": 2}], "think": false}"#).unwrap();
+        let json = r#"{"tools": [{"b": 1, "a": 2}], "tool_choice": "auto", "chat_template_kwargs": {"think": false}}"#;
+        accepts(json, Parameters { template: tools, ..none() });
+        accepts(r#"{"tools": [{"b": 1}], "tool_choice": "none"}"#, none());
         accepts(r#"{"logprobs": true}"#, Parameters { n_logprobs: Some(0), ..none() });
         accepts(r#"{"logprobs": true, "top_logprobs": 5}"#, Parameters { n_logprobs: Some(5), ..none() });
         accepts(r#"{"logprobs": false}"#, none());
@@ -280,10 +317,10 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_by_name() {
         refuses(r#"{"n": 2}"#, UNSUPPORTED_PARAMETER, "n");
         refuses(r#"{"stream": true}"#, UNSUPPORTED_PARAMETER, "stream");
-        refuses(r#"{"tools": [{}]}"#, UNSUPPORTED_PARAMETER, "tools");
-        refuses(r#"{"presence_penalty": 0.5}"#, UNSUPPORTED_PARAMETER, "presence_penalty");
-        refuses(r#"{"logit_bias": {"5": 1}}"#, UNSUPPORTED_PARAMETER, "logit_bias");
-        refuses(r#"{"reasoning_effort": "high"}"#, UNSUPPORTED_PARAMETER, "reasoning_effort");
+        refuses(r#"{"tools": ["x"]}"#, INVALID_VALUE, "tools");
+        refuses(r#"{"tools": [{}], "tool_choice": "required"}"#, UNSUPPORTED_PARAMETER, "tool_choice");
+        refuses(r#"{"chat_template_kwargs": 3}"#, INVALID_VALUE, "chat_template_kwargs");
+        refuses(r#"{"reasoning_effort": 3}"#, INVALID_VALUE, "reasoning_effort");
         for (name, values) in [
             ("max_tokens", &["0", "-1", "1.5", "\"5\"", "1e30"][..]),
             ("temperature", &["-0.1", "\"hot\"", "1e300"]),
@@ -291,6 +328,9 @@ mod tests {
             ("min_p", &["2"]),
             ("top_k", &["-1", "0.5", "99999999999"]),
             ("repeat_penalty", &["0", "-1"]),
+            ("frequency_penalty", &["\"much\"", "1e300"]),
+            ("logit_bias", &["[]", "{\"x\": 1}", "{\"5\": \"1\"}", "{\"-5\": 1}"]),
+            ("ignore_eos", &["1"]),
             ("seed", &["-1", "4294967295", "0.5"]),
             ("stop", &["5", "[5]", "\"\"", "[\"\"]", "{}"]),
             ("response_format", &["{}", "\"json\"", "{\"type\": \"json_schema\"}", "{\"type\": \"xml\"}"]),
@@ -309,10 +349,11 @@ mod tests {
 
     #[test]
     fn a_line_wins_over_the_command_and_its_seed_follows_from_its_id() {
-        let line = Parameters { temperature: Some(0.1), ..Parameters::default() };
-        let sampling = line.sampling(&SAMPLING, "a");
-        assert_eq!((sampling.temperature, sampling.top_k, sampling.seed), (0.1, 40, seed_of(7, "a")));
-        assert_ne!(line.sampling(&SAMPLING, "b").seed, sampling.seed);
-        assert_eq!(Parameters { seed: Some(7), ..line }.sampling(&SAMPLING, "a").seed, 7);
+        let defaults = Sampling { seed: 7, presence_penalty: 0.5, ..Sampling::default() };
+        let line = Parameters { knobs: vec![knob("temperature", 0.1)], ..Parameters::default() };
+        let expected = Sampling { temperature: 0.1, seed: seed_of(7, "a"), ..defaults.clone() };
+        assert_eq!(line.sampling(&defaults, "a"), expected);
+        assert_ne!(line.sampling(&defaults, "b").seed, expected.seed);
+        assert_eq!(Parameters { seed: Some(7), ..line }.sampling(&defaults, "a").seed, 7);
     }
 }

@@ -11,7 +11,10 @@ use crate::batch::input::parameters::Parameters;
 use crate::batch::refuse::{
     INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, UNSUPPORTED_PARAMETER, UNSUPPORTED_URL, refuse,
 };
-use crate::chat::template::Message;
+use crate::chat::template::{Message, TemplateValue};
+
+/// What a message may have besides its role and its content; templates know what to do with it.
+const MESSAGE_FIELDS: [&str; 6] = ["name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"];
 
 /// Longest `custom_id`, in bytes.
 pub const MAX_ID_BYTES: usize = 512;
@@ -181,15 +184,32 @@ fn messages(value: Option<Value>) -> Result<Prompt, Refusal> {
 fn message(value: Value) -> Result<Message, String> {
     let Value::Object(mut object) = value else { return Err("not an object".to_owned()) };
     let Some(Value::String(role)) = object.remove("role") else { return Err("role must be a text".to_owned()) };
+    // Some templates tell a call without words from an empty answer.
+    let calls = object.get("tool_calls").is_some_and(|calls| !calls.is_null());
     let content = match object.remove("content") {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => parts.iter().map(part).collect::<Result<String, String>>()?,
+        Some(Value::String(text)) => Some(text),
+        Some(Value::Array(parts)) => Some(parts.iter().map(part).collect::<Result<String, String>>()?),
+        None | Some(Value::Null) if calls => None,
         _ => return Err("content must be a text, or a list of parts of the type text".to_owned()),
     };
     object.retain(|_, value| !value.is_null());
-    match object.keys().next() {
-        None => Ok(Message { role, content }),
-        Some(name) => Err(format!("{name:?} is not supported")),
+    if let Some(name) = object.keys().find(|name| !MESSAGE_FIELDS.contains(&name.as_str())) {
+        return Err(format!("{name:?} is not supported"));
+    }
+    parse_arguments(&mut object);
+    let fields = object.iter().map(|(name, value)| (name.clone(), TemplateValue::from_serialize(value)));
+    let message = Message { extra: fields.collect(), ..Message::new(role, content.as_deref().unwrap_or_default()) };
+    Ok(if content.is_none() { message.without_content() } else { message })
+}
+
+/// OpenAI writes the arguments of a call as JSON in a text; templates want what it says, as with transformers.
+fn parse_arguments(message: &mut Map<String, Value>) {
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+    for arguments in calls.into_iter().flatten().filter_map(|call| call.pointer_mut("/function/arguments")) {
+        let parsed = arguments.as_str().and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+        if let Some(parsed) = parsed {
+            *arguments = Value::Object(parsed);
+        }
     }
 }
 

@@ -107,11 +107,12 @@ fn request(
     ask: Result<(Prompt, Parameters), Refusal>,
 ) -> Result<Request, Refusal> {
     let (prompt, parameters) = ask?;
+    let sampling = parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default());
     Ok(Request {
         id: ticket.index,
-        prompt: renderer.render(prompt)?,
+        prompt: renderer.render(prompt, parameters.template)?,
         max_tokens: parameters.max_tokens.or(defaults.max_tokens),
-        sampling: parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default()),
+        sampling,
         stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
         constraint: parameters.constraint,
         n_logprobs: parameters.n_logprobs,

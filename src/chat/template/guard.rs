@@ -73,6 +73,15 @@ impl SpecialGuard {
 
     /// A content with its special texts marked.
     pub(super) fn mark(&self, content: &str, style: MarkStyle) -> String {
+        self.marked(content, style, true)
+    }
+
+    /// The same for a text that stands between the template's quotes or braces: its edges are safe.
+    pub(super) fn mark_inside(&self, text: &str, style: MarkStyle) -> String {
+        self.marked(text, style, false)
+    }
+
+    fn marked(&self, content: &str, style: MarkStyle, with_edges: bool) -> String {
         let content = content.replace(is_mark, "\u{FFFD}");
         let Some(automaton) = &self.automaton else {
             return content;
@@ -80,8 +89,8 @@ impl SpecialGuard {
         if style == MarkStyle::None {
             return content;
         }
-        let edges = self.edges(&content).into_iter().map(|at| Mark { at, kind: EDGE, special: None });
-        let mut marks: Vec<Mark> = edges.collect();
+        let edges = if with_edges { self.edges(&content) } else { Vec::new() };
+        let mut marks: Vec<Mark> = edges.into_iter().map(|at| Mark { at, kind: EDGE, special: None }).collect();
         for found in automaton.find_iter(&content) {
             let special = Some(found.pattern().as_usize());
             if style != MarkStyle::After {

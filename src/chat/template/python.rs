@@ -15,6 +15,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
             Layout::repr().write(&mut text, value, 0)?;
             Ok(out.write_str(&text)?)
         }
+        ValueKind::None => Ok(out.write_str("None")?),
         _ => escape_formatter(out, state, value),
     });
     // Jinja2 asks for `len()` and `[]`, which strings and dicts have too.

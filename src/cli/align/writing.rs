@@ -152,12 +152,9 @@ impl<'a> Feeder<'a> {
         let is_sampled = id % SAMPLED_EVERY == SAMPLED_EVERY - 1;
         let sampling = Sampling {
             temperature: if is_sampled { self.args.temp } else { 0.0 },
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
             // The top bit is llama.cpp's: it means a seed of its own choice.
             seed: (Dice(u64::from(self.args.seed) << 32 ^ id).next_u64() >> 33) as u32,
+            ..Sampling::default()
         };
         Request { id, prompt, max_tokens: self.args.n_predict, sampling }
     }

@@ -9,6 +9,7 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 use crate::batch::input::format::Format;
 use crate::cli::args::{EngineArgs, SamplingArgs};
 use crate::cli::config::ConfigArgs;
+use crate::cli::template::TemplateArgs;
 
 /// Arguments of `batch`.
 #[derive(Debug, ClapArgs)]
@@ -95,6 +96,10 @@ pub struct BatchArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: LateEngineArgs,
+
+    /// How prompts are put into words.
+    #[command(flatten)]
+    pub chat_template: TemplateArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

@@ -25,9 +25,6 @@ use crate::token::Token;
 
 pub(super) const N_REPEATS: usize = 3;
 
-/// Always the likeliest token: nothing but the drafter differs between two answers.
-const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
-
 /// One answer.
 #[derive(Clone, Debug)]
 struct Record {
@@ -97,7 +94,9 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
         prompt: prompt.to_vec(),
         max_tokens: Some(max_tokens),
         n_ctx: bench.args.engine.ctx_size,
-        sampling: GREEDY,
+        sampling: Sampling::greedy(),
+        constraint: None,
+        n_logprobs: None,
         stops: Vec::new(),
         drafter,
         curve_budget: Duration::from_millis(bench.args.engine.curve_budget),

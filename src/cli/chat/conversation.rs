@@ -38,6 +38,8 @@ pub struct Engine {
     pub worker: Worker,
     /// Its words around messages.
     pub prompter: Prompter,
+    /// What the template is given besides.
+    pub variables: BTreeMap<String, TemplateValue>,
     /// Name, size and a hash of the header.
     pub model: String,
     /// Positions of the context.
@@ -118,7 +120,7 @@ impl Conversation {
             self.is_merge_told = true;
         }
         let seed = seed.unwrap_or_else(|| turn_seed(self.settings.sampling.seed, self.session.turns.len()));
-        let sampling = Sampling { seed, ..self.settings.sampling };
+        let sampling = Sampling { seed, ..self.settings.sampling.clone() };
         let is_thinking = opens_thinking(&rendered.text());
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
         let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
@@ -145,7 +147,7 @@ impl Conversation {
     }
 
     pub(super) fn render(&self, messages: &[Message], opens: Opens) -> Result<Rendered, Failure> {
-        let mut extra = BTreeMap::new();
+        let mut extra = self.engine.variables.clone();
         if self.settings.reasoning == Reasoning::Off || opens == Opens::Summary {
             extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
         }
@@ -176,6 +178,8 @@ impl Conversation {
             n_ctx: Some(self.engine.n_ctx),
             sampling,
             stops: self.settings.stops.clone(),
+            constraint: None,
+            n_logprobs: None,
             drafter: self.engine.drafter,
             curve_budget: self.engine.curve_budget,
             record: false,

@@ -114,7 +114,7 @@ impl Conversation {
     fn summary_of(&self, request: Rendered) -> Result<String, Failure> {
         let opening = if opens_thinking(&request.text()) { thinking::OPEN } else { "" };
         // The likeliest tokens: a summary depends on nothing but what it is of.
-        let sampling = Sampling { temperature: 0.0, ..self.settings.sampling };
+        let sampling = Sampling { temperature: 0.0, ..self.settings.sampling.clone() };
         let (answer, text) = self.run(self.job(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
         match answer.stop {
             StopType::Interrupted => Err(Failure::interrupted()),

@@ -5,13 +5,10 @@ use std::time::Instant;
 
 use crate::batch::engine::{Answer, End, Event, Refusal, TokenLogprob};
 use crate::crowd::{self, Ended, Said};
-use crate::draft::top::TopK;
+use crate::llama::logprobs::Logprobs;
 use crate::llama::model::Model;
 use crate::target::TargetError;
 use crate::text::TextAssembler;
-
-/// Most alternatives told of a token, as with OpenAI.
-const MAX_LOGPROBS: usize = 20;
 
 /// An answer in the making.
 pub(super) struct Answering {
@@ -20,9 +17,8 @@ pub(super) struct Answering {
     n_predicted: usize,
     assembler: TextAssembler,
     text: String,
-    n_logprobs: Option<usize>,
-    logprobs: Vec<TokenLogprob>,
-    top: TopK,
+    logprobs: Option<Logprobs>,
+    told: Vec<TokenLogprob>,
     placed: Instant,
     first: Option<Instant>,
 }
@@ -35,9 +31,8 @@ impl Answering {
             n_predicted: 0,
             assembler,
             text: String::new(),
-            n_logprobs,
-            logprobs: Vec::new(),
-            top: TopK::default(),
+            logprobs: n_logprobs.map(Logprobs::new),
+            told: Vec::new(),
             placed: Instant::now(),
             first: None,
         }
@@ -65,24 +60,11 @@ impl Answering {
         if model.is_end(said.token) {
             return ControlFlow::Break(());
         }
-        let bytes = model.bytes(said.token);
-        self.text.push_str(self.assembler.push(&bytes));
-        if let Some(n_top) = self.n_logprobs {
-            let logprob = self.logprob(said, bytes, n_top, model);
-            self.logprobs.extend(logprob);
+        self.text.push_str(self.assembler.push(&model.bytes(said.token)));
+        if let Some(logprobs) = &mut self.logprobs {
+            self.told.extend(logprobs.of(said.token, said.logits, model));
         }
         if self.assembler.stopped().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn logprob(&mut self, said: Said<'_>, bytes: Vec<u8>, n_top: usize, model: &Model) -> Option<TokenLogprob> {
-        let n_top = n_top.min(MAX_LOGPROBS);
-        let top = self.top.of(said.logits, n_top.max(1));
-        let best = top.first()?;
-        // Far below the likeliest a probability is 0 as a number, and its logarithm is not.
-        let logprob = |logit: f32| best.weight.ln() + logit - said.logits[best.token.index()];
-        let of = |token: crate::token::Token| logprob(said.logits[token.index()]);
-        let alternatives = top.iter().take(n_top).map(|likely| (model.bytes(likely.token), of(likely.token)));
-        Some(TokenLogprob { bytes, logprob: of(said.token), top: alternatives.collect() })
     }
 
     /// The answer, or why there is none.
@@ -107,7 +89,7 @@ impl Answering {
             n_accepted: ended.n_accepted,
             prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
             predicted_ms: first.elapsed().as_secs_f64() * 1e3,
-            logprobs: self.logprobs,
+            logprobs: self.told,
         }))
     }
 }

@@ -193,7 +193,7 @@ impl Desk<'_> {
         }
         self.outbox.send(Event::Begun { id, prompt: prompt.clone() });
         let sampler = sampler(&sampling, self.model, &prompt);
-        self.crowd.admit(Text { id, prompt, max_tokens: max_tokens.clamp(1, n_ctx - n_prompt), sampler });
+        self.crowd.admit(Text { id, prompt, max_tokens: max_tokens.clamp(1, n_ctx - n_prompt), sampler, form: None });
     }
 
     /// Some tokens, one for every text that has read its prompt.

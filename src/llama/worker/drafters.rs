@@ -9,7 +9,7 @@ use crate::draft::aded::Aded;
 use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::memory::Memory;
-use crate::draft::{Drafter, NoDraft};
+use crate::draft::{Drafter, Form, NoDraft};
 use crate::llama::worker::{DrafterKind, Notice};
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
@@ -43,6 +43,13 @@ impl Active {
         match self {
             Active::Auto(auto) => auto.as_mut(),
             Active::Other(drafter) => drafter.as_mut(),
+        }
+    }
+
+    /// Drafts keep to `form`, where they are of more than one kind.
+    pub(super) fn hold_to(&mut self, form: Box<dyn Form>) {
+        if let Active::Auto(auto) = self {
+            auto.hold_to(form);
         }
     }
 }

@@ -36,7 +36,7 @@ fn openais_lines_are_understood() {
 #[test]
 fn short_forms_have_the_same_parameters() {
     let short = ask(r#"{"prompt": "Hello", "temperature": 0}"#);
-    assert_eq!((short.custom_id.as_str(), short.parameters.temperature), ("line-3", Some(0.0)));
+    assert_eq!((short.custom_id.as_str(), &short.parameters.knobs[..]), ("line-3", &[(0, 0.0)][..]));
     assert_eq!(short.prompt, Prompt::User("Hello".to_owned()));
     let named = ask(r#"{"custom_id": "x", "messages": [{"role": "user", "content": "Hi", "name": null}]}"#);
     assert_eq!((named.custom_id.as_str(), named.endpoint), ("x", Endpoint::Chat));
@@ -76,7 +76,7 @@ fn what_is_wrong_is_said_and_who_it_was() {
         (r#"[{"content": "a"}]"#, "role"),
         (r#"[{"role": "user"}]"#, "content"),
         (r#"[{"role": "user", "content": [{"type": "image_url"}]}]"#, "type text"),
-        (r#"[{"role": "user", "content": "a", "tool_calls": []}]"#, "tool_calls"),
+        (r#"[{"role": "user", "content": "a", "audio": {}}]"#, "audio"),
     ] {
         refuses(&named(&format!("\"messages\": {messages}")), Some("a"), INVALID_REQUEST, part);
     }
@@ -91,4 +91,14 @@ proptest! {
     fn no_line_panics(line in r#"[\[\]{}":, a-z0-9\\]{0,80}"#) {
         let _ = Ask::of_json(&line, 1);
     }
+}
+
+#[test]
+fn what_templates_look_at_is_passed_on() {
+    let ask = ask(r#"{"messages": [{"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]}]}"#);
+    let Prompt::Messages(messages) = ask.prompt else { panic!("messages") };
+    let fields = r#"{"reasoning_content": "Hm.", "content": null, "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]}"#;
+    assert_eq!(messages[0].extra, serde_json::from_str(fields).unwrap());
 }

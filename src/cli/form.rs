@@ -1,0 +1,71 @@
+//! What an answer must be: a schema, a grammar or an expression, checked before a model is loaded.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+
+use crate::cli::failure::Failure;
+use crate::structure::{Constraint, MAX_BYTES};
+
+/// What an answer must be.
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Form of the answer")]
+#[group(id = "form", multiple = false)]
+pub struct FormArgs {
+    /// The answer is JSON of this schema, on one line; {} is any JSON
+    #[arg(short, long, value_name = "SCHEMA")]
+    pub json_schema: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    pub json_schema_file: Option<PathBuf>,
+
+    /// The answer is a text of this grammar, in llama.cpp's GBNF; its first rule is root
+    #[arg(long, value_name = "GBNF")]
+    pub grammar: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    pub grammar_file: Option<PathBuf>,
+
+    /// The answer is a text that this regular expression matches, all of it
+    #[arg(long, value_name = "RE", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+}
+
+impl FormArgs {
+    /// What is asked for, if anything is.
+    ///
+    /// # Errors
+    /// When it cannot be read or used.
+    pub fn constraint(&self) -> Result<Option<Constraint>, Failure> {
+        let constraint = if let Some(schema) = &self.json_schema {
+            Constraint::JsonSchema(schema.clone())
+        } else if let Some(path) = &self.json_schema_file {
+            Constraint::JsonSchema(read(path)?)
+        } else if let Some(grammar) = &self.grammar {
+            Constraint::Grammar(grammar.clone())
+        } else if let Some(path) = &self.grammar_file {
+            Constraint::Grammar(read(path)?)
+        } else if let Some(expression) = &self.regex {
+            Constraint::Regex(expression.clone())
+        } else {
+            return Ok(None);
+        };
+        let file = self.json_schema_file.as_ref().or(self.grammar_file.as_ref());
+        let place = file.map(|path| format!("{}: ", path.display())).unwrap_or_default();
+        constraint.check().map_err(|error| Failure::usage(format!("{place}{error}")))?;
+        Ok(Some(constraint))
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
+    // One byte more than is allowed: then it is too long, and nothing is cut silently.
+    let read = file.take(MAX_BYTES as u64 + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::io(path, &error))?;
+    Ok(text)
+}

@@ -1,0 +1,104 @@
+//! Which chat template a prompt is put into: the model's own, or the one given.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use crate::batch::job::summary;
+use crate::chat::template::TemplateValue;
+use crate::cli::failure::Failure;
+use crate::gguf::Gguf;
+
+/// Longest template in a file.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The one template that has a name: nearly all models without one of their own were trained on this, or on none.
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// How prompts are put into words.
+#[derive(Debug, Default, ClapArgs)]
+pub struct TemplateArgs {
+    /// Chat template instead of the model's own: Jinja, or chatml
+    #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
+    pub chat_template: Option<String>,
+
+    /// The same from a file
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "chat_template",
+        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE",
+        hide_env = true
+    )]
+    pub chat_template_file: Option<PathBuf>,
+
+    /// Variables for the chat template, a JSON object, as {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", env = "LLAMA_CHAT_TEMPLATE_KWARGS", hide_env = true)]
+    pub chat_template_kwargs: Option<String>,
+}
+
+impl TemplateArgs {
+    /// The template's text: the one given, or else the model's; `None` where there is neither.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or there is no template of that name.
+    pub fn source(&self, gguf: &Gguf) -> Result<Option<String>, Failure> {
+        match (&self.chat_template, &self.chat_template_file) {
+            (Some(text), _) if text == "chatml" => Ok(Some(CHATML.to_owned())),
+            (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
+            (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
+                .with_hint("chatml, or a template's Jinja text; --chat-template-file FILE reads one")),
+            (None, Some(path)) => {
+                let mut text = String::new();
+                let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
+                file.take(MAX_TEMPLATE_BYTES + 1)
+                    .read_to_string(&mut text)
+                    .map_err(|error| Failure::io(path, &error))?;
+                if text.len() as u64 > MAX_TEMPLATE_BYTES {
+                    return Err(Failure::usage(format!("{}: a template has at most 1 MiB", path.display())));
+                }
+                Ok(Some(text))
+            }
+            (None, None) => Ok(gguf.chat_template().map(str::to_owned)),
+        }
+    }
+
+    /// What of this makes another job of a batch.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            TemplateArgs { chat_template: None, chat_template_file: None, chat_template_kwargs: None } => {
+                "own".to_owned()
+            }
+            others => summary(&format!("{others:?}")),
+        }
+    }
+
+    /// The same where there must be one.
+    ///
+    /// # Errors
+    /// Also when there is none.
+    pub fn needed(&self, gguf: &Gguf) -> Result<String, Failure> {
+        self.source(gguf)?.ok_or_else(|| {
+            Failure::usage(format!("{}: this model has no chat template", gguf.path().display())).with_hint(
+                "--raw continues the prompt as it is; --chat-template chatml and --chat-template-file FILE give one",
+            )
+        })
+    }
+
+    /// The variables given.
+    ///
+    /// # Errors
+    /// When they are no object.
+    pub fn variables(&self) -> Result<BTreeMap<String, TemplateValue>, Failure> {
+        let Some(text) = &self.chat_template_kwargs else { return Ok(BTreeMap::new()) };
+        serde_json::from_str(text).map_err(|error| {
+            Failure::usage(format!("--chat-template-kwargs is not a JSON object: {error}"))
+                .with_hint(r#"as in --chat-template-kwargs '{"enable_thinking": false}'"#)
+        })
+    }
+}

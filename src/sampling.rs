@@ -1,0 +1,397 @@
+//! How tokens are chosen: llama.cpp's samplers, with its names, its order and its defaults.
+//!
+//! Parameters only. What each number may be stands in one table ([`KNOBS`]), which the command line and the lines of a
+//! batch both go by. The samplers themselves are llama.cpp's: see `llama::sampler`.
+
+use std::ops::RangeInclusive;
+
+use crate::token::Token;
+
+/// Where DRY sees no repetition across, unless told otherwise.
+pub const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+
+/// Most tokens that a penalty looks back on: it keeps them.
+const MAX_LAST_N: f64 = (1 << 20) as f64;
+
+/// A bound for numbers that have none by themselves.
+const HUGE: f64 = 1e6;
+
+/// How tokens are chosen. The default is llama.cpp's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Seed of the draws.
+    pub seed: u32,
+    /// 0 or less takes the likeliest token.
+    pub temperature: f32,
+    /// How far entropy moves the temperature, up and down; 0 is off.
+    pub dynatemp_range: f32,
+    /// The power of the entropy by which it does.
+    pub dynatemp_exponent: f32,
+    /// Only the k likeliest; 0 is off.
+    pub top_k: i32,
+    /// Only the likeliest that make up this probability; 1 is off.
+    pub top_p: f32,
+    /// Only those at least this likely relative to the likeliest; 0 is off.
+    pub min_p: f32,
+    /// Only the most typical that make up this probability; 1 is off.
+    pub typical_p: f32,
+    /// Only those within so many standard deviations of the likeliest logit; 0 or less is off.
+    pub top_n_sigma: f32,
+    /// The chance with which all but the least of the likely tokens go; 0 is off.
+    pub xtc_probability: f32,
+    /// Which tokens are likely ones for that; above 0.5 is off.
+    pub xtc_threshold: f32,
+    /// Tokens that the penalties look back on; 0 is off.
+    pub repeat_last_n: i32,
+    /// Divides the logits of recent tokens; 1 is off.
+    pub repeat_penalty: f32,
+    /// Taken from the logit of a token once for each time it occurred; 0 is off.
+    pub frequency_penalty: f32,
+    /// Taken from the logit of a token that occurred; 0 is off.
+    pub presence_penalty: f32,
+    /// DRY takes this times a power from the logit of a token that goes on with a repetition; 0 is off.
+    pub dry_multiplier: f32,
+    /// The base of that power.
+    pub dry_base: f32,
+    /// Repetitions up to this length are free.
+    pub dry_allowed_length: i32,
+    /// Tokens that DRY looks back on; 0 is off.
+    pub dry_penalty_last_n: i32,
+    /// Texts across which DRY sees no repetition; `None` is [`DRY_BREAKERS`].
+    pub dry_breakers: Option<Vec<String>>,
+    /// Mirostat of this version, after the temperature and instead of all others; 0 is off.
+    pub mirostat: i32,
+    /// The surprise it aims at.
+    pub mirostat_tau: f32,
+    /// How fast it learns.
+    pub mirostat_eta: f32,
+    /// The probability that adaptive-p favours, where `samplers` name it; below 0 it favours none.
+    pub adaptive_target: f32,
+    /// How much of its memory it keeps from token to token.
+    pub adaptive_decay: f32,
+    /// Which samplers, in order; `None` is [`DEFAULT_ORDER`].
+    pub samplers: Option<Vec<SamplerKind>>,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(Token, f32)>,
+    /// Never chooses a token that ends the text.
+    pub ignore_eos: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            seed: 0,
+            temperature: 0.8,
+            dynatemp_range: 0.0,
+            dynatemp_exponent: 1.0,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            typical_p: 1.0,
+            top_n_sigma: -1.0,
+            xtc_probability: 0.0,
+            xtc_threshold: 0.1,
+            repeat_last_n: 64,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            dry_multiplier: 0.0,
+            dry_base: 1.75,
+            dry_allowed_length: 2,
+            dry_penalty_last_n: 64,
+            dry_breakers: None,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
+            adaptive_target: -1.0,
+            adaptive_decay: 0.9,
+            samplers: None,
+            logit_bias: Vec::new(),
+            ignore_eos: false,
+        }
+    }
+}
+
+impl Sampling {
+    /// The likeliest token, always.
+    #[must_use]
+    pub fn greedy() -> Sampling {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    /// The samplers in order, without those that change nothing.
+    #[must_use]
+    pub fn links(&self) -> Vec<SamplerKind> {
+        let order = self.samplers.as_deref().unwrap_or(&DEFAULT_ORDER);
+        order.iter().copied().filter(|&kind| self.has_effect(kind)).collect()
+    }
+
+    fn has_effect(&self, kind: SamplerKind) -> bool {
+        match kind {
+            SamplerKind::Penalties => {
+                let is_off =
+                    self.repeat_penalty == 1.0 && self.frequency_penalty == 0.0 && self.presence_penalty == 0.0;
+                self.repeat_last_n > 0 && !is_off
+            }
+            SamplerKind::Dry => self.dry_multiplier != 0.0 && self.dry_base >= 1.0 && self.dry_penalty_last_n > 0,
+            SamplerKind::TopNSigma => self.top_n_sigma > 0.0,
+            SamplerKind::TopK => self.top_k > 0,
+            SamplerKind::Typical => self.typical_p < 1.0,
+            SamplerKind::TopP => self.top_p < 1.0,
+            SamplerKind::MinP => self.min_p > 0.0,
+            SamplerKind::Xtc => self.xtc_probability > 0.0 && self.xtc_threshold <= 0.5,
+            SamplerKind::Temperature | SamplerKind::AdaptiveP => true,
+        }
+    }
+
+    /// Whether the likeliest token of the logits, as they are, is what is chosen.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        let links = self.links();
+        let keeps_likeliest = |kind: &SamplerKind| {
+            matches!(kind, SamplerKind::TopNSigma | SamplerKind::TopK | SamplerKind::TopP | SamplerKind::MinP)
+        };
+        let is_cold = self.temperature <= 0.0 && links.contains(&SamplerKind::Temperature);
+        let mut before = links.iter().take_while(|&&kind| kind != SamplerKind::Temperature);
+        let is_as_it_is = self.logit_bias.is_empty() && !self.ignore_eos && self.dynatemp_range == 0.0;
+        is_as_it_is && self.temperature <= 0.0 && (self.mirostat != 0 || is_cold && before.all(keeps_likeliest))
+    }
+
+    /// Finds a number that is out of its range.
+    ///
+    /// # Errors
+    /// The knob, and the number it has.
+    pub fn check(&self) -> Result<(), (&'static Knob, f64)> {
+        let mut copy = self.clone();
+        for knob in &KNOBS {
+            let number = knob.get(&mut copy);
+            if !knob.allows(number) {
+                return Err((knob, number));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first biased token that a vocabulary of this many tokens has not.
+    #[must_use]
+    pub fn unknown_token(&self, n_vocab: usize) -> Option<Token> {
+        let is_known = |token: Token| usize::try_from(token.0).is_ok_and(|index| index < n_vocab);
+        self.logit_bias.iter().map(|&(token, _)| token).find(|&token| !is_known(token))
+    }
+}
+
+/// One of llama.cpp's samplers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SamplerKind {
+    /// Repetition, frequency and presence.
+    Penalties,
+    /// Repetitions of sequences.
+    Dry,
+    /// See [`Sampling::top_n_sigma`].
+    TopNSigma,
+    /// See [`Sampling::top_k`].
+    TopK,
+    /// See [`Sampling::typical_p`].
+    Typical,
+    /// See [`Sampling::top_p`].
+    TopP,
+    /// See [`Sampling::min_p`].
+    MinP,
+    /// See [`Sampling::xtc_probability`].
+    Xtc,
+    /// See [`Sampling::temperature`].
+    Temperature,
+    /// See [`Sampling::adaptive_target`]. It chooses, wherever it stands, at the end.
+    AdaptiveP,
+}
+
+/// llama.cpp's order.
+pub const DEFAULT_ORDER: [SamplerKind; 9] = [
+    SamplerKind::Penalties,
+    SamplerKind::Dry,
+    SamplerKind::TopNSigma,
+    SamplerKind::TopK,
+    SamplerKind::Typical,
+    SamplerKind::TopP,
+    SamplerKind::MinP,
+    SamplerKind::Xtc,
+    SamplerKind::Temperature,
+];
+
+impl SamplerKind {
+    /// All of them, with llama.cpp's names.
+    pub const NAMES: [(&str, SamplerKind); 10] = [
+        ("penalties", SamplerKind::Penalties),
+        ("dry", SamplerKind::Dry),
+        ("top_n_sigma", SamplerKind::TopNSigma),
+        ("top_k", SamplerKind::TopK),
+        ("typ_p", SamplerKind::Typical),
+        ("top_p", SamplerKind::TopP),
+        ("min_p", SamplerKind::MinP),
+        ("xtc", SamplerKind::Xtc),
+        ("temperature", SamplerKind::Temperature),
+        ("adaptive_p", SamplerKind::AdaptiveP),
+    ];
+
+    /// The sampler of a name, with `_` or `-`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<SamplerKind> {
+        let name = name.replace('-', "_");
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|&(_, kind)| kind)
+    }
+}
+
+/// A number of [`Sampling`]: what it is called, and what it may be.
+#[derive(Debug)]
+pub struct Knob {
+    /// Its name in JSON: OpenAI's, else llama-server's.
+    pub name: &'static str,
+    /// Its flag on the command line: llama.cpp's.
+    pub flag: &'static str,
+    range: RangeInclusive<f64>,
+    field: Field,
+}
+
+#[derive(Debug)]
+enum Field {
+    Real(fn(&mut Sampling) -> &mut f32),
+    Whole(fn(&mut Sampling) -> &mut i32),
+}
+
+impl Knob {
+    /// The number of `sampling`; nothing is changed.
+    #[must_use]
+    pub fn get(&self, sampling: &mut Sampling) -> f64 {
+        match self.field {
+            Field::Real(field) => f64::from(*field(sampling)),
+            Field::Whole(field) => f64::from(*field(sampling)),
+        }
+    }
+
+    /// Changes the number of `sampling`, to one that [`Knob::allows`].
+    pub fn set(&self, sampling: &mut Sampling, number: f64) {
+        match self.field {
+            Field::Real(field) => *field(sampling) = number as f32,
+            Field::Whole(field) => *field(sampling) = number as i32,
+        }
+    }
+
+    /// Whether this is a number that makes sense.
+    #[must_use]
+    pub fn allows(&self, number: f64) -> bool {
+        let is_kind = matches!(self.field, Field::Real(_)) || number.fract() == 0.0;
+        is_kind && self.range.contains(&number)
+    }
+
+    /// What it may be, in words.
+    #[must_use]
+    pub fn wanted(&self) -> String {
+        let kind = if matches!(self.field, Field::Whole(_)) { "a whole number" } else { "a number" };
+        let (&start, &end) = (self.range.start(), self.range.end());
+        match (start, end) {
+            (start, end) if end < HUGE => format!("{kind} from {start} to {end}"),
+            (0.0, _) => format!("{kind} that is not negative"),
+            (start, _) if start > 0.0 && start < 0.1 => format!("{kind} above 0"),
+            (start, _) if start == -HUGE => kind.to_owned(),
+            (start, _) => format!("{kind}, {start} or more"),
+        }
+    }
+}
+
+macro_rules! knobs {
+    ($($kind:ident $name:literal $flag:literal $field:ident $start:expr, $end:expr;)*) => {
+        [$(Knob {
+            name: $name,
+            flag: $flag,
+            range: $start..=$end,
+            field: Field::$kind(|sampling| &mut sampling.$field),
+        }),*]
+    };
+}
+
+/// Every number of [`Sampling`] but the seed.
+pub static KNOBS: [Knob; 23] = knobs![
+    Real "temperature" "--temp" temperature 0.0, HUGE;
+    Real "dynatemp_range" "--dynatemp-range" dynatemp_range 0.0, HUGE;
+    Real "dynatemp_exponent" "--dynatemp-exp" dynatemp_exponent 0.0, HUGE;
+    Whole "top_k" "--top-k" top_k 0.0, i32::MAX as f64;
+    Real "top_p" "--top-p" top_p 0.0, 1.0;
+    Real "min_p" "--min-p" min_p 0.0, 1.0;
+    Real "typical_p" "--typical" typical_p 0.0, 1.0;
+    Real "top_n_sigma" "--top-nsigma" top_n_sigma -1.0, HUGE;
+    Real "xtc_probability" "--xtc-probability" xtc_probability 0.0, 1.0;
+    Real "xtc_threshold" "--xtc-threshold" xtc_threshold 0.0, 1.0;
+    Whole "repeat_last_n" "--repeat-last-n" repeat_last_n 0.0, MAX_LAST_N;
+    Real "repeat_penalty" "--repeat-penalty" repeat_penalty 1e-6, HUGE;
+    Real "frequency_penalty" "--frequency-penalty" frequency_penalty -HUGE, HUGE;
+    Real "presence_penalty" "--presence-penalty" presence_penalty -HUGE, HUGE;
+    Real "dry_multiplier" "--dry-multiplier" dry_multiplier 0.0, HUGE;
+    Real "dry_base" "--dry-base" dry_base 1.0, HUGE;
+    Whole "dry_allowed_length" "--dry-allowed-length" dry_allowed_length 0.0, MAX_LAST_N;
+    Whole "dry_penalty_last_n" "--dry-penalty-last-n" dry_penalty_last_n 0.0, MAX_LAST_N;
+    Whole "mirostat" "--mirostat" mirostat 0.0, 2.0;
+    Real "mirostat_tau" "--mirostat-ent" mirostat_tau 0.0, HUGE;
+    Real "mirostat_eta" "--mirostat-lr" mirostat_eta 0.0, HUGE;
+    Real "adaptive_target" "--adaptive-target" adaptive_target -1.0, 1.0;
+    Real "adaptive_decay" "--adaptive-decay" adaptive_decay 0.0, 0.99;
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_in_range_and_every_knob_reaches_its_own_number() {
+        assert_eq!(Sampling::default().check().map_err(|(knob, _)| knob.flag), Ok(()));
+        for knob in &KNOBS {
+            let mut sampling = Sampling::default();
+            let other = if knob.get(&mut sampling) == 0.0 { 1.0 } else { 0.0 };
+            knob.set(&mut sampling, other);
+            let changed =
+                KNOBS.iter().filter(|knob| knob.get(&mut sampling.clone()) != knob.get(&mut Sampling::default()));
+            assert_eq!(changed.map(|knob| knob.name).collect::<Vec<_>>(), [knob.name]);
+            assert!(!knob.allows(f64::NAN) && !knob.allows(f64::INFINITY), "{}", knob.name);
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let wrong = Sampling { top_p: 1.5, ..Sampling::default() };
+        let (knob, number) = wrong.check().unwrap_err();
+        assert_eq!((knob.flag, number, knob.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
+        let wanted = |name: &str| KNOBS.iter().find(|knob| knob.name == name).unwrap().wanted();
+        assert_eq!(wanted("top_k"), "a whole number that is not negative");
+        assert_eq!(wanted("repeat_penalty"), "a number above 0");
+        assert_eq!(wanted("presence_penalty"), "a number");
+        assert_eq!(wanted("dry_base"), "a number, 1 or more");
+        assert_eq!(wanted("mirostat"), "a whole number from 0 to 2");
+    }
+
+    #[test]
+    fn only_what_keeps_the_likeliest_is_greedy() {
+        assert!(Sampling::greedy().is_greedy());
+        let changes: [fn(&mut Sampling); 9] = [
+            |s| s.temperature = 0.1,
+            |s| s.repeat_penalty = 1.1,
+            |s| s.presence_penalty = 0.5,
+            |s| s.dry_multiplier = 0.8,
+            |s| s.typical_p = 0.5,
+            |s| s.xtc_probability = 1.0,
+            |s| s.logit_bias = vec![(Token(1), 1.0)],
+            |s| s.ignore_eos = true,
+            |s| s.samplers = Some(vec![SamplerKind::TopK]),
+        ];
+        for (n, change) in changes.iter().enumerate() {
+            let mut sampling = Sampling::greedy();
+            change(&mut sampling);
+            assert!(!sampling.is_greedy(), "change {n}");
+        }
+    }
+
+    #[test]
+    fn samplers_have_the_names_that_llama_cpp_gives_them() {
+        assert_eq!(SamplerKind::named("top-k"), Some(SamplerKind::TopK));
+        assert_eq!(SamplerKind::named("typ_p"), Some(SamplerKind::Typical));
+        assert_eq!(SamplerKind::named("infill"), None);
+    }
+}

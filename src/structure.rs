@@ -1,0 +1,241 @@
+//! Forms that answers are held to: JSON schemas, grammars, regular expressions.
+//!
+//! llguidance does the work: an Earley parser over derivatives of regular expressions, with a trie of the vocabulary. It
+//! tells whether a token may come in microseconds, and which bytes must come, which is what drafts are made of
+//! ([`forced`]). GBNF, the language of llama.cpp's grammars, is translated for it ([`gbnf`]).
+//!
+//! Nothing here knows of llama.cpp: a vocabulary is what its tokens spell.
+
+pub mod forced;
+pub mod gbnf;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::token::Token;
+
+/// Longest schema, grammar or expression; what it may expand to is bounded by llguidance.
+pub const MAX_BYTES: usize = 64 << 10;
+
+/// Forms that are kept compiled: the lines of a batch often share one.
+const N_KEPT: usize = 16;
+
+/// A form that an answer is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// Any JSON object.
+    JsonObject,
+    /// A JSON value of this schema, which is JSON itself.
+    JsonSchema(String),
+    /// A text of this grammar, in llama.cpp's GBNF; its first rule is `root`.
+    Grammar(String),
+    /// A text that this regular expression matches from beginning to end.
+    Regex(String),
+}
+
+/// What is wrong with a constraint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} cannot be used: {reason}")]
+pub struct StructureError {
+    what: &'static str,
+    reason: String,
+}
+
+impl Constraint {
+    /// Finds out whether it can be used, with no model at hand.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), StructureError> {
+        let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
+        Structures::new(&bytes, &[Token(256)]).structure(self).map(drop)
+    }
+
+    /// What messages call it.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        match self {
+            Constraint::JsonObject | Constraint::JsonSchema(_) => "the JSON schema",
+            Constraint::Grammar(_) => "the grammar",
+            Constraint::Regex(_) => "the regular expression",
+        }
+    }
+
+    fn error(&self, reason: String) -> StructureError {
+        StructureError { what: self.what(), reason }
+    }
+
+    /// The same for llguidance.
+    fn grammar(&self) -> Result<TopLevelGrammar, String> {
+        let source = match self {
+            Constraint::JsonObject => r#"{"type":"object"}"#,
+            Constraint::JsonSchema(source) | Constraint::Grammar(source) | Constraint::Regex(source) => source,
+        };
+        if source.len() > MAX_BYTES {
+            return Err(format!("it has {} bytes, more than {MAX_BYTES}", source.len()));
+        }
+        match self {
+            Constraint::JsonObject | Constraint::JsonSchema(_) => json_grammar(source),
+            Constraint::Grammar(_) => {
+                Ok(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?))
+            }
+            Constraint::Regex(_) => Ok(TopLevelGrammar::from_regex(whole(source))),
+        }
+    }
+}
+
+/// JSON on one line, as Python writes it, unless the schema has an `x-guidance` of its own: where whitespace is free
+/// nothing is forced, and small models go on with it for ever.
+fn json_grammar(source: &str) -> Result<TopLevelGrammar, String> {
+    // Its reader bounds the depth, which the compiler follows by recursion.
+    let mut schema: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
+    match &mut schema {
+        Value::Object(object) => {
+            let layout = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+            object.entry("x-guidance").or_insert(layout);
+        }
+        Value::Bool(_) => {}
+        _ => return Err("it is not a JSON object".to_owned()),
+    }
+    Ok(TopLevelGrammar::from_json_schema(schema))
+}
+
+/// Without the anchors, which are understood and which llguidance does not know.
+fn whole(expression: &str) -> &str {
+    let start = expression.strip_prefix('^').unwrap_or(expression);
+    match start.strip_suffix('$') {
+        Some(rest) if rest.len() - rest.trim_end_matches('\\').len() & 1 == 0 => rest,
+        _ => start,
+    }
+}
+
+/// A vocabulary for which forms are compiled.
+pub struct Structures {
+    factory: ParserFactory,
+    vocabulary: Rc<Vocabulary>,
+    kept: Vec<(Constraint, Structure)>,
+}
+
+/// What the parser has no use for.
+struct Vocabulary {
+    /// Of each token, whether it spells anything.
+    has_text: Vec<bool>,
+    /// The tokens that end a text.
+    ends: Vec<Token>,
+}
+
+impl Structures {
+    /// For a vocabulary whose tokens spell `pieces`; those of `ends` end a text. There is at least one of each.
+    #[must_use]
+    pub fn new(pieces: &[Vec<u8>], ends: &[Token]) -> Structures {
+        let text = |at: usize| if ends.iter().any(|end| end.index() == at) { &[][..] } else { &pieces[at] };
+        let pieces: Vec<Vec<u8>> = (0..pieces.len()).map(|at| text(at).to_vec()).collect();
+        let end = ends.first().map_or(0, |end| end.0.unsigned_abs());
+        let info = TokRxInfo::new(u32::try_from(pieces.len()).unwrap_or(u32::MAX), end);
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &pieces)));
+        let has_text = pieces.iter().map(|piece| !piece.is_empty()).collect();
+        // No slices: they speed up masks of the whole vocabulary, which are seldom asked for here.
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[]).expect("no slices, no error");
+        factory.quiet();
+        factory.limits_mut().verbose_errors = false;
+        factory.limits_mut().precompute_large_lexemes = false;
+        Structures { factory, vocabulary: Rc::new(Vocabulary { has_text, ends: ends.to_vec() }), kept: Vec::new() }
+    }
+
+    /// A text of this form, of which nothing is there yet.
+    ///
+    /// # Errors
+    /// What is wrong with the constraint.
+    pub fn structure(&mut self, constraint: &Constraint) -> Result<Structure, StructureError> {
+        let known = self.kept.iter().find(|(known, _)| known == constraint);
+        if let Some((_, structure)) = known {
+            return Ok(structure.fresh());
+        }
+        let grammar = constraint.grammar().map_err(|reason| constraint.error(reason))?;
+        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+        // The first mask compiles what is compiled late, and finds forms that nothing has.
+        let first = matcher.compute_mask();
+        if let Some(reason) = matcher.get_error().or(first.err().map(|error| error.to_string())) {
+            return Err(constraint.error(reason.lines().next().unwrap_or("unknown").to_owned()));
+        }
+        let structure = Structure { matcher, vocabulary: self.vocabulary.clone() };
+        if self.kept.len() == N_KEPT {
+            self.kept.remove(0);
+        }
+        self.kept.push((constraint.clone(), structure.fresh()));
+        Ok(structure)
+    }
+}
+
+/// A text that is held to a form, as far as it is there.
+pub struct Structure {
+    matcher: Matcher,
+    vocabulary: Rc<Vocabulary>,
+}
+
+impl Structure {
+    /// The same again, going its own way.
+    #[must_use]
+    pub fn fresh(&self) -> Structure {
+        Structure { matcher: self.matcher.deep_clone(), vocabulary: self.vocabulary.clone() }
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        self.vocabulary.ends.contains(&token)
+    }
+
+    /// Whether the text is whole as it is.
+    fn is_whole(&mut self) -> bool {
+        self.matcher.is_accepting().unwrap_or(false)
+    }
+
+    /// Whether the text is whole and nothing may follow.
+    fn is_over(&self) -> bool {
+        self.matcher.is_stopped() && !self.matcher.is_error()
+    }
+
+    /// Whether this token may come next.
+    pub fn allows(&mut self, token: Token) -> bool {
+        if self.is_end(token) {
+            return self.is_over() || self.is_whole();
+        }
+        let has_text = self.vocabulary.has_text.get(token.index()) == Some(&true);
+        has_text && !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+    }
+
+    /// All tokens that may come next.
+    ///
+    /// # Errors
+    /// When the form is too intricate to tell.
+    pub fn allowed(&mut self) -> Result<Vec<Token>, String> {
+        let mut allowed = Vec::new();
+        if !self.is_over() {
+            let mask = self.matcher.compute_mask().map_err(|error| error.to_string())?;
+            let has_text = |id: &u32| self.vocabulary.has_text.get(*id as usize) == Some(&true);
+            allowed.extend(mask.iter().filter(has_text).filter_map(|id| i32::try_from(id).ok()).map(Token));
+        }
+        if self.is_over() || self.is_whole() {
+            allowed.extend(&self.vocabulary.ends);
+        }
+        Ok(allowed)
+    }
+
+    /// Takes in that the text goes on with this token, which is allowed.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn accept(&mut self, token: Token) -> Result<(), String> {
+        if self.is_end(token) {
+            return Ok(());
+        }
+        self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

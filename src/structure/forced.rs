@@ -1,0 +1,122 @@
+//! What a form is worth to a drafter: where only one continuation is allowed it is drafted, and what is not allowed is
+//! not verified.
+
+use std::rc::Rc;
+
+use crate::draft::Form;
+use crate::structure::Structure;
+use crate::token::Token;
+
+/// A forced text can be said in other tokens than these, but hardly ever is.
+const FORCED_P: f32 = 0.98;
+
+/// Tokens of a text, as the model's tokenizer splits it.
+pub type Tokenize = Rc<dyn Fn(&[u8]) -> Vec<Token>>;
+
+/// A form that drafts are held to. It follows the text by itself.
+pub struct Forced {
+    structure: Structure,
+    tokenize: Tokenize,
+    /// Tokens of the text that the structure knows, the prompt included.
+    n_known: usize,
+    /// Drafted tokens that the structure is ahead by.
+    ahead: Vec<Token>,
+    /// What must follow some path: the path's length, and the tokens.
+    forced: Vec<Token>,
+    forced_from: usize,
+    /// False once the text has left the form, which a sampler never lets it.
+    is_sound: bool,
+}
+
+impl Forced {
+    /// For a text that begins after `n_prompt` tokens.
+    #[must_use]
+    pub fn new(structure: Structure, n_prompt: usize, tokenize: Tokenize) -> Forced {
+        Forced {
+            structure,
+            tokenize,
+            n_known: n_prompt,
+            ahead: Vec::new(),
+            forced: Vec::new(),
+            forced_from: 0,
+            is_sound: true,
+        }
+    }
+
+    /// Takes back drafted tokens until `n` are left.
+    fn take_back(&mut self, n: usize) {
+        let n_back = self.ahead.len().saturating_sub(n);
+        if n_back > 0 {
+            self.is_sound &= self.structure.matcher.rollback(n_back).is_ok();
+            self.ahead.truncate(n);
+        }
+    }
+
+    /// Brings the structure to the end of `text` and `path`.
+    fn go_to(&mut self, text: &[Token], path: &[Token]) {
+        if self.n_known < text.len() {
+            self.take_back(0);
+            self.forced.clear();
+            for &token in &text[self.n_known..] {
+                self.is_sound &= self.structure.accept(token).is_ok();
+            }
+            self.n_known = text.len();
+        }
+        let n_common = self.ahead.iter().zip(path).take_while(|(a, b)| a == b).count();
+        self.take_back(n_common);
+        for &token in &path[n_common..] {
+            self.is_sound &= self.structure.accept(token).is_ok();
+            self.ahead.push(token);
+        }
+    }
+
+    /// Tokens that spell `bytes`: the tokenizer's, or the longest ones where it puts a space before them.
+    fn tokens(&self, bytes: &[u8]) -> Vec<Token> {
+        let tokens = (self.tokenize)(bytes);
+        let Ok(env) = self.structure.matcher.tok_env() else { return tokens };
+        let ids: Vec<u32> = tokens.iter().map(|token| token.0.unsigned_abs()).collect();
+        if env.tok_trie().decode_raw(&ids) == bytes {
+            return tokens;
+        }
+        let longest = env.tok_trie().greedy_tokenize(bytes);
+        longest.into_iter().filter_map(|id| i32::try_from(id).ok()).map(Token).collect()
+    }
+
+    /// The token that must follow `path`, where the structure is.
+    fn must(&mut self, path: &[Token]) -> Option<Token> {
+        if self.structure.is_over() {
+            return self.structure.vocabulary.ends.first().copied();
+        }
+        // One path is forced at a time, and it is walked token by token.
+        let n_walked = path.len().checked_sub(self.forced_from).filter(|&n| n < self.forced.len());
+        if let Some(n) = n_walked
+            && path[self.forced_from..] == self.forced[..n]
+        {
+            return Some(self.forced[n]);
+        }
+        let bytes = self.structure.matcher.compute_ff_bytes();
+        self.forced = if bytes.is_empty() { Vec::new() } else { self.tokens(&bytes) };
+        self.forced_from = path.len();
+        self.forced.first().copied()
+    }
+}
+
+impl Form for Forced {
+    fn narrow(&mut self, text: &[Token], path: &[Token], children: &mut Vec<(Token, f32)>) {
+        if path.last().is_some_and(|&token| self.structure.is_end(token)) {
+            children.clear();
+            return;
+        }
+        self.go_to(text, path);
+        if !self.is_sound {
+            return;
+        }
+        match self.must(path).filter(|&token| self.structure.allows(token)) {
+            Some(token) => {
+                children.clear();
+                children.push((token, FORCED_P));
+            }
+            None => children.retain(|&(token, _)| self.structure.allows(token)),
+        }
+    }
+}

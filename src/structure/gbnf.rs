@@ -1,0 +1,275 @@
+//! GBNF, llama.cpp's notation for grammars, as a Lark grammar for llguidance.
+//!
+//! GBNF has no lexer, and llguidance has one that takes the longest match. So every terminal becomes a single character:
+//! then there is nothing to take longer, and the grammar means what it says. Tokens in angle brackets are not supported.
+
+use std::fmt::Write as _;
+
+/// Deepest nesting of parentheses.
+const MAX_DEPTH: usize = 64;
+
+/// Most repetitions that may be asked for by number.
+const MAX_REPEAT: u32 = 2000;
+
+/// What is wrong with a grammar, and in which line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct GbnfError {
+    line: usize,
+    message: String,
+}
+
+/// Translates a grammar. Its first rule is `root`, and `start` becomes that.
+///
+/// # Errors
+/// At the first mistake.
+pub fn to_lark(source: &str) -> Result<String, GbnfError> {
+    let mut parser = Parser { rest: source, source, rules: Vec::new(), used: Vec::new() };
+    let mut lark = String::from("start: r_root\n");
+    parser.space(true);
+    while !parser.rest.is_empty() {
+        let name = parser.name()?;
+        parser.space(true);
+        parser.expect("::=")?;
+        parser.space(true);
+        let body = parser.alternatives(0)?;
+        if parser.rules.contains(&name) {
+            return Err(parser.error(format!("the rule {name:?} is there twice")));
+        }
+        let _ = writeln!(lark, "{}: {body}", lark_name(&name));
+        parser.rules.push(name);
+        parser.space(true);
+    }
+    parser.used.push(("root".to_owned(), 1));
+    match parser.used.iter().find(|(name, _)| !parser.rules.contains(name)) {
+        Some((name, line)) => Err(GbnfError { line: *line, message: format!("there is no rule {name:?}") }),
+        None => Ok(lark),
+    }
+}
+
+/// Lark's rules are lower-case words. Distinct names stay distinct.
+fn lark_name(name: &str) -> String {
+    let mut out = String::from("r_");
+    for c in name.chars() {
+        match c {
+            'a'..='z' | '0'..='9' => out.push(c),
+            '-' => out.push('_'),
+            // No `_` comes from elsewhere before a lower-case `x` and digits that end in `z`.
+            c => drop(write!(out, "_x{:x}z", u32::from(c))),
+        }
+    }
+    out
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    source: &'a str,
+    rules: Vec<String>,
+    /// Names that are referred to, and in which line.
+    used: Vec<(String, usize)>,
+}
+
+impl<'a> Parser<'a> {
+    fn line(&self) -> usize {
+        let n_read = self.source.len() - self.rest.len();
+        1 + self.source[..n_read].matches('\n').count()
+    }
+
+    fn error(&self, message: impl Into<String>) -> GbnfError {
+        GbnfError { line: self.line(), message: message.into() }
+    }
+
+    /// Skips blanks and comments; newlines only where a rule cannot end.
+    fn space(&mut self, with_newlines: bool) {
+        loop {
+            let is_space = |c: char| c == ' ' || c == '\t' || with_newlines && (c == '\n' || c == '\r');
+            self.rest = self.rest.trim_start_matches(is_space);
+            if !self.rest.starts_with('#') {
+                return;
+            }
+            self.rest = &self.rest[self.rest.find('\n').unwrap_or(self.rest.len())..];
+        }
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.rest = &self.rest[c.len_utf8()..];
+        Some(c)
+    }
+
+    fn expect(&mut self, text: &str) -> Result<(), GbnfError> {
+        match self.rest.strip_prefix(text) {
+            Some(rest) => {
+                self.rest = rest;
+                Ok(())
+            }
+            None => Err(self.error(format!("{text:?} is expected"))),
+        }
+    }
+
+    fn name(&mut self) -> Result<String, GbnfError> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let end = self.rest.find(|c| !is_name(c)).unwrap_or(self.rest.len());
+        if end == 0 {
+            let what = self.peek().map_or("the end".to_owned(), |c| format!("{c:?}"));
+            return Err(self.error(format!("the name of a rule is expected, not {what}")));
+        }
+        let (name, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Ok(name.to_owned())
+    }
+
+    /// `a b | c`, up to what cannot go on.
+    fn alternatives(&mut self, depth: usize) -> Result<String, GbnfError> {
+        if depth > MAX_DEPTH {
+            return Err(self.error("parentheses are nested too deep"));
+        }
+        let mut out = self.sequence(depth)?;
+        while self.peek() == Some('|') {
+            self.next();
+            self.space(true);
+            let _ = write!(out, " | {}", self.sequence(depth)?);
+        }
+        Ok(out)
+    }
+
+    fn sequence(&mut self, depth: usize) -> Result<String, GbnfError> {
+        let mut items: Vec<String> = Vec::new();
+        loop {
+            let item = match self.peek() {
+                Some('"') => self.literal()?,
+                Some('[') => self.class()?,
+                Some('.') => {
+                    self.next();
+                    r"/(?s:.)/".to_owned()
+                }
+                Some('(') => {
+                    self.next();
+                    self.space(true);
+                    let inner = self.alternatives(depth + 1)?;
+                    self.expect(")")?;
+                    format!("({inner})")
+                }
+                Some('<' | '!') => return Err(self.error("tokens in a grammar are not supported")),
+                Some(c) if c.is_ascii_alphanumeric() || c == '-' || c == '_' => {
+                    let line = self.line();
+                    let name = self.name()?;
+                    self.used.push((name.clone(), line));
+                    lark_name(&name)
+                }
+                // Where a rule ends without anything, it is empty.
+                _ if items.is_empty() => return Ok("\"\"".to_owned()),
+                _ => return Ok(items.join(" ")),
+            };
+            let repeat = self.repeat()?;
+            items.push(format!("{item}{repeat}"));
+            // Inside parentheses a newline means nothing.
+            self.space(depth > 0);
+        }
+    }
+
+    /// What follows an item: `?`, `*`, `+`, `{m}`, `{m,}`, `{m,n}`, or nothing.
+    fn repeat(&mut self) -> Result<String, GbnfError> {
+        match self.peek() {
+            Some(c @ ('?' | '*' | '+')) => {
+                self.next();
+                Ok(c.to_string())
+            }
+            Some('{') => {
+                let end = self.rest.find('}').ok_or_else(|| self.error("'}' is expected"))?;
+                let (inside, rest) = (&self.rest[1..end], &self.rest[end + 1..]);
+                let number = |text: &str| text.trim().parse().ok().filter(|&n: &u32| n <= MAX_REPEAT);
+                let bounds = match inside.split_once(',') {
+                    None => number(inside).map(|n| (n, Some(n))),
+                    Some((from, to)) if to.trim().is_empty() => number(from).map(|n| (n, None)),
+                    Some((from, to)) => number(from).zip(number(to)).map(|(from, to)| (from, Some(to))),
+                };
+                let bounds = bounds.filter(|&(from, to)| to.is_none_or(|to| from <= to));
+                let Some((from, to)) = bounds else {
+                    return Err(self.error(format!("{{{inside}}} is no number of repetitions up to {MAX_REPEAT}")));
+                };
+                self.rest = rest;
+                Ok(format!("{{{from},{}}}", to.map(|to| to.to_string()).unwrap_or_default()))
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    fn literal(&mut self) -> Result<String, GbnfError> {
+        self.next();
+        let mut characters = Vec::new();
+        loop {
+            match self.peek() {
+                Some('"') => break,
+                None | Some('\n') => return Err(self.error("a literal does not end")),
+                Some(_) => characters.push(format!(r"/\x{{{:x}}}/", u32::from(self.character()?))),
+            }
+        }
+        self.next();
+        match characters.len() {
+            0 => Ok("\"\"".to_owned()),
+            1 => Ok(characters.remove(0)),
+            _ => Ok(format!("({})", characters.join(" "))),
+        }
+    }
+
+    fn class(&mut self) -> Result<String, GbnfError> {
+        self.next();
+        let mut out = String::from("/[");
+        if self.peek() == Some('^') {
+            self.next();
+            out.push('^');
+        }
+        let mut is_empty = true;
+        while self.peek() != Some(']') {
+            if self.rest.is_empty() {
+                return Err(self.error("a class of characters does not end"));
+            }
+            let first = self.character()?;
+            let _ = write!(out, r"\x{{{:x}}}", u32::from(first));
+            if self.rest.starts_with('-') && !self.rest.starts_with("-]") {
+                self.next();
+                let last = self.character()?;
+                if last < first {
+                    return Err(self.error(format!("{first:?}-{last:?} is no range of characters")));
+                }
+                let _ = write!(out, r"-\x{{{:x}}}", u32::from(last));
+            }
+            is_empty = false;
+        }
+        self.next();
+        if is_empty {
+            return Err(self.error("a class of characters is empty"));
+        }
+        out.push_str("]/");
+        Ok(out)
+    }
+
+    /// One character, perhaps escaped.
+    fn character(&mut self) -> Result<char, GbnfError> {
+        let c = self.next().ok_or_else(|| self.error("a character is expected"))?;
+        if c != '\\' {
+            return Ok(c);
+        }
+        let n_digits = match self.next() {
+            Some('x') => 2,
+            Some('u') => 4,
+            Some('U') => 8,
+            Some('t') => return Ok('\t'),
+            Some('r') => return Ok('\r'),
+            Some('n') => return Ok('\n'),
+            Some(c @ ('\\' | '"' | '[' | ']')) => return Ok(c),
+            Some(c) => return Err(self.error(format!("\\{c} is no escape"))),
+            None => return Err(self.error("a character is expected after \\")),
+        };
+        let digits = self.rest.get(..n_digits);
+        let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
+        let c = code.ok_or_else(|| self.error(format!("an escape of {n_digits} hexadecimal digits is expected")))?;
+        self.rest = &self.rest[n_digits..];
+        Ok(c)
+    }
+}

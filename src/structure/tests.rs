@@ -1,0 +1,221 @@
+use proptest::prelude::*;
+
+use super::forced::Forced;
+use super::*;
+use crate::draft::Form as _;
+
+/// All bytes, some longer tokens, one that spells nothing, and two that end a text.
+const WORDS: [&str; 13] = [r#"{""#, r#"": "#, r#"", ""#, "ab", "abc", "name", "12", "é", "tru", "e}", " ", "\n", ""];
+const ENDS: [Token; 2] = [Token(269), Token(270)];
+
+fn pieces() -> Vec<Vec<u8>> {
+    let words = WORDS.iter().map(|word| word.as_bytes().to_vec());
+    (0..=u8::MAX).map(|byte| vec![byte]).chain(words).chain([b"<end>".to_vec(), b"<stop>".to_vec()]).collect()
+}
+
+fn structure(constraint: &Constraint) -> Structure {
+    Structures::new(&pieces(), &ENDS).structure(constraint).unwrap_or_else(|error| panic!("{constraint:?}: {error}"))
+}
+
+/// The longest word first: some tokenizer.
+fn tokenize(bytes: &[u8]) -> Vec<Token> {
+    let all = pieces();
+    let (mut at, mut tokens) = (0, Vec::new());
+    while at < bytes.len() {
+        let fits = |(_, piece): &(usize, &Vec<u8>)| !piece.is_empty() && bytes[at..].starts_with(piece);
+        let (id, piece) = all[..269].iter().enumerate().filter(fits).max_by_key(|(_, piece)| piece.len()).unwrap();
+        tokens.push(Token(id as i32));
+        at += piece.len();
+    }
+    tokens
+}
+
+/// Whether a text, byte by byte, is of the form, and whether it may end there.
+fn takes(constraint: &Constraint, text: &str) -> bool {
+    let mut structure = structure(constraint);
+    let steps = text.bytes().all(|byte| {
+        let token = Token(byte.into());
+        structure.allows(token) && structure.accept(token).is_ok()
+    });
+    steps && structure.allows(ENDS[1])
+}
+
+#[track_caller]
+fn check(constraint: &Constraint, right: &[&str], wrong: &[&str]) {
+    for text in right {
+        assert!(takes(constraint, text), "{constraint:?} refuses {text:?}");
+    }
+    for text in wrong {
+        assert!(!takes(constraint, text), "{constraint:?} takes {text:?}");
+    }
+}
+
+/// A text of random tokens that are allowed, ended when it may end and the dice say so.
+fn random_text(constraint: &Constraint, choices: &[u16]) -> Option<String> {
+    let (all, mut structure) = (pieces(), structure(constraint));
+    let mut text = Vec::new();
+    for &choice in choices {
+        let allowed = structure.allowed().unwrap();
+        let naive: Vec<Token> = (0..271).map(Token).filter(|&token| structure.allows(token)).collect();
+        assert_eq!(allowed, naive, "{:?}", String::from_utf8_lossy(&text));
+        let token = allowed[usize::from(choice) % allowed.len()];
+        structure.accept(token).unwrap();
+        if ENDS.contains(&token) {
+            return Some(String::from_utf8(text).unwrap());
+        }
+        text.extend_from_slice(&all[token.index()]);
+    }
+    None
+}
+
+const SCHEMA: &str = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 3},
+    "n": {"type": "integer", "minimum": 0, "maximum": 120}, "ok": {"type": "boolean"}},
+    "required": ["name", "n", "ok"], "additionalProperties": false}"#;
+
+fn schema() -> Constraint {
+    Constraint::JsonSchema(SCHEMA.to_owned())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn whatever_is_chosen_of_what_is_allowed_is_of_the_form(choices in prop::collection::vec(any::<u16>(), 80)) {
+        if let Some(text) = random_text(&schema(), &choices) {
+            let value: Value = serde_json::from_str(&text).unwrap();
+            let object = value.as_object().unwrap();
+            prop_assert_eq!(object.keys().collect::<Vec<_>>(), ["name", "n", "ok"]);
+            prop_assert!(value["name"].as_str().unwrap().chars().count() <= 3);
+            prop_assert!(value["n"].as_u64().unwrap() <= 120 && value["ok"].is_boolean());
+        }
+        if let Some(text) = random_text(&Constraint::Regex("^(ab|é{2,})c*$".to_owned()), &choices) {
+            let rest = text.trim_end_matches('c');
+            prop_assert!(rest == "ab" || rest.chars().count() >= 2 && rest.chars().all(|c| c == 'é'), "{}", text);
+        }
+        // Of the same length on both sides: no regular expression says that.
+        let grammar = r#"root ::= "a" root "b" | "ab" # nested"#.to_owned();
+        if let Some(text) = random_text(&Constraint::Grammar(grammar), &choices) {
+            let n = text.len() / 2;
+            prop_assert_eq!(text, "a".repeat(n) + &"b".repeat(n));
+        }
+    }
+
+    /// Going back and forth between drafted paths leaves no trace.
+    #[test]
+    fn what_is_forced_depends_on_the_text_alone(choices in prop::collection::vec(any::<u16>(), 30), paths in prop::collection::vec(0usize..12, 1..10)) {
+        let mut text = vec![Token(1), Token(2)];
+        let mut walk = structure(&schema());
+        for choice in choices {
+            let allowed = walk.allowed().unwrap();
+            let token = allowed[usize::from(choice) % allowed.len()];
+            if ENDS.contains(&token) { break }
+            walk.accept(token).unwrap();
+            text.push(token);
+        }
+        let forced = || Forced::new(structure(&schema()), 2, Rc::new(tokenize));
+        let mut used = forced();
+        let mut paths = paths;
+        // The text of one form only grows; what was drafted before may be other.
+        paths.sort_by_key(|n_path| std::cmp::Reverse(*n_path));
+        for n_path in paths {
+            let n_said = 2 + (text.len() - 2).saturating_sub(n_path);
+            for path in [&text[n_said..], &text[n_said..text.len().min(n_said + 1)], &[]] {
+                let narrowed = |form: &mut Forced| {
+                    let mut children: Vec<(Token, f32)> = (0..271).map(|id| (Token(id), 0.1)).collect();
+                    form.narrow(&text[..n_said], path, &mut children);
+                    children
+                };
+                prop_assert_eq!(narrowed(&mut used), narrowed(&mut forced()));
+            }
+        }
+    }
+}
+
+#[test]
+fn json_is_on_one_line_unless_the_schema_says_otherwise() {
+    check(
+        &schema(),
+        &[r#"{"name": "x", "n": 7, "ok": true}"#],
+        &[r#"{"name":"x", "n": 7, "ok": true}"#, r#"{"name": "abcd", "n": 7, "ok": true}"#, r#"{"name": "x"}"#, "7"],
+    );
+    let free = Constraint::JsonSchema(r#"{"type": "integer", "x-guidance": {"whitespace_flexible": true}}"#.to_owned());
+    check(&free, &["7"], &["x"]);
+    check(&Constraint::JsonObject, &["{}", r#"{"a": [1, {"b": null}]}"#], &["[]", "{", r#"{"a": 01}"#]);
+}
+
+#[test]
+fn grammars_mean_what_they_say() {
+    let grammar = |text: &str| Constraint::Grammar(text.to_owned());
+    // The longest match of a lexer would be "ab" and leave no c.
+    check(&grammar(r#"root ::= [a] [b] [c] | "ab" "d""#), &["abc", "abd"], &["ab", "abe"]);
+    check(
+        &grammar("root ::= item{2,3} (\"-\" . | \"\\x41\")?\nitem ::= [^a-c\\]]\n"),
+        &["xy", "xyz-é", "xyA"],
+        &["x", "xa", "x]"],
+    );
+    let list = "# a list\nroot ::= \"[\" (num-ber\n  (\", \" num-ber)*)? \"]\"\nnum-ber ::= [0-9]+ |\n  \"none\"\n";
+    check(&grammar(list), &["[]", "[1]", "[12, none]"], &["[", "[1,]", "[none,1]"]);
+    check(&grammar("root ::= \"\" | \"a\" root\n"), &["", "aaa"], &["b"]);
+}
+
+#[test]
+fn mistakes_are_named() {
+    let error = |constraint: &Constraint| constraint.check().unwrap_err().to_string();
+    for (grammar, line, what) in [
+        ("root ::= item", 1, "no rule \"item\""),
+        ("item ::= \"a\"\n", 1, "no rule \"root\""),
+        ("root ::= \"a\"\nroot ::= \"b\"", 2, "twice"),
+        ("root ::= \"a\nx", 1, "does not end"),
+        ("root ::= [z-a]", 1, "range"),
+        ("root ::= \"a\"{3,1}", 1, "repetitions"),
+        ("root ::= (\"a\"", 1, "\")\""),
+        ("root = \"a\"", 1, "\"::=\""),
+        ("root ::= <think>", 1, "not supported"),
+        ("root ::= \"\\q\"", 1, "escape"),
+    ] {
+        let error = error(&Constraint::Grammar(grammar.to_owned()));
+        assert!(error.contains(&format!("line {line}")) && error.contains(what), "{grammar}: {error}");
+    }
+    for (schema, what) in [
+        ("{", "not JSON"),
+        ("3", "not a JSON object"),
+        (r#"{"type": "strin"}"#, "strin"),
+        (r##"{"$ref": "#/$defs/none"}"##, "none"),
+        (r#"{"type": "array", "uniqueItems": true}"#, "uniqueItems"),
+    ] {
+        let error = error(&Constraint::JsonSchema(schema.to_owned()));
+        assert!(error.starts_with("the JSON schema cannot be used") && error.contains(what), "{schema}: {error}");
+    }
+    assert!(error(&Constraint::Regex("a(".to_owned())).starts_with("the regular expression cannot be used"));
+    let long = format!("root ::= \"{}\"", "a".repeat(MAX_BYTES));
+    assert!(error(&Constraint::Grammar(long)).contains("more than"));
+    assert_eq!(schema().check(), Ok(()));
+}
+
+#[test]
+fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
+    let mut form = Forced::new(structure(&schema()), 1, Rc::new(tokenize));
+    let mut next = |text: &str, path: &str| {
+        let said: Vec<Token> = [Token(0)].into_iter().chain(tokenize(text.as_bytes())).collect();
+        let mut children =
+            vec![(Token(i32::from(b'x')), 0.5), (Token(i32::from(b'q')), 0.2), (Token(i32::from(b'"')), 0.1)];
+        let mut drafted = tokenize(path.trim_end_matches('$').as_bytes());
+        if path.ends_with('$') {
+            drafted.push(ENDS[0]);
+        }
+        form.narrow(&said, &drafted, &mut children);
+        children.iter().map(|(token, _)| token.0).collect::<Vec<_>>()
+    };
+    let word = |text: &str| 256 + WORDS.iter().position(|word| *word == text).unwrap() as i32;
+    assert_eq!(next("", ""), [word(r#"{""#)]);
+    assert_eq!(next("", r#"{""#), [word("name")]);
+    assert_eq!(next("", r#"{"name"#), [word(r#"": "#)]);
+    // Anything of at most three characters, or the end of it.
+    assert_eq!(next(r#"{"name": ""#, "").len(), 3);
+    assert_eq!(next(r#"{"name": "abc"#, ""), [word(r#"", ""#)]);
+    assert_eq!(next(r#"{"name": "abc"#, r#"", ""#), [i32::from(b'n')]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}"), [ENDS[0].0]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}$"), [0; 0]);
+    assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
+}

@@ -1,0 +1,87 @@
+//! Answers of a form, and what else decides which tokens come, on tiny models that know nothing of JSON.
+
+use serde_json::Value;
+
+use super::harness::{PROMPT, Workplace};
+
+const SCHEMA: &str = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 8},
+    "n": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["red", "green"]}},
+    "required": ["name", "n", "kind"], "additionalProperties": false}"#;
+
+#[test]
+fn an_answer_is_of_its_schema_with_drafts_and_without() {
+    let place = Workplace::new();
+    for seed in ["1", "2", "3"] {
+        let ask = ["-p", PROMPT, "-j", SCHEMA, "-n", "100", "-s", seed];
+        let drafted = place.json(&ask);
+        let text = drafted["text"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(value["name"].is_string() && value["n"].is_u64() && value["kind"].is_string(), "{text}");
+        let plain = place.json(&[&ask[..], &["--drafter", "none"]].concat());
+        assert_eq!(plain["text"], drafted["text"]);
+    }
+}
+
+#[test]
+fn grammars_and_expressions_hold_too() {
+    let place = Workplace::new();
+    let file = place.write("list.gbnf", "root ::= item{3}\nitem ::= (\"sun\" | \"moon\") \"\\n\"\n");
+    let list = place.text_of(&["-p", PROMPT, "--grammar-file", file.to_str().unwrap()]);
+    assert!(list.lines().count() == 3 && list.lines().all(|line| ["sun", "moon"].contains(&line)), "{list:?}");
+    let date = place.text_of(&["-p", PROMPT, "--regex", "[0-9]{4}-(0[1-9]|1[0-2])"]);
+    let date = date.trim_end();
+    assert!(date.len() == 7 && date.as_bytes()[4] == b'-', "{date:?}");
+}
+
+#[test]
+fn an_answer_that_was_cut_off_is_an_error() {
+    let place = Workplace::new();
+    let ran = place.run(&["-p", PROMPT, "-j", SCHEMA, "-n", "3", "-q"]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("cut off after 3 tokens") && ran.stderr.contains("hint: a larger -n"), "{ran:#?}");
+}
+
+#[test]
+fn mistakes_are_found_before_the_model_is_looked_for() {
+    let place = Workplace::new();
+    let run = |arguments: &[&str]| place.run(&[&["-m", "none.gguf", "-p", PROMPT], arguments].concat());
+    run(&["-j", r#"{"type": "strin"}"#]).fails(2, &["the JSON schema", "strin"]);
+    run(&["-j", "{"]).fails(2, &["not JSON"]);
+    run(&["--grammar", "root ::= item"]).fails(2, &["the grammar", "line 1", "item"]);
+    run(&["--regex", "("]).fails(2, &["the regular expression"]);
+    run(&["--regex", "a", "-r", "x"]).fails(2, &["-r"]);
+    run(&["--regex", "a", "--ignore-eos"]).fails(2, &["--ignore-eos"]);
+    run(&["--json-schema-file", "none.json"]).fails(1, &["none.json"]);
+    let file = place.write("bad.json", "[]");
+    run(&["--json-schema-file", file.to_str().unwrap()]).fails(2, &["bad.json", "not a JSON object"]);
+    run(&["--repeat-penalty", "0"]).fails(2, &["--repeat-penalty", "above 0"]);
+}
+
+#[test]
+fn log_probabilities_are_told_as_openai_does() {
+    let place = Workplace::new();
+    let told = place.json(&["-p", PROMPT, "-n", "6", "--temp", "0", "--logprobs", "2"]);
+    let tokens = told["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), told["tokens"].as_array().unwrap().len());
+    let text: String = tokens.iter().map(|token| token["token"].as_str().unwrap()).collect();
+    assert_eq!(text, told["text"].as_str().unwrap());
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["logprob"], &top[0]["bytes"]), (2, &token["logprob"], &token["bytes"]));
+    }
+    let plain = place.json(&["-p", PROMPT, "-n", "6", "--temp", "0", "--logprobs", "2", "--drafter", "none"]);
+    assert_eq!(plain["logprobs"], told["logprobs"]);
+    assert_eq!(place.json(&["-p", PROMPT, "-n", "6"]).get("logprobs"), None);
+}
+
+#[test]
+fn biases_force_and_forbid() {
+    let place = Workplace::new();
+    let tokens =
+        |bias: &[&str]| place.json(&[&["-p", PROMPT, "-n", "5", "--temp", "0"], bias].concat())["tokens"].clone();
+    let usual = tokens(&[]);
+    let first = usual[0].as_i64().unwrap();
+    assert_ne!(tokens(&["-l", &format!("{first}-inf")])[0], usual[0]);
+    assert_eq!(tokens(&["-l", &format!("{first}+1000")]), serde_json::json!(vec![first; 5]));
+    place.run(&["-p", PROMPT, "-l", "99999+1"]).fails(2, &["99999"]);
+}
