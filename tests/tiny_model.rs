@@ -424,7 +424,7 @@ fn answer_with_state(model: &Path, folder: &Path, state: &Path, prompts: &[&str]
     let settings =
         Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F32 };
     let config = WorkerConfig {
-        model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0) },
+        model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
         settings: BySpan { short: settings, long: settings },
         curves: None,
         drafters: DraftersConfig::default(),
@@ -437,7 +437,9 @@ fn answer_with_state(model: &Path, folder: &Path, state: &Path, prompts: &[&str]
             prompt: vec![Segment { text: prompt.to_owned(), parse_special: false }],
             max_tokens: Some(20),
             n_ctx: Some(1000),
-            sampling: Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 3 },
+            sampling: Sampling { seed: 3, ..Sampling::default() },
+            constraint: None,
+            n_logprobs: None,
             stops: Vec::new(),
             drafter: DrafterKind::None,
             curve_budget: Duration::ZERO,

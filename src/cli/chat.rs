@@ -26,6 +26,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
+use crate::cli::sampling::check_biases;
 use crate::cli::template::TemplateArgs;
 use crate::gguf::Gguf;
 use crate::store::sessions::{Place, SessionError, Sessions};
@@ -85,6 +86,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::new(given)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
+    check_biases(&settings.sampling, &gguf)?;
     config.drafters = drafters(&args.drafting, &gguf);
     let n_ctx = n_ctx(args, &gguf)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);

@@ -148,7 +148,7 @@ fn segments(
     prompt: &str,
     variables: BTreeMap<String, TemplateValue>,
 ) -> Result<Vec<Segment>, Failure> {
-    let system = system.iter().map(|text| Message::new("system", text));
+    let system = system.iter().map(|&text| Message::new("system", text));
     let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
     let rendered = prompter.render(&messages, true, variables)?;
     if rendered.merged_system {

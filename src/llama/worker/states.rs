@@ -36,8 +36,13 @@ impl States {
             return Ok(());
         }
         let unreadable = |error| Notice::StateUnusable(StateError::Io { path: model.path.clone(), error });
-        let fingerprint = fingerprint(&files(&model.path)).map_err(unreadable).inspect_err(|_| self.secret = None)?;
-        self.model = Some(format!("{fingerprint} ngl={:?}", model.n_gpu_layers));
+        let mut fingerprint_of =
+            |path: &Path| fingerprint(&files(path)).map_err(unreadable).inspect_err(|_| self.secret = None);
+        let mut key = format!("{} ngl={:?}", fingerprint_of(&model.path)?, model.n_gpu_layers);
+        if let Some(lora) = &model.lora {
+            key += &format!(" lora={} x{}", fingerprint_of(&lora.path)?, lora.scale);
+        }
+        self.model = Some(key);
         Ok(())
     }
 
