@@ -39,7 +39,7 @@ pub enum Command {
     /// Answer one prompt
     ///
     /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
     ///
     /// Lines are answered side by side. The same command goes on after Ctrl-C, a crash or a power cut, and does nothing

@@ -16,14 +16,14 @@ use crate::tree::{NodeId, TokenTree};
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Answer a prompt.
-    Answer(Job),
+    Answer(Box<Job>),
     /// Measure something.
     Measure(Measurement),
 }
 
 impl From<Job> for Task {
     fn from(job: Job) -> Task {
-        Task::Answer(job)
+        Task::Answer(Box::new(job))
     }
 }
 
