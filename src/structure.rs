@@ -109,7 +109,7 @@ fn json_grammar(source: &str) -> Result<TopLevelGrammar, String> {
 fn whole(expression: &str) -> &str {
     let start = expression.strip_prefix('^').unwrap_or(expression);
     match start.strip_suffix('$') {
-        Some(rest) if rest.len() - rest.trim_end_matches('\\').len() & 1 == 0 => rest,
+        Some(rest) if (rest.len() - rest.trim_end_matches('\\').len()).is_multiple_of(2) => rest,
         _ => start,
     }
 }

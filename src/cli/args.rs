@@ -44,13 +44,13 @@ pub enum Command {
     /// Answer one prompt
     ///
     /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Talk with a model: a prompt with history and completion, sessions that go on another day
     ///
     /// What is typed is a message, or a command that begins with /, /help for instance. Without a terminal each line of
     /// stdin is a message, and stdout carries the answers and nothing else. The context has 4096 positions unless -c says
     /// otherwise.
-    Chat(ChatArgs),
+    Chat(Box<ChatArgs>),
     /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
     ///
     /// Lines are answered side by side. The same command goes on after Ctrl-C, a crash or a power cut, and does nothing

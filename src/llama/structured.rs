@@ -14,6 +14,9 @@ use crate::token::Token;
 /// Where the token chosen freely is not allowed, so many of the likeliest are looked at before all are.
 const N_TRIED: usize = 64;
 
+/// What chooses tokens, and what narrows drafts.
+pub(super) type Pair = (Box<dyn Sampler>, Box<dyn Form>);
+
 /// Makes forms for the vocabulary of a model.
 pub(super) struct Former {
     model: Rc<Model>,
@@ -37,7 +40,7 @@ impl Former {
         constraint: &Constraint,
         sampling: &Sampling,
         prompt: &[Token],
-    ) -> Result<(Box<dyn Sampler>, Box<dyn Form>), StructureError> {
+    ) -> Result<Pair, StructureError> {
         let model = &self.model;
         let structures = self.structures.get_or_insert_with(|| {
             let all = (0..i32::try_from(model.n_vocab()).unwrap_or(i32::MAX)).map(Token);

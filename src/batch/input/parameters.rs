@@ -227,14 +227,13 @@ fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
     if choice != "auto" && choice != "none" {
         return Err(refuse(UNSUPPORTED_PARAMETER, format!("tool_choice cannot be {}", shortened(&choice))));
     }
-    match object.remove("tools") {
-        None => {}
-        Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => {
-            if choice == "auto" && !tools.is_empty() {
-                set("tools", &Value::Array(tools));
-            }
-        }
+    let tools = match object.remove("tools") {
+        None => Vec::new(),
+        Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => tools,
         Some(other) => return Err(invalid("tools", &other, "a list of objects")),
+    };
+    if choice == "auto" && !tools.is_empty() {
+        set("tools", &Value::Array(tools));
     }
     Ok(variables)
 }

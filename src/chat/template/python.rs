@@ -18,6 +18,10 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         ValueKind::None => Ok(out.write_str("None")?),
         _ => escape_formatter(out, state, value),
     });
+    // Nothing is not.
+    environment.add_test("iterable", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Iterable)
+    });
     // Jinja2 asks for `len()` and `[]`, which strings and dicts have too.
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)

@@ -141,7 +141,7 @@ impl<'a> Feeder<'a> {
                 },
             };
             if let Err(request) = worker.try_submit(request) {
-                self.waiting = Some(request);
+                self.waiting = Some(*request);
                 return Ok(());
             }
             self.n_open += 1;

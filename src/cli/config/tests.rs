@@ -12,7 +12,7 @@ fn run(config: &Config, arguments: &[&str]) -> RunArgs {
     let arguments = ["chaski", "run"].iter().chain(arguments).map(OsString::from);
     let matches = config.apply(Args::command()).try_get_matches_from(args::expand_short_flags(arguments)).unwrap();
     match Args::from_arg_matches(&matches).unwrap().command {
-        Some(args::Command::Run(run)) => run,
+        Some(args::Command::Run(run)) => *run,
         other => panic!("{other:?}"),
     }
 }

@@ -119,8 +119,8 @@ impl ParallelWorker {
     ///
     /// # Errors
     /// The request.
-    pub fn try_submit(&self, request: Request) -> Result<(), Request> {
-        self.thread.try_submit(request)
+    pub fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
+        self.thread.try_submit(request).map_err(Box::new)
     }
 
     /// The next event; `None` when the worker is gone.

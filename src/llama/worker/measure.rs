@@ -16,7 +16,7 @@ use crate::tree::{NodeId, TokenTree};
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Answer a prompt.
-    Answer(Job),
+    Answer(Box<Job>),
     /// Measure something.
     Measure(Measurement),
     /// Count the tokens of a prompt.
@@ -25,7 +25,7 @@ pub enum Task {
 
 impl From<Job> for Task {
     fn from(job: Job) -> Task {
-        Task::Answer(job)
+        Task::Answer(Box::new(job))
     }
 }
 
