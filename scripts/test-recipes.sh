@@ -35,7 +35,7 @@ Yours, Pedro
 LETTER
 printf 'id,body\n1,The train is late today.\n2,"Lunch is at noon, in the garden."\n' >mails.csv
 export HOME="$place/home" PATH="$place/bin:$PATH" LLAMA_ARG_MODEL="$model"
-unset XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME CHASKI_PROFILE
+unset XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME CHASKI_PROFILE
 git init -q .
 printf 'def area(r):\n    return 3.14159 * r * r\n' >area.py
 git add area.py

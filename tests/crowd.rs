@@ -312,8 +312,7 @@ fn a_stop_text_ends_an_answer_and_is_no_part_of_it() {
 fn an_answer_is_held_to_its_schema() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let engine = fixture.engine(Some(2), None);
-    let schema =
-        r#"{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"enum":[17,23]}},"required":["ok","n"]}"#;
+    let schema = r#"{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"enum":[17,23]}},"required":["ok","n"],"additionalProperties":false}"#;
     let held = |id, temperature| Request {
         sampling: Sampling { temperature, seed: id as u32, ..greedy() },
         constraint: Some(Constraint::JsonSchema(schema.to_owned())),

@@ -85,7 +85,7 @@ impl TemplateArgs {
     pub fn needed(&self, gguf: &Gguf) -> Result<String, Failure> {
         self.source(gguf)?.ok_or_else(|| {
             Failure::usage(format!("{}: this model has no chat template", gguf.path().display())).with_hint(
-                "--raw continues the prompt as it is; --chat-template chatml and --chat-template-file FILE give one",
+                "--chat-template chatml and --chat-template-file FILE give one; run --raw continues a text as it is",
             )
         })
     }

@@ -123,14 +123,8 @@ fn malformed_lines_fail_alone() {
     let place = Workplace::new();
     let deep = format!("{{\"prompt\": {}1{}}}", "[".repeat(500), "]".repeat(500));
     let long = format!("{{\"prompt\": \"{}\"}}", "x".repeat(5 << 20));
-    let bad = [
-        "[]",
-        "{",
-        "{\"prompt\": \"a\", \"tools\": [1]}",
-        "{\"custom_id\": \"a\", \"prompt\": \"the rain\"}",
-        &deep,
-        &long,
-    ];
+    let bad =
+        ["[]", "{", "{\"prompt\": \"a\", \"n\": 3}", "{\"custom_id\": \"a\", \"prompt\": \"the rain\"}", &deep, &long];
     let mut bytes =
         format!("\u{feff}{{\"custom_id\": \"a\", \"prompt\": \"{PROMPT}\"}}\r\n\r\n{}\n", bad.join("\n")).into_bytes();
     bytes.extend(b"\xff\xfe\n");

@@ -326,5 +326,5 @@ fn a_signal_while_it_waits_ends_it() {
 #[test]
 fn a_model_without_a_template_is_told() {
     let place = Workplace::with_model(&tiny(&TinyOptions { chat_template: None, ..TinyOptions::default() }));
-    chat(&place, &[], PROMPT).fails(1, &["this model has no chat template"]).hints("chaski run --raw");
+    chat(&place, &[], PROMPT).fails(2, &["this model has no chat template"]).hints("--chat-template chatml");
 }

@@ -47,7 +47,11 @@ impl Screen {
 
     /// The lines until the next prompt, and how much of the context that says is used.
     fn prompt(&mut self) -> (Vec<String>, usize) {
-        let shown = self.read_until(|shown| used(&String::from_utf8_lossy(shown)).is_some());
+        // On a line of its own: the editor may show the same prompt again while keys come in.
+        let is_prompt = |last: &str| used(last).is_some();
+        let shown = self.read_until(|shown| {
+            String::from_utf8_lossy(shown).rsplit_once("\r\n").is_some_and(|(_, last)| is_prompt(last))
+        });
         let (before, _) = shown.rsplit_once("\r\n").unwrap();
         (lines(before), used(&shown).unwrap())
     }

@@ -222,7 +222,7 @@ mod tests {
         assert!(told("warmth", "1").starts_with("error: there is no setting \"warmth\"\nhint: n-predict, "));
         assert!(told("model", "default").contains("there is no setting"));
         assert!(told("temp", "hot").contains("invalid value 'hot' for '--temp <T>'"), "{}", told("temp", "hot"));
-        assert!(told("top-p", "2").contains("--top-p must be from 0 to 1"));
+        assert!(told("top-p", "2").contains("--top-p must be a number from 0 to 1"));
         assert!(told("reasoning", "loud").ends_with("hint: show, hide, off"), "{}", told("reasoning", "loud"));
         assert!(told("n-predict", "0").contains("-n must be"));
     }
