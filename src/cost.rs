@@ -34,6 +34,11 @@ const NEWEST_SHARE: f64 = 0.1;
 
 /// Samples that make a time certain.
 const CERTAIN: u32 = 1 << 20;
+
+/// A plain step that was this many times as slow once was slow because of other processes: within one doubling of the
+/// context attention cannot do as much.
+const BUSY: f64 = 2.0;
+
 /// How much of what plain steps have become slower or faster is the machine's, and so every width's.
 ///
 /// Without it a machine that slows down makes plain steps, which are seen all the time, look slow beside wider ones,
@@ -168,6 +173,15 @@ impl CostCurve {
             }
         }
         bucket.insert(n_rows, cost);
+    }
+
+    /// Whether the plain steps of this curve are so much slower than those of `seen` that other processes had the machine
+    /// when it was measured. Its shape is worth nothing then: which widths they disturbed is chance.
+    #[must_use]
+    pub fn is_of_a_busy_machine(&self, seen: &CostCurve) -> bool {
+        let plain = |curve: &CostCurve, key| Some(curve.buckets.get(key)?.get(&1)?.ms);
+        let is_slow = |key| plain(self, key).zip(plain(seen, key)).is_some_and(|(own, seen)| own > BUSY * seen);
+        self.buckets.keys().any(is_slow)
     }
 
     /// The curve as something to start from: what is seen from now on weighs more than what was seen then.
@@ -357,6 +371,22 @@ mod tests {
         aged.observe(1, 0, 11.0);
         curve.observe(1, 0, 11.0);
         assert!(aged.at(0)[&1] < curve.at(0)[&1], "an old curve is corrected sooner");
+    }
+
+    #[test]
+    fn one_fast_plain_step_shows_that_the_machine_was_busy() {
+        let plain = |n_past, ms| {
+            let mut curve = CostCurve::default();
+            curve.put(1, n_past, ms, 3);
+            curve
+        };
+        let (mut curve, ..) = measured(10_000);
+        assert!(!curve.is_of_a_busy_machine(&plain(0, 5.6)), "half the context, or noise");
+        assert!(curve.is_of_a_busy_machine(&plain(0, 5.4)));
+        assert!(!curve.is_of_a_busy_machine(&plain(5000, 5.4)), "nothing is known of that length");
+        assert!(!plain(0, 5.4).is_of_a_busy_machine(&curve));
+        curve.put(4, 0, 1000.0, 3);
+        assert!(!curve.is_of_a_busy_machine(&curve.clone()), "plain steps tell, wider ones are its shape");
     }
 
     #[test]

@@ -191,8 +191,8 @@ impl Generation<'_> {
         verify_ms += self.ms_since(start);
 
         let record = StepRecord { n_past, n_rows: tree.len(), n_emitted, draft_ms, verify_ms };
-        stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         self.schedule.record(&record);
+        stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         Ok(stopped)
     }
 

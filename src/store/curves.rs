@@ -61,11 +61,15 @@ pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve
     (file.key == *key && is_fresh && file.curve.is_sound()).then_some((file.curve, file.measured_unix_s))
 }
 
-/// Keeps `curve` for `key`. Concurrent writers do not disturb each other; the last one stays.
+/// Keeps `curve` for `key`, unless the kept one shows it to be of a busy machine. Concurrent writers do not disturb each
+/// other; the last one stays.
 ///
 /// # Errors
 /// When the folder cannot be made or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u64) -> io::Result<()> {
+    if load(folder, key, measured_unix_s).is_some_and(|(kept, _)| curve.is_of_a_busy_machine(&kept)) {
+        return Ok(());
+    }
     let file = CurveFile { key: key.clone(), measured_unix_s, curve: curve.clone() };
     write(folder, &key.path(folder, KIND), &file)
 }
@@ -95,6 +99,21 @@ mod tests {
         assert_eq!(load(&folder, &key("b"), 1000), None);
         fs::rename(key("a").path(&folder, KIND), key("b").path(&folder, KIND)).unwrap();
         assert_eq!(load(&folder, &key("b"), 1000), None, "a file of another key under this name");
+    }
+
+    #[test]
+    fn what_a_busy_machine_took_is_not_kept_over_what_an_idle_one_took() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |ms| CostCurve::exact([(1, ms), (4, 2.0 * ms)]);
+        save(folder.path(), &key("a"), &of(30.0), 1000).unwrap();
+        save(folder.path(), &key("a"), &of(10.0), 1001).unwrap();
+        save(folder.path(), &key("a"), &of(21.0), 1002).unwrap();
+        assert_eq!(load(folder.path(), &key("a"), 1002), Some((of(10.0), 1001)));
+        save(folder.path(), &key("a"), &of(19.0), 1003).unwrap();
+        assert_eq!(load(folder.path(), &key("a"), 1003), Some((of(19.0), 1003)), "noise");
+        let later = 1003 + LONGEST_USE_S;
+        save(folder.path(), &key("a"), &of(90.0), later).unwrap();
+        assert_eq!(load(folder.path(), &key("a"), later), Some((of(90.0), later)), "what is kept is too old to tell");
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl<'a> Room<'a> {
         let place = place.map(|(folder, key)| (folder, key.with_settings(&format!("{settings} crowd"))));
         let kept = place.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
         let mut curve = kept.unwrap_or_default().0.aged();
+        // A few steps: nothing beside a batch, while a wrong number of places costs all of it.
+        if curve.plain_ms(0).is_some() {
+            let seen = CostCurve::exact(self.measure(settings, &[1])?);
+            if curve.is_of_a_busy_machine(&seen) {
+                curve = CostCurve::default();
+            }
+        }
         let known = curve.at(0);
         let widest = self.config.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
         let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
