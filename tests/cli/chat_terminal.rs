@@ -198,6 +198,17 @@ fn the_same_with_a_real_model() {
 }
 
 #[test]
+fn alt_enter_begins_another_line() {
+    let place = Workplace::new();
+    let mut screen = Screen::start(command(&place, Path::new("model.gguf"), &["-s", "7"]));
+    screen.prompt();
+    screen.line("is it\x1b\rthe station");
+    assert!(screen.line("/save rain").contains("kept as rain"));
+    screen.leave("\x04");
+    assert_eq!(kept(&place)[0].0, "is it\nthe station");
+}
+
+#[test]
 fn a_prompt_is_no_data() {
     let place = Workplace::new();
     let chaski = command(&place, Path::new("model.gguf"), &["-s", "7"]);
