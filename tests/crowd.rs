@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request};
+use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request, Shorter};
 use chaski::chat::template::Segment;
 use chaski::cost::{Clock, CostCurve};
 use chaski::crowd::drafting::Drafting;
@@ -83,6 +83,7 @@ fn request(id: u64, text: &str, max_tokens: usize) -> Request {
     Request {
         id,
         prompt: segments(text),
+        shorter: Vec::new(),
         max_tokens: Some(max_tokens),
         sampling: greedy(),
         stop: Vec::new(),
@@ -105,7 +106,7 @@ fn answer_all(engine: &CrowdEngine, requests: &[Request]) -> (BTreeMap<u64, Answ
             Event::Begun { .. } => begun += 1,
             Event::Done(answer) => assert!(answers.insert(answer.id, *answer).is_none()),
             Event::Refused { id, refusal } => assert!(refused.insert(id, refusal.code).is_none()),
-            Event::Progress(_) => {}
+            Event::Progress(_) | Event::Shortened { .. } => {}
         }
     }
     assert_eq!(begun, answers.len());
@@ -279,6 +280,24 @@ fn a_prompt_may_fill_the_context_but_for_one_token() {
     assert_eq!(answers.values().map(|answer| answer.n_prompt).collect::<Vec<_>>(), [49]);
     assert_eq!((answers[&0].end, answers[&0].n_predicted), (End::Length, 1));
     assert_eq!(refused.len(), 2, "50 and 51 of 50 positions");
+}
+
+#[test]
+fn a_shorter_prompt_stands_in_where_the_answer_has_no_room() {
+    let fixture = Fixture::new(&tiny::tiny_llama(3));
+    let shorter = |n_left_out: usize| Shorter { n_left_out, prompt: segments(&" the".repeat(50 - n_left_out)) };
+    let long = |id| Request { shorter: [10, 20, 30].map(shorter).to_vec(), ..request(id, &" the".repeat(50), 15) };
+    let engine = fixture.engine(Some(2), Some(50));
+    engine.try_submit(long(3)).unwrap();
+    while !matches!(engine.next_event(), Ok(Event::Shortened { id: 3, n_left_out: 20 })) {}
+    let (answers, _) = answer_all(&fixture.engine(Some(2), Some(50)), &[long(0), request(1, &" the".repeat(30), 15)]);
+    assert_eq!(
+        (answers[&0].n_prompt, &answers[&0].text),
+        (32, &answers[&1].text),
+        "32 and 15 have room, 42 and 15 not"
+    );
+    let (answers, _) = answer_all(&fixture.engine(Some(2), Some(100)), &[long(0)]);
+    assert_eq!(answers[&0].n_prompt, 52, "nothing is left out where there is room");
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub struct Request {
     pub id: u64,
     /// What comes before the answer.
     pub prompt: Vec<Segment>,
+    /// What may come instead where that leaves no room for the answer: the first that does is taken.
+    pub shorter: Vec<Shorter>,
     /// Most tokens to emit; `None` is all that the context has room for.
     pub max_tokens: Option<usize>,
     /// How tokens are chosen. The draws depend on this and on the text alone, not on what is decoded beside it.
@@ -26,6 +28,15 @@ pub struct Request {
     pub n_logprobs: Option<usize>,
 }
 
+/// A prompt without its oldest messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shorter {
+    /// How many messages are left out.
+    pub n_left_out: usize,
+    /// The others.
+    pub prompt: Vec<Segment>,
+}
+
 /// What an engine tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -33,6 +44,13 @@ pub enum Event {
     Begun {
         /// The request's.
         id: u64,
+    },
+    /// The oldest messages of a request are left out, because its context has no room for all.
+    Shortened {
+        /// The request's.
+        id: u64,
+        /// How many.
+        n_left_out: usize,
     },
     /// An answer is complete.
     Done(Box<Answer>),

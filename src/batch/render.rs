@@ -5,12 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::batch::engine::Refusal;
+use crate::batch::engine::{Refusal, Shorter};
 use crate::batch::input::request::Prompt;
 use crate::batch::refuse::{INVALID_REQUEST, TEMPLATE_ERROR, refuse};
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError, TemplateValue,
 };
+
+/// Where a conversation is shortened, each step has so much less text than the one before: all of them together are no
+/// more than a few times as long as the conversation.
+const SHORTER: (usize, usize) = (3, 4);
 
 /// Renders prompts.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub struct Renderer {
     pub now: LocalTime,
     /// Variables of the template; those of a line come before them.
     pub variables: Variables,
+    /// Whether conversations may be shortened.
+    pub drops_oldest: bool,
 }
 
 /// Variables of a template.
@@ -59,6 +65,32 @@ impl Renderer {
         }
     }
 
+    /// A conversation without its oldest turns, in some steps down to its last turn alone. System messages at its
+    /// beginning are always kept.
+    ///
+    /// # Errors
+    /// When the template refuses or fails.
+    pub fn shorter(&self, prompt: &Prompt, own: &Variables) -> Result<Vec<Shorter>, Refusal> {
+        let (Prompt::Messages(messages), Some(template), true) = (prompt, &self.template, self.drops_oldest) else {
+            return Ok(Vec::new());
+        };
+        let n_kept = messages.iter().take_while(|message| message.role == "system").count();
+        let (kept, rest) = messages.split_at(n_kept);
+        let n_bytes = |from: usize| rest[from..].iter().map(|message| message.content.len()).sum::<usize>();
+        let turns: Vec<usize> = (1..rest.len()).filter(|&at| rest[at].role == "user").collect();
+        let mut shorter: Vec<Shorter> = Vec::new();
+        let mut n_most = n_bytes(0) / SHORTER.1 * SHORTER.0;
+        for &from in &turns {
+            if n_bytes(from) <= n_most || Some(&from) == turns.last() {
+                n_most = n_bytes(from) / SHORTER.1 * SHORTER.0;
+                let messages = [kept, &rest[from..]].concat();
+                let prompt = self.expand(template, &messages, own.clone())?;
+                shorter.push(Shorter { n_left_out: from, prompt });
+            }
+        }
+        Ok(shorter)
+    }
+
     fn expand(&self, template: &ChatTemplate, messages: &[Message], own: Variables) -> Result<Vec<Segment>, Refusal> {
         let mut extra = self.variables.clone();
         extra.extend(own);
@@ -86,6 +118,7 @@ mod tests {
             is_raw: false,
             now: LocalTime::default(),
             variables: Variables::new(),
+            drops_oldest: true,
         }
     }
 
@@ -116,6 +149,24 @@ mod tests {
         let continued = vec![Segment { text: "Be brief.\n\n<|user|>".to_owned(), parse_special: false }];
         assert_eq!(plain.render(user("<|user|>"), Variables::new()).unwrap(), continued);
         assert_eq!(plain.render(messages, Variables::new()).unwrap_err().code, INVALID_REQUEST);
+    }
+
+    #[test]
+    fn a_conversation_is_shortened_from_its_beginning() {
+        let chat = renderer(Some(TEMPLATE));
+        let roles = ["system", "user", "assistant", "user", "assistant", "tool", "assistant", "user"];
+        let messages =
+            roles.iter().zip("abcdefgh".chars()).map(|(role, c)| Message::new(*role, c.to_string().repeat(9)));
+        let prompt = Prompt::Messages(messages.collect());
+        let shorter = chat.shorter(&prompt, &Variables::new()).unwrap();
+        let said = |shorter: &Shorter| {
+            "abcdefgh".chars().filter(|&c| text(&shorter.prompt).contains(&c.to_string().repeat(9))).collect::<String>()
+        };
+        let told: Vec<(usize, String)> = shorter.iter().map(|shorter| (shorter.n_left_out, said(shorter))).collect();
+        assert_eq!(told, [(2, "adefgh".to_owned()), (6, "ah".to_owned())]);
+        assert_eq!(chat.shorter(&user("Hi"), &Variables::new()), Ok(Vec::new()), "one text is one text");
+        let strict = Renderer { drops_oldest: false, ..chat };
+        assert_eq!(strict.shorter(&prompt, &Variables::new()), Ok(Vec::new()));
     }
 
     #[test]

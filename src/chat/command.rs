@@ -99,42 +99,26 @@ impl Spec {
     }
 }
 
+const fn spec(name: &'static str, argument: &'static str, help: &'static str, make: fn(String) -> Command) -> Spec {
+    Spec { name, argument, help, make }
+}
+
 /// All of them, in the order of `/help`.
 const SPECS: [Spec; 14] = [
-    Spec { name: "help", argument: "", help: "list the commands", make: |_| Command::Help },
-    Spec {
-        name: "regen",
-        argument: "",
-        help: "answer the last message again, with other draws",
-        make: |_| Command::Regen,
-    },
-    Spec { name: "undo", argument: "", help: "take the last message and its answer back", make: |_| Command::Undo },
-    Spec {
-        name: "edit",
-        argument: "",
-        help: "change the last message in $VISUAL or $EDITOR, and answer it again",
-        make: |_| Command::Edit,
-    },
-    Spec { name: "read", argument: "FILE", help: "put a file before the next message", make: Command::Read },
-    Spec {
-        name: "system",
-        argument: "TEXT",
-        help: "set the system prompt; without TEXT there is none",
-        make: Command::System,
-    },
-    Spec { name: "set", argument: "KEY VALUE", help: "change a setting; /show lists them", make: set },
-    Spec { name: "show", argument: "", help: "tell the settings and what the chat holds", make: |_| Command::Show },
-    Spec { name: "stats", argument: "", help: "tell how fast the last answer was", make: |_| Command::Stats },
-    Spec { name: "save", argument: "NAME", help: "keep this chat under a name, from now on", make: Command::Save },
-    Spec { name: "load", argument: "NAME", help: "go on with a chat that was kept", make: Command::Load },
-    Spec { name: "list", argument: "", help: "list the chats that were kept", make: |_| Command::List },
-    Spec {
-        name: "clear",
-        argument: "",
-        help: "begin anew; a chat with a name stays as it is",
-        make: |_| Command::Clear,
-    },
-    Spec { name: "exit", argument: "", help: "leave, as Ctrl-D does", make: |_| Command::Exit },
+    spec("help", "", "list the commands", |_| Command::Help),
+    spec("regen", "", "answer the last message again, with other draws", |_| Command::Regen),
+    spec("undo", "", "take the last message and its answer back", |_| Command::Undo),
+    spec("edit", "", "change the last message in $VISUAL or $EDITOR, and answer it again", |_| Command::Edit),
+    spec("read", "FILE", "put a file before the next message", Command::Read),
+    spec("system", "TEXT", "set the system prompt; without TEXT there is none", Command::System),
+    spec("set", "KEY VALUE", "change a setting; /show lists them", set),
+    spec("show", "", "tell the settings and what the chat holds", |_| Command::Show),
+    spec("stats", "", "tell how fast the last answer was", |_| Command::Stats),
+    spec("save", "NAME", "keep this chat under a name, from now on", Command::Save),
+    spec("load", "NAME", "go on with a chat that was kept", Command::Load),
+    spec("list", "", "list the chats that were kept", |_| Command::List),
+    spec("clear", "", "begin anew; a chat with a name stays as it is", |_| Command::Clear),
+    spec("exit", "", "leave, as Ctrl-D does", |_| Command::Exit),
 ];
 
 fn set(argument: String) -> Command {
@@ -155,6 +139,7 @@ pub fn help() -> String {
         let _ = writeln!(text, "{:<15} {}", spec.usage(), spec.help);
     }
     text + "\"\"\"             begins and ends a message of several lines\n\
+            Alt-Enter       begins another line of a message\n\
             Ctrl-C          stops an answer and keeps what there is of it\n\
             Ctrl-R          searches what was typed before\n"
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum as _;
+use clap::ValueEnum;
 
 use crate::batch::disk::Files;
 use crate::batch::input::parameters::Defaults;
@@ -31,6 +31,7 @@ use crate::batch::pipeline::{Ended, Form};
 use crate::batch::render::Renderer;
 use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
+use crate::chat::overflow::OnOverflow;
 use crate::chat::template::{ChatTemplate, LocalTime};
 use crate::cli::args::CacheTypeArg;
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
@@ -226,18 +227,20 @@ impl Work<'_> {
         }
         let max_tokens = max_tokens(args.n_predict)?;
         check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
+        if args.on_overflow == OnOverflow::Summarize {
+            return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
+                .with_hint("drop-oldest, or error"));
+        }
         if args.parallel.is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
             return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
         }
         let none = || "none".to_owned();
-        let cache_type = |given: Option<CacheTypeArg>| {
-            let name = given.and_then(|given| given.to_possible_value());
-            name.map_or_else(|| "default".to_owned(), |name| name.get_name().to_owned())
-        };
+        let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
         let parameters = BTreeMap::from([
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
+            ("--on-overflow".to_owned(), name_of(args.on_overflow)),
             ("--lora".to_owned(), lora_key(engine)),
             ("--chat-template".to_owned(), args.chat_template.key()),
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
@@ -298,8 +301,14 @@ impl Work<'_> {
             );
         }
         let system = self.args.system_prompt.clone();
-        Ok(Renderer { template, guard, system, is_raw: self.args.raw, now, variables })
+        let drops_oldest = self.args.on_overflow == OnOverflow::DropOldest;
+        Ok(Renderer { template, guard, system, is_raw: self.args.raw, now, variables, drops_oldest })
     }
+}
+
+/// What a value is called on the command line.
+fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {

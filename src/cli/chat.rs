@@ -21,6 +21,7 @@ use crate::cli::chat::conversation::{Conversation, Engine};
 use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
+use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
@@ -71,6 +72,10 @@ pub struct ChatArgs {
     /// How messages are put into words.
     #[command(flatten)]
     pub template: TemplateArgs,
+
+    /// What is said in a file.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Runs the command.
@@ -81,9 +86,8 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let sessions = sessions_folder().map(Sessions::new);
     let (place, session) = open_session(args, sessions.as_ref())?;
     let mut given = session.settings.clone();
-    given.extend(args.settings.0.clone());
-    let is_seed_random = given.get("seed").is_none_or(|values| values == &["-1"]);
-    let settings = Settings::new(given)?;
+    given.extend(args.settings.given.clone());
+    let settings = Settings::new(given, args.settings.defaults.clone())?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
@@ -108,7 +112,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         screen: Screen::of_stdout(args.color),
     };
     drop(gguf);
-    let (is_terminal, seed) = (source.is_terminal(), settings.sampling.seed);
+    let (is_terminal, seed, is_seed_random) = (source.is_terminal(), settings.sampling.seed, settings.is_seed_random);
     if is_terminal {
         let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
         tell(&format!("{}seed {seed}; /help lists the commands, Ctrl-D leaves", name.unwrap_or_default()));

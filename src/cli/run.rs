@@ -30,10 +30,41 @@ use crate::tune::Settings;
 /// # Errors
 /// What the user should read.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let (worker, job, mut bars) = prepare(args)?;
+    let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
+    worker.submit(job);
+    let (text, answer) = receive_text(args, &worker, &mut bars)?;
+    if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
+        append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
+    }
+    let json = || to_json(&text, &answer, seed, args.logprobs.is_some());
+    if args.json {
+        write_stdout(&json_line(&json()))?;
+    }
+    if args.jsonl {
+        write_stdout(&json_line(&End { event: "end", answer: json() }))?;
+    }
+    if !args.quiet {
+        stderr_line(&stats_line(&answer.stats, is_random.then_some(seed)));
+        if answer.stop == StopType::Context {
+            stderr_line(&format!(
+                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
+                answer.n_ctx
+            ));
+        }
+    }
+    if let Some(form) = &form {
+        check_whole(form, &answer)?;
+    }
+    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+}
+
+/// Finds all mistakes that can be found before the model is loaded, and loads it.
+fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
-    let form = form(args)?;
+    let constraint = form(args)?;
     if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
     }
@@ -60,9 +91,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         },
         max_tokens,
         n_ctx: args.engine.ctx_size,
-        sampling: sampling.clone(),
+        sampling,
         stops: args.reverse_prompt.clone(),
-        constraint: form.clone(),
+        constraint,
         n_logprobs: args.logprobs,
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
@@ -72,12 +103,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    worker.submit(job);
+    Ok((worker, job, bars))
+}
+
+/// The answer and its text, which is printed on the way, or as events.
+fn receive_text(args: &RunArgs, worker: &Worker, bars: &mut Bars) -> Result<(String, Answer), Failure> {
     let mut text = String::new();
     let mut output = TextOutput::default();
     let mut events = args.jsonl.then(EventLines::default);
     let is_text_due = !(args.json || args.jsonl || args.explain);
-    let answer = follow(&worker, &mut bars, &mut |told| {
+    let answer = follow(worker, bars, &mut |told| {
         if let Some(events) = &mut events {
             events.tell(&told)?;
         }
@@ -89,31 +124,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         output.write(&text)?;
     }
     output.finish()?;
-    let answer = answer?;
-    if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
-        append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
-    }
-    if args.json {
-        write_stdout(&json_line(&to_json(&text, &answer, sampling.seed, args.logprobs.is_some())))?;
-    }
-    if args.jsonl {
-        let answer = to_json(&text, &answer, sampling.seed, args.logprobs.is_some());
-        write_stdout(&json_line(&End { event: "end", answer }))?;
-    }
-    if !args.quiet {
-        let seed = (sampling.temperature > 0.0).then_some(sampling.seed);
-        stderr_line(&stats_line(&answer.stats, seed));
-        if answer.stop == StopType::Context {
-            stderr_line(&format!(
-                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-                answer.n_ctx
-            ));
-        }
-    }
-    if let Some(form) = &form {
-        check_whole(form, &answer)?;
-    }
-    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+    Ok((text, answer?))
 }
 
 /// What the answer must be, if that can be had.

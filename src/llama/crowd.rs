@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::batch::engine::{Engine, Event, Progress, Refusal, Request};
+use crate::chat::overflow::Budget;
 use crate::crowd::schedule::CrowdSchedule;
 use crate::crowd::{Crowd, Text};
 use crate::llama::crowd::answering::Answering;
@@ -36,6 +37,7 @@ use crate::llama::worker::drafters::Drafters;
 use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
 use crate::target::TargetError;
 use crate::text::TextAssembler;
+use crate::token::Token;
 
 /// Requests that wait for the engine to look at them.
 const N_WAITING: usize = 64;
@@ -276,7 +278,7 @@ impl Desk<'_> {
 
     fn ready(&mut self, request: Request) -> Result<Ready, Refusal> {
         let refusal = |code: &str, message: String| Refusal { code: code.to_owned(), message };
-        let prompt = self.model.tokenize(&request.prompt);
+        let prompt = self.prompt(&request);
         let (n_prompt, n_ctx) = (prompt.len(), self.longest);
         if prompt.is_empty() {
             return Err(refusal("empty_prompt", Failure::EmptyPrompt.to_string()));
@@ -304,6 +306,23 @@ impl Desk<'_> {
         self.n_prepared += 1;
         let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, form };
         Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })
+    }
+
+    /// The tokens of a prompt, or those of the first shorter one that leaves room for the answer.
+    fn prompt(&self, request: &Request) -> Vec<Token> {
+        let budget = Budget::new(self.longest, request.max_tokens);
+        let mut prompt = self.model.tokenize(&request.prompt);
+        let mut n_left_out = 0;
+        for shorter in &request.shorter {
+            if prompt.len() <= budget.n_prompt() {
+                break;
+            }
+            (n_left_out, prompt) = (shorter.n_left_out, self.model.tokenize(&shorter.prompt));
+        }
+        if n_left_out > 0 && prompt.len() < self.longest {
+            self.tell(Event::Shortened { id: request.id, n_left_out });
+        }
+        prompt
     }
 
     fn progress(&self, crowd: &Crowd<Parallel<'_>>) -> Progress {

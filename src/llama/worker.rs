@@ -11,46 +11,40 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
-use serde::Serialize;
 
-use crate::batch::engine::TokenLogprob;
-use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
+use crate::chat::template::Segment;
 use crate::cost::{Clock, CostCurve};
 use crate::generate::{Generation, Length, Prefilled};
 use crate::llama::logprobs::{Logprobs, LogprobsOf};
-use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
-use crate::llama::sampler::{Sampling, sampler};
-use crate::llama::session::{FlashAttention, Session, SessionConfig};
+use crate::llama::sampler::sampler;
+use crate::llama::session::{Session, SessionConfig};
 use crate::llama::structured::Former;
 use crate::llama::thread::{EngineThread, Outbox};
-use crate::llama::tune::{self, TuneConfig, Tuned};
+use crate::llama::tune::{self, TuneConfig};
 use crate::llama::worker::drafters::{Drafters, DraftersConfig};
-use crate::llama::worker::explain::{Explainer, StepTold};
-use crate::llama::worker::measure::{Measured, Task};
+use crate::llama::worker::explain::Explainer;
+use crate::llama::worker::measure::Task;
 use crate::llama::worker::states::{Context, States};
 use crate::replay::trace::{Recorder, Trace};
-use crate::schedule::RowMemory;
-use crate::stats::Stats;
-use crate::store::curves::{self, CurveKey};
-use crate::store::learned::LearnedError;
-use crate::store::prompt_cache::PromptCacheConfig;
-use crate::store::prompt_cache::file::StateError;
-use crate::structure::{Constraint, StructureError};
+use crate::store::curves::CurveKey;
 use crate::target::{Target, TargetError};
-use crate::text::{StopError, TextAssembler};
+use crate::text::TextAssembler;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::{BySpan, Settings};
+
+pub mod job;
 
 pub mod drafters;
 pub mod explain;
 pub mod forced;
 pub mod measure;
+
+mod curve;
 mod states;
 
-/// An answer of fewer tokens does not earn what measuring the curve costs.
-const SHORT_ANSWER: usize = 32;
+pub use self::job::{Answer, DrafterKind, Event, Failure, Job, Loaded, Notice, StopType};
 
 /// An answer is expected to be no longer than this, whatever is allowed.
 const USUAL_TOKENS: usize = 512;
@@ -72,221 +66,6 @@ pub struct WorkerConfig {
     /// The file with the secret that states on disk are sealed with, made where there is none; `None`: there are no such
     /// states.
     pub secret: Option<PathBuf>,
-}
-
-/// Which drafter answers a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum DrafterKind {
-    /// Calibrated drafts of several sources, as much of them as pays by the measured cost curve
-    Auto,
-    /// ADED as published: 64 nodes by tree search, always
-    Aded,
-    /// ADED's drafts, cut to what pays
-    AdedSized,
-    /// Plain decoding
-    None,
-}
-
-/// A text to continue.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// What comes before.
-    pub prompt: Vec<Segment>,
-    /// Most tokens to emit; `None` is until the end of the text or of the context.
-    pub max_tokens: Option<usize>,
-    /// Positions of the context; `None` is as many as needed.
-    pub n_ctx: Option<usize>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Texts that end the answer and are not part of it.
-    pub stops: Vec<String>,
-    /// What the answer must be.
-    pub constraint: Option<Constraint>,
-    /// Alternatives told of each token; `None` tells nothing of tokens.
-    pub n_logprobs: Option<usize>,
-    /// What proposes.
-    pub drafter: DrafterKind,
-    /// Time for measuring what the cost curve lacks.
-    pub curve_budget: Duration,
-    /// Whether a trace is wanted.
-    pub record: bool,
-    /// Whether the drafter begins with what was learned from earlier answers, and what it learns is kept.
-    pub learns: bool,
-    /// Whether each step is told as [`Event::Step`].
-    pub explain: bool,
-    /// Where prompts read before are kept; `None` neither reads nor writes there.
-    pub prompt_cache: Option<PromptCacheConfig>,
-    /// A state of this job's own, as a session has one: read where it holds more of the prompt than the context does, and
-    /// written after the answer. It may be missing, damaged or another model's: that costs time, never text.
-    pub state_file: Option<PathBuf>,
-}
-
-/// Why an answer ended; names are llama-server's, and `interrupted`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StopType {
-    /// The model ended it.
-    Eos,
-    /// A stop string occurred: this one.
-    Word(String),
-    /// `max_tokens` were emitted.
-    Limit,
-    /// The context is full.
-    Context,
-    /// The user interrupted it.
-    Interrupted,
-}
-
-/// A finished answer; its text went out as [`Event::Text`].
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// What was emitted, without an end-of-generation token.
-    pub tokens: Vec<Token>,
-    /// Why it ended.
-    pub stop: StopType,
-    /// Counts and times.
-    pub stats: Stats,
-    /// Positions of the context it had.
-    pub n_ctx: usize,
-    /// What a replay needs, if it was wanted; its id is empty.
-    pub trace: Option<Box<Trace>>,
-    /// What the context was made with.
-    pub settings: Settings,
-    /// How likely each token was, if it was wanted.
-    pub logprobs: Vec<TokenLogprob>,
-}
-
-/// What a prompt is made with.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The special tokens that templates name.
-    pub specials: SpecialTexts,
-    /// Keeps all special tokens out of users' texts.
-    pub guard: SpecialGuard,
-}
-
-impl Loaded {
-    /// What `model` knows.
-    #[must_use]
-    pub fn of(model: &Model) -> Loaded {
-        let (specials, all) = model.special_texts();
-        Loaded { specials, guard: SpecialGuard::new(all) }
-    }
-}
-
-/// What a worker tells.
-#[derive(Debug)]
-pub enum Event {
-    /// Share of the model loaded, in 0 ..= 1.
-    Loading(f32),
-    /// The model is ready for jobs.
-    Loaded(Box<Loaded>),
-    /// Prompt tokens done, and in all.
-    Prefill(usize, usize),
-    /// The cost curve is being measured.
-    Measuring,
-    /// The next piece of the answer: valid UTF-8.
-    Text(String),
-    /// What a step did and why, if it was wanted.
-    Step(Box<StepTold>),
-    /// Something the user should know.
-    Notice(Notice),
-    /// Settings are being measured: the share of the time that is over, and which.
-    Tuning(f32, String),
-    /// Settings were measured and chosen.
-    Tuned(Box<Tuned>),
-    /// The job is finished.
-    Done(Box<Answer>),
-    /// Steps of a measurement done, and in all.
-    Progress(usize, usize),
-    /// The measurement is finished.
-    Measured(Box<Measured>),
-    /// Tokens of a prompt.
-    Counted(usize),
-    /// The job, or the loading, failed.
-    Failed(Failure),
-}
-
-/// Something the user should know, though the work goes on.
-#[derive(Debug, thiserror::Error)]
-pub enum Notice {
-    /// The model's memory cannot be rolled back.
-    #[error("this model is recurrent: its state cannot be rolled back, so it is decoded plainly")]
-    Recurrent,
-    /// The curve could not be kept.
-    #[error("the cost curve cannot be kept: {0}; it will be measured again next time")]
-    CurveNotKept(io::Error),
-    /// What was learned before cannot be read.
-    #[error("{0}; drafting begins without what was learned; hint: chaski learn forget")]
-    LearnedUnusable(LearnedError),
-    /// What was learned before is whole, and not what this version writes.
-    #[error("what was learned before is not of this version; drafting begins without it; hint: chaski learn forget")]
-    LearnedStrange,
-    /// What was learned now cannot be kept.
-    #[error("what was learned is not kept: {0}; hint: chaski learn off, if it should not be")]
-    NotLearned(LearnedError),
-    /// A state on disk cannot be used.
-    #[error("{0}; the prompt is read again")]
-    StateUnusable(StateError),
-    /// llama.cpp does not take or give a state.
-    #[error("{0}; the prompt is read again")]
-    StateRefused(TargetError),
-    /// What was read cannot be kept.
-    #[error("the prompt is not kept: {0}; hint: --no-prompt-cache, if it should not be")]
-    PromptNotKept(StateError),
-    /// A part of the base is damaged.
-    #[error("{}: parts of this drafter file are damaged and not used; hint: chaski drafter inspect tells more", .0.display())]
-    BaseDamaged(PathBuf),
-}
-
-/// Why a job failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The model could not be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The prompt leaves no room.
-    #[error("the prompt has {n_prompt} tokens, but the context has {n_ctx}")]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        n_prompt: usize,
-        /// Positions there are.
-        n_ctx: usize,
-        /// Positions the model knows.
-        n_ctx_train: usize,
-    },
-    /// More positions than the model knows: its output would be noise, or it would end the process.
-    #[error("a context of {n_ctx} positions, but the model was trained for {n_ctx_train}")]
-    ContextTooLong {
-        /// Positions asked for.
-        n_ctx: usize,
-        /// Positions the model knows.
-        n_ctx_train: usize,
-    },
-    /// A model that is decoded plainly has no curve.
-    #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
-    NothingToTune,
-    /// Nothing to continue.
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    /// A stop string is unusable.
-    #[error(transparent)]
-    Stop(#[from] StopError),
-    /// What the answer must be is unusable.
-    #[error(transparent)]
-    Structure(#[from] StructureError),
-    /// The engine failed.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-}
-
-impl Failure {
-    /// Whether the user broke it off.
-    #[must_use]
-    pub fn is_interrupt(&self) -> bool {
-        matches!(self, Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted))
-    }
 }
 
 /// A running worker. Dropping it breaks off the job at hand and waits for the thread.
@@ -500,20 +279,22 @@ impl<'a> Engine<'a> {
             tokens.pop();
         }
         let logprobs = observers.1.map(|of| of.told).unwrap_or_default();
-        let trace = observers.0.0.map(|recorder| {
-            Box::new(Trace {
-                id: String::new(),
-                model: self.config.model.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                n_vocab: model.n_vocab(),
-                temperature: job.sampling.temperature,
-                prompt: prompt.iter().map(|token| token.0).collect(),
-                tokens: recorder.tokens,
-                top: recorder.top,
-            })
-        });
+        let trace = observers.0.0.map(|recorder| Box::new(self.trace(recorder, job, prompt)));
         let stop = ended_by.unwrap_or(reached);
         let (stats, n_ctx, settings) = (generated.stats, length.n_ctx, self.settings);
         Ok(Answer { tokens, stop, stats, n_ctx, settings, trace, logprobs })
+    }
+
+    fn trace(&self, recorder: Recorder, job: &Job, prompt: &[Token]) -> Trace {
+        Trace {
+            id: String::new(),
+            model: self.config.model.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            n_vocab: self.model.n_vocab(),
+            temperature: job.sampling.temperature,
+            prompt: prompt.iter().map(|token| token.0).collect(),
+            tokens: recorder.tokens,
+            top: recorder.top,
+        }
     }
 
     /// Reads a prompt: from the disk what was read before, where that is faster. What was read until an interrupt is kept
@@ -594,60 +375,6 @@ impl<'a> Engine<'a> {
             return Ok(session);
         }
         Ok(Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?)
-    }
-
-    /// The widest tree that memory allows for.
-    fn max_rows(&self, n_ctx: usize) -> usize {
-        // Flash attention keeps no scores.
-        let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
-        let n_heads = if keeps_scores { self.model.n_heads() } else { 0 };
-        let row = RowMemory { n_vocab: self.model.n_vocab(), n_heads, n_ctx };
-        row.max_rows(memory::available().unwrap_or(u64::MAX))
-    }
-
-    /// Completes the curve for drafting on top of what `session` holds.
-    fn measure(
-        &mut self,
-        job: &Job,
-        session: &mut Session<'a>,
-        prompt: &[Token],
-        length: Length,
-    ) -> Result<(), Failure> {
-        let n_past = session.n_past();
-        // Some models have no position beyond the context.
-        let max_rows = session.limits().max_nodes.min(length.n_ctx - n_past);
-        let filler = *prompt.last().ok_or(Failure::EmptyPrompt)?;
-        let is_short = job.max_tokens.is_some_and(|n| n < SHORT_ANSWER);
-        if is_short || self.curve.is_complete(n_past, max_rows) {
-            return Ok(());
-        }
-        self.outbox.send(Event::Measuring);
-        let outbox = self.outbox;
-        let mut go_on = || outbox.go_on();
-        self.curve.measure(session, &self.clock, job.curve_budget, max_rows, filler, &mut go_on)?;
-        self.measured_unix_s = unix_s();
-        self.keep_curve();
-        Ok(())
-    }
-
-    /// The curve kept for the settings at hand.
-    fn load_curve(&mut self) {
-        let kept = self
-            .curves
-            .as_ref()
-            .and_then(|(folder, key)| curves::load(folder, &key.with_settings(&self.settings.to_string()), unix_s()));
-        let (curve, measured_unix_s) = kept.unwrap_or_default();
-        (self.curve, self.measured_unix_s) = (curve.aged(), measured_unix_s);
-    }
-
-    fn keep_curve(&mut self) {
-        let Some((folder, key)) = &self.curves else { return };
-        let key = key.with_settings(&self.settings.to_string());
-        if let Err(error) = curves::save(folder, &key, &self.curve, self.measured_unix_s) {
-            self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
-            // Said once.
-            self.curves = None;
-        }
     }
 }
 

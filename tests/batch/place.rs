@@ -150,6 +150,7 @@ pub(crate) fn renderer() -> Renderer {
         is_raw: false,
         now,
         variables: std::collections::BTreeMap::new(),
+        drops_oldest: false,
     }
 }
 
@@ -212,4 +213,6 @@ impl Watcher for Silent {
     fn progress(&mut self, _progress: &Progress) {}
 
     fn failed(&mut self, _number: u64, _refusal: &Refusal) {}
+
+    fn shortened(&mut self, _number: u64, _n_left_out: usize) {}
 }

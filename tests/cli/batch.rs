@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish};
 
@@ -394,4 +394,34 @@ fn memory_is_flat_over_ten_thousand_lines() {
     let grown = late.zip(early).map(|(late, early)| late.saturating_sub(early));
     // What is learned fills a table of 4 MiB; names of lines take 18 bytes each.
     assert!(grown.is_some_and(|kib| kib < 6144), "{early:?} KiB, then {late:?} KiB");
+}
+
+#[test]
+fn the_oldest_messages_go_where_that_is_asked_for() {
+    let place = Workplace::new();
+    let long = "the rain in the station ".repeat(12);
+    let message = |role: &str, content: &str| json!({"role": role, "content": content});
+    let (system, last) = (message("system", "be brief"), message("user", PROMPT));
+    let full = json!([system, message("user", &long), message("assistant", &long), last]);
+    let short = json!([system, last]);
+    let line = |id: &str, messages: &Value| json!({"custom_id": id, "messages": messages}).to_string() + "\n";
+    let answered = |flags: &[&str], lines: String| {
+        place.write("prompts.jsonl", lines);
+        let ran = batch(&place, &[&["-o", "-", "-c", "256", "-n", "20", "-q"], flags].concat());
+        let records = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let text = |record: Value| {
+            let content = &record["response"]["body"]["choices"][0]["message"]["content"];
+            content.as_str().or(record["error"]["code"].as_str()).unwrap().to_owned()
+        };
+        (records.map(text).collect::<Vec<_>>(), ran)
+    };
+    let expected = answered(&[], line("q", &short)).0;
+    let (texts, ran) = answered(&["--on-overflow", "drop-oldest"], line("a", &full));
+    assert_eq!(texts, expected);
+    ran.succeeds().notices("line 1: its context is full: the oldest 2 messages are left out");
+    let (texts, ran) = answered(&[], line("a", &full));
+    assert_eq!((texts, ran.code), (vec!["context_length_exceeded".to_owned()], Some(3)), "{ran:#?}");
+    let one = answered(&["--on-overflow", "drop-oldest"], line("a", &json!([message("user", &long.repeat(3))])));
+    assert_eq!(one.0, ["context_length_exceeded"], "the last message is never left out");
+    batch(&place, &["--on-overflow", "summarize"]).fails(2, &["--on-overflow summarize"]).hints("drop-oldest");
 }

@@ -180,8 +180,12 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let messages: Vec<&str> = kept.iter().map(|(message, _)| message.as_str()).collect();
     assert_eq!(messages, [PROMPT, "is it\nthe station", "the sun in the station", "he said", "he said"]);
     answers.remove(2);
-    for ((_, answer), shown) in kept.iter().zip(&answers) {
-        assert!(!answer.is_empty() && shown.contains(answer.as_str()), "{answer:?} is not in {shown:?}");
+    for (n, ((_, answer), shown)) in kept.iter().zip(&answers).enumerate() {
+        // When Ctrl-C is pressed, a terminal throws away what it was given and has not shown: of the answer that was
+        // stopped only the beginning is sure to be seen.
+        let n_sure = if n == 3 { 4 } else { usize::MAX };
+        let sure: String = answer.chars().take(n_sure).collect();
+        assert!(!answer.is_empty() && shown.contains(&sure), "{answer:?} is not in {shown:?}");
     }
 }
 
@@ -195,6 +199,17 @@ fn the_same_with_a_real_model() {
     if let Some(model) = real_model("the_same_with_a_real_model") {
         play(&model, "2048", "1500");
     }
+}
+
+#[test]
+fn alt_enter_begins_another_line() {
+    let place = Workplace::new();
+    let mut screen = Screen::start(command(&place, Path::new("model.gguf"), &["-s", "7"]));
+    screen.prompt();
+    screen.line("is it\x1b\rthe station");
+    assert!(screen.line("/save rain").contains("kept as rain"));
+    screen.leave("\x04");
+    assert_eq!(kept(&place)[0].0, "is it\nthe station");
 }
 
 #[test]

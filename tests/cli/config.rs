@@ -1,10 +1,11 @@
 //! Settings from a file: the strongest word wins, and mistakes are told where they stand.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Command;
 
 use super::harness::{PROMPT, Workplace, finish};
 
-/// All combinations of where a setting stands.
+/// All combinations of where a setting stands, in `run` and in `chat`, which keeps settings of its own.
 #[test]
 fn flag_over_environment_over_profile_over_file_over_default() {
     let place = Workplace::new();
@@ -13,18 +14,23 @@ fn flag_over_environment_over_profile_over_file_over_default() {
         let file = if has(0) { "n-predict = 1\n" } else { "" };
         let profile = if has(1) { "n-predict = 2\n" } else { "" };
         place.write("c.toml", format!("seed = 5\n{file}[profiles.p]\n{profile}"));
-        let mut command = place.run_command(&["--config", "c.toml", "--profile", "p", "-p", PROMPT, "--json"]);
-        match has(2) {
-            true => command.env("LLAMA_ARG_N_PREDICT", "3"),
-            false => command.env_remove("LLAMA_ARG_N_PREDICT"),
+        let finished = |mut command: Command| {
+            match has(2) {
+                true => command.env("LLAMA_ARG_N_PREDICT", "3"),
+                false => command.env_remove("LLAMA_ARG_N_PREDICT"),
+            };
+            finish(command.args(if has(3) { &["-n", "4"][..] } else { &[] }))
         };
-        if has(3) {
-            command.args(["-n", "4"]);
-        }
-        let answer = finish(&mut command).json();
+        let config = ["--config", "c.toml", "--profile", "p"];
+        let answer = finished(place.run_command(&[&config[..], &["-p", PROMPT, "--json"]].concat())).json();
         let strongest = (0..4).rev().find(|&bit| has(bit)).unwrap();
         assert_eq!(answer["tokens"].as_array().unwrap().len(), strongest as usize + 1, "{bits:04b}");
         assert_eq!(answer["seed"], 5);
+        let mut chat = place.command(&[&["chat", "--curve-budget", "20"], &config[..]].concat());
+        chat.stdin(File::open(place.write("input.txt", PROMPT)).unwrap());
+        let said = finished(chat);
+        assert_eq!(said.succeeds().stdout, answer["text"].as_str().unwrap().to_owned() + "\n", "{bits:04b}");
+        assert_eq!(said.stderr, "", "the seed is given");
     }
 }
 

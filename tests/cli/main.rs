@@ -30,6 +30,7 @@ mod models;
 mod prompt_cache;
 mod prompts;
 mod replay;
+mod same_seed;
 mod scripting;
 mod signals;
 mod streams;

@@ -108,8 +108,10 @@ fn request(
 ) -> Result<Request, Refusal> {
     let (prompt, parameters) = ask?;
     let sampling = parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default());
+    let shorter = renderer.shorter(&prompt, &parameters.template)?;
     Ok(Request {
         id: ticket.index,
+        shorter,
         prompt: renderer.render(prompt, parameters.template)?,
         max_tokens: parameters.max_tokens.or(defaults.max_tokens),
         sampling,

@@ -7,6 +7,7 @@ use clap::error::Error;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::batch::input::format::Format;
+use crate::chat::overflow::OnOverflow;
 use crate::cli::args::{EngineArgs, SamplingArgs};
 use crate::cli::config::ConfigArgs;
 use crate::cli::template::TemplateArgs;
@@ -76,6 +77,10 @@ pub struct BatchArgs {
     /// -sys: system prompt of lines that have no messages of their own
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
+
+    /// What is done with messages that are longer than the context; prompts of one text are never shortened
+    #[arg(long, value_name = "WHAT", default_value = "error")]
+    pub on_overflow: OnOverflow,
 
     /// Send prompts as they are: no chat template, special tokens parsed
     #[arg(long)]

@@ -58,6 +58,12 @@ impl Watcher for Show {
         let more = if self.n_failed == MAX_TOLD { "; further ones are in the output only" } else { "" };
         self.bars.suspend(|| stderr_line(&format!("{}{more}", sanitize_for_terminal(&line))));
     }
+
+    /// Also with `-q`, and each of them: nothing is left out silently.
+    fn shortened(&mut self, number: u64, n_left_out: usize) {
+        let line = format!("notice: line {number}: its context is full: the oldest {n_left_out} messages are left out");
+        self.bars.suspend(|| stderr_line(&line));
+    }
 }
 
 /// What was done, in one line.

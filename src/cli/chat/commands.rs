@@ -11,7 +11,6 @@ use crate::chat::command::{self, Command, Line};
 use crate::chat::session::{Session, Turn, next_seed};
 use crate::cli::chat::conversation::Conversation;
 use crate::cli::chat::editor;
-use crate::cli::chat::settings::Settings;
 use crate::cli::failure::Failure;
 use crate::cli::input::{join, read_all};
 use crate::cli::output::{stats_line, stderr_line};
@@ -207,7 +206,7 @@ impl Chat {
             return Err(Failure::new("this chat is not kept yet").with_hint("/save NAME, or /clear, first"));
         }
         let (place, session) = self.sessions()?.resume(name)?;
-        let settings = Settings::new(session.settings.clone())?;
+        let settings = self.conversation.settings.of_other(session.settings.clone())?;
         tell(&format!("{name}: {} messages", 2 * session.turns.len()));
         tell_other_model(&session, &self.conversation.engine.model);
         let chat = &mut self.conversation;

@@ -14,7 +14,7 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::{FileHistory, History as _};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Context, Editor, Helper};
+use rustyline::{Cmd, Context, Editor, Helper, KeyCode, KeyEvent, Modifiers};
 
 use crate::chat::command;
 use crate::cli::chat::settings;
@@ -128,6 +128,8 @@ impl Terminal {
             .build();
         let mut editor = Editor::with_config(config).map_err(|error| unusable(&error))?;
         editor.set_helper(Some(Typing { files: FilenameCompleter::new(), sessions }));
+        // Terminals send Esc and Enter for it.
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
         let history = history_path().filter(|_| keeps_history);
         if let Some(path) = history.as_deref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)

@@ -1,7 +1,8 @@
 //! What may change during a chat and is kept with a session: the same flags on the command line and after `/set`.
 //!
 //! They are kept as they were given, by their long names, and understood by the same code each time. So what follows from
-//! defaults and the environment is not frozen, and a flag that is added to the command line needs nothing here.
+//! defaults, the file of settings and the environment is not frozen, and a flag that is added to the command line needs
+//! nothing here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -56,9 +57,14 @@ struct SettingArgs {
 /// Settings by the long names of their flags.
 pub type Given = BTreeMap<String, Vec<String>>;
 
-/// Those of the command line.
+/// Those of the command line, and what holds where nothing is given.
 #[derive(Debug, Default)]
-pub struct GivenArgs(pub Given);
+pub struct GivenArgs {
+    /// Those given.
+    pub given: Given,
+    /// Of all others that have one, the default: the flag's, or that of a file of settings.
+    pub defaults: Given,
+}
 
 impl ClapArgs for GivenArgs {
     fn augment_args(command: Command) -> Command {
@@ -72,12 +78,14 @@ impl ClapArgs for GivenArgs {
 
 impl FromArgMatches for GivenArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<GivenArgs, clap::Error> {
-        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-        Ok(GivenArgs(values(matches, is_given)))
+        let from = |source| values(matches, |id| matches.value_source(id) == Some(source));
+        Ok(GivenArgs { given: from(ValueSource::CommandLine), defaults: from(ValueSource::DefaultValue) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.extend(GivenArgs::from_arg_matches(matches)?.0);
+        let GivenArgs { given, defaults } = GivenArgs::from_arg_matches(matches)?;
+        self.given.extend(given);
+        self.defaults.extend(defaults);
         Ok(())
     }
 }
@@ -86,10 +94,13 @@ impl FromArgMatches for GivenArgs {
 #[derive(Debug)]
 pub struct Settings {
     given: Given,
+    defaults: Given,
     /// Every setting with its value, for people.
     pub shown: Given,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whether the seed was settled here.
+    pub is_seed_random: bool,
     /// Most tokens of an answer.
     pub max_tokens: Option<usize>,
     /// Texts that end an answer.
@@ -101,19 +112,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Understands what was given. A random seed is settled here, and given from then on.
+    /// Understands what was given, and `defaults` beside it. A random seed is settled here, and given from then on.
     ///
     /// # Errors
     /// When a name or a value makes no sense.
-    pub fn new(mut given: Given) -> Result<Settings, Failure> {
-        let args = parse(&given)?.1;
+    pub fn new(mut given: Given, defaults: Given) -> Result<Settings, Failure> {
+        let args = parse(&given, &defaults)?.1;
         let sampling = sampling(&args.sampling)?;
         let max_tokens = max_tokens(args.n_predict)?;
         check_prompting(&args.reverse_prompt, false, None)?;
         given.insert("seed".to_owned(), vec![sampling.seed.to_string()]);
-        let shown = values(&parse(&given)?.0, |_| true);
+        let shown = values(&parse(&given, &defaults)?.0, |_| true);
+        let is_seed_random = args.sampling.seed == -1;
         let SettingArgs { reverse_prompt: stops, reasoning, on_overflow, .. } = args;
-        Ok(Settings { given, shown, sampling, max_tokens, stops, reasoning, on_overflow })
+        Ok(Settings { given, defaults, shown, sampling, is_seed_random, max_tokens, stops, reasoning, on_overflow })
     }
 
     /// What was given, to be kept.
@@ -132,7 +144,15 @@ impl Settings {
         if value != DEFAULT || !keys().iter().any(|known| known == key) {
             given.insert(key.to_owned(), vec![value.to_owned()]);
         }
-        Settings::new(given)
+        self.of_other(given)
+    }
+
+    /// Those of another chat, with the same defaults.
+    ///
+    /// # Errors
+    /// When a name or a value makes no sense.
+    pub fn of_other(&self, given: Given) -> Result<Settings, Failure> {
+        Settings::new(given, self.defaults.clone())
     }
 }
 
@@ -146,8 +166,11 @@ fn command() -> Command {
     SettingArgs::augment_args(Command::new("set").no_binary_name(true).disable_help_flag(true))
 }
 
-fn parse(given: &Given) -> Result<(ArgMatches, SettingArgs), Failure> {
-    let command = command();
+fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), Failure> {
+    let command = command().mut_args(|arg| match arg.get_long().and_then(|long| defaults.get(long)) {
+        Some(values) => arg.default_values(values.clone()),
+        None => arg,
+    });
     let mut words: Vec<OsString> = Vec::new();
     for (key, values) in given {
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(key)) else {
@@ -197,9 +220,13 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect()
     }
 
+    fn new(pairs: &[(&str, &str)]) -> Settings {
+        Settings::new(given(pairs), Given::new()).unwrap()
+    }
+
     #[test]
     fn what_is_given_is_understood_and_kept() {
-        let settings = Settings::new(given(&[("temp", "0.5"), ("seed", "7"), ("reverse-prompt", "-x")])).unwrap();
+        let settings = new(&[("temp", "0.5"), ("seed", "7"), ("reverse-prompt", "-x")]);
         assert_eq!((settings.sampling.temperature, settings.sampling.seed), (0.5, 7));
         assert_eq!((settings.stops.as_slice(), settings.reasoning), (&["-x".to_owned()][..], Reasoning::Show));
         let changed = settings.with("reasoning", "off").unwrap().with("temp", "default").unwrap();
@@ -209,16 +236,26 @@ mod tests {
 
     #[test]
     fn a_random_seed_is_settled_once() {
-        let settings = Settings::new(Given::new()).unwrap();
+        let settings = new(&[]);
         let seed = settings.sampling.seed;
         assert_eq!(settings.with("temp", "1").unwrap().sampling.seed, seed);
-        assert_eq!(settings.given()["seed"], [seed.to_string()]);
+        assert_eq!((settings.is_seed_random, &settings.given()["seed"]), (true, &vec![seed.to_string()]));
+    }
+
+    #[test]
+    fn what_a_file_says_holds_where_nothing_is_given_and_is_not_kept() {
+        let file = given(&[("temp", "0.1"), ("seed", "3"), ("ignore-eos", "true"), ("reverse-prompt", "-x")]);
+        let settings = Settings::new(given(&[("temp", "0.5")]), file).unwrap();
+        assert_eq!((settings.sampling.temperature, settings.sampling.seed, settings.is_seed_random), (0.5, 3, false));
+        assert_eq!((settings.sampling.ignore_eos, settings.stops.as_slice()), (true, &["-x".to_owned()][..]));
+        let back = settings.with("temp", "default").unwrap();
+        assert_eq!((back.sampling.temperature, back.shown["temp"].as_slice()), (0.1, &["0.1".to_owned()][..]));
+        assert_eq!(*back.given(), given(&[("seed", "3")]));
     }
 
     #[test]
     fn what_makes_no_sense_is_told() {
-        let told =
-            |key, value| Settings::new(given(&[("seed", "7")])).unwrap().with(key, value).unwrap_err().to_string();
+        let told = |key, value| new(&[("seed", "7")]).with(key, value).unwrap_err().to_string();
         assert!(told("warmth", "1").starts_with("error: there is no setting \"warmth\"\nhint: n-predict, "));
         assert!(told("model", "default").contains("there is no setting"));
         assert!(told("temp", "hot").contains("invalid value 'hot' for '--temp <T>'"), "{}", told("temp", "hot"));

@@ -5,16 +5,18 @@
 
 #![cfg(feature = "llama")]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod samplers;
+mod states;
+mod worker;
 
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use chaski::accept::{Greedy, Sampler, argmax};
-use chaski::chat::template::Segment;
 use chaski::cost::CostCurve;
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
@@ -23,19 +25,19 @@ use chaski::generate::{Generation, Length};
 use chaski::llama::model::{Model, ModelConfig};
 use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
-use chaski::llama::worker::drafters::DraftersConfig;
-use chaski::llama::worker::{DrafterKind, Event, Job, Worker, WorkerConfig};
 use chaski::sampling::SamplerKind;
 use chaski::schedule::Schedule;
 use chaski::target::{Rows as _, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
-use chaski::tune::{BySpan, Settings};
 use support::loop_parts::{Dice, WallClock, flat_curve};
 use support::tiny;
 
 /// llama.cpp is initialized once in a process, so the tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 trait Draws {
     fn token(&mut self) -> Token;
@@ -60,7 +62,7 @@ impl Draws for Dice {
 }
 
 fn with_model(bytes: &[u8], test: impl FnOnce(&Model)) {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = turn();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     chaski::llama::logs::capture(false);
@@ -306,81 +308,6 @@ fn an_interrupted_prefill_is_taken_up_again() {
     });
 }
 
-/// Bitwise: what was read from bytes and what was computed are the same numbers. Of a sliding window llama.cpp leaves cells
-/// out, which changes the order of sums.
-#[test]
-fn a_state_stands_for_the_tokens_it_holds() {
-    let models = [
-        ("llama", tiny::tiny_llama(3), 0.0),
-        ("gemma3", tiny::tiny_gemma3(3), 1e-4),
-        ("mamba", tiny::tiny_mamba(3), 0.0),
-    ];
-    for (name, bytes, bound) in models {
-        with_model(&bytes, |model| {
-            let mut dice = Dice(5);
-            let text: Vec<Token> = (0..300).map(|_| dice.token()).collect();
-            let (mut computed, mut restored) = (session(model, 512), session(model, 512));
-            sync(&mut computed, &text);
-            sync(&mut restored, &text[..7]);
-            let state = computed.state().unwrap();
-            assert_eq!(state.len(), computed.n_state_bytes());
-            restored.restore(&text, &state).unwrap();
-            assert_eq!(restored.committed(), text);
-            let logits = |session: &mut Session<'_>, root: Token| {
-                session.verify(&TokenTree::new(root)).unwrap();
-                session.logits(NodeId::ROOT).to_vec()
-            };
-            let root = dice.token();
-            let difference = greatest_difference(&logits(&mut restored, root), &logits(&mut computed, root));
-            assert!(difference <= bound, "{name}: {difference}");
-            assert_eq!(restored.can_truncate(), name == "llama");
-            if name != "mamba" {
-                let prefix = &text[..150];
-                let (mut tree, mut dice) = (TokenTree::new(root), Dice(6));
-                for _ in 0..20 {
-                    let parent = tree.nodes().nth(dice.roll(tree.len())).unwrap();
-                    let _ = tree.push(parent, dice.token());
-                }
-                for session in [&mut restored, &mut computed] {
-                    sync(session, prefix);
-                    session.verify(&tree).unwrap();
-                }
-                for node in tree.nodes() {
-                    let difference = greatest_difference(restored.logits(node), computed.logits(node));
-                    assert!(difference <= bound, "{name}, a part of it: {difference}");
-                }
-            }
-        });
-    }
-}
-
-#[test]
-fn a_state_that_does_not_fit_is_an_error_and_leaves_nothing() {
-    let of_gemma = {
-        let mut bytes = Vec::new();
-        with_model(&tiny::tiny_gemma3(3), |model| {
-            let mut session = session(model, 512);
-            sync(&mut session, &prompt());
-            bytes = session.state().unwrap();
-        });
-        bytes
-    };
-    with_model(&LLAMA, |model| {
-        let mut session = session(model, 512);
-        sync(&mut session, &prompt());
-        let state = session.state().unwrap();
-        let long: Vec<Token> = prompt().into_iter().cycle().take(1000).collect();
-        for (tokens, state) in
-            [(&prompt()[1..], &state), (&prompt()[..], &of_gemma), (&prompt()[..], &Vec::new()), (&long, &state)]
-        {
-            assert!(session.restore(tokens, state).is_err());
-            assert_eq!((session.n_past(), session.committed()), (0, &[][..]));
-        }
-        session.restore(&prompt(), &state).unwrap();
-        assert_eq!(session.n_past(), prompt().len());
-    });
-}
-
 #[test]
 fn recurrent_models_are_decoded_plainly() {
     with_model(&tiny::tiny_mamba(1), |model| {
@@ -417,77 +344,4 @@ fn a_model_that_answers_nan_is_reported() {
             assert_eq!(sampled, Err(TargetError::NotFinite));
         }
     });
-}
-
-/// What a worker answers to `prompt` with a state file: its tokens, how many of the prompt it had, and notices.
-fn answer_with_state(model: &Path, folder: &Path, state: &Path, prompts: &[&str]) -> Vec<(Vec<Token>, usize, String)> {
-    let settings =
-        Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F32 };
-    let config = WorkerConfig {
-        model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
-        settings: BySpan { short: settings, long: settings },
-        curves: None,
-        drafters: DraftersConfig::default(),
-        secret: Some(folder.join("secret")),
-    };
-    let worker = Worker::spawn(config, Arc::default()).unwrap();
-    let mut notices = String::new();
-    let mut answer = |prompt: &str| {
-        worker.submit(Job {
-            prompt: vec![Segment { text: prompt.to_owned(), parse_special: false }],
-            max_tokens: Some(20),
-            n_ctx: Some(1000),
-            sampling: Sampling { seed: 3, ..Sampling::default() },
-            constraint: None,
-            n_logprobs: None,
-            stops: Vec::new(),
-            drafter: DrafterKind::None,
-            curve_budget: Duration::ZERO,
-            record: false,
-            learns: false,
-            explain: false,
-            prompt_cache: None,
-            state_file: Some(state.to_owned()),
-        });
-        loop {
-            match worker.next_event().unwrap() {
-                Event::Done(answer) => break (answer.tokens, answer.stats.n_cached, std::mem::take(&mut notices)),
-                Event::Notice(notice) => notices += &notice.to_string(),
-                Event::Failed(failure) => panic!("{failure}"),
-                _ => {}
-            }
-        }
-    };
-    prompts.iter().map(|prompt| answer(prompt)).collect()
-}
-
-#[test]
-fn a_session_goes_on_from_its_own_state() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
-    let (model, state) = (folder.path().join("model.gguf"), folder.path().join("session/state"));
-    std::fs::write(&model, &*LLAMA).unwrap();
-    let answer = |prompts: &[&str]| answer_with_state(&model, folder.path(), &state, prompts);
-    let (short, long) = ("the rain in the station ".repeat(9), "the rain in the station ".repeat(18));
-    let first = answer(&[&short, &long]);
-    assert!(first[0].1 == 0 && first[1].1 > 50, "{first:?}");
-    let again = answer(&[&long]);
-    let n_long = again[0].1;
-    assert!(n_long > 2 * first[1].1 - 9, "all but the last token: {again:?}");
-    assert_eq!((&again[0].0, again[0].2.as_str()), (&first[1].0, ""));
-    // A part of it, and then more than it in the same process.
-    let back = answer(&[&short, &long]);
-    assert_eq!((&back[0].0, &back[1].0), (&first[0].0, &first[1].0));
-
-    let good = std::fs::read(&state).unwrap();
-    for bad in [&good[..good.len() - 1], &[&good[..], b"x"].concat(), b"", b"chaski state 1\n"] {
-        std::fs::write(&state, bad).unwrap();
-        let read_anew = answer(&[&long]);
-        assert_eq!((&read_anew[0].0, read_anew[0].1), (&first[1].0, 0));
-        assert!(read_anew[0].2.contains("damaged"), "{read_anew:?}");
-    }
-    // Of other weights it says nothing, and nothing is wrong with it.
-    std::fs::write(&model, tiny::tiny_llama(4)).unwrap();
-    let other = answer(&[&long]);
-    assert_eq!((other[0].1, other[0].2.as_str()), (0, ""));
 }

@@ -1,0 +1,145 @@
+//! The engine's thread: what it keeps between answers, and what forms are worth to it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chaski::chat::template::Segment;
+use chaski::cost::CostCurve;
+use chaski::llama::model::ModelConfig;
+use chaski::llama::sampler::Sampling;
+use chaski::llama::session::{FlashAttention, KvType};
+use chaski::llama::worker::drafters::DraftersConfig;
+use chaski::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker, WorkerConfig};
+use chaski::store::curves::{self, CurveKey};
+use chaski::structure::Constraint;
+use chaski::token::Token;
+use chaski::tree::MAX_NODES;
+use chaski::tune::{BySpan, Settings};
+
+use super::support::tiny;
+use super::{LLAMA, turn};
+
+const SETTINGS: Settings =
+    Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F32 };
+
+fn config(model: &Path) -> WorkerConfig {
+    WorkerConfig {
+        model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
+        settings: BySpan { short: SETTINGS, long: SETTINGS },
+        curves: None,
+        drafters: DraftersConfig::default(),
+        secret: None,
+    }
+}
+
+fn worker(config: WorkerConfig) -> Worker {
+    Worker::spawn(config, Arc::default()).unwrap()
+}
+
+/// A job that measures nothing and keeps nothing.
+fn job(prompt: &str) -> Job {
+    Job {
+        prompt: vec![Segment { text: prompt.to_owned(), parse_special: false }],
+        max_tokens: None,
+        n_ctx: Some(1000),
+        sampling: Sampling::greedy(),
+        constraint: None,
+        n_logprobs: None,
+        stops: Vec::new(),
+        drafter: DrafterKind::None,
+        curve_budget: Duration::ZERO,
+        record: false,
+        learns: false,
+        explain: false,
+        prompt_cache: None,
+        state_file: None,
+    }
+}
+
+/// The answer to a job, and notices.
+fn answer(worker: &Worker, job: Job) -> (Answer, String) {
+    let mut notices = String::new();
+    worker.submit(job);
+    loop {
+        match worker.next_event().unwrap() {
+            Event::Done(answer) => return (*answer, notices),
+            Event::Notice(notice) => notices += &notice.to_string(),
+            Event::Measuring => panic!("the curve is given"),
+            Event::Failed(failure) => panic!("{failure}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_session_goes_on_from_its_own_state() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let (model, state) = (folder.path().join("model.gguf"), folder.path().join("session/state"));
+    std::fs::write(&model, &*LLAMA).unwrap();
+    // The tokens, how many of the prompt were there already, and notices.
+    let answer = |prompts: &[&str]| -> Vec<(Vec<Token>, usize, String)> {
+        let worker = worker(WorkerConfig { secret: Some(folder.path().join("secret")), ..config(&model) });
+        let job = |prompt: &&str| Job {
+            max_tokens: Some(20),
+            sampling: Sampling { seed: 3, ..Sampling::default() },
+            state_file: Some(state.clone()),
+            ..job(prompt)
+        };
+        let answers = prompts.iter().map(|prompt| answer(&worker, job(prompt)));
+        answers.map(|(answer, notices)| (answer.tokens, answer.stats.n_cached, notices)).collect()
+    };
+    let (short, long) = ("the rain in the station ".repeat(9), "the rain in the station ".repeat(18));
+    let first = answer(&[&short, &long]);
+    assert!(first[0].1 == 0 && first[1].1 > 50, "{first:?}");
+    let again = answer(&[&long]);
+    let n_long = again[0].1;
+    assert!(n_long > 2 * first[1].1 - 9, "all but the last token: {again:?}");
+    assert_eq!((&again[0].0, again[0].2.as_str()), (&first[1].0, ""));
+    // A part of it, and then more than it in the same process.
+    let back = answer(&[&short, &long]);
+    assert_eq!((&back[0].0, &back[1].0), (&first[0].0, &first[1].0));
+
+    let good = std::fs::read(&state).unwrap();
+    for bad in [&good[..good.len() - 1], &[&good[..], b"x"].concat(), b"", b"chaski state 1\n"] {
+        std::fs::write(&state, bad).unwrap();
+        let read_anew = answer(&[&long]);
+        assert_eq!((&read_anew[0].0, read_anew[0].1), (&first[1].0, 0));
+        assert!(read_anew[0].2.contains("damaged"), "{read_anew:?}");
+    }
+    // Of other weights it says nothing, and nothing is wrong with it.
+    std::fs::write(&model, tiny::tiny_llama(4)).unwrap();
+    let other = answer(&[&long]);
+    assert_eq!((other[0].1, other[0].2.as_str()), (0, ""));
+}
+
+/// Where a row more costs nothing, drafts pay; and no source knows this text, so what is drafted is what is forced.
+#[test]
+fn what_a_schema_forces_is_drafted_verified_and_accepted() {
+    let _turn = turn();
+    let schema = r#"{"type": "object", "properties": {
+        "wavy_jukebox": {"const": "quick brown fox jumps over the lazy dog"}, "size": {"enum": ["small", "large"]},
+        "zigzag_vex": {"const": "pack my box with five dozen liquor jugs"}},
+        "required": ["wavy_jukebox", "size", "zigzag_vex"], "additionalProperties": false}"#;
+    for sampling in [Sampling::greedy(), Sampling { seed: 4, ..Sampling::default() }] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model.gguf");
+        std::fs::write(&model, &*LLAMA).unwrap();
+        let key = CurveKey { model: "tiny".into(), settings: "given".into(), machine: "any".into() };
+        let flat = CostCurve::exact((1..=MAX_NODES).map(|n_rows| (n_rows, 10.0)));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        curves::save(folder.path(), &key.with_settings(&SETTINGS.to_string()), &flat, now).unwrap();
+        let worker = worker(WorkerConfig { curves: Some((folder.path().to_owned(), key)), ..config(&model) });
+        let [plain, drafted] = [DrafterKind::None, DrafterKind::Auto].map(|drafter| {
+            let constraint = Some(Constraint::JsonSchema(schema.to_owned()));
+            let asked = Job { drafter, constraint, sampling: sampling.clone(), ..job("the rain in the station") };
+            answer(&worker, asked).0
+        });
+        assert_eq!((&plain.stop, &drafted.stop), (&StopType::Eos, &StopType::Eos));
+        assert_eq!(plain.tokens, drafted.tokens);
+        let (plain, drafted) = (&plain.stats, &drafted.stats);
+        assert_eq!((plain.n_drafted, plain.n_steps), (0, drafted.n_steps + drafted.n_accepted));
+        assert!(drafted.n_accepted > 10, "{drafted:?}");
+    }
+}
