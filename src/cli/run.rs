@@ -11,12 +11,13 @@ use serde::Serialize;
 use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
-use crate::cli::engine::{check_prompting, drafters, max_tokens, open_model, sampling, start, worker_config};
+use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::sampling::check_biases;
+use crate::cli::sandbox::folder_of;
 use crate::cli::{explain, input, interrupt};
 use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
@@ -44,6 +45,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let variables = args.template.variables()?;
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
+    confine(&args.engine, &config, &[args.trace.as_deref().map(folder_of)]);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
@@ -114,6 +116,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         check_whole(form, &answer)?;
     }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+}
+
+/// What to do about an engine that crashed.
+#[must_use]
+pub fn on_crash() -> String {
+    "-v shows llama.cpp's log; the model file is broken in a way that no check finds, or this is a defect to report"
+        .to_owned()
 }
 
 /// What the answer must be, if that can be had.

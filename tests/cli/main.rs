@@ -20,6 +20,7 @@ mod chat;
 #[cfg(unix)]
 mod chat_terminal;
 mod config;
+mod contain;
 mod drafter;
 mod errors;
 mod help;
