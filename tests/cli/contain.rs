@@ -70,7 +70,8 @@ fn a_failed_assertion_of_llama_cpp_is_told() {
 #[test]
 fn a_crash_is_told_and_what_was_written_stays() {
     let place = Workplace::new();
-    let tells = [("ABRT", "the engine stopped: abort"), ("FPE", "the engine stopped: arithmetic"), ("KILL", "was killed")];
+    let tells =
+        [("ABRT", "the engine stopped: abort"), ("FPE", "the engine stopped: arithmetic"), ("KILL", "was killed")];
     for (name, message) in tells {
         let running = Running::start(&mut place.run_command(&ENDLESS));
         running.wait_for_text();
