@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
+use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
@@ -38,6 +39,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
     }
+    check_trace(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     config.drafters = drafters(&args.drafting, &gguf);
@@ -123,6 +125,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 pub fn on_crash() -> String {
     "-v shows llama.cpp's log; the model file is broken in a way that no check finds, or this is a defect to report"
         .to_owned()
+}
+
+/// A trace is a file of its own.
+fn check_trace(args: &RunArgs) -> Result<(), Failure> {
+    let Some(trace) = &args.trace else { return Ok(()) };
+    let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
+    refuse_overwrite(trace, inputs.into_iter().flatten().map(AsRef::as_ref))
+        .map_err(|failure| failure.with_hint("--trace takes a file of its own"))
 }
 
 /// What the answer must be, if that can be had.

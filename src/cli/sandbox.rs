@@ -50,7 +50,7 @@ mod imp {
     use std::path::{Path, PathBuf};
 
     use landlock::{
-        ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _,
+        ABI, Access as _, AccessFs, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _,
         RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
     };
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -93,7 +93,7 @@ mod imp {
         for (folder, access) in all.chain([(Path::new("/dev"), devices)]) {
             // What is not there cannot be written into.
             if let Ok(folder) = PathFd::new(folder) {
-                rules = rules.add_rule(PathBeneath::new(folder, BitFlags::from(access)))?;
+                rules = rules.add_rule(PathBeneath::new(folder, access))?;
             }
         }
         rules.restrict_self()

@@ -24,6 +24,7 @@ mod contain;
 mod drafter;
 mod errors;
 mod help;
+mod hostile;
 mod learn;
 mod lora;
 mod memory;
