@@ -68,7 +68,8 @@ fn wait(mut child: Child, interrupt: &AtomicBool) -> io::Result<ExitStatus> {
 
 /// What took a process down, if it was itself.
 #[cfg(unix)]
-fn crash(status: ExitStatus) -> Option<&'static str> {
+#[must_use]
+pub fn crash(status: ExitStatus) -> Option<&'static str> {
     use std::os::unix::process::ExitStatusExt as _;
     // Numbers that all systems share, but for SIGBUS.
     match status.signal()? {
@@ -85,7 +86,8 @@ fn crash(status: ExitStatus) -> Option<&'static str> {
 
 /// What took a process down, if it was itself: exceptions have the top bits set.
 #[cfg(not(unix))]
-fn crash(status: ExitStatus) -> Option<&'static str> {
+#[must_use]
+pub fn crash(status: ExitStatus) -> Option<&'static str> {
     (status.code()? as u32 >= 0xC000_0000).then_some("exception")
 }
 

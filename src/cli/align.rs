@@ -19,9 +19,10 @@ use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::EngineArgs;
 use crate::cli::drafter::{parse_size, refuse_overwrite};
-use crate::cli::engine::{fingerprint, open_model, worker_config};
+use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::sandbox::folder_of;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::parallel::worker::ParallelConfig;
 use crate::store::align_log::{AlignLog, LogError, LogKey, MAX_TOP};
@@ -96,6 +97,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
     check_output(args, &log_path)?;
     let interrupt = interrupt::flag()?;
+    confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
         let n_ctx = args.engine.ctx_size.unwrap_or(DEFAULT_N_CTX);
@@ -122,6 +124,12 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
         fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;
     }
     Ok(ExitCode::Success)
+}
+
+/// What to do about an engine that crashed.
+#[must_use]
+pub fn on_crash() -> String {
+    "the same command goes on with what was written".to_owned()
 }
 
 /// The output may replace a drafter file, and nothing else.

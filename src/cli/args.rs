@@ -17,6 +17,7 @@ use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::lora::LoraArg;
 use crate::cli::replay::ReplayArgs;
+use crate::cli::sandbox::SandboxArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
@@ -140,6 +141,10 @@ pub struct EngineArgs {
     /// Show llama.cpp's log
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// What the engine may do.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
 }
 
 /// Whether a setting is used.

@@ -9,6 +9,7 @@ mod failures;
 mod show;
 mod start;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -36,12 +37,16 @@ use crate::chat::template::{ChatTemplate, LocalTime};
 use crate::cli::args::CacheTypeArg;
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
+use crate::cli::contain::{self, LastWords};
 use crate::cli::drafter::refuse_overwrite;
-use crate::cli::engine::{check_prompting, fingerprint, max_tokens, open_base, open_model, sampling, worker_config};
+use crate::cli::engine::{
+    check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
+};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::worker::{Loaded, WorkerConfig};
@@ -102,22 +107,33 @@ impl Work<'_> {
         let interrupt = interrupt::flag()?;
         let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let last_words = RefCell::new(LastWords::default());
         let spawn = |after_crash: bool| -> io::Result<Child> {
             let worker = if after_crash { AFTER_CRASH } else { "first" };
-            Command::new(&program).args(&arguments).env(WORKER, worker).stdin(Stdio::piped()).spawn()
+            let mut command = Command::new(&program);
+            let (child, words) = contain::spawn(command.args(&arguments).env(WORKER, worker).stdin(Stdio::piped()))?;
+            last_words.replace(words);
+            Ok(child)
+        };
+        let notice = |notice: &str| {
+            let words = last_words.borrow_mut().take().map(|words| format!("; {words}"));
+            stderr_line(&format!("notice: {notice}{}", words.unwrap_or_default()));
         };
         let journal = journal_path(&self.output);
         let n_at_work = || {
             let read = read_journal(&Files, &journal).ok().flatten();
             read.map_or(0, |(journal, _)| journal.n_at_work())
         };
-        let fate = supervise(spawn, &interrupt, n_at_work, |notice| stderr_line(&format!("notice: {notice}")));
+        let fate = supervise(spawn, &interrupt, n_at_work, notice);
         match fate.map_err(|error| Failure::new(format!("the worker: {error}")))? {
             Fate::Ended(status) => match status.code().map(ExitCode::from_number) {
                 Some(code) => Ok(code),
                 None => Err(self.ended(&format!("the process was killed ({status})"))),
             },
-            Fate::Crashed(status) => Err(self.ended(&format!("the engine crashed ({status}) with no line at work"))),
+            Fate::Crashed(status) => {
+                let words = last_words.take().take().unwrap_or_else(|| status.to_string());
+                Err(self.ended(&format!("the engine stopped with no line at work: {words}")))
+            }
         }
     }
 
@@ -134,6 +150,7 @@ impl Work<'_> {
         let gguf = open_model(&args.engine.0.model)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
+            contain::begin_work();
             let listening = stop_with_parent(interrupt.clone());
             listening.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         }
@@ -162,6 +179,9 @@ impl Work<'_> {
         interrupt: Arc<AtomicBool>,
     ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
+        // Output and journal are open. Only where results came out of order are both written anew.
+        let is_ordered = self.args.ordered || self.args.text;
+        confine(&self.args.engine.0, &config, &[is_ordered.then(|| folder_of(&self.output))]);
         let mut bars = Bars::default();
         let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, prepared.now())?;

@@ -7,7 +7,9 @@ pub mod room;
 pub mod screen;
 pub mod settings;
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -22,7 +24,7 @@ use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
-use crate::cli::engine::{drafters, fingerprint, open_model, start, worker_config};
+use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
 use crate::cli::output::Bars;
@@ -97,7 +99,15 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     // Before the model is loaded: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
     let signals = Signals::new()?;
-    let (worker, loaded) = start(config, signals.raised.clone(), &mut Bars::default())?;
+    let state_folder = sessions_folder();
+    // The engine's threads alone: an editor that /edit starts may do what it likes.
+    let (worker, loaded) = thread::scope(|scope| {
+        let start = || {
+            confine(&args.engine, &config, &[state_folder]);
+            start(config, signals.raised.clone(), &mut Bars::default())
+        };
+        scope.spawn(start).join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
     let prompter = Prompter::new(&args.engine.model, &template, loaded)?;
     let engine = Engine {
         worker,
@@ -124,6 +134,15 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     conversation.recall()?;
     let mut chat = Chat { conversation, sessions, is_terminal, reading: Vec::new() };
     converse(&mut chat, &mut source, &signals)
+}
+
+/// What to do about an engine that crashed.
+#[must_use]
+pub fn on_crash(args: &ChatArgs) -> String {
+    match &args.name {
+        Some(name) => format!("chaski chat {name} goes on after the last answer"),
+        None => "chaski chat NAME goes on after the last answer, if /save NAME came before".to_owned(),
+    }
 }
 
 /// The session of the command line, or a new one.

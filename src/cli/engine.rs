@@ -15,6 +15,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::learn;
 use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
+use crate::cli::sandbox;
 use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
@@ -66,6 +67,14 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
         drafters: DraftersConfig::default(),
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
     })
+}
+
+/// Takes from this thread, and from those that it starts, what an engine does not need: it may write what is kept between runs,
+/// and into `writable`.
+pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<PathBuf>]) {
+    let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
+    let writable = [cache_folder(), learned].into_iter().chain(writable.iter().cloned());
+    sandbox::confine(args.sandbox, writable, args.verbose);
 }
 
 /// The most tokens of an answer, from `-n`; `None` is until the model ends it.

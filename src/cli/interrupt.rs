@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
+#[cfg(unix)]
+use crate::cli::contain;
 use crate::cli::failure::{ExitCode, Failure};
 
 /// A flag that becomes true on the first signal.
@@ -15,6 +17,18 @@ use crate::cli::failure::{ExitCode, Failure};
 /// When the handler cannot be installed.
 pub fn flag() -> Result<Arc<AtomicBool>, Failure> {
     Ok(Signals::new()?.raised)
+}
+
+/// What Ctrl-C and SIGTERM are here: themselves, or what the watching process passes on, and then they are nothing.
+fn heard() -> io::Result<[i32; 2]> {
+    #[cfg(unix)]
+    if contain::is_worker() {
+        for signal in [SIGINT, SIGTERM] {
+            register(signal, Arc::default())?;
+        }
+        return Ok([signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2]);
+    }
+    Ok([SIGINT, SIGTERM])
 }
 
 /// Signals to a command that does one thing after another.
@@ -38,14 +52,15 @@ impl Signals {
         let signals = Signals { raised: flag(), terminated: flag(), is_idle: flag() };
         let install = || -> io::Result<()> {
             let code = i32::from(ExitCode::Interrupted as u8);
-            for signal in [SIGINT, SIGTERM] {
+            let [interrupt, terminate] = heard()?;
+            for signal in [interrupt, terminate] {
                 // In this order: the second signal finds the flag raised by the first. It ends the process without its
                 // exit handlers, which would meet llama.cpp's threads at work.
                 register_conditional_shutdown(signal, code, signals.raised.clone())?;
                 register_conditional_shutdown(signal, code, signals.is_idle.clone())?;
                 register(signal, signals.raised.clone())?;
             }
-            register(SIGTERM, signals.terminated.clone()).map(|_| ())
+            register(terminate, signals.terminated.clone()).map(|_| ())
         };
         install().map_err(|error| Failure::new(format!("cannot handle Ctrl-C: {error}")))?;
         Ok(signals)

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod cache;
 pub mod chat;
 pub mod config;
+pub mod contain;
 pub mod drafter;
 pub mod engine;
 pub mod events;
@@ -24,6 +25,7 @@ pub mod prompt;
 pub mod replay;
 pub mod run;
 pub mod sampling;
+pub mod sandbox;
 pub mod settings;
 pub mod shell;
 pub mod template;
@@ -34,6 +36,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::args::{Args, Command};
+use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 
@@ -81,18 +84,18 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         return output::print_version();
     }
     match args.command {
-        Some(Command::Run(args)) => run::run(&args),
-        Some(Command::Chat(args)) => chat::chat(&args),
+        Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),
+        Some(Command::Chat(args)) => contained(|| chat::on_crash(&args), || chat::chat(&args)),
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Config(args)) => config::show::show(&args, &Args::command()),
         Some(Command::Completions(args)) => shell::completions(&args, Args::command()),
         Some(Command::Man(args)) => shell::man(&args, Args::command()),
         Some(Command::Learn(args)) => learn::learn(&args),
-        Some(Command::Align(args)) => align::align(&args),
-        Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Align(args)) => contained(align::on_crash, || align::align(&args)),
+        Some(Command::Bench(args)) => contained(run::on_crash, || bench::bench(&args)),
         Some(Command::Replay(args)) => replay::replay(&args),
-        Some(Command::Tune(args)) => tune::tune(&args),
+        Some(Command::Tune(args)) => contained(run::on_crash, || tune::tune(&args)),
         Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {
             Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))

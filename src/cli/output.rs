@@ -12,9 +12,10 @@ use crate::llama::system_info;
 use crate::stats::Stats;
 use crate::text::sanitize_for_terminal;
 
-/// Writes a line to stderr. A closed stderr is no reason to fail.
+/// Writes a line to stderr. A closed stderr is no reason to fail. What names of files, metadata and models say is never obeyed
+/// by a terminal, wherever it is shown later.
 pub fn stderr_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", sanitize_for_terminal(line));
 }
 
 /// The answer on its way out.

@@ -11,12 +11,14 @@ use serde::Serialize;
 use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
-use crate::cli::engine::{check_prompting, drafters, max_tokens, open_model, sampling, start, worker_config};
+use crate::cli::drafter::refuse_overwrite;
+use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::sampling::check_biases;
+use crate::cli::sandbox::folder_of;
 use crate::cli::{explain, input, interrupt};
 use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
@@ -68,6 +70,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
     if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
     }
+    check_trace(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     config.drafters = drafters(&args.drafting, &gguf);
@@ -75,6 +78,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
     let variables = args.template.variables()?;
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
+    confine(&args.engine, &config, &[args.trace.as_deref().map(folder_of)]);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
@@ -125,6 +129,21 @@ fn receive_text(args: &RunArgs, worker: &Worker, bars: &mut Bars) -> Result<(Str
     }
     output.finish()?;
     Ok((text, answer?))
+}
+
+/// What to do about an engine that crashed.
+#[must_use]
+pub fn on_crash() -> String {
+    "-v shows llama.cpp's log; the model file is broken in a way that no check finds, or this is a defect to report"
+        .to_owned()
+}
+
+/// A trace is a file of its own.
+fn check_trace(args: &RunArgs) -> Result<(), Failure> {
+    let Some(trace) = &args.trace else { return Ok(()) };
+    let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
+    refuse_overwrite(trace, inputs.into_iter().flatten().map(AsRef::as_ref))
+        .map_err(|failure| failure.with_hint("--trace takes a file of its own"))
 }
 
 /// What the answer must be, if that can be had.

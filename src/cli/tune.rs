@@ -10,6 +10,7 @@ use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::sandbox::{SandboxArgs, confine};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
 use crate::llama::logs;
@@ -55,6 +56,10 @@ pub struct TuneArgs {
     /// Show llama.cpp's log
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// What the engine may do.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
 }
 
 /// How a table is written.
@@ -85,6 +90,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         stderr_line(if was_there { "the tuned settings are deleted" } else { "no settings were tuned" });
         return Ok(ExitCode::Success);
     }
+    confine(args.sandbox, [Some(cache.clone())], args.verbose);
     let default = default_settings(args.n_gpu_layers);
     let config = TuneConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: None },

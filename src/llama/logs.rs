@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::text::sanitize_for_terminal;
+
 /// The first line logged as an error since it was last asked for: llama.cpp tells its reasons nowhere else, and follows
 /// them with what failed because of them.
 static ERROR: Mutex<Option<String>> = Mutex::new(None);
@@ -35,8 +37,8 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
     // SAFETY: llama.cpp passes a NUL-terminated string that lives until the callback returns.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
-        // A closed stderr must not unwind into C++.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        // It quotes the file's metadata. A closed stderr must not unwind into C++.
+        let _ = std::io::stderr().write_all(sanitize_for_terminal(&text).as_bytes());
     }
     if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR
         && let Ok(mut error) = ERROR.lock()

@@ -13,10 +13,13 @@
 //! - [`tune`]: the same thread at another work: settings, measured
 //! - [`memory`]: how much of it there is
 //! - [`logs`]: what llama.cpp has to say
+//! - `last_words` (Unix): what it says before it takes its process down
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
 pub mod crowd;
+#[cfg(unix)]
+pub mod last_words;
 pub mod logprobs;
 pub mod logs;
 pub mod memory;

@@ -71,7 +71,7 @@ pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u
         return Ok(());
     }
     let file = CurveFile { key: key.clone(), measured_unix_s, curve: curve.clone() };
-    write(folder, &key.path(folder, KIND), &file)
+    write(&key.path(folder, KIND), &file)
 }
 
 #[cfg(test)]

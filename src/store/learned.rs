@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
-use crate::store::private;
+use crate::store::private::{self, Worth};
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
 
@@ -143,7 +143,7 @@ pub fn update(
     if payload.len() > MAX_PAYLOAD_BYTES {
         return Err(LearnedError::TooLong { n_bytes: payload.len() });
     }
-    replace(folder, &key.path(folder), &seal(key, &payload))?;
+    replace(&key.path(folder), &seal(key, &payload))?;
     Ok(Updated::Kept)
 }
 
@@ -189,9 +189,9 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
         }
         // A writer that is at work would bring it back.
         let _lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE)?;
-        match fs::remove_file(&path) {
-            Ok(()) => forgotten.push(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        match private::remove(&path) {
+            Ok(true) => forgotten.push(path),
+            Ok(false) => {}
             Err(error) => return Err(LearnedError::Io { path, error }),
         }
     }
@@ -263,8 +263,9 @@ fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
     private::make_folder(folder).map_err(|error| LearnedError::Io { path: folder.to_owned(), error })
 }
 
-fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
-    private::replace(folder, path, bytes).map_err(|error| LearnedError::Io { path: path.to_owned(), error })
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
+    private::replace(path, &[bytes], Worth::Expendable)
+        .map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
 fn lock(path: &Path, patience: Duration) -> Result<Option<File>, LearnedError> {

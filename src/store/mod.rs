@@ -16,19 +16,15 @@ pub mod tuned;
 pub(crate) mod private;
 pub mod sessions;
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
-/// Writes `value` as JSON beside `path` and renames it: what stands there is always whole.
-fn write(folder: &Path, path: &Path, value: &impl Serialize) -> io::Result<()> {
-    fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| named(folder, &error))?;
-    file.write_all(&serde_json::to_vec(value)?).map_err(|error| named(folder, &error))?;
-    file.persist(path).map_err(|error| named(folder, &error.error))?;
-    Ok(())
+/// Writes `value` as JSON; what stands there is always whole.
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let written = private::replace(path, &[&serde_json::to_vec(value)?], private::Worth::Expendable);
+    written.map_err(|error| named(path, &error))
 }
 
 /// The same error, naming the file or folder.

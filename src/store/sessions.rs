@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::chat::session::{self, FormError, Session};
-use crate::store::private;
+use crate::store::private::{self, Worth};
 
 /// Longest file.
 const MAX_BYTES: u64 = 256 << 20;
@@ -195,9 +195,8 @@ impl Place {
     /// # Errors
     /// When it cannot be written; what was kept before stays.
     pub fn save(&self, session: &Session) -> Result<(), SessionError> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
         let text = session::to_json(session);
-        private::replace(folder, &self.path, text.as_bytes()).map_err(|error| io_error(&self.path, error))
+        private::replace(&self.path, &[text.as_bytes()], Worth::Unique).map_err(|error| io_error(&self.path, error))
     }
 }
 

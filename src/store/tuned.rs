@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::store::curves::CurveKey;
-use crate::store::{named, write};
+use crate::store::{named, private, write};
 use crate::tune::{BySpan, Settings};
 
 /// How file names begin.
@@ -34,7 +34,7 @@ pub fn load(folder: &Path, key: &CurveKey) -> Option<BySpan<Settings>> {
 /// # Errors
 /// When the folder cannot be made or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, settings: BySpan<Settings>, measured_unix_s: u64) -> io::Result<()> {
-    write(folder, &key.path(folder, KIND), &TunedFile { key: key.clone(), measured_unix_s, settings })
+    write(&key.path(folder, KIND), &TunedFile { key: key.clone(), measured_unix_s, settings })
 }
 
 /// Deletes what is kept for `key`. Tells whether there was anything.
@@ -43,11 +43,7 @@ pub fn save(folder: &Path, key: &CurveKey, settings: BySpan<Settings>, measured_
 /// When the file is there and stays: the path and the reason.
 pub fn forget(folder: &Path, key: &CurveKey) -> io::Result<bool> {
     let path = key.path(folder, KIND);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(named(&path, &error)),
-    }
+    private::remove(&path).map_err(|error| named(&path, &error))
 }
 
 #[cfg(test)]

@@ -20,9 +20,11 @@ mod chat;
 #[cfg(unix)]
 mod chat_terminal;
 mod config;
+mod contain;
 mod drafter;
 mod errors;
 mod help;
+mod hostile;
 mod learn;
 mod lora;
 mod memory;

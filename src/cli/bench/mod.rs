@@ -23,7 +23,7 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
-use crate::cli::engine::{machine, open_base, open_model, start, worker_config};
+use crate::cli::engine::{confine, machine, open_base, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
@@ -57,6 +57,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
     let setup = setup(args, &config);
     let heading = heading(args, &config);
+    confine(&args.engine, &config, &[]);
     let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
     let mut bench = Bench { args, worker, setup, raw };

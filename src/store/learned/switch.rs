@@ -109,5 +109,5 @@ pub fn set_switch(folder: &Path, key: Option<&LearnedKey>, is_on: bool) -> Resul
     };
     switch.set(key, is_on);
     let json = serde_json::to_vec_pretty(&switch).expect("names and booleans");
-    replace(folder, &path, &json)
+    replace(&path, &json)
 }

@@ -1,15 +1,13 @@
 //! State files on disk: private, written aside and renamed, so that what stands there is always whole.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::store::private::{self, Worth};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
-
-/// How names of files begin that are being written.
-pub(super) const WRITING: &str = ".writing-";
 
 /// Why a state is not used, or not kept. The caller says so, and goes on without.
 #[derive(Debug, thiserror::Error)]
@@ -114,19 +112,7 @@ pub fn write(path: &Path, state: &State<'_>, seal: &Seal) -> Result<(), StateErr
     };
     let too_long = || StateError::io(path)(io::Error::other("too many tokens for one state"));
     let head = head.to_bytes(seal).ok_or_else(too_long)?;
-    replace(path, &[&head, state.bytes])
-}
-
-fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StateError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    make_private_folder(folder)?;
-    // Temporary files are private (0600) on Unix.
-    let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(folder).map_err(StateError::io(folder))?;
-    for part in parts {
-        file.write_all(part).map_err(StateError::io(path))?;
-    }
-    file.persist(path).map_err(|error| StateError::io(path)(error.error))?;
-    Ok(())
+    private::replace(path, &[&head, state.bytes], Worth::Expendable).map_err(StateError::io(path))
 }
 
 /// The secret of this user; `None` where there is none yet, so that nothing can be sealed with it.
@@ -150,31 +136,14 @@ pub fn seal(path: &Path) -> Result<Seal, StateError> {
     if let Some(seal) = known_seal(path)? {
         return Ok(seal);
     }
-    if path.exists() {
-        fs::remove_file(path).map_err(StateError::io(path))?;
-    }
+    private::remove(path).map_err(StateError::io(path))?;
+    // Unless another process was faster.
     make_seal(path)?;
     known_seal(path)?.ok_or_else(|| StateError::Damaged(path.to_owned()))
 }
 
-/// Makes a secret, unless another process was faster.
 fn make_seal(path: &Path) -> Result<(), StateError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    make_private_folder(folder)?;
     let mut secret = [0; Seal::N_BYTES];
     getrandom::fill(&mut secret).map_err(|error| StateError::io(path)(io::Error::other(error.to_string())))?;
-    let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(folder).map_err(StateError::io(folder))?;
-    file.write_all(&secret).map_err(StateError::io(path))?;
-    match file.persist_noclobber(path) {
-        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(StateError::io(path)(error.error)),
-        _ => Ok(()),
-    }
-}
-
-fn make_private_folder(folder: &Path) -> Result<(), StateError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(StateError::io(folder))
+    private::create(path, &secret).map_err(StateError::io(path))
 }

@@ -21,8 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twox_hash::XxHash3_64;
 
+use crate::store::private::{self, WRITING};
 use crate::store::prompt_cache::choice::{Candidate, Fit, MIN_TOKENS, best, evicted, replaces};
-use crate::store::prompt_cache::file::{OpenState, State, StateError, WRITING, write};
+use crate::store::prompt_cache::file::{OpenState, State, StateError, write};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
 
@@ -198,10 +199,7 @@ fn dispose(path: &Path, error: StateError) -> impl Iterator<Item = StateError> {
 }
 
 fn remove(path: &Path) -> Result<(), StateError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io(path)(error)),
-        _ => Ok(()),
-    }
+    private::remove(path).map(drop).map_err(StateError::io(path))
 }
 
 #[cfg(test)]

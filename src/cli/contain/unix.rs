@@ -1,0 +1,175 @@
+//! Two processes, where there are signals.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::OnceLock;
+use std::thread;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
+use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use crate::batch::supervise::crash;
+use crate::cli::contain::LastWords;
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::stderr_line;
+use crate::llama::last_words;
+
+/// In a worker's environment: the process that watches it, and the descriptor of the pipe for last words. What a worker
+/// starts inherits it too, and is none: it has another parent.
+const WORKER: &str = "CHASKI_WORKER";
+
+static IS_CONTAINED: OnceLock<()> = OnceLock::new();
+
+/// Does the work in a process of its own, and tells how that ended. `hint` is for a crash.
+///
+/// # Errors
+/// Those of the work, and a crash.
+pub fn contained(
+    hint: impl FnOnce() -> String,
+    work: impl FnOnce() -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    if watcher().is_some() {
+        begin_work();
+        IS_CONTAINED.get_or_init(|| ());
+        end_with_parent().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+        return work();
+    }
+    let terminal = Terminal::now();
+    let (status, words) = match watch() {
+        Ok(ended) => ended,
+        Err(error) => {
+            stderr_line(&format!("notice: no process of its own for the engine: {error}"));
+            return work();
+        }
+    };
+    if let Some(code) = status.code() {
+        return Ok(ExitCode::from_number(code));
+    }
+    terminal.restore();
+    Err(failure(status, words, hint))
+}
+
+/// Whether signals come from the process that watches this one.
+#[must_use]
+pub fn is_worker() -> bool {
+    IS_CONTAINED.get().is_some()
+}
+
+/// In a worker: last words go to whoever watches.
+pub fn begin_work() {
+    let listener = watcher().and_then(|fd| File::options().write(true).open(format!("/dev/fd/{fd}")).ok());
+    if let Some(listener) = listener {
+        last_words::send_to(listener);
+    }
+}
+
+/// Starts a worker.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
+    let (heard, said) = io::pipe()?;
+    fcntl_setfd(&said, FdFlags::empty())?;
+    fcntl_setfl(&heard, OFlags::NONBLOCK)?;
+    command.env(WORKER, format!("{}:{}", std::process::id(), said.as_raw_fd()));
+    // A backtrace is printed, or made by a debugger that ggml starts.
+    command.env("GGML_NO_BACKTRACE", "1");
+    Ok((command.spawn()?, LastWords { heard: Some(heard) }))
+}
+
+/// The descriptor for last words, if the parent of this process watches it.
+fn watcher() -> Option<i32> {
+    let value = env::var(WORKER).ok()?;
+    let (parent, fd) = value.split_once(':')?;
+    let is_parent = Some(getppid()?.as_raw_nonzero().get()) == parent.parse::<i32>().ok();
+    fd.parse().ok().filter(|_| is_parent)
+}
+
+fn watch() -> io::Result<(ExitStatus, LastWords)> {
+    let program = env::current_exe()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program);
+    command.arg0(arguments.next().unwrap_or_else(|| "chaski".into())).args(arguments);
+    let (mut child, words) = spawn(&mut command)?;
+    let (pid, handle) = (Pid::from_child(&child), signals.handle());
+    let pass_on = move || {
+        for signal in signals.forever() {
+            // It may have ended by itself.
+            let _ = kill_process(pid, if signal == SIGINT { Signal::USR1 } else { Signal::USR2 });
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(pass_on)?;
+    let status = child.wait();
+    handle.close();
+    Ok((status?, words))
+}
+
+fn failure(status: ExitStatus, mut words: LastWords, hint: impl FnOnce() -> String) -> Failure {
+    let signal = status.signal().unwrap_or_default();
+    match crash(status) {
+        Some("bus error") => {
+            Failure::new("the engine stopped: bus error, as when a model file is cut off while in use")
+                .with_hint("leave the model file alone while it is in use, and check its disk")
+        }
+        Some(name) => {
+            let words = words.take().unwrap_or_else(|| name.to_owned());
+            Failure::new(format!("the engine stopped: {words}")).with_hint(hint())
+        }
+        // What is passed on comes before the engine listens, too.
+        None if [SIGINT, SIGTERM, SIGUSR1, SIGUSR2].contains(&signal) => Failure::interrupted(),
+        None if signal == SIGKILL => Failure::new("the engine was killed")
+            .with_hint("systems do that when memory runs out: a smaller -c or model takes less"),
+        None => Failure::new(format!("the engine was ended by signal {signal}")),
+    }
+}
+
+/// Whoever kills the watching process ends the working one.
+#[cfg(target_os = "linux")]
+fn end_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before.
+    if watcher().is_none() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent() -> io::Result<()> {
+    let look = || {
+        while watcher().is_some() {
+            thread::sleep(std::time::Duration::from_millis(500));
+        }
+        signal_hook::low_level::exit(i32::from(ExitCode::Error as u8));
+    };
+    thread::Builder::new().name("parent".to_owned()).spawn(look).map(drop)
+}
+
+/// A terminal as it was.
+struct Terminal(Option<Termios>);
+
+impl Terminal {
+    fn now() -> Terminal {
+        Terminal(tcgetattr(io::stdin()).ok())
+    }
+
+    /// Undoes what an editor or a progress bar did, so that a message can be read.
+    fn restore(&self) {
+        if let Some(state) = &self.0
+            // From the background this would stop the process.
+            && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+        {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, state);
+        }
+        if isatty(io::stderr()) {
+            // Plain style, cursor shown, pastes as keys, a new line.
+            let _ = io::stderr().write_all(b"\x1b[0m\x1b[?25h\x1b[?2004l\n");
+        }
+    }
+}

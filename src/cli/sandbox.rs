@@ -1,0 +1,198 @@
+//! What an engine may do on Linux: read, compute, and write into a few folders. It opens no socket, starts no program, and
+//! writes nowhere else (seccomp and Landlock; `--no-sandbox` leaves both away).
+//!
+//! Best effort: llama.cpp parses and computes what strangers made, and this is a second wall behind the checks of
+//! [`crate::gguf`]. A kernel that has none of it is no reason not to run; `-v` says so. Reading is not restricted: models,
+//! adapters and drivers lie anywhere. What is open already stays open.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+
+use crate::cli::output::stderr_line;
+use crate::store::private;
+
+/// Whether there is one.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct SandboxArgs {
+    /// Do not take rights from the engine; on Linux it opens no socket, starts no program, and writes into a few folders only
+    #[arg(long)]
+    pub no_sandbox: bool,
+}
+
+/// The folder of a file that is yet to be written.
+#[must_use]
+pub fn folder_of(file: &Path) -> PathBuf {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Takes from this thread, and from all that it starts from now on, what an engine does not need. `writable` are folders that it
+/// may write into; those that are missing are made. `is_verbose` tells of what the kernel does not offer.
+pub fn confine(args: SandboxArgs, writable: impl IntoIterator<Item = Option<PathBuf>>, is_verbose: bool) {
+    if args.no_sandbox {
+        return;
+    }
+    let writable: Vec<PathBuf> = writable.into_iter().flatten().collect();
+    for folder in &writable {
+        // Where that fails, so will writing, and will be told.
+        let _ = private::make_folder(folder);
+    }
+    for lack in imp::confine(&writable) {
+        if is_verbose {
+            stderr_line(&format!("notice: the sandbox is not whole: {lack}"));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+
+    use landlock::{
+        ABI, Access as _, AccessFs, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _,
+        RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+    };
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+    /// What is told from the kernel of this version on is used where it is there.
+    const NEWEST: ABI = ABI::V6;
+
+    /// Sockets of any kind, and ways around the ban; other programs; other processes.
+    const DENIED: [i64; 7] = [
+        libc::SYS_socket,
+        libc::SYS_io_uring_setup,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+    ];
+
+    /// Says what could not be had.
+    pub(super) fn confine(writable: &[PathBuf]) -> Vec<String> {
+        let mut lacks = Vec::new();
+        match restrict_writes(writable) {
+            Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {}
+            Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
+                lacks.push("this kernel's Landlock is an early one".to_owned());
+            }
+            Ok(_) => lacks.push("this kernel has no Landlock".to_owned()),
+            Err(error) => lacks.push(error.to_string()),
+        }
+        lacks.extend(deny_calls().err().map(|error| error.to_string()));
+        lacks
+    }
+
+    fn restrict_writes(writable: &[PathBuf]) -> Result<RestrictionStatus, RulesetError> {
+        // Device files are for drivers of GPUs.
+        let writes = AccessFs::from_write(NEWEST) & !AccessFs::IoctlDev;
+        let mut rules = Ruleset::default().handle_access(writes)?.scope(Scope::from_all(NEWEST))?.create()?;
+        let devices = AccessFs::WriteFile | AccessFs::Truncate;
+        let all = writable.iter().map(|folder| (folder.as_path(), writes));
+        for (folder, access) in all.chain([(Path::new("/dev"), devices)]) {
+            // What is not there cannot be written into.
+            if let Ok(folder) = PathFd::new(folder) {
+                rules = rules.add_rule(PathBeneath::new(folder, access))?;
+            }
+        }
+        rules.restrict_self()
+    }
+
+    fn deny_calls() -> Result<(), Box<dyn std::error::Error>> {
+        let rules: BTreeMap<i64, _> = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+        let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        let machine = std::env::consts::ARCH.try_into()?;
+        let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, denied, machine)?.try_into()?;
+        Ok(seccompiler::apply_filter(&program)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use std::path::PathBuf;
+
+    pub(super) fn confine(_writable: &[PathBuf]) -> Vec<String> {
+        vec!["there is one on Linux only".to_owned()]
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+
+    const ON: SandboxArgs = SandboxArgs { no_sandbox: false };
+
+    /// A thread of its own: nobody can leave the sandbox again.
+    fn confined<T: Send>(args: SandboxArgs, writable: &[PathBuf], look: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = || {
+                confine(args, writable.iter().cloned().map(Some), false);
+                // What a confined thread starts is confined.
+                thread::scope(|scope| scope.spawn(look).join().unwrap())
+            };
+            scope.spawn(inside).join().unwrap()
+        })
+    }
+
+    fn is_whole() -> bool {
+        let lacks = thread::scope(|scope| scope.spawn(|| imp::confine(&[])).join().unwrap());
+        if !lacks.is_empty() {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "skipped: {lacks:?}");
+        }
+        lacks.is_empty()
+    }
+
+    #[test]
+    fn writes_go_where_they_may() {
+        if !is_whole() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (inside, outside) = (place.path().join("a").join("inside"), place.path().join("b"));
+        fs::create_dir(&outside).unwrap();
+        let there = outside.join("there");
+        fs::write(&there, "as it was").unwrap();
+        let denied = |result: std::io::Result<()>| result.unwrap_err().kind() == ErrorKind::PermissionDenied;
+        confined(ON, std::slice::from_ref(&inside), || {
+            fs::write(inside.join("x"), "y").unwrap();
+            fs::rename(inside.join("x"), inside.join("z")).unwrap();
+            fs::remove_file(inside.join("z")).unwrap();
+            fs::write("/dev/null", "y").unwrap();
+            assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
+            assert!(denied(fs::write(&there, "")));
+            assert!(denied(fs::write(outside.join("new"), "")));
+            assert!(denied(fs::remove_file(&there)));
+            assert!(denied(fs::create_dir(outside.join("new"))));
+        });
+        assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn nothing_is_connected_or_started() {
+        if !is_whole() {
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let attempts = || {
+            [
+                TcpStream::connect(address).map(drop).map_err(|error| error.kind()),
+                TcpListener::bind("127.0.0.1:0").map(drop).map_err(|error| error.kind()),
+                UnixStream::connect("/nowhere").map(drop).map_err(|error| error.kind()),
+                Command::new("true").status().map(drop).map_err(|error| error.kind()),
+            ]
+        };
+        assert_eq!(confined(ON, &[], attempts), [Err(ErrorKind::PermissionDenied); 4]);
+        let off = confined(SandboxArgs { no_sandbox: true }, &[], attempts);
+        assert_eq!(off, [Ok(()), Ok(()), Err(ErrorKind::NotFound), Ok(())]);
+    }
+}

@@ -1,0 +1,186 @@
+//! An engine that goes down: there is a message, and nothing is lost that was there. And what an engine may not do.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::harness::{PROMPT, Ran, Running, Workplace, finish, skip};
+use super::support::gguf_writer::Meta;
+use super::support::tiny::{TinyOptions, tiny_writer};
+
+/// A text that ends by a signal only.
+const ENDLESS: [&str; 10] = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none"];
+
+/// The process that works, of the one that watches.
+fn worker(running: &Running) -> u32 {
+    let parent = running.child.id().to_string();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let found = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // "PID (NAME) STATE PARENT ..."
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent))
+        });
+        match found {
+            Some(pid) => return pid,
+            None => assert!(Instant::now() < deadline, "no process works"),
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(kill.unwrap().success());
+}
+
+#[track_caller]
+fn failed(ran: &Ran, error: &str, hint: &str) {
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{ran:#?}");
+    assert!(lines[0].starts_with("error: ") && lines[0].contains(error), "{ran:#?}");
+    assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{ran:#?}");
+}
+
+/// A file that only llama.cpp knows to be wrong: this architecture's values are as long as its keys.
+fn asserting_model() -> Vec<u8> {
+    let mut writer = tiny_writer(&TinyOptions::default());
+    writer.set("llama.attention.value_length", Meta::U32(8));
+    for tensor in writer.tensors.iter_mut().filter(|tensor| tensor.name.ends_with(b"attn_v.weight")) {
+        tensor.dims[1] /= 2;
+        tensor.data.truncate(tensor.data.len() / 2);
+    }
+    writer.finish()
+}
+
+#[test]
+fn a_failed_assertion_of_llama_cpp_is_told() {
+    let place = Workplace::with_model(&asserting_model());
+    let ran = place.run(&["-p", PROMPT]);
+    failed(&ran, "the engine stopped: GGML_ASSERT(", "-v shows llama.cpp's log");
+    assert!(ran.stderr.contains(" in ") && ran.stderr.contains(".cpp:") && ran.stdout.is_empty(), "{ran:#?}");
+}
+
+#[test]
+fn a_crash_is_told_and_what_was_written_stays() {
+    let place = Workplace::new();
+    let tells =
+        [("ABRT", "the engine stopped: abort"), ("FPE", "the engine stopped: arithmetic"), ("KILL", "was killed")];
+    for (name, message) in tells {
+        let running = Running::start(&mut place.run_command(&ENDLESS));
+        running.wait_for_text();
+        signal(worker(&running), name);
+        let ran = running.finish();
+        failed(&ran, message, "");
+        assert!(!ran.stdout.is_empty(), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_model_cut_off_while_it_is_in_use_is_told() {
+    let place = Workplace::new();
+    let running = Running::start(&mut place.run_command(&ENDLESS));
+    running.wait_for_text();
+    fs::File::options().write(true).open(place.path("model.gguf")).unwrap().set_len(4096).unwrap();
+    failed(&running.finish(), "bus error, as when a model file is cut off", "leave the model file alone");
+}
+
+#[test]
+fn nobody_works_for_a_process_that_is_gone() {
+    let place = Workplace::new();
+    let running = Running::start(&mut place.run_command(&ENDLESS));
+    running.wait_for_text();
+    let worker = PathBuf::from(format!("/proc/{}", worker(&running)));
+    running.signal("KILL");
+    running.finish();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_dead = || fs::read_to_string(worker.join("stat")).map_or(true, |stat| stat.contains(") Z "));
+    while !is_dead() {
+        assert!(Instant::now() < deadline, "it works on");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_chat_goes_on_after_a_crash() {
+    let place = Workplace::new();
+    let chat = || place.command(&["chat", "peru", "-s", "7", "-n", "8", "--curve-budget", "0"]);
+    let mut running = Running::start(chat().stdin(Stdio::piped()));
+    let mut stdin = running.child.stdin.take().unwrap();
+    stdin.write_all(b"the rain\n").unwrap();
+    let session = place.path("home/.local/share/chaski/sessions/peru.json");
+    let n_turns = || fs::read_to_string(&session).map_or(0, |text| text.matches("\"user\"").count());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while n_turns() < 1 {
+        assert!(Instant::now() < deadline, "nothing is kept");
+        thread::sleep(Duration::from_millis(5));
+    }
+    signal(worker(&running), "ABRT");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("error: the engine stopped: abort\nhint: chaski chat peru goes on"), "{ran:#?}");
+    drop(stdin);
+    let mut again = Running::start(chat().stdin(Stdio::piped()));
+    again.child.stdin.take().unwrap().write_all(b"in the station\n").unwrap();
+    again.finish().succeeds();
+    assert_eq!(n_turns(), 2);
+}
+
+/// `Seccomp:` of a thread of this name: 0 or 2.
+fn seccomp(pid: u32, thread: &str) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let statuses = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+    let status = statuses.into_iter().find(|status| status.starts_with(&format!("Name:\t{thread}\n")))?;
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:\t")).map(str::to_owned)
+}
+
+#[test]
+fn the_engine_is_in_a_sandbox() {
+    let place = Workplace::new();
+    let ran = place.run(&["-p", PROMPT, "-v", "-n", "4"]);
+    if ran.stderr.contains("the sandbox is not whole") {
+        return skip("the_engine_is_in_a_sandbox", "this kernel has none");
+    }
+    for (flags, is_on) in [(&[][..], "2"), (&["--no-sandbox"], "0")] {
+        let running = Running::start(&mut place.run_command(&[&ENDLESS[..], flags].concat()));
+        running.wait_for_text();
+        let worker = worker(&running);
+        assert_eq!(["chaski", "engine"].map(|thread| seccomp(worker, thread).unwrap()), [is_on; 2]);
+        running.signal("INT");
+        assert_eq!(running.finish().code, Some(130));
+    }
+    // Of a chat only the engine: the editor of /edit may do what it likes.
+    let mut command = place.command(&["chat", "-n", "4", "--curve-budget", "0"]);
+    let mut running = Running::start(command.stdin(Stdio::piped()));
+    running.child.stdin.as_mut().unwrap().write_all(b"the rain\n").unwrap();
+    running.wait_for_text();
+    let worker = worker(&running);
+    assert_eq!(seccomp(worker, "chaski").as_deref(), Some("0"));
+    assert_eq!(seccomp(worker, "engine").as_deref(), Some("2"));
+    drop(running.child.stdin.take());
+    running.finish().succeeds();
+}
+
+#[test]
+fn what_a_sandboxed_engine_keeps_is_kept() {
+    let place = Workplace::new();
+    let trace = place.path("deep.jsonl");
+    let prompt = "the rain in the station ".repeat(40);
+    for flags in [&[][..], &["--no-sandbox"]] {
+        let arguments = [&["run", "-p", &prompt, "-s", "7", "-n", "40", "--trace", "deep.jsonl"], flags].concat();
+        let ran = finish(&mut place.command(&arguments));
+        ran.succeeds();
+        assert!(!ran.stderr.contains("denied"), "{ran:#?}");
+        assert!(fs::read_dir(place.path("cache/chaski/curves")).unwrap().count() > 0);
+        assert!(fs::read_dir(place.path("home/.local/share/chaski/learned")).unwrap().count() > 0);
+        fs::remove_file(&trace).unwrap();
+        fs::remove_dir_all(place.path("cache")).unwrap();
+        fs::remove_dir_all(place.path("home")).unwrap();
+    }
+}

@@ -1,0 +1,122 @@
+//! Input that means harm, or might as well: prompts that break tokenizers, names that a terminal would obey.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::harness::{PROMPT, Workplace, finish, real_model};
+use super::support::gguf_writer::Meta;
+use super::support::tiny::{TinyOptions, tiny_writer};
+
+const MIB: usize = 1 << 20;
+
+/// What no terminal may get: it would put a text into the clipboard.
+const ESCAPE: &str = "\x1b]52;c;eA==\x07";
+
+/// A mebibyte of one thing, and of some that tokenizers take for words.
+fn runs() -> Vec<(&'static str, String)> {
+    let digits: String = (0..MIB / 8).fold(String::new(), |mut digits, n| {
+        let _ = write!(digits, "{n:08}");
+        digits
+    });
+    vec![
+        ("letters", "a".repeat(MIB)),
+        ("spaces", " ".repeat(MIB) + "x"),
+        ("newlines", "\n".repeat(MIB) + "x"),
+        ("CJK", "木".repeat(MIB / 3)),
+        ("NUL", "\0".repeat(MIB)),
+        ("digits", digits),
+        ("combining", format!("a{}", "\u{301}".repeat(MIB / 2))),
+        ("emoji", "👩‍👩‍👧".repeat(MIB / 18)),
+    ]
+}
+
+/// A text far longer than any context is told by its number of tokens: it was tokenized, all of it.
+fn a_huge_prompt_is_refused_in_words(place: &Workplace, model: &str) {
+    for (name, text) in runs() {
+        place.write("huge.txt", &text);
+        let start = Instant::now();
+        let ran = finish(&mut place.run_command(&["-m", model, "-f", "huge.txt", "-n", "1", "-c", "512"]));
+        assert!(start.elapsed() < Duration::from_secs(60), "{name}: {:?}", start.elapsed());
+        ran.fails(6, &["tokens", "512"]);
+    }
+}
+
+#[test]
+fn a_mebibyte_of_one_thing_is_refused_in_words() {
+    a_huge_prompt_is_refused_in_words(&Workplace::new(), "model.gguf");
+}
+
+#[test]
+fn a_real_tokenizer_refuses_a_mebibyte_of_one_thing_in_words() {
+    let Some(model) = real_model("a_real_tokenizer_refuses_a_mebibyte_of_one_thing_in_words") else { return };
+    a_huge_prompt_is_refused_in_words(&Workplace::new(), model.to_str().unwrap());
+}
+
+#[test]
+fn a_prompt_beyond_the_cap_is_refused_before_it_is_in_memory() {
+    let place = Workplace::new();
+    let huge = fs::File::create(place.path("huge.txt")).unwrap();
+    // A file with a hole: it takes no disk.
+    huge.set_len(64 * MIB as u64 + 1).unwrap();
+    place.run(&["-f", "huge.txt"]).fails(1, &["huge.txt", "64 MiB"]);
+}
+
+#[test]
+fn a_model_that_is_named_with_escapes_is_shown_without() {
+    let mut writer = tiny_writer(&TinyOptions::default());
+    writer.set("general.name", Meta::str(ESCAPE));
+    writer.set("general.license", Meta::str(ESCAPE));
+    let place = Workplace::with_model(&writer.finish());
+    let name = format!("{ESCAPE}.gguf");
+    fs::rename(place.path("model.gguf"), place.path(&name)).unwrap();
+    let missing = format!("{ESCAPE}/none.gguf");
+    for arguments in [
+        &["run", "-v", "-m", &name, "-p", PROMPT, "-n", "4"][..],
+        &["run", "-m", &missing, "-p", PROMPT],
+        &["run", "-m", &name, "-f", &missing],
+        &["chat", "-m", &missing],
+        &["drafter", "inspect", &missing],
+        &["batch", "-m", &name, "-i", &missing, "-o", "out.jsonl"],
+    ] {
+        let ran = finish(&mut place.command(arguments));
+        let shown = ran.stdout + &ran.stderr;
+        assert!(!shown.contains(['\x1b', '\x07']) && !shown.is_empty(), "{arguments:?}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_broken_model_that_is_named_with_escapes_is_shown_without() {
+    let mut writer = tiny_writer(&TinyOptions::default());
+    writer.set("general.architecture", Meta::str(ESCAPE));
+    let place = Workplace::with_model(&writer.finish());
+    let ran = place.run(&["-p", PROMPT]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(!ran.stderr.contains('\x1b') && ran.stderr.contains("]52;c;eA=="), "{ran:#?}");
+}
+
+#[test]
+fn a_trace_or_a_drafter_file_in_the_place_of_the_model_is_refused() {
+    let place = Workplace::new();
+    let before = fs::read(place.path("model.gguf")).unwrap();
+    fs::hard_link(place.path("model.gguf"), place.path("hard.gguf")).unwrap();
+    place.write("text.txt", PROMPT);
+    let mut outputs = vec!["model.gguf", "./model.gguf", "hard.gguf"];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("model.gguf", place.path("soft.gguf")).unwrap();
+        outputs.push("soft.gguf");
+    }
+    for output in outputs {
+        for arguments in [
+            &["run", "-p", PROMPT, "--trace", output][..],
+            &["drafter", "build", "-o", output, "text.txt"],
+            &["align", "-o", output, "--tokens", "10"],
+            &["bench", "--rows", "--raw-output", output],
+        ] {
+            let ran = finish(&mut place.command(arguments));
+            assert!(ran.code != Some(0) && ran.stderr.contains("error: "), "{arguments:?}: {ran:#?}");
+            assert_eq!(fs::read(place.path("model.gguf")).unwrap(), before, "{arguments:?}");
+        }
+    }
+}
