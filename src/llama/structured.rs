@@ -15,10 +15,10 @@ use crate::token::Token;
 const N_TRIED: usize = 64;
 
 /// What chooses tokens, and what narrows drafts.
-pub(super) type Pair = (Box<dyn Sampler>, Box<dyn Form>);
+pub type Pair = (Box<dyn Sampler>, Box<dyn Form>);
 
 /// Makes forms for the vocabulary of a model.
-pub(super) struct Former {
+pub struct Former {
     model: Rc<Model>,
     /// Made when a form is asked for first: it takes some tenths of a second.
     structures: Option<Structures>,
@@ -26,7 +26,9 @@ pub(super) struct Former {
 }
 
 impl Former {
-    pub(super) fn new(model: Rc<Model>) -> Former {
+    /// For a model.
+    #[must_use]
+    pub fn new(model: Rc<Model>) -> Former {
         let tokenizer = model.clone();
         Former { model, structures: None, tokenize: Rc::new(move |bytes| tokenizer.tokenize_bytes(bytes)) }
     }
@@ -35,7 +37,7 @@ impl Former {
     ///
     /// # Errors
     /// What is wrong with the constraint.
-    pub(super) fn held(
+    pub fn held(
         &mut self,
         constraint: &Constraint,
         sampling: &Sampling,

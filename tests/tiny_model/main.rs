@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forms;
 mod samplers;
 mod states;
 mod worker;

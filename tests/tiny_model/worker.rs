@@ -1,20 +1,16 @@
-//! The engine's thread: what it keeps between answers, and what forms are worth to it.
+//! The engine's thread: what it keeps between answers.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use chaski::chat::template::Segment;
-use chaski::cost::CostCurve;
 use chaski::llama::model::ModelConfig;
 use chaski::llama::sampler::Sampling;
 use chaski::llama::session::{FlashAttention, KvType};
 use chaski::llama::worker::drafters::DraftersConfig;
-use chaski::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker, WorkerConfig};
-use chaski::store::curves::{self, CurveKey};
-use chaski::structure::Constraint;
+use chaski::llama::worker::{Answer, DrafterKind, Event, Job, Worker, WorkerConfig};
 use chaski::token::Token;
-use chaski::tree::MAX_NODES;
 use chaski::tune::{BySpan, Settings};
 
 use super::support::tiny;
@@ -65,7 +61,6 @@ fn answer(worker: &Worker, job: Job) -> (Answer, String) {
         match worker.next_event().unwrap() {
             Event::Done(answer) => return (*answer, notices),
             Event::Notice(notice) => notices += &notice.to_string(),
-            Event::Measuring => panic!("the curve is given"),
             Event::Failed(failure) => panic!("{failure}"),
             _ => {}
         }
@@ -112,34 +107,4 @@ fn a_session_goes_on_from_its_own_state() {
     std::fs::write(&model, tiny::tiny_llama(4)).unwrap();
     let other = answer(&[&long]);
     assert_eq!((other[0].1, other[0].2.as_str()), (0, ""));
-}
-
-/// Where a row more costs nothing, drafts pay; and no source knows this text, so what is drafted is what is forced.
-#[test]
-fn what_a_schema_forces_is_drafted_verified_and_accepted() {
-    let _turn = turn();
-    let schema = r#"{"type": "object", "properties": {
-        "wavy_jukebox": {"const": "quick brown fox jumps over the lazy dog"}, "size": {"enum": ["small", "large"]},
-        "zigzag_vex": {"const": "pack my box with five dozen liquor jugs"}},
-        "required": ["wavy_jukebox", "size", "zigzag_vex"], "additionalProperties": false}"#;
-    for sampling in [Sampling::greedy(), Sampling { seed: 4, ..Sampling::default() }] {
-        let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("model.gguf");
-        std::fs::write(&model, &*LLAMA).unwrap();
-        let key = CurveKey { model: "tiny".into(), settings: "given".into(), machine: "any".into() };
-        let flat = CostCurve::exact((1..=MAX_NODES).map(|n_rows| (n_rows, 10.0)));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        curves::save(folder.path(), &key.with_settings(&SETTINGS.to_string()), &flat, now).unwrap();
-        let worker = worker(WorkerConfig { curves: Some((folder.path().to_owned(), key)), ..config(&model) });
-        let [plain, drafted] = [DrafterKind::None, DrafterKind::Auto].map(|drafter| {
-            let constraint = Some(Constraint::JsonSchema(schema.to_owned()));
-            let asked = Job { drafter, constraint, sampling: sampling.clone(), ..job("the rain in the station") };
-            answer(&worker, asked).0
-        });
-        assert_eq!((&plain.stop, &drafted.stop), (&StopType::Eos, &StopType::Eos));
-        assert_eq!(plain.tokens, drafted.tokens);
-        let (plain, drafted) = (&plain.stats, &drafted.stats);
-        assert_eq!((plain.n_drafted, plain.n_steps), (0, drafted.n_steps + drafted.n_accepted));
-        assert!(drafted.n_accepted > 10, "{drafted:?}");
-    }
 }
