@@ -107,7 +107,7 @@ pub enum TargetError {
     /// The kept nodes are not a path of the last verify.
     #[error("the nodes to keep are not a path of the verified tree")]
     NotAPath,
-    /// A logit is NaN, or every one is minus infinity.
+    /// A logit is NaN or infinite, or every one is minus infinity.
     #[error("the model's output is not a number; its file or its quantization is broken")]
     NotFinite,
     /// The engine failed.

