@@ -428,6 +428,7 @@ fn answer_with_state(model: &Path, folder: &Path, state: &Path, prompts: &[&str]
         settings: BySpan { short: settings, long: settings },
         curves: None,
         drafters: DraftersConfig::default(),
+        shape: None,
         secret: Some(folder.join("secret")),
     };
     let worker = Worker::spawn(config, Arc::default()).unwrap();

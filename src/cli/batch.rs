@@ -40,6 +40,7 @@ use crate::cli::engine::{check_prompting, fingerprint, max_tokens, open_base, op
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
+use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
@@ -129,8 +130,9 @@ impl Work<'_> {
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
-        let engine = worker_config(&args.engine.0)?;
+        let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
+        memory::n_ctx(&args.engine.0, &gguf, &mut engine)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             let listening = stop_with_parent(interrupt.clone());
@@ -214,6 +216,7 @@ impl Work<'_> {
             return Err(Failure::usage("no model is given").with_hint("-m MODEL.gguf"));
         }
         self.check_files(&input)?;
+        memory::given_n_ctx(engine)?;
         let mut sampling = sampling(&args.sampling)?;
         let mut has_seed = args.sampling.seed != -1;
         if self.shard != Shard::ALL && !has_seed {

@@ -11,7 +11,6 @@
 //! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
-//! - [`memory`]: how much of it there is
 //! - [`logs`]: what llama.cpp has to say
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
@@ -19,7 +18,6 @@
 pub mod crowd;
 pub mod logprobs;
 pub mod logs;
-pub mod memory;
 pub mod model;
 pub mod parallel;
 pub mod sampler;

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::Receiver;
 use serde::Serialize;
 
+use crate::available::available;
 use crate::batch::engine::TokenLogprob;
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
 use crate::cost::{Clock, CostCurve};
 use crate::generate::{Generation, Length, Prefilled};
 use crate::llama::logprobs::{Logprobs, LogprobsOf};
-use crate::llama::memory;
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::{Sampling, sampler};
 use crate::llama::session::{FlashAttention, Session, SessionConfig};
@@ -29,6 +29,7 @@ use crate::llama::worker::drafters::{Drafters, DraftersConfig};
 use crate::llama::worker::explain::{Explainer, StepTold};
 use crate::llama::worker::measure::{Measured, Task};
 use crate::llama::worker::states::{Context, States};
+use crate::memory::ModelShape;
 use crate::replay::trace::{Recorder, Trace};
 use crate::schedule::RowMemory;
 use crate::stats::Stats;
@@ -69,6 +70,8 @@ pub struct WorkerConfig {
     pub curves: Option<(PathBuf, CurveKey)>,
     /// What drafters begin with.
     pub drafters: DraftersConfig,
+    /// What a context takes, so that one is refused that does not fit; `None` refuses none.
+    pub shape: Option<ModelShape>,
     /// The file with the secret that states on disk are sealed with, made where there is none; `None`: there are no such
     /// states.
     pub secret: Option<PathBuf>,
@@ -263,6 +266,20 @@ pub enum Failure {
         n_ctx: usize,
         /// Positions the model knows.
         n_ctx_train: usize,
+    },
+    /// The context does not fit into memory, beside what is loaded.
+    #[error(
+        "a context of {n_ctx} positions needs {} MiB of memory, and {} MiB are available",
+        needed >> 20,
+        available >> 20
+    )]
+    NotEnoughMemory {
+        /// Positions of the context.
+        n_ctx: usize,
+        /// Bytes for it.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
     },
     /// A model that is decoded plainly has no curve.
     #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
@@ -593,7 +610,18 @@ impl<'a> Engine<'a> {
         {
             return Ok(session);
         }
+        self.check_memory(length.n_ctx, &settings)?;
         Ok(Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?)
+    }
+
+    /// Refuses a context for which there is not enough memory: the system would end this process, or another.
+    fn check_memory(&self, n_ctx: usize, settings: &Settings) -> Result<(), Failure> {
+        let (Some(shape), Some(available)) = (&self.config.shape, available()) else { return Ok(()) };
+        let needed = shape.estimate(n_ctx, settings).context();
+        if needed > available {
+            return Err(Failure::NotEnoughMemory { n_ctx, needed, available });
+        }
+        Ok(())
     }
 
     /// The widest tree that memory allows for.
@@ -602,7 +630,7 @@ impl<'a> Engine<'a> {
         let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
         let n_heads = if keeps_scores { self.model.n_heads() } else { 0 };
         let row = RowMemory { n_vocab: self.model.n_vocab(), n_heads, n_ctx };
-        row.max_rows(memory::available().unwrap_or(u64::MAX))
+        row.max_rows(available().unwrap_or(u64::MAX))
     }
 
     /// Completes the curve for drafting on top of what `session` holds.
