@@ -11,6 +11,7 @@ pub mod draft;
 
 pub mod cost;
 mod latch;
+pub mod memory;
 pub mod schedule;
 pub mod tune;
 
@@ -25,9 +26,11 @@ pub mod stats;
 pub mod text;
 
 pub mod align;
+pub mod available;
 pub mod batch;
 pub mod chat;
 pub mod gguf;
+pub mod models;
 pub mod store;
 pub mod structure;
 

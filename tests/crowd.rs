@@ -67,7 +67,8 @@ impl Fixture {
 fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> CrowdEngine {
     let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
-    let engine = WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), secret: None };
+    let engine =
+        WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None };
     start(CrowdConfig { engine, n_parallel, n_ctx, drafts: true }, interrupt, &mut |_| {}).unwrap().0
 }
 

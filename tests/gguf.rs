@@ -532,6 +532,19 @@ proptest! {
     }
 }
 
+/// Run this after a change of `small`: it is what `fuzz/corpus/gguf` begins with.
+#[test]
+#[ignore = "writes into the source tree"]
+fn the_fuzz_corpus_is_renewed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/gguf");
+    std::fs::write(folder.join("small"), small().finish()).expect("the corpus");
+    let mut experts = small();
+    experts.set("llama.expert_count", Meta::U32(8)).set("llama.expert_used_count", Meta::u32s(&[2, 2]));
+    experts.set("general.alignment", Meta::U32(64)).alignment = 64;
+    experts.tensors.push(tensor("blk.0.ffn_up.weight", &[256, 8], 12, 8 * 144));
+    std::fs::write(folder.join("experts"), experts.finish()).expect("the corpus");
+}
+
 /// 200,000 tokens take a fraction of the time that loading takes, whatever the machine.
 #[test]
 fn large_vocabularies_are_fast() {

@@ -22,6 +22,7 @@ use crate::cli::drafter::{parse_size, refuse_overwrite};
 use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::memory::{self, given_n_ctx};
 use crate::cli::sandbox::folder_of;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::parallel::worker::ParallelConfig;
@@ -90,8 +91,9 @@ pub struct AlignArgs {
 /// What the user should read.
 pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
-    let engine = worker_config(&args.engine)?;
+    let mut engine = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
+    memory::n_ctx(&args.engine, &gguf, &mut engine)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
@@ -100,7 +102,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
-        let n_ctx = args.engine.ctx_size.unwrap_or(DEFAULT_N_CTX);
+        let n_ctx = given_n_ctx(&args.engine)?.unwrap_or(DEFAULT_N_CTX);
         let config = ParallelConfig { engine, n_slots: args.parallel, n_ctx, n_top: MAX_TOP };
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));

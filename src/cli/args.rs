@@ -1,7 +1,9 @@
 //! The raw command line. Names and defaults are llama.cpp's where it has them.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -16,6 +18,7 @@ use crate::cli::drafter::DrafterArgs;
 use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::lora::LoraArg;
+use crate::cli::models::ModelsArgs;
 use crate::cli::replay::ReplayArgs;
 use crate::cli::sandbox::SandboxArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
@@ -85,6 +88,8 @@ pub enum Command {
     /// A prompt that a model read is kept on disk as the model's own numbers, with its tokens: a prompt that begins like it
     /// is answered at once. Files are private to this user and bounded in size; those used longest ago go first.
     Cache(CacheArgs),
+    /// Tell which models there are, what is in them, and what fits into memory
+    Models(ModelsArgs),
     /// Show the settings in force
     Config(ShowArgs),
     /// Print a script that completes commands and flags in a shell
@@ -95,16 +100,36 @@ pub enum Command {
     Drafter(DrafterArgs),
 }
 
+impl Command {
+    /// The model that was given: a file, or a name.
+    pub fn model(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Command::Run(args) => Some(&mut args.engine.model),
+            Command::Chat(args) => Some(&mut args.engine.model),
+            Command::Batch(args) => Some(&mut args.engine.0.model),
+            Command::Bench(args) => Some(&mut args.engine.model),
+            Command::Align(args) => Some(&mut args.engine.model),
+            Command::Tune(args) => Some(&mut args.model),
+            Command::Learn(args) => args.command.model(),
+            Command::Drafter(args) => args.command.model(),
+            Command::Models(args) => args.command.model(),
+            Command::Replay(_) | Command::Cache(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+                None
+            }
+        }
+    }
+}
+
 /// Which model, and on what.
 #[derive(Debug, ClapArgs)]
 pub struct EngineArgs {
-    /// GGUF file
+    /// GGUF file, or a name that chaski models list tells
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// Positions of the context: prompt and answer [default: as needed]
+    /// Positions of the context: prompt and answer; auto is as many as fit into memory [default: as needed]
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", hide_env = true)]
-    pub ctx_size: Option<usize>,
+    pub ctx_size: Option<ContextSize>,
 
     /// Threads for one row [default: as tuned, or the physical cores]
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS", hide_env = true)]
@@ -145,6 +170,46 @@ pub struct EngineArgs {
     /// What the engine may do.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
+}
+
+/// How many positions a context has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextSize {
+    /// As many as fit, and no more than the model knows.
+    Auto,
+    /// So many.
+    Positions(usize),
+}
+
+impl ContextSize {
+    /// The number, if one was given.
+    #[must_use]
+    pub fn number(self) -> Option<usize> {
+        match self {
+            ContextSize::Auto => None,
+            ContextSize::Positions(n) => Some(n),
+        }
+    }
+}
+
+impl FromStr for ContextSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ContextSize, String> {
+        match text {
+            "auto" => Ok(ContextSize::Auto),
+            _ => text.parse().map(ContextSize::Positions).map_err(|error| format!("{error}; or auto")),
+        }
+    }
+}
+
+impl fmt::Display for ContextSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContextSize::Auto => f.write_str("auto"),
+            ContextSize::Positions(n) => n.fmt(f),
+        }
+    }
 }
 
 /// Whether a setting is used.

@@ -45,6 +45,7 @@ use crate::cli::engine::{
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
+use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
@@ -146,8 +147,9 @@ impl Work<'_> {
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
-        let engine = worker_config(&args.engine.0)?;
+        let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
+        memory::n_ctx(&args.engine.0, &gguf, &mut engine)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             contain::begin_work();
@@ -235,6 +237,7 @@ impl Work<'_> {
             return Err(Failure::usage("no model is given").with_hint("-m MODEL.gguf"));
         }
         self.check_files(&input)?;
+        memory::given_n_ctx(engine)?;
         let mut sampling = sampling(&args.sampling)?;
         let mut has_seed = args.sampling.seed != -1;
         if self.shard != Shard::ALL && !has_seed {

@@ -27,11 +27,13 @@ use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
+use crate::cli::memory;
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
 use crate::cli::sampling::check_biases;
 use crate::cli::template::TemplateArgs;
 use crate::gguf::Gguf;
+use crate::llama::worker::WorkerConfig;
 use crate::store::sessions::{Place, SessionError, Sessions};
 
 /// Positions of a context when nothing is said of it, as far as the model knows as many.
@@ -94,7 +96,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
     config.drafters = drafters(&args.drafting, &gguf);
-    let n_ctx = n_ctx(args, &gguf)?;
+    let n_ctx = n_ctx(args, &gguf, &mut config)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Before the model is loaded: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
@@ -190,9 +192,9 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
 }
 
 /// Room for a conversation. It is one context from the beginning: a larger one would have to read everything again.
-fn n_ctx(args: &ChatArgs, gguf: &Gguf) -> Result<usize, Failure> {
+fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
-    match args.engine.ctx_size {
+    match memory::n_ctx(&args.engine, gguf, config)? {
         Some(n) if n > known => {
             Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
                 .with_hint("a smaller -c"))

@@ -44,6 +44,17 @@ pub enum DrafterCommand {
     Prune(PruneArgs),
 }
 
+impl DrafterCommand {
+    /// The model that was given.
+    pub fn model(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            DrafterCommand::Build(args) => Some(&mut args.model),
+            DrafterCommand::Inspect(args) => args.model.as_mut(),
+            DrafterCommand::Merge(_) | DrafterCommand::Prune(_) => None,
+        }
+    }
+}
+
 /// Arguments of `drafter build`.
 #[derive(Debug, ClapArgs)]
 pub struct BuildArgs {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{DraftingArgs, EngineArgs};
+use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::learn;
 use crate::cli::lora::lora;
@@ -54,7 +54,7 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     // Before the first call into llama.cpp, which may have something to say.
     logs::capture(args.verbose);
-    if args.ctx_size == Some(0) {
+    if args.ctx_size == Some(ContextSize::Positions(0)) {
         return Err(
             Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
         );
@@ -65,6 +65,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
         settings,
         curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
         drafters: DraftersConfig::default(),
+        shape: None,
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
     })
 }

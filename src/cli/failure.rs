@@ -22,6 +22,8 @@ pub enum ExitCode {
     LinesFailed = 3,
     /// There is no such model.
     ModelNotFound = 4,
+    /// There is not enough memory for the model and the context.
+    NotEnoughMemory = 5,
     /// The prompt is longer than the context.
     PromptTooLong = 6,
     /// The user interrupted it (128 + SIGINT).
@@ -37,6 +39,7 @@ impl ExitCode {
             ExitCode::Usage,
             ExitCode::LinesFailed,
             ExitCode::ModelNotFound,
+            ExitCode::NotEnoughMemory,
             ExitCode::PromptTooLong,
             ExitCode::Interrupted,
         ];
@@ -172,6 +175,9 @@ impl From<worker::Failure> for Failure {
             worker::Failure::ContextTooLong { .. } => {
                 Failure::usage(message).with_hint("leave -c away for as many positions as needed")
             }
+            worker::Failure::NotEnoughMemory { .. } => Failure::new(message)
+                .with_code(ExitCode::NotEnoughMemory)
+                .with_hint("a smaller -c or -n; -ctk q8_0 -ctv q8_0 -fa on halves the cache; chaski models fit tells what fits"),
             worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
             worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),

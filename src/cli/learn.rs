@@ -43,6 +43,17 @@ pub enum LearnCommand {
     Forget(ForgetArgs),
 }
 
+impl LearnCommand {
+    /// The model that was given.
+    pub fn model(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            LearnCommand::On(args) | LearnCommand::Off(args) => args.model.as_mut(),
+            LearnCommand::Forget(args) => args.model.as_mut(),
+            LearnCommand::Status(_) => None,
+        }
+    }
+}
+
 /// Arguments of `learn on` and `learn off`.
 #[derive(Debug, ClapArgs)]
 pub struct SwitchArgs {

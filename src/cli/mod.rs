@@ -20,6 +20,8 @@ pub mod input;
 pub mod interrupt;
 pub mod learn;
 pub mod lora;
+pub mod memory;
+pub mod models;
 pub mod output;
 pub mod prompt;
 pub mod replay;
@@ -79,15 +81,19 @@ fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
     }
 }
 
-fn dispatch(args: Args) -> Result<ExitCode, Failure> {
+fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
     if args.version {
         return output::print_version();
+    }
+    if let Some(model) = args.command.as_mut().and_then(Command::model) {
+        models::resolve(model)?;
     }
     match args.command {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),
         Some(Command::Chat(args)) => contained(|| chat::on_crash(&args), || chat::chat(&args)),
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
+        Some(Command::Models(args)) => models::models(&args),
         Some(Command::Config(args)) => config::show::show(&args, &Args::command()),
         Some(Command::Completions(args)) => shell::completions(&args, Args::command()),
         Some(Command::Man(args)) => shell::man(&args, Args::command()),

@@ -19,7 +19,7 @@ use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::sampling::check_biases;
 use crate::cli::sandbox::folder_of;
-use crate::cli::{explain, input, interrupt};
+use crate::cli::{explain, input, interrupt, memory};
 use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
@@ -73,6 +73,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
     check_trace(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
+    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config)?;
     config.drafters = drafters(&args.drafting, &gguf);
     check_biases(&sampling, &gguf)?;
     let variables = args.template.variables()?;
@@ -94,7 +95,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
             }
         },
         max_tokens,
-        n_ctx: args.engine.ctx_size,
+        n_ctx,
         sampling,
         stops: args.reverse_prompt.clone(),
         constraint,

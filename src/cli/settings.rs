@@ -83,10 +83,15 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
         return Err(Failure::usage("values of the cache (-ctv) can be quantized only with flash attention")
             .with_hint("leave -fa off away, or quantize only the keys: -ctk q8_0"));
     }
-    let default = default_settings(args.n_gpu_layers);
-    let tuned = tuned_folder().and_then(|folder| tuned::load(&folder, &key(&args.model, args.n_gpu_layers)));
-    let base = tuned.unwrap_or(BySpan { short: default, long: default });
-    Ok(base.map(|base| given.over(base)))
+    Ok(settings_of(&args.model, args.n_gpu_layers).map(|base| given.over(base)))
+}
+
+/// The settings of a model where nothing is given.
+#[must_use]
+pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> {
+    let default = default_settings(n_gpu_layers);
+    let tuned = tuned_folder().and_then(|folder| tuned::load(&folder, &key(model, n_gpu_layers)));
+    tuned.unwrap_or(BySpan { short: default, long: default })
 }
 
 /// What stands on the command line.

@@ -9,16 +9,18 @@ use serde::Serialize;
 use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::{SandboxArgs, confine};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
+use crate::gguf::Gguf;
 use crate::llama::logs;
 use crate::llama::model::ModelConfig;
 use crate::llama::tune::{TuneConfig, Tuned};
 use crate::llama::worker::{Event, Worker};
 use crate::store::{curves, tuned};
-use crate::tune::{BySpan, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
+use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 
 /// Longest time that can be asked for, in seconds.
 const MAX_BUDGET_S: u64 = 3600;
@@ -80,7 +82,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(format!("--budget must be 1 to {MAX_BUDGET_S} seconds, not {}", args.budget)));
     }
     logs::capture(args.verbose);
-    open_model(&args.model)?;
+    let gguf = open_model(&args.model)?;
     let key = key(&args.model, args.n_gpu_layers);
     let (Some(folder), Some(cache)) = (tuned_folder(), cache_folder()) else {
         return Err(Failure::new("there is no folder to keep settings in").with_hint("set HOME or XDG_CACHE_HOME"));
@@ -97,6 +99,8 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
         budget: Duration::from_secs(args.budget),
     };
+    memory::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers)?;
+    drop(gguf);
     let measured = measure(config)?;
     write_stdout(&match args.output {
         Form::Md => table(&args.model, &measured, args.lossy_kv),
@@ -117,6 +121,11 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     }
     stderr_line("hint: run and bench use these settings from now on, flags win, --forget deletes them");
     Ok(ExitCode::Success)
+}
+
+/// Positions of the long context.
+fn n_long(gguf: &Gguf) -> usize {
+    gguf.context_length().map_or(LONG, |n| LONG.min(n as usize))
 }
 
 /// Whether the machine had other things to do.

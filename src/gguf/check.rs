@@ -23,6 +23,8 @@ pub struct ModelFiles {
     pub n_tensors: u64,
     /// the bytes of all tensors, without padding
     pub tensor_bytes: u64,
+    /// the numbers in all tensors: the model's parameters
+    pub n_elements: u64,
 }
 
 pub(super) fn check(gguf: &Gguf) -> Result<ModelFiles, GgufError> {
@@ -43,6 +45,7 @@ pub(super) fn check(gguf: &Gguf) -> Result<ModelFiles, GgufError> {
         paths: vec![gguf.path.clone()],
         n_tensors: gguf.tensors().len() as u64,
         tensor_bytes: gguf.tensor_bytes(),
+        n_elements: gguf.n_elements(),
     })
 }
 

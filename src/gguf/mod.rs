@@ -8,6 +8,7 @@
 mod architectures;
 mod check;
 mod error;
+mod quantization;
 mod reader;
 mod tensor;
 mod value;
@@ -19,7 +20,7 @@ use memmap2::Mmap;
 
 pub use check::ModelFiles;
 pub use error::{Defect, GgufError};
-pub use tensor::{Tensor, TensorType};
+pub use tensor::{Tensor, TensorType, TypeTotals};
 pub use value::{Array, Value, ValueType};
 
 /// A GGUF file with a well-formed header.
@@ -118,6 +119,26 @@ impl Gguf {
     /// The bytes of all tensors of this shard, without padding.
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors().iter().map(|t| t.size_bytes).sum()
+    }
+
+    /// The numbers in all tensors of this shard.
+    pub fn n_elements(&self) -> u64 {
+        self.tensors().iter().fold(0, |sum: u64, t| sum.saturating_add(t.n_elements()))
+    }
+
+    /// The tensors of this shard by type, in the order in which the types occur.
+    pub fn tensors_by_type(&self) -> Vec<TypeTotals> {
+        let mut totals: Vec<TypeTotals> = Vec::new();
+        for tensor in self.tensors() {
+            let name = tensor.tensor_type.name;
+            let at = totals.iter().position(|of_type| of_type.name == name).unwrap_or_else(|| {
+                totals.push(TypeTotals { name, count: 0, bytes: 0 });
+                totals.len() - 1
+            });
+            totals[at].count += 1;
+            totals[at].bytes += tensor.size_bytes;
+        }
+        totals
     }
 
     /// All keys with their values, in the order of the file.
@@ -223,6 +244,11 @@ impl Gguf {
     /// The number of tokens in the vocabulary.
     pub fn n_vocab(&self) -> Option<usize> {
         Some(self.get_array("tokenizer.ggml.tokens")?.len())
+    }
+
+    /// How the weights are quantized, by llama.cpp's names (`Q4_K_M`): as the file says, else the type of most bytes.
+    pub fn quantization(&self) -> String {
+        quantization::name(self)
     }
 
     /// The chat template, in Jinja.

@@ -35,6 +35,24 @@ pub struct Tensor {
     pub size_bytes: u64,
 }
 
+impl Tensor {
+    /// The numbers it holds.
+    pub fn n_elements(&self) -> u64 {
+        self.dims.iter().fold(1, |product: u64, n| product.saturating_mul(*n))
+    }
+}
+
+/// All tensors of one type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TypeTotals {
+    /// ggml's name of the type
+    pub name: &'static str,
+    /// how many tensors
+    pub count: u64,
+    /// their bytes, without padding
+    pub bytes: u64,
+}
+
 const fn t(code: u32, name: &'static str, n_block: u64, block_bytes: u64) -> TensorType {
     TensorType { code, name, n_block, block_bytes }
 }

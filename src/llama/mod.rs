@@ -11,7 +11,6 @@
 //! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
-//! - [`memory`]: how much of it there is
 //! - [`logs`]: what llama.cpp has to say
 //! - `last_words` (Unix): what it says before it takes its process down
 //!
@@ -22,7 +21,6 @@ pub mod crowd;
 pub mod last_words;
 pub mod logprobs;
 pub mod logs;
-pub mod memory;
 pub mod model;
 pub mod parallel;
 pub mod sampler;

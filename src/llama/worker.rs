@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
 
+use crate::available::available;
 use crate::chat::template::Segment;
 use crate::cost::{Clock, CostCurve};
 use crate::generate::{Generation, Length, Prefilled};
@@ -26,6 +27,7 @@ use crate::llama::worker::drafters::{Drafters, DraftersConfig};
 use crate::llama::worker::explain::Explainer;
 use crate::llama::worker::measure::Task;
 use crate::llama::worker::states::{Context, States};
+use crate::memory::ModelShape;
 use crate::replay::trace::{Recorder, Trace};
 use crate::store::curves::CurveKey;
 use crate::target::{Target, TargetError};
@@ -63,6 +65,8 @@ pub struct WorkerConfig {
     pub curves: Option<(PathBuf, CurveKey)>,
     /// What drafters begin with.
     pub drafters: DraftersConfig,
+    /// What a context takes, so that one is refused that does not fit; `None` refuses none.
+    pub shape: Option<ModelShape>,
     /// The file with the secret that states on disk are sealed with, made where there is none; `None`: there are no such
     /// states.
     pub secret: Option<PathBuf>,
@@ -374,7 +378,18 @@ impl<'a> Engine<'a> {
         {
             return Ok(session);
         }
+        self.check_memory(length.n_ctx, &settings)?;
         Ok(Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?)
+    }
+
+    /// Refuses a context for which there is not enough memory: the system would end this process, or another.
+    fn check_memory(&self, n_ctx: usize, settings: &Settings) -> Result<(), Failure> {
+        let (Some(shape), Some(available)) = (&self.config.shape, available()) else { return Ok(()) };
+        let needed = shape.estimate(n_ctx, settings).context();
+        if needed > available {
+            return Err(Failure::NotEnoughMemory { n_ctx, needed, available });
+        }
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ impl Workplace {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CHASKI);
         for (name, _) in std::env::vars_os() {
-            let is_heard = ["LLAMA_", "XDG_", "CLICOLOR", "NO_COLOR"]
+            let is_heard = ["LLAMA_", "XDG_", "HF_", "OLLAMA_", "CLICOLOR", "NO_COLOR"]
                 .iter()
                 .any(|start| name.to_str().is_some_and(|name| name.starts_with(start)));
             if is_heard {
@@ -64,6 +64,8 @@ impl Workplace {
             .current_dir(self.folder.path())
             .env("HOME", self.path("home"))
             .env("XDG_CACHE_HOME", self.path("cache"))
+            // Not the models of the checkout that this is built in.
+            .env("CHASKI_MODELS", self.path("models"))
             .env("LLAMA_ARG_MODEL", "model.gguf")
             .env("LLAMA_ARG_THREADS", "1")
             .env("LLAMA_ARG_N_PREDICT", "32")

@@ -1,7 +1,8 @@
 //! Models out of the ordinary, and special tokens in users' texts.
 
-use super::harness::{PROMPT, Workplace, timing};
-use super::support::tiny::{TinyOptions, tiny, tiny_mamba};
+use super::harness::{PROMPT, Workplace, finish, timing};
+use super::support::gguf_writer::{GgufWriter, Meta};
+use super::support::tiny::{TinyOptions, tiny, tiny_mamba, tiny_writer};
 
 fn without_template() -> Workplace {
     Workplace::with_model(&tiny(&TinyOptions { seed: 3, chat_template: None, ..TinyOptions::default() }))
@@ -101,4 +102,157 @@ fn a_broken_template_is_reported_with_the_model() {
     }));
     place.run(&["-p", PROMPT]).fails(1, &["model.gguf: "]).hints("");
     place.run(&["-p", PROMPT, "--raw"]).succeeds();
+}
+
+/// Files of every kind of store, below the home that the harness sets.
+fn stores(place: &Workplace) {
+    let write = |path: &str, bytes: &[u8]| {
+        let path = place.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let model = |seed| tiny(&TinyOptions { seed, ..TinyOptions::default() });
+    write("models/Condor-1B.Q4_0.gguf", &model(1));
+    write("models/condor-2B.Q4_0.gguf", &model(2));
+    write("models/broken.gguf", &model(3)[..5000]);
+    write("models/half.gguf.part", b"GGUF");
+    write("cache/huggingface/hub/models--org--puma-GGUF/snapshots/1/puma.Q8_0.gguf", &model(4));
+    let digest = "0f".repeat(32);
+    let manifest = format!(
+        r#"{{"layers": [{{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:{digest}"}}]}}"#
+    );
+    write("home/.ollama/models/manifests/registry.ollama.ai/library/llama/latest", manifest.as_bytes());
+    write("home/.ollama/models/manifests/registry.ollama.ai/library/torn/latest", b"{");
+    write(&format!("home/.ollama/models/blobs/sha256-{digest}"), &model(5));
+    write("home/.lmstudio/models/org/vicuna/vicuna.gguf", &model(6));
+    write("cache/llama.cpp/alpaca.gguf", &model(7));
+    write("extra/deep/guanaco.gguf", &model(8));
+}
+
+#[test]
+fn models_are_found_wherever_programs_keep_them() {
+    let place = Workplace::new();
+    stores(&place);
+    let list = finish(&mut place.command(&["models", "list", "--json", "--dir", "extra"]));
+    let models = list.json()["models"].as_array().unwrap().clone();
+    let of =
+        |name: &str| models.iter().find(|model| model["name"] == name).unwrap_or_else(|| panic!("{name}: {list:#?}"));
+    for (name, store) in [
+        ("Condor-1B.Q4_0", "folder"),
+        ("puma.Q8_0", "hugging-face"),
+        ("llama:latest", "ollama"),
+        ("vicuna", "lm-studio"),
+        ("alpaca", "llama-cpp"),
+        ("guanaco", "folder"),
+    ] {
+        let model = of(name);
+        assert_eq!(model["store"], store, "{name}");
+        assert_eq!((&model["quantization"], &model["context_length"]), (&"F32".into(), &65536.into()), "{name}");
+        assert!(model["n_parameters"].as_u64() > Some(10_000) && model["fault"].is_null(), "{model}");
+    }
+    assert_eq!(of("puma.Q8_0")["also"][0], "org/puma-GGUF/puma.Q8_0");
+    for (name, fault) in
+        [("broken", "incomplete download"), ("half", "not finished"), ("torn:latest", "manifest is damaged")]
+    {
+        assert!(of(name)["fault"].as_str().unwrap().contains(fault), "{}", of(name));
+    }
+    assert_eq!(models.len(), 10, "{list:#?}");
+    let text = finish(&mut place.command(&["models", "list", "--dir", "extra"]));
+    text.succeeds();
+    assert_eq!(text.stdout.lines().count(), 10, "{text:#?}");
+    assert!(text.stdout.lines().any(|line| line.starts_with("broken") && line.contains("! ")), "{text:#?}");
+    finish(&mut place.command(&["models", "list", "--dir", "nowhere"])).fails(2, &["nowhere: no such folder"]);
+}
+
+#[test]
+fn a_model_is_named_by_what_no_other_name_begins_with() {
+    let place = Workplace::new();
+    stores(&place);
+    let answer = |name: &str| place.run(&["-m", name, "-p", PROMPT, "-n", "1", "-q"]);
+    for name in ["puma", "ORG/PUMA", "llama", "condor-1b", "VICUNA"] {
+        answer(name).succeeds();
+    }
+    answer("condor").fails(2, &["2 models", "Condor-1B.Q4_0", "condor-2B.Q4_0"]).hints("more of the name");
+    answer("pumma").fails(4, &["pumma: no such model file, and no model of this name"]).hints("puma.Q8_0");
+    answer("xyzzy").fails(4, &["no such model"]).hints("chaski models list");
+    answer("broken").fails(1, &["incomplete download"]);
+    finish(&mut place.command(&["models", "show", "puma"])).succeeds();
+    // A file has precedence, and so has what looks like a path.
+    place.write("puma", b"not a model");
+    answer("puma").fails(1, &["expected"]);
+    answer("./condor-1B.Q4_0").fails(4, &["no such model file"]);
+}
+
+#[test]
+fn shards_are_one_model() {
+    let place = Workplace::new();
+    std::fs::create_dir(place.path("models")).unwrap();
+    let mut w = tiny_writer(&TinyOptions::default());
+    let second = w.tensors.split_off(5);
+    let n = u64::try_from(w.tensors.len() + second.len()).unwrap();
+    w.set("split.no", Meta::U16(0)).set("split.count", Meta::U16(2)).set("split.tensors.count", Meta::U64(n));
+    let mut rest = GgufWriter::default();
+    rest.set("split.no", Meta::U16(1)).set("split.count", Meta::U16(2)).set("split.tensors.count", Meta::U64(n));
+    rest.tensors = second;
+    place.write("models/t-00001-of-00002.gguf", w.finish());
+    let list = || finish(&mut place.command(&["models", "list", "--json"])).json()["models"].clone();
+    assert!(list()[0]["fault"].as_str().unwrap().contains("shard 2 of 2 is missing"), "{}", list());
+    place.write("models/t-00002-of-00002.gguf", rest.finish());
+    assert_eq!((&list()[0]["name"], &list()[0]["n_files"]), (&"t".into(), &2.into()));
+    assert_eq!(list().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_in_a_model_is_shown_and_cleaned() {
+    let place = Workplace::new();
+    let mut w = tiny_writer(&TinyOptions::default());
+    w.set("general.name", Meta::str("evil\x1b]52;c;AAAA\x07\nsize 1 B")).set("general.license", Meta::str("MIT"));
+    place.write("model.gguf", w.finish());
+    let text = finish(&mut place.command(&["models", "show", "model.gguf"]));
+    text.succeeds();
+    assert!(!text.stdout.contains(|c: char| c.is_control() && c != '\n'), "{text:#?}");
+    let lines: Vec<&str> = text.stdout.lines().collect();
+    assert!(lines.contains(&"name          evil]52;c;AAAA size 1 B"), "{text:#?}");
+    for (name, value) in [("licence", "MIT"), ("template", "chatml"), ("quantization", "F32"), ("context", "65,536")] {
+        assert!(lines.iter().any(|line| line.starts_with(name) && line.contains(value)), "{name}: {text:#?}");
+    }
+    let json = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
+    assert_eq!(json["tensors"][0]["name"], "f32");
+    assert_eq!(json["metadata"]["tokenizer.ggml.tokens"]["length"], 384);
+    assert_eq!(json["template"]["kind"], "chatml");
+    assert!(json["memory"]["total_bytes"].as_u64() > Some(1 << 20));
+    assert!(json["tokens_per_second"].is_null(), "nothing was measured yet");
+    place.run(&["-p", PROMPT, "-n", "64"]).succeeds();
+    let json = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
+    assert!(json["tokens_per_second"].as_f64() > Some(0.0), "{json}");
+}
+
+#[test]
+fn a_context_that_does_not_fit_is_refused_before_loading() {
+    let place = Workplace::new();
+    // The tiny model's cache takes 256 bytes a position: only a header that lies needs more than there is.
+    let mut w = tiny_writer(&TinyOptions::default());
+    w.set("llama.context_length", Meta::U32(u32::MAX));
+    place.write("huge.gguf", w.finish());
+    let run = place.run(&["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]);
+    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
+    let chat = finish(&mut place.command(&["chat", "-m", "huge.gguf", "-c", "4000000000"]));
+    chat.fails(5, &["are available"]);
+    let fit = finish(&mut place.command(&["models", "fit", "huge.gguf"]));
+    fit.succeeds();
+    assert!(fit.stdout.contains("4294967295") && fit.stdout.contains("does not fit"), "{fit:#?}");
+    let fit = finish(&mut place.command(&["models", "fit", "--json", "model.gguf"])).json();
+    assert_eq!(fit["fits"][0]["n_ctx"], 2048);
+    assert_eq!(fit["fits"][0]["fits"], true);
+}
+
+#[test]
+fn auto_is_as_many_positions_as_fit() {
+    let mut w = tiny_writer(&TinyOptions::default());
+    w.set("llama.context_length", Meta::U32(1024));
+    let place = Workplace::with_model(&w.finish());
+    place.run(&["-p", PROMPT, "-c", "auto", "-n", "1"]).succeeds();
+    let long = "rain ".repeat(3000);
+    place.run(&["-p", &long, "-c", "auto", "-n", "1"]).fails(6, &["the context has 1024"]);
+    place.run(&["-p", PROMPT, "-c", "some"]).fails(2, &["some"]);
 }

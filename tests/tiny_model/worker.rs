@@ -25,6 +25,7 @@ fn config(model: &Path) -> WorkerConfig {
         settings: BySpan { short: SETTINGS, long: SETTINGS },
         curves: None,
         drafters: DraftersConfig::default(),
+        shape: None,
         secret: None,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::batch::engine::Engine;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::failure::Failure;
+use crate::cli::memory::given_n_ctx;
 use crate::cli::output::{Bars, stderr_line};
 use crate::llama::crowd::{self, CrowdConfig, Startup};
 use crate::llama::worker::{Loaded, WorkerConfig};
@@ -17,7 +18,7 @@ pub(super) fn start(
     interrupt: Arc<AtomicBool>,
     bars: &mut Bars,
 ) -> Result<(Box<dyn Engine>, Loaded), Failure> {
-    let (n_parallel, n_ctx) = (args.parallel, args.engine.0.ctx_size);
+    let (n_parallel, n_ctx) = (args.parallel, given_n_ctx(&args.engine.0)?);
     let config = CrowdConfig { engine, n_parallel, n_ctx, drafts: !args.no_drafts };
     let started = crowd::start(config, interrupt, &mut |startup| match startup {
         Startup::Loading(share) => bars.loading(share),

@@ -37,11 +37,7 @@ pub(super) fn measure(
     let mut texts = Vec::new();
     let mut list = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
-        let what = What::Forced {
-            max_tokens: bench.args.n_predict,
-            shapes: shapes.clone(),
-            n_ctx: bench.args.engine.ctx_size,
-        };
+        let what = What::Forced { max_tokens: bench.args.n_predict, shapes: shapes.clone(), n_ctx: bench.n_ctx };
         let Measured::Forced(forced) = bench.measured(next_prompt(number, prompts, renderer)?, what)? else {
             return Err(Failure::new("the engine measured something else"));
         };

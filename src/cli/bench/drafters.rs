@@ -93,7 +93,7 @@ fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_token
     bench.worker.submit(Job {
         prompt: prompt.to_vec(),
         max_tokens: Some(max_tokens),
-        n_ctx: bench.args.engine.ctx_size,
+        n_ctx: bench.n_ctx,
         sampling: Sampling::greedy(),
         constraint: None,
         n_logprobs: None,

@@ -26,6 +26,7 @@ use crate::cli::bench::table::{Row, format_tables};
 use crate::cli::engine::{confine, machine, open_base, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::llama::worker::measure::{Measured, Measurement, What};
 use crate::llama::worker::{Event, Worker, WorkerConfig};
@@ -33,6 +34,8 @@ use crate::llama::worker::{Event, Worker, WorkerConfig};
 /// What every kind of measurement needs.
 struct Bench<'a> {
     args: &'a BenchArgs,
+    /// Positions of the context, if they were given.
+    n_ctx: Option<usize>,
     worker: Worker,
     /// In every record.
     setup: Row,
@@ -50,17 +53,18 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let prompts = prompts::read(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
+    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config)?;
     let inputs: Vec<&Path> =
         [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
-    let setup = setup(args, &config);
+    let setup = setup(args, n_ctx, &config);
     let heading = heading(args, &config);
     confine(&args.engine, &config, &[]);
     let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
-    let mut bench = Bench { args, worker, setup, raw };
+    let mut bench = Bench { args, n_ctx, worker, setup, raw };
     let tables = match () {
         () if args.mode.curve => curve::measure(&mut bench, picture)?,
         () if args.mode.rows => rows::measure(&mut bench)?,
@@ -72,7 +76,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The setup as figures.
-fn setup(args: &BenchArgs, config: &WorkerConfig) -> Row {
+fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
     let engine = &args.engine;
     Row::default()
         .text("model", "", &model_name(args))
@@ -82,7 +86,7 @@ fn setup(args: &BenchArgs, config: &WorkerConfig) -> Row {
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
         .hidden("n_gpu_layers", engine.n_gpu_layers)
-        .hidden("ctx_size", engine.ctx_size)
+        .hidden("ctx_size", n_ctx)
 }
 
 /// The setup in words.

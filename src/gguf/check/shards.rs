@@ -27,7 +27,7 @@ pub(super) fn check_shards(first: &Gguf, count: u64) -> Result<ModelFiles, GgufE
     let Some(prefix) = name.strip_suffix(&suffix(0)) else {
         return Err(invalid(&first.path, Defect::ShardName { count, expected: suffix(0) }));
     };
-    let mut files = ModelFiles { paths: Vec::new(), n_tensors: 0, tensor_bytes: 0 };
+    let mut files = ModelFiles { paths: Vec::new(), n_tensors: 0, tensor_bytes: 0, n_elements: 0 };
     let mut names = HashSet::new();
     for index in 0..count {
         let path = first.path.with_file_name(format!("{prefix}{}", suffix(index)));
@@ -58,6 +58,7 @@ pub(super) fn check_shards(first: &Gguf, count: u64) -> Result<ModelFiles, GgufE
         }
         files.n_tensors += shard.tensors().len() as u64;
         files.tensor_bytes = files.tensor_bytes.saturating_add(shard.tensor_bytes());
+        files.n_elements = files.n_elements.saturating_add(shard.n_elements());
         files.paths.push(path);
     }
     let key = "split.tensors.count";

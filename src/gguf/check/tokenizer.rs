@@ -10,27 +10,17 @@ use super::{array, string, u32_at, wrong_type};
 const MAX_VOCAB: u64 = 1 << 21;
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
-    let expected = "llama, gpt2, gemma4, bert, t5, rwkv, plamo2, hybriddna, whitespace";
-    let model = string(gguf, "tokenizer.ggml.model")?;
-    // llama.cpp's default ids of the beginning and end of text, per kind of tokenizer.
-    let (default_bos, default_eos) = match model {
-        None => {
-            return Err(Defect::NoTokenizer { expected, found: "nothing".to_owned() });
-        }
-        Some(b"none" | b"no_vocab") => {
-            return Err(Defect::NoTokenizer { expected, found: excerpt(model.unwrap_or_default()) });
-        }
-        Some(b"llama" | b"plamo2") => (Some(1), Some(2)),
-        Some(b"bert") => (Some(101), None),
-        Some(b"t5") => (None, Some(1)),
-        // It also has defaults for these: id 11 for both, whatever token that is. Silently wrong, so not counted.
-        Some(b"gpt2" | b"hybriddna" | b"whitespace" | b"gemma4" | b"rwkv") => (None, None),
-        Some(other) => {
-            return Err(Defect::Tokenizer { expected, found: excerpt(other) });
-        }
-    };
+const KINDS: &str = "llama, gpt2, gemma4, bert, t5, rwkv, plamo2, hybriddna, whitespace";
 
+/// Ids that llama.cpp takes where a file names none.
+#[derive(Clone, Copy)]
+struct Defaults {
+    bos: Option<u64>,
+    eos: Option<u64>,
+}
+
+pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
+    let (model, defaults) = check_kind(gguf)?;
     let key = "tokenizer.ggml.tokens";
     let tokens = array(gguf, key, &[ValueType::Str], "an array of strings")?;
     let tokens = tokens.ok_or(Defect::MissingKey { key: key.to_owned() })?;
@@ -39,22 +29,46 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
         return Err(Defect::VocabularySize { limit: MAX_VOCAB, found: n_vocab });
     }
     let texts = unique_texts(tokens)?;
-    if model == Some(b"llama") {
+    if model == b"llama" {
         check_bytes(&texts)?;
     }
+    check_lengths(gguf, n_vocab)?;
+    check_specials(gguf, model, defaults, n_vocab)
+}
 
+/// Which tokenizer it is.
+fn check_kind(gguf: &Gguf) -> Result<(&[u8], Defaults), Defect> {
+    let expected = KINDS;
+    let model = string(gguf, "tokenizer.ggml.model")?;
+    let model = model.ok_or_else(|| Defect::NoTokenizer { expected, found: "nothing".to_owned() })?;
+    let (bos, eos) = match model {
+        b"none" | b"no_vocab" => return Err(Defect::NoTokenizer { expected, found: excerpt(model) }),
+        b"llama" | b"plamo2" => (Some(1), Some(2)),
+        b"bert" => (Some(101), None),
+        b"t5" => (None, Some(1)),
+        // It also has defaults for these: id 11 for both, whatever token that is. Silently wrong, so not counted.
+        b"gpt2" | b"hybriddna" | b"whitespace" | b"gemma4" | b"rwkv" => (None, None),
+        other => return Err(Defect::Tokenizer { expected, found: excerpt(other) }),
+    };
+    Ok((model, Defaults { bos, eos }))
+}
+
+/// What is told of each token.
+fn check_lengths(gguf: &Gguf, n_vocab: u64) -> Result<(), Defect> {
     let scores = array(gguf, "tokenizer.ggml.scores", &[ValueType::F32, ValueType::I32], "an array of f32 or i32")?;
     let types = array(gguf, "tokenizer.ggml.token_type", &[ValueType::I32], "an array of i32")?;
     for (key, per_token) in [("tokenizer.ggml.scores", scores), ("tokenizer.ggml.token_type", types)] {
         // Longer ones are read as far as the vocabulary goes.
         match per_token.map(|a| a.len() as u64) {
-            Some(found) if found < n_vocab => {
-                return Err(Defect::PerTokenLength { key, expected: n_vocab, found });
-            }
+            Some(found) if found < n_vocab => return Err(Defect::PerTokenLength { key, expected: n_vocab, found }),
             _ => {}
         }
     }
+    Ok(())
+}
 
+/// Ids of special tokens, and those that the tokenizer adds.
+fn check_specials(gguf: &Gguf, model: &[u8], defaults: Defaults, n_vocab: u64) -> Result<(), Defect> {
     // Padding and the like are left out: published files often name an id just past the vocabulary there, and
     // llama.cpp falls back to its default.
     let special = ["bos", "eos", "eot", "eom", "unknown"];
@@ -67,12 +81,12 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
         }
     }
     // The RWKV tokenizer ignores these switches.
-    if model == Some(b"rwkv") {
+    if model == b"rwkv" {
         return Ok(());
     }
     for (which, key, id, default_id, by_default) in [
-        ("bos", "tokenizer.ggml.add_bos_token", ids[0], default_bos, matches!(model, Some(b"llama" | b"bert"))),
-        ("eos", "tokenizer.ggml.add_eos_token", ids[1], default_eos, model == Some(b"t5")),
+        ("bos", "tokenizer.ggml.add_bos_token", ids[0], defaults.bos, matches!(model, b"llama" | b"bert")),
+        ("eos", "tokenizer.ggml.add_eos_token", ids[1], defaults.eos, model == b"t5"),
     ] {
         let adds = match gguf.get(key) {
             None => by_default,

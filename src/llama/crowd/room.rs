@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::available::available;
 use crate::cost::{CostCurve, lower_median};
 use crate::crowd::size::{PlaceMemory, n_worthwhile};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
-use crate::llama::memory;
 use crate::llama::model::Model;
 use crate::llama::parallel::{MAX_SLOTS, Parallel};
 use crate::llama::session::{N_CTX_STEP, SessionConfig};
@@ -116,6 +116,6 @@ impl<'a> Room<'a> {
             n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
             bytes_per_row: (size_of::<f32>() * (2 * self.model.n_vocab() + n_scores)) as u64,
         };
-        place.n_fitting(n_wanted, memory::available().unwrap_or(u64::MAX))
+        place.n_fitting(n_wanted, available().unwrap_or(u64::MAX))
     }
 }

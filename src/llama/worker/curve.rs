@@ -1,7 +1,7 @@
 //! The cost curve of a worker: kept, completed before drafting, and what memory allows for.
 
+use crate::available::available;
 use crate::generate::Length;
-use crate::llama::memory;
 use crate::llama::session::{FlashAttention, Session};
 use crate::llama::worker::job::{Event, Failure, Job, Notice};
 use crate::llama::worker::{Engine, unix_s};
@@ -20,7 +20,7 @@ impl<'a> Engine<'a> {
         let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
         let n_heads = if keeps_scores { self.model.n_heads() } else { 0 };
         let row = RowMemory { n_vocab: self.model.n_vocab(), n_heads, n_ctx };
-        row.max_rows(memory::available().unwrap_or(u64::MAX))
+        row.max_rows(available().unwrap_or(u64::MAX))
     }
 
     /// Completes the curve for drafting on top of what `session` holds.

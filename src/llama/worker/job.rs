@@ -214,6 +214,20 @@ pub enum Failure {
         /// Positions the model knows.
         n_ctx_train: usize,
     },
+    /// The context does not fit into memory, beside what is loaded.
+    #[error(
+        "a context of {n_ctx} positions needs {} MiB of memory, and {} MiB are available",
+        needed >> 20,
+        available >> 20
+    )]
+    NotEnoughMemory {
+        /// Positions of the context.
+        n_ctx: usize,
+        /// Bytes for it.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+    },
     /// A model that is decoded plainly has no curve.
     #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
     NothingToTune,

@@ -1,0 +1,197 @@
+//! Whether a model fits into memory, before it is loaded; how long a context may be.
+//!
+//! Only the memory of the CPU is counted: where layers go to a GPU nothing is refused.
+
+use std::path::Path;
+
+use indicatif::HumanBytes;
+
+use crate::available::available;
+use crate::cli::args::{ContextSize, EngineArgs};
+use crate::cli::failure::{ExitCode, Failure};
+use crate::gguf::Gguf;
+use crate::llama::worker::WorkerConfig;
+use crate::llama::{has_gpu, system_info};
+use crate::memory::ModelShape;
+use crate::models::shape::{Kernels, shape};
+use crate::tune::{CacheType, FlashAttention, KvType, Settings};
+
+/// The least that any run needs.
+const LEAST_N_CTX: usize = 256;
+
+/// What the memory of a model depends on, with the kernels of this build.
+///
+/// # Errors
+/// As [`Gguf::check`].
+pub fn shape_of(gguf: &Gguf) -> Result<ModelShape, Failure> {
+    Ok(shape(gguf, &Kernels::new(&system_info().features))?)
+}
+
+/// The positions that were asked for, if they were, after checking that they fit; `auto` is as many as fit. The engine is
+/// told what a context takes, for those whose length only it will know.
+///
+/// # Errors
+/// When the model does not fit (exit code 5).
+pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<Option<usize>, Failure> {
+    let settings = config.settings;
+    let is_on_gpu = is_on_gpu(args.n_gpu_layers);
+    let given = match args.ctx_size {
+        Some(ContextSize::Auto) if is_on_gpu => {
+            return Err(Failure::usage("-c auto counts the memory of the CPU, and this build uses a GPU")
+                .with_hint("give a number, or -ngl 0"));
+        }
+        Some(ContextSize::Auto) => None,
+        Some(ContextSize::Positions(n)) => Some(n),
+        None => Some(LEAST_N_CTX),
+    };
+    let Some(available) = available().filter(|_| !is_on_gpu) else {
+        return Ok(args.ctx_size.and_then(ContextSize::number));
+    };
+    let shape = shape_of(gguf)?;
+    config.shape = Some(shape.clone());
+    match given {
+        Some(n_ctx) => {
+            check(&args.model, &shape, n_ctx, settings.at(n_ctx), available)?;
+            Ok(args.ctx_size.and_then(ContextSize::number))
+        }
+        None => {
+            // A context for as much as there is, is a long one.
+            let most = shape.most_positions(available, &settings.long);
+            most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
+        }
+    }
+}
+
+/// Refuses what does not fit now, for commands that make contexts of a length of their own.
+///
+/// # Errors
+/// When it does not (exit code 5).
+pub fn check_now(
+    model: &Path,
+    gguf: &Gguf,
+    n_ctx: usize,
+    settings: &Settings,
+    n_gpu_layers: Option<u32>,
+) -> Result<(), Failure> {
+    if is_on_gpu(n_gpu_layers) {
+        return Ok(());
+    }
+    available().map_or(Ok(()), |available| check(model, &shape_of(gguf)?, n_ctx, settings, available))
+}
+
+fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
+    n_gpu_layers != Some(0) && has_gpu()
+}
+
+/// The positions that were asked for, for commands that have no room for `auto`: there, many texts share the memory.
+///
+/// # Errors
+/// For `auto`.
+pub fn given_n_ctx(args: &EngineArgs) -> Result<Option<usize>, Failure> {
+    match args.ctx_size {
+        Some(ContextSize::Auto) => Err(Failure::usage("-c auto is for one text at a time, and here are many")
+            .with_hint("leave -c away for as many positions as needed")),
+        given => Ok(given.and_then(ContextSize::number)),
+    }
+}
+
+/// Refuses a context that does not fit.
+///
+/// # Errors
+/// When it does not (exit code 5).
+pub fn check(
+    model: &Path,
+    shape: &ModelShape,
+    n_ctx: usize,
+    settings: &Settings,
+    available: u64,
+) -> Result<(), Failure> {
+    if shape.estimate(n_ctx, settings).total() <= available {
+        return Ok(());
+    }
+    Err(refusal(model, shape, n_ctx, settings, available))
+}
+
+fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Failure {
+    let message = format!(
+        "{}: with {n_ctx} positions it needs {} of memory, and {} are available",
+        model.display(),
+        HumanBytes(shape.estimate(n_ctx, settings).total()),
+        HumanBytes(available),
+    );
+    let fitting = fitting_flags(shape, n_ctx, settings, available);
+    Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(match fitting[..] {
+        [] => "a smaller model, or a smaller quantization of this one".to_owned(),
+        _ => format!("what fits: {}", fitting.join(", or ")),
+    })
+}
+
+/// What can be given instead: fewer positions, or smaller numbers in the cache.
+fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Vec<String> {
+    let most = shape.most_positions(available, settings).filter(|most| *most < n_ctx);
+    let smaller = choices(settings)
+        .into_iter()
+        .skip(1)
+        .filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
+    most.map(|most| format!("-c {most}")).into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
+}
+
+/// Settings that differ in the numbers of the cache, each with its flags, the most precise first.
+#[must_use]
+pub fn choices(base: &Settings) -> [(&'static str, Settings); 3] {
+    let with = |k, v, flash_attention| Settings { kv_type: KvType { k, v }, flash_attention, ..*base };
+    let f16 = base.flash_attention;
+    [
+        ("-ctk f16 -ctv f16", with(CacheType::F16, CacheType::F16, f16)),
+        ("-ctk q8_0", with(CacheType::Q8_0, CacheType::F16, f16)),
+        ("-ctk q8_0 -ctv q8_0 -fa on", with(CacheType::Q8_0, CacheType::Q8_0, FlashAttention::On)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::LayerShape;
+
+    const SETTINGS: Settings =
+        Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F16 };
+
+    fn model() -> ModelShape {
+        ModelShape {
+            mapped_bytes: 100 << 20,
+            layers: vec![LayerShape { keys: 1024, values: 1024, state: 0 }; 32],
+            n_vocab: 32_000,
+            n_embd: 4096,
+            n_heads: 32,
+            n_ff: 11_008,
+            n_ctx_train: 32_768,
+            ..ModelShape::default()
+        }
+    }
+
+    fn refused(n_ctx: usize, available: u64) -> Option<Failure> {
+        check(Path::new("m.gguf"), &model(), n_ctx, &SETTINGS, available).err()
+    }
+
+    #[test]
+    fn what_fits_is_not_refused() {
+        let needed = model().estimate(8192, &SETTINGS).total();
+        assert!(refused(8192, needed).is_none());
+        let failure = refused(8192, needed - 1).unwrap();
+        assert_eq!(failure.code, ExitCode::NotEnoughMemory);
+        let text = failure.to_string();
+        assert!(text.contains("8192 positions") && text.contains("-c 7936") && text.contains("-ctk q8_0"), "{text}");
+    }
+
+    #[test]
+    fn flags_that_are_told_make_it_fit() {
+        let needed = |settings: &Settings| model().estimate(8192, settings).total();
+        let [_, (_, keys), (_, both)] = choices(&SETTINGS);
+        let between = fitting_flags(&model(), 8192, &SETTINGS, needed(&keys) - 1);
+        assert!(needed(&both) < needed(&keys), "{between:?}");
+        assert!(between.contains(&"-ctk q8_0 -ctv q8_0 -fa on".to_owned()), "{between:?}");
+        assert!(!between.contains(&"-ctk q8_0".to_owned()), "{between:?}");
+        let text = refused(256, 1 << 20).unwrap().to_string();
+        assert!(text.ends_with("hint: a smaller model, or a smaller quantization of this one"), "{text}");
+    }
+}

@@ -1,0 +1,69 @@
+//! From `-m NAME` to a file.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::models::list::clean;
+use crate::cli::models::places_with;
+use crate::models::names::{Meaning, meaning};
+use crate::models::search::{Found, search};
+
+/// Names in a message.
+const N_TOLD: usize = 8;
+
+/// How alike a name must be to be meant, in 0 ..= 1.
+const LEAST_LIKENESS: f64 = 0.8;
+
+/// Puts the file of a name in its place. What is a path stays as it is, whether or not there is such a file.
+///
+/// # Errors
+/// When several models, or none, have the name.
+pub fn resolve(model: &mut PathBuf) -> Result<(), Failure> {
+    if is_path(model) {
+        return Ok(());
+    }
+    let Some(name) = model.to_str() else { return Ok(()) };
+    let search = search(&places_with(&[]));
+    match meaning(name, &search.found) {
+        Meaning::One(found) => {
+            let path = found.path.clone();
+            *model = path;
+            Ok(())
+        }
+        Meaning::Several(several) => Err(ambiguous(name, &several)),
+        Meaning::Nothing => Err(unknown(name, &search.found)),
+    }
+}
+
+fn is_path(model: &Path) -> bool {
+    let is_gguf = model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let text = model.to_string_lossy();
+    is_gguf || text.is_empty() || text.starts_with(['.', '/', '~', '\\']) || model.is_absolute() || model.exists()
+}
+
+fn ambiguous(name: &str, several: &[&Found]) -> Failure {
+    let told: Vec<String> = several
+        .iter()
+        .take(N_TOLD)
+        .map(|found| format!("{} ({})", clean(&found.name), clean(&found.path.to_string_lossy())))
+        .collect();
+    let more = several.len().saturating_sub(N_TOLD);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Failure::usage(format!("{name}: {} models have a name that begins so: {}{more}", several.len(), told.join(", ")))
+        .with_hint("give more of the name, or the path")
+}
+
+fn unknown(name: &str, found: &[Found]) -> Failure {
+    let lower = name.to_lowercase();
+    let is_near = |known: &str| {
+        let known = known.to_lowercase();
+        known.contains(&lower) || strsim::jaro_winkler(&known, &lower) >= LEAST_LIKENESS
+    };
+    let near: Vec<String> =
+        found.iter().filter(|found| is_near(&found.name)).take(N_TOLD).map(|found| clean(&found.name)).collect();
+    let failure = Failure::new(format!("{name}: no such model file, and no model of this name"));
+    failure.with_code(ExitCode::ModelNotFound).with_hint(match near[..] {
+        [] => "chaski models list tells which there are, scripts/get-model.sh fetches one".to_owned(),
+        _ => format!("there are: {}", near.join(", ")),
+    })
+}

@@ -1,0 +1,241 @@
+//! How much memory a model takes: pure arithmetic over the numbers of its header.
+//!
+//! What counts is what is touched: mapped weights, the rearranged copies that some kernels want, the cache, what a
+//! batch is computed in, and the program. llama.cpp reserves more (logits for every row of a batch), which takes no
+//! memory as long as nobody asks for them. `scripts/memory-fit.sh` compares it with the peak of real runs.
+//!
+//! It does not know how much there is, and nothing of memory on a GPU.
+
+use serde::Serialize;
+
+use crate::tree::{MAX_LEAVES, MAX_NODES};
+use crate::tune::{CacheType, FlashAttention, KvType, Settings};
+
+/// Rows of the largest batch, that of a prefill.
+const N_BATCH: u64 = 256;
+
+/// llama.cpp pads a context to a multiple of this.
+const N_CTX_STEP: usize = 256;
+
+/// The program, its libraries and threads' stacks: measured.
+const PROGRAM_BYTES: u64 = 28 << 20;
+
+/// What each token of a vocabulary takes in tables of llama.cpp and ours: measured.
+const BYTES_PER_TOKEN: u64 = 400;
+
+/// What a drafter takes: its tables are bounded.
+const DRAFTER_BYTES: u64 = 8 << 20;
+
+/// What a layer remembers, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerShape {
+    /// Of keys for each position.
+    pub keys: u64,
+    /// Of values for each position.
+    pub values: u64,
+    /// Of a state, whatever the length of the text.
+    pub state: u64,
+}
+
+/// What of a model its memory depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Bytes of all tensors.
+    pub mapped_bytes: u64,
+    /// Bytes of those that are copied into another order.
+    pub copied_bytes: u64,
+    /// Its layers.
+    pub layers: Vec<LayerShape>,
+    /// Tokens.
+    pub n_vocab: u64,
+    /// Width of the residual stream.
+    pub n_embd: u64,
+    /// Heads of attention, of the layer with most.
+    pub n_heads: u64,
+    /// Width of the feed-forward part, of the layer with most.
+    pub n_ff: u64,
+    /// Positions it was trained on.
+    pub n_ctx_train: usize,
+}
+
+/// Bytes that a run takes at its peak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// Weights, mapped from the file.
+    pub weights: u64,
+    /// Weights in another order, beside those.
+    pub copies: u64,
+    /// Keys, values and states.
+    pub cache: u64,
+    /// What a batch is computed in, and the logits.
+    pub compute: u64,
+    /// The program, its tables of the vocabulary, and the drafter.
+    pub program: u64,
+}
+
+impl Estimate {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        [self.weights, self.copies, self.program].into_iter().fold(self.context(), u64::saturating_add)
+    }
+
+    /// What a context adds to a loaded model.
+    #[must_use]
+    pub fn context(&self) -> u64 {
+        self.cache.saturating_add(self.compute)
+    }
+}
+
+impl ModelShape {
+    /// What a run with room for `n_ctx` positions takes.
+    #[must_use]
+    pub fn estimate(&self, n_ctx: usize, settings: &Settings) -> Estimate {
+        // Beside the text there is room for the widest tree.
+        let n_cells = n_ctx.saturating_add(MAX_NODES).checked_next_multiple_of(N_CTX_STEP).unwrap_or(usize::MAX) as u64;
+        Estimate {
+            weights: self.mapped_bytes,
+            copies: self.copied_bytes,
+            cache: self.cache_bytes(n_cells, settings.kv_type),
+            compute: self.compute_bytes(n_cells, settings.flash_attention),
+            program: (PROGRAM_BYTES + DRAFTER_BYTES).saturating_add(self.n_vocab.saturating_mul(BYTES_PER_TOKEN)),
+        }
+    }
+
+    /// The most positions, in steps of llama.cpp and no more than the model was trained on, that fit into
+    /// `n_available` bytes; `None` where not even one step does.
+    #[must_use]
+    pub fn most_positions(&self, n_available: u64, settings: &Settings) -> Option<usize> {
+        let fits = |n_ctx: &usize| self.estimate(*n_ctx, settings).total() <= n_available;
+        // Memory grows with positions, so the last step that fits is found by halving.
+        let n_steps = self.n_ctx_train.div_ceil(N_CTX_STEP);
+        let n_ctx = |step: usize| (step * N_CTX_STEP).min(self.n_ctx_train);
+        let (mut fitting, mut beyond) = (0, n_steps + 1);
+        while beyond - fitting > 1 {
+            let middle = fitting.midpoint(beyond);
+            if fits(&n_ctx(middle)) { fitting = middle } else { beyond = middle }
+        }
+        (fitting > 0).then(|| n_ctx(fitting))
+    }
+
+    fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
+        let of_layer = |layer: &LayerShape| {
+            let cell = bytes(kv_type.k, layer.keys).saturating_add(bytes(kv_type.v, layer.values));
+            // States are always kept as F32.
+            cell.saturating_mul(n_cells).saturating_add(layer.state.saturating_mul(4))
+        };
+        self.layers.iter().map(of_layer).fold(0, u64::saturating_add)
+    }
+
+    /// The largest of the stages of a batch, which use one buffer in turn, and the logits that are handed out.
+    fn compute_bytes(&self, n_cells: u64, flash_attention: FlashAttention) -> u64 {
+        let has_attention = self.layers.iter().any(|layer| layer.keys > 0);
+        let n_scores = match flash_attention {
+            _ if !has_attention => 0,
+            FlashAttention::Off => self.n_heads,
+            // Flash attention keeps no scores, the mask it wants has half the size.
+            FlashAttention::On | FlashAttention::Auto => 0,
+        };
+        let mask = if has_attention { 1 } else { 0 };
+        let attention = N_BATCH.saturating_mul(n_cells).saturating_mul(n_scores + mask);
+        let stream = N_BATCH.saturating_mul(self.n_embd.saturating_mul(4));
+        let feed_forward = N_BATCH.saturating_mul(self.n_ff.saturating_mul(2));
+        let logits = self.n_vocab.saturating_mul(MAX_LEAVES as u64);
+        let stages = attention.max(feed_forward).saturating_add(stream).max(logits);
+        // Logits are copied out of the buffer.
+        stages.saturating_add(logits).saturating_mul(4)
+    }
+}
+
+fn bytes(cache_type: CacheType, n: u64) -> u64 {
+    cache_type.bytes(usize::try_from(n).unwrap_or(usize::MAX / 64)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SETTINGS: Settings =
+        Settings { flash_attention: FlashAttention::Off, n_threads: 2, n_threads_batch: 2, kv_type: KvType::F16 };
+
+    /// As Qwen2.5-Coder-0.5B.
+    fn qwen() -> ModelShape {
+        ModelShape {
+            mapped_bytes: 485 << 20,
+            copied_bytes: 28 << 20,
+            layers: vec![LayerShape { keys: 128, values: 128, state: 0 }; 24],
+            n_vocab: 151_936,
+            n_embd: 896,
+            n_heads: 14,
+            n_ff: 4864,
+            n_ctx_train: 32_768,
+        }
+    }
+
+    #[test]
+    fn the_cache_is_as_large_as_llama_cpp_says() {
+        let cache = |n_ctx, kv_type| qwen().estimate(n_ctx, &Settings { kv_type, ..SETTINGS }).cache;
+        assert_eq!(cache(2048, KvType::F16), 27 << 20);
+        assert_eq!(cache(8192, KvType::F16), 99 << 20);
+        assert_eq!(cache(8192, KvType::F32), 198 << 20);
+        let q8_0 = KvType { k: CacheType::Q8_0, v: CacheType::Q8_0 };
+        assert_eq!(cache(8192, q8_0), (99 << 20) * 34 / 64);
+    }
+
+    #[test]
+    fn scores_are_kept_without_flash_attention_only() {
+        let compute = |flash_attention| qwen().estimate(8192, &Settings { flash_attention, ..SETTINGS }).compute;
+        let scores = 4 * 256 * 8448 * 14;
+        assert!(compute(FlashAttention::Off) > scores);
+        assert!(compute(FlashAttention::On) < scores / 2);
+    }
+
+    #[test]
+    fn a_state_takes_the_same_for_any_length() {
+        let mut mamba = qwen();
+        mamba.layers = vec![LayerShape { keys: 0, values: 0, state: 1000 }; 24];
+        let estimate = |n_ctx| mamba.estimate(n_ctx, &SETTINGS);
+        assert_eq!(estimate(1), estimate(30_000));
+        assert_eq!(estimate(1).cache, 24 * 4000);
+    }
+
+    #[test]
+    fn the_longest_context_that_fits_is_found() {
+        let model = qwen();
+        let exactly = |n_ctx| model.estimate(n_ctx, &SETTINGS).total();
+        assert_eq!(model.most_positions(exactly(4096), &SETTINGS), Some(4096));
+        assert_eq!(model.most_positions(exactly(4096) - 1, &SETTINGS), Some(3840));
+        assert_eq!(model.most_positions(u64::MAX, &SETTINGS), Some(32_768));
+        assert_eq!(model.most_positions(1 << 20, &SETTINGS), None);
+        let odd = ModelShape { n_ctx_train: 1000, ..qwen() };
+        assert_eq!(odd.most_positions(u64::MAX, &SETTINGS), Some(1000));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_overflows_and_more_positions_take_no_less(
+            numbers in prop::array::uniform8(prop_oneof![0_u64..100_000, any::<u64>()]),
+            n_ctx in prop_oneof![0_usize..100_000, any::<usize>()],
+        ) {
+            let [mapped_bytes, copied_bytes, keys, values, state, n_vocab, n_embd, n_ff] = numbers;
+            let model = ModelShape {
+                mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3],
+                n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx,
+            };
+            let total = model.estimate(n_ctx, &SETTINGS).total();
+            prop_assert!(total <= model.estimate(n_ctx.saturating_add(256), &SETTINGS).total());
+            if let Some(n) = model.most_positions(total, &SETTINGS) {
+                prop_assert!(n <= n_ctx && model.estimate(n, &SETTINGS).total() <= total);
+            }
+        }
+
+        #[test]
+        fn the_longest_context_equals_that_of_trying_all(n_available in 500_u64 << 20..2000 << 20) {
+            let model = qwen();
+            let tried = (1..=128).map(|step| step * 256).filter(|n| model.estimate(*n, &SETTINGS).total() <= n_available);
+            prop_assert_eq!(model.most_positions(n_available, &SETTINGS), tried.max());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The numbers of a model that its memory depends on, from its header. What a header does not say is assumed as
+//! llama.cpp assumes it; the rules are those of `llama-hparams.cpp` of llama-cpp-sys-2 0.1.161.
+
+use crate::gguf::{Gguf, GgufError, Tensor};
+use crate::memory::{LayerShape, ModelShape};
+
+/// What the engine was compiled for: which types of tensors it keeps a second, rearranged copy of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernels {
+    features: Vec<String>,
+}
+
+impl Kernels {
+    /// From llama.cpp's names: `AVX2`, `REPACK`, ...
+    pub fn new(features: &[String]) -> Kernels {
+        Kernels { features: features.to_vec() }
+    }
+
+    fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+
+    /// `ggml_repack_get_optimal_repack_type`, without RISC-V and s390x.
+    fn repacks(&self, type_name: &str, n_rows: u64) -> bool {
+        let neon = self.has("NEON");
+        let (avx2, avx512) = (self.has("AVX2"), self.has("AVX512"));
+        let (dotprod, int8) = (neon && self.has("DOTPROD"), neon && self.has("MATMUL_INT8"));
+        let by_8 = n_rows.is_multiple_of(8);
+        let by_4 = n_rows.is_multiple_of(4);
+        match type_name {
+            _ if !self.has("REPACK") => false,
+            "q4_0" | "iq4_nl" | "mxfp4" => avx2 && by_8 || (dotprod || int8) && by_4,
+            "q4_K" => (avx2 || dotprod || int8) && by_8,
+            "q2_K" => avx512 && by_8,
+            "q5_K" | "q6_K" => (dotprod || int8) && by_8,
+            "q8_0" | "q1_0" => (dotprod || int8) && by_4,
+            _ => false,
+        }
+    }
+
+    /// Bytes of the copy that is made of a tensor. Embeddings are looked up and not multiplied with; where they are the
+    /// output head as well, that is.
+    fn copy_bytes(&self, tensor: &Tensor, has_output: bool) -> u64 {
+        let is_matrix = tensor.name.ends_with(".weight") && matches!(tensor.dims.len(), 2 | 3);
+        let is_lookup = tensor.name.starts_with("token_embd") && has_output;
+        let n_rows = tensor.dims.get(1).copied().unwrap_or(0);
+        let is_copied = is_matrix && !is_lookup && self.repacks(tensor.tensor_type.name, n_rows);
+        if is_copied { tensor.size_bytes } else { 0 }
+    }
+}
+
+/// The shape of a checked model, all its shards together.
+///
+/// # Errors
+/// As [`Gguf::check`].
+pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
+    let files = gguf.check()?;
+    let mut shape = ModelShape { layers: layers(gguf), ..ModelShape::default() };
+    let shards: Vec<Gguf> = files.paths.iter().skip(1).map(|path| Gguf::open(path)).collect::<Result<_, _>>()?;
+    let tensors = || std::iter::once(gguf).chain(&shards).flat_map(Gguf::tensors);
+    let has_output = tensors().any(|tensor| tensor.name == "output.weight");
+    for tensor in tensors() {
+        shape.mapped_bytes = shape.mapped_bytes.saturating_add(tensor.size_bytes);
+        shape.copied_bytes = shape.copied_bytes.saturating_add(kernels.copy_bytes(tensor, has_output));
+    }
+    shape.n_vocab = gguf.n_vocab().unwrap_or(0) as u64;
+    shape.n_embd = u64::from(gguf.embedding_length().unwrap_or(0));
+    shape.n_heads = u64::from(gguf.head_count().unwrap_or(0));
+    shape.n_ff = gguf.per_layer_u32("feed_forward_length").into_iter().max().map_or(0, u64::from);
+    shape.n_ctx_train = gguf.context_length().unwrap_or(0) as usize;
+    Ok(shape)
+}
+
+fn layers(gguf: &Gguf) -> Vec<LayerShape> {
+    let n_layers = gguf.block_count().unwrap_or(0).min(512) as usize;
+    let number = |suffix: &str| gguf.arch_u32(suffix).map(u64::from);
+    let heads = gguf.per_layer_u32("attention.head_count");
+    let heads_kv = gguf.per_layer_u32("attention.head_count_kv");
+    let n_embd = u64::from(gguf.embedding_length().unwrap_or(0));
+    // Layers at the end that use the cache of an earlier one.
+    let n_shared = number("attention.shared_kv_layers").unwrap_or(0) as usize;
+    // Of hybrid models that say so, each n-th layer has attention.
+    let interval = number("full_attention_interval").filter(|n| *n > 1);
+    let state = state_numbers(gguf, n_embd);
+    (0..n_layers)
+        .map(|layer| {
+            let n_heads = u64::from(heads.get(layer).copied().unwrap_or(0));
+            let n_kv = u64::from(heads_kv.get(layer).or(heads.get(layer)).copied().unwrap_or(0));
+            let usual = n_embd.checked_div(n_heads).unwrap_or(0);
+            let has_attention = n_kv > 0 && interval.is_none_or(|n| (layer as u64 + 1).is_multiple_of(n));
+            if !has_attention {
+                return LayerShape { keys: 0, values: 0, state };
+            }
+            if layer >= n_layers - n_shared.min(n_layers) {
+                return LayerShape::default();
+            }
+            LayerShape {
+                keys: n_kv.saturating_mul(number("attention.key_length").unwrap_or(usual)),
+                values: n_kv.saturating_mul(number("attention.value_length").unwrap_or(usual)),
+                state: if is_parallel_hybrid(gguf) { state } else { 0 },
+            }
+        })
+        .collect()
+}
+
+/// Both kinds of memory in each layer.
+fn is_parallel_hybrid(gguf: &Gguf) -> bool {
+    gguf.architecture() == Some("falcon-h1")
+}
+
+/// Numbers of the state of a layer without attention.
+fn state_numbers(gguf: &Gguf, n_embd: u64) -> u64 {
+    let number = |suffix: &str| gguf.arch_u32(suffix).map_or(0, u64::from);
+    let wkv = number("wkv.head_size");
+    if wkv > 0 {
+        // RWKV: two shifted tokens, and a matrix for each head.
+        return n_embd.saturating_mul(wkv + 2);
+    }
+    let shortconv = number("shortconv.l_cache");
+    if shortconv > 0 {
+        return n_embd.saturating_mul(shortconv - 1);
+    }
+    let (inner, size) = (number("ssm.inner_size"), number("ssm.state_size"));
+    let convolved = inner.saturating_add((2 * number("ssm.group_count")).saturating_mul(size));
+    let convolution = number("ssm.conv_kernel").saturating_sub(1).saturating_mul(convolved);
+    convolution.saturating_add(size.saturating_mul(inner))
+}
