@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "${1:-$root}"
 
-core='token tree target accept sampling crowd generate cost latch schedule tune stats text'
+core='token tree memory target accept sampling crowd generate cost latch schedule tune stats text'
 # The pure part of a chat.
 core="$core chat/command chat/markdown chat/overflow chat/session chat/thinking"
 

@@ -37,6 +37,13 @@ fn help_of_tune() {
 }
 
 #[test]
+fn help_of_models() {
+    let of = |command: &str| help(&["models", command, "--help"]);
+    let all = ["list", "show", "fit"].map(of).join("\n");
+    assert_data_eq!(help(&["models", "--help"]) + "\n" + &all, file!["../snapshots/models-help.txt"].raw());
+}
+
+#[test]
 fn help_of_drafter() {
     let of = |command: &str| help(&["drafter", command, "--help"]);
     let all = ["build", "inspect", "merge", "prune"].map(of).join("\n");

@@ -29,6 +29,7 @@ mod learn;
 mod lora;
 mod memory;
 mod models;
+mod mutants;
 mod prompt_cache;
 mod prompts;
 mod replay;
