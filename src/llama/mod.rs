@@ -23,6 +23,7 @@ pub mod memory;
 pub mod model;
 pub mod parallel;
 pub mod sampler;
+mod sequence;
 pub mod session;
 pub mod structured;
 pub mod thread;

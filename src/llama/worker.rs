@@ -42,7 +42,7 @@ pub mod forced;
 pub mod measure;
 
 mod curve;
-mod states;
+pub(super) mod states;
 
 pub use self::job::{Answer, DrafterKind, Event, Failure, Job, Loaded, Notice, StopType};
 
