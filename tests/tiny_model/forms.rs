@@ -1,0 +1,87 @@
+//! What forms are worth: what they force is drafted, verified and accepted, and the text is the one without drafts.
+
+use std::cell::Cell;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chaski::cost::{Clock, CostCurve};
+use chaski::draft::auto::Auto;
+use chaski::draft::{Drafter, NoDraft};
+use chaski::generate::{Generation, Length};
+use chaski::llama::model::{Model, ModelConfig};
+use chaski::llama::sampler::Sampling;
+use chaski::llama::structured::Former;
+use chaski::schedule::Schedule;
+use chaski::stats::Stats;
+use chaski::structure::Constraint;
+use chaski::token::Token;
+use chaski::tree::MAX_NODES;
+
+use super::{LLAMA, prompt, session, turn};
+
+const STEP_MS: u64 = 10;
+
+/// Whatever is done takes the same time, however many rows it has. (A real clock would say that drafting takes longer than
+/// this model does, and rightly draft nothing.)
+#[derive(Default)]
+struct Even(Cell<u64>);
+
+impl Clock for Even {
+    fn now(&self) -> Duration {
+        self.0.set(self.0.get() + STEP_MS);
+        Duration::from_millis(self.0.get())
+    }
+}
+
+/// A text of this form, plain or drafted.
+fn text(model: &Rc<Model>, form: &Constraint, sampling: &Sampling, drafts: bool) -> (Vec<Token>, Stats) {
+    let mut target = session(model, 2048);
+    let (mut sampler, narrow) = Former::new(model.clone()).held(form, sampling, &prompt()).unwrap();
+    let (mut auto, mut none) = (Auto::default(), NoDraft);
+    auto.hold_to(narrow);
+    let drafter: &mut dyn Drafter = if drafts { &mut auto } else { &mut none };
+    let mut schedule = Schedule::cost_aware(CostCurve::exact((1..=MAX_NODES).map(|n| (n, STEP_MS as f64))));
+    let clock = Even::default();
+    let prefilled = Generation::prefill(&mut target, &clock, &prompt(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let mut generation = Generation {
+        target: &mut target,
+        drafter,
+        schedule: &mut schedule,
+        sampler: sampler.as_mut(),
+        clock: &clock,
+        observer: &mut (),
+    };
+    let length = Length { max_tokens: 500, n_ctx: 2048 };
+    let mut until_end = |token| if model.is_end(token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let generated = generation.run(&prompt(), prefilled, length, &mut until_end).unwrap();
+    (generated.tokens, generated.stats)
+}
+
+/// No source knows this text, so what is drafted is what is forced. Its letters are no part of longer tokens, and tokens
+/// of single bytes are ruled out: the model, which means nothing, could spell it otherwise.
+#[test]
+fn what_a_schema_forces_is_drafted_verified_and_accepted() {
+    let _turn = turn();
+    chaski::llama::logs::capture(false);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&LLAMA).unwrap();
+    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
+    let model = Rc::new(Model::load(&config, |_| true).unwrap());
+    let schema = r#"{"type": "object", "properties": {"qjx": {"const": "kvzqjxkqzvkjqxz"},
+        "kvz": {"enum": ["qx", "jz"]}, "zqj": {"const": "xqkzjvqkxzjqkzvxqj"}},
+        "required": ["qjx", "kvz", "zqj"], "additionalProperties": false}"#;
+    let form = Constraint::JsonSchema(schema.to_owned());
+    let logit_bias: Vec<(Token, f32)> = (3..259).map(|byte| (Token(byte), f32::NEG_INFINITY)).collect();
+    for temperature in [0.0, 0.8] {
+        let sampling = Sampling { temperature, seed: 4, logit_bias: logit_bias.clone(), ..Sampling::default() };
+        let (plain, without) = text(&model, &form, &sampling, false);
+        let (drafted, with) = text(&model, &form, &sampling, true);
+        assert_eq!(plain, drafted);
+        let said: Vec<u8> = plain.iter().flat_map(|&token| model.bytes(token)).collect();
+        assert!(said.ends_with(br#""zqj": "xqkzjvqkxzjqkzvxqj"}"#), "{}", String::from_utf8_lossy(&said));
+        assert_eq!((without.n_drafted, without.n_steps), (0, with.n_steps + with.n_accepted));
+        assert!(with.n_accepted > 10, "{with:?}");
+    }
+}
