@@ -32,6 +32,7 @@ use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::llama::worker::WorkerConfig;
 use chaski::llama::worker::drafters::DraftersConfig;
 use chaski::schedule::Schedule;
+use chaski::store::prompt_cache::PromptCacheConfig;
 use chaski::text::TextAssembler;
 use chaski::token::Token;
 use chaski::tune::{BySpan, Settings};
@@ -65,11 +66,16 @@ impl Fixture {
 }
 
 fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> CrowdEngine {
+    let engine = worker_config(path);
+    start(CrowdConfig { engine, n_parallel, n_ctx, drafts: true, prompt_cache: None }, interrupt, &mut |_| {})
+        .unwrap()
+        .0
+}
+
+fn worker_config(path: &Path) -> WorkerConfig {
     let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
-    let engine =
-        WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None };
-    start(CrowdConfig { engine, n_parallel, n_ctx, drafts: true }, interrupt, &mut |_| {}).unwrap().0
+    WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None }
 }
 
 fn segments(text: &str) -> Vec<Segment> {
@@ -107,7 +113,8 @@ fn answer_all(engine: &CrowdEngine, requests: &[Request]) -> (BTreeMap<u64, Answ
             Event::Begun { .. } => begun += 1,
             Event::Done(answer) => assert!(answers.insert(answer.id, *answer).is_none()),
             Event::Refused { id, refusal } => assert!(refused.insert(id, refusal.code).is_none()),
-            Event::Progress(_) | Event::Shortened { .. } => {}
+            Event::Notice { id: None, text } => panic!("{text}"),
+            Event::Progress(_) | Event::Notice { .. } => {}
         }
     }
     assert_eq!(begun, answers.len());
@@ -247,6 +254,40 @@ fn a_common_beginning_is_read_once() {
     assert_eq!(cold, 1);
 }
 
+/// A job whose lines begin alike, and another one of the same beginning on another day.
+#[test]
+fn what_lines_have_in_common_is_kept_between_jobs() {
+    let fixture = Fixture::new(&tiny::tiny_llama(3));
+    let folder = tempfile::tempdir().unwrap();
+    let job = |question: &str, n_places: usize, keeps: bool| {
+        let engine = WorkerConfig { secret: Some(folder.path().join("secret")), ..worker_config(fixture.file.path()) };
+        let cache = PromptCacheConfig { folder: folder.path().join("prompts"), max_bytes: 1 << 30 };
+        let prompt_cache = keeps.then_some(cache);
+        let config = CrowdConfig { engine, n_parallel: Some(n_places), n_ctx: Some(1000), drafts: false, prompt_cache };
+        let engine = start(config, Arc::default(), &mut |_| {}).unwrap().0;
+        let shared = "the rain in the station and the sun on the water ".repeat(12);
+        let requests: Vec<Request> =
+            (0..7).map(|id| request(id, &format!("{shared} {question} {}", id * 7), 20)).collect();
+        let (answers, refused) = answer_all(&engine, &requests);
+        assert!(answers.len() == 7 && refused.is_empty());
+        let n_read: usize = answers.values().map(|answer| answer.n_prompt - answer.n_cached).sum();
+        (answers.into_values().map(|answer| answer.text).collect::<Vec<_>>(), n_read)
+    };
+    let states = || std::fs::read_dir(folder.path().join("prompts")).map_or(0, Iterator::count);
+    let (texts, n_cold) = job("is it", 3, false);
+    assert_eq!(states(), 0);
+    let (first, n_first) = job("is it", 3, true);
+    assert_eq!((&first, n_first, states()), (&texts, n_cold, 1));
+    let (second, n_second) = job("is it", 3, true);
+    assert_eq!((&second, states()), (&texts, 1));
+    assert!(n_second + 200 < n_cold, "{n_second} tokens read, {n_cold} without");
+    // Other lines with the same beginning, and other places, whose states are others.
+    let (other, n_other) = job("he said", 3, true);
+    assert_eq!(other, job("he said", 3, false).0);
+    assert!(n_other + 200 < n_cold);
+    assert_eq!((job("is it", 2, true).0, states()), (texts, 2));
+}
+
 #[test]
 fn what_cannot_be_answered_is_refused_and_the_rest_goes_on() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
@@ -290,7 +331,10 @@ fn a_shorter_prompt_stands_in_where_the_answer_has_no_room() {
     let long = |id| Request { shorter: [10, 20, 30].map(shorter).to_vec(), ..request(id, &" the".repeat(50), 15) };
     let engine = fixture.engine(Some(2), Some(50));
     engine.try_submit(long(3)).unwrap();
-    while !matches!(engine.next_event(), Ok(Event::Shortened { id: 3, n_left_out: 20 })) {}
+    while !matches!(engine.next_event(), Ok(Event::Notice { id: Some(3), text }) if text.contains("oldest 20 messages"))
+    {
+    }
+    drop(engine);
     let (answers, _) = answer_all(&fixture.engine(Some(2), Some(50)), &[long(0), request(1, &" the".repeat(30), 15)]);
     assert_eq!(
         (answers[&0].n_prompt, &answers[&0].text),

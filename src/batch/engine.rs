@@ -45,12 +45,12 @@ pub enum Event {
         /// The request's.
         id: u64,
     },
-    /// The oldest messages of a request are left out, because its context has no room for all.
-    Shortened {
-        /// The request's.
-        id: u64,
-        /// How many.
-        n_left_out: usize,
+    /// Something the user should know.
+    Notice {
+        /// The request that it is about, if it is about one.
+        id: Option<u64>,
+        /// What.
+        text: String,
     },
     /// An answer is complete.
     Done(Box<Answer>),

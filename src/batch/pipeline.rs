@@ -107,8 +107,8 @@ pub trait Watcher {
     /// A line failed.
     fn failed(&mut self, number: u64, refusal: &Refusal);
 
-    /// The oldest messages of a line are left out, so many.
-    fn shortened(&mut self, number: u64, n_left_out: usize);
+    /// The user should know this.
+    fn notice(&mut self, text: &str);
 }
 
 /// A line on its way.
@@ -143,8 +143,7 @@ struct Ready {
 /// What the last stage is told.
 enum Told {
     Settled(Ticket, Result<Answer, Refusal>),
-    /// Of the line with this number so many messages are left out.
-    Shortened(u64, usize),
+    Notice(String),
     Progress(engine::Progress),
 }
 

@@ -4,6 +4,7 @@ use super::{Crowd, End, Ended, Place, Text, Work};
 use crate::crowd::schedule::Wish;
 use crate::crowd::sharing::{Beginning, Held, beginning, n_common};
 use crate::crowd::slots::Slots;
+use crate::token::Token;
 
 impl<S: Slots> Crowd<S> {
     /// Gives a text the lowest free place.
@@ -37,6 +38,31 @@ impl<S: Slots> Crowd<S> {
             drafting.hold_to(slot, form);
         }
         self.n_admitted += 1;
+    }
+
+    /// Puts `tokens` into a free place by `put`, which makes its slot hold them: the first text that begins so takes them
+    /// over, and others from it. Before any text is admitted.
+    ///
+    /// # Errors
+    /// Those of `put`; the place holds nothing then.
+    pub fn seat_beginning<E>(
+        &mut self,
+        tokens: &[Token],
+        put: impl FnOnce(&mut S, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.places[0].text.clear();
+        put(&mut self.slots, 0)?;
+        self.places[0].text = tokens.to_vec();
+        Ok(())
+    }
+
+    /// A free place that holds `tokens` and, from now on, nothing else; with what decodes.
+    pub fn only_beginning(&mut self, tokens: &[Token]) -> Option<(&S, usize)> {
+        let is_it = |place: &Place| place.work.is_none() && place.text.starts_with(tokens);
+        let slot = self.places.iter().position(is_it)?;
+        self.slots.cut(slot, tokens.len());
+        self.places[slot].text.truncate(tokens.len());
+        (self.slots.n_past(slot) == tokens.len()).then_some((&self.slots, slot))
     }
 
     /// Moves texts down into free places: a gap cuts a batch in two, in every step.

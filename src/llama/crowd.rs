@@ -11,6 +11,7 @@
 //! is dropped, or a failure of the model itself. Lines, files and results are none of its business.
 
 mod answering;
+mod beginnings;
 mod room;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use crate::chat::overflow::Budget;
 use crate::crowd::schedule::CrowdSchedule;
 use crate::crowd::{Crowd, Text};
 use crate::llama::crowd::answering::Answering;
+use crate::llama::crowd::beginnings::Beginnings;
 use crate::llama::crowd::room::Room;
 use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
@@ -35,6 +37,7 @@ use crate::llama::structured::Former;
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::worker::drafters::Drafters;
 use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
+use crate::store::prompt_cache::PromptCacheConfig;
 use crate::target::TargetError;
 use crate::text::TextAssembler;
 use crate::token::Token;
@@ -65,6 +68,8 @@ pub struct CrowdConfig {
     pub n_ctx: Option<usize>,
     /// Whether anything is drafted; it is where it pays.
     pub drafts: bool,
+    /// Where a beginning that lines have in common is kept; `None` neither reads nor writes there.
+    pub prompt_cache: Option<PromptCacheConfig>,
 }
 
 /// What an engine tells before it takes requests.
@@ -170,9 +175,14 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         let schedule = CrowdSchedule::new(curve.clone());
         let context = SessionConfig::new(n_ctx, settings);
         let slots = Parallel::new(&model, &context, n_places, schedule.max_rows(n_places))?;
+        let beginnings = Beginnings::new(config, &model, &context, n_places, &curve).unwrap_or_else(|notice| {
+            desk.notice(&notice);
+            None
+        });
         let crowd = Crowd::new(slots, schedule);
         let drafting = config.drafts && !model.is_recurrent();
-        desk.answer(if drafting { crowd.with_drafting(drafters.make_for_crowd(n_places)) } else { crowd })?;
+        let crowd = if drafting { crowd.with_drafting(drafters.make_for_crowd(n_places)) } else { crowd };
+        desk.answer(crowd, beginnings)?;
     }
     Ok(())
 }
@@ -220,10 +230,19 @@ impl Desk<'_> {
     }
 
     /// Answers requests until there are no more, or the next one needs a larger context.
-    fn answer(&mut self, mut crowd: Crowd<Parallel<'_>>) -> Result<(), Failure> {
+    fn answer(
+        &mut self,
+        mut crowd: Crowd<Parallel<'_>>,
+        mut beginnings: Option<Beginnings<'_>>,
+    ) -> Result<(), Failure> {
         let n_ctx = crowd.n_positions();
         let clock = WallClock(Instant::now());
         let mut told = Instant::now();
+        if let (Some(beginnings), Some(first), Some(second)) = (&mut beginnings, self.ready.front(), self.ready.get(1))
+        {
+            let notices = beginnings.recall(&mut crowd, &first.text.prompt, &second.text.prompt);
+            notices.iter().for_each(|notice| self.notice(notice));
+        }
         loop {
             self.check_interrupt()?;
             while self.ready.len() < N_READY
@@ -239,7 +258,11 @@ impl Desk<'_> {
             if crowd.n_working() == 0 {
                 break;
             }
-            self.step(&mut crowd, &clock)?;
+            if self.step(&mut crowd, &clock)?
+                && let Some(beginnings) = &mut beginnings
+            {
+                beginnings.keep(&mut crowd).unwrap_or_else(|notice| self.notice(&notice));
+            }
             if told.elapsed() >= PROGRESS_EVERY {
                 told = Instant::now();
                 self.tell(Event::Progress(self.progress(&crowd)));
@@ -250,7 +273,8 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn step(&mut self, crowd: &mut Crowd<Parallel<'_>>, clock: &WallClock) -> Result<(), Failure> {
+    /// Tells whether a text has left its place.
+    fn step(&mut self, crowd: &mut Crowd<Parallel<'_>>, clock: &WallClock) -> Result<bool, Failure> {
         let (model, outbox, answering) = (self.model, self.outbox, &mut self.answering);
         let ended = crowd.step(clock, &mut |said| {
             let answering = answering.get_mut(&said.id).expect("every text at work is being answered");
@@ -259,12 +283,13 @@ impl Desk<'_> {
             }
             answering.take(said, model)
         })?;
+        let has_ended = !ended.is_empty();
         for ended in ended {
             if let Some(answering) = self.answering.remove(&ended.id) {
                 self.tell(answering.finish(&ended));
             }
         }
-        Ok(())
+        Ok(has_ended)
     }
 
     /// Makes a request ready, or refuses it.
@@ -320,7 +345,8 @@ impl Desk<'_> {
             (n_left_out, prompt) = (shorter.n_left_out, self.model.tokenize(&shorter.prompt));
         }
         if n_left_out > 0 && prompt.len() < self.longest {
-            self.tell(Event::Shortened { id: request.id, n_left_out });
+            let text = format!("its context is full: the oldest {n_left_out} messages are left out");
+            self.tell(Event::Notice { id: Some(request.id), text });
         }
         prompt
     }
@@ -333,6 +359,10 @@ impl Desk<'_> {
             n_predicted: self.done.n_predicted + counts.n_predicted,
             n_steps: self.done.n_steps + counts.n_steps,
         }
+    }
+
+    fn notice(&self, notice: &Notice) {
+        self.tell(Event::Notice { id: None, text: notice.to_string() });
     }
 
     fn tell(&self, event: Event) {

@@ -14,12 +14,18 @@ use llama_cpp_2::token::LlamaToken;
 use crate::crowd::slots::{Run, Slots};
 use crate::llama::logs;
 use crate::llama::model::Model;
+use crate::llama::sequence;
 use crate::llama::session::{N_CTX_STEP, SessionConfig, context_params, engine_error, position};
 use crate::target::TargetError;
 use crate::token::Token;
 
 /// Slots a context can have: llama.cpp's bound on sequences.
 pub const MAX_SLOTS: usize = 256;
+
+/// The sequence of a slot.
+fn id(slot: usize) -> i32 {
+    i32::try_from(slot).expect("at most 256")
+}
 
 /// A context of several timelines.
 pub struct Parallel<'m> {
@@ -81,9 +87,41 @@ impl<'m> Parallel<'m> {
         if token.0 < 0 || token.index() >= self.n_vocab {
             return Err(TargetError::UnknownToken { token, n_vocab: self.n_vocab });
         }
-        let (at, seq) = (i32::try_from(at).expect("below n_ctx"), i32::try_from(slot).expect("at most 256"));
-        let added = self.batch.add(LlamaToken(token.0), at, &[seq], wants_logits);
+        let at = i32::try_from(at).expect("below n_ctx");
+        let added = self.batch.add(LlamaToken(token.0), at, &[id(slot)], wants_logits);
         added.map_err(|error| engine_error("cannot build the batch", &error))
+    }
+
+    /// How long [`Parallel::state`] is.
+    #[must_use]
+    pub fn n_state_bytes(&self, slot: usize) -> usize {
+        sequence::n_bytes(&self.context, id(slot))
+    }
+
+    /// The state of what a slot holds: what [`Parallel::restore`] takes in a context with as many slots.
+    ///
+    /// # Errors
+    /// When llama.cpp does not write what it said it would.
+    pub fn state(&self, slot: usize) -> Result<Vec<u8>, TargetError> {
+        sequence::read(&self.context, id(slot))
+    }
+
+    /// Makes a slot hold `n_tokens` tokens by their state; `store::prompt_cache` sees to it that it is one. Where that
+    /// fails, it holds nothing.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses it: it does not fit, or is another model's.
+    pub fn restore(&mut self, slot: usize, n_tokens: usize, state: &[u8]) -> Result<(), TargetError> {
+        self.cut(slot, 0);
+        if n_tokens > self.n_ctx {
+            return Err(TargetError::ContextFull { needed: n_tokens, n_ctx: self.n_ctx });
+        }
+        let written = sequence::write(&mut self.context, id(slot), state, n_tokens);
+        match written {
+            Ok(()) => self.n_past[slot] = n_tokens,
+            Err(_) => self.remove_after(slot, 0),
+        }
+        written
     }
 
     /// Removes what stands in the cache from position `from` on. A state that cannot be cut back is forgotten.
@@ -167,7 +205,6 @@ impl Slots for Parallel<'_> {
     fn copy(&mut self, from: usize, to: usize, n: usize) {
         assert!(self.can_copy && from != to && n <= self.n_past[from], "{n} tokens of slot {from} for slot {to}");
         self.cut(to, 0);
-        let id = |slot: usize| i32::try_from(slot).expect("at most 256");
         // Between streams llama.cpp copies all there is, before the next batch, and nothing else.
         if self.context.kv_cache_seq_cp(id(from), id(to), None, None).is_ok() {
             self.n_past[to] = n;

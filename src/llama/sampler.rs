@@ -45,6 +45,8 @@ pub(super) struct Chain {
     pub(super) candidates: LlamaTokenDataArray,
     /// The links keep no more than so many of the likeliest, whatever comes after.
     n_likeliest: Option<usize>,
+    /// Whether some tokens have biases: which are the likeliest is known after these only.
+    pub(super) has_biases: bool,
     top: TopK,
 }
 
@@ -73,6 +75,7 @@ impl Chain {
             adaptive: is_adaptive.then(|| AdaptiveP::new(sampling)),
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
             n_likeliest,
+            has_biases: !biases.is_empty(),
             top: TopK::default(),
         }
     }

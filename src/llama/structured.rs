@@ -71,7 +71,7 @@ impl Held {
         self.chain.fill_likeliest(logits, N_TRIED);
         let (structure, candidates) = (&mut self.structure, &mut self.chain.candidates);
         candidates.data.retain(|candidate| structure.allows(Token(candidate.id().0)));
-        if candidates.data.is_empty() {
+        if candidates.data.is_empty() || self.chain.has_biases {
             let allowed = structure.allowed().map_err(|error| TargetError::Engine(format!("the form: {error}")))?;
             self.chain.fill_some(logits, allowed.into_iter());
         }

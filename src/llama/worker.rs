@@ -44,7 +44,7 @@ pub mod forced;
 pub mod measure;
 
 mod curve;
-mod states;
+pub(super) mod states;
 
 pub use self::job::{Answer, DrafterKind, Event, Failure, Job, Loaded, Notice, StopType};
 

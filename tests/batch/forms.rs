@@ -189,7 +189,7 @@ fn figures_and_failures_are_told_on_the_way() {
         fn failed(&mut self, number: u64, refusal: &Refusal) {
             self.failed.push((number, refusal.code.clone()));
         }
-        fn shortened(&mut self, _number: u64, _n_left_out: usize) {}
+        fn notice(&mut self, _text: &str) {}
     }
     let place = Place::new();
     let mut setup = place.setup("a.jsonl", lines(60));

@@ -214,5 +214,5 @@ impl Watcher for Silent {
 
     fn failed(&mut self, _number: u64, _refusal: &Refusal) {}
 
-    fn shortened(&mut self, _number: u64, _n_left_out: usize) {}
+    fn notice(&mut self, _text: &str) {}
 }

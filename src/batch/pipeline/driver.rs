@@ -94,9 +94,10 @@ impl Driver<'_, '_> {
     fn told(&mut self, event: Event) -> Result<Option<Told>, BatchError> {
         let (id, outcome) = match event {
             Event::Begun { .. } => return Ok(None),
-            Event::Shortened { id, n_left_out } => {
-                let ticket = self.at_work.get(&id);
-                return Ok(ticket.map(|ticket| Told::Shortened(ticket.number, n_left_out)));
+            Event::Notice { id, text } => {
+                let ticket = id.and_then(|id| self.at_work.get(&id));
+                let line = ticket.map_or_else(String::new, |ticket| format!("line {}: ", ticket.number));
+                return Ok(Some(Told::Notice(format!("{line}{text}"))));
             }
             Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
             Event::Done(answer) => (answer.id, Ok(*answer)),

@@ -135,7 +135,7 @@ impl<'d, 'g> Writer<'d, 'g> {
     fn take(&mut self, told: Told, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
         match told {
             Told::Progress(progress) => self.progress.engine = progress,
-            Told::Shortened(number, n_left_out) => watcher.shortened(number, n_left_out),
+            Told::Notice(text) => watcher.notice(&text),
             Told::Settled(ticket, outcome) => {
                 if let Err(refusal) = &outcome {
                     watcher.failed(ticket.number, refusal);

@@ -9,6 +9,7 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 use crate::batch::input::format::Format;
 use crate::chat::overflow::OnOverflow;
 use crate::cli::args::{EngineArgs, SamplingArgs};
+use crate::cli::cache::PromptCacheArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::template::TemplateArgs;
 
@@ -101,6 +102,10 @@ pub struct BatchArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: LateEngineArgs,
+
+    /// The beginning that lines have in common, on disk.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
 
     /// How prompts are put into words.
     #[command(flatten)]

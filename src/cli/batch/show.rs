@@ -59,10 +59,9 @@ impl Watcher for Show {
         self.bars.suspend(|| stderr_line(&format!("{}{more}", sanitize_for_terminal(&line))));
     }
 
-    /// Also with `-q`, and each of them: nothing is left out silently.
-    fn shortened(&mut self, number: u64, n_left_out: usize) {
-        let line = format!("notice: line {number}: its context is full: the oldest {n_left_out} messages are left out");
-        self.bars.suspend(|| stderr_line(&line));
+    /// Also with `-q`: nothing is left out silently.
+    fn notice(&mut self, text: &str) {
+        self.bars.suspend(|| stderr_line(&format!("notice: {}", sanitize_for_terminal(text))));
     }
 }
 

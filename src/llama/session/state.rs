@@ -1,9 +1,7 @@
 //! What a context holds, as bytes and back.
 
-use llama_cpp_2::context::session::LlamaStateSeqFlags;
-
-use super::{Session, engine_error};
-use crate::llama::logs;
+use super::Session;
+use crate::llama::sequence;
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -35,22 +33,16 @@ impl Session<'_> {
     /// How long [`Session::state`] is.
     #[must_use]
     pub fn n_state_bytes(&self) -> usize {
-        self.context.state_seq_get_size_ext(TRUNK, LlamaStateSeqFlags::empty())
+        sequence::n_bytes(&self.context, TRUNK)
     }
 
     /// The state of all committed tokens: what [`Session::restore`] takes.
     ///
     /// # Errors
     /// When llama.cpp does not write what it said it would.
-    #[expect(unsafe_code, reason = "the safe call hides the bytes")]
     pub fn state(&mut self) -> Result<Vec<u8>, TargetError> {
         self.drop_pending();
-        let flags = LlamaStateSeqFlags::empty();
-        let mut bytes = vec![0; self.n_state_bytes()];
-        // SAFETY: llama.cpp writes as many bytes as it just asked for: the context did not change in between, and nobody
-        // else has it.
-        let n = unsafe { self.context.state_seq_get_data_ext(bytes.as_mut_ptr(), TRUNK, flags) };
-        if n == bytes.len() { Ok(bytes) } else { Err(engine_error("cannot read the cache", &format!("{n} bytes"))) }
+        sequence::read(&self.context, TRUNK)
     }
 
     /// Makes the timeline `tokens` by their state. Where that fails, it is empty.
@@ -60,25 +52,18 @@ impl Session<'_> {
     ///
     /// # Errors
     /// When llama.cpp refuses it: it does not fit, or is another model's.
-    #[expect(unsafe_code, reason = "the safe call takes no bytes from a file")]
     pub fn restore(&mut self, tokens: &[Token], state: &[u8]) -> Result<(), TargetError> {
         self.clear();
         if tokens.len() > self.n_ctx() {
             return Err(TargetError::ContextFull { needed: tokens.len(), n_ctx: self.n_ctx() });
         }
-        // An error logged before this call is not about this call.
-        let _ = logs::take_error();
-        // SAFETY: the bytes are those of a state, by the contract above, and live through the call.
-        let is_set = unsafe { self.context.state_seq_set_data_ext(state, TRUNK, LlamaStateSeqFlags::empty()) };
-        let last = self.context.kv_cache_seq_pos_max(TRUNK);
-        if is_set && usize::try_from(last + 1).is_ok_and(|n| n == tokens.len()) {
-            self.committed = tokens.to_vec();
-            let is_all_there = self.context.kv_cache_seq_pos_min(TRUNK) == 0;
-            self.n_fixed = if is_all_there { 0 } else { tokens.len() };
-            return Ok(());
+        if let Err(error) = sequence::write(&mut self.context, TRUNK, state, tokens.len()) {
+            self.clear();
+            return Err(error);
         }
-        let error = engine_error("cannot restore a prompt", &format!("it ends at position {last}"));
-        self.clear();
-        Err(error)
+        self.committed = tokens.to_vec();
+        let is_all_there = self.context.kv_cache_seq_pos_min(TRUNK) == 0;
+        self.n_fixed = if is_all_there { 0 } else { tokens.len() };
+        Ok(())
     }
 }

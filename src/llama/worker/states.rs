@@ -35,14 +35,8 @@ impl States {
         if self.model.is_some() || self.secret.is_none() || !is_needed {
             return Ok(());
         }
-        let unreadable = |error| Notice::StateUnusable(StateError::Io { path: model.path.clone(), error });
-        let mut fingerprint_of =
-            |path: &Path| fingerprint(&files(path)).map_err(unreadable).inspect_err(|_| self.secret = None);
-        let mut key = format!("{} ngl={:?}", fingerprint_of(&model.path)?, model.n_gpu_layers);
-        if let Some(lora) = &model.lora {
-            key += &format!(" lora={} x{}", fingerprint_of(&lora.path)?, lora.scale);
-        }
-        self.model = Some(key);
+        let key = model_key(model).map_err(Notice::StateUnusable).inspect_err(|_| self.secret = None);
+        self.model = Some(key?);
         Ok(())
     }
 
@@ -116,6 +110,29 @@ impl States {
     }
 }
 
+/// What a model's states depend on, besides settings.
+pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
+    let fingerprint_of =
+        |path: &Path| fingerprint(&files(path)).map_err(|error| StateError::Io { path: path.to_owned(), error });
+    let mut key = format!("{} ngl={:?}", fingerprint_of(&model.path)?, model.n_gpu_layers);
+    if let Some(lora) = &model.lora {
+        key += &format!(" lora={} x{}", fingerprint_of(&lora.path)?, lora.scale);
+    }
+    Ok(key)
+}
+
+/// Everything that a state's numbers or their layout depend on, with a model's key. Threads and drafts are not among it.
+pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
+    let Settings { flash_attention, kv_type, .. } = settings;
+    let ggml = system_info().ggml_version;
+    // Some models turn positions otherwise in a context that is longer than what they were first trained on.
+    let is_stretched = model.n_ctx_unstretched().is_some_and(|n| n_ctx > n);
+    format!(
+        "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} chunks of {PREFILL_CHUNK}{}",
+        if is_stretched { " stretched" } else { "" }
+    )
+}
+
 /// A job's own state, if it is of this key.
 fn own(path: &Path, key: &str, seal: &Seal) -> Result<Option<OpenState>, StateError> {
     Ok(OpenState::open(path, seal)?.filter(|state| state.head.key == key))
@@ -131,15 +148,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Everything that a state's numbers or their layout depend on. Threads and drafts are not among it.
     fn key(&self, model: &str) -> String {
-        let Settings { flash_attention, kv_type, .. } = self.settings;
-        let ggml = system_info().ggml_version;
-        // Some models turn positions otherwise in a context that is longer than what they were first trained on.
-        let is_stretched = self.model.n_ctx_unstretched().is_some_and(|n| self.n_ctx > n);
-        format!(
-            "{model} {kv_type:?} {flash_attention:?} ggml {ggml} chunks of {PREFILL_CHUNK}{}",
-            if is_stretched { " stretched" } else { "" }
-        )
+        state_key(model, self.model, &self.settings, self.n_ctx)
     }
 }
