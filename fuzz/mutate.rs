@@ -20,8 +20,7 @@ impl Rng {
 }
 
 /// Numbers that lengths, counts and offsets break at.
-const EXTREMES: [u64; 10] =
-    [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, i64::MAX as u64, u64::MAX];
+const EXTREMES: [u64; 10] = [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, i64::MAX as u64, u64::MAX];
 
 /// One to eight changes of a file of the corpus: flips, numbers set to extremes, cuts, insertions, pieces of other files.
 pub(crate) fn mutate(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {

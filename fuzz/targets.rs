@@ -82,7 +82,11 @@ pub(crate) fn template(bytes: &[u8]) {
     let rendered = template.render(&[Message::new("user", content)], &RenderOptions::default(), &guard);
     let segments = rendered.expect("any content can be rendered").segments;
     let parsed = |special: &str| -> usize {
-        segments.iter().filter(|segment| segment.parse_special).map(|segment| segment.text.matches(special).count()).sum()
+        segments
+            .iter()
+            .filter(|segment| segment.parse_special)
+            .map(|segment| segment.text.matches(special).count())
+            .sum()
     };
     assert_eq!(specials.map(parsed), [2, 1, 0], "a user's text is parsed for special tokens: {segments:?}");
 }
