@@ -18,10 +18,10 @@ const N_BATCH: u64 = 256;
 const N_CTX_STEP: usize = 256;
 
 /// The program, its libraries and threads' stacks: measured.
-const PROGRAM_BYTES: u64 = 28 << 20;
+const PROGRAM_BYTES: u64 = 20 << 20;
 
-/// What each token of a vocabulary takes in tables of llama.cpp and ours: measured.
-const BYTES_PER_TOKEN: u64 = 400;
+/// What each token of a vocabulary, and each merge of a BPE tokenizer, takes in tables of llama.cpp and ours: measured.
+const BYTES_PER_TOKEN: u64 = 200;
 
 /// What a drafter takes: its tables are bounded.
 const DRAFTER_BYTES: u64 = 8 << 20;
@@ -48,6 +48,8 @@ pub struct ModelShape {
     pub layers: Vec<LayerShape>,
     /// Tokens.
     pub n_vocab: u64,
+    /// Merges of a BPE tokenizer.
+    pub n_merges: u64,
     /// Width of the residual stream.
     pub n_embd: u64,
     /// Heads of attention, of the layer with most.
@@ -98,7 +100,8 @@ impl ModelShape {
             copies: self.copied_bytes,
             cache: self.cache_bytes(n_cells, settings.kv_type),
             compute: self.compute_bytes(n_cells, settings.flash_attention),
-            program: (PROGRAM_BYTES + DRAFTER_BYTES).saturating_add(self.n_vocab.saturating_mul(BYTES_PER_TOKEN)),
+            program: (PROGRAM_BYTES + DRAFTER_BYTES)
+                .saturating_add(self.n_vocab.saturating_add(self.n_merges).saturating_mul(BYTES_PER_TOKEN)),
         }
     }
 
@@ -132,12 +135,13 @@ impl ModelShape {
         let has_attention = self.layers.iter().any(|layer| layer.keys > 0);
         let n_scores = match flash_attention {
             _ if !has_attention => 0,
-            FlashAttention::Off => self.n_heads,
+            // They are turned into f16 beside, to be multiplied with the values.
+            FlashAttention::Off => self.n_heads.saturating_add(self.n_heads / 2),
             // Flash attention keeps no scores, the mask it wants has half the size.
             FlashAttention::On | FlashAttention::Auto => 0,
         };
         let mask = if has_attention { 1 } else { 0 };
-        let attention = N_BATCH.saturating_mul(n_cells).saturating_mul(n_scores + mask);
+        let attention = N_BATCH.saturating_mul(n_cells).saturating_mul(n_scores.saturating_add(mask));
         let stream = N_BATCH.saturating_mul(self.n_embd.saturating_mul(4));
         let feed_forward = N_BATCH.saturating_mul(self.n_ff.saturating_mul(2));
         let logits = self.n_vocab.saturating_mul(MAX_LEAVES as u64);
@@ -167,6 +171,7 @@ mod tests {
             copied_bytes: 28 << 20,
             layers: vec![LayerShape { keys: 128, values: 128, state: 0 }; 24],
             n_vocab: 151_936,
+            n_merges: 151_387,
             n_embd: 896,
             n_heads: 14,
             n_ff: 4864,
@@ -222,7 +227,7 @@ mod tests {
             let [mapped_bytes, copied_bytes, keys, values, state, n_vocab, n_embd, n_ff] = numbers;
             let model = ModelShape {
                 mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3],
-                n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx,
+                n_vocab, n_merges: n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx,
             };
             let total = model.estimate(n_ctx, &SETTINGS).total();
             prop_assert!(total <= model.estimate(n_ctx.saturating_add(256), &SETTINGS).total());

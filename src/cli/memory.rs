@@ -45,7 +45,11 @@ pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Resul
         None => Some(LEAST_N_CTX),
     };
     let Some(available) = available().filter(|_| !is_on_gpu) else {
-        return Ok(args.ctx_size.and_then(ContextSize::number));
+        return match args.ctx_size {
+            Some(ContextSize::Auto) => Err(Failure::new("this system does not tell how much memory is available")
+                .with_hint("give a number: -c 4096")),
+            given => Ok(given.and_then(ContextSize::number)),
+        };
     };
     let shape = shape_of(gguf)?;
     config.shape = Some(shape.clone());
@@ -129,10 +133,8 @@ fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, 
 /// What can be given instead: fewer positions, or smaller numbers in the cache.
 fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Vec<String> {
     let most = shape.most_positions(available, settings).filter(|most| *most < n_ctx);
-    let smaller = choices(settings)
-        .into_iter()
-        .skip(1)
-        .filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
+    let smaller =
+        choices(settings).into_iter().filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
     most.map(|most| format!("-c {most}")).into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
 }
 

@@ -15,6 +15,7 @@ mod value;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use memmap2::Mmap;
 
@@ -32,6 +33,7 @@ pub struct Gguf {
     path: PathBuf,
     bytes: Bytes,
     header: reader::Header,
+    checked: OnceLock<ModelFiles>,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl Gguf {
 
     fn parse(bytes: Bytes, path: &Path) -> Result<Self, GgufError> {
         match reader::parse(bytes.as_slice()) {
-            Ok(header) => Ok(Self { path: path.to_owned(), bytes, header }),
+            Ok(header) => Ok(Self { path: path.to_owned(), bytes, header, checked: OnceLock::new() }),
             Err(defect) => Err(GgufError::Invalid { path: path.to_owned(), defect }),
         }
     }
@@ -88,7 +90,12 @@ impl Gguf {
     /// # Errors
     /// The first defect found, in this file or another shard.
     pub fn check(&self) -> Result<ModelFiles, GgufError> {
-        check::check(self)
+        // Several ask, and a large vocabulary takes tens of milliseconds.
+        if let Some(files) = self.checked.get() {
+            return Ok(files.clone());
+        }
+        let files = check::check(self)?;
+        Ok(self.checked.get_or_init(|| files).clone())
     }
 
     /// The path it was opened with.

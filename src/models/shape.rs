@@ -64,6 +64,7 @@ pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
         shape.copied_bytes = shape.copied_bytes.saturating_add(kernels.copy_bytes(tensor, has_output));
     }
     shape.n_vocab = gguf.n_vocab().unwrap_or(0) as u64;
+    shape.n_merges = gguf.get_array("tokenizer.ggml.merges").map_or(0, |merges| merges.len() as u64);
     shape.n_embd = u64::from(gguf.embedding_length().unwrap_or(0));
     shape.n_heads = u64::from(gguf.head_count().unwrap_or(0));
     shape.n_ff = gguf.per_layer_u32("feed_forward_length").into_iter().max().map_or(0, u64::from);
