@@ -107,7 +107,12 @@ fn watch() -> io::Result<(ExitStatus, LastWords)> {
             let _ = kill_process(pid, if signal == SIGINT { Signal::USR1 } else { Signal::USR2 });
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(pass_on)?;
+    if let Err(error) = thread::Builder::new().name("signals".to_owned()).spawn(pass_on) {
+        // The work is done here then, and must not be done twice.
+        child.kill()?;
+        child.wait()?;
+        return Err(error);
+    }
     let status = child.wait();
     handle.close();
     Ok((status?, words))
