@@ -152,7 +152,8 @@ impl ModelShape {
 }
 
 fn bytes(cache_type: CacheType, n: u64) -> u64 {
-    cache_type.bytes(usize::try_from(n).unwrap_or(usize::MAX / 64)) as u64
+    // A header may say anything: beyond this the product would not fit.
+    cache_type.bytes(usize::try_from(n).unwrap_or(usize::MAX).min(usize::MAX / 64)) as u64
 }
 
 #[cfg(test)]
