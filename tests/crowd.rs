@@ -13,11 +13,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request, Shorter};
 use chaski::chat::template::Segment;
-use chaski::cost::{Clock, CostCurve};
+use chaski::cost::CostCurve;
 use chaski::crowd::drafting::Drafting;
 use chaski::crowd::schedule::CrowdSchedule;
 use chaski::crowd::{Crowd, Said, Text};
@@ -36,7 +35,7 @@ use chaski::store::prompt_cache::PromptCacheConfig;
 use chaski::text::TextAssembler;
 use chaski::token::Token;
 use chaski::tune::{BySpan, Settings};
-use support::loop_parts::{Dice, WallClock};
+use support::loop_parts::{Dice, Still};
 use support::tiny;
 
 /// llama.cpp is initialized once in a process, so the tests take turns.
@@ -144,16 +143,15 @@ fn alone(path: &Path, requests: &[Request]) -> Vec<String> {
     let mut target = Session::new(&model, &SessionConfig::new(2048, &SETTINGS)).unwrap();
     let text_of = |request: &Request| {
         let prompt = model.tokenize(&request.prompt);
-        let clock = WallClock::default();
         let prefilled =
-            Generation::prefill(&mut target, &clock, &prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            Generation::prefill(&mut target, &Still, &prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
         let mut sampler = sampler(&request.sampling, &model, &prompt);
         let mut generation = Generation {
             target: &mut target,
             drafter: &mut NoDraft,
             schedule: &mut Schedule::everything(CostCurve::default()),
             sampler: sampler.as_mut(),
-            clock: &clock,
+            clock: &Still,
             observer: &mut (),
         };
         let length = Length { max_tokens: request.max_tokens.unwrap(), n_ctx: 2048 };
@@ -181,15 +179,6 @@ fn texts_side_by_side_are_the_texts_alone() {
                 assert_eq!(answer.text, expected[*id as usize], "text {id} of {n_parallel:?} side by side");
             }
         }
-    }
-}
-
-/// A clock that stands still: no curve changes by it.
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> Duration {
-        Duration::ZERO
     }
 }
 

@@ -4,12 +4,10 @@
 
 mod support;
 
-use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use chaski::accept::{Greedy, Sampler};
-use chaski::cost::{Clock, CostCurve};
+use chaski::cost::CostCurve;
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
 use chaski::draft::{Draft, Drafter, NoDraft, Verified};
@@ -19,18 +17,7 @@ use chaski::target::{Rows as _, Scripted, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use proptest::prelude::*;
-use support::loop_parts::{Dice, flat_curve};
-
-/// One tick a look.
-#[derive(Default)]
-struct Ticks(Cell<u64>);
-
-impl Clock for Ticks {
-    fn now(&self) -> Duration {
-        self.0.set(self.0.get() + 1);
-        Duration::from_micros(self.0.get())
-    }
-}
+use support::loop_parts::{Dice, Still, flat_curve};
 
 /// Draws from the softmax with a penalty on what was emitted before: state that must advance once per token.
 struct Seeded {
@@ -138,11 +125,10 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
         emitted: case.prompt.clone(),
     };
     let sampler: &mut dyn Sampler = if case.temperature == 0.0 { &mut Greedy } else { &mut seeded };
-    let clock = Ticks::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
-    let prefilled = Generation::prefill(&mut target, &clock, &case.prompt, &mut go_on).unwrap();
+    let prefilled = Generation::prefill(&mut target, &Still, &case.prompt, &mut go_on).unwrap();
     let mut generation =
-        Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
+        Generation { target: &mut target, drafter, schedule: &mut schedule, sampler, clock: &Still, observer: &mut () };
     let mut streamed = Vec::new();
     let mut emit = |token| {
         streamed.push(token);

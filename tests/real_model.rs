@@ -26,7 +26,7 @@ use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::schedule::Schedule;
 use chaski::target::TargetError;
 use chaski::token::Token;
-use support::loop_parts::{WallClock, flat_curve};
+use support::loop_parts::{Still, flat_curve};
 
 /// Greatest difference of two logits rows of the same text, decoded one row at a time and in a batch. llama.cpp's own
 /// was 0.6 on average and 1.36 at most over 149 rows of a plain text decoded as chains of 2 to 64 rows (the standard
@@ -76,15 +76,14 @@ fn answer(
     drafter: &mut dyn Drafter,
     mut schedule: Schedule,
 ) -> Answer {
-    let clock = WallClock::default();
-    let prefilled = Generation::prefill(target, &clock, prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let prefilled = Generation::prefill(target, &Still, prompt, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let mut recording = Recording { inner: sampler(sampling, model, prompt), rows: Vec::new() };
     let mut generation = Generation {
         target,
         drafter,
         schedule: &mut schedule,
         sampler: &mut recording,
-        clock: &clock,
+        clock: &Still,
         observer: &mut (),
     };
     let length = Length { max_tokens: N_TOKENS, n_ctx: 1024 };

@@ -31,7 +31,7 @@ use chaski::schedule::Schedule;
 use chaski::target::{Rows as _, Target, TargetError, TreeLimits};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
-use support::loop_parts::{Dice, WallClock, flat_curve};
+use support::loop_parts::{Dice, Still, flat_curve};
 use support::tiny;
 
 /// llama.cpp is initialized once in a process, so the tests take turns.
@@ -183,11 +183,10 @@ fn generate(
     sampler: &mut dyn Sampler,
     n: usize,
 ) -> (Vec<Token>, chaski::stats::Stats) {
-    let clock = WallClock::default();
     let mut go_on = |_, _| ControlFlow::Continue(());
-    let prefilled = Generation::prefill(target, &clock, &prompt(), &mut go_on).unwrap();
+    let prefilled = Generation::prefill(target, &Still, &prompt(), &mut go_on).unwrap();
     let mut generation =
-        Generation { target, drafter, schedule: &mut schedule, sampler, clock: &clock, observer: &mut () };
+        Generation { target, drafter, schedule: &mut schedule, sampler, clock: &Still, observer: &mut () };
     let length = Length { max_tokens: n, n_ctx: 2048 };
     let generated = generation.run(&prompt(), prefilled, length, &mut |_| ControlFlow::Continue(())).unwrap();
     (generated.tokens, generated.stats)
