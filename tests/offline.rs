@@ -95,7 +95,7 @@ mod banned {
             "--version",
         ] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
-            command.args(line.split(' ')).current_dir(place.path()).env("HOME", place.path());
+            command.args(line.split(' ')).current_dir(place.path()).env_clear().env("HOME", place.path());
             let output = run(command.env("XDG_CACHE_HOME", place.path().join("cache")));
             assert!(output.status.success(), "{line}: {output:?}");
         }

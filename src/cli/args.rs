@@ -121,7 +121,7 @@ impl Command {
 }
 
 /// Which model, and on what.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct EngineArgs {
     /// GGUF file, or a name that chaski models list tells
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
@@ -158,6 +158,10 @@ pub struct EngineArgs {
     /// LoRA adapter for the model, a GGUF file; =SCALE says how much of it, as in style.gguf=0.5
     #[arg(long, value_name = "FILE[=SCALE]")]
     pub lora: Option<LoraArg>,
+
+    /// Load it whatever memory there is: what does not fit is read from the disk again and again, or ends the process
+    #[arg(long)]
+    pub no_memory_check: bool,
 
     /// Time for measuring the cost of drafts on this machine, once per model and settings, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1000)]

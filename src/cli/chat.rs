@@ -16,7 +16,7 @@ use clap::Args as ClapArgs;
 use etcetera::BaseStrategy as _;
 
 use crate::chat::session::Session;
-use crate::cli::args::{DraftingArgs, EngineArgs};
+use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
 use crate::cli::cache::PromptCacheArgs;
 use crate::cli::chat::commands::{Chat, Flow, no_folder, tell, tell_other_model};
 use crate::cli::chat::conversation::{Conversation, Engine};
@@ -194,7 +194,8 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
 /// Room for a conversation. It is one context from the beginning: a larger one would have to read everything again.
 fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
-    match memory::n_ctx(&args.engine, gguf, config)? {
+    let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
+    match memory::n_ctx(&EngineArgs { ctx_size: Some(size), ..args.engine.clone() }, gguf, config)? {
         Some(n) if n > known => {
             Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
                 .with_hint("a smaller -c"))

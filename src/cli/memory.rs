@@ -16,6 +16,9 @@ use crate::memory::ModelShape;
 use crate::models::shape::{Kernels, shape};
 use crate::tune::{CacheType, FlashAttention, KvType, Settings};
 
+/// What to do where no flag helps.
+const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
+
 /// The least that any run needs.
 const LEAST_N_CTX: usize = 256;
 
@@ -44,10 +47,11 @@ pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Resul
         Some(ContextSize::Positions(n)) => Some(n),
         None => Some(LEAST_N_CTX),
     };
-    let Some(available) = available().filter(|_| !is_on_gpu) else {
+    let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
         return match args.ctx_size {
-            Some(ContextSize::Auto) => Err(Failure::new("this system does not tell how much memory is available")
-                .with_hint("give a number: -c 4096")),
+            Some(ContextSize::Auto) => {
+                Err(Failure::new("it is not known how much memory is available").with_hint("give a number: -c 4096"))
+            }
             given => Ok(given.and_then(ContextSize::number)),
         };
     };
@@ -66,7 +70,7 @@ pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Resul
     }
 }
 
-/// Refuses what does not fit now, for commands that make contexts of a length of their own.
+/// Refuses what does not fit now, for a command that makes contexts of a length of its own.
 ///
 /// # Errors
 /// When it does not (exit code 5).
@@ -77,10 +81,8 @@ pub fn check_now(
     settings: &Settings,
     n_gpu_layers: Option<u32>,
 ) -> Result<(), Failure> {
-    if is_on_gpu(n_gpu_layers) {
-        return Ok(());
-    }
-    available().map_or(Ok(()), |available| check(model, &shape_of(gguf)?, n_ctx, settings, available))
+    let Some(available) = available().filter(|_| !is_on_gpu(n_gpu_layers)) else { return Ok(()) };
+    check(model, &shape_of(gguf)?, n_ctx, settings, available).map_err(|failure| failure.with_hint(SMALLER))
 }
 
 fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
@@ -125,8 +127,8 @@ fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, 
     );
     let fitting = fitting_flags(shape, n_ctx, settings, available);
     Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(match fitting[..] {
-        [] => "a smaller model, or a smaller quantization of this one".to_owned(),
-        _ => format!("what fits: {}", fitting.join(", or ")),
+        [] => format!("{SMALLER}; --no-memory-check loads it all the same"),
+        _ => format!("what fits: {}; --no-memory-check loads it all the same", fitting.join(", or ")),
     })
 }
 
@@ -194,6 +196,6 @@ mod tests {
         assert!(between.contains(&"-ctk q8_0 -ctv q8_0 -fa on".to_owned()), "{between:?}");
         assert!(!between.contains(&"-ctk q8_0".to_owned()), "{between:?}");
         let text = refused(256, 1 << 20).unwrap().to_string();
-        assert!(text.ends_with("hint: a smaller model, or a smaller quantization of this one"), "{text}");
+        assert!(text.contains(&format!("hint: {SMALLER};")), "{text}");
     }
 }

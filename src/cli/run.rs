@@ -18,7 +18,6 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::sampling::check_biases;
-use crate::cli::sandbox::folder_of;
 use crate::cli::{explain, input, interrupt, memory};
 use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
@@ -32,12 +31,12 @@ use crate::tune::Settings;
 /// # Errors
 /// What the user should read.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let (worker, job, mut bars) = prepare(args)?;
+    let (worker, job, mut bars, trace_file) = prepare(args)?;
     let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
     worker.submit(job);
     let (text, answer) = receive_text(args, &worker, &mut bars)?;
-    if let (Some(path), Some(trace)) = (&args.trace, &answer.trace) {
-        append_trace(path, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
+    if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &answer.trace) {
+        append_trace(path, file, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
     }
     let json = || to_json(&text, &answer, seed, args.logprobs.is_some());
     if args.json {
@@ -62,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Finds all mistakes that can be found before the model is loaded, and loads it.
-fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
+fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
@@ -79,7 +78,9 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
     let variables = args.template.variables()?;
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
-    confine(&args.engine, &config, &[args.trace.as_deref().map(folder_of)]);
+    // What is open stays open: the engine itself need not write there.
+    let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
+    confine(&args.engine, &config, &[]);
     let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
@@ -108,7 +109,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars), Failure> {
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    Ok((worker, job, bars))
+    Ok((worker, job, bars, trace_file))
 }
 
 /// The answer and its text, which is printed on the way, or as events.
@@ -188,12 +189,16 @@ fn segments(
     Ok(rendered.segments)
 }
 
+/// The end of a file of traces.
+fn open_trace(path: &Path) -> Result<File, Failure> {
+    File::options().create(true).append(true).open(path).map_err(|error| Failure::io(path, &error))
+}
+
 /// Adds a line to a file of traces.
-fn append_trace(path: &Path, trace: &Trace) -> Result<(), Failure> {
+fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failure> {
     let mut line = serde_json::to_string(trace).expect("strings and numbers serialize");
     line.push('\n');
-    let file = File::options().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|error| Failure::io(path, &error))
+    file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
 /// What of a job's events is not told on the spot.

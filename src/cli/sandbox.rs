@@ -53,7 +53,11 @@ mod imp {
         ABI, Access as _, AccessFs, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _,
         RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
     };
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
+
+    use crate::llama::has_gpu;
 
     /// What is told from the kernel of this version on is used where it is there.
     const NEWEST: ABI = ABI::V6;
@@ -85,12 +89,14 @@ mod imp {
     }
 
     fn restrict_writes(writable: &[PathBuf]) -> Result<RestrictionStatus, RulesetError> {
-        // Device files are for drivers of GPUs.
+        // Of devices a terminal and nothing, and all of them where they are for the driver of a GPU.
+        let own = ["/dev/null", "/dev/tty", "/dev/pts"].map(Path::new);
+        let gpus = has_gpu().then_some(Path::new("/dev"));
         let writes = AccessFs::from_write(NEWEST) & !AccessFs::IoctlDev;
         let mut rules = Ruleset::default().handle_access(writes)?.scope(Scope::from_all(NEWEST))?.create()?;
         let devices = AccessFs::WriteFile | AccessFs::Truncate;
         let all = writable.iter().map(|folder| (folder.as_path(), writes));
-        for (folder, access) in all.chain([(Path::new("/dev"), devices)]) {
+        for (folder, access) in all.chain(own.into_iter().chain(gpus).map(|device| (device, devices))) {
             // What is not there cannot be written into.
             if let Ok(folder) = PathFd::new(folder) {
                 rules = rules.add_rule(PathBeneath::new(folder, access))?;
@@ -100,7 +106,10 @@ mod imp {
     }
 
     fn deny_calls() -> Result<(), Box<dyn std::error::Error>> {
-        let rules: BTreeMap<i64, _> = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+        // Typing into the terminal, as if the user did.
+        let types = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::TIOCSTI)?;
+        rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![types])?]);
         let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         let machine = std::env::consts::ARCH.try_into()?;
         let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, denied, machine)?.try_into()?;
@@ -127,6 +136,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::llama::has_gpu;
 
     const ON: SandboxArgs = SandboxArgs { no_sandbox: false };
 
@@ -167,6 +177,7 @@ mod tests {
             fs::rename(inside.join("x"), inside.join("z")).unwrap();
             fs::remove_file(inside.join("z")).unwrap();
             fs::write("/dev/null", "y").unwrap();
+            assert!(has_gpu() || denied(fs::write("/dev/shm/chaski-sandbox-test", "")));
             assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
             assert!(denied(fs::write(&there, "")));
             assert!(denied(fs::write(outside.join("new"), "")));
