@@ -179,36 +179,37 @@ impl<S: Slots> Crowd<S> {
     /// # Errors
     /// When decoding fails; all texts are as before then.
     pub fn step(&mut self, clock: &dyn Clock, listener: &mut Listener<'_>) -> Result<Vec<Ended>, TargetError> {
-        let start = clock.now();
         self.close_ranks();
         let n_past = self.mean_past();
         let mut wishes: Vec<Wish> = (0..self.places.len()).map(|slot| self.wish(slot)).collect();
-        let drafts = self.draft(&mut wishes, n_past);
+        let (mut drafting, mut decoding) = (Stopwatch::new(clock), Stopwatch::new(clock));
+        let drafts = drafting.time(|| self.draft(&mut wishes, n_past));
         let rows = self.schedule.plan(&wishes, n_past);
         let runs: Vec<Run> = (0..rows.len()).filter_map(|slot| self.run(slot, rows[slot], &drafts[slot])).collect();
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        let drafted = clock.now();
-        self.slots.decode(&runs)?;
-        let decoded = clock.now();
+        decoding.time(|| self.slots.decode(&runs))?;
         let n_before = self.counts.n_predicted;
         let mut ended = Vec::new();
         let mut first_row = 0;
         for run in &runs {
             let first_logits = first_row + run.tokens.len() - run.n_logits;
             if run.n_logits > 0 {
-                ended.extend(self.take(run, first_logits, drafts[run.slot].is_some(), listener));
+                let taught = drafts[run.slot].is_some().then_some(&mut drafting);
+                ended.extend(self.take(run, first_logits, taught, listener));
             }
             first_row += run.tokens.len();
         }
+        let n_drafted = |(wish, &n_rows): (&Wish, &usize)| n_rows.saturating_sub(wish.n_pending);
         self.schedule.record(&StepRecord {
             rows: &rows,
+            drafted: &wishes.iter().zip(&rows).map(n_drafted).collect::<Vec<_>>(),
             n_logits: runs.iter().map(|run| run.n_logits).sum(),
             n_past,
             n_emitted: (self.counts.n_predicted - n_before) as usize,
-            draft_ms: if drafts.iter().any(Option::is_some) { ms_between(start, drafted) } else { 0.0 },
-            decode_ms: ms_between(drafted, decoded),
+            draft_ms: drafting.ms(),
+            decode_ms: decoding.ms(),
         });
         Ok(ended)
     }
@@ -252,8 +253,15 @@ impl<S: Slots> Crowd<S> {
         Some(Run { slot, tokens, n_logits: (n_rows + 1).saturating_sub(n_pending) })
     }
 
-    /// Emits what the logits from row `first` on give. Tells whether that was the end.
-    fn take(&mut self, run: &Run, first: usize, is_drafted: bool, listener: &mut Listener<'_>) -> Option<Ended> {
+    /// Emits what the logits from row `first` on give, and teaches the drafter where that is timed. Tells whether that
+    /// was the end.
+    fn take(
+        &mut self,
+        run: &Run,
+        first: usize,
+        taught: Option<&mut Stopwatch<'_>>,
+        listener: &mut Listener<'_>,
+    ) -> Option<Ended> {
         let place = &mut self.places[run.slot];
         let work = place.work.as_mut()?;
         let chain = &run.tokens[run.tokens.len() - run.n_logits..];
@@ -280,8 +288,9 @@ impl<S: Slots> Crowd<S> {
             Ok(path) => work.n_accepted += path.len() - 1,
             Err(error) => end = Some(End::Failed(error)),
         }
-        if let Some(drafting) = self.drafting.as_mut().filter(|_| is_drafted) {
-            drafting.learn(run.slot, &place.text, from, Verified { tree: &tree, target: &rows });
+        if let (Some(drafting), Some(stopwatch)) = (&mut self.drafting, taught) {
+            let verified = Verified { tree: &tree, target: &rows };
+            stopwatch.time(|| drafting.learn(run.slot, &place.text, from, verified));
         }
         // The last token is the next root, undecoded, also where the text broke off on an accepted one.
         let n_kept = place.text.len() - 1;
@@ -302,8 +311,27 @@ impl<S: Slots> Rows for ChainRows<'_, S> {
     }
 }
 
-fn ms_between(start: Duration, end: Duration) -> f64 {
-    end.saturating_sub(start).as_secs_f64() * 1e3
+/// Adds up what parts of a step take.
+struct Stopwatch<'c> {
+    clock: &'c dyn Clock,
+    spent: Duration,
+}
+
+impl<'c> Stopwatch<'c> {
+    fn new(clock: &'c dyn Clock) -> Stopwatch<'c> {
+        Stopwatch { clock, spent: Duration::ZERO }
+    }
+
+    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = self.clock.now();
+        let done = work();
+        self.spent += self.clock.now().saturating_sub(start);
+        done
+    }
+
+    fn ms(&self) -> f64 {
+        self.spent.as_secs_f64() * 1e3
+    }
 }
 
 #[cfg(test)]

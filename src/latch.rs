@@ -49,8 +49,7 @@ impl Latch {
     }
 
     /// Takes in a step that brought `n_emitted` tokens in the time of `n_plain` plain steps.
-    pub(crate) fn record(&mut self, n_emitted: usize, n_plain: f64) {
-        let n_emitted = n_emitted as f64;
+    pub(crate) fn record(&mut self, n_emitted: f64, n_plain: f64) {
         self.credit = (self.credit + Latch::INCOME * n_emitted + n_emitted - n_plain).min(Latch::GREATEST_CREDIT);
     }
 }

@@ -119,7 +119,7 @@ impl Ledger {
         let Some(of_curve_ms) = of_curve_ms else { return };
         let is_plain = step.n_rows == 1;
         let n_plain = if is_plain { 1.0 } else { (step.draft_ms + step.verify_ms) / self.reference_ms(of_curve_ms) };
-        self.latch.record(step.n_emitted, n_plain);
+        self.latch.record(step.n_emitted as f64, n_plain);
     }
 }
 

@@ -9,6 +9,9 @@
 pub mod forced;
 pub mod gbnf;
 
+mod speller;
+
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::structure::speller::Speller;
 use crate::token::Token;
 
 /// Longest schema, grammar or expression; what it may expand to is bounded by llguidance.
@@ -123,10 +127,22 @@ pub struct Structures {
 
 /// What the parser has no use for.
 struct Vocabulary {
-    /// Of each token, whether it spells anything.
-    has_text: Vec<bool>,
+    /// What each token spells; empty for those that spell nothing, and for ends.
+    pieces: Vec<Vec<u8>>,
     /// The tokens that end a text.
     ends: Vec<Token>,
+    /// See [`Speller`]; made when it is needed first.
+    speller: OnceCell<Speller>,
+}
+
+impl Vocabulary {
+    fn has_text(&self, id: usize) -> bool {
+        self.pieces.get(id).is_some_and(|piece| !piece.is_empty())
+    }
+
+    fn speller(&self) -> &Speller {
+        self.speller.get_or_init(|| Speller::new(&self.pieces))
+    }
 }
 
 impl Structures {
@@ -138,13 +154,13 @@ impl Structures {
         let end = ends.first().map_or(0, |end| end.0.unsigned_abs());
         let info = TokRxInfo::new(u32::try_from(pieces.len()).unwrap_or(u32::MAX), end);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &pieces)));
-        let has_text = pieces.iter().map(|piece| !piece.is_empty()).collect();
         // No slices: they speed up masks of the whole vocabulary, which are seldom asked for here.
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[]).expect("no slices, no error");
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
         factory.limits_mut().precompute_large_lexemes = false;
-        Structures { factory, vocabulary: Rc::new(Vocabulary { has_text, ends: ends.to_vec() }), kept: Vec::new() }
+        let vocabulary = Vocabulary { pieces, ends: ends.to_vec(), speller: OnceCell::new() };
+        Structures { factory, vocabulary: Rc::new(vocabulary), kept: Vec::new() }
     }
 
     /// A text of this form, of which nothing is there yet.
@@ -204,7 +220,7 @@ impl Structure {
         if self.is_end(token) {
             return self.is_over() || self.is_whole();
         }
-        let has_text = self.vocabulary.has_text.get(token.index()) == Some(&true);
+        let has_text = self.vocabulary.has_text(token.index());
         has_text && !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
     }
 
@@ -216,7 +232,7 @@ impl Structure {
         let mut allowed = Vec::new();
         if !self.is_over() {
             let mask = self.matcher.compute_mask().map_err(|error| error.to_string())?;
-            let has_text = |id: &u32| self.vocabulary.has_text.get(*id as usize) == Some(&true);
+            let has_text = |id: &u32| self.vocabulary.has_text(*id as usize);
             allowed.extend(mask.iter().filter(has_text).filter_map(|id| i32::try_from(id).ok()).map(Token));
         }
         if self.is_over() || self.is_whole() {

@@ -52,13 +52,15 @@ pub struct Wish {
 pub struct StepRecord<'a> {
     /// Rows of each slot.
     pub rows: &'a [usize],
+    /// How many of these were drafted.
+    pub drafted: &'a [usize],
     /// Rows that gave logits.
     pub n_logits: usize,
     /// Positions that a text has, on average.
     pub n_past: usize,
     /// Tokens it brought.
     pub n_emitted: usize,
-    /// Time spent on drafting, in milliseconds; 0 where nothing was drafted.
+    /// Time spent on drafts and on learning from them, in milliseconds.
     pub draft_ms: f64,
     /// Time spent in the target.
     pub decode_ms: f64,
@@ -69,7 +71,7 @@ pub struct StepRecord<'a> {
 pub struct CrowdSchedule {
     curve: CostCurve,
     max_more: usize,
-    /// In tokens.
+    /// In tokens, over the root of the number of places: what is lent is for bad luck, and that of many texts evens out.
     latch: Latch,
 }
 
@@ -221,22 +223,32 @@ impl CrowdSchedule {
 
     /// Takes in what a step took.
     pub fn record(&mut self, step: &StepRecord<'_>) {
+        self.settle(step);
         let n_rows: usize = step.rows.iter().sum();
-        if n_rows == step.n_logits {
-            self.settle(step, n_rows);
-            if parts(step.rows).len() == 1 {
-                self.curve.observe(n_rows, step.n_past, step.decode_ms);
-            }
+        if n_rows == step.n_logits && parts(step.rows).len() == 1 {
+            self.curve.observe(n_rows, step.n_past, step.decode_ms);
         }
     }
 
-    /// Charges the latch with what drafts took and credits it with what they brought.
-    fn settle(&mut self, step: &StepRecord<'_>, n_rows: usize) {
-        let n_roots = step.rows.iter().filter(|&&n| n > 0).count();
-        let plain_ms = self.times(n_roots, step.n_past).of(n_roots);
-        // Of a plain step only the drafting cost anything.
-        let drafts_ms = step.draft_ms + if n_rows > n_roots { step.decode_ms - plain_ms } else { 0.0 };
-        self.latch.record(step.n_emitted, n_roots as f64 * (1.0 + drafts_ms / plain_ms));
+    /// Charges the latch with what drafts took, also in steps that read prompts, and credits it with what they brought.
+    fn settle(&mut self, step: &StepRecord<'_>) {
+        let n_roots = step.n_logits - step.drafted.iter().sum::<usize>();
+        if n_roots == 0 {
+            return;
+        }
+        let times = self.times(step.rows.len(), step.n_past);
+        let plain: Vec<usize> =
+            step.rows.iter().zip(step.drafted).map(|(n_rows, n_drafted)| n_rows - n_drafted).collect();
+        let n_plain_rows: usize = plain.iter().sum();
+        let verify_ms = match step.drafted.iter().all(|&n| n == 0) {
+            true => 0.0,
+            false if n_plain_rows == n_roots => step.decode_ms - times.of_batch(&plain),
+            // What a prompt takes is known too roughly to be told from what its neighbours' drafts took.
+            false => times.of_batch(step.rows) - times.of_batch(&plain),
+        };
+        let n_plain = n_roots as f64 * (1.0 + (step.draft_ms + verify_ms) / times.of(n_roots));
+        let scale = (step.rows.len() as f64).sqrt();
+        self.latch.record(step.n_emitted as f64 / scale, n_plain / scale);
     }
 }
 
@@ -353,18 +365,42 @@ mod tests {
         assert!(!CrowdSchedule::new(CostCurve::default()).can_draft(1, 0), "nothing is known of the cost");
     }
 
-    fn step(rows: &[usize], n_logits: usize) -> StepRecord<'_> {
-        StepRecord { rows, n_logits, n_past: 0, n_emitted: n_logits, draft_ms: 0.0, decode_ms: 9.0 }
+    fn step<'a>(rows: &'a [usize], drafted: &'a [usize], n_logits: usize) -> StepRecord<'a> {
+        StepRecord { rows, drafted, n_logits, n_past: 0, n_emitted: n_logits, draft_ms: 0.0, decode_ms: 9.0 }
     }
 
     #[test]
     fn only_whole_parts_refine_the_curve() {
         let mut schedule = CrowdSchedule::new(CostCurve::default());
-        schedule.record(&step(&[1, 0, 1], 2));
-        schedule.record(&step(&[2, 2], 2));
+        schedule.record(&step(&[1, 0, 1], &[0; 3], 2));
+        schedule.record(&step(&[2, 2], &[0; 2], 2));
         assert_eq!(schedule.curve(), &CostCurve::default());
-        schedule.record(&step(&[0, 1, 1], 2));
+        schedule.record(&step(&[0, 1, 1], &[0; 3], 2));
         assert_eq!(schedule.curve().at(0), BTreeMap::from([(2, 8.1)]), "less what one sample may be wrong by");
+    }
+
+    #[test]
+    fn what_brings_nothing_is_given_up_beside_prompts_too() {
+        let given_up_after = |of: &dyn Fn(&mut CrowdSchedule)| {
+            let mut schedule = CrowdSchedule::new(curve());
+            (1..100).find(|_| {
+                of(&mut schedule);
+                !schedule.can_draft(2, 0)
+            })
+        };
+        let (reading, drafted) = ([1, 33, 1], [3, 33, 3]);
+        let slow_drafter = |schedule: &mut CrowdSchedule| {
+            schedule.record(&StepRecord { draft_ms: 0.5, ..step(&reading, &[0; 3], 2) });
+        };
+        assert_eq!(given_up_after(&slow_drafter), Some(3), "half a step, for each of two texts");
+        let rejected = |schedule: &mut CrowdSchedule| {
+            schedule.record(&StepRecord { n_emitted: 2, ..step(&drafted, &[2, 0, 2], 6) });
+        };
+        assert_eq!(given_up_after(&rejected), Some(2), "four rows more in a part of their own");
+        let accepted = |schedule: &mut CrowdSchedule| schedule.record(&step(&drafted, &[2, 0, 2], 6));
+        assert_eq!(given_up_after(&accepted), None);
+        let only_reading = |schedule: &mut CrowdSchedule| schedule.record(&step(&[33, 40], &[0; 2], 0));
+        assert_eq!(given_up_after(&only_reading), None);
     }
 
     fn value(wishes: &[Wish], rows: &[usize]) -> f64 {

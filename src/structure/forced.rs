@@ -73,13 +73,9 @@ impl Forced {
     /// Tokens that spell `bytes`: the tokenizer's, or the longest ones where it puts a space before them.
     fn tokens(&self, bytes: &[u8]) -> Vec<Token> {
         let tokens = (self.tokenize)(bytes);
-        let Ok(env) = self.structure.matcher.tok_env() else { return tokens };
-        let ids: Vec<u32> = tokens.iter().map(|token| token.0.unsigned_abs()).collect();
-        if env.tok_trie().decode_raw(&ids) == bytes {
-            return tokens;
-        }
-        let longest = env.tok_trie().greedy_tokenize(bytes);
-        longest.into_iter().filter_map(|id| i32::try_from(id).ok()).map(Token).collect()
+        let vocabulary = &self.structure.vocabulary;
+        let pieces = tokens.iter().flat_map(|token| vocabulary.pieces.get(token.index()).into_iter().flatten());
+        if pieces.eq(bytes) { tokens } else { vocabulary.speller().spell(bytes) }
     }
 
     /// The token that must follow `path`, where the structure is.

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Fuzzes with libFuzzer, led by coverage, on stable Rust: what cargo-fuzz does, less the sanitizer that only nightly has.
+# All targets run at once. A finding is a file fuzz/artifacts/TARGET-..., and an exit code of 1; inputs that reached new
+# code are kept in the target folder and begin the next run.
+#
+# usage: scripts/fuzz.sh [--seconds N] [TARGET...]     600 seconds; all targets of fuzz/fuzz_targets
+. "$(dirname "$0")/lib.sh"
+
+seconds=600
+targets=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage && exit ;;
+        --seconds) seconds=${2:?a number of seconds} && shift 2 ;;
+        -*) die "unknown argument '$1'" "scripts/fuzz.sh --help" 2 ;;
+        *) targets+=("$1") && shift ;;
+    esac
+done
+cd "$root/fuzz"
+if [ ${#targets[@]} -eq 0 ]; then
+    for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+fi
+
+# Counters for each edge, and operands of comparisons, which tell libFuzzer what a magic number is.
+coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing'
+host=$(rustc -vV | sed -n 's/^host: //p')
+build=$CARGO_TARGET_DIR/fuzz
+# With --target the flags leave build scripts and macros alone.
+CARGO_TARGET_DIR=$build RUSTFLAGS=$(echo $coverage) cargo build --release --locked --target "$host" >&2
+
+mkdir -p artifacts
+pids=()
+for target in "${targets[@]}"; do
+    mkdir -p "$build/corpus/$target"
+    "$build/$host/release/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -seed=1 -print_final_stats=1 \
+        -artifact_prefix="artifacts/$target-" "$build/corpus/$target" "corpus/$target" >"$build/$target.log" 2>&1 &
+    pids+=($!)
+done
+
+status=0
+for i in "${!targets[@]}"; do
+    target=${targets[$i]}
+    found=nothing
+    wait "${pids[$i]}" || { found="a finding, see $build/$target.log" && status=1; }
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$target.log")
+    # The last line of progress: edges reached, features, and the corpus they made.
+    reached=$(sed -n 's/.*cov: \([0-9]*\) ft: \([0-9]*\) corp: \([0-9]*\).*/\1 edges, \2 features, \3 inputs/p' "$build/$target.log" | tail -1)
+    start=$(sed -n 's/.*INITED cov: \([0-9]*\).*/\1/p' "$build/$target.log")
+    printf '%s: %s runs in %s s, %s (the corpus alone: %s edges): %s\n' "$target" "$runs" "$seconds" "$reached" "$start" "$found"
+done
+exit $status
