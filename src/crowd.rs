@@ -184,7 +184,7 @@ impl<S: Slots> Crowd<S> {
         let mut wishes: Vec<Wish> = (0..self.places.len()).map(|slot| self.wish(slot)).collect();
         let (mut drafting, mut decoding) = (Stopwatch::new(clock), Stopwatch::new(clock));
         let drafts = drafting.time(|| self.draft(&mut wishes, n_past));
-        let rows = self.schedule.plan(&wishes, n_past);
+        let rows = drafting.time(|| self.schedule.plan(&wishes, n_past));
         let runs: Vec<Run> = (0..rows.len()).filter_map(|slot| self.run(slot, rows[slot], &drafts[slot])).collect();
         if runs.is_empty() {
             return Ok(Vec::new());

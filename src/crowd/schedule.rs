@@ -75,6 +75,29 @@ pub struct CrowdSchedule {
     latch: Latch,
 }
 
+/// What a slot could use beyond its single row.
+#[derive(Clone, Debug)]
+struct Offer {
+    /// Rows.
+    n_more: usize,
+    is_draft: bool,
+    /// Of a draft, or as much of a prompt: tokens that so many rows are expected to bring.
+    worth: [f64; MAX_CHAIN + 1],
+}
+
+impl Offer {
+    fn of(wish: &Wish) -> Offer {
+        let mut worth = [0.0; MAX_CHAIN + 1];
+        for n_rows in 1..=MAX_CHAIN {
+            let p = wish.p.get(n_rows - 1).copied().unwrap_or_default();
+            worth[n_rows] = worth[n_rows - 1] + if wish.p.is_empty() { 1.0 } else { f64::from(p) };
+        }
+        let is_draft = !wish.p.is_empty();
+        let n_more = if is_draft { wish.p.len().min(MAX_CHAIN) } else { wish.n_pending.saturating_sub(1) };
+        Offer { n_more, is_draft, worth }
+    }
+}
+
 /// A block of rows: `n_rows` more for each of these slots.
 #[derive(Clone, Debug, PartialEq)]
 struct Block {
@@ -132,15 +155,15 @@ impl CrowdSchedule {
     #[must_use]
     pub fn plan(&self, wishes: &[Wish], n_past: usize) -> Vec<usize> {
         let times = self.times(wishes.len(), n_past);
+        let mut offers: Vec<Offer> = wishes.iter().map(Offer::of).collect();
         let mut rows: Vec<usize> = wishes.iter().map(|wish| wish.n_pending.min(1)).collect();
-        let mut used = vec![false; wishes.len()];
         let mut value: f64 = rows.iter().sum::<usize>() as f64;
         let mut ms = times.of_batch(&rows);
         let fits = |n_more: &usize| ms + times.of(*n_more) <= LONGEST_MS;
         let n_short = (LEAST_MORE..=self.max_more).rev().find(fits);
         let mut n_left = n_short.unwrap_or(LEAST_MORE.min(self.max_more));
         let mut best_rate = value / ms;
-        while let Some(block) = self.best_block(wishes, &used, &rows, &times, n_left, (value, ms)) {
+        while let Some(block) = best_block(&offers, &rows, &times, n_left, (value, ms)) {
             let mut with_block = rows.clone();
             block.slots.clone().for_each(|slot| with_block[slot] += block.n_rows);
             // Beside other blocks it may split the batch into more parts than was thought when it was found.
@@ -150,71 +173,11 @@ impl CrowdSchedule {
                 break;
             }
             best_rate = best_rate.max(rate);
-            used[block.slots.clone()].fill(true);
+            offers[block.slots.clone()].iter_mut().for_each(|offer| offer.n_more = 0);
             n_left -= block.n_rows * block.slots.len();
             (rows, value, ms) = (with_block, value + block.value, ms_with_block);
         }
         rows
-    }
-
-    /// The block that promises the most tokens per millisecond together with what is planned so far; one with drafts
-    /// only where that is more than is planned so far.
-    fn best_block(
-        &self,
-        wishes: &[Wish],
-        used: &[bool],
-        rows: &[usize],
-        times: &Times,
-        n_left: usize,
-        (value, ms): (f64, f64),
-    ) -> Option<Block> {
-        let rate = |block: &Block| (value + block.value) / (ms + block.ms);
-        let pays = |block: &Block| !block.has_drafts || rate(block) >= LEAST_GAIN * value / ms;
-        let mut best: Option<Block> = None;
-        for from in 0..wishes.len() {
-            let mut least = usize::MAX;
-            let mut has_drafts = false;
-            for to in from..wishes.len() {
-                let wish = &wishes[to];
-                let n_more = if used[to] { 0 } else { wish.n_pending.saturating_sub(1) + wish.p.len() };
-                least = least.min(n_more).min(n_left / (to + 1 - from));
-                if least == 0 {
-                    break;
-                }
-                has_drafts |= !wish.p.is_empty();
-                let of_drafts = DRAFT_ROWS.into_iter().filter(|&n_rows| has_drafts && n_rows < least);
-                for n_rows in of_drafts.chain([least]) {
-                    let block = self.block(wishes, rows, times, from..to + 1, n_rows, has_drafts);
-                    let is_better = best.as_ref().is_none_or(|best| rate(&block) > rate(best));
-                    if is_better && pays(&block) {
-                        best = Some(block);
-                    }
-                }
-            }
-        }
-        best
-    }
-
-    fn block(
-        &self,
-        wishes: &[Wish],
-        rows: &[usize],
-        times: &Times,
-        slots: Range<usize>,
-        n_rows: usize,
-        has_drafts: bool,
-    ) -> Block {
-        let value_of = |wish: &Wish| match wish.p.len() {
-            0 => n_rows as f64,
-            _ => wish.p[..n_rows].iter().map(|&p| f64::from(p)).sum(),
-        };
-        let value = wishes[slots.clone()].iter().map(value_of).sum();
-        // Where it is all of a part, that part becomes longer; else it is one more.
-        let is_end = |slot: Option<usize>| slot.and_then(|slot| rows.get(slot)).is_none_or(|&n| n == 0);
-        let is_whole = is_end(slots.start.checked_sub(1)) && is_end(Some(slots.end));
-        let n = slots.len();
-        let ms = if is_whole { times.of(n * (1 + n_rows)) - times.of(n) } else { times.of(n * n_rows) };
-        Block { slots, n_rows, value, ms, has_drafts }
     }
 
     fn times(&self, n_slots: usize, n_past: usize) -> Times {
@@ -250,6 +213,46 @@ impl CrowdSchedule {
         let scale = (step.rows.len() as f64).sqrt();
         self.latch.record(step.n_emitted as f64 / scale, n_plain / scale);
     }
+}
+
+/// The block that promises the most tokens per millisecond together with what is planned so far; one with drafts only
+/// where that is more than is planned so far.
+fn best_block(
+    offers: &[Offer],
+    rows: &[usize],
+    times: &Times,
+    n_left: usize,
+    (value, ms): (f64, f64),
+) -> Option<Block> {
+    let rate = |block: &Block| (value + block.value) / (ms + block.ms);
+    let pays = |block: &Block| !block.has_drafts || rate(block) >= LEAST_GAIN * value / ms;
+    let is_end = |slot: Option<usize>| slot.and_then(|slot| rows.get(slot)).is_none_or(|&n| n == 0);
+    let mut best: Option<Block> = None;
+    for from in 0..offers.len() {
+        let (mut least, mut has_drafts, mut worth) = (usize::MAX, false, [0.0; MAX_CHAIN + 1]);
+        for (n_slots, offer) in (1..).zip(&offers[from..]) {
+            least = least.min(offer.n_more).min(n_left / n_slots);
+            if least == 0 {
+                break;
+            }
+            has_drafts |= offer.is_draft;
+            worth.iter_mut().zip(&offer.worth).for_each(|(sum, worth)| *sum += worth);
+            let slots = from..from + n_slots;
+            // Where it is all of a part, that part becomes longer; else it is one more.
+            let is_whole = is_end(from.checked_sub(1)) && is_end(Some(slots.end));
+            let of_drafts = DRAFT_ROWS.into_iter().filter(|&n_rows| has_drafts && n_rows < least);
+            for n_rows in of_drafts.chain([least]) {
+                let value = if has_drafts { worth[n_rows] } else { (n_rows * n_slots) as f64 };
+                let n_more = n_rows * n_slots;
+                let ms = if is_whole { times.of(n_slots + n_more) - times.of(n_slots) } else { times.of(n_more) };
+                let block = Block { slots: slots.clone(), n_rows, value, ms, has_drafts };
+                if best.as_ref().is_none_or(|best| rate(&block) > rate(best)) && pays(&block) {
+                    best = Some(block);
+                }
+            }
+        }
+    }
+    best
 }
 
 /// The parts, by their rows, in which llama.cpp decodes a batch of these rows for each slot: again and again as many as
