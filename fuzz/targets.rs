@@ -3,6 +3,7 @@
 //! share them.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use chaski::batch::input::format::Format;
@@ -15,6 +16,7 @@ use chaski::models::describe::about;
 use chaski::models::shape::{Kernels, shape};
 use chaski::store::drafter_file::DrafterFile;
 use chaski::structure::gbnf::to_lark;
+use twox_hash::XxHash3_64;
 
 /// A target: its name, which is also that of its corpus, and the function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
@@ -46,17 +48,40 @@ pub(crate) fn gguf(bytes: &[u8]) {
     }
 }
 
-/// A drafter file: opened, and every row read.
+/// A drafter file: opened, and every row read; as it is, and with checksums that are right whatever it holds.
 pub(crate) fn drafter_file(bytes: &[u8]) {
-    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(bytes).expect("room for a temporary file");
-    if let Ok(file) = DrafterFile::open_any(file.path()) {
-        let n_vocab = file.vocabulary().n_tokens;
-        for row in file.rows().flatten() {
-            let known = row.successors.iter().all(|one| one.token.0 >= 0 && one.token.0 < n_vocab as i32);
-            assert!(known, "a token beyond the vocabulary");
+    for bytes in [bytes, &with_checksums(bytes.to_vec())] {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(bytes).expect("room for a temporary file");
+        if let Ok(file) = DrafterFile::open_any(file.path()) {
+            let n_vocab = file.vocabulary().n_tokens;
+            for row in file.rows().flatten() {
+                let known = row.successors.iter().all(|one| one.token.0 >= 0 && one.token.0 < n_vocab as i32);
+                assert!(known, "a token beyond the vocabulary");
+            }
         }
     }
+}
+
+/// The layout is told in `src/store/drafter_file/header.rs`: a header, blocks, an index with an entry for each block.
+fn with_checksums(mut bytes: Vec<u8>) -> Vec<u8> {
+    const BLOCK: usize = 4096;
+    const ENTRY: usize = 24;
+    let put = |bytes: &mut Vec<u8>, at: usize, of: Range<usize>| {
+        let sum = bytes.get(of).map(|of| XxHash3_64::oneshot(of).to_le_bytes());
+        if let (Some(sum), Some(place)) = (sum, bytes.get_mut(at..at + 8)) {
+            place.copy_from_slice(&sum);
+        }
+    };
+    let n_blocks = bytes.get(24).map_or(0, |&n| usize::from(n));
+    let index_at = BLOCK * (1 + n_blocks);
+    for block in 0..n_blocks {
+        put(&mut bytes, index_at + ENTRY * block + 16, BLOCK * (1 + block)..BLOCK * (2 + block));
+    }
+    let end = bytes.len();
+    put(&mut bytes, 32, index_at..end);
+    put(&mut bytes, BLOCK - 8, 0..BLOCK - 8);
+    bytes
 }
 
 /// The lines of a batch, as JSON and as tables.

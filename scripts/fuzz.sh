@@ -33,7 +33,7 @@ mkdir -p artifacts
 pids=()
 for target in "${targets[@]}"; do
     mkdir -p "$build/corpus/$target"
-    "$build/$host/release/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -seed=1 -print_final_stats=1 \
+    "$build/$host/release/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len=16384 -seed=1 -print_final_stats=1 \
         -artifact_prefix="artifacts/$target-" "$build/corpus/$target" "corpus/$target" >"$build/$target.log" 2>&1 &
     pids+=($!)
 done
@@ -46,7 +46,9 @@ for i in "${!targets[@]}"; do
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$target.log")
     # The last line of progress: edges reached, features, and the corpus they made.
     reached=$(sed -n 's/.*cov: \([0-9]*\) ft: \([0-9]*\) corp: \([0-9]*\).*/\1 edges, \2 features, \3 inputs/p' "$build/$target.log" | tail -1)
+    all=$(sed -n 's/.*(\([0-9]*\) inline 8-bit counters).*/\1/p' "$build/$target.log" | head -1)
     start=$(sed -n 's/.*INITED cov: \([0-9]*\).*/\1/p' "$build/$target.log")
-    printf '%s: %s runs in %s s, %s (the corpus alone: %s edges): %s\n' "$target" "$runs" "$seconds" "$reached" "$start" "$found"
+    printf '%s: %s runs in %s s, %s (the corpus alone: %s edges; the binary has %s): %s\n' \
+        "$target" "$runs" "$seconds" "$reached" "$start" "$all" "$found"
 done
 exit $status
