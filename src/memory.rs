@@ -151,6 +151,18 @@ impl ModelShape {
     }
 }
 
+/// Settings that differ in the numbers of the cache, each with its flags, the most precise first.
+#[must_use]
+pub fn cache_choices(base: &Settings) -> [(&'static str, Settings); 3] {
+    let with = |k, v, flash_attention| Settings { kv_type: KvType { k, v }, flash_attention, ..*base };
+    let f16 = base.flash_attention;
+    [
+        ("-ctk f16 -ctv f16", with(CacheType::F16, CacheType::F16, f16)),
+        ("-ctk q8_0", with(CacheType::Q8_0, CacheType::F16, f16)),
+        ("-ctk q8_0 -ctv q8_0 -fa on", with(CacheType::Q8_0, CacheType::Q8_0, FlashAttention::On)),
+    ]
+}
+
 fn bytes(cache_type: CacheType, n: u64) -> u64 {
     // A header may say anything: beyond this the product would not fit.
     cache_type.bytes(usize::try_from(n).unwrap_or(usize::MAX).min(usize::MAX / 64)) as u64

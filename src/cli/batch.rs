@@ -149,7 +149,7 @@ impl Work<'_> {
         let job = self.job(worker == Some(true))?;
         let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
-        memory::n_ctx(&args.engine.0, &gguf, &mut engine)?;
+        memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             contain::begin_work();
