@@ -121,7 +121,9 @@ impl ModelShape {
         (fitting > 0).then(|| n_ctx(fitting))
     }
 
-    fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
+    /// What one text takes in the cache: keys and values of so many positions, and states.
+    #[must_use]
+    pub fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
         let of_layer = |layer: &LayerShape| {
             let cell = bytes(kv_type.k, layer.keys).saturating_add(bytes(kv_type.v, layer.values));
             // States are always kept as F32.

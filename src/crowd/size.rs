@@ -25,7 +25,7 @@ pub struct PlaceMemory {
     pub bytes_per_position: u64,
     /// Positions.
     pub n_ctx: usize,
-    /// For a row of a batch: logits.
+    /// For a row of a batch: logits; and states, which are the same for any length.
     pub bytes_per_row: u64,
 }
 

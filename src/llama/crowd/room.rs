@@ -118,10 +118,18 @@ impl<'a> Room<'a> {
         // Flash attention keeps no scores.
         let keeps_scores = settings.flash_attention == FlashAttention::Off;
         let n_scores = if keeps_scores { self.model.n_heads() } else { 0 };
+        // The header tells of each layer; the model of the first one only.
+        let (of_position, of_states) = match &self.config.engine.shape {
+            Some(shape) => {
+                let [none, one] = [0, 1].map(|n| shape.cache_bytes(n, settings.kv_type));
+                (one - none, none)
+            }
+            None => (self.model.cache_bytes(settings.kv_type), 0),
+        };
         PlaceMemory {
-            bytes_per_position: self.model.cache_bytes(settings.kv_type) + (size_of::<f32>() * n_scores) as u64,
+            bytes_per_position: of_position.saturating_add((size_of::<f32>() * n_scores) as u64),
             n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
-            bytes_per_row: (size_of::<f32>() * 2 * self.model.n_vocab()) as u64,
+            bytes_per_row: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
         }
     }
 
