@@ -121,7 +121,9 @@ impl ModelShape {
         (fitting > 0).then(|| n_ctx(fitting))
     }
 
-    fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
+    /// What one text takes in the cache: keys and values of so many positions, and states.
+    #[must_use]
+    pub fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
         let of_layer = |layer: &LayerShape| {
             let cell = bytes(kv_type.k, layer.keys).saturating_add(bytes(kv_type.v, layer.values));
             // States are always kept as F32.
@@ -149,6 +151,18 @@ impl ModelShape {
         // Logits are copied out of the buffer.
         stages.saturating_add(logits).saturating_mul(4)
     }
+}
+
+/// Settings that differ in the numbers of the cache, each with its flags, the most precise first.
+#[must_use]
+pub fn cache_choices(base: &Settings) -> [(&'static str, Settings); 3] {
+    let with = |k, v, flash_attention| Settings { kv_type: KvType { k, v }, flash_attention, ..*base };
+    let f16 = base.flash_attention;
+    [
+        ("-ctk f16 -ctv f16", with(CacheType::F16, CacheType::F16, f16)),
+        ("-ctk q8_0", with(CacheType::Q8_0, CacheType::F16, f16)),
+        ("-ctk q8_0 -ctv q8_0 -fa on", with(CacheType::Q8_0, CacheType::Q8_0, FlashAttention::On)),
+    ]
 }
 
 fn bytes(cache_type: CacheType, n: u64) -> u64 {

@@ -93,7 +93,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     let mut engine = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    memory::n_ctx(&args.engine, &gguf, &mut engine)?;
+    memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;

@@ -149,7 +149,7 @@ impl Work<'_> {
         let job = self.job(worker == Some(true))?;
         let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
-        memory::n_ctx(&args.engine.0, &gguf, &mut engine)?;
+        memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             contain::begin_work();
@@ -181,9 +181,7 @@ impl Work<'_> {
         interrupt: Arc<AtomicBool>,
     ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
-        // Output and journal are open. Only where results came out of order are both written anew.
-        let is_ordered = self.args.ordered || self.args.text;
-        confine(&self.args.engine.0, &config, &[is_ordered.then(|| folder_of(&self.output))]);
+        confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
         let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, prepared.now())?;
@@ -191,6 +189,13 @@ impl Work<'_> {
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);
         show.clear();
         ended.map_err(|error| failures::of_job(error, &self.output))
+    }
+
+    /// The folder in which output and journal are written anew, if they are: where results came out of order. Otherwise
+    /// both are open, and what is written to a stream is gone.
+    fn rewritten(&self) -> Option<PathBuf> {
+        let is_ordered = self.args.ordered || self.args.text;
+        (is_ordered && !self.is_stream()).then(|| folder_of(&self.output))
     }
 
     fn open_output(&self) -> Result<Output<'_>, Failure> {
@@ -366,3 +371,6 @@ fn join(args: &MergeArgs) -> Result<ExitCode, Failure> {
     stderr_line(&format!("{} ok + {} failed = {} lines", totals.n_ok, totals.n_failed, totals.n_done()));
     Ok(if totals.n_failed == 0 { ExitCode::Success } else { ExitCode::LinesFailed })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,15 +12,15 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::gguf::Gguf;
 use crate::llama::worker::WorkerConfig;
 use crate::llama::{has_gpu, system_info};
-use crate::memory::ModelShape;
+use crate::memory::{ModelShape, cache_choices};
 use crate::models::shape::{Kernels, shape};
-use crate::tune::{CacheType, FlashAttention, KvType, Settings};
+use crate::tune::Settings;
 
 /// What to do where no flag helps.
 const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
 
-/// The least that any run needs.
-const LEAST_N_CTX: usize = 256;
+/// The least that anything needs.
+pub const LEAST_N_CTX: usize = 256;
 
 /// What the memory of a model depends on, with the kernels of this build.
 ///
@@ -30,12 +30,17 @@ pub fn shape_of(gguf: &Gguf) -> Result<ModelShape, Failure> {
     Ok(shape(gguf, &Kernels::new(&system_info().features))?)
 }
 
-/// The positions that were asked for, if they were, after checking that they fit; `auto` is as many as fit. The engine is
-/// told what a context takes, for those whose length only it will know.
+/// The positions that were asked for, if they were, after checking that they fit; `auto` is as many as fit. Where none were,
+/// `n_least` are looked at. The engine is told what a context takes, for those whose length only it will know.
 ///
 /// # Errors
 /// When the model does not fit (exit code 5).
-pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<Option<usize>, Failure> {
+pub fn n_ctx(
+    args: &EngineArgs,
+    gguf: &Gguf,
+    config: &mut WorkerConfig,
+    n_least: usize,
+) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
     let is_on_gpu = is_on_gpu(args.n_gpu_layers);
     let given = match args.ctx_size {
@@ -45,7 +50,8 @@ pub fn n_ctx(args: &EngineArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Resul
         }
         Some(ContextSize::Auto) => None,
         Some(ContextSize::Positions(n)) => Some(n),
-        None => Some(LEAST_N_CTX),
+        // No context is longer than the model knows.
+        None => Some(gguf.context_length().map_or(n_least, |known| n_least.min(known as usize))),
     };
     let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
         return match args.ctx_size {
@@ -135,27 +141,17 @@ fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, 
 /// What can be given instead: fewer positions, or smaller numbers in the cache.
 fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Vec<String> {
     let most = shape.most_positions(available, settings).filter(|most| *most < n_ctx);
-    let smaller =
-        choices(settings).into_iter().filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
+    let smaller = cache_choices(settings)
+        .into_iter()
+        .filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
     most.map(|most| format!("-c {most}")).into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
-}
-
-/// Settings that differ in the numbers of the cache, each with its flags, the most precise first.
-#[must_use]
-pub fn choices(base: &Settings) -> [(&'static str, Settings); 3] {
-    let with = |k, v, flash_attention| Settings { kv_type: KvType { k, v }, flash_attention, ..*base };
-    let f16 = base.flash_attention;
-    [
-        ("-ctk f16 -ctv f16", with(CacheType::F16, CacheType::F16, f16)),
-        ("-ctk q8_0", with(CacheType::Q8_0, CacheType::F16, f16)),
-        ("-ctk q8_0 -ctv q8_0 -fa on", with(CacheType::Q8_0, CacheType::Q8_0, FlashAttention::On)),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::LayerShape;
+    use crate::tune::{FlashAttention, KvType};
 
     const SETTINGS: Settings =
         Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F16 };
@@ -190,7 +186,7 @@ mod tests {
     #[test]
     fn flags_that_are_told_make_it_fit() {
         let needed = |settings: &Settings| model().estimate(8192, settings).total();
-        let [_, (_, keys), (_, both)] = choices(&SETTINGS);
+        let [_, (_, keys), (_, both)] = cache_choices(&SETTINGS);
         let between = fitting_flags(&model(), 8192, &SETTINGS, needed(&keys) - 1);
         assert!(needed(&both) < needed(&keys), "{between:?}");
         assert!(between.contains(&"-ctk q8_0 -ctv q8_0 -fa on".to_owned()), "{between:?}");

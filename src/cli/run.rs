@@ -20,7 +20,7 @@ use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, input, interrupt, memory};
 use crate::llama::logprobs::MAX_LOGPROBS;
-use crate::llama::worker::{Answer, Event, Job, StopType, Worker};
+use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
 use crate::structure::Constraint;
@@ -72,7 +72,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure>
     check_trace(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config)?;
+    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, max_tokens.unwrap_or(DEFAULT_MAX_TOKENS))?;
     config.drafters = drafters(&args.drafting, &gguf);
     check_biases(&sampling, &gguf)?;
     let variables = args.template.variables()?;

@@ -21,27 +21,53 @@ pub fn n_worthwhile(ms_by_rows: &BTreeMap<usize, f64>) -> usize {
 /// What a place takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceMemory {
-    /// Of the cache, for each position.
+    /// Of the cache, and of the scores of a row, for each position.
     pub bytes_per_position: u64,
     /// Positions.
     pub n_ctx: usize,
-    /// For a row of a batch: logits and scores.
+    /// For a row of a batch: logits; and states, which are the same for any length.
     pub bytes_per_row: u64,
 }
 
 impl PlaceMemory {
+    /// Bytes of it all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_row)
+    }
+
     /// How many of `n_wanted` places fit into a share of `n_available` bytes; one is tried in any case.
     #[must_use]
     pub fn n_fitting(&self, n_wanted: usize, n_available: u64) -> usize {
-        let of_cache = self.bytes_per_position.saturating_mul(self.n_ctx as u64);
-        let per_place = of_cache.saturating_add(self.bytes_per_row).max(1);
-        let n_fitting = usize::try_from(n_available / MEMORY_SHARE / per_place).unwrap_or(usize::MAX);
+        let n_fitting = usize::try_from(share(n_available) / self.bytes().max(1)).unwrap_or(usize::MAX);
         n_wanted.min(n_fitting).max(1)
     }
+
+    /// Whether one place fits.
+    #[must_use]
+    pub fn fits(&self, n_available: u64) -> bool {
+        self.bytes() <= share(n_available)
+    }
+
+    /// Positions with which it would fit, of a place that is too long.
+    #[must_use]
+    pub fn most_positions(&self, n_available: u64) -> usize {
+        let Some(of_cache) = share(n_available).checked_sub(self.bytes_per_row) else { return 0 };
+        let n = of_cache.checked_div(self.bytes_per_position).unwrap_or(u64::MAX);
+        usize::try_from(n).unwrap_or(usize::MAX).min(self.n_ctx)
+    }
+}
+
+/// What places may take of so many bytes.
+#[must_use]
+pub fn share(n_available: u64) -> u64 {
+    n_available / MEMORY_SHARE
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -62,5 +88,24 @@ mod tests {
         assert_eq!(place.n_fitting(64, 1 << 30), 17);
         assert_eq!(place.n_fitting(64, 0), 1);
         assert_eq!(PlaceMemory { bytes_per_position: u64::MAX, ..place }.n_fitting(64, u64::MAX), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_that_does_not_fit_would_with_the_positions_that_are_told(
+            bytes_per_position in 0_u64..1 << 20,
+            n_ctx in prop_oneof![0_usize..1 << 20, Just(usize::MAX)],
+            bytes_per_row in 0_u64..1 << 30,
+            n_available in prop_oneof![0_u64..1 << 36, any::<u64>()],
+        ) {
+            let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_row };
+            prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available / 2);
+            let most = place.most_positions(n_available);
+            let with = |n_ctx| PlaceMemory { n_ctx, ..place };
+            prop_assert!(most <= n_ctx);
+            // The row alone may be too much.
+            prop_assert!(most == 0 || with(most).fits(n_available));
+            prop_assert!(most == n_ctx || !with(most + 1).fits(n_available));
+        }
     }
 }

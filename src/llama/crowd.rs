@@ -154,6 +154,8 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
     outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
     let mut desk = Desk {
         model: &model,
+        room,
+        n_available: None,
         former: Former::new(model.clone()),
         longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
         most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
@@ -198,6 +200,9 @@ struct Ready {
 /// Where requests come in and answers go out.
 struct Desk<'a> {
     model: &'a Model,
+    room: Room<'a>,
+    /// Memory that there was before there were places, where that is to be looked at.
+    n_available: Option<u64>,
     former: Former,
     /// Positions that a text can have.
     longest: usize,
@@ -216,6 +221,7 @@ struct Desk<'a> {
 impl Desk<'_> {
     /// Waits until a request is ready, and takes in what else has come. False at the end of all requests.
     fn wait(&mut self) -> Result<bool, Failure> {
+        self.n_available = self.room.n_available();
         while self.ready.len() < N_READY {
             let is_idle = self.ready.is_empty();
             match self.requests.recv_timeout(LOOK_EVERY) {
@@ -312,6 +318,11 @@ impl Desk<'_> {
             let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
             return Err(refusal("context_length_exceeded", failure.to_string()));
         }
+        // Of the request alone, not of the place it happens to get.
+        let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
+        if let Some(lack) = self.n_available.and_then(|n| self.room.lack(n_prompt, max_tokens, n)) {
+            return Err(refusal("not_enough_memory", lack));
+        }
         let n_vocab = self.model.n_vocab();
         if let Some(token) = request.sampling.unknown_token(n_vocab) {
             return Err(refusal("invalid_value", TargetError::UnknownToken { token, n_vocab }.to_string()));
@@ -325,8 +336,6 @@ impl Desk<'_> {
                 (sampler, Some(form))
             }
         };
-        // Of the request alone, not of the place it happens to get.
-        let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
         let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler);
         self.n_prepared += 1;
         let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, form };

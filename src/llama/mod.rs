@@ -24,6 +24,7 @@ pub mod logs;
 pub mod model;
 pub mod parallel;
 pub mod sampler;
+mod seams;
 mod sequence;
 pub mod session;
 pub mod structured;

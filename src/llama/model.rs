@@ -1,7 +1,7 @@
 //! A loaded model and its vocabulary.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_2::LlamaLoraAdapterInitError;
 use llama_cpp_2::context::LlamaContext;
@@ -13,9 +13,19 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
 use crate::llama::logs;
+use crate::llama::seams::{STRANGE, Seams, Spelling};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
+
+/// Texts up to this many bytes take no time worth saving.
+const LONG_BYTES: usize = 16 << 10;
+
+/// Bytes of the pieces that longer ones are tokenized in.
+const PIECE_BYTES: usize = 4 << 10;
+
+/// The most tokens of a space in front of a text: SentencePiece's has three bytes.
+const SPACE_BYTES: usize = 3;
 
 /// An adapter.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,13 +67,19 @@ pub enum LoadError {
 #[derive(Debug)]
 pub struct Model {
     /// For every context. llama.cpp wants it to be no constant, and does not change it.
-    pub(super) adapter: Option<Mutex<(LlamaLoraAdapter, f32)>>,
+    adapter: Option<Mutex<(LlamaLoraAdapter, f32)>>,
+    /// Found when the first long text comes; `None` where there are none to be known.
+    seams: OnceLock<Option<Seams>>,
     // Dropped first: it must not outlive the backend.
     pub(super) inner: LlamaModel,
     pub(super) backend: LlamaBackend,
 }
 
 impl Model {
+    pub(super) fn new(backend: LlamaBackend, inner: LlamaModel) -> Model {
+        Model { adapter: None, seams: OnceLock::new(), inner, backend }
+    }
+
     /// Loads a model. `progress` is told the share done, in 0 ..= 1, and stops the work by returning false.
     ///
     /// # Errors
@@ -84,7 +100,7 @@ impl Model {
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {
-            Ok(inner) => Model { backend, inner, adapter: None }.adapted(config.lora.as_ref()),
+            Ok(inner) => Model::new(backend, inner).adapted(config.lora.as_ref()),
             Err(_) if was_stopped.get() => Err(LoadError::Interrupted),
             Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
         }
@@ -180,7 +196,7 @@ impl Model {
         let vocab = self.inner.vocab();
         let mut tokens: Vec<LlamaToken> = Vec::new();
         for segment in segments.iter().filter(|segment| !segment.text.is_empty()) {
-            tokens.extend(vocab.tokenize(segment.text.as_bytes(), false, segment.parse_special));
+            tokens.extend(self.split(segment.text.as_bytes(), segment.parse_special));
         }
         let bos = vocab.bos();
         if vocab.should_add_bos() && bos.0 >= 0 && tokens.first() != Some(&bos) {
@@ -193,8 +209,42 @@ impl Model {
     /// parsed.
     #[must_use]
     pub fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<Token> {
-        let tokens = self.inner.vocab().tokenize(bytes, false, false);
-        tokens.into_iter().map(|token| Token(token.0)).collect()
+        self.split(bytes, false).into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    /// The tokens of a text, a long one in pieces where that makes no difference but to the time.
+    fn split(&self, text: &[u8], parse_special: bool) -> Vec<LlamaToken> {
+        let vocab = self.inner.vocab();
+        let whole = || vocab.tokenize(text, false, parse_special);
+        if text.len() <= LONG_BYTES {
+            return whole();
+        }
+        match (std::str::from_utf8(text), self.seams.get_or_init(|| self.find_seams())) {
+            (Ok(text), Some(seams)) => seams.tokenize(text, PIECE_BYTES, |piece| {
+                // Room for a token of each byte and of a space in front: with less, all is done twice.
+                let mut tokens = Vec::with_capacity(piece.len() + SPACE_BYTES);
+                vocab.tokenize_into(piece.as_bytes(), &mut tokens, false, parse_special);
+                tokens
+            }),
+            _ => whole(),
+        }
+    }
+
+    fn find_seams(&self) -> Option<Seams> {
+        if self.inner.meta_val_str("tokenizer.ggml.model").ok()? != "llama" {
+            return None;
+        }
+        use LlamaTokenAttr::{Control, LStrip, RStrip, Unknown, UserDefined};
+        let vocab = self.inner.vocab();
+        let text = |token| vocab.text(token).unwrap_or_default().to_string_lossy();
+        let texts: Vec<_> = vocab.tokens().map(|token| (text(token), vocab.attr(token))).collect();
+        let spellings = texts.iter().map(|(text, attributes)| Spelling {
+            text,
+            is_special: attributes.intersects(Control | Unknown | UserDefined),
+            strips: attributes.intersects(LStrip | RStrip),
+        });
+        let n_strange = vocab.tokenize(STRANGE.to_string().as_bytes(), false, false).len();
+        Seams::new(spellings, n_strange)
     }
 
     /// The token that the model ends a text with, where its file names one.

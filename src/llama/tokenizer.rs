@@ -31,7 +31,7 @@ impl Tokenizer {
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, path, &params) {
-            Ok(inner) => Ok(Tokenizer(Model { inner, backend, adapter: None })),
+            Ok(inner) => Ok(Tokenizer(Model::new(backend, inner))),
             Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
         }
     }
@@ -41,8 +41,7 @@ impl Tokenizer {
     /// Some tokenizers recurse over long unbroken runs: call this within [`on_large_stack`].
     #[must_use]
     pub fn tokenize(&self, text: &str) -> Vec<Token> {
-        let tokens = self.0.inner.vocab().tokenize(text.as_bytes(), false, false);
-        tokens.into_iter().map(|token| Token(token.0)).collect()
+        self.0.tokenize_bytes(text.as_bytes())
     }
 
     /// What tokens spell; what is not UTF-8 is replaced.

@@ -52,7 +52,7 @@ pub use self::job::{Answer, DrafterKind, Event, Failure, Job, Loaded, Notice, St
 const USUAL_TOKENS: usize = 512;
 
 /// Longest answer that memory is set aside for when no length is given.
-const DEFAULT_MAX_TOKENS: usize = 2048;
+pub const DEFAULT_MAX_TOKENS: usize = 2048;
 
 /// What a worker is made of.
 #[derive(Clone, Debug)]

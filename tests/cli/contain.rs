@@ -4,11 +4,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::harness::{PROMPT, Ran, Running, Workplace, finish, skip};
+use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish, skip};
 use super::support::gguf_writer::Meta;
 use super::support::tiny::{TinyOptions, tiny_writer};
 
@@ -35,7 +35,7 @@ fn worker(running: &Running) -> u32 {
 }
 
 fn signal(pid: u32, name: &str) {
-    let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    let kill = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
     assert!(kill.unwrap().success());
 }
 
@@ -201,4 +201,40 @@ fn a_sandboxed_batch_puts_its_results_in_order() {
         let is_error = |line: &str| !line.contains("\"error\":null");
         assert_eq!(results.lines().map(is_error).collect::<Vec<_>>(), [false, true, false], "{results}");
     }
+}
+
+#[test]
+fn ends_of_processes_that_are_ignored_are_told_all_the_same() {
+    let place = Workplace::new();
+    let expected = place.text_of(&["-p", PROMPT]);
+    let arguments = ["-p", PROMPT, "-s", "7"];
+    let ignoring = |arguments: &[&str]| {
+        let inner = place.run_command(arguments);
+        let mut command = Command::new("env");
+        command.args(["--ignore-signal=CHLD", CHASKI]).args(inner.get_args()).stdin(Stdio::null());
+        command.current_dir(inner.get_current_dir().unwrap());
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    };
+    if !Command::new("env").args(["--ignore-signal=CHLD", "true"]).status().is_ok_and(|status| status.success()) {
+        return skip("ends_of_processes_that_are_ignored_are_told_all_the_same", "this env ignores no signals");
+    }
+    assert_eq!(finish(&mut ignoring(&arguments)).succeeds().stdout, expected);
+    // The code is the worker's.
+    finish(&mut ignoring(&[&arguments[..], &["-c", "4"]].concat())).fails(6, &["the context has 4"]);
+}
+
+#[test]
+fn without_a_thread_for_signals_the_work_is_done_in_one_process() {
+    let place = Workplace::new();
+    let mut command = place.run_command(&["-m", "no/such.gguf", "-p", PROMPT]);
+    // No thread gets a stack of this size.
+    let ran = finish(command.env("RUST_MIN_STACK", (1_u64 << 47).to_string()));
+    // Told once.
+    ran.fails(4, &["no/such.gguf: no such model file"]).notices("no process of its own for the engine");
 }

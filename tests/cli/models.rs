@@ -1,5 +1,7 @@
 //! Models out of the ordinary, and special tokens in users' texts.
 
+use serde_json::Value;
+
 use super::harness::{PROMPT, Workplace, finish, timing};
 use super::support::gguf_writer::{GgufWriter, Meta};
 use super::support::tiny::{TinyOptions, tiny, tiny_mamba, tiny_writer};
@@ -224,7 +226,8 @@ fn what_is_in_a_model_is_shown_and_cleaned() {
     assert!(json["memory"]["total_bytes"].as_u64() > Some(1 << 20));
     assert!(json["tokens_per_second"].is_null(), "nothing was measured yet");
     // With the settings that are the default here.
-    finish(place.run_command(&["-p", PROMPT, "-n", "64"]).env_remove("LLAMA_ARG_THREADS")).succeeds();
+    let mut run = place.run_command(&["-p", PROMPT, "-n", "64"]);
+    finish(run.env_remove("LLAMA_ARG_THREADS").env_remove("LLAMA_ARG_N_GPU_LAYERS")).succeeds();
     let json = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
     assert!(json["tokens_per_second"].as_f64() > Some(0.0), "{json}");
 }
@@ -238,6 +241,9 @@ fn a_context_that_does_not_fit_is_refused_before_loading() {
     place.write("huge.gguf", w.finish());
     let run = place.run(&["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]);
     run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
+    // Without -c the answer is known to need as many.
+    let run = place.run(&["-m", "huge.gguf", "-p", PROMPT, "-n", "4000000000"]);
+    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
     let chat = finish(&mut place.command(&["chat", "-m", "huge.gguf", "-c", "4000000000"]));
     chat.fails(5, &["are available"]);
     let fit = finish(&mut place.command(&["models", "fit", "huge.gguf"]));
@@ -246,6 +252,33 @@ fn a_context_that_does_not_fit_is_refused_before_loading() {
     let fit = finish(&mut place.command(&["models", "fit", "--json", "model.gguf"])).json();
     assert_eq!(fit["fits"][0]["n_ctx"], 2048);
     assert_eq!(fit["fits"][0]["fits"], true);
+}
+
+#[test]
+fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
+    let mut w = tiny_writer(&TinyOptions::default());
+    // More is none that llama.cpp knows.
+    w.set("llama.context_length", Meta::U32(i32::MAX.unsigned_abs()));
+    let place = Workplace::with_model(&w.finish());
+    let line =
+        |name: &str, n: u32| format!("{{\"custom_id\": \"{name}\", \"prompt\": \"{PROMPT}\", \"max_tokens\": {n}}}\n");
+    let lines = [("before", 5), ("huge", 2_000_000_000), ("after", 5)];
+    place.write("prompts.jsonl", lines.map(|(name, n)| line(name, n)).concat());
+    // A tebibyte.
+    let flags = ["batch", "-i", "prompts.jsonl", "-o", "-", "--ordered", "-s", "7", "-ctk", "f32", "-ctv", "f32"];
+    let ran = finish(&mut place.command(&flags));
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    let records: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let codes: Vec<&Value> = records.iter().map(|record| &record["error"]["code"]).collect();
+    assert_eq!(codes, [&Value::Null, &Value::from("not_enough_memory"), &Value::Null], "{ran:#?}");
+    let message = records[1]["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("an answer of 2000000000 need") && message.contains("hint: what fits: max_tokens "),
+        "{message}"
+    );
+    // What is told fits.
+    let fitting = message.split("max_tokens ").nth(1).unwrap().split([',', ';']).next().unwrap();
+    assert!((1..2_000_000_000).contains(&fitting.parse::<u32>().unwrap()), "{message}");
 }
 
 #[test]

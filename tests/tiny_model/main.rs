@@ -11,6 +11,7 @@ mod support;
 mod forms;
 mod samplers;
 mod states;
+mod tokenize;
 mod worker;
 
 use std::io::Write as _;

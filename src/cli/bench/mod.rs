@@ -53,7 +53,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let prompts = prompts::read(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config)?;
+    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX)?;
     let inputs: Vec<&Path> =
         [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;

@@ -6,14 +6,15 @@ use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
-use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::flag::register;
 use signal_hook::iterator::Signals;
 
 use crate::batch::supervise::crash;
@@ -50,6 +51,7 @@ pub fn contained(
             return work();
         }
     };
+    let status = status.map_err(|error| Failure::new(format!("cannot tell how the engine ended: {error}")))?;
     if let Some(code) = status.code() {
         return Ok(ExitCode::from_number(code));
     }
@@ -76,6 +78,9 @@ pub fn begin_work() {
 /// # Errors
 /// When it cannot be started.
 pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
+    // Whoever started this process may have it ignore the ends of children; then nobody could tell how they ended. A handler
+    // that does nothing undoes that.
+    register(SIGCHLD, Arc::default())?;
     let (heard, said) = io::pipe()?;
     fcntl_setfd(&said, FdFlags::empty())?;
     fcntl_setfl(&heard, OFlags::NONBLOCK)?;
@@ -93,29 +98,31 @@ fn watcher() -> Option<i32> {
     fd.parse().ok().filter(|_| is_parent)
 }
 
-fn watch() -> io::Result<(ExitStatus, LastWords)> {
+/// How the worker ended; the outer error says that none was started.
+fn watch() -> io::Result<(io::Result<ExitStatus>, LastWords)> {
     let program = env::current_exe()?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let handle = signals.handle();
+    let (tell, worker) = mpsc::sync_channel(1);
+    let pass_on = move || {
+        // Nobody tells where no worker could be started.
+        let Ok(worker) = worker.recv() else { return };
+        for signal in signals.forever() {
+            // It may have ended by itself.
+            let _ = kill_process(worker, if signal == SIGINT { Signal::USR1 } else { Signal::USR2 });
+        }
+    };
+    // Before the worker: should this fail, the work is done in this process, and must not have begun in another.
+    thread::Builder::new().name("signals".to_owned()).spawn(pass_on)?;
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
     command.arg0(arguments.next().unwrap_or_else(|| "chaski".into())).args(arguments);
     let (mut child, words) = spawn(&mut command)?;
-    let (pid, handle) = (Pid::from_child(&child), signals.handle());
-    let pass_on = move || {
-        for signal in signals.forever() {
-            // It may have ended by itself.
-            let _ = kill_process(pid, if signal == SIGINT { Signal::USR1 } else { Signal::USR2 });
-        }
-    };
-    if let Err(error) = thread::Builder::new().name("signals".to_owned()).spawn(pass_on) {
-        // The work is done here then, and must not be done twice.
-        child.kill()?;
-        child.wait()?;
-        return Err(error);
-    }
+    // The thread waits for it.
+    let _ = tell.send(Pid::from_child(&child));
     let status = child.wait();
     handle.close();
-    Ok((status?, words))
+    Ok((status, words))
 }
 
 fn failure(status: ExitStatus, mut words: LastWords, hint: impl FnOnce() -> String) -> Failure {

@@ -8,12 +8,12 @@ use serde::Serialize;
 use crate::available::available;
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
-use crate::cli::memory::{self, shape_of};
+use crate::cli::memory::shape_of;
 use crate::cli::models::FitArgs;
 use crate::cli::models::list::clean;
 use crate::cli::output::write_stdout;
 use crate::cli::settings::settings_of;
-use crate::memory::{Estimate, ModelShape};
+use crate::memory::{Estimate, ModelShape, cache_choices};
 use crate::tune::{FlashAttention, KvType, Settings};
 
 /// The shortest context of the table.
@@ -44,7 +44,7 @@ pub(super) fn fit(args: &FitArgs) -> Result<(), Failure> {
     let shape = shape_of(&gguf)?;
     let available = available();
     let base = settings_of(&args.model, None).short;
-    let columns = memory::choices(&base);
+    let columns = cache_choices(&base);
     write_stdout(&if args.json {
         let report = Report {
             model: args.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),

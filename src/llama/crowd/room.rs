@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::available::available;
 use crate::cost::{CostCurve, lower_median};
-use crate::crowd::size::{PlaceMemory, n_worthwhile};
+use crate::crowd::size::{PlaceMemory, n_worthwhile, share};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
 use crate::llama::model::Model;
@@ -14,6 +14,7 @@ use crate::llama::parallel::{MAX_SLOTS, Parallel};
 use crate::llama::session::{N_CTX_STEP, SessionConfig};
 use crate::llama::thread::Outbox;
 use crate::llama::worker::{Notice, unix_s};
+use crate::memory::cache_choices;
 use crate::store::curves::{self, CurveKey};
 use crate::target::TargetError;
 use crate::token::Token;
@@ -32,6 +33,7 @@ const N_REPEATS: usize = 3;
 const BUDGET: Duration = Duration::from_secs(5);
 
 /// What is known before there is a context.
+#[derive(Clone, Copy)]
 pub(super) struct Room<'a> {
     pub(super) model: &'a Model,
     pub(super) config: &'a CrowdConfig,
@@ -108,14 +110,56 @@ impl<'a> Room<'a> {
     }
 
     fn n_fitting(&self, n_wanted: usize, n_ctx: usize, settings: &Settings) -> usize {
+        self.place(n_ctx, settings).n_fitting(n_wanted, available().unwrap_or(u64::MAX))
+    }
+
+    /// A place of `n_ctx` positions.
+    fn place(&self, n_ctx: usize, settings: &Settings) -> PlaceMemory {
         // Flash attention keeps no scores.
         let keeps_scores = settings.flash_attention == FlashAttention::Off;
-        let n_scores = if keeps_scores { self.model.n_heads() * n_ctx } else { 0 };
-        let place = PlaceMemory {
-            bytes_per_position: self.model.cache_bytes(settings.kv_type),
-            n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
-            bytes_per_row: (size_of::<f32>() * (2 * self.model.n_vocab() + n_scores)) as u64,
+        let n_scores = if keeps_scores { self.model.n_heads() } else { 0 };
+        // The header tells of each layer; the model of the first one only.
+        let (of_position, of_states) = match &self.config.engine.shape {
+            Some(shape) => {
+                let [none, one] = [0, 1].map(|n| shape.cache_bytes(n, settings.kv_type));
+                (one - none, none)
+            }
+            None => (self.model.cache_bytes(settings.kv_type), 0),
         };
-        place.n_fitting(n_wanted, available().unwrap_or(u64::MAX))
+        PlaceMemory {
+            bytes_per_position: of_position.saturating_add((size_of::<f32>() * n_scores) as u64),
+            n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
+            bytes_per_row: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
+        }
+    }
+
+    /// What a place of one text is compared with: the memory that is available now, where that is to be looked at. With
+    /// `-c` all texts get what was compared before the model was loaded.
+    pub(super) fn n_available(&self) -> Option<u64> {
+        let is_looked_at = self.config.engine.shape.is_some() && self.config.n_ctx.is_none();
+        available().filter(|_| is_looked_at)
+    }
+
+    /// Why a text gets no place, if there is not enough memory for it alone.
+    pub(super) fn lack(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
+        let n_ctx = n_prompt + max_tokens;
+        let settings = self.config.engine.settings.at(n_ctx);
+        let place = self.place(n_ctx, settings);
+        if place.fits(n_available) {
+            return None;
+        }
+        // A context is rounded up.
+        let most = place.most_positions(n_available) / N_CTX_STEP * N_CTX_STEP;
+        let fewer = most.checked_sub(n_prompt).filter(|n| *n > 0).map(|n| format!("max_tokens {n}"));
+        let smaller = cache_choices(settings).into_iter();
+        let smaller = smaller.filter(|(_, settings)| self.place(n_ctx, settings).fits(n_available));
+        let fitting: Vec<String> = fewer.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect();
+        let fitting = if fitting.is_empty() { "a shorter prompt".to_owned() } else { fitting.join(", or ") };
+        Some(format!(
+            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB may be taken, half of what is \
+             available; hint: what fits: {fitting}; --no-memory-check tries it all the same",
+            place.bytes() >> 20,
+            share(n_available) >> 20,
+        ))
     }
 }

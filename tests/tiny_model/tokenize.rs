@@ -1,0 +1,67 @@
+//! Long texts are tokenized in pieces: in little time, and to the tokens that they have as a whole.
+
+use std::time::{Duration, Instant};
+
+use chaski::chat::template::Segment;
+use chaski::llama::model::Model;
+use chaski::token::Token;
+
+use super::support::tiny::{self, BOS, IM_START};
+use super::with_model;
+
+fn tokens(model: &Model, text: String, parse_special: bool) -> Vec<Token> {
+    model.tokenize(&[Segment { text, parse_special }])
+}
+
+/// What is repeated has the tokens of its second time again and again. The first time there is a space in front.
+fn expected(model: &Model, unit: &str, n: usize, parse_special: bool) -> Vec<Token> {
+    let of = |n| tokens(model, unit.repeat(n), parse_special);
+    let (one, two, three) = (of(1), of(2), of(3));
+    assert!(
+        two.starts_with(&one) && three[..two.len()] == two[..] && three[two.len()..] == two[one.len()..],
+        "{unit:?}"
+    );
+    [&one[..], &two[one.len()..].repeat(n - 1)].concat()
+}
+
+#[test]
+fn a_long_text_has_the_tokens_of_its_parts() {
+    with_model(&tiny::tiny_llama(3), |model| {
+        for unit in [
+            "\0",
+            "\n",
+            "木",
+            "👩",
+            "the\n",
+            "the \n",
+            "\nthe ",
+            "_the\n_",
+            "rain\u{301}rain",
+            "<|im_start|>\n",
+            "\n<|im_start|>",
+            "\n<|im_start|>\n",
+            "a<|im_start|>\n the",
+        ] {
+            for parse_special in [false, true] {
+                // Some pieces long, and short of the next one.
+                let n = 60_000 / unit.len() + 1;
+                let found = tokens(model, unit.repeat(n), parse_special);
+                assert!(found == expected(model, unit, n, parse_special), "{unit:?}, {parse_special}");
+                let n_special = found.iter().filter(|token| token.0 == IM_START).count();
+                let n_expected = if parse_special { n * unit.matches("<|im_start|>").count() } else { 0 };
+                assert_eq!(n_special, n_expected, "{unit:?}");
+                assert_eq!((found[0], found[1..].contains(&Token(BOS))), (Token(BOS), false), "{unit:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn characters_that_no_token_has_take_little_time() {
+    with_model(&tiny::tiny_llama(3), |model| {
+        let start = Instant::now();
+        assert_eq!(tokens(model, "木".repeat(1 << 20), false).len(), 2 + 3 * (1 << 20));
+        // In one piece it takes minutes.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    });
+}
