@@ -2,7 +2,7 @@
 # Answers of a JSON schema, with drafts and without: how many are valid, and how fast. Prints a table; exit code 1 if an
 # answer is not valid. Run it on an idle machine.
 #
-# usage: scripts/bench-structured.sh [MODEL_NAME] [--n-prompts N] [--runs N] [-t THREADS]
+# usage: scripts/bench-structured.sh [MODEL_NAME] [--n-prompts N] [--runs N] [-r REPETITIONS] [-t THREADS]
 . "$(dirname "$0")/lib.sh"
 
 case ${1:-} in

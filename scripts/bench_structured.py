@@ -1,11 +1,12 @@
 """Answers of a JSON schema: `chaski batch` over 200 records (the job `extract` of bench_batch.py), and `chaski run` over the
-first of them, with drafts and without, in turn. Every answer is checked: JSON, the required keys and no others, the types.
+first of them, with drafts and without, in turn and again. Every answer is checked: JSON, the required keys and no others, the types.
 Used by bench-structured.sh.
 """
 
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -82,19 +83,27 @@ def main(arguments):
     parser.add_argument("--model", required=True)
     parser.add_argument("--n-prompts", type=int, default=200)
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("-r", "--repetitions", type=int, default=3)
     parser.add_argument("-t", "--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     prompts = extract_prompts(options.n_prompts)
     is_all_valid = True
+    ratios = {"batch": [], "run": []}
     print("| command | drafts | documents | valid | tokens | seconds | tokens/s |")
     print("|---|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, work, some in [("batch", batch, prompts), ("run", runs, prompts[:options.runs])]:
-            for is_drafted in [True, False]:
-                tokens, seconds, valid, n = work(options, some, is_drafted, folder)
-                is_all_valid &= valid == n
-                drafts = "yes" if is_drafted else "no"
-                print(f"| {name} | {drafts} | {n} | {valid} | {tokens} | {seconds:.1f} | {tokens / seconds:.1f} |", flush=True)
+            for repetition in range(options.repetitions):
+                rates = {}
+                for is_drafted in [True, False] if repetition % 2 else [False, True]:
+                    tokens, seconds, valid, n = work(options, some, is_drafted, folder)
+                    is_all_valid &= valid == n
+                    rates[is_drafted] = tokens / seconds
+                    drafts = "yes" if is_drafted else "no"
+                    print(f"| {name} | {drafts} | {n} | {valid} | {tokens} | {seconds:.1f} | {tokens / seconds:.1f} |", flush=True)
+                ratios[name].append(rates[True] / rates[False])
+    print("\nWith drafts over without, the median of neighbours, the least and the greatest: " + "; ".join(
+        f"{name} {statistics.median(of):.3f} ({min(of):.3f} to {max(of):.3f})" for name, of in ratios.items()))
     return 0 if is_all_valid else 1
 
 

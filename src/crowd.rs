@@ -185,6 +185,7 @@ impl<S: Slots> Crowd<S> {
         let (mut drafting, mut decoding) = (Stopwatch::new(clock), Stopwatch::new(clock));
         let drafts = drafting.time(|| self.draft(&mut wishes, n_past));
         let rows = drafting.time(|| self.schedule.plan(&wishes, n_past));
+        let has_drafts = drafts.iter().any(Option::is_some);
         let runs: Vec<Run> = (0..rows.len()).filter_map(|slot| self.run(slot, rows[slot], &drafts[slot])).collect();
         if runs.is_empty() {
             return Ok(Vec::new());
@@ -208,7 +209,7 @@ impl<S: Slots> Crowd<S> {
             n_logits: runs.iter().map(|run| run.n_logits).sum(),
             n_past,
             n_emitted: (self.counts.n_predicted - n_before) as usize,
-            draft_ms: drafting.ms(),
+            draft_ms: if has_drafts { drafting.ms() } else { 0.0 },
             decode_ms: decoding.ms(),
         });
         Ok(ended)

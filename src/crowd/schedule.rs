@@ -60,7 +60,7 @@ pub struct StepRecord<'a> {
     pub n_past: usize,
     /// Tokens it brought.
     pub n_emitted: usize,
-    /// Time spent on drafts and on learning from them, in milliseconds.
+    /// Time spent on drafts, on planning with them and on learning from them, in milliseconds; 0 where there were none.
     pub draft_ms: f64,
     /// Time spent in the target.
     pub decode_ms: f64,
