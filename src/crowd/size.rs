@@ -25,15 +25,15 @@ pub struct PlaceMemory {
     pub bytes_per_position: u64,
     /// Positions.
     pub n_ctx: usize,
-    /// For a row of a batch: logits; and states, which are the same for any length.
-    pub bytes_per_row: u64,
+    /// Of the place, whatever its length: logits of a row, and states.
+    pub bytes_per_place: u64,
 }
 
 impl PlaceMemory {
     /// Bytes of it all.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_row)
+        self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_place)
     }
 
     /// How many of `n_wanted` places fit into a share of `n_available` bytes; one is tried in any case.
@@ -52,7 +52,7 @@ impl PlaceMemory {
     /// Positions with which it would fit, of a place that is too long.
     #[must_use]
     pub fn most_positions(&self, n_available: u64) -> usize {
-        let Some(of_cache) = share(n_available).checked_sub(self.bytes_per_row) else { return 0 };
+        let Some(of_cache) = share(n_available).checked_sub(self.bytes_per_place) else { return 0 };
         let n = of_cache.checked_div(self.bytes_per_position).unwrap_or(u64::MAX);
         usize::try_from(n).unwrap_or(usize::MAX).min(self.n_ctx)
     }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn places_are_no_more_than_fit() {
-        let place = PlaceMemory { bytes_per_position: 28 << 10, n_ctx: 1024, bytes_per_row: 1 << 20 };
+        let place = PlaceMemory { bytes_per_position: 28 << 10, n_ctx: 1024, bytes_per_place: 1 << 20 };
         assert_eq!(place.n_fitting(64, 8 << 30), 64);
         assert_eq!(place.n_fitting(64, 1 << 30), 17);
         assert_eq!(place.n_fitting(64, 0), 1);
@@ -95,10 +95,10 @@ mod tests {
         fn a_place_that_does_not_fit_would_with_the_positions_that_are_told(
             bytes_per_position in 0_u64..1 << 20,
             n_ctx in prop_oneof![0_usize..1 << 20, Just(usize::MAX)],
-            bytes_per_row in 0_u64..1 << 30,
+            bytes_per_place in 0_u64..1 << 30,
             n_available in prop_oneof![0_u64..1 << 36, any::<u64>()],
         ) {
-            let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_row };
+            let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_place };
             prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available / 2);
             let most = place.most_positions(n_available);
             let with = |n_ctx| PlaceMemory { n_ctx, ..place };

@@ -129,7 +129,7 @@ impl<'a> Room<'a> {
         PlaceMemory {
             bytes_per_position: of_position.saturating_add((size_of::<f32>() * n_scores) as u64),
             n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
-            bytes_per_row: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
+            bytes_per_place: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
         }
     }
 
