@@ -43,24 +43,23 @@ impl PlaceMemory {
         n_wanted.min(n_fitting).max(1)
     }
 
-    /// Whether one place fits.
+    /// Whether one place alone fits: into all there is, as the share is for how many there are.
     #[must_use]
     pub fn fits(&self, n_available: u64) -> bool {
-        self.bytes() <= share(n_available)
+        self.bytes() <= n_available
     }
 
-    /// Positions with which it would fit, of a place that is too long.
+    /// Positions with which it alone would fit, of a place that is too long.
     #[must_use]
     pub fn most_positions(&self, n_available: u64) -> usize {
-        let Some(of_cache) = share(n_available).checked_sub(self.bytes_per_place) else { return 0 };
+        let Some(of_cache) = n_available.checked_sub(self.bytes_per_place) else { return 0 };
         let n = of_cache.checked_div(self.bytes_per_position).unwrap_or(u64::MAX);
         usize::try_from(n).unwrap_or(usize::MAX).min(self.n_ctx)
     }
 }
 
 /// What places may take of so many bytes.
-#[must_use]
-pub fn share(n_available: u64) -> u64 {
+fn share(n_available: u64) -> u64 {
     n_available / MEMORY_SHARE
 }
 
@@ -88,6 +87,9 @@ mod tests {
         assert_eq!(place.n_fitting(64, 1 << 30), 17);
         assert_eq!(place.n_fitting(64, 0), 1);
         assert_eq!(PlaceMemory { bytes_per_position: u64::MAX, ..place }.n_fitting(64, u64::MAX), 1);
+        let two_thirds = place.bytes() * 3 / 2;
+        assert_eq!(place.n_fitting(64, two_thirds), 1);
+        assert!(place.fits(two_thirds), "alone it may take all");
     }
 
     proptest! {
@@ -96,14 +98,17 @@ mod tests {
             bytes_per_position in 0_u64..1 << 20,
             n_ctx in prop_oneof![0_usize..1 << 20, Just(usize::MAX)],
             bytes_per_place in 0_u64..1 << 30,
-            n_available in prop_oneof![0_u64..1 << 36, any::<u64>()],
+            // Where sums are cut off nothing is more than all.
+            n_available in prop_oneof![0_u64..1 << 36, 0..u64::MAX],
         ) {
             let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_place };
-            prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available / 2);
+            prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available);
+            // Each of several takes of the share.
+            prop_assert!(place.n_fitting(2, n_available) == 1 || place.fits(n_available));
             let most = place.most_positions(n_available);
             let with = |n_ctx| PlaceMemory { n_ctx, ..place };
             prop_assert!(most <= n_ctx);
-            // The row alone may be too much.
+            // What it takes at any length may be too much.
             prop_assert!(most == 0 || with(most).fits(n_available));
             prop_assert!(most == n_ctx || !with(most + 1).fits(n_available));
         }

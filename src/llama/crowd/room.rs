@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::available::available;
 use crate::cost::{CostCurve, lower_median};
-use crate::crowd::size::{PlaceMemory, n_worthwhile, share};
+use crate::crowd::size::{PlaceMemory, n_worthwhile};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
 use crate::llama::model::Model;
@@ -156,10 +156,10 @@ impl<'a> Room<'a> {
         let fitting: Vec<String> = fewer.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect();
         let fitting = if fitting.is_empty() { "a shorter prompt".to_owned() } else { fitting.join(", or ") };
         Some(format!(
-            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB may be taken, half of what is \
-             available; hint: what fits: {fitting}; --no-memory-check tries it all the same",
+            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB are available; \
+             hint: what fits: {fitting}; --no-memory-check tries it all the same",
             place.bytes() >> 20,
-            share(n_available) >> 20,
+            n_available >> 20,
         ))
     }
 }
