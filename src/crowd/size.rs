@@ -58,6 +58,15 @@ impl PlaceMemory {
     }
 }
 
+/// Positions of the longest text whose place fits alone, in whole steps; of one of `n_ctx` positions it does not. `place`
+/// makes the place of a text of so many, with settings that may be others for short texts.
+#[must_use]
+pub fn longest_fitting(n_ctx: usize, step: usize, n_available: u64, place: impl Fn(usize) -> PlaceMemory) -> usize {
+    let shorter = |n_ctx: usize| place(n_ctx).most_positions(n_available) / step * step;
+    // What fits with the settings of a long text may be short, and too long with its own.
+    shorter(shorter(n_ctx))
+}
+
 /// What places may take of so many bytes.
 fn share(n_available: u64) -> u64 {
     n_available / MEMORY_SHARE
@@ -93,6 +102,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_longest_text_fits_with_its_own_settings(
+            of_short in 1_u64..1 << 20,
+            of_long in 1_u64..1 << 20,
+            bytes_per_place in 0_u64..1 << 20,
+            n_available in 0_u64..1 << 32,
+        ) {
+            let place = |n_ctx: usize| PlaceMemory {
+                bytes_per_position: if n_ctx < 4096 { of_short } else { of_long },
+                n_ctx: n_ctx.next_multiple_of(256),
+                bytes_per_place,
+            };
+            prop_assume!(!place(1 << 20).fits(n_available));
+            let longest = longest_fitting(1 << 20, 256, n_available, place);
+            prop_assert!(longest < 1 << 20 && longest % 256 == 0);
+            prop_assert!(longest == 0 || place(longest).fits(n_available));
+        }
+
         #[test]
         fn a_place_that_does_not_fit_would_with_the_positions_that_are_told(
             bytes_per_position in 0_u64..1 << 20,

@@ -273,7 +273,8 @@ fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
     assert_eq!(codes, [&Value::Null, &Value::from("not_enough_memory"), &Value::Null], "{ran:#?}");
     let message = records[1]["error"]["message"].as_str().unwrap();
     assert!(
-        message.contains("an answer of 2000000000 need") && message.contains("hint: what fits: max_tokens "),
+        message.contains("an answer of 2000000000 need")
+            && message.contains("hint: what fits, in a new job: max_tokens "),
         "{message}"
     );
     // What is told fits.
