@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 use crate::batch::supervise::crash;
 use crate::cli::contain::LastWords;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
 use crate::cli::output::stderr_line;
 use crate::llama::last_words;
 
@@ -47,6 +48,8 @@ pub fn contained(
     let (status, words) = match watch() {
         Ok(ended) => ended,
         Err(error) => {
+            // What would pass signals on took them from the system.
+            interrupt::end_at_once()?;
             stderr_line(&format!("notice: no process of its own for the engine: {error}"));
             return work();
         }
