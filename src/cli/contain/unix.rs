@@ -81,9 +81,7 @@ pub fn begin_work() {
 /// # Errors
 /// When it cannot be started.
 pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
-    // Whoever started this process may have it ignore the ends of children; then nobody could tell how they ended. A handler
-    // that does nothing undoes that.
-    register(SIGCHLD, Arc::default())?;
+    hear_of_children()?;
     let (heard, said) = io::pipe()?;
     fcntl_setfd(&said, FdFlags::empty())?;
     fcntl_setfl(&heard, OFlags::NONBLOCK)?;
@@ -91,6 +89,17 @@ pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
     // A backtrace is printed, or made by a debugger that ggml starts.
     command.env("GGML_NO_BACKTRACE", "1");
     Ok((command.spawn()?, LastWords { heard: Some(heard) }))
+}
+
+/// Whoever started this process may have it ignore the ends of children; then nobody could tell how they ended. A handler
+/// that does nothing undoes that; once, as each stays.
+fn hear_of_children() -> io::Result<()> {
+    static IS_HEARD: OnceLock<()> = OnceLock::new();
+    if IS_HEARD.get().is_none() {
+        register(SIGCHLD, Arc::default())?;
+        IS_HEARD.get_or_init(|| ());
+    }
+    Ok(())
 }
 
 /// The descriptor for last words, if the parent of this process watches it.
