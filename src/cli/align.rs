@@ -22,7 +22,7 @@ use crate::cli::drafter::{parse_size, refuse_overwrite};
 use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::memory::{self, given_n_ctx};
+use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::parallel::worker::ParallelConfig;
@@ -93,7 +93,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     let mut engine = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX)?;
+    memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;

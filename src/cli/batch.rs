@@ -45,7 +45,7 @@ use crate::cli::engine::{
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
-use crate::cli::memory;
+use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
@@ -149,7 +149,7 @@ impl Work<'_> {
         let job = self.job(worker == Some(true))?;
         let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
-        memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX)?;
+        memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             contain::begin_work();

@@ -27,7 +27,7 @@ use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt::Signals;
-use crate::cli::memory;
+use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
 use crate::cli::sampling::check_biases;
@@ -195,8 +195,8 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
 fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
-    match memory::n_ctx(&EngineArgs { ctx_size: Some(size), ..args.engine.clone() }, gguf, config, memory::LEAST_N_CTX)?
-    {
+    let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
+    match memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)? {
         Some(n) if n > known => {
             Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
                 .with_hint("a smaller -c"))

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -10,6 +12,28 @@ use signal_hook::flag::{register, register_conditional_shutdown};
 #[cfg(unix)]
 use crate::cli::contain;
 use crate::cli::failure::{ExitCode, Failure};
+
+/// True while signals end the process that would be lost otherwise; see [`end_at_once`].
+#[cfg(unix)]
+static ENDS_AT_ONCE: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Has signals end the process until there are [`Signals`]: after handlers that went, the system would ignore them.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+#[cfg(unix)]
+pub fn end_at_once() -> Result<(), Failure> {
+    let ends_at_once = ENDS_AT_ONCE.get_or_init(|| Arc::new(AtomicBool::new(true)));
+    for signal in [SIGINT, SIGTERM] {
+        let code = i32::from(ExitCode::Interrupted as u8);
+        register_conditional_shutdown(signal, code, ends_at_once.clone()).map_err(|error| unhandled(&error))?;
+    }
+    Ok(())
+}
+
+fn unhandled(error: &io::Error) -> Failure {
+    Failure::new(format!("cannot handle Ctrl-C: {error}"))
+}
 
 /// A flag that becomes true on the first signal.
 ///
@@ -62,7 +86,11 @@ impl Signals {
             }
             register(terminate, signals.terminated.clone()).map(|_| ())
         };
-        install().map_err(|error| Failure::new(format!("cannot handle Ctrl-C: {error}")))?;
+        install().map_err(|error| unhandled(&error))?;
+        #[cfg(unix)]
+        if let Some(ends_at_once) = ENDS_AT_ONCE.get() {
+            ends_at_once.store(false, Ordering::Relaxed);
+        }
         Ok(signals)
     }
 

@@ -14,7 +14,7 @@ use crate::llama::worker::WorkerConfig;
 use crate::llama::{has_gpu, system_info};
 use crate::memory::{ModelShape, cache_choices};
 use crate::models::shape::{Kernels, shape};
-use crate::tune::Settings;
+use crate::tune::{BySpan, Settings};
 
 /// What to do where no flag helps.
 const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
@@ -30,6 +30,15 @@ pub fn shape_of(gguf: &Gguf) -> Result<ModelShape, Failure> {
     Ok(shape(gguf, &Kernels::new(&system_info().features))?)
 }
 
+/// What picks the settings of a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickedBy {
+    /// Its own length: many texts share it.
+    Length,
+    /// The text to come, which is not known yet: only what fits with neither settings is refused. The engine looks again.
+    Text,
+}
+
 /// The positions that were asked for, if they were, after checking that they fit; `auto` is as many as fit. Where none were,
 /// `n_least` are looked at. The engine is told what a context takes, for those whose length only it will know.
 ///
@@ -40,6 +49,7 @@ pub fn n_ctx(
     gguf: &Gguf,
     config: &mut WorkerConfig,
     n_least: usize,
+    picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
     let is_on_gpu = is_on_gpu(args.n_gpu_layers);
@@ -65,7 +75,11 @@ pub fn n_ctx(
     config.shape = Some(shape.clone());
     match given {
         Some(n_ctx) => {
-            check(&args.model, &shape, n_ctx, settings.at(n_ctx), available)?;
+            let settings = match picked_by {
+                PickedBy::Length => settings.at(n_ctx),
+                PickedBy::Text => cheaper(&shape, n_ctx, &settings),
+            };
+            check(&args.model, &shape, n_ctx, settings, available)?;
             Ok(args.ctx_size.and_then(ContextSize::number))
         }
         None => {
@@ -74,6 +88,12 @@ pub fn n_ctx(
             most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
         }
     }
+}
+
+/// Those that take less, of a short and of a long text.
+fn cheaper<'a>(shape: &ModelShape, n_ctx: usize, settings: &'a BySpan<Settings>) -> &'a Settings {
+    let bytes = |settings| shape.estimate(n_ctx, settings).total();
+    if bytes(&settings.short) < bytes(&settings.long) { &settings.short } else { &settings.long }
 }
 
 /// Refuses what does not fit now, for a command that makes contexts of a length of its own.
@@ -181,6 +201,16 @@ mod tests {
         assert_eq!(failure.code, ExitCode::NotEnoughMemory);
         let text = failure.to_string();
         assert!(text.contains("8192 positions") && text.contains("-c 7936") && text.contains("-ctk q8_0"), "{text}");
+    }
+
+    #[test]
+    fn what_fits_with_either_settings_is_not_refused() {
+        let frugal = Settings { flash_attention: FlashAttention::On, ..SETTINGS };
+        let needed = |settings: &Settings| model().estimate(8192, settings).total();
+        assert!(needed(&frugal) < needed(&SETTINGS), "no scores are kept");
+        for settings in [BySpan { short: frugal, long: SETTINGS }, BySpan { short: SETTINGS, long: frugal }] {
+            assert_eq!(cheaper(&model(), 8192, &settings), &frugal);
+        }
     }
 
     #[test]

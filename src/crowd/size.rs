@@ -25,15 +25,15 @@ pub struct PlaceMemory {
     pub bytes_per_position: u64,
     /// Positions.
     pub n_ctx: usize,
-    /// For a row of a batch: logits; and states, which are the same for any length.
-    pub bytes_per_row: u64,
+    /// Of the place, whatever its length: logits of a row, and states.
+    pub bytes_per_place: u64,
 }
 
 impl PlaceMemory {
     /// Bytes of it all.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_row)
+        self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_place)
     }
 
     /// How many of `n_wanted` places fit into a share of `n_available` bytes; one is tried in any case.
@@ -43,24 +43,32 @@ impl PlaceMemory {
         n_wanted.min(n_fitting).max(1)
     }
 
-    /// Whether one place fits.
+    /// Whether one place alone fits: into all there is, as the share is for how many there are.
     #[must_use]
     pub fn fits(&self, n_available: u64) -> bool {
-        self.bytes() <= share(n_available)
+        self.bytes() <= n_available
     }
 
-    /// Positions with which it would fit, of a place that is too long.
+    /// Positions with which it alone would fit, of a place that is too long.
     #[must_use]
     pub fn most_positions(&self, n_available: u64) -> usize {
-        let Some(of_cache) = share(n_available).checked_sub(self.bytes_per_row) else { return 0 };
+        let Some(of_cache) = n_available.checked_sub(self.bytes_per_place) else { return 0 };
         let n = of_cache.checked_div(self.bytes_per_position).unwrap_or(u64::MAX);
         usize::try_from(n).unwrap_or(usize::MAX).min(self.n_ctx)
     }
 }
 
-/// What places may take of so many bytes.
+/// Positions of the longest text whose place fits alone, in whole steps; of one of `n_ctx` positions it does not. `place`
+/// makes the place of a text of so many, with settings that may be others for short texts.
 #[must_use]
-pub fn share(n_available: u64) -> u64 {
+pub fn longest_fitting(n_ctx: usize, step: usize, n_available: u64, place: impl Fn(usize) -> PlaceMemory) -> usize {
+    let shorter = |n_ctx: usize| place(n_ctx).most_positions(n_available) / step * step;
+    // What fits with the settings of a long text may be short, and too long with its own.
+    shorter(shorter(n_ctx))
+}
+
+/// What places may take of so many bytes.
+fn share(n_available: u64) -> u64 {
     n_available / MEMORY_SHARE
 }
 
@@ -83,27 +91,51 @@ mod tests {
 
     #[test]
     fn places_are_no_more_than_fit() {
-        let place = PlaceMemory { bytes_per_position: 28 << 10, n_ctx: 1024, bytes_per_row: 1 << 20 };
+        let place = PlaceMemory { bytes_per_position: 28 << 10, n_ctx: 1024, bytes_per_place: 1 << 20 };
         assert_eq!(place.n_fitting(64, 8 << 30), 64);
         assert_eq!(place.n_fitting(64, 1 << 30), 17);
         assert_eq!(place.n_fitting(64, 0), 1);
         assert_eq!(PlaceMemory { bytes_per_position: u64::MAX, ..place }.n_fitting(64, u64::MAX), 1);
+        let two_thirds = place.bytes() * 3 / 2;
+        assert_eq!(place.n_fitting(64, two_thirds), 1);
+        assert!(place.fits(two_thirds), "alone it may take all");
     }
 
     proptest! {
         #[test]
+        fn the_longest_text_fits_with_its_own_settings(
+            of_short in 1_u64..1 << 20,
+            of_long in 1_u64..1 << 20,
+            bytes_per_place in 0_u64..1 << 20,
+            n_available in 0_u64..1 << 32,
+        ) {
+            let place = |n_ctx: usize| PlaceMemory {
+                bytes_per_position: if n_ctx < 4096 { of_short } else { of_long },
+                n_ctx: n_ctx.next_multiple_of(256),
+                bytes_per_place,
+            };
+            prop_assume!(!place(1 << 20).fits(n_available));
+            let longest = longest_fitting(1 << 20, 256, n_available, place);
+            prop_assert!(longest < 1 << 20 && longest % 256 == 0);
+            prop_assert!(longest == 0 || place(longest).fits(n_available));
+        }
+
+        #[test]
         fn a_place_that_does_not_fit_would_with_the_positions_that_are_told(
             bytes_per_position in 0_u64..1 << 20,
             n_ctx in prop_oneof![0_usize..1 << 20, Just(usize::MAX)],
-            bytes_per_row in 0_u64..1 << 30,
-            n_available in prop_oneof![0_u64..1 << 36, any::<u64>()],
+            bytes_per_place in 0_u64..1 << 30,
+            // Where sums are cut off nothing is more than all.
+            n_available in prop_oneof![0_u64..1 << 36, 0..u64::MAX],
         ) {
-            let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_row };
-            prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available / 2);
+            let place = PlaceMemory { bytes_per_position, n_ctx, bytes_per_place };
+            prop_assert_eq!(place.fits(n_available), place.bytes() <= n_available);
+            // Each of several takes of the share.
+            prop_assert!(place.n_fitting(2, n_available) == 1 || place.fits(n_available));
             let most = place.most_positions(n_available);
             let with = |n_ctx| PlaceMemory { n_ctx, ..place };
             prop_assert!(most <= n_ctx);
-            // The row alone may be too much.
+            // What it takes at any length may be too much.
             prop_assert!(most == 0 || with(most).fits(n_available));
             prop_assert!(most == n_ctx || !with(most + 1).fits(n_available));
         }

@@ -236,12 +236,17 @@ impl Model {
         }
         use LlamaTokenAttr::{Control, LStrip, RStrip, Unknown, UserDefined};
         let vocab = self.inner.vocab();
-        let text = |token| vocab.text(token).unwrap_or_default().to_string_lossy();
-        let texts: Vec<_> = vocab.tokens().map(|token| (text(token), vocab.attr(token))).collect();
-        let spellings = texts.iter().map(|(text, attributes)| Spelling {
+        let spelled = |token| vocab.text(token).unwrap_or_default();
+        let is_special = |token| vocab.attr(token).intersects(Control | Unknown | UserDefined);
+        // Found byte by byte, so it may begin or end inside a character, where no seam is looked for.
+        if vocab.tokens().any(|token| is_special(token) && spelled(token).to_str().is_err()) {
+            return None;
+        }
+        let texts: Vec<_> = vocab.tokens().map(|token| (spelled(token).to_string_lossy(), token)).collect();
+        let spellings = texts.iter().map(|(text, token)| Spelling {
             text,
-            is_special: attributes.intersects(Control | Unknown | UserDefined),
-            strips: attributes.intersects(LStrip | RStrip),
+            is_special: is_special(*token),
+            strips: vocab.attr(*token).intersects(LStrip | RStrip),
         });
         let n_strange = vocab.tokenize(STRANGE.to_string().as_bytes(), false, false).len();
         Seams::new(spellings, n_strange)

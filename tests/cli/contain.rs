@@ -229,12 +229,38 @@ fn ends_of_processes_that_are_ignored_are_told_all_the_same() {
     finish(&mut ignoring(&[&arguments[..], &["-c", "4"]].concat())).fails(6, &["the context has 4"]);
 }
 
+/// No thread that leaves the size of its stack to the standard library gets one of this size.
+const NO_STACK: u64 = 1 << 62;
+
 #[test]
 fn without_a_thread_for_signals_the_work_is_done_in_one_process() {
     let place = Workplace::new();
     let mut command = place.run_command(&["-m", "no/such.gguf", "-p", PROMPT]);
-    // No thread gets a stack of this size.
-    let ran = finish(command.env("RUST_MIN_STACK", (1_u64 << 47).to_string()));
+    let ran = finish(command.env("RUST_MIN_STACK", NO_STACK.to_string()));
     // Told once.
     ran.fails(4, &["no/such.gguf: no such model file"]).notices("no process of its own for the engine");
+}
+
+#[test]
+fn signals_end_one_process_too() {
+    let place = Workplace::new();
+    for name in ["INT", "TERM"] {
+        let mut command = place.run_command(&["-f", "-"]);
+        let mut running = Running::start(command.env("RUST_MIN_STACK", NO_STACK.to_string()).stdin(Stdio::piped()));
+        running.wait_for_stderr("no process of its own for the engine");
+        // It waits for a prompt.
+        let stdin = running.child.stdin.take();
+        running.signal(name);
+        let ran = running.finish();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{ran:#?}");
+        drop(stdin);
+    }
+    // Where there is something to end, it is ended cleanly.
+    let mut command = place.run_command(&ENDLESS);
+    let running = Running::start(command.env("RUST_MIN_STACK", NO_STACK.to_string()));
+    running.wait_for_text();
+    running.signal("INT");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(ran.stderr.contains(" tokens in "), "its counts are told: {ran:#?}");
 }

@@ -1,6 +1,6 @@
 //! Mistakes and broken files: the exit code of each kind, one `error:` line, and a hint where something can be done.
 
-use super::harness::{PROMPT, Workplace, finish, timing};
+use super::harness::{ON_CPU, PROMPT, Workplace, finish, timing};
 use super::support::tiny::tiny_llama;
 
 #[test]
@@ -99,7 +99,7 @@ fn wrong_flags_and_numbers_are_usage_errors() {
 fn hopeless_contexts_are_errors_and_not_crashes() {
     let place = Workplace::new();
     for n_ctx in ["1073741825", "4294967295", "4294967296", "18446744073709551615"] {
-        place.run(&["-p", PROMPT, "-c", n_ctx]).fails(5, &["it needs"]).hints("-c 65536");
+        place.run(&[&ON_CPU[..], &["-p", PROMPT, "-c", n_ctx]].concat()).fails(5, &["it needs"]).hints("-c 65536");
     }
     place.run(&["-p", PROMPT, "-c", "99999999999999999999"]).fails(2, &[]);
 }

@@ -18,6 +18,9 @@ pub(crate) const CHASKI: &str = env!("CARGO_BIN_EXE_chaski");
 /// Words that the tiny vocabulary has.
 pub(crate) const PROMPT: &str = "the rain in the station";
 
+/// All layers on the CPU: only there memory is counted, and these tests run on builds for a GPU, too.
+pub(crate) const ON_CPU: [&str; 2] = ["-ngl", "0"];
+
 /// Longest wait for anything. Only a command that hangs takes as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,8 +71,6 @@ impl Workplace {
             .env("CHASKI_MODELS", self.path("models"))
             .env("LLAMA_ARG_MODEL", "model.gguf")
             .env("LLAMA_ARG_THREADS", "1")
-            // Memory is counted where the CPU computes, and the same tests run on builds for a GPU.
-            .env("LLAMA_ARG_N_GPU_LAYERS", "0")
             .env("LLAMA_ARG_N_PREDICT", "32")
             .stdin(Stdio::null());
         command

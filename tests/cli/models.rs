@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::harness::{PROMPT, Workplace, finish, timing};
+use super::harness::{ON_CPU, PROMPT, Workplace, finish, timing};
 use super::support::gguf_writer::{GgufWriter, Meta};
 use super::support::tiny::{TinyOptions, tiny, tiny_mamba, tiny_writer};
 
@@ -227,7 +227,7 @@ fn what_is_in_a_model_is_shown_and_cleaned() {
     assert!(json["tokens_per_second"].is_null(), "nothing was measured yet");
     // With the settings that are the default here.
     let mut run = place.run_command(&["-p", PROMPT, "-n", "64"]);
-    finish(run.env_remove("LLAMA_ARG_THREADS").env_remove("LLAMA_ARG_N_GPU_LAYERS")).succeeds();
+    finish(run.env_remove("LLAMA_ARG_THREADS")).succeeds();
     let json = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
     assert!(json["tokens_per_second"].as_f64() > Some(0.0), "{json}");
 }
@@ -239,12 +239,12 @@ fn a_context_that_does_not_fit_is_refused_before_loading() {
     let mut w = tiny_writer(&TinyOptions::default());
     w.set("llama.context_length", Meta::U32(u32::MAX));
     place.write("huge.gguf", w.finish());
-    let run = place.run(&["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]);
+    let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]].concat());
     run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
     // Without -c the answer is known to need as many.
-    let run = place.run(&["-m", "huge.gguf", "-p", PROMPT, "-n", "4000000000"]);
+    let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-n", "4000000000"]].concat());
     run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
-    let chat = finish(&mut place.command(&["chat", "-m", "huge.gguf", "-c", "4000000000"]));
+    let chat = finish(&mut place.command(&[&["chat", "-m", "huge.gguf", "-c", "4000000000"], &ON_CPU[..]].concat()));
     chat.fails(5, &["are available"]);
     let fit = finish(&mut place.command(&["models", "fit", "huge.gguf"]));
     fit.succeeds();
@@ -266,14 +266,15 @@ fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
     place.write("prompts.jsonl", lines.map(|(name, n)| line(name, n)).concat());
     // A tebibyte.
     let flags = ["batch", "-i", "prompts.jsonl", "-o", "-", "--ordered", "-s", "7", "-ctk", "f32", "-ctv", "f32"];
-    let ran = finish(&mut place.command(&flags));
+    let ran = finish(&mut place.command(&[&flags[..], &ON_CPU].concat()));
     assert_eq!(ran.code, Some(3), "{ran:#?}");
     let records: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let codes: Vec<&Value> = records.iter().map(|record| &record["error"]["code"]).collect();
     assert_eq!(codes, [&Value::Null, &Value::from("not_enough_memory"), &Value::Null], "{ran:#?}");
     let message = records[1]["error"]["message"].as_str().unwrap();
     assert!(
-        message.contains("an answer of 2000000000 need") && message.contains("hint: what fits: max_tokens "),
+        message.contains("an answer of 2000000000 need")
+            && message.contains("hint: what fits, in a new job: max_tokens "),
         "{message}"
     );
     // What is told fits.
@@ -286,8 +287,8 @@ fn auto_is_as_many_positions_as_fit() {
     let mut w = tiny_writer(&TinyOptions::default());
     w.set("llama.context_length", Meta::U32(1024));
     let place = Workplace::with_model(&w.finish());
-    place.run(&["-p", PROMPT, "-c", "auto", "-n", "1"]).succeeds();
+    place.run(&[&ON_CPU[..], &["-p", PROMPT, "-c", "auto", "-n", "1"]].concat()).succeeds();
     let long = "rain ".repeat(3000);
-    place.run(&["-p", &long, "-c", "auto", "-n", "1"]).fails(6, &["the context has 1024"]);
+    place.run(&[&ON_CPU[..], &["-p", &long, "-c", "auto", "-n", "1"]].concat()).fails(6, &["the context has 1024"]);
     place.run(&["-p", PROMPT, "-c", "some"]).fails(2, &["some"]);
 }

@@ -56,6 +56,20 @@ fn a_long_text_has_the_tokens_of_its_parts() {
     });
 }
 
+/// A forged vocabulary: the tokenizer finds special tokens byte by byte.
+#[test]
+fn a_special_token_that_begins_inside_a_character_is_found() {
+    let mut bytes = tiny::tiny_llama(3);
+    let (honest, forged) = (b"<|im_start|>", b"\x9c\xa8the in the");
+    let at = bytes.windows(honest.len()).position(|window| window == honest).unwrap();
+    bytes[at..at + honest.len()].copy_from_slice(forged);
+    with_model(&bytes, |model| {
+        let n = 4000;
+        let found = tokens(model, "rain木the in the".repeat(n), true);
+        assert_eq!(found.iter().filter(|token| token.0 == IM_START).count(), n);
+    });
+}
+
 #[test]
 fn characters_that_no_token_has_take_little_time() {
     with_model(&tiny::tiny_llama(3), |model| {

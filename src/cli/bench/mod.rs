@@ -26,7 +26,7 @@ use crate::cli::bench::table::{Row, format_tables};
 use crate::cli::engine::{confine, machine, open_base, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::memory;
+use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::llama::worker::measure::{Measured, Measurement, What};
 use crate::llama::worker::{Event, Worker, WorkerConfig};
@@ -53,7 +53,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let prompts = prompts::read(args)?;
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX)?;
+    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX, PickedBy::Text)?;
     let inputs: Vec<&Path> =
         [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;

@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 use crate::batch::supervise::crash;
 use crate::cli::contain::LastWords;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::interrupt;
 use crate::cli::output::stderr_line;
 use crate::llama::last_words;
 
@@ -47,6 +48,8 @@ pub fn contained(
     let (status, words) = match watch() {
         Ok(ended) => ended,
         Err(error) => {
+            // What would pass signals on took them from the system.
+            interrupt::end_at_once()?;
             stderr_line(&format!("notice: no process of its own for the engine: {error}"));
             return work();
         }
@@ -78,9 +81,7 @@ pub fn begin_work() {
 /// # Errors
 /// When it cannot be started.
 pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
-    // Whoever started this process may have it ignore the ends of children; then nobody could tell how they ended. A handler
-    // that does nothing undoes that.
-    register(SIGCHLD, Arc::default())?;
+    hear_of_children()?;
     let (heard, said) = io::pipe()?;
     fcntl_setfd(&said, FdFlags::empty())?;
     fcntl_setfl(&heard, OFlags::NONBLOCK)?;
@@ -88,6 +89,17 @@ pub fn spawn(command: &mut Command) -> io::Result<(Child, LastWords)> {
     // A backtrace is printed, or made by a debugger that ggml starts.
     command.env("GGML_NO_BACKTRACE", "1");
     Ok((command.spawn()?, LastWords { heard: Some(heard) }))
+}
+
+/// Whoever started this process may have it ignore the ends of children; then nobody could tell how they ended. A handler
+/// that does nothing undoes that; once, as each stays.
+fn hear_of_children() -> io::Result<()> {
+    static IS_HEARD: OnceLock<()> = OnceLock::new();
+    if IS_HEARD.get().is_none() {
+        register(SIGCHLD, Arc::default())?;
+        IS_HEARD.get_or_init(|| ());
+    }
+    Ok(())
 }
 
 /// The descriptor for last words, if the parent of this process watches it.

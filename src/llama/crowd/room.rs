@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::available::available;
 use crate::cost::{CostCurve, lower_median};
-use crate::crowd::size::{PlaceMemory, n_worthwhile, share};
+use crate::crowd::size::{PlaceMemory, longest_fitting, n_worthwhile};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
 use crate::llama::model::Model;
@@ -129,7 +129,7 @@ impl<'a> Room<'a> {
         PlaceMemory {
             bytes_per_position: of_position.saturating_add((size_of::<f32>() * n_scores) as u64),
             n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
-            bytes_per_row: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
+            bytes_per_place: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
         }
     }
 
@@ -142,24 +142,36 @@ impl<'a> Room<'a> {
 
     /// Why a text gets no place, if there is not enough memory for it alone.
     pub(super) fn lack(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
-        let n_ctx = n_prompt + max_tokens;
-        let settings = self.config.engine.settings.at(n_ctx);
-        let place = self.place(n_ctx, settings);
+        let place = self.place_of_text(n_prompt + max_tokens);
         if place.fits(n_available) {
             return None;
         }
-        // A context is rounded up.
-        let most = place.most_positions(n_available) / N_CTX_STEP * N_CTX_STEP;
-        let fewer = most.checked_sub(n_prompt).filter(|n| *n > 0).map(|n| format!("max_tokens {n}"));
-        let smaller = cache_choices(settings).into_iter();
-        let smaller = smaller.filter(|(_, settings)| self.place(n_ctx, settings).fits(n_available));
-        let fitting: Vec<String> = fewer.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect();
-        let fitting = if fitting.is_empty() { "a shorter prompt".to_owned() } else { fitting.join(", or ") };
+        let fitting = self.fitting(n_prompt, max_tokens, n_available);
+        let fitting = if fitting.is_empty() { "a smaller model".to_owned() } else { fitting.join(", or ") };
+        // A job that is there goes on with the same input and parameters only.
         Some(format!(
-            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB may be taken, half of what is \
-             available; hint: what fits: {fitting}; --no-memory-check tries it all the same",
+            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB are available; \
+             hint: what fits, in a new job: {fitting}; --no-memory-check tries it all the same, in this job with \
+             --retry-failed",
             place.bytes() >> 20,
-            share(n_available) >> 20,
+            n_available >> 20,
         ))
+    }
+
+    fn place_of_text(&self, n_ctx: usize) -> PlaceMemory {
+        self.place(n_ctx, self.config.engine.settings.at(n_ctx))
+    }
+
+    /// What can be asked for instead: a shorter text, or smaller numbers in the cache.
+    fn fitting(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Vec<String> {
+        let n_ctx = n_prompt + max_tokens;
+        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.place_of_text(n)) {
+            0 => None,
+            most if most <= n_prompt => Some(format!("a shorter prompt, of {most} tokens with its answer")),
+            most => Some(format!("max_tokens {}", most - n_prompt)),
+        };
+        let smaller = cache_choices(self.config.engine.settings.at(n_ctx)).into_iter();
+        let smaller = smaller.filter(|(_, settings)| self.place(n_ctx, settings).fits(n_available));
+        shorter.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
     }
 }
