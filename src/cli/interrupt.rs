@@ -114,3 +114,17 @@ impl Signals {
         self.terminated.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_asks_for_a_clean_end_once_there_are_signals() {
+        end_at_once().unwrap();
+        let signals = Signals::new().unwrap();
+        // It would end this process.
+        signal_hook::low_level::raise(SIGINT).unwrap();
+        assert!(signals.take() && !signals.is_terminated());
+    }
+}
