@@ -48,7 +48,7 @@ for i in "${!targets[@]}"; do
     reached=$(sed -n 's/.*cov: \([0-9]*\) ft: \([0-9]*\) corp: \([0-9]*\).*/\1 edges, \2 features, \3 inputs/p' "$build/$target.log" | tail -1)
     all=$(sed -n 's/.*(\([0-9]*\) inline 8-bit counters).*/\1/p' "$build/$target.log" | head -1)
     start=$(sed -n 's/.*INITED cov: \([0-9]*\).*/\1/p' "$build/$target.log")
-    printf '%s: %s runs in %s s, %s (the corpus alone: %s edges; the binary has %s): %s\n' \
+    printf '%s: %s runs in %s s, %s (%s at the start, the binary has %s): %s\n' \
         "$target" "$runs" "$seconds" "$reached" "$start" "$all" "$found"
 done
 exit $status
