@@ -50,15 +50,6 @@ pub(super) fn replace(path: &Path, parts: &[&[u8]], worth: Worth) -> io::Result<
     }
 }
 
-/// Puts a file at `path`, unless there is one.
-pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = write_aside(path, &[bytes])?;
-    match change(|| file.persist_noclobber(path).map_err(|error| error.error)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Removes a file. Tells whether there was one.
 pub(super) fn remove(path: &Path) -> io::Result<bool> {
     match change(|| fs::remove_file(path)) {

@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::store::private::{self, Worth};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
+
+/// How long to wait for another process that makes the secret.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a state is not used, or not kept. The caller says so, and goes on without.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +131,7 @@ pub fn known_seal(path: &Path) -> Result<Option<Seal>, StateError> {
     }
 }
 
-/// The secret of this user, made where there is none.
+/// The secret of this user, made where there is none. Of processes that find none, one makes it and all use it.
 ///
 /// # Errors
 /// When it can be neither read nor made.
@@ -136,14 +139,16 @@ pub fn seal(path: &Path) -> Result<Seal, StateError> {
     if let Some(seal) = known_seal(path)? {
         return Ok(seal);
     }
-    private::remove(path).map_err(StateError::io(path))?;
+    let lock_path = path.with_extension("lock");
+    path.parent().map_or(Ok(()), private::make_folder).map_err(StateError::io(path))?;
+    let lock = private::lock(&lock_path, PATIENCE).map_err(StateError::io(&lock_path))?;
+    let _lock = lock.ok_or_else(|| StateError::io(&lock_path)(io::ErrorKind::WouldBlock.into()))?;
     // Unless another process was faster.
-    make_seal(path)?;
-    known_seal(path)?.ok_or_else(|| StateError::Damaged(path.to_owned()))
-}
-
-fn make_seal(path: &Path) -> Result<(), StateError> {
+    if let Some(seal) = known_seal(path)? {
+        return Ok(seal);
+    }
     let mut secret = [0; Seal::N_BYTES];
     getrandom::fill(&mut secret).map_err(|error| StateError::io(path)(io::Error::other(error.to_string())))?;
-    private::create(path, &secret).map_err(StateError::io(path))
+    private::replace(path, &[&secret], Worth::Expendable).map_err(StateError::io(path))?;
+    Ok(Seal::new(secret))
 }

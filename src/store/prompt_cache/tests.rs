@@ -1,4 +1,6 @@
 use std::fs::File;
+use std::sync::Barrier;
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -139,19 +141,40 @@ fn what_others_left_half_written_goes_when_it_is_old() {
 }
 
 #[test]
-fn many_at_once_see_whole_files_and_one_secret() {
+fn many_at_once_make_one_secret() {
+    for before in [None, Some("cut off")] {
+        for _ in 0..50 {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("seal");
+            if let Some(before) = before {
+                fs::write(&path, before).unwrap();
+            }
+            let start = Barrier::new(8);
+            let make = || {
+                start.wait();
+                seal(&path).unwrap().of(b"text")
+            };
+            let made: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(made.iter().all(|seal| *seal == made[0]), "{made:?}");
+        }
+    }
+}
+
+#[test]
+fn many_at_once_see_whole_files() {
     let place = Place::new();
-    fs::remove_file(place.config.folder.join("seal")).unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for thread in 0..8 {
-            let place = &place;
+            let Place { config, seal, .. } = &place;
             scope.spawn(move || {
-                let seal = seal(&place.config.folder.join("seal")).unwrap();
                 for round in 0..20 {
                     let tokens = text(1000 * (round % 3), 100 + thread);
                     let state = State { key: "m", tokens: &tokens, us_per_token: SLOW, bytes: &[thread as u8; 9999] };
-                    place.config.keep(&state, true, &seal).unwrap();
-                    let found = place.config.find("m", &tokens, 0, FIT, &seal);
+                    config.keep(&state, true, seal).unwrap();
+                    let found = config.find("m", &tokens, 0, FIT, seal);
                     assert!(found.errors.is_empty(), "{:?}", found.errors);
                     if let Some((_, bytes)) = found.state {
                         assert!(bytes.iter().all(|&byte| byte == bytes[0]));
