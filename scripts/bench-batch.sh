@@ -14,15 +14,21 @@ esac
 name=qwen2.5-coder-1.5b-instruct
 job=chat
 rest=()
+server=
 while [ $# -gt 0 ]; do
     case $1 in
         --job) job=${2:-} && rest+=("$1" "$job") ;;
+        --server) server=${2:-} ;;
         -*) rest+=("$1" "${2:-}") ;;
         *) name=$1 && shift && continue ;;
     esac
     [ $# -gt 1 ] || die "$1 needs a value" "scripts/bench-batch.sh --help" 2
     shift 2
 done
+if [ -n "$server" ]; then
+    server=$(find_server "$server")
+    rest+=(--server "$server")
+fi
 
 cd "$root"
 scripts/setup.sh
@@ -36,7 +42,7 @@ mkdir -p bench/results
 {
     printf '# %s: a batch (%s)\n\n' "$(basename "$model")" "$job"
     printf '%s\n\n' "$("$CARGO_TARGET_DIR/release/chaski" --version | head -n 1)"
-    printf 'scripts/bench-batch.sh %s %s\n\n' "$name" "${rest[*]}" | sed 's| [^ ]*/llama-server| PATH/llama-server|'
+    printf 'scripts/bench-batch.sh %s %s\n\n' "$name" "${rest[*]-}" | sed 's| [^ ]*/llama-server| PATH/llama-server|'
     python3 scripts/bench_batch.py --chaski "$CARGO_TARGET_DIR/release/chaski" --model "$model" \
         --raw-output "$out.jsonl" ${rest[@]+"${rest[@]}"}
 } >"$out.md.part"

