@@ -177,7 +177,9 @@ impl Structures {
         // The first mask compiles what is compiled late, and finds forms that nothing has.
         let first = matcher.compute_mask();
         if let Some(reason) = matcher.get_error().or(first.err().map(|error| error.to_string())) {
-            return Err(constraint.error(reason.lines().next().unwrap_or("unknown").to_owned()));
+            // What is wrong with an expression stands behind a drawing of where.
+            let cause = reason.lines().find_map(|line| line.strip_prefix("error: "));
+            return Err(constraint.error(cause.or(reason.lines().next()).unwrap_or("unknown").to_owned()));
         }
         let structure = Structure { matcher, vocabulary: self.vocabulary.clone() };
         if self.kept.len() == N_KEPT {

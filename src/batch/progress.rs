@@ -12,6 +12,8 @@ pub struct Progress {
     pub totals: Totals,
     /// Of the lines done, those of this run.
     pub n_done_now: u64,
+    /// And of those, the ones that were answered.
+    pub n_ok_now: u64,
     /// The engine's latest word.
     pub engine: engine::Progress,
     /// Seconds since this run began.
@@ -37,11 +39,12 @@ impl Progress {
         per(self.engine.n_predicted as f64, self.engine.n_steps as f64)
     }
 
-    /// Seconds until all lines are done, as fast as they were in this run; `None` before the first.
+    /// Seconds until all lines are done, as fast as they were answered in this run; `None` before the first. A line that is
+    /// refused says nothing of the pace.
     #[must_use]
     pub fn seconds_left(&self) -> Option<f64> {
         let n_left = self.n_lines.saturating_sub(self.totals.n_done());
-        (self.n_done_now > 0).then(|| n_left as f64 * self.seconds / self.n_done_now as f64)
+        (self.n_ok_now > 0).then(|| n_left as f64 * self.seconds / self.n_ok_now as f64)
     }
 
     /// All but the number of lines, for a bar.
@@ -91,7 +94,7 @@ mod tests {
     fn it_says_how_it_goes() {
         let engine = engine::Progress { n_running: 16, n_prompt: 2000, n_predicted: 500, n_steps: 250 };
         let totals = Totals { n_ok: 37, n_failed: 3, ..Totals::default() };
-        let progress = Progress { n_lines: 100, totals, n_done_now: 20, engine, seconds: 10.0 };
+        let progress = Progress { n_lines: 100, totals, n_done_now: 22, n_ok_now: 20, engine, seconds: 10.0 };
         assert_eq!(
             progress.line(),
             "40/100 lines: 50.0 tokens/s, prompts 200/s, 16 at a time, 2.00 tokens/step, 3 failed, 30s left"

@@ -1,11 +1,10 @@
 //! The raw command line. Names and defaults are llama.cpp's where it has them.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
@@ -27,6 +26,10 @@ use crate::cli::tune::TuneArgs;
 use crate::llama::worker::DrafterKind;
 
 pub use crate::cli::sampling::SamplingArgs;
+
+/// How to give a model.
+pub const MODEL_HINT: &str =
+    "-m FILE.gguf, a name that chaski models list tells, or LLAMA_ARG_MODEL; scripts/get-model.sh fetches a model";
 
 /// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
 /// in one batch. The text is the model's own.
@@ -67,7 +70,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Judge drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),
-    /// Measure which settings decode fastest on this machine, and keep them for run and bench
+    /// Measure which settings decode fastest on this machine, and keep them
     ///
     /// Once per model, in about a minute: flash attention, threads and the numbers of the KV cache, with a short and a
     /// long context. A quantized KV cache is measured but not chosen, unless --lossy-kv is given.
@@ -345,42 +348,28 @@ pub struct RunArgs {
     pub config: ConfigArgs,
 }
 
-/// llama.cpp has short flags of several letters, which clap has not.
-pub fn expand_short_flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut is_rest = false;
-    let expand = |argument: OsString| {
-        is_rest |= argument == "--";
-        match argument.to_str() {
-            Some("-sys") if !is_rest => "--system-prompt".into(),
-            Some("-tb") if !is_rest => "--threads-batch".into(),
-            Some("-ngl") if !is_rest => "--n-gpu-layers".into(),
-            Some("-np") if !is_rest => "--parallel".into(),
-            Some("-fa") if !is_rest => "--flash-attn".into(),
-            Some("-ctk") if !is_rest => "--cache-type-k".into(),
-            Some("-ctv") if !is_rest => "--cache-type-v".into(),
-            _ => argument,
-        }
-    };
-    arguments.into_iter().map(expand).collect()
+/// All commands and flags; at the end of a command's long help stand the variables that its flags can be set by.
+#[must_use]
+pub fn command() -> clap::Command {
+    with_variables(Args::command())
+}
+
+fn with_variables(command: clap::Command) -> clap::Command {
+    let variable = |arg: &Arg| Some(format!("{} (--{})", arg.get_env()?.to_str()?, arg.get_long()?));
+    let variables: Vec<String> = command.get_arguments().filter_map(variable).collect();
+    let command = command.mut_subcommands(with_variables);
+    match variables.is_empty() {
+        true => command,
+        false => command.after_long_help(format!("Variables for flags that are not given: {}", variables.join(", "))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_definition_is_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn llama_cpps_short_flags_are_understood() {
-        let line = ["chaski", "run", "-m", "x", "-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1"];
-        let args = Args::try_parse_from(expand_short_flags(line.map(OsString::from))).unwrap();
-        let Some(Command::Run(run)) = args.command else { panic!("run") };
-        assert_eq!(run.system_prompt.as_deref(), Some("be brief"));
-        assert_eq!((run.engine.threads_batch, run.engine.n_gpu_layers, run.sampling.seed), (Some(3), Some(0), -1));
+        command().debug_assert();
     }
 }

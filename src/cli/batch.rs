@@ -26,7 +26,7 @@ use crate::batch::disk::Files;
 use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
 use crate::batch::job::{Job, Output, Prepared, summary};
-use crate::batch::ledger::{LedgerError, is_running, journal_path, read_journal};
+use crate::batch::ledger::{is_running, journal_path, read_journal};
 use crate::batch::merge::{MergeError, merge, parts_of};
 use crate::batch::pipeline::{Ended, Form};
 use crate::batch::render::Renderer;
@@ -34,7 +34,7 @@ use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
 use crate::chat::overflow::OnOverflow;
 use crate::chat::template::{ChatTemplate, LocalTime};
-use crate::cli::args::CacheTypeArg;
+use crate::cli::args::{CacheTypeArg, MODEL_HINT};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::contain::{self, LastWords};
@@ -239,7 +239,7 @@ impl Work<'_> {
         let no_input = || Failure::usage("no input is given").with_hint("-i prompts.jsonl");
         let input = args.input_file.clone().ok_or_else(no_input)?;
         if engine.model.as_os_str().is_empty() {
-            return Err(Failure::usage("no model is given").with_hint("-m MODEL.gguf"));
+            return Err(Failure::usage("no model is given").with_hint(MODEL_HINT));
         }
         self.check_files(&input)?;
         memory::given_n_ctx(engine)?;
@@ -294,10 +294,16 @@ impl Work<'_> {
 
     /// The input must be there, and stay: it is read more than once.
     fn check_files(&self, input: &Path) -> Result<(), Failure> {
+        let not_regular = |what: &str| {
+            Failure::usage(format!("{what}: not a regular file"))
+                .with_hint("a batch reads its input twice, and again when it goes on: save it to a file")
+        };
+        if input == Path::new("-") {
+            return Err(not_regular("stdin"));
+        }
         let metadata = fs::metadata(input).map_err(|error| Failure::io(input, &error))?;
         if !metadata.is_file() {
-            return Err(Failure::usage(format!("{}: not a regular file", input.display()))
-                .with_hint("a batch reads its input twice, and again when it goes on: save it to a file"));
+            return Err(not_regular(&input.display().to_string()));
         }
         let args = self.args;
         let files =
@@ -344,8 +350,8 @@ fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {
     let is_running = is_running(output)?;
     let read = read_journal(&Files, &path)?;
     let (Some(is_running), Some((journal, _))) = (is_running, read) else {
-        let error = LedgerError::Io { path, error: io::ErrorKind::NotFound.into() };
-        return Err(Failure::from(error).with_hint("-o takes the results of a batch, whose journal is beside them"));
+        return Err(Failure::new(format!("{}: there is no such journal", path.display()))
+            .with_hint("-o takes the results of a batch, whose journal is beside them"));
     };
     let status = Status::of(&journal, is_running);
     match format {

@@ -1,7 +1,7 @@
 //! Settings from a file: what flags say where they are not given.
 //!
 //! ```toml
-//! model = "~/models/some.gguf"        # keys are the names of long flags
+//! model = "~/models/some.gguf"        # keys are the names of long flags; ~ is the user's folder
 //! temp = 0.2
 //!
 //! [profiles.draft]                     # chosen by --profile draft, or CHASKI_PROFILE
@@ -11,10 +11,12 @@
 //!
 //! A setting is a default of its flag: what the command line says wins, then the environment, then the profile, then the
 //! top of the file. It holds in the commands that answer ([`ConfigArgs`] is among their flags), wherever they have such a
-//! flag. A key that none has is an error, and so is a value that the flag would not take, in profiles not chosen as well.
+//! flag. A key that none has is an error, and so is a value that the flag would not take, in profiles not
+//! chosen as well; whether a number is in its range is looked at when it is used.
 
 pub mod show;
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -27,6 +29,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::failure::Failure;
+use crate::cli::lora::LoraArg;
 
 /// Names the profile.
 const VARIABLE: &str = "CHASKI_PROFILE";
@@ -118,6 +121,8 @@ impl Config {
             })?;
             let values = values(value.get_ref())
                 .ok_or_else(|| wrong(at, &format!("'{name}' takes a text, a number, true or false, or a list")))?;
+            let values =
+                if flag.iter().any(is_path) { values.iter().map(|path| at_home(path)).collect() } else { values };
             check(flag, &values).map_err(|message| wrong(at, &format!("'{name}': {message}")))?;
             let profile = profile.map(str::to_owned);
             all.push((name.to_owned(), Setting { values, line: line(at), profile }));
@@ -220,6 +225,19 @@ fn values(value: &DeValue<'_>) -> Option<Vec<String>> {
         DeValue::Array(values) => values.iter().map(|value| one(value.get_ref())).collect(),
         value => Some(vec![one(value)?]),
     }
+}
+
+/// Whether a flag takes a path.
+fn is_path(flag: &Arg) -> bool {
+    let type_id = flag.get_value_parser().type_id();
+    type_id == TypeId::of::<PathBuf>() || type_id == TypeId::of::<LoraArg>()
+}
+
+/// A path in which `~` is the user's folder, as in a shell, which reads no file of settings.
+fn at_home(path: &str) -> String {
+    let home = || Some(etcetera::home_dir().ok()?.to_str()?.to_owned());
+    let rest = path.strip_prefix('~').filter(|rest| rest.starts_with('/'));
+    rest.and_then(|rest| Some(home()? + rest)).unwrap_or_else(|| path.to_owned())
 }
 
 /// Whether all flags of a name would take these values.

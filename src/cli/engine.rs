@@ -138,7 +138,11 @@ pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> 
 
 fn tell_unusable(error: &DrafterFileError) {
     let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-    stderr_line(&format!("notice: {error}; drafting goes on without it{hint}"));
+    let told = match error {
+        DrafterFileError::Io { path, source } => Failure::io(path, source).message().to_owned(),
+        _ => error.to_string(),
+    };
+    stderr_line(&format!("notice: {told}; drafting goes on without it{hint}"));
 }
 
 /// Where what is expendable is kept.

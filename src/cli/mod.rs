@@ -30,23 +30,26 @@ pub mod sampling;
 pub mod sandbox;
 pub mod settings;
 pub mod shell;
+pub mod short_flags;
 pub mod template;
 pub mod tune;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
+use clap::error::ErrorKind;
 
-use crate::cli::args::{Args, Command};
+use crate::cli::args::{Args, Command, MODEL_HINT, command};
 use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = args::expand_short_flags(arguments);
-    let command = match config::configured(Args::command(), &arguments) {
-        Ok(command) => command,
+    let arguments = short_flags::expand(arguments);
+    let configured = arguments.and_then(|given| Ok((config::configured(command(), &given)?, given)));
+    let (command, arguments) = match configured {
+        Ok(configured) => configured,
         Err(failure) => return finish(Err(failure)),
     };
     let args = match parse(command, arguments) {
@@ -55,6 +58,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
             let printed = error.print();
             if error.use_stderr() {
+                if is_model_missing(&error) {
+                    stderr_line(&format!("hint: {MODEL_HINT}"));
+                }
                 return ExitCode::Usage;
             }
             return finish(printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error)));
@@ -66,6 +72,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn parse(mut command: clap::Command, arguments: Vec<OsString>) -> Result<Args, clap::Error> {
     let matches = command.try_get_matches_from_mut(arguments)?;
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn is_model_missing(error: &clap::Error) -> bool {
+    let is_model = |value: &dyn ToString| value.to_string().contains("--model <");
+    error.kind() == ErrorKind::MissingRequiredArgument && error.context().any(|(_, value)| is_model(value))
 }
 
 /// Tells the user what failed, and the exit code.
@@ -94,9 +105,9 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Batch(args)) => batch::batch(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Models(args)) => models::models(&args),
-        Some(Command::Config(args)) => config::show::show(&args, &Args::command()),
-        Some(Command::Completions(args)) => shell::completions(&args, Args::command()),
-        Some(Command::Man(args)) => shell::man(&args, Args::command()),
+        Some(Command::Config(args)) => config::show::show(&args, &command()),
+        Some(Command::Completions(args)) => shell::completions(&args, command()),
+        Some(Command::Man(args)) => shell::man(&args, command()),
         Some(Command::Learn(args)) => learn::learn(&args),
         Some(Command::Align(args)) => contained(align::on_crash, || align::align(&args)),
         Some(Command::Bench(args)) => contained(run::on_crash, || bench::bench(&args)),

@@ -21,6 +21,7 @@ const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }
 
 /// How prompts are put into words.
 #[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
     /// Chat template instead of the model's own: Jinja, or chatml
     #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
@@ -37,7 +38,7 @@ pub struct TemplateArgs {
     pub chat_template_file: Option<PathBuf>,
 
     /// Variables for the chat template, a JSON object, as {"enable_thinking": false}
-    #[arg(long, value_name = "JSON", env = "LLAMA_CHAT_TEMPLATE_KWARGS", hide_env = true)]
+    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS", hide_env = true)]
     pub chat_template_kwargs: Option<String>,
 }
 

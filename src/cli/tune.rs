@@ -1,4 +1,4 @@
-//! `chaski tune`: measures settings once, prints what they cost, and keeps the best for `run` and `bench`.
+//! `chaski tune`: measures settings once, prints what they cost, and keeps the best.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +31,7 @@ const MUCH_SPREAD: f64 = 0.08;
 /// Arguments of `tune`.
 #[derive(Debug, ClapArgs)]
 pub struct TuneArgs {
-    /// GGUF file
+    /// GGUF file, or a name that chaski models list tells
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
@@ -119,7 +119,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     if is_noisy(&measured.trials) {
         stderr_line("notice: times differed much from sample to sample; hint: measure again while nothing else runs");
     }
-    stderr_line("hint: run and bench use these settings from now on, flags win, --forget deletes them");
+    stderr_line("hint: these settings are used from now on, flags win, --forget deletes them");
     Ok(ExitCode::Success)
 }
 

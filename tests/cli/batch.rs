@@ -325,6 +325,7 @@ fn mistakes_are_named() {
     prompts(&place, 3);
     batch(&place, &["-i", "nowhere.jsonl"]).fails(1, &["nowhere.jsonl"]);
     batch(&place, &["-i", "/dev/null"]).fails(2, &["/dev/null", "not a regular file"]).hints("save it to a file");
+    batch(&place, &["-i", "-"]).fails(2, &["stdin", "not a regular file"]).hints("save it to a file");
     batch(&place, &["-m", "nowhere.gguf"]).fails(4, &["nowhere.gguf"]);
     batch(&place, &["-np", "0"]).fails(2, &["--parallel"]);
     batch(&place, &["-n", "0"]).fails(2, &["-n must be"]);
@@ -333,8 +334,9 @@ fn mistakes_are_named() {
     batch(&place, &["--shard", "5/4"]).fails(2, &["--shard 5/4", "1 to 4"]).hints("2/4");
     finish(place.command(&["batch", "-o", "x.jsonl", "-i", "prompts.jsonl"]).env_remove("LLAMA_ARG_MODEL"))
         .fails(2, &["no model"])
-        .hints("-m");
-    finish(&mut place.command(&["batch", "--status", "-o", "nowhere.jsonl"])).fails(1, &["nowhere.jsonl.journal"]);
+        .hints("LLAMA_ARG_MODEL");
+    finish(&mut place.command(&["batch", "--status", "-o", "nowhere.jsonl"]))
+        .fails(1, &["nowhere.jsonl.journal: there is no"]);
     batch(&place, &[]).succeeds();
     batch(&place, &["-n", "5"]).fails(1, &["another --n-predict: 32, now 5"]).hints("as before");
     batch(&place, &["--top-k", "5"]).fails(1, &["another --top-k: 40, now 5"]);

@@ -12,6 +12,18 @@ fn a_missing_model_is_not_found() {
 }
 
 #[test]
+fn whoever_gives_no_model_is_told_how() {
+    let place = Workplace::new();
+    for line in [&["run", "-p", PROMPT][..], &["chat"], &["bench"], &["tune"]] {
+        let ran = finish(place.command(line).env_remove("LLAMA_ARG_MODEL"));
+        ran.fails(2, &["required arguments"]).hints("LLAMA_ARG_MODEL");
+    }
+    finish(&mut place.command(&["run", "-p", PROMPT, "-hf", "a/b"]))
+        .fails(2, &["there is no -hf"])
+        .hints("-m FILE.gguf");
+}
+
+#[test]
 fn what_is_not_a_gguf_file_is_said() {
     let place = Workplace::new();
     place.write("zip.gguf", [&b"PK\x03\x04"[..], &[0; 100]].concat());

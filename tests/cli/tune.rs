@@ -43,7 +43,7 @@ fn settings_are_kept_used_and_forgotten() {
     fs::remove_dir_all(place.path("cache")).unwrap();
 
     let ran = tune(&place, &["-o", "json"]);
-    ran.succeeds().hints("run and bench use these settings");
+    ran.succeeds().hints("these settings are used");
     let report = ran.json();
     assert_eq!(report["trials"][0]["settings"], default, "the default is measured first");
     assert!(report["trials"][0]["times"]["long"]["ms"]["16"].as_f64().unwrap() > 0.0);

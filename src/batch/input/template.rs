@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
 
 use crate::batch::engine::Refusal;
@@ -65,7 +65,7 @@ impl LineTemplate {
     pub fn ask_row(&self, header: &[String], line: &str, delimiter: u8, number: u64) -> Result<Ask, Rejected> {
         let fields = row(line, delimiter).map_err(Rejected::nameless)?;
         if fields.len() != header.len() {
-            let message = format!("{} fields, where the header has {}", fields.len(), header.len());
+            let message = format!("the header names {} columns, and this row has {}", header.len(), fields.len());
             return Err(Rejected::nameless(refuse(INVALID_CSV, message)));
         }
         let mut named: Map<String, serde_json::Value> =
@@ -77,7 +77,16 @@ impl LineTemplate {
 
     fn ask(&self, custom_id: Option<String>, fields: BTreeMap<&str, Value>, number: u64) -> Result<Ask, Rejected> {
         let template = self.environment.get_template(NAME).expect("added by parse");
-        let rendered = template.render(fields).map_err(|error| refuse(TEMPLATE_ERROR, message_of(&error)));
+        let rendered = template.render(&fields).map_err(|error| {
+            let mut message = message_of(&error);
+            if error.kind() == ErrorKind::UndefinedError {
+                let unknown = |name: &String| !fields.contains_key(name.as_str());
+                let mut names: Vec<String> = template.undeclared_variables(false).into_iter().filter(unknown).collect();
+                names.sort_unstable();
+                message += &format!(": the line has no {}", names.join(", "));
+            }
+            refuse(TEMPLATE_ERROR, message)
+        });
         let rendered = rendered.and_then(|prompt| match prompt.len() {
             0..=MAX_LINE_BYTES => Ok(prompt),
             _ => Err(refuse(LINE_TOO_LONG, format!("the prompt is longer than {} KiB", MAX_LINE_BYTES >> 10))),
@@ -162,8 +171,9 @@ mod tests {
         let header = ["custom_id".to_owned(), "text".to_owned()];
         assert_eq!(code(summarize.ask_row(&header, "a", b',', 1)), INVALID_CSV);
         assert_eq!(code(summarize.ask_row(&header, ",x", b',', 1)), INVALID_CUSTOM_ID);
-        let named = template("{{missing}}").ask_json(r#"{"custom_id": "q"}"#, 1).unwrap_err();
+        let named = template("{{b}} {{a}} {{custom_id}}").ask_json(r#"{"custom_id": "q"}"#, 1).unwrap_err();
         assert_eq!(named.custom_id.as_deref(), Some("q"));
+        assert_eq!(named.refusal.message, "template line 1: undefined value: the line has no a, b");
         let long = template("{% for i in range(90000) %}{{text}}{% endfor %}");
         assert_eq!(code(long.ask_text(&"x".repeat(100), 1)), LINE_TOO_LONG);
     }

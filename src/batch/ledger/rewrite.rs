@@ -64,7 +64,7 @@ pub(in crate::batch) fn write_aside(
     let mut files = Vec::with_capacity(sources.len());
     for source in sources {
         let file = disk.read(source).map_err(at(source))?;
-        files.push(file.ok_or_else(|| at(source)(ErrorKind::NotFound.into()))?);
+        files.push(file.ok_or_else(|| at(source)(io::Error::new(ErrorKind::NotFound, "there is no such file")))?);
     }
     disk.remove(&new).map_err(at(&new))?;
     disk.remove(&new_log).map_err(at(&new_log))?;

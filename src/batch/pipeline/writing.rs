@@ -172,6 +172,7 @@ impl<'d, 'g> Writer<'d, 'g> {
         totals.n_prompt += finished.n_prompt;
         totals.n_predicted += finished.n_predicted;
         self.progress.n_done_now += 1;
+        self.progress.n_ok_now += u64::from(outcome.is_ok());
         self.sink.record(finished, &record)?;
         self.gauge.leave(ticket.n_bytes);
         Ok(())

@@ -79,7 +79,8 @@ pub struct BatchArgs {
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// What is done with messages that are longer than the context; prompts of one text are never shortened
+    /// What is done with messages that are longer than the context: error or drop-oldest (summarize is for chat); prompts of one
+    /// text are never shortened
     #[arg(long, value_name = "WHAT", default_value = "error")]
     pub on_overflow: OnOverflow,
 

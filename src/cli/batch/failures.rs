@@ -47,7 +47,7 @@ pub(super) fn interrupted(output: &Path) -> Failure {
 pub(super) fn safe(output: &Path) -> Option<String> {
     let (journal, _) = read_journal(&Files, &journal_path(output)).ok()??;
     let (totals, key) = (journal.totals(), journal.key());
-    let latest = journal.latest().map(|line| format!(", the latest is the {}.", line + 1)).unwrap_or_default();
+    let latest = journal.latest().map(|line| format!(", the latest is that of line {}", line + 1)).unwrap_or_default();
     Some(format!("{} of {} lines are safe in {}{latest}", totals.n_done(), key.n_own, output.display()))
 }
 

@@ -1,6 +1,7 @@
 //! `chaski config`: which settings are in force, and where each comes from.
 
 use clap::{Args as ClapArgs, Command, Subcommand};
+use toml::de::DeValue;
 
 use crate::cli::config::{Config, ConfigArgs, flags};
 use crate::cli::failure::{ExitCode, Failure};
@@ -57,7 +58,10 @@ pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) 
 fn toml_value(values: &[String]) -> String {
     // A JSON string is a TOML string.
     let quoted = |value: &String| serde_json::to_string(value).expect("a string serializes");
-    let is_plain = |value: &str| value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+    let is_plain = |text: &str| {
+        let parsed = DeValue::parse(text).ok().filter(|value| !value.get_ref().is_str());
+        parsed.and_then(|value| super::values(value.get_ref())).is_some_and(|values| values == [text])
+    };
     match values {
         [value] if is_plain(value) => value.clone(),
         [value] => quoted(value),

@@ -3,6 +3,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::show::table;
 use super::*;
 use crate::cli::args::{self, Args, RunArgs};
+use crate::cli::short_flags;
 
 fn parse(text: &str, profile: Option<&str>) -> Result<Config, Failure> {
     Config::parse(Path::new("c.toml"), text, profile, &Args::command())
@@ -10,7 +11,7 @@ fn parse(text: &str, profile: Option<&str>) -> Result<Config, Failure> {
 
 fn run(config: &Config, arguments: &[&str]) -> RunArgs {
     let arguments = ["chaski", "run"].iter().chain(arguments).map(OsString::from);
-    let matches = config.apply(Args::command()).try_get_matches_from(args::expand_short_flags(arguments)).unwrap();
+    let matches = config.apply(Args::command()).try_get_matches_from(short_flags::expand(arguments).unwrap()).unwrap();
     match Args::from_arg_matches(&matches).unwrap().command {
         Some(args::Command::Run(run)) => *run,
         other => panic!("{other:?}"),
@@ -46,6 +47,16 @@ fn settings_are_defaults_of_their_flags() {
 }
 
 #[test]
+fn a_path_may_begin_at_home() {
+    let home = etcetera::home_dir().unwrap();
+    let given = |text: &str| parse(text, None).unwrap().settings.into_values().next().unwrap().values;
+    assert_eq!(given("model = '~/a.gguf'"), [home.join("a.gguf").to_str().unwrap()]);
+    assert_eq!(given("lora = '~/a.gguf=0.5'"), [home.join("a.gguf=0.5").to_str().unwrap()]);
+    assert_eq!(given("system-prompt = '~/a'"), ["~/a"]);
+    assert_eq!(given("file = '~a/b'"), ["~a/b"]);
+}
+
+#[test]
 fn mistakes_are_told_with_their_line() {
     for (text, profile, message) in [
         ("x = 1\n\ntemp = ", None, "c.toml:3: "),
@@ -76,6 +87,10 @@ fn what_is_shown_is_a_file_that_says_the_same() {
     {
         assert!(shown.lines().any(|found| found == line), "{line:?} is not in:\n{shown}");
     }
+    let text = "temp = 1.5\nsystem-prompt = '007'\ngrammar = '0x1'\nregex = '1.'";
+    let written = table(&parse(text, None).unwrap(), &Args::command(), &|_| None);
+    assert!(written.contains("temp = 1.5  #") && written.contains("system-prompt = \"007\"  #"), "{written}");
+    assert_eq!(parse(&written, None).unwrap().settings.len(), 4);
     let again = parse(&shown, None).unwrap();
     assert_eq!(again.settings["temp"].values, ["0"]);
     assert_eq!(again.settings["reverse-prompt"].values, ["###", "--end"]);

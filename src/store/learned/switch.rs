@@ -66,10 +66,10 @@ pub fn policy(folder: &Path, key: &LearnedKey, variable: Option<&str>, no_learn:
     }
 }
 
-/// Whether the value of `CHASKI_LEARN` turns learning off.
+/// Whether the value of `CHASKI_LEARN` turns learning off: one that is not understood does.
 #[must_use]
 pub fn is_off(variable: Option<&str>) -> bool {
-    variable.is_some_and(|value| matches!(value, "off" | "0" | "false" | "no"))
+    variable.is_some_and(|value| !matches!(value, "" | "on" | "1" | "true" | "yes"))
 }
 
 fn path(folder: &Path) -> PathBuf {
