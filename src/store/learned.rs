@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::lock::Locked;
 use crate::store::private::{self, Worth};
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
@@ -268,7 +269,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
         .map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
-fn lock(path: &Path, patience: Duration) -> Result<Option<File>, LearnedError> {
+fn lock(path: &Path, patience: Duration) -> Result<Option<Locked>, LearnedError> {
     private::lock(path, patience).map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
