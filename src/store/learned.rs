@@ -39,6 +39,9 @@ const MAX_KEY_BYTES: usize = 64 << 10;
 /// Longest wait for another process that writes the same file.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// The same for what a user asks for.
+const PATIENCE_OF_USERS: Duration = Duration::from_secs(5);
+
 /// Ends of file names.
 const EXTENSION: &str = "learned";
 const LOCK_EXTENSION: &str = "lock";
@@ -179,7 +182,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
 /// Deletes what is kept for `key`, or all of it. Tells which files of learned state are gone.
 ///
 /// # Errors
-/// When one cannot be deleted.
+/// When one cannot be deleted, or another process is writing to it for too long.
 pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, LearnedError> {
     let mut forgotten = Vec::new();
     for path in files(folder)? {
@@ -189,7 +192,8 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
             continue;
         }
         // A writer that is at work would bring it back.
-        let _lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE)?;
+        let lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE_OF_USERS)?;
+        let _lock = lock.ok_or_else(|| busy(&path))?;
         match private::remove(&path) {
             Ok(true) => forgotten.push(path),
             Ok(false) => {}
@@ -258,6 +262,11 @@ fn open_envelope(bytes: &[u8], path: &Path) -> Result<(LearnedKey, Vec<u8>), Lea
     let (key, payload) = body.split_at(n_key);
     let key = serde_json::from_slice(key).map_err(|_| damaged())?;
     Ok((key, payload.to_vec()))
+}
+
+fn busy(path: &Path) -> LearnedError {
+    let error = io::Error::other("another process is writing to it");
+    LearnedError::Io { path: path.to_owned(), error }
 }
 
 fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
