@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish};
+use super::harness::{CHASKI, PATIENCE, PROMPT, Ran, Running, Workplace, finish, wait_until};
 
 /// What holds where a test says nothing else.
 const DEFAULTS: [[&str; 2]; 5] =
@@ -49,13 +49,12 @@ fn answers(place: &Workplace, name: &str) -> BTreeMap<String, String> {
     answers
 }
 
+fn n_journal_bytes(place: &Workplace) -> u64 {
+    fs::metadata(place.path("results.jsonl.journal")).map_or(0, |metadata| metadata.len())
+}
+
 fn wait_for_journal(place: &Workplace, n_bytes: u64) {
-    let journal = place.path("results.jsonl.journal");
-    let start = Instant::now();
-    while fs::metadata(&journal).map_or(0, |metadata| metadata.len()) < n_bytes {
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until("what is entered in the journal", || n_journal_bytes(place) >= n_bytes);
 }
 
 #[test]
@@ -222,10 +221,14 @@ fn fifty_kills_lose_nothing() {
             n_kills += 1;
         }
     }
-    let start = Instant::now();
     // A worker whose watcher is gone ends by itself, and until then has the results.
-    while batch(&place, &[]).code != Some(0) {
-        assert!(start.elapsed() < Duration::from_secs(20), "{:#?}", batch(&place, &[]));
+    let start = Instant::now();
+    loop {
+        let ran = batch(&place, &[]);
+        if ran.code == Some(0) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{ran:#?}");
     }
     assert_eq!(answers(&place, "results.jsonl"), whole);
 }
@@ -235,9 +238,10 @@ fn signals_end_it_cleanly_and_it_goes_on() {
     let place = Workplace::new();
     prompts(&place, 3000);
     for signal in ["INT", "TERM"] {
+        let n_before = n_journal_bytes(&place);
         let running = Running::start(&mut command(&place, &[]));
-        wait_for_journal(&place, 3000);
-        thread::sleep(Duration::from_millis(100));
+        // It is at work again.
+        wait_for_journal(&place, n_before + 3000);
         running.signal(signal);
         let ran = running.finish();
         ran.fails(130, &["interrupted"]).hints("the same command goes on");
