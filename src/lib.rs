@@ -30,6 +30,7 @@ pub mod available;
 pub mod batch;
 pub mod chat;
 pub mod gguf;
+mod lock;
 pub mod models;
 pub mod store;
 pub mod structure;

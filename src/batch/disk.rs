@@ -1,8 +1,14 @@
 //! The seam to the file system: what the ledger does with files, and nothing else, so that a test can make any of it fail.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::Duration;
+
+use crate::lock::{Beside, Locked, lock};
+
+/// How long a file is waited for that another process has: one that looks whether somebody has it, has it for a moment itself.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file that is read from anywhere.
 pub trait Readable: Read + Seek + Send {}
@@ -51,6 +57,12 @@ pub trait Disk: Send + Sync {
     /// When it cannot be opened.
     fn append_alone(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>>;
 
+    /// Keeps all from having this file alone, until what is returned is dropped; `None` while one has it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>>;
+
     /// Opens a file for reading; `None` where there is none.
     ///
     /// # Errors
@@ -76,20 +88,17 @@ pub struct Files;
 
 impl Disk for Files {
     fn append(&self, path: &Path) -> io::Result<Box<dyn Appended>> {
-        Ok(Box::new(OpenFile::open(path)?))
+        Ok(Box::new(open(path)?))
     }
 
     fn append_alone(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>> {
-        loop {
-            let opened = OpenFile::open(path)?;
-            match opened.0.try_lock() {
-                // It may have been replaced between opening and locking.
-                Ok(()) if opened.is_at(path) => return Ok(Some(Box::new(opened))),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-        }
+        let locked = lock(path, Beside::Nobody, PATIENCE, || open(path))?;
+        Ok(locked.map(|file| Box::new(file) as Box<dyn Appended>))
+    }
+
+    fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        let locked = lock(path, Beside::Alike, Duration::ZERO, || File::open(path))?;
+        Ok(locked.map(|file| Box::new(file) as Box<dyn Send>))
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Box<dyn Readable>>> {
@@ -118,58 +127,58 @@ impl Disk for Files {
 /// # Errors
 /// When it cannot be opened.
 pub fn is_in_use(path: &Path) -> io::Result<Option<bool>> {
-    match File::open(path).map(|file| file.try_lock_shared()) {
-        Ok(Ok(())) => Ok(Some(false)),
-        Ok(Err(TryLockError::WouldBlock)) => Ok(Some(true)),
-        Ok(Err(TryLockError::Error(error))) => Err(error),
+    match Files.hold(path) {
+        Ok(held) => Ok(Some(held.is_none())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-struct OpenFile(File);
-
-impl OpenFile {
-    fn open(path: &Path) -> io::Result<OpenFile> {
-        let is_new = !path.exists();
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        file.seek(SeekFrom::End(0))?;
-        if is_new {
-            sync_folder(path)?;
-        }
-        Ok(OpenFile(file))
+/// Opens a file at its end, and makes it where there is none.
+fn open(path: &Path) -> io::Result<File> {
+    let is_new = !path.exists();
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    file.seek(SeekFrom::End(0))?;
+    if is_new {
+        sync_folder(path)?;
     }
-
-    #[cfg(unix)]
-    fn is_at(&self, path: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt as _;
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        matches!((self.0.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if identity(a.clone()) == identity(b.clone()))
-    }
-
-    /// Elsewhere a file that is open cannot be replaced.
-    #[cfg(not(unix))]
-    fn is_at(&self, _path: &Path) -> bool {
-        true
-    }
+    Ok(file)
 }
 
-impl Appended for OpenFile {
+impl Appended for File {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.write_all(bytes)
     }
 
     fn n_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.metadata()?.len())
     }
 
     fn cut(&mut self, n_bytes: u64) -> io::Result<()> {
-        self.0.set_len(n_bytes)?;
-        self.0.seek(SeekFrom::Start(n_bytes)).map(drop)
+        self.set_len(n_bytes)?;
+        self.seek(SeekFrom::Start(n_bytes)).map(drop)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.sync_data()
+    }
+}
+
+impl Appended for Locked {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        (**self).append(bytes)
+    }
+
+    fn n_bytes(&self) -> io::Result<u64> {
+        (**self).n_bytes()
+    }
+
+    fn cut(&mut self, n_bytes: u64) -> io::Result<()> {
+        (**self).cut(n_bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        (**self).sync()
     }
 }
 
@@ -184,6 +193,9 @@ pub(in crate::batch) mod faulty;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -197,7 +209,7 @@ mod tests {
         file.append(b"!").unwrap();
         file.sync().unwrap();
         assert_eq!((file.n_bytes().unwrap(), fs::read(&path).unwrap()), (3, b"he!".to_vec()));
-        assert!(Files.append_alone(&path).unwrap().is_none());
+        assert!(Files.append_alone(&path).unwrap().is_none() && Files.hold(&path).unwrap().is_none());
         assert_eq!(is_in_use(&path).unwrap(), Some(true));
         drop(file);
         assert_eq!(is_in_use(&path).unwrap(), Some(false));
@@ -208,5 +220,23 @@ mod tests {
         Files.remove(&path).unwrap();
         Files.remove(&other).unwrap();
         assert!(!other.exists());
+    }
+    /// As when one process is asked how a job is getting on, and another one begins to work at it.
+    #[test]
+    fn who_looks_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "").unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(is_in_use(&path).unwrap().is_some());
+                }
+            });
+            let n_had = (0..100).filter(|_| Files.append_alone(&path).unwrap().is_some()).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(n_had, 100);
+        });
     }
 }

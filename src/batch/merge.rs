@@ -5,6 +5,7 @@
 //! held in memory: some 64 bytes a line.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::batch::disk::Disk;
@@ -70,12 +71,27 @@ pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<
 /// # Errors
 /// See [`MergeError`]; the parts are never changed.
 pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Result<Totals, MergeError> {
-    for path in [output, &journal_path(output)] {
-        let found = disk.read(path).map_err(|error| LedgerError::Io { path: path.to_owned(), error })?;
-        if found.is_some() {
-            return Err(MergeError::Exists(path.to_owned()));
-        }
+    let log = journal_path(output);
+    let at_log = |error| LedgerError::Io { path: log.clone(), error };
+    // Nobody else writes this output meanwhile: no batch that begins, and no other merge.
+    let alone = disk.append_alone(&log).map_err(at_log)?;
+    let alone = alone.ok_or_else(|| LedgerError::Busy(output.to_owned()))?;
+    let is_new = alone.n_bytes().map_err(at_log)? == 0;
+    let merged = merge_alone(disk, output, is_new, parts, ms);
+    if merged.is_err() && is_new && matches!(read_journal(disk, &log), Ok(None)) {
+        disk.remove(&log).map_err(at_log)?;
     }
+    merged
+}
+
+fn merge_alone(disk: &dyn Disk, output: &Path, is_new: bool, parts: &[PathBuf], ms: u64) -> Result<Totals, MergeError> {
+    if disk.read(output).map_err(|error| LedgerError::Io { path: output.to_owned(), error })?.is_some() {
+        return Err(MergeError::Exists(output.to_owned()));
+    }
+    if !is_new {
+        return Err(MergeError::Exists(journal_path(output)));
+    }
+    let _held = hold(disk, parts)?;
     let (key, active_ms, mut places) = places(disk, parts)?;
     let n_missing = key.n_lines.saturating_sub(places.len() as u64);
     if n_missing > 0 {
@@ -87,6 +103,20 @@ pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Resu
     let totals = write_aside(disk, output, key, &begin, &sources, places)?.journal.totals();
     put_in_place(disk, output)?;
     Ok(totals)
+}
+
+/// Keeps parts as they are, until what is returned is dropped: a process that works at one writes it anew at its end, in the
+/// order of the lines.
+fn hold(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Vec<Box<dyn Send>>, MergeError> {
+    let hold = |path: &PathBuf| {
+        let log = journal_path(path);
+        let held = match disk.hold(&log) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(MergeError::NoJournal(path.clone())),
+            held => held.map_err(|error| LedgerError::Io { path: log, error })?,
+        };
+        Ok(held.ok_or_else(|| LedgerError::Busy(path.clone()))?)
+    };
+    parts.iter().map(hold).collect()
 }
 
 /// The job that all parts are of, the time it took, and all records.

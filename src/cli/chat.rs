@@ -168,8 +168,12 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
     loop {
         let n_used = if chat.is_terminal { chat.conversation.n_used() } else { 0 };
         let prompt = format!("[{n_used}/{}] > ", chat.conversation.engine.n_ctx);
-        signals.take();
-        let taken = match signals.idle(|| source.next(&prompt))? {
+        // One that came at the end of an answer.
+        if signals.take() && !chat.is_terminal || signals.is_terminated() {
+            return Ok(ExitCode::Interrupted);
+        }
+        let Some(typed) = signals.idle(|| source.next(&prompt)) else { continue };
+        let taken = match typed? {
             Typed::End => return Ok(ExitCode::Success),
             Typed::Interrupt => {
                 tell("hint: Ctrl-D or /exit leaves");

@@ -94,11 +94,13 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Waits for input: nothing is lost if the process ends meanwhile.
-    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
-        self.is_idle.store(true, Ordering::Relaxed);
-        let waited = wait();
-        self.is_idle.store(false, Ordering::Relaxed);
+    /// Waits for input: nothing is lost if the process ends meanwhile. `None` where a signal came before that, and nobody has
+    /// taken it yet.
+    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> Option<T> {
+        // In this order: a signal finds this, or is found. Between the two it would be waited for in vain.
+        self.is_idle.store(true, Ordering::SeqCst);
+        let waited = (!self.raised.load(Ordering::SeqCst)).then(wait);
+        self.is_idle.store(false, Ordering::SeqCst);
         waited
     }
 
@@ -125,6 +127,8 @@ mod tests {
         let signals = Signals::new().unwrap();
         // It would end this process.
         signal_hook::low_level::raise(SIGINT).unwrap();
+        assert_eq!(signals.idle(|| panic!("the signal is not waited for again")), None::<()>);
         assert!(signals.take() && !signals.is_terminated());
+        assert_eq!(signals.idle(|| 7), Some(7));
     }
 }

@@ -55,7 +55,7 @@ const DEFAULT_MAX_TOKENS: usize = 2048;
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// How often an engine that has nothing to do looks at the interrupt.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What an engine is made of.
 #[derive(Clone, Debug)]

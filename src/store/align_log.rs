@@ -11,14 +11,16 @@
 //! of what is made of the pieces.
 
 use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use crate::draft::table::Successor;
+use crate::lock::{Beside, Locked, lock};
 use crate::token::Token;
 
 const MAGIC: &[u8; 13] = b"chaski align\n";
@@ -114,7 +116,7 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct AlignLog {
     path: PathBuf,
-    file: File,
+    file: Locked,
     n_tokens: u64,
     texts: BTreeSet<u64>,
 }
@@ -126,12 +128,9 @@ impl AlignLog {
     /// See [`LogError`]; a file that is not used is not changed.
     pub fn open(path: &Path, key: &LogKey) -> Result<AlignLog, LogError> {
         let io = |error| LogError::Io { path: path.to_owned(), error };
-        let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = opened.map_err(io)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => LogError::Busy(path.to_owned()),
-            TryLockError::Error(error) => io(error),
-        })?;
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = lock(path, Beside::Nobody, Duration::ZERO, open).map_err(io)?;
+        let file = file.ok_or_else(|| LogError::Busy(path.to_owned()))?;
         let mut log = AlignLog { path: path.to_owned(), file, n_tokens: 0, texts: BTreeSet::new() };
         let mut reader = Frames::open(log.file.try_clone().map_err(io)?, path)?;
         match reader.key(path)? {

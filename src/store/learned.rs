@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::lock::Locked;
 use crate::store::private::{self, Worth};
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
@@ -37,6 +38,9 @@ const MAX_KEY_BYTES: usize = 64 << 10;
 
 /// Longest wait for another process that writes the same file.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same for what a user asks for.
+const PATIENCE_OF_USERS: Duration = Duration::from_secs(5);
 
 /// Ends of file names.
 const EXTENSION: &str = "learned";
@@ -178,7 +182,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
 /// Deletes what is kept for `key`, or all of it. Tells which files of learned state are gone.
 ///
 /// # Errors
-/// When one cannot be deleted.
+/// When one cannot be deleted, or another process is writing to it for too long.
 pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, LearnedError> {
     let mut forgotten = Vec::new();
     for path in files(folder)? {
@@ -188,7 +192,8 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
             continue;
         }
         // A writer that is at work would bring it back.
-        let _lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE)?;
+        let lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE_OF_USERS)?;
+        let _lock = lock.ok_or_else(|| busy(&path))?;
         match private::remove(&path) {
             Ok(true) => forgotten.push(path),
             Ok(false) => {}
@@ -259,6 +264,11 @@ fn open_envelope(bytes: &[u8], path: &Path) -> Result<(LearnedKey, Vec<u8>), Lea
     Ok((key, payload.to_vec()))
 }
 
+fn busy(path: &Path) -> LearnedError {
+    let error = io::Error::other("another process is writing to it");
+    LearnedError::Io { path: path.to_owned(), error }
+}
+
 fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
     private::make_folder(folder).map_err(|error| LearnedError::Io { path: folder.to_owned(), error })
 }
@@ -268,7 +278,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
         .map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 
-fn lock(path: &Path, patience: Duration) -> Result<Option<File>, LearnedError> {
+fn lock(path: &Path, patience: Duration) -> Result<Option<Locked>, LearnedError> {
     private::lock(path, patience).map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 

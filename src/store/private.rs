@@ -5,11 +5,12 @@
 //! so that tests can make any of them fail ([`faults`]). The journal of a batch, which grows, has a seam of its own
 //! ([`crate::batch::disk`]).
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::lock::{self, Beside, Locked};
 
 /// How names of files begin that are being written.
 pub(super) const WRITING: &str = ".writing-";
@@ -74,8 +75,9 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Holds a lock until it is dropped; `None` where another process holds it for longer than `patience`.
-pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<File>> {
+/// Holds a lock until it is dropped; `None` where another process holds it for longer than `patience`. The file stays, as
+/// others may be waiting for it.
+pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<Locked>> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -83,16 +85,7 @@ pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<File>> 
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     }
-    let file = change(|| options.open(path))?;
-    let start = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
+    lock::lock(path, Beside::Nobody, patience, || change(|| options.open(path)))
 }
 
 /// The one way to the disk for what changes it.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::chat::session::{self, FormError, Session};
+use crate::lock::Locked;
 use crate::store::private::{self, Worth};
 
 /// Longest file.
@@ -174,7 +175,7 @@ pub struct Place {
     name: String,
     path: PathBuf,
     state_path: PathBuf,
-    _lock: File,
+    _lock: Locked,
 }
 
 impl Place {

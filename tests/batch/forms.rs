@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use chaski::batch::engine::{Engine, Event, Refusal, Request};
 use chaski::batch::job::Output;
@@ -121,21 +123,27 @@ fn random_bytes_are_lines_too() {
 fn a_common_beginning_comes_together() {
     let place = Place::new();
     let line = |n: usize| format!("{{\"prompt\": \"{} and question {n}\"}}\n", "document ".repeat(20 + n % 4));
-    let setup = place.setup("a.jsonl", (0..200).map(line).collect::<String>());
-    let order = std::sync::Mutex::new(Vec::new());
-    let engine = Recorder { fake: Fake::new(1, std::time::Duration::from_micros(200)), order: &order };
-    setup.run_with(Box::new(engine), &AtomicBool::new(false), &mut Silent).unwrap();
+    // The last line fails, which is told when all before it are at hand.
+    let setup = place.setup("a.jsonl", (0..200).map(line).chain(["{broken\n".to_owned()]).collect::<String>());
+    let (order, (tell, are_all_at_hand)) = (Mutex::new(Vec::new()), mpsc::channel());
+    let engine = Recorder {
+        fake: Fake::new(1, Duration::ZERO),
+        order: &order,
+        are_all_at_hand: Mutex::new(Some(are_all_at_hand)),
+    };
+    setup.run_with(Box::new(engine), &AtomicBool::new(false), &mut OnFailure(|| tell.send(()).unwrap())).unwrap();
     let order = order.into_inner().unwrap();
     assert_eq!(order.len(), 200);
     let n_changes = order.windows(2).filter(|pair| pair[0] % 4 != pair[1] % 4).count();
-    // In the order of the lines it would be 199 times.
+    // In the order of the lines it would be 199 times; those that were on their way already are in that order.
     assert!(n_changes < 30, "{n_changes}");
 }
 
-/// Notes in which order lines come.
+/// Notes in which order lines come, and answers none before all are at hand.
 struct Recorder<'a> {
     fake: Fake,
-    order: &'a std::sync::Mutex<Vec<u64>>,
+    order: &'a Mutex<Vec<u64>>,
+    are_all_at_hand: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Engine for Recorder<'_> {
@@ -147,8 +155,24 @@ impl Engine for Recorder<'_> {
     }
 
     fn next_event(&self) -> Result<Event, String> {
+        if let Some(are_all_at_hand) = self.are_all_at_hand.lock().unwrap().take() {
+            are_all_at_hand.recv().unwrap();
+        }
         self.fake.next_event()
     }
+}
+
+/// Does something when a line fails.
+struct OnFailure<F: FnMut()>(F);
+
+impl<F: FnMut()> Watcher for OnFailure<F> {
+    fn progress(&mut self, _progress: &Progress) {}
+
+    fn failed(&mut self, _number: u64, _refusal: &Refusal) {
+        (self.0)();
+    }
+
+    fn notice(&mut self, _text: &str) {}
 }
 
 #[test]
@@ -222,20 +246,15 @@ fn an_engine_that_ends_is_an_error_and_what_was_done_is_kept() {
 #[test]
 fn an_interrupt_ends_it_soon_and_it_goes_on() {
     let place = Place::new();
-    let mut setup = place.setup("a.jsonl", lines(400));
-    setup.step_us = 2000;
+    let setup = place.setup("a.jsonl", lines(4000));
     let interrupt = AtomicBool::new(false);
-    let ended = std::thread::scope(|scope| {
-        let running = scope.spawn(|| setup.run_with(Box::new(setup.engine()), &interrupt, &mut Silent));
-        std::thread::sleep(std::time::Duration::from_millis(150));
-        interrupt.store(true, Ordering::Relaxed);
-        running.join().unwrap().unwrap()
-    });
+    // The fourth line fails; no more than are on their way come after it.
+    let mut watcher = OnFailure(|| interrupt.store(true, Ordering::Relaxed));
+    let ended = setup.run_with(Box::new(setup.engine()), &interrupt, &mut watcher).unwrap();
     assert!(ended.is_interrupted);
     let (n, journal) = (ended.progress.totals.n_done(), setup.journal());
-    assert!(n > 0 && n < 400 && journal.is_closed() && journal.totals().n_done() == n, "{n}");
-    setup.step_us = 0;
+    assert!(n > 0 && n < 2000 && journal.is_closed() && journal.totals().n_done() == n, "{n}");
     let ended = setup.run().unwrap();
-    assert_eq!((ended.progress.totals.n_done(), ended.progress.n_done_now), (400, 400 - n));
-    assert_eq!(setup.records().len(), 400);
+    assert_eq!((ended.progress.totals.n_done(), ended.progress.n_done_now), (4000, 4000 - n));
+    assert_eq!(setup.records().len(), 4000);
 }

@@ -136,7 +136,8 @@ fn what_failed_is_tried_again_when_asked() {
 fn two_processes_do_not_write_one_output() {
     let place = Place::new();
     let mut setup = place.setup("a.jsonl", lines(300));
-    setup.step_us = 10_000;
+    // It would take a quarter of a minute.
+    setup.step_us = 50_000;
     let mut child = setup.spawn().unwrap();
     while setup.journal_if_any().is_none_or(|journal| journal.n_at_work() == 0) {
         thread::sleep(Duration::from_millis(2));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use chaski::batch::disk::Files;
+use chaski::batch::disk::{Disk as _, Files};
 use chaski::batch::ledger::journal_path;
 use chaski::batch::merge::{MergeError, merge, parts_of};
 
@@ -83,4 +83,20 @@ fn what_does_not_belong_together_is_not_joined() {
     merge(&Files, &all, &parts, 5).unwrap();
     other.output = all;
     assert_eq!(other.records().len(), 50);
+}
+
+/// A process that works at a part writes it anew at its end, and places in it are others then.
+#[test]
+fn what_others_write_is_not_joined_and_nobody_else_writes_what_is_joined() {
+    let place = Place::new();
+    let parts = outputs(&shards(&place, 50, 3));
+    let all = place.path("all.jsonl");
+    for busy in [&parts[1], &all] {
+        let journal = Files.append_alone(&journal_path(busy)).unwrap().unwrap();
+        let error = merge(&Files, &all, &parts, 5).unwrap_err().to_string();
+        assert_eq!(error, format!("{}: another process is writing to it", busy.display()));
+        drop(journal);
+    }
+    assert_eq!(merge(&Files, &all, &parts, 5).unwrap().n_done(), 50);
+    assert!(matches!(merge(&Files, &all, &parts, 5).unwrap_err(), MergeError::Exists(_)));
 }

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use chaski::store::align_log::{Piece, read};
 
-use super::harness::{Ran, Running, Workplace, finish};
+use super::harness::{Ran, Running, Workplace, finish, wait_until};
 use super::support::tiny;
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
@@ -150,11 +148,8 @@ fn ctrl_c_keeps_what_is_done() {
         let running = Running::start(&mut command(&place, &["--tokens", "1000000"]));
         let log = place.path("base.chaski.log");
         let n_before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        let start = Instant::now();
-        while fs::metadata(&log).map_or(0, |metadata| metadata.len()) <= n_before + 5000 {
-            assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let n_bytes = || fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        wait_until("what is written", || n_bytes() > n_before + 5000);
         running.signal("INT");
         let ran = running.finish();
         ran.fails(130, &["interrupted"]).hints("the same command goes on");
@@ -169,11 +164,7 @@ fn a_kill_loses_little_and_nothing_twice() {
     let place = Workplace::new();
     let mut running = Running::start(&mut command(&place, &["--tokens", "1000000"]));
     let log = place.path("base.chaski.log");
-    let start = Instant::now();
-    while fs::metadata(&log).map_or(0, |metadata| metadata.len()) < 20_000 {
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("what is written", || fs::metadata(&log).is_ok_and(|metadata| metadata.len() >= 20_000));
     running.child.kill().unwrap();
     running.finish();
     let n = n_tokens(&log);

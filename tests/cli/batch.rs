@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish};
+use super::harness::{CHASKI, PATIENCE, PROMPT, Ran, Running, Workplace, finish, wait_until};
 
 /// What holds where a test says nothing else.
 const DEFAULTS: [[&str; 2]; 5] =
@@ -49,13 +49,12 @@ fn answers(place: &Workplace, name: &str) -> BTreeMap<String, String> {
     answers
 }
 
+fn n_journal_bytes(place: &Workplace) -> u64 {
+    fs::metadata(place.path("results.jsonl.journal")).map_or(0, |metadata| metadata.len())
+}
+
 fn wait_for_journal(place: &Workplace, n_bytes: u64) {
-    let journal = place.path("results.jsonl.journal");
-    let start = Instant::now();
-    while fs::metadata(&journal).map_or(0, |metadata| metadata.len()) < n_bytes {
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until("what is entered in the journal", || n_journal_bytes(place) >= n_bytes);
 }
 
 #[test]
@@ -222,10 +221,14 @@ fn fifty_kills_lose_nothing() {
             n_kills += 1;
         }
     }
-    let start = Instant::now();
     // A worker whose watcher is gone ends by itself, and until then has the results.
-    while batch(&place, &[]).code != Some(0) {
-        assert!(start.elapsed() < Duration::from_secs(20), "{:#?}", batch(&place, &[]));
+    let start = Instant::now();
+    loop {
+        let ran = batch(&place, &[]);
+        if ran.code == Some(0) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{ran:#?}");
     }
     assert_eq!(answers(&place, "results.jsonl"), whole);
 }
@@ -235,9 +238,10 @@ fn signals_end_it_cleanly_and_it_goes_on() {
     let place = Workplace::new();
     prompts(&place, 3000);
     for signal in ["INT", "TERM"] {
+        let n_before = n_journal_bytes(&place);
         let running = Running::start(&mut command(&place, &[]));
-        wait_for_journal(&place, 3000);
-        thread::sleep(Duration::from_millis(100));
+        // It is at work again.
+        wait_for_journal(&place, n_before + 3000);
         running.signal(signal);
         let ran = running.finish();
         ran.fails(130, &["interrupted"]).hints("the same command goes on");
@@ -366,36 +370,40 @@ fn shards_are_read_from_the_scheduler_and_joined() {
     finish(&mut place.command(&unseeded)).fails(2, &["one seed"]).hints("--seed");
 }
 
-/// Resident memory of a process and of its children, in KiB.
+/// Memory that a process and its children took, in KiB. Pages of files, which the system drops and reads again as it likes, are
+/// not counted.
 #[cfg(target_os = "linux")]
-fn resident_kib(pid: u32) -> u64 {
+fn taken_kib(pid: u32) -> u64 {
     let read = |name: String| fs::read_to_string(name).unwrap_or_default();
     let own = read(format!("/proc/{pid}/status"));
-    let own = own.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let own = own.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok());
     let children = read(format!("/proc/{pid}/task/{pid}/children"));
-    own.unwrap_or(0) + children.split_whitespace().map(|pid| resident_kib(pid.parse().unwrap())).sum::<u64>()
+    own.unwrap_or(0) + children.split_whitespace().map(|pid| taken_kib(pid.parse().unwrap())).sum::<u64>()
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_flat_over_ten_thousand_lines() {
-    // Names of lines take 18 bytes each.
-    assert_flat(&["--no-drafts"], 2 << 10);
+    // Names of lines take 18 bytes each. How many lines are under way depends on which thread is ahead: on a busy machine the first
+    // half took from 17 to 24 MiB.
+    assert_flat(&["--no-drafts"], 8 << 10);
     // What is learned fills two tables of 4 MiB, sooner or later.
-    assert_flat(&[], 10 << 10);
+    assert_flat(&[], 16 << 10);
 }
 
 /// In the second half of many lines memory grows by less than this.
 #[cfg(target_os = "linux")]
 fn assert_flat(arguments: &[&str], most_kib: u64) {
-    const N: usize = 10_000;
+    const N: usize = 40_000;
     let place = Workplace::new();
     prompts(&place, N);
-    let mut running = Running::start(&mut command(&place, &[&["-np", "32", "-n", "4", "-q"], arguments].concat()));
+    let mut command = command(&place, &[&["-np", "32", "-n", "4", "-q"], arguments].concat());
+    // Threads with heaps of their own take memory as they please.
+    let mut running = Running::start(command.env("MALLOC_ARENA_MAX", "1"));
     let n_done = || fs::read(place.path("results.jsonl")).map_or(0, |all| all.iter().filter(|&&b| b == b'\n').count());
     let mut samples = Vec::new();
     while running.is_running() {
-        samples.push((n_done(), resident_kib(running.child.id())));
+        samples.push((n_done(), taken_kib(running.child.id())));
         thread::sleep(Duration::from_millis(100));
     }
     running.finish().succeeds();
@@ -403,7 +411,10 @@ fn assert_flat(arguments: &[&str], most_kib: u64) {
     let peak = |of: std::ops::Range<usize>| samples.iter().filter(|(n, _)| of.contains(n)).map(|&(_, kib)| kib).max();
     let (early, late) = (peak(1000..N / 2), peak(N / 2..N));
     let grown = late.zip(early).map(|(late, early)| late.saturating_sub(early));
-    assert!(grown.is_some_and(|kib| kib < most_kib), "{arguments:?}: {early:?} KiB, then {late:?} KiB");
+    // For whoever runs it with --nocapture.
+    let told = format!("{arguments:?}: {early:?} KiB, then {late:?} KiB\n");
+    std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
+    assert!(grown.is_some_and(|kib| kib < most_kib), "{told}");
 }
 
 #[test]

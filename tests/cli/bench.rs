@@ -226,12 +226,15 @@ fn the_raw_output_never_overwrites_what_is_read() {
 #[test]
 fn an_interrupted_bench_keeps_what_it_measured() {
     let place = place();
+    // Reading the second one takes seconds.
+    let long = format!("{{\"id\": \"long\", \"kind\": \"chat\", \"prompt\": \"{}\"}}\n", "the rain ".repeat(6000));
+    place.write("prompts.jsonl", PROMPTS.lines().next().unwrap().to_owned() + "\n" + &long);
     let arguments = [
         "bench",
         "--curve-budget",
         "20",
         "-n",
-        "1900",
+        "16",
         "-r",
         "1",
         "--prompts",
@@ -240,7 +243,7 @@ fn an_interrupted_bench_keeps_what_it_measured() {
         "raw.jsonl",
     ];
     let running = Running::start(&mut place.command(&arguments));
-    running.wait_for_stderr("2/2: that");
+    running.wait_for_stderr("2/2: long");
     running.signal("INT");
     running.finish().fails(130, &["interrupted"]);
     assert_eq!(records(&place).len(), 3, "all of the first prompt");

@@ -10,10 +10,7 @@ use rexpect::reader::Options;
 use rexpect::session::{PtySession, spawn_with_options};
 use serde_json::Value;
 
-use super::harness::{PROMPT, Workplace, real_model};
-
-/// Longest wait for anything. Only a chat that hangs takes as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::harness::{PATIENCE, PROMPT, Workplace, real_model};
 
 /// The editor is silent for so long only when it waits for keys: with every change of a line it shows the prompt again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -156,6 +153,7 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
 
     // An answer that is too long, stopped.
     assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is {n_endless}"));
+    assert_eq!(screen.line("/set ignore-eos true"), "ignore-eos is true");
     screen.keys("he said\r");
     // A spinner is no letter.
     let is_bar = |line: &str| line.starts_with("read") || line.starts_with(|first: char| !first.is_ascii());

@@ -5,34 +5,13 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish, skip};
+use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish, skip, wait_until};
 use super::support::gguf_writer::Meta;
 use super::support::tiny::{TinyOptions, tiny_writer};
 
 /// A text that ends by a signal only.
 const ENDLESS: [&str; 10] = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none"];
-
-/// The process that works, of the one that watches.
-fn worker(running: &Running) -> u32 {
-    let parent = running.child.id().to_string();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let found = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // "PID (NAME) STATE PARENT ..."
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent))
-        });
-        match found {
-            Some(pid) => return pid,
-            None => assert!(Instant::now() < deadline, "no process works"),
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-}
 
 fn signal(pid: u32, name: &str) {
     let kill = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
@@ -75,7 +54,7 @@ fn a_crash_is_told_and_what_was_written_stays() {
     for (name, message) in tells {
         let running = Running::start(&mut place.run_command(&ENDLESS));
         running.wait_for_text();
-        signal(worker(&running), name);
+        signal(running.worker(), name);
         let ran = running.finish();
         failed(&ran, message, "");
         assert!(!ran.stdout.is_empty(), "{ran:#?}");
@@ -96,15 +75,11 @@ fn nobody_works_for_a_process_that_is_gone() {
     let place = Workplace::new();
     let running = Running::start(&mut place.run_command(&ENDLESS));
     running.wait_for_text();
-    let worker = PathBuf::from(format!("/proc/{}", worker(&running)));
+    let worker = PathBuf::from(format!("/proc/{}", running.worker()));
     running.signal("KILL");
     running.finish();
-    let deadline = Instant::now() + Duration::from_secs(10);
     let is_dead = || fs::read_to_string(worker.join("stat")).map_or(true, |stat| stat.contains(") Z "));
-    while !is_dead() {
-        assert!(Instant::now() < deadline, "it works on");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the end of the work", is_dead);
 }
 
 #[test]
@@ -116,12 +91,8 @@ fn a_chat_goes_on_after_a_crash() {
     stdin.write_all(b"the rain\n").unwrap();
     let session = place.path("home/.local/share/chaski/sessions/peru.json");
     let n_turns = || fs::read_to_string(&session).map_or(0, |text| text.matches("\"user\"").count());
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while n_turns() < 1 {
-        assert!(Instant::now() < deadline, "nothing is kept");
-        thread::sleep(Duration::from_millis(5));
-    }
-    signal(worker(&running), "ABRT");
+    wait_until("a turn that is kept", || n_turns() > 0);
+    signal(running.worker(), "ABRT");
     let ran = running.finish();
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     assert!(ran.stderr.contains("error: the engine stopped: abort\nhint: chaski chat peru goes on"), "{ran:#?}");
@@ -154,7 +125,7 @@ fn the_engine_is_in_a_sandbox() {
     for (flags, n) in [(&[][..], 1), (&["--no-sandbox"], 0)] {
         let running = Running::start(&mut place.run_command(&[&ENDLESS[..], flags].concat()));
         running.wait_for_text();
-        let worker = worker(&running);
+        let worker = running.worker();
         assert_eq!(["chaski", "engine"].map(|thread| n_filters(worker, thread).unwrap()), [n; 2]);
         running.signal("INT");
         assert_eq!(running.finish().code, Some(130));
@@ -164,7 +135,7 @@ fn the_engine_is_in_a_sandbox() {
     let mut running = Running::start(command.stdin(Stdio::piped()));
     running.child.stdin.as_mut().unwrap().write_all(b"the rain\n").unwrap();
     running.wait_for_text();
-    let worker = worker(&running);
+    let worker = running.worker();
     assert_eq!(n_filters(worker, "chaski"), Some(0));
     assert_eq!(n_filters(worker, "engine"), Some(1));
     drop(running.child.stdin.take());

@@ -166,10 +166,11 @@ fn an_interrupted_build_leaves_no_file() {
     let mut build = place.command(&["drafter", "build", "-o", "x.chaski", "-"]);
     let mut running = Running::start(build.stdin(Stdio::piped()));
     let mut stdin = running.child.stdin.take().unwrap();
-    // More than a pipe holds: what is left of it is being read.
+    // More than a pipe holds, so the rest of it is being read.
     stdin.write_all(TEXT.repeat(8000).as_bytes()).unwrap();
     running.signal("INT");
-    drop(stdin);
+    // There is more to read until the signal is heard.
+    while stdin.write_all(TEXT.as_bytes()).is_ok() {}
     running.finish().fails(130, &["interrupted"]);
     let names: Vec<_> = fs::read_dir(place.path(".")).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names, ["model.gguf"], "nothing half written is left");

@@ -21,8 +21,8 @@ pub(crate) const PROMPT: &str = "the rain in the station";
 /// All layers on the CPU: only there memory is counted, and these tests run on builds for a GPU, too.
 pub(crate) const ON_CPU: [&str; 2] = ["-ngl", "0"];
 
-/// Longest wait for anything. Only a command that hangs takes as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for anything. Only a command that hangs takes as long, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A home and a working folder, gone after the test.
 pub(crate) struct Workplace {
@@ -157,6 +157,42 @@ impl Running {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
+    /// The process that works, of this one, which watches it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn worker(&self) -> u32 {
+        let parent = self.child.id().to_string();
+        let is_it = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // "PID (NAME) STATE PARENT ..."
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent))
+        };
+        let mut found = None;
+        wait_until("a process that works", || {
+            let processes = fs::read_dir("/proc").unwrap().flatten();
+            found = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_it);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Waits until all threads of the process that works sleep: without others it does not go on.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wait_until_it_is_stuck(&self) {
+        let tasks = format!("/proc/{}/task", self.worker());
+        let sleeps = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+        };
+        let mut n_times = 0;
+        // More than once: threads are looked at one after the other, and the last may have woken the first.
+        wait_until("a process that is stuck", || {
+            thread::sleep(Duration::from_millis(5));
+            let are_asleep = fs::read_dir(&tasks).unwrap().all(|task| task.is_ok_and(sleeps));
+            n_times = if are_asleep { n_times + 1 } else { 0 };
+            n_times == 20
+        });
+    }
+
     pub(crate) fn finish(mut self) -> Ran {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -178,7 +214,7 @@ impl Drop for Running {
     }
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");

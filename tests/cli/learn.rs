@@ -1,13 +1,15 @@
 //! `chaski learn`: the switch, what is told, what is deleted.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use chaski::draft::memory::Memory;
 use chaski::store::learned::{self, LearnPolicy, LearnedKey};
 use serde_json::Value;
 
-use super::harness::{PROMPT, Ran, Running, Workplace, finish};
+use super::harness::{PROMPT, Ran, Running, Workplace, finish, wait_until};
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
     let mut command = place.command(&[&["learn"], arguments].concat());
@@ -84,6 +86,28 @@ fn status_names_files_and_forget_deletes_them() {
         assert!(!path.exists() && all.stderr.contains(&format!("forgotten: {name} (")), "{all:#?}");
     }
     assert_eq!(all.stdout, "");
+}
+
+/// A chat that began with it does not bring it back.
+#[test]
+fn what_is_forgotten_while_a_model_is_at_work_stays_forgotten() {
+    let place = Workplace::new();
+    let file = || learned::list(&folder(&place)).unwrap_or_default().first().map(|entry| entry.path.clone());
+    let mut command = place.command(&["chat", "-s", "7", "-n", "20", "--curve-budget", "0", "--no-prompt-cache"]);
+    command.env("XDG_DATA_HOME", place.path("data")).env_remove("CHASKI_LEARN");
+    let mut running = Running::start(command.stdin(Stdio::piped()));
+    let mut stdin = running.child.stdin.take().unwrap();
+    stdin.write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
+    wait_until("what is learned", || file().is_some());
+    learn(&place, &["forget", "--all"]).succeeds();
+    assert_eq!(file(), None);
+    stdin.write_all(format!("/set n-predict 1\n{PROMPT}\n").as_bytes()).unwrap();
+    drop(stdin);
+    running.finish().succeeds();
+    let entry = learned::list(&folder(&place)).unwrap().remove(0);
+    let kept = learned::load(&folder(&place), &entry.key.unwrap()).unwrap().unwrap();
+    // Of the second answer, which is one token, and none of the first.
+    assert_eq!(Memory::from_bytes(&kept).unwrap().trigram.overlay().rows().count(), 1);
 }
 
 #[test]

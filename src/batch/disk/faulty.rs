@@ -65,6 +65,10 @@ impl Disk for Faulty {
         Ok(file.map(|file| Box::new(FaultyFile { file, left: self.left.clone() }) as Box<dyn Appended>))
     }
 
+    fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        Files.hold(path)
+    }
+
     fn read(&self, path: &Path) -> io::Result<Option<Box<dyn Readable>>> {
         Files.read(path)
     }

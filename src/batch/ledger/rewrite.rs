@@ -51,7 +51,7 @@ pub(super) fn complete(disk: &dyn Disk, path: &Path, journal: &Journal) -> Resul
     disk.remove(&aside(&journal_path(path))).map_err(at(&new))
 }
 
-/// Writes both files of an output aside: these records, in this order.
+/// Writes both files of an output aside: these records, in this order. Whoever does so has the output's journal alone.
 pub(in crate::batch) fn write_aside(
     disk: &dyn Disk,
     path: &Path,

@@ -120,7 +120,10 @@ impl Chat {
             return Err(Failure::usage("/edit needs a terminal"));
         }
         let last = self.conversation.session.turns.last().map(|turn| turn.user.clone());
-        let message = editor::edit(last.as_deref().unwrap_or_default())?;
+        let edited = editor::edit(last.as_deref().unwrap_or_default());
+        // The editor's: a terminal tells all that it runs.
+        self.conversation.engine.signals.take();
+        let message = edited?;
         let message = message.trim();
         if message.is_empty() || last.as_deref() == Some(message) {
             tell("nothing was changed");

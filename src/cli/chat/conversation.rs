@@ -81,11 +81,7 @@ impl Conversation {
     /// # Errors
     /// When there is no answer: then nothing is added to the conversation.
     pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
-        // One that came while nothing was going on.
-        self.engine.signals.take();
-        let answered = self.answer(message, seed);
-        self.engine.signals.take();
-        let turn = answered?;
+        let turn = self.answer(message, seed)?;
         self.session.turns.push(turn);
         self.engine.model.clone_into(&mut self.session.model);
         self.keep()

@@ -104,11 +104,9 @@ impl Drafters {
     pub(super) fn keep(&mut self, active: &Active, generated: &[Token]) -> Option<Notice> {
         let (Active::Auto(auto), Some((folder, key))) = (active, &self.config.learned) else { return None };
         let (memory, experience) = (&mut self.memory, auto.experience());
-        // Another process may have learned in the meantime: what it knows comes first.
+        // Another process may have learned in the meantime, or forgotten: what is on the disk counts, and nothing is brought back.
         let updated = learned::update(folder, key, |kept| {
-            if let Some(theirs) = kept.and_then(|bytes| Memory::from_bytes(&bytes)) {
-                *memory = theirs;
-            }
+            *memory = kept.and_then(|bytes| Memory::from_bytes(&bytes)).unwrap_or_default();
             memory.learn(generated, experience);
             memory.to_bytes()
         });

@@ -5,14 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LearnedError, LearnedKey, lock, make_private_folder, replace};
-
-/// Longest wait for another process that sets a switch.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::{LearnedError, LearnedKey, PATIENCE_OF_USERS, busy, lock, make_private_folder, replace};
 
 /// Longest file of switches.
 const MAX_BYTES: u64 = 1 << 20;
@@ -99,8 +95,8 @@ pub fn switch(folder: &Path) -> Result<Switch, LearnedError> {
 pub fn set_switch(folder: &Path, key: Option<&LearnedKey>, is_on: bool) -> Result<(), LearnedError> {
     make_private_folder(folder)?;
     let path = path(folder);
-    let busy = || LearnedError::Io { path: path.clone(), error: io::Error::other("another process is writing to it") };
-    let _lock = lock(&folder.join("settings.lock"), PATIENCE)?.ok_or_else(busy)?;
+    let lock = lock(&folder.join("settings.lock"), PATIENCE_OF_USERS)?;
+    let _lock = lock.ok_or_else(|| busy(&path))?;
     let mut switch = match (switch(folder), key) {
         (Ok(switch), _) => switch,
         // Said for all models, it replaces whatever the file said.

@@ -9,8 +9,8 @@ use crate::store::private::{self, Worth};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
 
-/// How long to wait for another process that makes the secret.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for another process that makes the secret: a moment, but where the disk is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a state is not used, or not kept. The caller says so, and goes on without.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,168 @@
+//! Locks on files, between processes.
+//!
+//! A lock belongs to an open file: not to its path, and not to a descriptor alone. Two things follow, and both are seen to here.
+//! Whoever has the lock may have replaced or removed the file, so one that is got must be of the file that lies at the path now.
+//! And a process that is being started has a copy of every descriptor until its program begins, so closing does not give a
+//! lock back for sure: that has to be said.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A file that is locked until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut File {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Where this fails, closing does it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Who may have a lock beside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nobody.
+    Nobody,
+    /// All who say this, too.
+    Alike,
+}
+
+/// Locks what lies at `path`, which `open` opens; `None` where another process has it for longer than `patience`.
+///
+/// # Errors
+/// When it cannot be opened, or the file system has no locks.
+pub(crate) fn lock(
+    path: &Path,
+    beside: Beside,
+    patience: Duration,
+    mut open: impl FnMut() -> io::Result<File>,
+) -> io::Result<Option<Locked>> {
+    let start = Instant::now();
+    loop {
+        let file = open()?;
+        let tried = match beside {
+            Beside::Nobody => file.try_lock(),
+            Beside::Alike => file.try_lock_shared(),
+        };
+        match tried {
+            Ok(()) => {
+                let locked = Locked(file);
+                if is_at(&locked, path) {
+                    return Ok(Some(locked));
+                }
+            }
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(PAUSE),
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((identity(file.metadata()), identity(fs::metadata(path))), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Elsewhere a file that is open cannot be replaced.
+#[cfg(not(unix))]
+fn is_at(_file: &File, _path: &Path) -> bool {
+    true
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn place() -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "").unwrap();
+        (folder, path)
+    }
+
+    fn now(path: &Path, beside: Beside) -> Option<Locked> {
+        lock(path, beside, Duration::ZERO, || File::open(path)).unwrap()
+    }
+
+    #[test]
+    fn one_at_a_time_or_many_alike() {
+        let (_folder, path) = place();
+        let first = now(&path, Beside::Nobody).unwrap();
+        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_none());
+        drop(first);
+        let alike = now(&path, Beside::Alike).unwrap();
+        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_some());
+        drop(alike);
+        now(&path, Beside::Nobody).unwrap();
+    }
+
+    #[test]
+    fn it_is_given_back_though_a_copy_of_the_descriptor_is_open() {
+        let (_folder, path) = place();
+        let first = now(&path, Beside::Nobody).unwrap();
+        // What a process has that is just being started.
+        let _copy = first.try_clone().unwrap();
+        drop(first);
+        now(&path, Beside::Nobody).unwrap();
+    }
+
+    #[test]
+    fn it_is_of_the_file_that_lies_there() {
+        let (folder, path) = place();
+        let mut n_opened = 0;
+        let open = || {
+            n_opened += 1;
+            let file = File::open(&path);
+            if n_opened == 1 {
+                // Another process is as fast as that.
+                fs::write(folder.path().join("new"), "").unwrap();
+                fs::rename(folder.path().join("new"), &path).unwrap();
+            }
+            file
+        };
+        let locked = lock(&path, Beside::Nobody, Duration::ZERO, open).unwrap().unwrap();
+        assert_eq!(locked.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
+        assert!(now(&path, Beside::Nobody).is_none() && n_opened == 2);
+    }
+
+    #[test]
+    fn who_waits_gets_it() {
+        let (_folder, path) = place();
+        let first = now(&path, Beside::Nobody).unwrap();
+        let patience = Duration::from_secs(3600);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock(&path, Beside::Nobody, patience, || File::open(&path)).unwrap());
+            drop(first);
+            assert!(waiting.join().unwrap().is_some());
+        });
+    }
+}
