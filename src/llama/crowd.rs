@@ -54,7 +54,8 @@ const DEFAULT_MAX_TOKENS: usize = 2048;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// How often an engine that has nothing to do looks at the interrupt.
+/// How often an engine that has nothing to do looks at the interrupt, and how long one with few requests waits for more
+/// before it begins.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What an engine is made of.

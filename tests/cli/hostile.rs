@@ -36,7 +36,7 @@ fn is_refused_in_words(place: &Workplace, model: &str, (name, text): &(&str, Str
     place.write("huge.txt", text);
     let start = Instant::now();
     let ran = finish(&mut place.run_command(&["-m", model, "-f", "huge.txt", "-n", "1", "-c", "512"]));
-    assert!(start.elapsed() < Duration::from_secs(30), "{name}: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(120), "{name}: {:?}", start.elapsed());
     ran.fails(6, &["tokens", "512"]);
 }
 

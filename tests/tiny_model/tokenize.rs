@@ -76,6 +76,6 @@ fn characters_that_no_token_has_take_little_time() {
         let start = Instant::now();
         assert_eq!(tokens(model, "木".repeat(1 << 20), false).len(), 2 + 3 * (1 << 20));
         // In one piece it takes minutes.
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     });
 }
