@@ -60,12 +60,13 @@ fn a_long_text_has_the_tokens_of_its_parts() {
 #[test]
 fn a_special_token_that_begins_inside_a_character_is_found() {
     let mut bytes = tiny::tiny_llama(3);
-    let (honest, forged) = (b"<|im_start|>", b"\x9c\xa8the in the");
+    // The last two bytes of 木, and more: by its characters a text could be cut behind that one only.
+    let (honest, forged) = (b"<|im_start|>", b"\x9c\xa8\xe6\x97\xa5\xe6\x97\xa5\xe6\x97\xa5e");
     let at = bytes.windows(honest.len()).position(|window| window == honest).unwrap();
     bytes[at..at + honest.len()].copy_from_slice(forged);
     with_model(&bytes, |model| {
         let n = 4000;
-        let found = tokens(model, "rain木the in the".repeat(n), true);
+        let found = tokens(model, "he木日日日e".repeat(n), true);
         assert_eq!(found.iter().filter(|token| token.0 == IM_START).count(), n);
     });
 }
