@@ -22,9 +22,8 @@ const MAX_ROWS: usize = 32;
 /// The rows of a tree may take this share of the memory that is available.
 const MEMORY_SHARE: u64 = 64;
 
-/// A draft must promise this much more than plain decoding: below it the promise is within the noise of the curve. Recorded
-/// answers lose nothing by it (with 1.02 to 1.12: the same within 0.03, see docs/drafting.md).
-const LEAST_GAIN: f64 = 1.05;
+/// A draft must promise this much more than plain decoding: below it the promise is within the noise.
+const LEAST_GAIN: f64 = 1.02;
 
 /// A node that brings less than its cost by this factor may still fill a step of the staircase.
 const HARDLY: f64 = 4.0;
