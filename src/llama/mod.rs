@@ -19,6 +19,8 @@
 pub mod crowd;
 #[cfg(unix)]
 pub mod last_words;
+#[cfg(feature = "kernels")]
+pub mod kernels;
 pub mod logprobs;
 pub mod logs;
 pub mod model;

@@ -97,6 +97,8 @@ impl Model {
         if let Some(n) = config.n_gpu_layers {
             params = params.with_n_gpu_layers(n);
         }
+        #[cfg(feature = "kernels")]
+        crate::llama::kernels::install();
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {

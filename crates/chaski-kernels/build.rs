@@ -1,0 +1,47 @@
+//! Compiles `shim/hook.cpp` against the headers of the llama.cpp that llama-cpp-sys-2 built.
+
+use std::path::{Path, PathBuf};
+
+/// The headers that the hook includes, below the source tree of llama.cpp.
+const HEADERS: [&str; 4] =
+    ["ggml/include/ggml-cpu.h", "ggml/src/ggml-backend-impl.h", "ggml/src/ggml-impl.h", "ggml/src/ggml-cpu/traits.h"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=shim/hook.cpp");
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+        return;
+    }
+    let source = source_tree();
+    for header in HEADERS {
+        assert!(
+            source.join(header).exists(),
+            "llama.cpp has no {header} any more (looked in {}): compare shim/hook.cpp with its ggml-cpu, or build with --no-default-features --features llama",
+            source.display()
+        );
+        println!("cargo:rerun-if-changed={}", source.join(header).display());
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file("shim/hook.cpp")
+        .include(source.join("include"))
+        .include(source.join("ggml/include"))
+        .include(source.join("ggml/src"))
+        .include(source.join("ggml/src/ggml-cpu"))
+        // ggml's headers are written for its own flags.
+        .warnings(false)
+        .compile("chaski_kernels_hook");
+}
+
+/// llama.cpp's source tree: CMake notes it in the cache of the build.
+fn source_tree() -> PathBuf {
+    let package = std::env::var("DEP_LLAMA_GGML_CMAKE_DIR")
+        .expect("llama-cpp-sys-2 names no folder of ggml's CMake package: was it built with system-ggml or dynamic back ends?");
+    // out/lib/cmake beside out/build
+    let out = Path::new(&package).ancestors().nth(2).expect("a folder within the build");
+    let cache = out.join("build/CMakeCache.txt");
+    let text = std::fs::read_to_string(&cache).unwrap_or_else(|e| panic!("cannot read {}: {e}", cache.display()));
+    let home = text.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    PathBuf::from(home.unwrap_or_else(|| panic!("{} names no CMAKE_HOME_DIRECTORY", cache.display())))
+}

@@ -1,0 +1,603 @@
+//! Attention without flash attention: K·Q, softmax and V·P for few rows.
+//!
+//! ggml computes these as three operations, one dot product after another. Here a block of the cache is converted once for all rows
+//! that see it: those of all tokens in the batch and of all query heads that share a key head.
+//!
+//! A row must not depend on the order of the cache's cells (drafts leave it out of order) nor on unused cells among
+//! them:
+//!
+//! - *K·Q* is a sum over the columns of a head, in their order.
+//! - *Softmax* sums integers: each `exp` as a multiple of 2^-24, exact whatever the order. Probabilities are multiples of [`GRID`].
+//! - *V·P* sums products of f16 (multiples of 2^-24) and of probabilities (multiples of 2^-22) in f64: exact, as long as values
+//!   are below 2^7. Larger ones are summed as well as f64 does it.
+//!
+//! All instruction sets give the same bits: see `simd`.
+
+use std::arch::x86_64::*;
+
+use crate::isa::Isa;
+use crate::product::Team;
+use crate::simd::{Avx2, Avx512, AvxVnni, Simd};
+use crate::tensor::Tensor;
+
+/// Probabilities are multiples of this: 2^-22.
+const GRID: f32 = 1.0 / (1 << 22) as f32;
+
+/// Adding and subtracting it rounds a number in 0 ..= 1 to a multiple of [`GRID`].
+const TO_GRID: f32 = 1.5 * GRID * (1 << 23) as f32;
+
+/// The longest head: one block of converted keys fits the first-level cache.
+pub(crate) const MAX_COLUMNS: usize = 512;
+
+/// Cells of which values are converted at a time.
+const VALUE_CELLS: usize = 512;
+
+/// Values (channels) that are computed together.
+const CHANNELS: usize = 4;
+
+/// Rows that share a block of the cache: `(head, token)` pairs with their place in a tensor of heads of tokens of floats.
+#[derive(Clone, Copy)]
+struct Rows {
+    tokens: usize,
+    heads: usize,
+}
+
+impl Rows {
+    fn len(self) -> usize {
+        self.tokens * self.heads
+    }
+
+    /// The row's first float, in a tensor whose first head is `first`.
+    fn at(self, row: usize, t: &Tensor, first: *mut u8) -> *mut f32 {
+        let (head, token) = (row / self.tokens, row % self.tokens);
+        first.wrapping_offset(head as isize * t.nb[2] as isize + token as isize * t.nb[1] as isize).cast()
+    }
+}
+
+/// ggml's numbers of the types of a cache.
+mod code {
+    pub(super) const F16: i32 = 1;
+    pub(super) const Q8_0: i32 = 8;
+}
+
+/// Whether [`keys`] takes `MUL_MAT(k, q)`.
+pub(crate) fn takes_keys(k: &Tensor, q: &Tensor) -> bool {
+    let contiguous = match k.ty {
+        code::F16 => k.nb[0] == 2 && k.ne[0] % 8 == 0,
+        code::Q8_0 => k.nb[0] == 34 && k.ne[0] % 32 == 0,
+        _ => false,
+    };
+    contiguous && k.ne[0] as usize <= MAX_COLUMNS && k.ne[1] % 16 == 0 && q.nb[0] == 4 && shares(k, q)
+}
+
+/// Whether [`values`] takes `MUL_MAT(v, p)`.
+pub(crate) fn takes_values(v: &Tensor, p: &Tensor) -> bool {
+    v.ty == code::F16 && v.nb[0] == 2 && v.ne[0] % 8 == 0 && v.ne[1] % CHANNELS as i64 == 0 && p.nb[0] == 4 && shares(v, p)
+}
+
+/// Whether [`softmax`] takes `SOFT_MAX(x, mask)`.
+pub(crate) fn takes_softmax(x: &Tensor, mask: Option<&Tensor>) -> bool {
+    x.nb[0] == 4 && x.ne[0] % 8 == 0 && mask.is_none_or(|m| m.nb[0] == if m.ty == code::F16 { 2 } else { 4 })
+}
+
+fn shares(cache: &Tensor, rows: &Tensor) -> bool {
+    cache.ne[2] > 0 && rows.ne[2] % cache.ne[2] == 0 && cache.ne[3] == rows.ne[3]
+}
+
+/// Eight numbers of a head's column `8 * j..` in the cache.
+#[inline(always)]
+unsafe fn eight(ty: i32, row: *const u8, j: usize) -> __m256 {
+    unsafe {
+        if ty == code::F16 {
+            return _mm256_cvtph_ps(_mm_loadu_si128(row.add(16 * j).cast()));
+        }
+        let block = row.add(j / 4 * 34);
+        let scale = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.cast::<u16>().read_unaligned()))));
+        let q = _mm256_cvtepi8_epi32(_mm_loadl_epi64(block.add(2 + j % 4 * 8).cast()));
+        _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q))
+    }
+}
+
+/// Eight cells by eight columns, turned around.
+#[inline(always)]
+unsafe fn transposed(r: [__m256; 8]) -> [__m256; 8] {
+    unsafe {
+        let (a0, a1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+        let (a2, a3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+        let (a4, a5) = (_mm256_unpacklo_ps(r[4], r[5]), _mm256_unpackhi_ps(r[4], r[5]));
+        let (a6, a7) = (_mm256_unpacklo_ps(r[6], r[7]), _mm256_unpackhi_ps(r[6], r[7]));
+        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
+        [
+            _mm256_permute2f128_ps::<0x20>(b0, b4),
+            _mm256_permute2f128_ps::<0x20>(b1, b5),
+            _mm256_permute2f128_ps::<0x20>(b2, b6),
+            _mm256_permute2f128_ps::<0x20>(b3, b7),
+            _mm256_permute2f128_ps::<0x31>(b0, b4),
+            _mm256_permute2f128_ps::<0x31>(b1, b5),
+            _mm256_permute2f128_ps::<0x31>(b2, b6),
+            _mm256_permute2f128_ps::<0x31>(b3, b7),
+        ]
+    }
+}
+
+/// This thread's cells of `out = k · q`.
+///
+/// # Safety
+///
+/// `takes_keys` said yes, the tensors' memory is theirs, and the CPU has the instruction set.
+#[inline(always)]
+unsafe fn keys<S: Simd>(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
+    let columns = k.ne[0] as usize;
+    let rows = Rows { tokens: q.ne[1] as usize, heads: (q.ne[2] / k.ne[2]) as usize };
+    let blocks = team.share(k.ne[1] as usize / S::ROWS);
+    // `[column][cell]`
+    let mut block = [0f32; MAX_COLUMNS * 16];
+    let block = block.as_mut_ptr();
+    unsafe {
+        for i in 0..(k.ne[2] * k.ne[3]) {
+            let (head, stream) = (i % k.ne[2], i / k.ne[2]);
+            let first_q = q.head(head * rows.heads as i64, stream);
+            let first_out = out.head(head * rows.heads as i64, stream);
+            for b in blocks.clone() {
+                let cells = k.head(head, stream).wrapping_add(b * S::ROWS * k.nb[1] as usize);
+                let mut c = 0;
+                while c < S::ROWS {
+                    let row = cells.wrapping_add(c * k.nb[1] as usize);
+                    let step = k.nb[1] as usize;
+                    let mut j = 0;
+                    while j < columns / 8 {
+                        let turned = transposed([
+                            eight(k.ty, row, j),
+                            eight(k.ty, row.add(step), j),
+                            eight(k.ty, row.add(2 * step), j),
+                            eight(k.ty, row.add(3 * step), j),
+                            eight(k.ty, row.add(4 * step), j),
+                            eight(k.ty, row.add(5 * step), j),
+                            eight(k.ty, row.add(6 * step), j),
+                            eight(k.ty, row.add(7 * step), j),
+                        ]);
+                        let mut d = 0;
+                        while d < 8 {
+                            _mm256_storeu_ps(block.add((8 * j + d) * S::ROWS + c), turned[d]);
+                            d += 1;
+                        }
+                        j += 1;
+                    }
+                    c += 8;
+                }
+                let mut r = 0;
+                while r < rows.len() {
+                    macro_rules! some {
+                        ($n:literal) => {{
+                            key_rows::<S, $n>(block, columns, rows, r, (q, first_q), (out, first_out.wrapping_add(b * S::ROWS * 4)));
+                            r += $n;
+                        }};
+                    }
+                    match rows.len() - r {
+                        1 => some!(1),
+                        2 => some!(2),
+                        3 => some!(3),
+                        4 | 5 => some!(4),
+                        6 | 7 => some!(6),
+                        _ => some!(8),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows `r..r + N` of a block of cells.
+#[inline(always)]
+unsafe fn key_rows<S: Simd, const N: usize>(
+    block: *const f32,
+    columns: usize,
+    rows: Rows,
+    r: usize,
+    (q, first_q): (&Tensor, *mut u8),
+    (out, first_out): (&Tensor, *mut u8),
+) {
+    unsafe {
+        let mut x = [std::ptr::null_mut::<f32>(); N];
+        let mut sums = [S::zero(); N];
+        let mut m = 0;
+        while m < N {
+            x[m] = rows.at(r + m, q, first_q);
+            m += 1;
+        }
+        let mut d = 0;
+        while d < columns {
+            let k = S::load_floats(block.add(d * S::ROWS));
+            let mut m = 0;
+            while m < N {
+                sums[m] = S::fma(k, S::splat_float(*x[m].add(d)), sums[m]);
+                m += 1;
+            }
+            d += 1;
+        }
+        let mut m = 0;
+        while m < N {
+            S::store_floats(rows.at(r + m, out, first_out), sums[m]);
+            m += 1;
+        }
+    }
+}
+
+/// `e^x` for `x <= 0`; zero below -87 and for minus infinity.
+#[inline(always)]
+unsafe fn exp8(x: __m256) -> __m256 {
+    unsafe {
+        let low = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(-87.0));
+        // The maximum would lose a NaN as its first operand.
+        let x = _mm256_max_ps(_mm256_set1_ps(-87.0), x);
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        let n = _mm256_round_ps::<NEAREST>(_mm256_mul_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, so that the remainder keeps its low bits.
+        let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693_359_4), x);
+        let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.121_944_4e-4), r);
+        let mut p = _mm256_set1_ps(1.0 / 720.0);
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0 / 120.0));
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0 / 24.0));
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0 / 6.0));
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5));
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0));
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0));
+        let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
+        _mm256_andnot_ps(low, _mm256_mul_ps(p, _mm256_castsi256_ps(power)))
+    }
+}
+
+/// One row: `out = softmax(x * scale + mask)`, with a logit that takes its share and is not written (a sink), if there is one. `out` may
+/// be `x`.
+#[inline(always)]
+unsafe fn softmax_row(x: *const f32, mask: *const u8, half: bool, sink: Option<f32>, n: usize, scale: f32, out: *mut f32) {
+    unsafe {
+        let scale = _mm256_set1_ps(scale);
+        let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
+        let mut i = 0;
+        while i < n {
+            let mut v = _mm256_mul_ps(_mm256_loadu_ps(x.add(i)), scale);
+            if !mask.is_null() {
+                let m = if half {
+                    _mm256_cvtph_ps(_mm_loadu_si128(mask.add(i * 2).cast()))
+                } else {
+                    _mm256_loadu_ps(mask.add(i * 4).cast())
+                };
+                v = _mm256_add_ps(v, m);
+            }
+            _mm256_storeu_ps(out.add(i), v);
+            // A NaN stays: the maximum is its second operand where one is.
+            largest = _mm256_max_ps(largest, v);
+            i += 8;
+        }
+        let mut lanes = [0f32; 8];
+        _mm256_storeu_ps(lanes.as_mut_ptr(), largest);
+        let largest = lanes.iter().chain(&sink).fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b });
+        let shift = _mm256_set1_ps(largest);
+        let steps = _mm256_set1_ps((1 << 24) as f32);
+        let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        let low = _mm256_set1_epi64x(0xffff_ffff);
+        let mut i = 0;
+        while i < n {
+            let e = exp8(_mm256_sub_ps(_mm256_loadu_ps(out.add(i)), shift));
+            _mm256_storeu_ps(out.add(i), e);
+            let k = _mm256_cvtps_epi32(_mm256_mul_ps(e, steps));
+            even = _mm256_add_epi64(even, _mm256_and_si256(k, low));
+            odd = _mm256_add_epi64(odd, _mm256_srli_epi64::<32>(k));
+            i += 8;
+        }
+        let mut sums = [0u64; 4];
+        _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi64(even, odd));
+        let mut sum: u64 = sums.iter().sum();
+        if let Some(sink) = sink {
+            let mut lanes = [0f32; 8];
+            _mm256_storeu_ps(lanes.as_mut_ptr(), exp8(_mm256_sub_ps(_mm256_set1_ps(sink), shift)));
+            sum += (lanes[0] * (1 << 24) as f32) as u64;
+        }
+        let inverse = _mm256_set1_ps((f64::from(1 << 24) / sum as f64) as f32);
+        let grid = _mm256_set1_ps(TO_GRID);
+        let mut i = 0;
+        while i < n {
+            let p = _mm256_mul_ps(_mm256_loadu_ps(out.add(i)), inverse);
+            _mm256_storeu_ps(out.add(i), _mm256_sub_ps(_mm256_add_ps(p, grid), grid));
+            i += 8;
+        }
+    }
+}
+
+/// This thread's rows of a softmax.
+#[inline(always)]
+unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, scale: f32, out: &Tensor, team: Team) {
+    for row in team.share((x.ne[1] * x.ne[2] * x.ne[3]) as usize) {
+        let (token, head, stream) = (row as i64 % x.ne[1], row as i64 / x.ne[1] % x.ne[2], row as i64 / (x.ne[1] * x.ne[2]));
+        let at = |t: &Tensor| t.head(head, stream).wrapping_offset((token * t.nb[1]) as isize);
+        unsafe {
+            let m = mask.map_or(std::ptr::null(), |m| {
+                m.head(head % m.ne[2], stream % m.ne[3]).wrapping_offset((token * m.nb[1]) as isize).cast_const()
+            });
+            let sink = sinks.map(|s| s.data.cast::<f32>().offset(head as isize).read());
+            let half = mask.is_some_and(|m| m.ty == code::F16);
+            softmax_row(at(x).cast(), m, half, sink, x.ne[0] as usize, scale, at(out).cast());
+        }
+    }
+}
+
+/// What the sums in f64 need of an instruction set. They are exact, so how many lanes there are does not show.
+trait Doubles: Copy {
+    type V: Copy;
+    const LANES: usize;
+    unsafe fn zero() -> Self::V;
+    unsafe fn load(p: *const f64) -> Self::V;
+    unsafe fn store(p: *mut f64, v: Self::V);
+    /// `LANES` floats.
+    unsafe fn from_floats(p: *const f32) -> Self::V;
+    /// `LANES` half-precision floats.
+    unsafe fn from_halves(p: *const u8) -> Self::V;
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn sum(v: Self::V) -> f64;
+}
+
+macro_rules! four_doubles {
+    ($simd:ty) => {
+        impl Doubles for $simd {
+            type V = __m256d;
+            const LANES: usize = 4;
+            #[inline(always)]
+            unsafe fn zero() -> __m256d {
+                unsafe { _mm256_setzero_pd() }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const f64) -> __m256d {
+                unsafe { _mm256_loadu_pd(p) }
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut f64, v: __m256d) {
+                unsafe { _mm256_storeu_pd(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn from_floats(p: *const f32) -> __m256d {
+                unsafe { _mm256_cvtps_pd(_mm_loadu_ps(p)) }
+            }
+            #[inline(always)]
+            unsafe fn from_halves(p: *const u8) -> __m256d {
+                unsafe { _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p.cast()))) }
+            }
+            #[inline(always)]
+            unsafe fn fma(a: __m256d, b: __m256d, c: __m256d) -> __m256d {
+                unsafe { _mm256_fmadd_pd(a, b, c) }
+            }
+            #[inline(always)]
+            unsafe fn sum(v: __m256d) -> f64 {
+                unsafe {
+                    let mut lanes = [0f64; 4];
+                    _mm256_storeu_pd(lanes.as_mut_ptr(), v);
+                    lanes[0] + lanes[1] + (lanes[2] + lanes[3])
+                }
+            }
+        }
+    };
+}
+
+four_doubles!(Avx2);
+four_doubles!(AvxVnni);
+
+impl Doubles for Avx512 {
+    type V = __m512d;
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> __m512d {
+        unsafe { _mm512_setzero_pd() }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f64) -> __m512d {
+        unsafe { _mm512_loadu_pd(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f64, v: __m512d) {
+        unsafe { _mm512_storeu_pd(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn from_floats(p: *const f32) -> __m512d {
+        unsafe { _mm512_cvtps_pd(_mm256_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn from_halves(p: *const u8) -> __m512d {
+        unsafe { _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512d, b: __m512d, c: __m512d) -> __m512d {
+        unsafe { _mm512_fmadd_pd(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn sum(v: __m512d) -> f64 {
+        unsafe { _mm512_reduce_add_pd(v) }
+    }
+}
+
+/// Bytes of sums that each thread needs for `rows` rows.
+fn sums_bytes(rows: usize) -> usize {
+    rows * CHANNELS * 64
+}
+
+/// Bytes of work that [`values`] needs on `threads` threads.
+pub(crate) fn values_work_size(v: &Tensor, p: &Tensor, threads: usize) -> usize {
+    threads * sums_bytes((p.ne[1] * p.ne[2] / v.ne[2]) as usize) + 64
+}
+
+/// This thread's channels of `out = v · p`.
+#[inline(always)]
+unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, work: *mut u8) {
+    let cells = v.ne[0] as usize;
+    let rows = Rows { tokens: p.ne[1] as usize, heads: (p.ne[2] / v.ne[2]) as usize };
+    // `[cell / LANES][channel][lane]`
+    let mut block = [0f64; VALUE_CELLS * CHANNELS];
+    let block = block.as_mut_ptr();
+    let groups = v.ne[1] as usize / CHANNELS;
+    unsafe {
+        let work = work.add(work.align_offset(64) + team.index * sums_bytes(rows.len()));
+        // `[row][channel]`
+        let sums = work.cast::<D::V>();
+        for item in team.share(groups * (v.ne[2] * v.ne[3]) as usize) {
+            let (group, i) = (item % groups, (item / groups) as i64);
+            let (head, stream) = (i % v.ne[2], i / v.ne[2]);
+            let first_p = p.head(head * rows.heads as i64, stream);
+            let first_out = out.head(head * rows.heads as i64, stream);
+            let channels = v.head(head, stream).wrapping_offset((group * CHANNELS) as isize * v.nb[1] as isize);
+            for i in 0..rows.len() * CHANNELS {
+                sums.add(i).write(D::zero());
+            }
+            let mut from = 0;
+            while from < cells {
+                let n = VALUE_CELLS.min(cells - from);
+                for c in 0..CHANNELS {
+                    let row = channels.wrapping_add(c * v.nb[1] as usize + 2 * from);
+                    for l in 0..n / D::LANES {
+                        D::store(block.add((l * CHANNELS + c) * D::LANES), D::from_halves(row.add(2 * l * D::LANES)));
+                    }
+                }
+                let mut r = 0;
+                while r < rows.len() {
+                    macro_rules! some {
+                        ($n:literal) => {{
+                            value_rows::<D, $n>(block, n, rows, r, (p, first_p.wrapping_add(4 * from)), sums);
+                            r += $n;
+                        }};
+                    }
+                    match (rows.len() - r, D::LANES) {
+                        (1, _) => some!(1),
+                        (2, _) => some!(2),
+                        (3, _) | (_, 4) => some!(3),
+                        _ => some!(4),
+                    }
+                }
+                from += n;
+            }
+            for r in 0..rows.len() {
+                let to = rows.at(r, out, first_out).add(group * CHANNELS);
+                for c in 0..CHANNELS {
+                    to.add(c).write(D::sum(sums.add(r * CHANNELS + c).read()) as f32);
+                }
+            }
+        }
+    }
+}
+
+/// Adds a block of cells to the sums of rows `r..r + N`.
+#[inline(always)]
+unsafe fn value_rows<D: Doubles, const N: usize>(
+    block: *const f64,
+    cells: usize,
+    rows: Rows,
+    r: usize,
+    (p, first_p): (&Tensor, *mut u8),
+    sums: *mut D::V,
+) {
+    unsafe {
+        let mut x = [std::ptr::null_mut::<f32>(); N];
+        let mut acc = [[D::zero(); CHANNELS]; N];
+        let mut m = 0;
+        while m < N {
+            x[m] = rows.at(r + m, p, first_p);
+            let mut c = 0;
+            while c < CHANNELS {
+                acc[m][c] = sums.add((r + m) * CHANNELS + c).read();
+                c += 1;
+            }
+            m += 1;
+        }
+        let mut l = 0;
+        while l < cells / D::LANES {
+            let v = block.add(l * CHANNELS * D::LANES);
+            let v = [D::load(v), D::load(v.add(D::LANES)), D::load(v.add(2 * D::LANES)), D::load(v.add(3 * D::LANES))];
+            let mut m = 0;
+            while m < N {
+                let p = D::from_floats(x[m].add(l * D::LANES));
+                let mut c = 0;
+                while c < CHANNELS {
+                    acc[m][c] = D::fma(p, v[c], acc[m][c]);
+                    c += 1;
+                }
+                m += 1;
+            }
+            l += 1;
+        }
+        let mut m = 0;
+        while m < N {
+            let mut c = 0;
+            while c < CHANNELS {
+                sums.add((r + m) * CHANNELS + c).write(acc[m][c]);
+                c += 1;
+            }
+            m += 1;
+        }
+    }
+}
+
+/// The functions that enable an instruction set.
+macro_rules! entries {
+    ($name:ident, $simd:ty, $features:literal) => {
+        mod $name {
+            use super::*;
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn keys(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
+                unsafe { super::keys::<$simd>(k, q, out, team) }
+            }
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, scale: f32, out: &Tensor, team: Team) {
+                unsafe { super::softmax(x, mask, sinks, scale, out, team) }
+            }
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn values(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, work: *mut u8) {
+                unsafe { super::values::<$simd>(v, p, out, team, work) }
+            }
+        }
+    };
+}
+
+entries!(narrow, Avx2, "avx2,fma,f16c");
+entries!(wide, Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
+
+/// This thread's part of `out = k · q`: the cells it gets.
+///
+/// # Safety
+///
+/// `takes_keys` said yes, the tensors' memory is theirs, and the CPU has the instruction set.
+pub(crate) unsafe fn run_keys(isa: Isa, k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
+    unsafe {
+        match isa {
+            Isa::Avx2 | Isa::AvxVnni => narrow::keys(k, q, out, team),
+            Isa::Avx512 => wide::keys(k, q, out, team),
+        }
+    }
+}
+
+/// This thread's rows of `out = softmax(x * scale + mask)`.
+///
+/// # Safety
+///
+/// As for [`run_keys`], with `takes_softmax`.
+pub(crate) unsafe fn run_softmax(isa: Isa, x: &Tensor, [mask, sinks]: [Option<&Tensor>; 2], scale: f32, out: &Tensor, team: Team) {
+    unsafe {
+        match isa {
+            Isa::Avx2 | Isa::AvxVnni => narrow::softmax(x, mask, sinks, scale, out, team),
+            Isa::Avx512 => wide::softmax(x, mask, sinks, scale, out, team),
+        }
+    }
+}
+
+/// This thread's channels of `out = v · p`, with `work` of `values_work_size` bytes.
+///
+/// # Safety
+///
+/// As for [`run_keys`], with `takes_values`.
+pub(crate) unsafe fn run_values(isa: Isa, v: &Tensor, p: &Tensor, out: &Tensor, team: Team, work: *mut u8) {
+    unsafe {
+        match isa {
+            Isa::Avx2 | Isa::AvxVnni => narrow::values(v, p, out, team, work),
+            Isa::Avx512 => wide::values(v, p, out, team, work),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The Rust side of `shim/hook.cpp`.
+
+use std::sync::OnceLock;
+
+use crate::attention;
+use crate::isa::Isa;
+use crate::pack::pack;
+use crate::product::{Product, Team};
+use crate::tensor::Tensor;
+use crate::weights::WeightType;
+
+/// Chosen once, before the first model is loaded: packed weights fit one instruction set only.
+static ISA: OnceLock<Isa> = OnceLock::new();
+
+unsafe extern "C" {
+    /// Puts the buffer type in front of ggml's own. Returns 0 if ggml-cpu is not what the headers say.
+    fn chaski_kernels_register(attention: i32) -> i32;
+}
+
+/// Why weights stay with ggml's own kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// There is no kernel for the type.
+    Type,
+    /// The columns are not a whole number of blocks.
+    Columns,
+    /// The rows are not a whole number of tiles.
+    Rows,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Type => "no kernel for this type",
+            Self::Columns => "columns are not a multiple of the block length",
+            Self::Rows => "rows are not a multiple of the tile height",
+        })
+    }
+}
+
+/// Whether weights of ggml's type `code`, `rows` rows of `columns`, are taken by the kernels of `isa`.
+///
+/// # Errors
+///
+/// Why not.
+pub fn takes(isa: Isa, code: i32, columns: usize, rows: usize) -> Result<WeightType, Refusal> {
+    let ty = WeightType::from_ggml(code).ok_or(Refusal::Type)?;
+    if columns == 0 || columns % ty.block_columns() != 0 {
+        return Err(Refusal::Columns);
+    }
+    if rows == 0 || rows % isa.tile_rows() != 0 {
+        return Err(Refusal::Rows);
+    }
+    Ok(ty)
+}
+
+/// Puts the kernels in front of ggml's own, for every model that is loaded from now on. Call it before the first one is loaded; a
+/// second call changes nothing. Returns the instruction set in use, or none if the hook does not fit this llama.cpp.
+///
+/// # Panics
+///
+/// If the CPU lacks `isa`.
+pub fn install(isa: Isa, attention: bool) -> Option<Isa> {
+    assert!(isa.is_supported(), "this CPU has no {isa}");
+    let isa = *ISA.get_or_init(|| isa);
+    // SAFETY: registering is idempotent, and touches the list of buffer types only.
+    (unsafe { chaski_kernels_register(i32::from(attention)) } != 0).then_some(isa)
+}
+
+/// The instruction set in use, if the kernels are installed.
+pub fn installed() -> Option<Isa> {
+    ISA.get().copied()
+}
+
+fn isa() -> Isa {
+    *ISA.get().expect("the hook was registered by `install`")
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_takes(code: i32, columns: i64, rows: i64) -> i32 {
+    i32::from(columns > 0 && rows > 0 && takes(isa(), code, columns as usize, rows as usize).is_ok())
+}
+
+/// `size_of::<Tensor>()`, compared with the C++ side's.
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_tensor_bytes() -> usize {
+    size_of::<Tensor>()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_product_work(w: &Tensor, x: &Tensor, ids: Option<&Tensor>, out: &Tensor) -> usize {
+    Product { w, x, ids, out }.work_size()
+}
+
+// What follows computes. The C++ side passes on what ggml gives it; types and shapes were checked by `takes` and its siblings, the
+// instruction set by `install`.
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn chaski_kernels_product(w: &Tensor, x: &Tensor, ids: Option<&Tensor>, out: &Tensor, team: &Team, work: *mut u8) {
+    // SAFETY: see above.
+    unsafe { Product { w, x, ids, out }.run(isa(), *team, work) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_takes_keys(k: &Tensor, q: &Tensor) -> i32 {
+    i32::from(attention::takes_keys(k, q))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_takes_values(v: &Tensor, p: &Tensor) -> i32 {
+    i32::from(attention::takes_values(v, p))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_takes_softmax(x: &Tensor, mask: Option<&Tensor>) -> i32 {
+    i32::from(attention::takes_softmax(x, mask))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn chaski_kernels_keys(k: &Tensor, q: &Tensor, out: &Tensor, team: &Team) {
+    // SAFETY: see above.
+    unsafe { attention::run_keys(isa(), k, q, out, *team) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn chaski_kernels_softmax(
+    x: &Tensor,
+    mask: Option<&Tensor>,
+    sinks: Option<&Tensor>,
+    scale: f32,
+    out: &Tensor,
+    team: &Team,
+) {
+    // SAFETY: see above.
+    unsafe { attention::run_softmax(isa(), x, [mask, sinks], scale, out, *team) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn chaski_kernels_values_work(v: &Tensor, p: &Tensor, threads: i32) -> usize {
+    attention::values_work_size(v, p, threads as usize)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn chaski_kernels_values(v: &Tensor, p: &Tensor, out: &Tensor, team: &Team, work: *mut u8) {
+    // SAFETY: see above.
+    unsafe { attention::run_values(isa(), v, p, out, *team, work) }
+}
+
+/// Packs `rows` rows of `columns` weights, on all CPUs if that is worth it.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn chaski_kernels_pack(code: i32, columns: i64, rows: i64, from: *const u8, to: *mut u8) {
+    const WORTH_A_THREAD: usize = 1 << 20;
+    let ty = WeightType::from_ggml(code).expect("the hook takes known types only");
+    let (columns, tile_rows) = (columns as usize, isa().tile_rows());
+    let bytes = rows as usize * ty.row_bytes(columns);
+    // SAFETY: ggml passes a whole tensor, and a buffer of the same size.
+    let (from, to) = unsafe { (std::slice::from_raw_parts(from, bytes), std::slice::from_raw_parts_mut(to, bytes)) };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let n = cpus.min(bytes / WORTH_A_THREAD).max(1);
+    let part = (rows as usize / tile_rows).div_ceil(n) * tile_rows * ty.row_bytes(columns);
+    std::thread::scope(|threads| {
+        let mut parts = from.chunks(part).zip(to.chunks_mut(part));
+        let own = parts.next();
+        for (from, to) in parts {
+            threads.spawn(move || pack(ty, columns, tile_rows, from, to));
+        }
+        if let Some((from, to)) = own {
+            pack(ty, columns, tile_rows, from, to);
+        }
+    });
+}

@@ -1,0 +1,264 @@
+//! `MUL_MAT` and `MUL_MAT_ID` as ggml calls them: on all threads of a graph, with strides and a work buffer.
+
+use std::ffi::c_void;
+use std::ops::Range;
+
+use crate::activation::Activation;
+use crate::gemm::{self, ROW_BLOCK, Tiles};
+use crate::isa::Isa;
+use crate::tensor::Tensor;
+use crate::weights::WeightType;
+
+/// One product: `out = w · x`, or that of the expert `ids` names for each row.
+///
+/// Row `(i, j)` of the activations is at index `i` of their second and `j` of their third dimension.
+pub(crate) struct Product<'a> {
+    pub w: &'a Tensor,
+    pub x: &'a Tensor,
+    pub ids: Option<&'a Tensor>,
+    pub out: &'a Tensor,
+}
+
+/// The threads that compute a graph, and which of them this is.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Team {
+    pub index: usize,
+    pub size: usize,
+    /// ggml's thread pool.
+    pub pool: *mut c_void,
+}
+
+unsafe extern "C" {
+    fn ggml_barrier(pool: *mut c_void);
+    fn ggml_threadpool_chunk_set(pool: *mut c_void, value: i32);
+    fn ggml_threadpool_chunk_add(pool: *mut c_void, value: i32) -> i32;
+}
+
+impl Team {
+    /// Waits for all threads.
+    unsafe fn wait(&self) {
+        unsafe { ggml_barrier(self.pool) }
+    }
+
+    /// This thread's part of `n` pieces of work.
+    pub(crate) fn share(&self, n: usize) -> Range<usize> {
+        n * self.index / self.size..n * (self.index + 1) / self.size
+    }
+
+    /// Calls `work` with each number below `n`, on whichever thread is free. All threads must have called `start_counting`, with a wait after it.
+    unsafe fn divide(&self, n: usize, mut work: impl FnMut(usize)) {
+        let mut next = self.index;
+        while next < n {
+            work(next);
+            next = unsafe { ggml_threadpool_chunk_add(self.pool, 1) } as usize;
+        }
+    }
+
+    unsafe fn start_counting(&self) {
+        if self.index == 0 {
+            unsafe { ggml_threadpool_chunk_set(self.pool, self.size as i32) }
+        }
+    }
+}
+
+/// Rows that meet the same weights, by their positions in [`Rows`].
+struct Panel {
+    weights: *const u8,
+    rows: Range<usize>,
+}
+
+/// The rows of a product in the order in which they are computed, and the panels they form.
+struct Rows<'a> {
+    panels: &'a [Panel],
+    /// The row at each position; without it a row's position is its number.
+    order: Option<&'a [u32]>,
+}
+
+impl Rows<'_> {
+    fn row(&self, position: usize) -> usize {
+        self.order.map_or(position, |order| order[position] as usize)
+    }
+
+    fn panel(&self, position: usize) -> &Panel {
+        &self.panels[self.panels.partition_point(|p| p.rows.end <= position)]
+    }
+}
+
+/// The most bytes of weights that a thread takes at a time: they stay in the second-level cache while blocks of rows pass.
+const CHUNK_BYTES: usize = 192 << 10;
+
+impl Product<'_> {
+    fn ty(&self) -> WeightType {
+        WeightType::from_ggml(self.w.ty).expect("the hook takes known types only")
+    }
+
+    fn columns(&self) -> usize {
+        self.w.ne[0] as usize
+    }
+
+    fn n_experts(&self) -> usize {
+        self.w.ne[2] as usize
+    }
+
+    fn n_rows(&self) -> usize {
+        (self.out.ne[1] * self.out.ne[2]) as usize
+    }
+
+    /// Blocks of activations in a row.
+    fn blocks(&self) -> usize {
+        if self.ty().is_float() { 0 } else { self.columns() / 32 }
+    }
+
+    fn place(&self, row: usize) -> (i64, i64) {
+        (row as i64 % self.out.ne[1], row as i64 / self.out.ne[1])
+    }
+
+    fn input(&self, row: usize) -> *const f32 {
+        let (i, j) = self.place(row);
+        // All experts of a token may read the same row.
+        self.x.head(j, 0).wrapping_offset((i % self.x.ne[1] * self.x.nb[1]) as isize).cast()
+    }
+
+    fn output(&self, row: usize) -> *mut f32 {
+        let (i, j) = self.place(row);
+        self.out.head(j, 0).wrapping_offset((i * self.out.nb[1]) as isize).cast()
+    }
+
+    unsafe fn expert(&self, ids: &Tensor, row: usize) -> usize {
+        let (i, j) = self.place(row);
+        let id = unsafe { ids.data.offset((i * ids.nb[0] + j * ids.nb[1]) as isize).cast::<i32>().read() };
+        let id = usize::try_from(id).unwrap_or(usize::MAX);
+        assert!(id < self.n_experts(), "expert {id} of {}", self.n_experts());
+        id
+    }
+
+    /// Bytes of work that [`Self::run`] needs.
+    pub(crate) fn work_size(&self) -> usize {
+        let sorting = if self.ids.is_some() { (self.n_experts() + 1 + self.n_rows()) * size_of::<u32>() } else { 0 };
+        size_of::<Activation>() * (self.blocks() * self.n_rows() + 1) + sorting
+    }
+
+    /// Computes this thread's part.
+    ///
+    /// # Safety
+    ///
+    /// The pointers are to as much as the fields say, `work` to `work_size()` bytes that all threads share, and all threads of the
+    /// team call this. The CPU has the instruction set.
+    pub(crate) unsafe fn run(&self, isa: Isa, team: Team, work: *mut u8) {
+        let (n, blocks) = (self.n_rows(), self.blocks());
+        let acts = work.wrapping_add(work.align_offset(align_of::<Activation>())).cast::<Activation>();
+        let sorted = acts.wrapping_add(blocks * n).cast::<u32>();
+        unsafe {
+            team.start_counting();
+            let Some(ids) = self.ids else {
+                let panels = [Panel { weights: self.w.data, rows: 0..n }];
+                let rows = Rows { panels: &panels, order: None };
+                self.quantize(isa, team, &rows, acts);
+                team.wait();
+                self.multiply(isa, team, &rows, acts);
+                return;
+            };
+            if team.index == 0 {
+                self.sort_by_expert(ids, sorted);
+            }
+            team.wait();
+            let starts = std::slice::from_raw_parts(sorted, self.n_experts() + 1);
+            let order = std::slice::from_raw_parts(sorted.add(starts.len()), n);
+            let expert_bytes = self.w.ne[1] as usize * self.ty().row_bytes(self.columns());
+            let panels: Vec<Panel> = starts
+                .windows(2)
+                .enumerate()
+                .filter(|(_, s)| s[0] < s[1])
+                .map(|(e, s)| Panel { weights: self.w.data.add(e * expert_bytes), rows: s[0] as usize..s[1] as usize })
+                .collect();
+            let rows = Rows { panels: &panels, order: Some(order) };
+            self.quantize(isa, team, &rows, acts);
+            team.wait();
+            self.multiply(isa, team, &rows, acts);
+        }
+    }
+
+    /// This thread's part of the activations, as the panels want them.
+    unsafe fn quantize(&self, isa: Isa, team: Team, rows: &Rows<'_>, acts: *mut Activation) {
+        let (kernel, blocks) = (gemm::kernel(isa, self.ty()), self.blocks());
+        let share = team.share(blocks * self.n_rows());
+        let mut at = share.start;
+        while at < share.end {
+            let (position, first) = (at / blocks, at % blocks);
+            let last = blocks.min(first + share.end - at);
+            let panel = rows.panel(position);
+            let x = self.input(rows.row(position));
+            let out = acts.wrapping_add(panel.rows.start * blocks + position - panel.rows.start);
+            for block in first..last {
+                unsafe {
+                    let x = &*x.add(block * 32).cast::<[f32; 32]>();
+                    out.add(block * panel.rows.len()).write((kernel.quantize)(x));
+                }
+            }
+            at += last - first;
+        }
+    }
+
+    /// Tiles, as threads become free. The pieces do not depend on the rows, and no sum is split.
+    unsafe fn multiply(&self, isa: Isa, team: Team, rows: &Rows<'_>, acts: *const Activation) {
+        let (kernel, blocks) = (gemm::kernel(isa, self.ty()), self.blocks());
+        let columns = self.columns();
+        let tile_bytes = isa.tile_rows() * self.ty().row_bytes(columns);
+        let n_tiles = self.w.ne[1] as usize / isa.tile_rows();
+        let chunk = (n_tiles / (8 * team.size)).min(CHUNK_BYTES / tile_bytes).max(1);
+        let chunks = n_tiles.div_ceil(chunk);
+        let work = |i: usize| {
+            let (panel, first) = (&rows.panels[i / chunks], i % chunks * chunk);
+            let n = panel.rows.len();
+            // As many blocks of rows as it takes, of equal length.
+            let n_blocks = n.div_ceil(ROW_BLOCK).max(1);
+            for b in 0..n_blocks {
+                let (from, to) = (n * b / n_blocks, n * (b + 1) / n_blocks);
+                let mut floats = [std::ptr::null(); ROW_BLOCK];
+                let mut out = [std::ptr::null_mut(); ROW_BLOCK];
+                for m in from..to {
+                    let row = rows.row(panel.rows.start + m);
+                    floats[m - from] = self.input(row);
+                    out[m - from] = self.output(row).wrapping_add(first * isa.tile_rows());
+                }
+                let tiles = Tiles {
+                    weights: panel.weights.wrapping_add(first * tile_bytes),
+                    n_tiles: chunk.min(n_tiles - first),
+                    columns,
+                    acts: acts.wrapping_add(panel.rows.start * blocks + from),
+                    acts_stride: n,
+                    floats: &floats[..to - from],
+                    out: &out[..to - from],
+                };
+                // SAFETY: as the caller of `run` promises.
+                unsafe { (kernel.run)(&tiles) }
+            }
+        };
+        unsafe { team.divide(chunks * rows.panels.len(), work) }
+    }
+
+    /// Counting sort: where each expert's rows begin, then the rows.
+    unsafe fn sort_by_expert(&self, ids: &Tensor, out: *mut u32) {
+        let n_experts = self.n_experts();
+        unsafe {
+            let starts = std::slice::from_raw_parts_mut(out, n_experts + 1);
+            let order = std::slice::from_raw_parts_mut(out.add(n_experts + 1), self.n_rows());
+            starts.fill(0);
+            for row in 0..order.len() {
+                starts[self.expert(ids, row) + 1] += 1;
+            }
+            for e in 0..n_experts {
+                starts[e + 1] += starts[e];
+            }
+            // Filling moves each start to its expert's end, which is the next one's start.
+            for row in 0..order.len() {
+                let start = &mut starts[self.expert(ids, row)];
+                order[*start as usize] = row as u32;
+                *start += 1;
+            }
+            starts.copy_within(0..n_experts, 1);
+            starts[0] = 0;
+        }
+    }
+}
