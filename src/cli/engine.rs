@@ -12,6 +12,7 @@ use rustc_hash::FxHasher;
 
 use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::kernels::{self, KernelReport};
 use crate::cli::learn;
 use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
@@ -54,6 +55,12 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     // Before the first call into llama.cpp, which may have something to say.
     logs::capture(args.verbose);
+    kernels::check()?;
+    if args.verbose
+        && let Ok(gguf) = Gguf::open(&args.model)
+    {
+        stderr_line(&format!("kernels: {}", KernelReport::of(&gguf)));
+    }
     if args.ctx_size == Some(ContextSize::Positions(0)) {
         return Err(
             Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")

@@ -9,11 +9,12 @@ use indicatif::HumanBytes;
 use crate::available::available;
 use crate::cli::args::{ContextSize, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::kernels::memory_kernels;
 use crate::gguf::Gguf;
 use crate::llama::worker::WorkerConfig;
-use crate::llama::{has_gpu, system_info};
+use crate::llama::has_gpu;
 use crate::memory::{ModelShape, cache_choices};
-use crate::models::shape::{Kernels, shape};
+use crate::models::shape::shape;
 use crate::tune::{BySpan, Settings};
 
 /// What to do where no flag helps.
@@ -27,7 +28,7 @@ pub const LEAST_N_CTX: usize = 256;
 /// # Errors
 /// As [`Gguf::check`].
 pub fn shape_of(gguf: &Gguf) -> Result<ModelShape, Failure> {
-    Ok(shape(gguf, &Kernels::new(&system_info().features))?)
+    Ok(shape(gguf, &memory_kernels())?)
 }
 
 /// What picks the settings of a context.

@@ -18,6 +18,7 @@ pub mod failure;
 pub mod form;
 pub mod input;
 pub mod interrupt;
+pub mod kernels;
 pub mod learn;
 pub mod lora;
 pub mod memory;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
+use crate::cli::kernels;
 use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::{SandboxArgs, confine};
@@ -83,6 +84,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     }
     logs::capture(args.verbose);
     let gguf = open_model(&args.model)?;
+    kernels::check()?;
     let key = key(&args.model, args.n_gpu_layers);
     let (Some(folder), Some(cache)) = (tuned_folder(), cache_folder()) else {
         return Err(Failure::new("there is no folder to keep settings in").with_hint("set HOME or XDG_CACHE_HOME"));

@@ -11,6 +11,7 @@
 //! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
+//! - [`kernels`]: whose kernels compute: ours or ggml's
 //! - [`logs`]: what llama.cpp has to say
 //! - `last_words` (Unix): what it says before it takes its process down
 //!
@@ -19,7 +20,6 @@
 pub mod crowd;
 #[cfg(unix)]
 pub mod last_words;
-#[cfg(feature = "kernels")]
 pub mod kernels;
 pub mod logprobs;
 pub mod logs;
@@ -50,7 +50,8 @@ pub fn system_info() -> SystemInfo {
     };
     // "CPU : SSE3 = 1 | AVX2 = 1 | ... | REPACK = 1 | "
     let features = info.split(['|', ':']).filter_map(|item| item.trim().strip_suffix(" = 1")).map(str::to_owned);
-    SystemInfo { ggml_version: version, features: features.collect() }
+    let ours = kernels::in_use().ok().flatten().map(|name| format!("KERNELS={name}"));
+    SystemInfo { ggml_version: version, features: features.chain(ours).collect() }
 }
 
 /// Whether this build can, and by default does, put layers on a GPU of this machine.
@@ -66,6 +67,6 @@ pub fn has_gpu() -> bool {
 pub struct SystemInfo {
     /// Version of ggml, which llama.cpp counts by.
     pub ggml_version: String,
-    /// Names as in llama.cpp: `AVX2`, `AVX512_VNNI`, `DOTPROD`, `OPENMP`, ...
+    /// Names as in llama.cpp: `AVX2`, `AVX512_VNNI`, `DOTPROD`, `OPENMP`, ..., and `KERNELS=avx512` for kernels of ours.
     pub features: Vec<String>,
 }

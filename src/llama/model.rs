@@ -12,7 +12,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
-use crate::llama::logs;
+use crate::llama::{kernels, logs};
 use crate::llama::seams::{STRANGE, Seams, Spelling};
 use crate::target::TargetError;
 use crate::token::Token;
@@ -97,8 +97,8 @@ impl Model {
         if let Some(n) = config.n_gpu_layers {
             params = params.with_n_gpu_layers(n);
         }
-        #[cfg(feature = "kernels")]
-        crate::llama::kernels::install();
+        // What is wrong with the choice was said when the command began; ggml's kernels are used then.
+        let _ = kernels::in_use();
         // An error logged before is not about this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {

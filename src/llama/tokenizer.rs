@@ -26,6 +26,7 @@ impl Tokenizer {
     /// When llama.cpp refuses the file.
     pub fn load(path: &Path) -> Result<Tokenizer, LoadError> {
         let refused = |reason: String| LoadError::Refused { path: path.to_owned(), reason };
+        let _ = crate::llama::kernels::in_use();
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
         let params = LlamaModelParams::default().with_vocab_only(true);
         // An error logged before is not about this file.

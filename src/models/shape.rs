@@ -5,15 +5,22 @@ use crate::gguf::{Gguf, GgufError, Tensor};
 use crate::memory::{LayerShape, ModelShape};
 
 /// What the engine was compiled for: which types of tensors it keeps a second, rearranged copy of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Kernels {
     features: Vec<String>,
+    /// Whether kernels of ours take a matrix: its type, columns and rows. Its pages in the file are given back then.
+    ours: Option<fn(u32, u64, u64) -> bool>,
 }
 
 impl Kernels {
     /// From llama.cpp's names: `AVX2`, `REPACK`, ...
     pub fn new(features: &[String]) -> Kernels {
-        Kernels { features: features.to_vec() }
+        Kernels { features: features.to_vec(), ours: None }
+    }
+
+    /// The same with kernels of ours in front.
+    pub fn with_ours(self, takes: fn(u32, u64, u64) -> bool) -> Kernels {
+        Kernels { ours: Some(takes), ..self }
     }
 
     fn has(&self, feature: &str) -> bool {
@@ -38,15 +45,29 @@ impl Kernels {
         }
     }
 
-    /// Bytes of the copy that is made of a tensor. Embeddings are looked up and not multiplied with; where they are the
-    /// output head as well, that is.
-    fn copy_bytes(&self, tensor: &Tensor, has_output: bool) -> u64 {
-        let is_matrix = tensor.name.ends_with(".weight") && matches!(tensor.dims.len(), 2 | 3);
-        let is_lookup = tensor.name.starts_with("token_embd") && has_output;
-        let n_rows = tensor.dims.get(1).copied().unwrap_or(0);
-        let is_copied = is_matrix && !is_lookup && self.repacks(tensor.tensor_type.name, n_rows);
-        if is_copied { tensor.size_bytes } else { 0 }
+    /// Bytes of a tensor that stay mapped, and of the copy that is made of it. Embeddings are looked up and not multiplied with;
+    /// where they are the output head as well, that is.
+    fn bytes(&self, tensor: &Tensor, has_output: bool) -> (u64, u64) {
+        let size = tensor.size_bytes;
+        let is_matrix = is_matrix(tensor);
+        let is_embedding = tensor.name.starts_with("token_embd");
+        let (n_columns, n_rows) = (tensor.dims.first().copied().unwrap_or(0), tensor.dims.get(1).copied().unwrap_or(0));
+        if !is_matrix || is_embedding && has_output {
+            (size, 0)
+        } else if self.ours.is_some_and(|takes| takes(tensor.tensor_type.code, n_columns, n_rows)) {
+            // Of embeddings a few rows are read again.
+            (0, size)
+        } else if self.repacks(tensor.tensor_type.name, n_rows) {
+            (size, size)
+        } else {
+            (size, 0)
+        }
     }
+}
+
+/// Whether a tensor is multiplied with activations.
+pub fn is_matrix(tensor: &Tensor) -> bool {
+    tensor.name.ends_with(".weight") && matches!(tensor.dims.len(), 2 | 3)
 }
 
 /// The shape of a checked model, all its shards together.
@@ -60,8 +81,9 @@ pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
     let tensors = || std::iter::once(gguf).chain(&shards).flat_map(Gguf::tensors);
     let has_output = tensors().any(|tensor| tensor.name == "output.weight");
     for tensor in tensors() {
-        shape.mapped_bytes = shape.mapped_bytes.saturating_add(tensor.size_bytes);
-        shape.copied_bytes = shape.copied_bytes.saturating_add(kernels.copy_bytes(tensor, has_output));
+        let (mapped, copied) = kernels.bytes(tensor, has_output);
+        shape.mapped_bytes = shape.mapped_bytes.saturating_add(mapped);
+        shape.copied_bytes = shape.copied_bytes.saturating_add(copied);
     }
     shape.n_vocab = gguf.n_vocab().unwrap_or(0) as u64;
     shape.n_merges = gguf.get_array("tokenizer.ggml.merges").map_or(0, |merges| merges.len() as u64);

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use crate::attention;
 use crate::isa::Isa;
 use crate::pack::pack;
+use crate::pages;
 use crate::product::{Product, Team};
 use crate::tensor::Tensor;
 use crate::weights::WeightType;
@@ -15,6 +16,10 @@ static ISA: OnceLock<Isa> = OnceLock::new();
 unsafe extern "C" {
     /// Puts the buffer type in front of ggml's own. Returns 0 if ggml-cpu is not what the headers say.
     fn chaski_kernels_register(attention: i32) -> i32;
+    fn chaski_kernels_unregister();
+    /// Zero if what ggml computes with the hook is wrong.
+    fn chaski_kernels_test_product(ty: i32) -> i32;
+    fn chaski_kernels_test_attention() -> i32;
 }
 
 /// Why weights stay with ggml's own kernels.
@@ -54,22 +59,56 @@ pub fn takes(isa: Isa, code: i32, columns: usize, rows: usize) -> Result<WeightT
     Ok(ty)
 }
 
-/// Puts the kernels in front of ggml's own, for every model that is loaded from now on. Call it before the first one is loaded; a
-/// second call changes nothing. Returns the instruction set in use, or none if the hook does not fit this llama.cpp.
+/// Why the kernels are not in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The structures of this llama.cpp are not those of the headers.
+    Structures,
+    /// A product of this type was wrong.
+    Product(WeightType),
+    /// Attention was wrong.
+    Attention,
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Structures => f.write_str("structures of this llama.cpp have another size"),
+            Self::Product(ty) => write!(f, "a test product with {} weights was wrong", ty.name()),
+            Self::Attention => f.write_str("a test of attention was wrong"),
+        }
+    }
+}
+
+/// Puts the kernels in front of ggml's own, for every model that is loaded from now on, after a test of each. Call it before the first model is
+/// loaded; a second call changes nothing.
+///
+/// # Errors
+///
+/// If a test fails; ggml's own kernels are used then.
 ///
 /// # Panics
 ///
 /// If the CPU lacks `isa`.
-pub fn install(isa: Isa, attention: bool) -> Option<Isa> {
+pub fn install(isa: Isa) -> Result<Isa, Misfit> {
+    static RESULT: OnceLock<Result<Isa, Misfit>> = OnceLock::new();
     assert!(isa.is_supported(), "this CPU has no {isa}");
-    let isa = *ISA.get_or_init(|| isa);
-    // SAFETY: registering is idempotent, and touches the list of buffer types only.
-    (unsafe { chaski_kernels_register(i32::from(attention)) } != 0).then_some(isa)
-}
-
-/// The instruction set in use, if the kernels are installed.
-pub fn installed() -> Option<Isa> {
-    ISA.get().copied()
+    *RESULT.get_or_init(|| {
+        let isa = *ISA.get_or_init(|| isa);
+        // SAFETY: registering touches ggml's list of buffer types, which nobody reads before a model is loaded; the tests compute
+        // graphs of their own.
+        unsafe {
+            if chaski_kernels_register(1) == 0 {
+                return Err(Misfit::Structures);
+            }
+            let product = WeightType::ALL.into_iter().find(|ty| chaski_kernels_test_product(*ty as i32) == 0);
+            let misfit = product.map(Misfit::Product).or((chaski_kernels_test_attention() == 0).then_some(Misfit::Attention));
+            misfit.map_or(Ok(isa), |misfit| {
+                chaski_kernels_unregister();
+                Err(misfit)
+            })
+        }
+    })
 }
 
 fn isa() -> Isa {
@@ -168,4 +207,5 @@ unsafe extern "C" fn chaski_kernels_pack(code: i32, columns: i64, rows: i64, fro
             pack(ty, columns, tile_rows, from, to);
         }
     });
+    pages::release(from);
 }

@@ -19,6 +19,7 @@ mod hook;
 mod isa;
 mod matrix;
 mod pack;
+mod pages;
 mod product;
 mod simd;
 mod tensor;
@@ -27,7 +28,7 @@ mod tests;
 mod weights;
 
 pub use activation::Activation;
-pub use hook::{Refusal, install, installed, takes};
+pub use hook::{Misfit, Refusal, install, takes};
 pub use isa::Isa;
 pub use matrix::Matrix;
 pub use weights::WeightType;

@@ -232,23 +232,21 @@ impl Simd for Avx2 {
 
 /// The dot products of an instruction set with `vpdpbusd`, which adds four products to 32 bits.
 macro_rules! dots_of_four {
-    ($float:ty, $int:ty, $dot:ident, $set1:ident, $zero:ident, $add:ident, $to_float:ident) => {
+    ($float:ty, $int:ty, $dot:ident, $set1:ident, $zero:ident, $to_float:ident) => {
         const LANES: Lanes = Lanes::One32;
         const SIGN_FLIP: u8 = 0x80;
 
         #[inline(always)]
         unsafe fn dot<const CORRECT: bool>(w: &[$int; 8], a: &Activation) -> $float {
             unsafe {
-                // Two chains: one of eight waits for each instruction's latency.
-                let mut even = if CORRECT { $set1(a.halves[0] as i32) } else { $zero() };
-                let mut odd = $zero();
+                // One chain: other rows and groups of columns hide its latency.
+                let mut sum = if CORRECT { $set1(a.halves[0] as i32) } else { $zero() };
                 let mut j = 0;
                 while j < 8 {
-                    even = $dot(even, w[j], $set1(four(a, j)));
-                    odd = $dot(odd, w[j + 1], $set1(four(a, j + 1)));
-                    j += 2;
+                    sum = $dot(sum, w[j], $set1(four(a, j)));
+                    j += 1;
                 }
-                $to_float($add(even, odd))
+                $to_float(sum)
             }
         }
 
@@ -281,7 +279,7 @@ pub(crate) struct AvxVnni;
 impl Simd for AvxVnni {
     ymm_common!();
     dots_of_four!(
-        __m256, __m256i, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_add_epi32, _mm256_cvtepi32_ps
+        __m256, __m256i, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_cvtepi32_ps
     );
 }
 
@@ -293,7 +291,7 @@ impl Simd for Avx512 {
     type Int = __m512i;
     type Float = __m512;
     const ROWS: usize = 16;
-    dots_of_four!(__m512, __m512i, _mm512_dpbusd_epi32, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_add_epi32, _mm512_cvtepi32_ps);
+    dots_of_four!(__m512, __m512i, _mm512_dpbusd_epi32, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_cvtepi32_ps);
 
     #[inline(always)]
     unsafe fn load(p: *const u8) -> __m512i {

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::available::available;
 use crate::cli::engine::{cache_folder, open_model};
 use crate::cli::failure::Failure;
+use crate::cli::kernels::{self, KernelReport};
 use crate::cli::memory::shape_of;
 use crate::cli::models::ShowArgs;
 use crate::cli::models::list::{clean, parameters};
@@ -52,6 +53,7 @@ struct Report {
     gguf_version: u32,
     tensors: Vec<TypeTotals>,
     template: Template,
+    kernels: KernelReport,
     memory: Memory,
     /// Plain decoding, by the cost curve that is kept for these settings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +78,7 @@ struct Memory {
 }
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
+    kernels::check()?;
     let gguf = open_model(&args.model)?;
     let report = report(&args.model, &gguf)?;
     write_stdout(&if args.json {
@@ -109,6 +112,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
         gguf_version: gguf.version(),
         tensors: gguf.tensors_by_type(),
         template: Template { bytes: template.len(), kind },
+        kernels: KernelReport::of(gguf),
         memory: Memory {
             n_ctx,
             settings: settings.to_string(),
@@ -169,6 +173,7 @@ fn to_text(report: &Report) -> String {
             None => "none".to_owned(),
         },
     );
+    line("kernels", report.kernels.to_string());
     let memory = &report.memory;
     let Estimate { weights, copies, cache, compute, program } = memory.estimate;
     line(

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::llama::kernels;
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
@@ -125,10 +126,11 @@ pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateEr
 pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
     let Settings { flash_attention, kv_type, .. } = settings;
     let ggml = system_info().ggml_version;
+    let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");
     // Some models turn positions otherwise in a context that is longer than what they were first trained on.
     let is_stretched = model.n_ctx_unstretched().is_some_and(|n| n_ctx > n);
     format!(
-        "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} chunks of {PREFILL_CHUNK}{}",
+        "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} kernels {kernels} chunks of {PREFILL_CHUNK}{}",
         if is_stretched { " stretched" } else { "" }
     )
 }

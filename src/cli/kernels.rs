@@ -1,0 +1,109 @@
+//! Which kernels a model runs on, and which of its matrices are left to ggml's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::cli::failure::Failure;
+use crate::cli::output::stderr_line;
+use crate::gguf::Gguf;
+use crate::llama::kernels::{self, ChoiceError};
+use crate::llama::system_info;
+use crate::models::shape::{Kernels, is_matrix};
+
+/// Refuses a `CHASKI_KERNELS` that cannot be followed; kernels that fail their self-test are off, with a notice.
+///
+/// # Errors
+/// When the variable names no kernels, or those of another CPU.
+pub fn check() -> Result<(), Failure> {
+    match kernels::in_use() {
+        Ok(_) => Ok(()),
+        Err(error @ ChoiceError::Misfit(_)) => {
+            stderr_line(&format!("notice: {error}; ggml's kernels are used"));
+            Ok(())
+        }
+        Err(error) => Err(Failure::usage(error.to_string()).with_hint(format!("unset {} for the best of this CPU", kernels::VARIABLE))),
+    }
+}
+
+/// What the memory of a model depends on.
+#[must_use]
+pub fn memory_kernels() -> Kernels {
+    let kernels = Kernels::new(&system_info().features);
+    if kernels::in_use().is_ok_and(|name| name.is_some()) {
+        kernels.with_ours(|code, columns, rows| matches!(kernels::takes(code, columns, rows), Some(Ok(()))))
+    } else {
+        kernels
+    }
+}
+
+/// The kernels of one model's matrices.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelReport {
+    /// An instruction set, or `ggml`.
+    pub kernels: &'static str,
+    /// Matrices that chaski's kernels multiply with, and their bytes.
+    pub n_taken: usize,
+    /// Bytes of these.
+    pub taken_bytes: u64,
+    /// The others.
+    pub left: Vec<Left>,
+}
+
+/// Matrices of one type that are left to ggml's kernels for one reason.
+#[derive(Clone, Debug, Serialize)]
+pub struct Left {
+    /// Their type.
+    pub tensor_type: &'static str,
+    /// How many.
+    pub n_tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
+}
+
+impl KernelReport {
+    /// Of the first file of a model.
+    #[must_use]
+    pub fn of(gguf: &Gguf) -> KernelReport {
+        let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");
+        let mut report = KernelReport { kernels, n_taken: 0, taken_bytes: 0, left: Vec::new() };
+        let mut left: BTreeMap<(&'static str, String), (usize, u64)> = BTreeMap::new();
+        for tensor in gguf.tensors().iter().filter(|tensor| is_matrix(tensor)) {
+            let size = |i: usize| tensor.dims.get(i).copied().unwrap_or(0);
+            match kernels::takes(tensor.tensor_type.code, size(0), size(1)) {
+                None => {}
+                Some(Ok(())) => {
+                    report.n_taken += 1;
+                    report.taken_bytes += tensor.size_bytes;
+                }
+                Some(Err(reason)) => {
+                    let (n, bytes) = left.entry((tensor.tensor_type.name, reason)).or_default();
+                    *n += 1;
+                    *bytes += tensor.size_bytes;
+                }
+            }
+        }
+        report.left = left
+            .into_iter()
+            .map(|((tensor_type, reason), (n_tensors, bytes))| Left { tensor_type, n_tensors, bytes, reason })
+            .collect();
+        report
+    }
+}
+
+impl fmt::Display for KernelReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kernels == "ggml" {
+            return f.write_str("ggml's");
+        }
+        write!(f, "chaski's ({}): {} matrices, {}", self.kernels, self.n_taken, HumanBytes(self.taken_bytes))?;
+        for left in &self.left {
+            write!(f, "; ggml's: {} of {} ({}, {})", left.n_tensors, left.tensor_type, HumanBytes(left.bytes), left.reason)?;
+        }
+        Ok(())
+    }
+}
