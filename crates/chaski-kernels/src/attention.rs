@@ -134,8 +134,8 @@ unsafe fn keys<S: Simd>(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
     let rows = Rows { tokens: q.ne[1] as usize, heads: (q.ne[2] / k.ne[2]) as usize };
     let blocks = team.share(k.ne[1] as usize / S::ROWS);
     // `[column][cell]`
-    let mut block = [0f32; MAX_COLUMNS * 16];
-    let block = block.as_mut_ptr();
+    let mut block = std::mem::MaybeUninit::<[f32; MAX_COLUMNS * 16]>::uninit();
+    let block = block.as_mut_ptr().cast::<f32>();
     unsafe {
         for i in 0..(k.ne[2] * k.ne[3]) {
             let (head, stream) = (i % k.ne[2], i / k.ne[2]);
@@ -433,8 +433,8 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
     let cells = v.ne[0] as usize;
     let rows = Rows { tokens: p.ne[1] as usize, heads: (p.ne[2] / v.ne[2]) as usize };
     // `[cell / LANES][channel][lane]`
-    let mut block = [0f64; VALUE_CELLS * CHANNELS];
-    let block = block.as_mut_ptr();
+    let mut block = std::mem::MaybeUninit::<[f64; VALUE_CELLS * CHANNELS]>::uninit();
+    let block = block.as_mut_ptr().cast::<f64>();
     let groups = v.ne[1] as usize / CHANNELS;
     unsafe {
         let work = work.add(work.align_offset(64) + team.index * sums_bytes(rows.len()));
