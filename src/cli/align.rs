@@ -21,6 +21,7 @@ use crate::cli::args::EngineArgs;
 use crate::cli::drafter::{parse_size, refuse_overwrite};
 use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
@@ -203,11 +204,7 @@ struct Line {
 }
 
 fn read_prompts(path: &Path) -> Result<Vec<String>, Failure> {
-    let io = |error| Failure::io(path, &error);
-    if fs::metadata(path).map_err(io)?.len() > MAX_PROMPTS_BYTES {
-        return Err(Failure::new(format!("{}: more than {} MiB", path.display(), MAX_PROMPTS_BYTES >> 20)));
-    }
-    let text = fs::read_to_string(path).map_err(io)?;
+    let text = read_file(path, MAX_PROMPTS_BYTES, "a file of prompts")?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(number, line)| {
         serde_json::from_str(line).map(|line: Line| line.prompt).map_err(|error| {

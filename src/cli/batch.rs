@@ -43,6 +43,7 @@ use crate::cli::engine::{
     check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
 };
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
 use crate::cli::memory::{self, PickedBy};
@@ -315,11 +316,7 @@ impl Work<'_> {
 
     fn template(&self) -> Result<Option<String>, Failure> {
         let Some(path) = &self.args.template_file else { return Ok(self.args.template.clone()) };
-        let io = |error| Failure::io(path, &error);
-        if fs::metadata(path).map_err(io)?.len() > MAX_TEMPLATE_BYTES {
-            return Err(Failure::new(format!("{}: a template has at most 1 MiB", path.display())));
-        }
-        fs::read_to_string(path).map(Some).map_err(io)
+        read_file(path, MAX_TEMPLATE_BYTES, "a template").map(Some)
     }
 
     fn renderer(&self, gguf: &Gguf, loaded: Loaded, now: LocalTime) -> Result<Renderer, Failure> {

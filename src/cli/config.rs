@@ -19,7 +19,7 @@ pub mod show;
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,9 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::failure::Failure;
+use crate::cli::input::MAX_BYTES;
 use crate::cli::lora::LoraArg;
+use crate::encoding::read_text;
 
 /// Names the profile.
 const VARIABLE: &str = "CHASKI_PROFILE";
@@ -83,7 +85,7 @@ impl Config {
     /// When it cannot be read, or anything in it is wrong.
     pub fn read(args: &ConfigArgs, command: &Command) -> Result<Config, Failure> {
         let path = args.config.clone().or_else(usual_path);
-        let text = path.as_deref().map(fs::read_to_string);
+        let text = path.as_deref().map(|path| File::open(path).and_then(|file| read_text(file, MAX_BYTES)));
         let is_missing = |error: &io::Error| args.config.is_none() && error.kind() == io::ErrorKind::NotFound;
         match (path, text) {
             (Some(path), Some(Ok(text))) => Config::parse(&path, &text, args.profile.as_deref(), command),

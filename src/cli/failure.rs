@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::encoding::TextError;
 use crate::gguf::GgufError;
 use crate::llama::worker;
 use crate::store::drafter_file::DrafterFileError;
@@ -82,7 +83,11 @@ impl Failure {
     /// A file or a stream that failed.
     #[must_use]
     pub fn io(what: &Path, error: &io::Error) -> Failure {
-        Failure::new(format!("{}: {}", what.display(), plain(error)))
+        let failure = |reason: &dyn fmt::Display| Failure::new(format!("{}: {reason}", what.display()));
+        match TextError::of(error) {
+            Some(error) => Failure { hint: error.hint().map(str::to_owned), ..failure(&error) },
+            None => failure(&plain(error)),
+        }
     }
 
     /// A write to stdout that failed. A reader that has seen enough is not an error.

@@ -46,7 +46,7 @@ use crate::cli::output::stderr_line;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = short_flags::expand(arguments);
+    let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
     let configured = arguments.and_then(|given| Ok((config::configured(command(), &given)?, given)));
     let (command, arguments) = match configured {
         Ok(configured) => configured,

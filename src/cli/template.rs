@@ -1,8 +1,6 @@
 //! Which chat template a prompt is put into: the model's own, or the one given.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
@@ -10,6 +8,7 @@ use clap::Args as ClapArgs;
 use crate::batch::job::summary;
 use crate::chat::template::TemplateValue;
 use crate::cli::failure::Failure;
+use crate::cli::input::read_file;
 use crate::gguf::Gguf;
 
 /// Longest template in a file.
@@ -53,17 +52,7 @@ impl TemplateArgs {
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
             (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
                 .with_hint("chatml, or a template's Jinja text; --chat-template-file FILE reads one")),
-            (None, Some(path)) => {
-                let mut text = String::new();
-                let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
-                file.take(MAX_TEMPLATE_BYTES + 1)
-                    .read_to_string(&mut text)
-                    .map_err(|error| Failure::io(path, &error))?;
-                if text.len() as u64 > MAX_TEMPLATE_BYTES {
-                    return Err(Failure::usage(format!("{}: a template has at most 1 MiB", path.display())));
-                }
-                Ok(Some(text))
-            }
+            (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template").map(Some),
             (None, None) => Ok(gguf.chat_template().map(str::to_owned)),
         }
     }

@@ -22,6 +22,7 @@ mod chat_terminal;
 mod config;
 mod contain;
 mod drafter;
+mod encodings;
 mod errors;
 mod help;
 mod hostile;
