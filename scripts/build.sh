@@ -15,7 +15,8 @@ machine=${CHASKI_MACHINE:-$(uname -sm)}
 cpuinfo=${CHASKI_CPUINFO:-/proc/cpuinfo}
 
 # llama.cpp's switches for x86. A switch is ON if its parent is, the compiler knows the option ("-": any does) and
-# the CPU has every flag, in the kernel's spelling. All are passed, OFF ones too: llama.cpp turns SSE4.2 to AVX2 on by
+# the CPU has every flag, in the kernel's spelling. AMX is never enabled: on some virtual machines a test program passes and
+# llama.cpp faults. All are passed, OFF ones too: llama.cpp turns SSE4.2 to AVX2 on by
 # itself, which would crash on a CPU without them, and CMake keeps what an earlier build had set.
 x86_switches='
 SSE42        -            -              sse4_2
@@ -29,9 +30,9 @@ AVX512       AVX2         -mavx512f      avx512f avx512cd avx512bw avx512dq avx5
 AVX512_VBMI  AVX512       -mavx512vbmi   avx512vbmi
 AVX512_VNNI  AVX512       -mavx512vnni   avx512_vnni
 AVX512_BF16  AVX512       -mavx512bf16   avx512_bf16
-AMX_TILE     AVX512_VNNI  -mamx-tile     amx_tile amx_int8 amx_survives
-AMX_INT8     AMX_TILE     -mamx-int8     amx_int8
-AMX_BF16     AMX_TILE     -mamx-bf16     amx_bf16
+AMX_TILE     AVX512_VNNI  -mamx-tile     never
+AMX_INT8     AMX_TILE     -mamx-int8     never
+AMX_BF16     AMX_TILE     -mamx-bf16     never
 '
 
 cpu_flags() {
@@ -46,46 +47,6 @@ cpu_flags() {
 compiler_knows() {
     local cxx=${CXX:-c++}
     [ "$1" = - ] || ! have "$cxx" || "$cxx" "$1" -E -x c++ /dev/null >/dev/null 2>&1
-}
-
-# Some virtual machines advertise AMX and fault on its first instruction: only a process that has done it can tell.
-amx_survives() {
-    local folder result=1
-    folder=$(mktemp -d)
-    cat >"$folder/probe.cpp" <<'CPP'
-#include <cstdint>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-int main() {
-    const long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
-    if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) != 0) return 1;
-    alignas(64) uint8_t config[64] = {};
-    alignas(64) uint8_t ones[16 * 64];
-    alignas(64) int32_t sums[16 * 16] = {};
-    for (uint8_t &one : ones) one = 1;
-    config[0] = 1;                                             // palette
-    for (int tile = 0; tile < 3; tile++) {
-        config[16 + 2 * tile] = 64;                            // bytes in a row
-        config[48 + tile] = 16;                                // rows
-    }
-    const long stride = 64;
-    asm volatile("ldtilecfg (%0)\n\t"
-                 "tilezero %%tmm0\n\t"
-                 "tileloadd (%1,%3,1), %%tmm1\n\t"
-                 "tileloadd (%1,%3,1), %%tmm2\n\t"
-                 "tdpbuud %%tmm2, %%tmm1, %%tmm0\n\t"
-                 "tilestored %%tmm0, (%2,%3,1)\n\t"
-                 "tilerelease"
-                 : : "r"(config), "r"(ones), "r"(sums), "r"(stride) : "memory");
-    for (int32_t sum : sums) if (sum != 64) return 1;
-    return 0;
-}
-CPP
-    # In a subshell with its own stderr, which swallows bash's report of the crash.
-    ("${CXX:-c++}" -O1 -o "$folder/probe" "$folder/probe.cpp" && "$folder/probe") >/dev/null 2>&1 && result=0
-    rm -rf "$folder"
-    return $result
 }
 
 is_on() {
@@ -116,9 +77,6 @@ tune() {
 tune_x86() {
     local flags switch parent option needs
     flags=" $(cpu_flags) "
-    case $flags in
-        *' amx_tile '*) ! amx_survives || flags+="amx_survives " ;;
-    esac
     while read -r switch parent option needs; do
         [ -n "$switch" ] || continue
         tuned+=("GGML_$switch")
