@@ -260,8 +260,8 @@ impl Work<'_> {
             return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
                 .with_hint("drop-oldest, or error"));
         }
-        if args.parallel.is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
-            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
+        if args.parallel().is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")).about("parallel"));
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
@@ -325,7 +325,8 @@ impl Work<'_> {
         let variables = self.args.chat_template.variables()?;
         let template = source.map(|source| ChatTemplate::parse(&source, specials)).transpose();
         let template = template
-            .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))?;
+            .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))
+            .map_err(|failure| failure.about("chat-template").about("chat-template-file"))?;
         if template.is_none() && !self.args.raw {
             stderr_line(
                 "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",

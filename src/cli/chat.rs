@@ -203,6 +203,7 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
     match memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)? {
         Some(n) if n > known => {
             Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
+                .about("ctx-size")
                 .with_hint("a smaller -c"))
         }
         Some(n) => Ok(n),

@@ -31,6 +31,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use crate::cli::failure::Failure;
 use crate::cli::input::MAX_BYTES;
 use crate::cli::lora::LoraArg;
+use crate::cli::variables::Variables;
 use crate::encoding::read_text;
 
 /// Names the profile.
@@ -93,6 +94,7 @@ impl Config {
             (path, _) => match &args.profile {
                 None => Ok(Config::default()),
                 Some(name) => Err(Failure::usage(format!("there is no profile '{name}': no file of settings"))
+                    .about("profile")
                     .with_hint(format!("write one: {}", path.unwrap_or_default().display()))),
             },
         }
@@ -146,6 +148,7 @@ impl Config {
         if let Some(name) = profile.filter(|&name| !names.iter().any(|known| known == name)) {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Failure::usage(format!("{}: there is no profile '{name}'", path.display()))
+                .about("profile")
                 .with_hint(format!("profiles there: {known}")));
         }
         // The profile's come last, and win.
@@ -178,7 +181,8 @@ impl Config {
 pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, Failure> {
     // Mistakes are told when all is parsed.
     let given = command.clone().ignore_errors(true).try_get_matches_from(arguments);
-    let Some((name, given)) = given.as_ref().ok().and_then(clap::ArgMatches::subcommand) else { return Ok(command) };
+    let Ok(all) = given else { return Ok(command) };
+    let Some((name, given)) = all.subcommand() else { return Ok(command) };
     if !names(&command).iter().any(|answering| answering == name) {
         return Ok(command);
     }
@@ -186,7 +190,8 @@ pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, F
         config: given.get_one::<PathBuf>("config").cloned(),
         profile: given.get_one::<String>("profile").cloned(),
     };
-    Ok(Config::read(&args, &command)?.apply(command))
+    let read = Config::read(&args, &command);
+    Ok(read.map_err(|failure| failure.with_variables(&Variables::of(&command, &all)))?.apply(command))
 }
 
 /// Where the file is if none is given.

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
+use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::learn;
 use crate::cli::lora::lora;
@@ -37,14 +37,13 @@ const DRAFTER_EXTENSION: &str = "chaski";
 /// When there is none, or it is not one that can be run.
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     if !path.exists() {
-        let failure = Failure::new(format!("{}: no such model file", path.display()));
+        let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
         return Err(failure
             .with_code(ExitCode::ModelNotFound)
             .with_hint("scripts/get-model.sh fetches one and prints its path"));
     }
-    let gguf = Gguf::open(path)?;
-    gguf.check()?;
-    Ok(gguf)
+    let opened = Gguf::open(path).and_then(|gguf| gguf.check().map(|_| gguf));
+    opened.map_err(|error| Failure::from(error).about("model"))
 }
 
 /// The worker's configuration.
@@ -54,16 +53,11 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     // Before the first call into llama.cpp, which may have something to say.
     logs::capture(args.verbose);
-    if args.ctx_size == Some(ContextSize::Positions(0)) {
-        return Err(
-            Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
-        );
-    }
     let settings = settings(args)?;
     Ok(WorkerConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: lora(args)? },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,
-        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
+        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers()))),
         drafters: DraftersConfig::default(),
         shape: None,
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
@@ -83,12 +77,14 @@ pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<Path
 /// # Errors
 /// For what is no number of tokens.
 pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
-    if n_predict == -1 {
+    // -2 is llama.cpp's number for "until the context is full", where an answer ends here anyway.
+    if n_predict == -1 || n_predict == -2 {
         return Ok(None);
     }
     let n = usize::try_from(n_predict).ok().filter(|&n| n > 0);
     n.map(Some).ok_or_else(|| {
         Failure::usage(format!("-n must be -1 or more than 0, not {n_predict}"))
+            .about("n-predict")
             .with_hint("-1 is until the model ends its answer")
     })
 }

@@ -33,6 +33,7 @@ pub mod shell;
 pub mod short_flags;
 pub mod template;
 pub mod tune;
+pub mod variables;
 
 use std::ffi::OsString;
 
@@ -43,17 +44,21 @@ use crate::cli::args::{Args, Command, MODEL_HINT, command};
 use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
+use crate::cli::variables::Variables;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
-    let configured = arguments.and_then(|given| Ok((config::configured(command(), &given)?, given)));
+    let configured = arguments.and_then(|given| {
+        let command = variables::counting(command(), &given);
+        Ok((config::configured(command, &given)?, given))
+    });
     let (command, arguments) = match configured {
         Ok(configured) => configured,
-        Err(failure) => return finish(Err(failure)),
+        Err(failure) => return finish(Err(failure), &Variables::default()),
     };
-    let args = match parse(command, arguments) {
-        Ok(args) => args,
+    let (args, variables) = match parse(command.clone(), &arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
             let printed = error.print();
@@ -61,17 +66,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 if is_model_missing(&error) {
                     stderr_line(&format!("hint: {MODEL_HINT}"));
                 }
+                if let Some(hint) = variables::hint(&error, &command, &arguments) {
+                    stderr_line(&format!("hint: {hint}"));
+                }
                 return ExitCode::Usage;
             }
-            return finish(printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error)));
+            let printed = printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error));
+            return finish(printed, &Variables::default());
         }
     };
-    finish(dispatch(args))
+    finish(dispatch(args), &variables)
 }
 
-fn parse(mut command: clap::Command, arguments: Vec<OsString>) -> Result<Args, clap::Error> {
+fn parse(mut command: clap::Command, arguments: &[OsString]) -> Result<(Args, Variables), clap::Error> {
     let matches = command.try_get_matches_from_mut(arguments)?;
-    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    let variables = Variables::of(&command, &matches);
+    let args = Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((args, variables))
 }
 
 fn is_model_missing(error: &clap::Error) -> bool {
@@ -80,14 +91,15 @@ fn is_model_missing(error: &clap::Error) -> bool {
 }
 
 /// Tells the user what failed, and the exit code.
-fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
+fn finish(result: Result<ExitCode, Failure>, variables: &Variables) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failure) => {
+            let code = failure.code;
             if !failure.is_silent() {
-                stderr_line(&failure.to_string());
+                stderr_line(&failure.with_variables(variables).to_string());
             }
-            failure.code
+            code
         }
     }
 }
@@ -97,7 +109,7 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         return output::print_version();
     }
     if let Some(model) = args.command.as_mut().and_then(Command::model) {
-        models::resolve(model)?;
+        models::resolve(model).map_err(|failure| failure.about("model"))?;
     }
     match args.command {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),

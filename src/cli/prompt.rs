@@ -48,7 +48,8 @@ impl Prompter {
 }
 
 fn failure(model: &Path, error: &TemplateError) -> Failure {
-    Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint())
+    let failure = Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint());
+    failure.about("chat-template").about("chat-template-file")
 }
 
 /// Templates may print the date. Without a time zone library it is that of UTC.

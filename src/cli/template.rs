@@ -51,8 +51,11 @@ impl TemplateArgs {
             (Some(text), _) if text == "chatml" => Ok(Some(CHATML.to_owned())),
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
             (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
+                .about("chat-template")
                 .with_hint("chatml, or a template's Jinja text; --chat-template-file FILE reads one")),
-            (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template").map(Some),
+            (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template")
+                .map(Some)
+                .map_err(|failure| failure.about("chat-template-file")),
             (None, None) => Ok(gguf.chat_template().map(str::to_owned)),
         }
     }
@@ -88,6 +91,7 @@ impl TemplateArgs {
         let Some(text) = &self.chat_template_kwargs else { return Ok(BTreeMap::new()) };
         serde_json::from_str(text).map_err(|error| {
             Failure::usage(format!("--chat-template-kwargs is not a JSON object: {error}"))
+                .about("chat-template-kwargs")
                 .with_hint(r#"as in --chat-template-kwargs '{"enable_thinking": false}'"#)
         })
     }

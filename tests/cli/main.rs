@@ -40,3 +40,4 @@ mod signals;
 mod streams;
 mod structured;
 mod tune;
+mod variables;
