@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use etcetera::BaseStrategy as _;
 
 use crate::chat::session::Session;
 use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
@@ -26,6 +25,7 @@ use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::folders;
 use crate::cli::interrupt::Signals;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::Bars;
@@ -212,8 +212,7 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
 }
 
 fn sessions_folder() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.data_dir().join("chaski").join("sessions"))
+    Some(folders::data()?.join("sessions"))
 }
 
 impl From<SessionError> for Failure {

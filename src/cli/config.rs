@@ -24,13 +24,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Args as ClapArgs, Command};
-use etcetera::BaseStrategy as _;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::failure::Failure;
+use crate::cli::folders;
 use crate::cli::input::MAX_BYTES;
 use crate::cli::lora::LoraArg;
+use crate::cli::output::stderr_line;
 use crate::cli::variables::Variables;
 use crate::encoding::read_text;
 
@@ -87,8 +88,19 @@ impl Config {
     pub fn read(args: &ConfigArgs, command: &Command) -> Result<Config, Failure> {
         let path = args.config.clone().or_else(usual_path);
         let text = path.as_deref().map(|path| File::open(path).and_then(|file| read_text(file, MAX_BYTES)));
-        let is_missing = |error: &io::Error| args.config.is_none() && error.kind() == io::ErrorKind::NotFound;
+        let is_missing = |error: &io::Error| {
+            let kinds = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+            args.config.is_none() && kinds.contains(&error.kind())
+        };
+        // Of a home that this user may not look into, nobody knows whether there is one.
+        let is_hidden = |error: &io::Error| {
+            args.config.is_none() && args.profile.is_none() && error.kind() == io::ErrorKind::PermissionDenied
+        };
         match (path, text) {
+            (Some(path), Some(Err(error))) if is_hidden(&error) => {
+                stderr_line(&format!("notice: {}: settings cannot be read: permission denied", path.display()));
+                Ok(Config::default())
+            }
             (Some(path), Some(Ok(text))) => Config::parse(&path, &text, args.profile.as_deref(), command),
             (Some(path), Some(Err(error))) if !is_missing(&error) => Err(Failure::io(&path, &error)),
             (path, _) => match &args.profile {
@@ -196,8 +208,7 @@ pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, F
 
 /// Where the file is if none is given.
 fn usual_path() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.config_dir().join("chaski").join("config.toml"))
+    Some(folders::config()?.join("chaski").join("config.toml"))
 }
 
 /// The commands that settings are for.

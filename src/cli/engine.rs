@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
 use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::folders;
 use crate::cli::learn;
 use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
@@ -53,6 +53,7 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     // Before the first call into llama.cpp, which may have something to say.
     logs::capture(args.verbose);
+    folders::tell_if_nothing_is_kept();
     let settings = settings(args)?;
     Ok(WorkerConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
@@ -144,8 +145,7 @@ fn tell_unusable(error: &DrafterFileError) {
 /// Where what is expendable is kept.
 #[must_use]
 pub fn cache_folder() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.cache_dir().join("chaski"))
+    folders::cache()
 }
 
 /// Where prompts that were read are kept, and the secret that they are sealed with.

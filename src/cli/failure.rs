@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use indicatif::HumanBytes;
+
 use crate::cli::variables::Variables;
 use crate::encoding::TextError;
 use crate::gguf::GgufError;
@@ -134,6 +136,26 @@ impl Failure {
             self.message += &format!(" ({told})");
         }
         self
+    }
+
+    /// Names the limit on the address space, if there is one and it may be the cause: then memory is what was missing.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Option<u64>) -> Failure {
+        // What llama.cpp, the C++ library and the system say when they get no memory; a thread is refused its stack.
+        const SIGNS: [&str; 7] = [
+            "annot allocate memory",
+            "insufficient memory",
+            "bad_alloc",
+            "memory allocation of",
+            "failed to allocate",
+            "cannot make a context",
+            "Resource temporarily unavailable",
+        ];
+        let is_memory = self.code == ExitCode::NotEnoughMemory || SIGNS.iter().any(|sign| self.message.contains(sign));
+        let Some(limit) = limit.filter(|_| is_memory) else { return self };
+        let others = self.hint.take().map(|hint| format!("; or: {hint}")).unwrap_or_default();
+        let limit = format!("the address space is limited to {}: ulimit -v unlimited{others}", HumanBytes(limit));
+        self.with_code(ExitCode::NotEnoughMemory).with_hint(limit)
     }
 
     /// Nothing the user needs to read.

@@ -34,6 +34,17 @@ pub fn end_at_once() -> Result<(), Failure> {
     Ok(())
 }
 
+/// A file that reaches the limit on its size (`ulimit -f`) is an error of that write, as a full disk is, and not the end of the
+/// process.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn outlive_full_files() -> io::Result<()> {
+    #[cfg(unix)]
+    register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    Ok(())
+}
+
 fn unhandled(error: &io::Error) -> Failure {
     Failure::new(format!("cannot handle Ctrl-C: {error}"))
 }

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod events;
 pub mod explain;
 pub mod failure;
+pub mod folders;
 pub mod form;
 pub mod input;
 pub mod interrupt;
@@ -40,6 +41,7 @@ use std::ffi::OsString;
 use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
 
+use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
 use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
@@ -48,6 +50,8 @@ use crate::cli::variables::Variables;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A system that has no such handler left ends the process at a file that becomes too large, as it did before.
+    let _ = interrupt::outlive_full_files();
     let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
     let configured = arguments.and_then(|given| {
         let command = variables::counting(command(), &given);
@@ -95,9 +99,10 @@ fn finish(result: Result<ExitCode, Failure>, variables: &Variables) -> ExitCode 
     match result {
         Ok(code) => code,
         Err(failure) => {
+            let failure = failure.with_variables(variables).with_limit(address_space_limit());
             let code = failure.code;
             if !failure.is_silent() {
-                stderr_line(&failure.with_variables(variables).to_string());
+                stderr_line(&failure.to_string());
             }
             code
         }

@@ -27,6 +27,7 @@ mod errors;
 mod help;
 mod hostile;
 mod learn;
+mod limits;
 mod lora;
 mod memory;
 mod models;

@@ -6,7 +6,6 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Stdin};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use etcetera::BaseStrategy as _;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::config::{Behavior, CompletionType, Config};
 use rustyline::error::ReadlineError;
@@ -19,6 +18,7 @@ use rustyline::{Cmd, Context, Editor, Helper, KeyCode, KeyEvent, Modifiers};
 use crate::chat::command;
 use crate::cli::chat::settings;
 use crate::cli::failure::Failure;
+use crate::cli::folders;
 use crate::cli::input::{MAX_BYTES, read_file};
 use crate::cli::output::stderr_line;
 use crate::encoding::{Utf8, without_mark};
@@ -174,9 +174,7 @@ fn unusable(error: &ReadlineError) -> Failure {
 
 /// What was typed is state, not cache: it cannot be made again.
 fn history_path() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
-    Some(folder.join("chaski").join("history"))
+    Some(folders::state()?.join("history"))
 }
 
 /// Completion and blocks.
