@@ -48,6 +48,7 @@ use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
@@ -185,7 +186,7 @@ impl Work<'_> {
         confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
         let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
-        let renderer = self.renderer(gguf, loaded, prepared.now())?;
+        let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
         let mut show = Show::new(bars, self.args.quiet);
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);
         show.clear();

@@ -117,6 +117,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         variables,
         model: fingerprint(gguf.path()),
         n_ctx,
+        n_ctx_train: gguf.context_length().map(|n| n as usize),
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         prompt_cache: args.prompt_cache.config(),

@@ -45,6 +45,8 @@ pub struct Engine {
     pub model: String,
     /// Positions of the context.
     pub n_ctx: usize,
+    /// As many as the model was trained with, where it says so.
+    pub n_ctx_train: Option<usize>,
     /// What drafts.
     pub drafter: DrafterKind,
     /// Time for measuring the cost of drafts.
