@@ -295,7 +295,7 @@ mod tests {
             let error = parse(text).unwrap_err();
             format!("{error}; {}", error.hint())
         };
-        assert!(mistake("/opt is full").starts_with("there is no command /opt; /help lists them; a message"));
+        assert!(mistake("/imagine a cat").starts_with("there is no command /imagine; /help lists them; a message"));
         assert!(mistake("/exti").contains("; /exit? "));
         assert!(mistake("/exit.").contains("; /exit? "));
         assert!(mistake("/hel1").contains("; /help? "));

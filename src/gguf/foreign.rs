@@ -8,7 +8,8 @@ const N_LOOKED_AT: usize = 1024;
 const AGAIN: &str = "download the file itself; on Hugging Face its address has /resolve/ where the page's has /blob/";
 const LOGIN: &str =
     "a server's answer was saved instead of the model: check the address, and log in if the model is gated";
-const UNPACK: &str = "unpack it first, and give the GGUF file in it";
+const UNPACK: &str =
+    "unpack it first, and give the GGUF file in it; safetensors and PyTorch models can be converted with llama.cpp";
 const CONVERT: &str =
     "chaski runs GGUF files: look for a GGUF version, or convert it with llama.cpp's convert_hf_to_gguf.py";
 

@@ -268,6 +268,6 @@ mod tests {
         assert!(all(b"\"\"\"\na\n").unwrap_err().contains("has no end"));
         assert!(all(b"a\xff\n").unwrap_err().contains("not UTF-8 at byte 1"));
         assert!(all(b"").unwrap().is_empty());
-        assert_eq!(all("a\n\u{feff}/system b\n\u{feff}".as_bytes()).unwrap(), ["a\n", "/system b\n"]);
+        assert_eq!(all("a\n\u{feff}/system b\n\u{feff}".as_bytes()).unwrap(), ["a\n", "/system b\n", ""]);
     }
 }
