@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 
 use crate::batch::job::summary;
 use crate::chat::template::TemplateValue;
+use crate::chat::template::named::{named, names};
 use crate::cli::failure::Failure;
 use crate::cli::input::read_file;
 use crate::gguf::Gguf;
@@ -14,15 +15,11 @@ use crate::gguf::Gguf;
 /// Longest template in a file.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The one template that has a name: nearly all models without one of their own were trained on this, or on none.
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
-    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 /// How prompts are put into words.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
-    /// Chat template instead of the model's own: Jinja, or chatml
+    /// Chat template instead of the model's own: Jinja, or a name that llama.cpp has, as chatml or llama3
     #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
     pub chat_template: Option<String>,
 
@@ -48,11 +45,14 @@ impl TemplateArgs {
     /// When a file cannot be read, or there is no template of that name.
     pub fn source(&self, gguf: &Gguf) -> Result<Option<String>, Failure> {
         match (&self.chat_template, &self.chat_template_file) {
-            (Some(text), _) if text == "chatml" => Ok(Some(CHATML.to_owned())),
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
+            (Some(name), _) if named(name.trim()).is_some() => Ok(named(name.trim())),
             (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
                 .about("chat-template")
-                .with_hint("chatml, or a template's Jinja text; --chat-template-file FILE reads one")),
+                .with_hint(format!(
+                    "a template's Jinja text, or one of {}; --chat-template-file FILE reads one",
+                    names().collect::<Vec<_>>().join(" ")
+                ))),
             (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template")
                 .map(Some)
                 .map_err(|failure| failure.about("chat-template-file")),

@@ -63,11 +63,14 @@ fn issue_13_14_what_is_no_model_is_named() {
 }
 
 #[test]
-fn templates_have_few_names() {
+fn templates_have_llama_cpps_names() {
     let place = Workplace::new();
     // The tiny model's own.
     assert_eq!(place.text_of(&["-p", PROMPT, "--chat-template", "chatml"]), place.text_of(&["-p", PROMPT]));
-    place.run(&["-p", PROMPT, "--chat-template", "vicuna"]).fails(2, &["vicuna"]).hints("chatml");
+    let vicuna = format!("USER: {PROMPT}\nASSISTANT:");
+    let named = place.text_of(&["-p", PROMPT, "--chat-template", "vicuna"]);
+    assert_eq!(named, place.text_of(&["-p", &vicuna, "--raw"]));
+    place.run(&["-p", PROMPT, "--chat-template", "vicuna7"]).fails(2, &["vicuna7"]).hints("vicuna vicuna-orca");
     place
         .run(&["-p", PROMPT, "--chat-template-kwargs", "[]"])
         .fails(2, &["--chat-template-kwargs"])

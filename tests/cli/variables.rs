@@ -16,7 +16,7 @@ fn issue_13_8_values_of_llama_cpp_are_taken() {
         ("-tb", "LLAMA_ARG_THREADS_BATCH", &["-1", "0"]),
         ("-ngl", "LLAMA_ARG_N_GPU_LAYERS", &["all", "auto", "-1", "-2", "0", "99"]),
         ("-fa", "LLAMA_ARG_FLASH_ATTN", &["off", "disabled", "false", "0"]),
-        ("--chat-template", "LLAMA_ARG_CHAT_TEMPLATE", &["chatml"]),
+        ("--chat-template", "LLAMA_ARG_CHAT_TEMPLATE", &["chatml", " chatml\n"]),
         ("--chat-template-kwargs", "LLAMA_ARG_CHAT_TEMPLATE_KWARGS", &["{}"]),
     ] {
         for value in values {
