@@ -2,7 +2,7 @@
 //! container's limit) leaves, in whichever group above it leaves least. Pages that can be dropped, as those of a mapped
 //! model, count as available.
 //!
-//! Address-space limits (`ulimit -v`) are not looked at: llama.cpp reports those itself, as it asks for all at once.
+//! A limit on the address space (`ulimit -v`) counts as well: what is mapped already is gone from it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,25 @@ fn of_system() -> Option<u64> {
 fn available_in(root: &Path) -> Option<u64> {
     let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let of_system = field(&meminfo, "MemAvailable:")?.saturating_mul(1024);
-    Some(left_in_groups(root).map_or(of_system, |n| of_system.min(n)))
+    let limits = [left_in_groups(root), left_of_address_space(root)];
+    Some(limits.into_iter().flatten().fold(of_system, u64::min))
+}
+
+/// The limit on this process's address space in bytes, where there is one and the system tells.
+#[must_use]
+pub fn address_space_limit() -> Option<u64> {
+    address_space_limit_in(Path::new("/"))
+}
+
+fn address_space_limit_in(root: &Path) -> Option<u64> {
+    // "unlimited" is no number.
+    field(&fs::read_to_string(root.join("proc/self/limits")).ok()?, "Max address space")
+}
+
+fn left_of_address_space(root: &Path) -> Option<u64> {
+    let limit = address_space_limit_in(root)?;
+    let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+    Some(limit.saturating_sub(field(&status, "VmSize:").unwrap_or(0).saturating_mul(1024)))
 }
 
 /// The number after a name at the beginning of a line.
@@ -146,6 +164,17 @@ mod tests {
         let own = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "5000000\n");
         let used = ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1000000\n");
         assert_eq!(found(&[host, own, used]), Some(4_000_000), "in a container the root is the container's");
+    }
+
+    #[test]
+    fn issue_13_11_a_limit_on_the_address_space_counts() {
+        let limits = |soft: &str| {
+            format!("Limit   Soft Limit  Hard Limit  Units\nMax address space  {soft}  unlimited  bytes\n")
+        };
+        let status = ("proc/self/status", "Name: chaski\nVmPeak: 900 kB\nVmSize:\t     500 kB\n");
+        assert_eq!(found(&[("proc/self/limits", &limits("unlimited")), status]), Some(SYSTEM));
+        assert_eq!(found(&[("proc/self/limits", &limits("1024000")), status]), Some(500 * 1024));
+        assert_eq!(found(&[("proc/self/limits", &limits("1024")), status]), Some(0));
     }
 
     #[test]

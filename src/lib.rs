@@ -29,6 +29,7 @@ pub mod align;
 pub mod available;
 pub mod batch;
 pub mod chat;
+pub mod encoding;
 pub mod gguf;
 mod lock;
 pub mod models;

@@ -65,6 +65,21 @@ pub enum CacheType {
     /// A little more than 1 byte, in blocks of 32.
     #[serde(rename = "q8_0")]
     Q8_0,
+    /// About three quarters of a byte.
+    #[serde(rename = "q5_1")]
+    Q5_1,
+    /// A little less.
+    #[serde(rename = "q5_0")]
+    Q5_0,
+    /// About five eighths of a byte.
+    #[serde(rename = "q4_1")]
+    Q4_1,
+    /// A little more than half a byte.
+    #[serde(rename = "q4_0")]
+    Q4_0,
+    /// The same, with levels that are not evenly spaced.
+    #[serde(rename = "iq4_nl")]
+    Iq4Nl,
 }
 
 impl CacheType {
@@ -74,9 +89,19 @@ impl CacheType {
         match self {
             CacheType::F32 => 4 * n,
             CacheType::F16 | CacheType::Bf16 => 2 * n,
-            // Each block of 32 has a scale of 2 bytes.
+            // Each block of 32 has a scale of 2 bytes, and those of _1 a minimum as well.
             CacheType::Q8_0 => n.div_ceil(32) * 34,
+            CacheType::Q5_1 => n.div_ceil(32) * 24,
+            CacheType::Q5_0 => n.div_ceil(32) * 22,
+            CacheType::Q4_1 => n.div_ceil(32) * 20,
+            CacheType::Q4_0 | CacheType::Iq4Nl => n.div_ceil(32) * 18,
         }
+    }
+
+    /// Whether numbers are kept in blocks with a scale.
+    #[must_use]
+    pub fn is_quantized(self) -> bool {
+        !matches!(self, CacheType::F32 | CacheType::F16 | CacheType::Bf16)
     }
 }
 
@@ -130,7 +155,7 @@ impl Settings {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let has_threads = |n| (1..=MAX_THREADS).contains(&n);
-        let has_values = self.kv_type.v != CacheType::Q8_0 || self.flash_attention != FlashAttention::Off;
+        let has_values = !self.kv_type.v.is_quantized() || self.flash_attention != FlashAttention::Off;
         has_threads(self.n_threads) && has_threads(self.n_threads_batch) && has_values
     }
 }
@@ -142,6 +167,11 @@ impl fmt::Display for CacheType {
             CacheType::F16 => "f16",
             CacheType::Bf16 => "bf16",
             CacheType::Q8_0 => "q8_0",
+            CacheType::Q5_1 => "q5_1",
+            CacheType::Q5_0 => "q5_0",
+            CacheType::Q4_1 => "q4_1",
+            CacheType::Q4_0 => "q4_0",
+            CacheType::Iq4Nl => "iq4_nl",
         })
     }
 }

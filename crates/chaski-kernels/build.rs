@@ -36,8 +36,9 @@ fn main() {
 
 /// llama.cpp's source tree: CMake notes it in the cache of the build.
 fn source_tree() -> PathBuf {
-    let package = std::env::var("DEP_LLAMA_GGML_CMAKE_DIR")
-        .expect("llama-cpp-sys-2 names no folder of ggml's CMake package: was it built with system-ggml or dynamic back ends?");
+    let package = std::env::var("DEP_LLAMA_GGML_CMAKE_DIR").expect(
+        "llama-cpp-sys-2 names no folder of ggml's CMake package: was it built with system-ggml or dynamic back ends?",
+    );
     // out/lib/cmake beside out/build
     let out = Path::new(&package).ancestors().nth(2).expect("a folder within the build");
     let cache = out.join("build/CMakeCache.txt");

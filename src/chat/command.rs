@@ -156,18 +156,41 @@ pub fn is_open(text: &str) -> bool {
 /// When it begins like a command and is none.
 pub fn parse(text: &str) -> Result<Line, CommandError> {
     let trimmed = text.trim();
-    if let Some(rest) = trimmed.strip_prefix('/') {
+    if let Some(rest) = trimmed.strip_prefix('/').filter(|rest| is_command(rest)) {
         return command(rest).map(Line::Command);
     }
     let message = unquoted(trimmed);
     Ok(if message.trim().is_empty() { Line::Empty } else { Line::Message(message) })
 }
 
+/// Whether what stands after a / can be meant as a command: a word of letters, or nearly a command's name. `// comment`, `/usr/bin`
+/// and `/24` are messages.
+fn is_command(rest: &str) -> bool {
+    let name = rest.split(char::is_whitespace).next().unwrap_or_default();
+    // As in `/exit.`; and `/ help`.
+    let word = name.trim_end_matches(|c: char| c.is_ascii_punctuation() && c != '/' && c != '*');
+    match word {
+        "" if name.is_empty() => rest.trim().is_empty() || names().any(|known| rest.trim() == known),
+        "" => name == "?",
+        word if word.chars().all(|c| c.is_ascii_alphabetic() || c == '-' || c == '_') => true,
+        word => {
+            word.len() > 3 && !word.contains('/') && names().any(|known| distance(&word.to_lowercase(), known) <= 1)
+        }
+    }
+}
+
 fn command(rest: &str) -> Result<Command, CommandError> {
     let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let argument = unquoted(argument.trim());
+    // Keyboards begin with a capital.
+    let lower = name.to_ascii_lowercase();
     // Common elsewhere.
-    let name = if matches!(name, "quit" | "bye" | "q") { "exit" } else { name };
+    let name = match lower.as_str() {
+        "quit" | "bye" | "q" => "exit",
+        "?" => "help",
+        _ if SPECS.iter().any(|spec| spec.name == lower) => &lower,
+        _ => name,
+    };
     let spec = SPECS.iter().find(|spec| spec.name == name).ok_or_else(|| CommandError::Unknown(name.to_owned()))?;
     match (spec.argument, argument.as_str()) {
         ("", "") | ("TEXT", _) => {}
@@ -198,6 +221,7 @@ fn unquoted(text: &str) -> String {
 
 /// The command that a name was meant to be: the only one that begins so, or the one that differs least.
 fn nearest(name: &str) -> Option<&'static str> {
+    let name = &*name.trim_end_matches(|c: char| c.is_ascii_punctuation()).to_ascii_lowercase();
     let mut beginning = names().filter(|known| !name.is_empty() && known.starts_with(name));
     match (beginning.next(), beginning.next()) {
         (Some(known), None) => Some(known),
@@ -271,7 +295,11 @@ mod tests {
             let error = parse(text).unwrap_err();
             format!("{error}; {}", error.hint())
         };
-        assert!(mistake("/usr/bin is full").starts_with("there is no command /usr/bin; /help lists them; a message"));
+        assert!(mistake("/imagine a cat").starts_with("there is no command /imagine; /help lists them; a message"));
+        assert!(mistake("/exti").contains("; /exit? "));
+        assert!(mistake("/exit.").contains("; /exit? "));
+        assert!(mistake("/hel1").contains("; /help? "));
+        assert!(mistake("/ help").contains("there is no command /;"));
         assert!(mistake("/regne").contains("; /regen? "));
         assert!(mistake("/sy").contains("; /system? "));
         assert_eq!(mistake("/read"), "/read needs a file; /read FILE");
@@ -280,11 +308,44 @@ mod tests {
         assert!(mistake("/").contains("there is no command /;"));
     }
 
+    #[test]
+    fn issue_13_14_paths_and_comments_are_messages() {
+        for text in [
+            "// comment",
+            "//exit",
+            "/usr/bin is full",
+            "/etc/passwd",
+            "/home/me/notes.txt: what is this?",
+            "/* a comment */",
+            "/24 is how many addresses?",
+            "/[a-z]+/ matches what?",
+            "/ 2 = ?",
+            "/r/rust, what is it?",
+            "/dev/null",
+            "/",
+        ] {
+            match text {
+                "/" => assert!(parse(text).is_err()),
+                text => assert_eq!(parse(text), message(text), "{text}"),
+            }
+        }
+        assert_eq!(parse("/EXIT"), Ok(Line::Command(Command::Exit)));
+        assert_eq!(parse("/?"), Ok(Line::Command(Command::Help)));
+    }
+
     proptest! {
         #[test]
-        fn nothing_that_begins_with_a_slash_is_a_message(rest in any::<String>()) {
-            let parsed = parse(&format!("/{rest}"));
-            prop_assert!(!matches!(parsed, Ok(Line::Message(_))));
+        fn no_word_after_a_slash_is_a_message(word in "[A-Za-z]+", rest in "( .*)?") {
+            let parsed = parse(&format!("/{word}{rest}"));
+            prop_assert!(!matches!(parsed, Ok(Line::Message(_))), "{:?}", parsed);
+        }
+
+        #[test]
+        fn issue_13_14_what_begins_with_a_slash_is_a_message_or_not_one_but_never_lost(rest in "\\PC*") {
+            let typed = format!("/{rest}");
+            if let Ok(Line::Message(text)) = parse(&typed) {
+                prop_assert_eq!(text, typed.trim());
+            }
         }
 
         #[test]

@@ -11,6 +11,7 @@
 
 mod clock;
 mod guard;
+pub mod named;
 mod python;
 #[cfg(test)]
 mod tests;

@@ -17,10 +17,11 @@ use twox_hash::XxHash3_64;
 
 use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
-use crate::cli::args::EngineArgs;
+use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::drafter::{parse_size, refuse_overwrite};
 use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
@@ -35,6 +36,9 @@ const DEFAULT_N_CTX: usize = 768;
 
 /// Most tokens of a base: what a day of a fast machine makes.
 const MAX_TOKENS: u64 = 1 << 32;
+
+/// Answers written at a time where nothing else is asked for.
+const DEFAULT_PARALLEL: usize = 64;
 
 /// Longest file of prompts.
 const MAX_PROMPTS_BYTES: u64 = 256 << 20;
@@ -68,9 +72,16 @@ pub struct AlignArgs {
     #[arg(long)]
     pub keep_log: bool,
 
-    /// -np: answers written at a time
-    #[arg(long, value_name = "N", default_value_t = 64, env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
-    pub parallel: usize,
+    /// -np: answers written at a time; -1 is the default
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "64",
+        env = "LLAMA_ARG_N_PARALLEL",
+        hide_env = true
+    )]
+    pub parallel: Parallel,
 
     /// Temperature of every fourth answer; the others always take the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
@@ -83,6 +94,13 @@ pub struct AlignArgs {
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+impl AlignArgs {
+    fn parallel(&self) -> usize {
+        let Parallel(n) = self.parallel;
+        n.unwrap_or(DEFAULT_PARALLEL)
+    }
 }
 
 /// Runs the command.
@@ -103,7 +121,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
         let n_ctx = given_n_ctx(&args.engine)?.unwrap_or(DEFAULT_N_CTX);
-        let config = ParallelConfig { engine, n_slots: args.parallel, n_ctx, n_top: MAX_TOP };
+        let config = ParallelConfig { engine, n_slots: args.parallel(), n_ctx, n_top: MAX_TOP };
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
         let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
@@ -149,8 +167,9 @@ fn check(args: &AlignArgs) -> Result<(), Failure> {
     if !(1..=MAX_TOKENS).contains(&args.tokens) {
         return Err(Failure::usage(format!("--tokens must be from 1 to {MAX_TOKENS}, not {}", args.tokens)));
     }
-    if !(1..=MAX_SLOTS).contains(&args.parallel) {
-        return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}, not {}", args.parallel)));
+    if !(1..=MAX_SLOTS).contains(&args.parallel()) {
+        return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}, not {}", args.parallel()))
+            .about("parallel"));
     }
     if args.n_predict == 0 {
         return Err(Failure::usage("-n must be more than 0"));
@@ -203,11 +222,7 @@ struct Line {
 }
 
 fn read_prompts(path: &Path) -> Result<Vec<String>, Failure> {
-    let io = |error| Failure::io(path, &error);
-    if fs::metadata(path).map_err(io)?.len() > MAX_PROMPTS_BYTES {
-        return Err(Failure::new(format!("{}: more than {} MiB", path.display(), MAX_PROMPTS_BYTES >> 20)));
-    }
-    let text = fs::read_to_string(path).map_err(io)?;
+    let text = read_file(path, MAX_PROMPTS_BYTES, "a file of prompts")?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(number, line)| {
         serde_json::from_str(line).map(|line: Line| line.prompt).map_err(|error| {

@@ -130,31 +130,32 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// Positions of the context: prompt and answer; auto is as many as fit into memory [default: as needed]
+    /// Positions of the context: prompt and answer; auto is as many as fit into memory, 0 as many as the model was trained with
+    /// [default: as needed]
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", hide_env = true)]
     pub ctx_size: Option<ContextSize>,
 
-    /// Threads for one row [default: as tuned, or the physical cores]
-    #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS", hide_env = true)]
+    /// Threads for one row; 0 and -1 are the default [default: as tuned, or the physical cores]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS", hide_env = true)]
     pub threads: Option<usize>,
 
     /// -tb: threads for prompts and drafts [default: as --threads, or as tuned]
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
     pub threads_batch: Option<usize>,
 
-    /// -ngl: layers on the GPU, in a build that has one [default: all that fit]
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
-    pub n_gpu_layers: Option<u32>,
+    /// -ngl: layers on the GPU, in a build that has one; all, auto and -1 are the default [default: all that fit]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
+    pub n_gpu_layers: Option<GpuLayers>,
 
     /// -fa: flash attention [default: as tuned, or off on a CPU, where it makes verifying slower]
-    #[arg(long, value_name = "WHEN", env = "LLAMA_ARG_FLASH_ATTN", hide_env = true)]
+    #[arg(long, value_name = "WHEN", allow_negative_numbers = true, env = "LLAMA_ARG_FLASH_ATTN", hide_env = true)]
     pub flash_attn: Option<When>,
 
-    /// -ctk: numbers of the KV cache's keys; q8_0 and bf16 change the model's output [default: as tuned, or f16]
+    /// -ctk: numbers of the KV cache's keys; all but f32 and f16 change the model's output [default: as tuned, or f16]
     #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K", hide_env = true)]
     pub cache_type_k: Option<CacheTypeArg>,
 
-    /// -ctv: the same for its values; q8_0 needs flash attention [default: as tuned, or f16]
+    /// -ctv: the same for its values; q8_0 and smaller need flash attention [default: as tuned, or f16]
     #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
     pub cache_type_v: Option<CacheTypeArg>,
 
@@ -179,11 +180,65 @@ pub struct EngineArgs {
     pub sandbox: SandboxArgs,
 }
 
+impl EngineArgs {
+    /// Layers on the GPU; `None` is as many as fit.
+    #[must_use]
+    pub fn n_gpu_layers(&self) -> Option<u32> {
+        self.n_gpu_layers.and_then(|GpuLayers(n)| n)
+    }
+}
+
+/// A number in which everything below 1 means the default, as in llama.cpp; then it is 0.
+fn or_default(text: &str) -> Result<usize, String> {
+    let n: i64 = text.trim().parse().map_err(|_| "expected a number of threads".to_owned())?;
+    usize::try_from(n.max(0)).map_err(|error| error.to_string())
+}
+
+/// Layers on the GPU: a number, or `None` for as many as fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuLayers(pub Option<u32>);
+
+impl FromStr for GpuLayers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<GpuLayers, String> {
+        match text.trim() {
+            "auto" | "all" => Ok(GpuLayers(None)),
+            // Below 0 they are llama.cpp's numbers for these words.
+            text => match text.parse::<i64>() {
+                Ok(n) if n < 0 => Ok(GpuLayers(None)),
+                Ok(n) => u32::try_from(n).map(|n| GpuLayers(Some(n))).map_err(|error| error.to_string()),
+                Err(_) => Err("expected a number of layers, all or auto".to_owned()),
+            },
+        }
+    }
+}
+
+/// Texts at a time: a number, or `None` for the default, which is -1 in llama.cpp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parallel(pub Option<usize>);
+
+impl FromStr for Parallel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Parallel, String> {
+        match text.trim() {
+            "-1" => Ok(Parallel(None)),
+            text => text
+                .parse()
+                .map(|n| Parallel(Some(n)))
+                .map_err(|_| "expected a number, or -1 for the default".to_owned()),
+        }
+    }
+}
+
 /// How many positions a context has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContextSize {
     /// As many as fit, and no more than the model knows.
     Auto,
+    /// As many as the model was trained with.
+    Trained,
     /// So many.
     Positions(usize),
 }
@@ -193,7 +248,7 @@ impl ContextSize {
     #[must_use]
     pub fn number(self) -> Option<usize> {
         match self {
-            ContextSize::Auto => None,
+            ContextSize::Auto | ContextSize::Trained => None,
             ContextSize::Positions(n) => Some(n),
         }
     }
@@ -203,9 +258,13 @@ impl FromStr for ContextSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ContextSize, String> {
-        match text {
+        match text.trim() {
             "auto" => Ok(ContextSize::Auto),
-            _ => text.parse().map(ContextSize::Positions).map_err(|error| format!("{error}; or auto")),
+            "0" => Ok(ContextSize::Trained),
+            text => text
+                .parse()
+                .map(ContextSize::Positions)
+                .map_err(|_| "expected a number of positions, 0 or auto".to_owned()),
         }
     }
 }
@@ -214,6 +273,7 @@ impl fmt::Display for ContextSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ContextSize::Auto => f.write_str("auto"),
+            ContextSize::Trained => f.write_str("0"),
             ContextSize::Positions(n) => n.fmt(f),
         }
     }
@@ -223,10 +283,13 @@ impl fmt::Display for ContextSize {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum When {
     /// Always
+    #[value(aliases = ["enabled", "true", "1"])]
     On,
     /// Never
+    #[value(aliases = ["disabled", "false", "0"])]
     Off,
     /// As llama.cpp decides
+    #[value(alias = "-1")]
     Auto,
 }
 
@@ -242,6 +305,21 @@ pub enum CacheTypeArg {
     /// About 1 byte
     #[value(name = "q8_0")]
     Q8_0,
+    /// About 3/4 of a byte
+    #[value(name = "q5_1")]
+    Q5_1,
+    /// A little less
+    #[value(name = "q5_0")]
+    Q5_0,
+    /// About 5/8 of a byte
+    #[value(name = "q4_1")]
+    Q4_1,
+    /// About half a byte
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// About half a byte, in levels that are not evenly spaced
+    #[value(name = "iq4_nl")]
+    Iq4Nl,
 }
 
 /// What drafts, and from what.
@@ -367,6 +445,26 @@ fn with_variables(command: clap::Command) -> clap::Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tune::CacheType;
+
+    #[test]
+    fn issue_13_8_flags_take_what_llama_cpp_takes() {
+        let engine = |line: &[&str]| {
+            let line = [&["chaski", "run", "-m", "x"], line].concat();
+            let Some(Command::Run(run)) = Args::try_parse_from(line).unwrap().command else { panic!("run") };
+            run.engine
+        };
+        for name in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"] {
+            let engine = engine(&["--cache-type-k", name, "--cache-type-v", name]);
+            let [k, v] = [engine.cache_type_k, engine.cache_type_v].map(|given| CacheType::from(given.unwrap()));
+            assert_eq!((k.to_string(), v), (name.to_owned(), k));
+        }
+        assert_eq!(engine(&["-c", "0"]).ctx_size, Some(ContextSize::Trained));
+        assert_eq!(engine(&["-t", "-1"]).threads, Some(0));
+        for (text, n) in [("all", None), ("auto", None), ("-1", None), ("-2", None), ("0", Some(0)), ("99", Some(99))] {
+            assert_eq!(engine(&["--n-gpu-layers", text]).n_gpu_layers(), n, "{text}");
+        }
+    }
 
     #[test]
     fn the_definition_is_consistent() {

@@ -43,10 +43,12 @@ use crate::cli::engine::{
     check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
 };
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
 use crate::llama::parallel::MAX_SLOTS;
@@ -184,7 +186,7 @@ impl Work<'_> {
         confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
         let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
-        let renderer = self.renderer(gguf, loaded, prepared.now())?;
+        let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
         let mut show = Show::new(bars, self.args.quiet);
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);
         show.clear();
@@ -259,8 +261,8 @@ impl Work<'_> {
             return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
                 .with_hint("drop-oldest, or error"));
         }
-        if args.parallel.is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
-            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")));
+        if args.parallel().is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")).about("parallel"));
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
@@ -315,11 +317,7 @@ impl Work<'_> {
 
     fn template(&self) -> Result<Option<String>, Failure> {
         let Some(path) = &self.args.template_file else { return Ok(self.args.template.clone()) };
-        let io = |error| Failure::io(path, &error);
-        if fs::metadata(path).map_err(io)?.len() > MAX_TEMPLATE_BYTES {
-            return Err(Failure::new(format!("{}: a template has at most 1 MiB", path.display())));
-        }
-        fs::read_to_string(path).map(Some).map_err(io)
+        read_file(path, MAX_TEMPLATE_BYTES, "a template").map(Some)
     }
 
     fn renderer(&self, gguf: &Gguf, loaded: Loaded, now: LocalTime) -> Result<Renderer, Failure> {
@@ -328,7 +326,8 @@ impl Work<'_> {
         let variables = self.args.chat_template.variables()?;
         let template = source.map(|source| ChatTemplate::parse(&source, specials)).transpose();
         let template = template
-            .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))?;
+            .map_err(|error| Failure::new(format!("{}: {error}", gguf.path().display())).with_hint(error.hint()))
+            .map_err(|failure| failure.about("chat-template").about("chat-template-file"))?;
         if template.is_none() && !self.args.raw {
             stderr_line(
                 "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",

@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use etcetera::BaseStrategy as _;
 
 use crate::chat::session::Session;
 use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
@@ -26,6 +25,7 @@ use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::folders;
 use crate::cli::interrupt::Signals;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::Bars;
@@ -117,6 +117,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         variables,
         model: fingerprint(gguf.path()),
         n_ctx,
+        n_ctx_train: gguf.context_length().map(|n| n as usize),
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         prompt_cache: args.prompt_cache.config(),
@@ -203,6 +204,7 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
     match memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)? {
         Some(n) if n > known => {
             Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
+                .about("ctx-size")
                 .with_hint("a smaller -c"))
         }
         Some(n) => Ok(n),
@@ -211,8 +213,7 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
 }
 
 fn sessions_folder() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.data_dir().join("chaski").join("sessions"))
+    Some(folders::data()?.join("sessions"))
 }
 
 impl From<SessionError> for Failure {

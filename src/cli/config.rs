@@ -19,17 +19,21 @@ pub mod show;
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Args as ClapArgs, Command};
-use etcetera::BaseStrategy as _;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::failure::Failure;
+use crate::cli::folders;
+use crate::cli::input::MAX_BYTES;
 use crate::cli::lora::LoraArg;
+use crate::cli::output::stderr_line;
+use crate::cli::variables::Variables;
+use crate::encoding::read_text;
 
 /// Names the profile.
 const VARIABLE: &str = "CHASKI_PROFILE";
@@ -83,14 +87,26 @@ impl Config {
     /// When it cannot be read, or anything in it is wrong.
     pub fn read(args: &ConfigArgs, command: &Command) -> Result<Config, Failure> {
         let path = args.config.clone().or_else(usual_path);
-        let text = path.as_deref().map(fs::read_to_string);
-        let is_missing = |error: &io::Error| args.config.is_none() && error.kind() == io::ErrorKind::NotFound;
+        let text = path.as_deref().map(|path| File::open(path).and_then(|file| read_text(file, MAX_BYTES)));
+        let is_missing = |error: &io::Error| {
+            let kinds = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+            args.config.is_none() && kinds.contains(&error.kind())
+        };
+        // Of a home that this user may not look into, nobody knows whether there is one.
+        let is_hidden = |error: &io::Error| {
+            args.config.is_none() && args.profile.is_none() && error.kind() == io::ErrorKind::PermissionDenied
+        };
         match (path, text) {
+            (Some(path), Some(Err(error))) if is_hidden(&error) => {
+                stderr_line(&format!("notice: {}: settings cannot be read: permission denied", path.display()));
+                Ok(Config::default())
+            }
             (Some(path), Some(Ok(text))) => Config::parse(&path, &text, args.profile.as_deref(), command),
             (Some(path), Some(Err(error))) if !is_missing(&error) => Err(Failure::io(&path, &error)),
             (path, _) => match &args.profile {
                 None => Ok(Config::default()),
                 Some(name) => Err(Failure::usage(format!("there is no profile '{name}': no file of settings"))
+                    .about("profile")
                     .with_hint(format!("write one: {}", path.unwrap_or_default().display()))),
             },
         }
@@ -144,6 +160,7 @@ impl Config {
         if let Some(name) = profile.filter(|&name| !names.iter().any(|known| known == name)) {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Failure::usage(format!("{}: there is no profile '{name}'", path.display()))
+                .about("profile")
                 .with_hint(format!("profiles there: {known}")));
         }
         // The profile's come last, and win.
@@ -176,7 +193,8 @@ impl Config {
 pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, Failure> {
     // Mistakes are told when all is parsed.
     let given = command.clone().ignore_errors(true).try_get_matches_from(arguments);
-    let Some((name, given)) = given.as_ref().ok().and_then(clap::ArgMatches::subcommand) else { return Ok(command) };
+    let Ok(all) = given else { return Ok(command) };
+    let Some((name, given)) = all.subcommand() else { return Ok(command) };
     if !names(&command).iter().any(|answering| answering == name) {
         return Ok(command);
     }
@@ -184,13 +202,13 @@ pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, F
         config: given.get_one::<PathBuf>("config").cloned(),
         profile: given.get_one::<String>("profile").cloned(),
     };
-    Ok(Config::read(&args, &command)?.apply(command))
+    let read = Config::read(&args, &command);
+    Ok(read.map_err(|failure| failure.with_variables(&Variables::of(&command, &all)))?.apply(command))
 }
 
 /// Where the file is if none is given.
 fn usual_path() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.config_dir().join("chaski").join("config.toml"))
+    Some(folders::config()?.join("chaski").join("config.toml"))
 }
 
 /// The commands that settings are for.

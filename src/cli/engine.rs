@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use etcetera::BaseStrategy as _;
 use rustc_hash::FxHasher;
 
-use crate::cli::args::{ContextSize, DraftingArgs, EngineArgs};
+use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::folders;
 use crate::cli::kernels::{self, KernelReport};
 use crate::cli::learn;
 use crate::cli::lora::lora;
@@ -38,14 +38,13 @@ const DRAFTER_EXTENSION: &str = "chaski";
 /// When there is none, or it is not one that can be run.
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     if !path.exists() {
-        let failure = Failure::new(format!("{}: no such model file", path.display()));
+        let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
         return Err(failure
             .with_code(ExitCode::ModelNotFound)
             .with_hint("scripts/get-model.sh fetches one and prints its path"));
     }
-    let gguf = Gguf::open(path)?;
-    gguf.check()?;
-    Ok(gguf)
+    let opened = Gguf::open(path).and_then(|gguf| gguf.check().map(|_| gguf));
+    opened.map_err(|error| Failure::from(error).about("model"))
 }
 
 /// The worker's configuration.
@@ -61,16 +60,12 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     {
         stderr_line(&format!("kernels: {}", KernelReport::of(&gguf)));
     }
-    if args.ctx_size == Some(ContextSize::Positions(0)) {
-        return Err(
-            Failure::usage("a context has at least 1 position").with_hint("leave -c away for as many as needed")
-        );
-    }
+    folders::tell_if_nothing_is_kept();
     let settings = settings(args)?;
     Ok(WorkerConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: lora(args)? },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,
-        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers))),
+        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers()))),
         drafters: DraftersConfig::default(),
         shape: None,
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
@@ -90,12 +85,14 @@ pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<Path
 /// # Errors
 /// For what is no number of tokens.
 pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
-    if n_predict == -1 {
+    // -2 is llama.cpp's number for "until the context is full", where an answer ends here anyway.
+    if n_predict == -1 || n_predict == -2 {
         return Ok(None);
     }
     let n = usize::try_from(n_predict).ok().filter(|&n| n > 0);
     n.map(Some).ok_or_else(|| {
         Failure::usage(format!("-n must be -1 or more than 0, not {n_predict}"))
+            .about("n-predict")
             .with_hint("-1 is until the model ends its answer")
     })
 }
@@ -155,8 +152,7 @@ fn tell_unusable(error: &DrafterFileError) {
 /// Where what is expendable is kept.
 #[must_use]
 pub fn cache_folder() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.cache_dir().join("chaski"))
+    folders::cache()
 }
 
 /// Where prompts that were read are kept, and the secret that they are sealed with.

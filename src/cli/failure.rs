@@ -4,6 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use indicatif::HumanBytes;
+
+use crate::cli::variables::Variables;
+use crate::encoding::TextError;
 use crate::gguf::GgufError;
 use crate::llama::worker;
 use crate::store::drafter_file::DrafterFileError;
@@ -60,12 +64,14 @@ pub struct Failure {
     pub code: ExitCode,
     message: String,
     hint: Option<String>,
+    /// Long names of the flags that it is about.
+    flags: Vec<&'static str>,
 }
 
 impl Failure {
     /// An error while running.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure { code: ExitCode::Error, message: message.into(), hint: None }
+        Failure { code: ExitCode::Error, message: message.into(), hint: None, flags: Vec::new() }
     }
 
     /// The same, ending the process with `code`.
@@ -82,14 +88,18 @@ impl Failure {
     /// A file or a stream that failed.
     #[must_use]
     pub fn io(what: &Path, error: &io::Error) -> Failure {
-        Failure::new(format!("{}: {}", what.display(), plain(error)))
+        let failure = |reason: &dyn fmt::Display| Failure::new(format!("{}: {reason}", what.display()));
+        match TextError::of(error) {
+            Some(error) => Failure { hint: error.hint().map(str::to_owned), ..failure(&error) },
+            None => failure(&plain(error)),
+        }
     }
 
     /// A write to stdout that failed. A reader that has seen enough is not an error.
     #[must_use]
     pub fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure { code: ExitCode::Success, message: String::new(), hint: None },
+            io::ErrorKind::BrokenPipe => Failure::new("").with_code(ExitCode::Success),
             _ => Failure::new(format!("cannot write to stdout: {}", plain(error))),
         }
     }
@@ -110,6 +120,42 @@ impl Failure {
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
+    }
+
+    /// Names a flag that it is about, by its long name: where a variable gave its value, the message will name that.
+    #[must_use]
+    pub fn about(mut self, flag: &'static str) -> Failure {
+        self.flags.push(flag);
+        self
+    }
+
+    /// Names the variables that gave the values it is about.
+    #[must_use]
+    pub fn with_variables(mut self, variables: &Variables) -> Failure {
+        for told in self.flags.iter().filter_map(|flag| variables.told(flag)) {
+            self.message += &format!(" ({told})");
+        }
+        self
+    }
+
+    /// Names the limit on the address space, if there is one and it may be the cause: then memory is what was missing.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Option<u64>) -> Failure {
+        // What llama.cpp, the C++ library and the system say when they get no memory; a thread is refused its stack.
+        const SIGNS: [&str; 7] = [
+            "annot allocate memory",
+            "insufficient memory",
+            "bad_alloc",
+            "memory allocation of",
+            "failed to allocate",
+            "cannot make a context",
+            "Resource temporarily unavailable",
+        ];
+        let is_memory = self.code == ExitCode::NotEnoughMemory || SIGNS.iter().any(|sign| self.message.contains(sign));
+        let Some(limit) = limit.filter(|_| is_memory) else { return self };
+        let others = self.hint.take().map(|hint| format!("; or: {hint}")).unwrap_or_default();
+        let limit = format!("the address space is limited to {}: ulimit -v unlimited{others}", HumanBytes(limit));
+        self.with_code(ExitCode::NotEnoughMemory).with_hint(limit)
     }
 
     /// Nothing the user needs to read.
@@ -170,10 +216,10 @@ impl From<worker::Failure> for Failure {
                     n_ctx if n_ctx <= n_ctx_train => format!("give room for the answer as well, as in -c {n_ctx}"),
                     _ => format!("the model knows {n_ctx_train} positions: shorten the prompt"),
                 };
-                Failure::new(message).with_code(ExitCode::PromptTooLong).with_hint(hint)
+                Failure::new(message).with_code(ExitCode::PromptTooLong).about("ctx-size").with_hint(hint)
             }
             worker::Failure::ContextTooLong { .. } => {
-                Failure::usage(message).with_hint("leave -c away for as many positions as needed")
+                Failure::usage(message).about("ctx-size").with_hint("leave -c away for as many positions as needed")
             }
             worker::Failure::NotEnoughMemory { .. } => Failure::new(message)
                 .with_code(ExitCode::NotEnoughMemory)
@@ -182,6 +228,10 @@ impl From<worker::Failure> for Failure {
             worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
             worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
+            worker::Failure::Target(_) if message.contains("does not divide") => Failure::new(message)
+                .about("cache-type-k")
+                .about("cache-type-v")
+                .with_hint("this model's heads are too small for these numbers: -ctk f16 -ctv f16"),
             worker::Failure::Target(_) if message.starts_with("cannot make a context") => {
                 Failure::new(message).with_hint("a smaller -c takes less memory; -v shows llama.cpp's log")
             }

@@ -1,12 +1,11 @@
 //! What an answer must be: a schema, a grammar or an expression, checked before a model is loaded.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
 use crate::cli::failure::Failure;
+use crate::cli::input::read_file;
 use crate::structure::{Constraint, MAX_BYTES};
 
 /// What an answer must be.
@@ -44,11 +43,11 @@ impl FormArgs {
         let constraint = if let Some(schema) = &self.json_schema {
             Constraint::JsonSchema(schema.clone())
         } else if let Some(path) = &self.json_schema_file {
-            Constraint::JsonSchema(read(path)?)
+            Constraint::JsonSchema(read_file(path, MAX_BYTES as u64, "a schema")?)
         } else if let Some(grammar) = &self.grammar {
             Constraint::Grammar(grammar.clone())
         } else if let Some(path) = &self.grammar_file {
-            Constraint::Grammar(read(path)?)
+            Constraint::Grammar(read_file(path, MAX_BYTES as u64, "a grammar")?)
         } else if let Some(expression) = &self.regex {
             Constraint::Regex(expression.clone())
         } else {
@@ -59,13 +58,4 @@ impl FormArgs {
         constraint.check().map_err(|error| Failure::usage(format!("{place}{error}")))?;
         Ok(Some(constraint))
     }
-}
-
-fn read(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
-    // One byte more than is allowed: then it is too long, and nothing is cut silently.
-    let read = file.take(MAX_BYTES as u64 + 1).read_to_string(&mut text);
-    read.map_err(|error| Failure::io(path, &error))?;
-    Ok(text)
 }

@@ -1,5 +1,6 @@
 //! The prompt: what comes in on stdin, then `-f`, then `-p`.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
+use crate::encoding::{self, TextError};
 
 /// Longest prompt taken; no context is near it.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -64,16 +66,36 @@ pub fn join(parts: &[&str]) -> Option<String> {
 /// # Errors
 /// When it fails, is too long, or not UTF-8.
 pub fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Failure::io(Path::new(name), &error))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::new(format!("{name}: a prompt has at most {} MiB", MAX_BYTES >> 20)));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Failure::new(format!("{name}: not UTF-8 at byte {at}")).with_hint("convert it, as in: iconv -f latin1 -t utf-8")
+    read_text(source, name, MAX_BYTES, "a prompt")
+}
+
+/// All text of a file, which is `what` in errors and has at most `n_max` bytes.
+///
+/// # Errors
+/// When it cannot be read, is too long, or no text.
+pub fn read_file(path: &Path, n_max: u64, what: &str) -> Result<String, Failure> {
+    let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
+    read_text(file, &path.display().to_string(), n_max, what)
+}
+
+fn read_text(source: impl Read, name: &str, n_max: u64, what: &str) -> Result<String, Failure> {
+    encoding::read_text(source, n_max).map_err(|error| match TextError::of(&error) {
+        Some(TextError::TooLong { .. }) => {
+            let size = if n_max < 1 << 20 { format!("{} KiB", n_max >> 10) } else { format!("{} MiB", n_max >> 20) };
+            Failure::new(format!("{name}: {what} has at most {size}"))
+        }
+        _ => Failure::io(Path::new(name), &error),
     })
+}
+
+/// An argument without the byte-order mark that `"$(cat FILE)"` puts before its text; also after the `=` of a long flag.
+#[must_use]
+pub fn without_mark(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str() else { return argument };
+    match text.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") => format!("{flag}={}", encoding::without_mark(value)).into(),
+        _ => encoding::without_mark(text).into(),
+    }
 }
 
 /// A script's stdin may be open and never say anything: with a prompt at hand that must not block.
@@ -119,6 +141,20 @@ mod tests {
         assert_eq!(join(&["  \n", ""]), None);
         assert_eq!(join(&["", " as it is \n"]).unwrap(), " as it is \n");
         assert_eq!(join(&["text\n", "\n", "question"]).unwrap(), "text\n\nquestion");
+    }
+
+    #[test]
+    fn issue_13_5_arguments_lose_their_mark() {
+        for (given, expected) in [
+            ("\u{feff}Say hi.", "Say hi."),
+            ("--json-schema=\u{feff}{}", "--json-schema={}"),
+            ("--a=b=\u{feff}c", "--a=b=\u{feff}c"),
+            ("a=\u{feff}c", "a=\u{feff}c"),
+            ("-p", "-p"),
+            ("\u{feff}", ""),
+        ] {
+            assert_eq!(without_mark(given.into()), *expected);
+        }
     }
 
     #[test]

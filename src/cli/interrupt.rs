@@ -1,4 +1,7 @@
-//! Ctrl-C and SIGTERM: the first one asks for a clean end, the second ends the process.
+//! Ctrl-C, SIGTERM and SIGHUP: the first one asks for a clean end, the second ends the process.
+//!
+//! A terminal that is closed sends SIGHUP more than once (its shell passes it on), so that one never counts as a second signal.
+//! Under nohup it is ignored, and stays so.
 
 use std::io;
 use std::sync::Arc;
@@ -24,10 +27,21 @@ static ENDS_AT_ONCE: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 #[cfg(unix)]
 pub fn end_at_once() -> Result<(), Failure> {
     let ends_at_once = ENDS_AT_ONCE.get_or_init(|| Arc::new(AtomicBool::new(true)));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
         let code = i32::from(ExitCode::Interrupted as u8);
         register_conditional_shutdown(signal, code, ends_at_once.clone()).map_err(|error| unhandled(&error))?;
     }
+    Ok(())
+}
+
+/// A file that reaches the limit on its size (`ulimit -f`) is an error of that write, as a full disk is, and not the end of the
+/// process.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn outlive_full_files() -> io::Result<()> {
+    #[cfg(unix)]
+    register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     Ok(())
 }
 
@@ -43,11 +57,11 @@ pub fn flag() -> Result<Arc<AtomicBool>, Failure> {
     Ok(Signals::new()?.raised)
 }
 
-/// What Ctrl-C and SIGTERM are here: themselves, or what the watching process passes on, and then they are nothing.
+/// What Ctrl-C and SIGTERM (SIGHUP too) are here: themselves, or what the watching process passes on, and then they are nothing.
 fn heard() -> io::Result<[i32; 2]> {
     #[cfg(unix)]
     if contain::is_worker() {
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
             register(signal, Arc::default())?;
         }
         return Ok([signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2]);
@@ -55,12 +69,26 @@ fn heard() -> io::Result<[i32; 2]> {
     Ok([SIGINT, SIGTERM])
 }
 
+/// SIGHUP, unless whoever started this process has it ignored, as nohup does.
+#[cfg(unix)]
+#[must_use]
+pub fn hangup() -> Option<i32> {
+    use signal_hook::consts::SIGHUP;
+    // Bit 0 is signal 1. Where the system does not tell: nohup leaves no terminal on stdout.
+    let ignored = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        Some(u64::from_str_radix(mask.trim(), 16).ok()? & 1 != 0)
+    });
+    let is_ignored = ignored.unwrap_or_else(|| !std::io::IsTerminal::is_terminal(&io::stdout()));
+    (!is_ignored).then_some(SIGHUP)
+}
+
 /// Signals to a command that does one thing after another.
 #[derive(Clone, Debug)]
 pub struct Signals {
     /// Raised by each: what is going on should end.
     pub raised: Arc<AtomicBool>,
-    /// Raised by SIGTERM: so should the command.
+    /// Raised by SIGTERM and SIGHUP: so should the command.
     terminated: Arc<AtomicBool>,
     /// While this is true, a signal ends the process at once.
     is_idle: Arc<AtomicBool>,
@@ -84,7 +112,14 @@ impl Signals {
                 register_conditional_shutdown(signal, code, signals.is_idle.clone())?;
                 register(signal, signals.raised.clone())?;
             }
-            register(terminate, signals.terminated.clone()).map(|_| ())
+            register(terminate, signals.terminated.clone())?;
+            #[cfg(unix)]
+            if let Some(hangup) = hangup().filter(|_| !contain::is_worker()) {
+                register_conditional_shutdown(hangup, code, signals.is_idle.clone())?;
+                register(hangup, signals.raised.clone())?;
+                register(hangup, signals.terminated.clone())?;
+            }
+            Ok(())
         };
         install().map_err(|error| unhandled(&error))?;
         #[cfg(unix)]
@@ -104,7 +139,7 @@ impl Signals {
         waited
     }
 
-    /// Whether a signal came since the last time; SIGTERM stays.
+    /// Whether a signal came since the last time; SIGTERM and SIGHUP stay.
     pub fn take(&self) -> bool {
         let terminated = self.terminated.load(Ordering::Relaxed);
         self.raised.swap(terminated, Ordering::Relaxed) || terminated

@@ -24,7 +24,8 @@ pub fn check() -> Result<(), Failure> {
             stderr_line(&format!("notice: {error}; ggml's kernels are used"));
             Ok(())
         }
-        Err(error) => Err(Failure::usage(error.to_string()).with_hint(format!("unset {} for the best of this CPU", kernels::VARIABLE))),
+        Err(error) => Err(Failure::usage(error.to_string())
+            .with_hint(format!("unset {} for the best of this CPU", kernels::VARIABLE))),
     }
 }
 
@@ -102,7 +103,14 @@ impl fmt::Display for KernelReport {
         }
         write!(f, "chaski's ({}): {} matrices, {}", self.kernels, self.n_taken, HumanBytes(self.taken_bytes))?;
         for left in &self.left {
-            write!(f, "; ggml's: {} of {} ({}, {})", left.n_tensors, left.tensor_type, HumanBytes(left.bytes), left.reason)?;
+            write!(
+                f,
+                "; ggml's: {} of {} ({}, {})",
+                left.n_tensors,
+                left.tensor_type,
+                HumanBytes(left.bytes),
+                left.reason
+            )?;
         }
         Ok(())
     }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args as ClapArgs, Subcommand};
-use etcetera::BaseStrategy as _;
 use serde::Serialize;
 
 use crate::cli::engine::{fingerprint, open_model};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::folders;
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::gguf::Gguf;
 use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey, Switch};
@@ -101,8 +101,7 @@ pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
 /// Where learned state is kept; `None` where the system tells no data folder.
 #[must_use]
 pub fn folder() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    Some(strategy.data_dir().join("chaski").join("learned"))
+    Some(folders::data()?.join("learned"))
 }
 
 /// Whose learned state a model's is; `None` for a file without a vocabulary.

@@ -10,9 +10,10 @@ use crate::available::available;
 use crate::cli::args::{ContextSize, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::kernels::memory_kernels;
+use crate::cli::output::stderr_line;
 use crate::gguf::Gguf;
-use crate::llama::worker::WorkerConfig;
 use crate::llama::has_gpu;
+use crate::llama::worker::WorkerConfig;
 use crate::memory::{ModelShape, cache_choices};
 use crate::models::shape::shape;
 use crate::tune::{BySpan, Settings};
@@ -53,22 +54,27 @@ pub fn n_ctx(
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
-    let is_on_gpu = is_on_gpu(args.n_gpu_layers);
-    let given = match args.ctx_size {
+    let is_on_gpu = is_on_gpu(args.n_gpu_layers());
+    let known = gguf.context_length().map(|known| known as usize);
+    // Where many texts share a context, it is as long as they need.
+    let is_trained = args.ctx_size == Some(ContextSize::Trained) && picked_by == PickedBy::Text;
+    let wanted = if is_trained { known.map(ContextSize::Positions) } else { args.ctx_size };
+    let given = match wanted {
         Some(ContextSize::Auto) if is_on_gpu => {
             return Err(Failure::usage("-c auto counts the memory of the CPU, and this build uses a GPU")
+                .about("ctx-size")
                 .with_hint("give a number, or -ngl 0"));
         }
         Some(ContextSize::Auto) => None,
         Some(ContextSize::Positions(n)) => Some(n),
         // No context is longer than the model knows.
-        None => Some(gguf.context_length().map_or(n_least, |known| n_least.min(known as usize))),
+        Some(ContextSize::Trained) | None => Some(known.map_or(n_least, |known| n_least.min(known))),
     };
     let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
-        return match args.ctx_size {
-            Some(ContextSize::Auto) => {
-                Err(Failure::new("it is not known how much memory is available").with_hint("give a number: -c 4096"))
-            }
+        return match wanted {
+            Some(ContextSize::Auto) => Err(Failure::new("it is not known how much memory is available")
+                .about("ctx-size")
+                .with_hint("give a number: -c 4096")),
             given => Ok(given.and_then(ContextSize::number)),
         };
     };
@@ -80,8 +86,12 @@ pub fn n_ctx(
                 PickedBy::Length => settings.at(n_ctx),
                 PickedBy::Text => cheaper(&shape, n_ctx, &settings),
             };
-            check(&args.model, &shape, n_ctx, settings, available)?;
-            Ok(args.ctx_size.and_then(ContextSize::number))
+            match check(&args.model, &shape, n_ctx, settings, available) {
+                Err(_) if is_trained => trained_as_fits(args, &shape, n_ctx, &config.settings, available).map(Some),
+                checked => {
+                    checked.map(|()| wanted.and_then(ContextSize::number)).map_err(|failure| failure.about("ctx-size"))
+                }
+            }
         }
         None => {
             // A context for as much as there is, is a long one.
@@ -89,6 +99,22 @@ pub fn n_ctx(
             most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
         }
     }
+}
+
+/// `-c 0` says no number: a context for all that the model knows is as long as it can be.
+fn trained_as_fits(
+    args: &EngineArgs,
+    shape: &ModelShape,
+    n_trained: usize,
+    settings: &BySpan<Settings>,
+    available: u64,
+) -> Result<usize, Failure> {
+    let most = shape.most_positions(available, &settings.long);
+    let most = most.ok_or_else(|| refusal(&args.model, shape, LEAST_N_CTX, &settings.long, available))?;
+    stderr_line(&format!(
+        "notice: the model was trained with {n_trained} positions, and {most} fit into memory: -c is {most}"
+    ));
+    Ok(most)
 }
 
 /// Those that take less, of a short and of a long text.
@@ -123,6 +149,7 @@ fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
 pub fn given_n_ctx(args: &EngineArgs) -> Result<Option<usize>, Failure> {
     match args.ctx_size {
         Some(ContextSize::Auto) => Err(Failure::usage("-c auto is for one text at a time, and here are many")
+            .about("ctx-size")
             .with_hint("leave -c away for as many positions as needed")),
         given => Ok(given.and_then(ContextSize::number)),
     }

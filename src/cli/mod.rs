@@ -15,6 +15,7 @@ pub mod engine;
 pub mod events;
 pub mod explain;
 pub mod failure;
+pub mod folders;
 pub mod form;
 pub mod input;
 pub mod interrupt;
@@ -34,27 +35,35 @@ pub mod shell;
 pub mod short_flags;
 pub mod template;
 pub mod tune;
+pub mod variables;
 
 use std::ffi::OsString;
 
 use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
 
+use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
 use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
+use crate::cli::variables::Variables;
 
 /// Runs a command line and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = short_flags::expand(arguments);
-    let configured = arguments.and_then(|given| Ok((config::configured(command(), &given)?, given)));
+    // A system that has no such handler left ends the process at a file that becomes too large, as it did before.
+    let _ = interrupt::outlive_full_files();
+    let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
+    let configured = arguments.and_then(|given| {
+        let command = variables::counting(command(), &given);
+        Ok((config::configured(command, &given)?, given))
+    });
     let (command, arguments) = match configured {
         Ok(configured) => configured,
-        Err(failure) => return finish(Err(failure)),
+        Err(failure) => return finish(Err(failure), &Variables::default()),
     };
-    let args = match parse(command, arguments) {
-        Ok(args) => args,
+    let (args, variables) = match parse(command.clone(), &arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
             let printed = error.print();
@@ -62,17 +71,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 if is_model_missing(&error) {
                     stderr_line(&format!("hint: {MODEL_HINT}"));
                 }
+                if let Some(hint) = variables::hint(&error, &command, &arguments) {
+                    stderr_line(&format!("hint: {hint}"));
+                }
                 return ExitCode::Usage;
             }
-            return finish(printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error)));
+            let printed = printed.map(|()| ExitCode::Success).map_err(|error| Failure::stdout(&error));
+            return finish(printed, &Variables::default());
         }
     };
-    finish(dispatch(args))
+    finish(dispatch(args), &variables)
 }
 
-fn parse(mut command: clap::Command, arguments: Vec<OsString>) -> Result<Args, clap::Error> {
+fn parse(mut command: clap::Command, arguments: &[OsString]) -> Result<(Args, Variables), clap::Error> {
     let matches = command.try_get_matches_from_mut(arguments)?;
-    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    let variables = Variables::of(&command, &matches);
+    let args = Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((args, variables))
 }
 
 fn is_model_missing(error: &clap::Error) -> bool {
@@ -81,14 +96,16 @@ fn is_model_missing(error: &clap::Error) -> bool {
 }
 
 /// Tells the user what failed, and the exit code.
-fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
+fn finish(result: Result<ExitCode, Failure>, variables: &Variables) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failure) => {
+            let failure = failure.with_variables(variables).with_limit(address_space_limit());
+            let code = failure.code;
             if !failure.is_silent() {
                 stderr_line(&failure.to_string());
             }
-            failure.code
+            code
         }
     }
 }
@@ -98,7 +115,7 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         return output::print_version();
     }
     if let Some(model) = args.command.as_mut().and_then(Command::model) {
-        models::resolve(model)?;
+        models::resolve(model).map_err(|failure| failure.about("model"))?;
     }
     match args.command {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Rendered, SpecialGuard, TemplateError, TemplateValue,
 };
@@ -48,11 +51,19 @@ impl Prompter {
 }
 
 fn failure(model: &Path, error: &TemplateError) -> Failure {
-    Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint())
+    let failure = Failure::new(format!("{}: {error}", model.display())).with_hint(error.hint());
+    failure.about("chat-template").about("chat-template-file")
 }
 
-/// Templates may print the date. Without a time zone library it is that of UTC.
+/// Templates may print the date.
 fn now() -> LocalTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LocalTime { unix_s: i64::try_from(since_epoch.as_secs()).unwrap_or(0), utc_offset_s: 0 }
+    local(i64::try_from(since_epoch.as_secs()).unwrap_or(0))
+}
+
+/// A time in the zone of this user: that of TZ, or else of the system, or else UTC.
+#[must_use]
+pub fn local(unix_s: i64) -> LocalTime {
+    let offset = Timestamp::from_second(unix_s).map(|time| TimeZone::system().to_offset(time).seconds());
+    LocalTime { unix_s, utc_offset_s: offset.unwrap_or(0) }
 }

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::{MAX_BYTES, read_file};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::cost::{Clock, CostCurve};
 use crate::draft::aded::Aded;
@@ -179,7 +180,7 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
     let mut traces = Vec::new();
     for path in paths {
-        let text = fs::read_to_string(path).map_err(|error| Failure::io(path, &error))?;
+        let text = read_file(path, u64::MAX, "a file of traces")?;
         let found = Trace::parse_all(&text).map_err(|error| {
             Failure::new(format!("{}: {error}", path.display())).with_hint("chaski run --trace FILE writes such files")
         })?;
@@ -266,7 +267,7 @@ fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
         Failure::usage(format!("--curve {spec}: {what}")).with_hint("as in --curve 1%, or --curve 1:62,4:107,16:229")
     };
     if Path::new(spec).is_file() {
-        let text = fs::read_to_string(spec).map_err(|error| Failure::io(Path::new(spec), &error))?;
+        let text = read_file(Path::new(spec), MAX_BYTES, "a curve")?;
         let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
         let curve: CostCurve =
             serde_json::from_value(file["curve"].clone()).map_err(|error| wrong(&error.to_string()))?;

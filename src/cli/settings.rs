@@ -69,21 +69,24 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
             When::Off => FlashAttention::Off,
             When::Auto => FlashAttention::Auto,
         }),
-        n_threads: args.threads,
-        n_threads_batch: args.threads_batch,
+        n_threads: args.threads.filter(|&n| n > 0),
+        n_threads_batch: args.threads_batch.filter(|&n| n > 0),
         k: args.cache_type_k.map(CacheType::from),
         v: args.cache_type_v.map(CacheType::from),
     };
     let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
     if is_wrong(given.n_threads) || is_wrong(given.n_threads_batch) {
+        let flag = if is_wrong(given.n_threads) { "threads" } else { "threads-batch" };
         let failure = Failure::usage(format!("the number of threads must be 1 to {MAX_THREADS}"));
-        return Err(failure.with_hint("leave -t away for the tuned number, or the physical cores"));
+        return Err(failure.about(flag).with_hint("leave -t away for the tuned number, or the physical cores"));
     }
-    if given.v == Some(CacheType::Q8_0) && given.flash_attention == Some(FlashAttention::Off) {
+    if given.v.is_some_and(CacheType::is_quantized) && given.flash_attention == Some(FlashAttention::Off) {
         return Err(Failure::usage("values of the cache (-ctv) can be quantized only with flash attention")
+            .about("cache-type-v")
+            .about("flash-attn")
             .with_hint("leave -fa off away, or quantize only the keys: -ctk q8_0"));
     }
-    Ok(settings_of(&args.model, args.n_gpu_layers).map(|base| given.over(base)))
+    Ok(settings_of(&args.model, args.n_gpu_layers()).map(|base| given.over(base)))
 }
 
 /// The settings of a model where nothing is given.
@@ -107,11 +110,12 @@ struct Given {
 impl Given {
     /// What is given wins; the rest of `base` gives way where it does not go with it.
     fn over(self, base: Settings) -> Settings {
-        let needs_attention = self.v == Some(CacheType::Q8_0) && base.flash_attention == FlashAttention::Off;
+        let needs_attention =
+            self.v.is_some_and(CacheType::is_quantized) && base.flash_attention == FlashAttention::Off;
         let attention = if needs_attention { FlashAttention::On } else { base.flash_attention };
         let flash_attention = self.flash_attention.unwrap_or(attention);
         let v = self.v.unwrap_or(match base.kv_type.v {
-            CacheType::Q8_0 if flash_attention == FlashAttention::Off => CacheType::F16,
+            v if v.is_quantized() && flash_attention == FlashAttention::Off => CacheType::F16,
             v => v,
         });
         Settings {
@@ -130,6 +134,11 @@ impl From<CacheTypeArg> for CacheType {
             CacheTypeArg::F16 => CacheType::F16,
             CacheTypeArg::Bf16 => CacheType::Bf16,
             CacheTypeArg::Q8_0 => CacheType::Q8_0,
+            CacheTypeArg::Q5_1 => CacheType::Q5_1,
+            CacheTypeArg::Q5_0 => CacheType::Q5_0,
+            CacheTypeArg::Q4_1 => CacheType::Q4_1,
+            CacheTypeArg::Q4_0 => CacheType::Q4_0,
+            CacheTypeArg::Iq4Nl => CacheType::Iq4Nl,
         }
     }
 }
@@ -153,13 +162,14 @@ mod tests {
     #[test]
     fn no_combination_is_unsound() {
         let attentions = [None, Some(FlashAttention::On), Some(FlashAttention::Off), Some(FlashAttention::Auto)];
-        let types = [None, Some(CacheType::F16), Some(CacheType::Q8_0)];
+        let types = [None, Some(CacheType::F16), Some(CacheType::Q8_0), Some(CacheType::Q4_0)];
         let kept = KvType { k: CacheType::Q8_0, v: CacheType::Q8_0 };
         for base in [BASE, Settings { flash_attention: FlashAttention::On, kv_type: kept, ..BASE }] {
             for flash_attention in attentions {
                 for v in types {
                     let settings = Given { flash_attention, v, ..Given::default() }.over(base);
-                    let is_refused = v == Some(CacheType::Q8_0) && flash_attention == Some(FlashAttention::Off);
+                    let is_refused =
+                        v.is_some_and(CacheType::is_quantized) && flash_attention == Some(FlashAttention::Off);
                     assert!(settings.is_sound() || is_refused, "{settings}");
                     assert!(flash_attention.is_none_or(|given| given == settings.flash_attention));
                     assert!(v.is_none_or(|given| given == settings.kv_type.v));

@@ -1,29 +1,25 @@
 //! Which chat template a prompt is put into: the model's own, or the one given.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
 use crate::batch::job::summary;
 use crate::chat::template::TemplateValue;
+use crate::chat::template::named::{named, names};
 use crate::cli::failure::Failure;
+use crate::cli::input::read_file;
 use crate::gguf::Gguf;
 
 /// Longest template in a file.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The one template that has a name: nearly all models without one of their own were trained on this, or on none.
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
-    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 /// How prompts are put into words.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
-    /// Chat template instead of the model's own: Jinja, or chatml
+    /// Chat template instead of the model's own: Jinja, or a name that llama.cpp has, as chatml or llama3
     #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
     pub chat_template: Option<String>,
 
@@ -49,21 +45,17 @@ impl TemplateArgs {
     /// When a file cannot be read, or there is no template of that name.
     pub fn source(&self, gguf: &Gguf) -> Result<Option<String>, Failure> {
         match (&self.chat_template, &self.chat_template_file) {
-            (Some(text), _) if text == "chatml" => Ok(Some(CHATML.to_owned())),
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
+            (Some(name), _) if named(name.trim()).is_some() => Ok(named(name.trim())),
             (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
-                .with_hint("chatml, or a template's Jinja text; --chat-template-file FILE reads one")),
-            (None, Some(path)) => {
-                let mut text = String::new();
-                let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
-                file.take(MAX_TEMPLATE_BYTES + 1)
-                    .read_to_string(&mut text)
-                    .map_err(|error| Failure::io(path, &error))?;
-                if text.len() as u64 > MAX_TEMPLATE_BYTES {
-                    return Err(Failure::usage(format!("{}: a template has at most 1 MiB", path.display())));
-                }
-                Ok(Some(text))
-            }
+                .about("chat-template")
+                .with_hint(format!(
+                    "a template's Jinja text, or one of {}; --chat-template-file FILE reads one",
+                    names().collect::<Vec<_>>().join(" ")
+                ))),
+            (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template")
+                .map(Some)
+                .map_err(|failure| failure.about("chat-template-file")),
             (None, None) => Ok(gguf.chat_template().map(str::to_owned)),
         }
     }
@@ -99,6 +91,7 @@ impl TemplateArgs {
         let Some(text) = &self.chat_template_kwargs else { return Ok(BTreeMap::new()) };
         serde_json::from_str(text).map_err(|error| {
             Failure::usage(format!("--chat-template-kwargs is not a JSON object: {error}"))
+                .about("chat-template-kwargs")
                 .with_hint(r#"as in --chat-template-kwargs '{"enable_thinking": false}'"#)
         })
     }

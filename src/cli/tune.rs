@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 
+use crate::cli::args::GpuLayers;
 use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
@@ -52,9 +53,9 @@ pub struct TuneArgs {
     #[arg(long)]
     pub forget: bool,
 
-    /// -ngl: layers on the GPU, in a build that has one [default: all that fit]
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
-    pub n_gpu_layers: Option<u32>,
+    /// -ngl: layers on the GPU, in a build that has one; all, auto and -1 are the default [default: all that fit]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
+    pub n_gpu_layers: Option<GpuLayers>,
 
     /// Show llama.cpp's log
     #[arg(short, long)]
@@ -63,6 +64,12 @@ pub struct TuneArgs {
     /// What the engine may do.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
+}
+
+impl TuneArgs {
+    fn n_gpu_layers(&self) -> Option<u32> {
+        self.n_gpu_layers.and_then(|GpuLayers(n)| n)
+    }
 }
 
 /// How a table is written.
@@ -85,7 +92,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     logs::capture(args.verbose);
     let gguf = open_model(&args.model)?;
     kernels::check()?;
-    let key = key(&args.model, args.n_gpu_layers);
+    let key = key(&args.model, args.n_gpu_layers());
     let (Some(folder), Some(cache)) = (tuned_folder(), cache_folder()) else {
         return Err(Failure::new("there is no folder to keep settings in").with_hint("set HOME or XDG_CACHE_HOME"));
     };
@@ -95,13 +102,13 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Success);
     }
     confine(args.sandbox, [Some(cache.clone())], args.verbose);
-    let default = default_settings(args.n_gpu_layers);
+    let default = default_settings(args.n_gpu_layers());
     let config = TuneConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers, lora: None },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: None },
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
         budget: Duration::from_secs(args.budget),
     };
-    memory::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers)?;
+    memory::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers())?;
     drop(gguf);
     let measured = measure(config)?;
     write_stdout(&match args.output {

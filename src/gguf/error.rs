@@ -64,6 +64,8 @@ pub enum Defect {
     TooSmall { has: u64 },
     #[error("expected a GGUF file, found {found:?} as its first four bytes")]
     NotGguf { found: String },
+    #[error("expected a GGUF file, found {found}")]
+    Foreign { found: String, hint: &'static str },
     #[error("expected little-endian GGUF, found a big-endian file")]
     BigEndian,
     #[error("expected GGUF version 2 or 3, found {found}")]
@@ -171,6 +173,7 @@ impl Defect {
             Self::TooSmall { .. } | Self::CutShort { .. } | Self::Incomplete { .. } => {
                 Some("the download is incomplete or damaged: download it again")
             }
+            Self::Foreign { hint, .. } => Some(hint),
             Self::NotGguf { .. } => {
                 Some("chaski runs GGUF files; safetensors and PyTorch models can be converted with llama.cpp")
             }

@@ -8,6 +8,7 @@
 mod architectures;
 mod check;
 mod error;
+mod foreign;
 mod quantization;
 mod reader;
 mod tensor;

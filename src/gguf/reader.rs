@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::error::{Defect, excerpt};
+use super::foreign;
 use super::tensor::{Tensor, TensorType};
 use super::value::{self, Array, Value, ValueType};
 
@@ -70,6 +71,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
     // Foreign formats are named as such even when they are tiny.
     let magic = &bytes[..bytes.len().min(4)];
     if magic.len() == 4 && magic != b"GGUF" {
+        if let Some((found, hint)) = foreign::what(bytes) {
+            return Err(Defect::Foreign { found, hint });
+        }
         return Err(Defect::NotGguf { found: excerpt(magic) });
     }
     if bytes.len() < 24 {

@@ -27,7 +27,8 @@ pub enum ChoiceError {
 /// If `CHASKI_KERNELS` cannot be followed, or the kernels fail their self-test. ggml's kernels are used then.
 pub fn in_use() -> Result<Option<&'static str>, ChoiceError> {
     static IN_USE: OnceLock<Result<Option<&'static str>, ChoiceError>> = OnceLock::new();
-    let wanted = || std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(|name| name.to_string_lossy().into_owned());
+    let wanted =
+        || std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(|name| name.to_string_lossy().into_owned());
     IN_USE.get_or_init(|| ours::install(wanted())).clone()
 }
 
@@ -72,7 +73,9 @@ mod ours {
     pub(super) fn install(wanted: Option<String>) -> Result<Option<&'static str>, ChoiceError> {
         match wanted.as_deref() {
             None | Some("ggml") => Ok(None),
-            Some(name @ ("avx2" | "avxvnni" | "avx512")) => Err(ChoiceError::Unsupported(name.to_owned(), "this build")),
+            Some(name @ ("avx2" | "avxvnni" | "avx512")) => {
+                Err(ChoiceError::Unsupported(name.to_owned(), "this build"))
+            }
             Some(name) => Err(ChoiceError::Unknown(name.to_owned())),
         }
     }

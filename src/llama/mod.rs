@@ -18,9 +18,9 @@
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
 pub mod crowd;
+pub mod kernels;
 #[cfg(unix)]
 pub mod last_words;
-pub mod kernels;
 pub mod logprobs;
 pub mod logs;
 pub mod model;

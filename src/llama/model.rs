@@ -12,8 +12,8 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
-use crate::llama::{kernels, logs};
 use crate::llama::seams::{STRANGE, Seams, Spelling};
+use crate::llama::{kernels, logs};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;

@@ -63,6 +63,11 @@ fn cache_type(cache_type: CacheType) -> KvCacheType {
         CacheType::F16 => KvCacheType::F16,
         CacheType::Bf16 => KvCacheType::BF16,
         CacheType::Q8_0 => KvCacheType::Q8_0,
+        CacheType::Q5_1 => KvCacheType::Q5_1,
+        CacheType::Q5_0 => KvCacheType::Q5_0,
+        CacheType::Q4_1 => KvCacheType::Q4_1,
+        CacheType::Q4_0 => KvCacheType::Q4_0,
+        CacheType::Iq4Nl => KvCacheType::IQ4_NL,
     }
 }
 
@@ -150,7 +155,7 @@ impl<'m> Session<'m> {
             has_window: model.has_window(),
             n_fixed: 0,
             // llama.cpp's shift of quantized keys takes a rotation for granted that not every model has, and crashes.
-            can_shift: model.can_shift() && config.kv_type.k != CacheType::Q8_0,
+            can_shift: model.can_shift() && !config.kv_type.k.is_quantized(),
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,

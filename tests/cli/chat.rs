@@ -265,6 +265,44 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
 }
 
 #[test]
+fn issue_13_14_the_hint_names_what_helps_and_it_does() {
+    let place = Workplace::new();
+    let long = PROMPT.repeat(12);
+    // The oldest are left out already, so that is no help, and neither is more context than the model knows.
+    let refused = chat(&place, &["-c", "128", "-n", "100"], &long);
+    refused.fails(6, &["error: the message has "]).hints("start the chat with -c ");
+    assert!(!refused.stderr.contains("drop-oldest"), "{refused:#?}");
+    let n_ctx = refused.stderr.split("-c ").nth(1).unwrap().split(',').next().unwrap();
+    chat(&place, &["-c", n_ctx, "-n", "100"], &long).succeeds();
+    let refused = chat(&place, &["-c", "65536", "-n", "65500"], &long);
+    refused.fails(6, &[]).hints("/set n-predict ");
+    assert!(!refused.stderr.contains("-c "), "{refused:#?}");
+    // A conversation that is too long, of which the last message is not.
+    let input = format!("{PROMPT}\n").repeat(12);
+    let refused = chat(&place, &["-c", "200", "-n", "24", "--on-overflow", "error"], &input);
+    assert!(refused.stderr.contains("hint: /set on-overflow drop-oldest"), "{refused:#?}");
+}
+
+#[test]
+fn issue_13_14_a_path_or_a_comment_is_a_message() {
+    let place = Workplace::new();
+    for message in ["// the rain", "/usr/bin is the station"] {
+        let text = place.text_of(&["-p", message]);
+        assert_eq!(said(&place, &[], message), format!("{text}\n"));
+    }
+    chat(&place, &[], "/exti\n").fails(2, &["there is no command /exti"]).hints("/exit?");
+}
+
+#[test]
+fn issue_13_14_a_file_that_is_too_long_does_not_stay_in_the_way() {
+    let place = Workplace::new();
+    place.write("long.txt", PROMPT.repeat(1000));
+    let refused = chat(&place, &["-c", "256"], &format!("/read long.txt\n{PROMPT}\n"));
+    assert_eq!(refused.code, Some(6), "{refused:#?}");
+    refused.notices("the files of /read are put aside again");
+}
+
+#[test]
 fn a_summary_stands_for_what_is_left_out() {
     let place = Workplace::new();
     let input: String = (0..12).map(|n| format!("{PROMPT} {n}\n")).collect();

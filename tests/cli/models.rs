@@ -26,11 +26,51 @@ fn a_model_without_a_chat_template_wants_to_be_told_how_to_go_on() {
 }
 
 #[test]
-fn templates_have_few_names() {
+#[cfg(unix)]
+fn issue_13_14_dates_in_templates_are_local() {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let place = Workplace::new();
+    let hours = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 3600;
+    for (zone, ahead) in [("UTC", 0), ("XXX-5", 5), ("XXX+7", 24 - 7)] {
+        let before = hours();
+        let mut command =
+            place.run_command(&["-p", PROMPT, "-s", "7", "-q", "--chat-template", "{{ strftime_now('%H') }}"]);
+        let ran = finish(command.env("TZ", zone));
+        let expected = |hours: u64| place.text_of(&["--raw", "-p", &format!("{:02}", (hours + ahead) % 24)]);
+        assert!([before, hours()].map(expected).contains(&ran.stdout), "{zone}: {ran:#?}");
+    }
+}
+
+#[test]
+fn issue_13_14_what_is_no_model_is_named() {
+    let place = Workplace::new();
+    for (bytes, what, hint) in [
+        ("<!DOCTYPE html>\n<html><head>", "found a web page", "/resolve/"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            "found a Git LFS pointer",
+            "git lfs pull",
+        ),
+        ("{\"error\":\"Access to this model is restricted\"}", "found JSON", "log in"),
+        ("Entry not found", "found text", "log in"),
+        ("PK\x03\x04archive/data.pkl", "found a PyTorch model", "convert"),
+        ("", "the file has 0", "download it again"),
+    ] {
+        place.write("wrong.gguf", bytes);
+        place.run(&["-m", "wrong.gguf", "-p", PROMPT]).fails(1, &["wrong.gguf: ", what]).hints(hint);
+        finish(&mut place.command(&["models", "show", "wrong.gguf"])).fails(1, &["wrong.gguf: ", what]).hints(hint);
+    }
+}
+
+#[test]
+fn templates_have_llama_cpps_names() {
     let place = Workplace::new();
     // The tiny model's own.
     assert_eq!(place.text_of(&["-p", PROMPT, "--chat-template", "chatml"]), place.text_of(&["-p", PROMPT]));
-    place.run(&["-p", PROMPT, "--chat-template", "vicuna"]).fails(2, &["vicuna"]).hints("chatml");
+    let vicuna = format!("USER: {PROMPT}\nASSISTANT:");
+    let named = place.text_of(&["-p", PROMPT, "--chat-template", "vicuna"]);
+    assert_eq!(named, place.text_of(&["-p", &vicuna, "--raw"]));
+    place.run(&["-p", PROMPT, "--chat-template", "vicuna7"]).fails(2, &["vicuna7"]).hints("vicuna vicuna-orca");
     place
         .run(&["-p", PROMPT, "--chat-template-kwargs", "[]"])
         .fails(2, &["--chat-template-kwargs"])

@@ -227,3 +227,93 @@ fn a_second_signal_ends_a_decode_at_once() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", tail(&ran));
     }
 }
+
+/// A chat that is at work on an answer without end; its stdin stays open.
+#[cfg(unix)]
+fn chat_at_work(place: &Workplace, name: &str) -> (Running, std::process::ChildStdin) {
+    let mut command = place.command(&["chat", name, "--curve-budget", "20", "-s", "7", "-n", "50000", "-c", "60000"]);
+    command.env("XDG_DATA_HOME", place.path("data")).stdin(std::process::Stdio::piped());
+    let mut running = Running::start(&mut command);
+    let mut stdin = running.child.stdin.take().unwrap();
+    stdin.write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
+    running.wait_for_text();
+    (running, stdin)
+}
+
+/// The answers that a chat kept.
+#[cfg(unix)]
+fn kept(place: &Workplace, name: &str) -> Vec<String> {
+    let file = std::fs::read(place.path(&format!("data/chaski/sessions/{name}.json"))).unwrap();
+    let session: Value = serde_json::from_slice(&file).unwrap();
+    let messages = session["messages"].as_array().unwrap().iter();
+    let answers = messages.filter(|message| message["role"] == "assistant");
+    answers.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+#[cfg(unix)]
+fn issue_13_10_a_signal_in_an_answer_keeps_the_turn() {
+    let place = Workplace::new();
+    // A terminal that is closed says so more than once.
+    for (n, signals) in [&["INT"][..], &["TERM"], &["HUP"], &["HUP", "HUP", "HUP"], &["TERM", "HUP"]].iter().enumerate()
+    {
+        let name = format!("rain{n}");
+        let (running, _stdin) = chat_at_work(&place, &name);
+        for signal in *signals {
+            running.signal(signal);
+        }
+        let ran = running.finish();
+        assert_eq!(ran.code, Some(130), "{signals:?}: {}", tail(&ran));
+        let [answer] = &kept(&place, &name)[..] else { panic!("{signals:?}: the turn is lost") };
+        assert_eq!(answer.trim_end(), ran.stdout.trim_end(), "{signals:?}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn issue_13_10_a_reader_that_goes_away_loses_no_turn() {
+    let place = Workplace::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = place.command(&["chat", "rain", "--curve-budget", "20", "-s", "7", "-n", "50000", "-c", "60000"]);
+    let input = place.write("input.txt", PROMPT);
+    command.env("XDG_DATA_HOME", place.path("data")).stdin(std::fs::File::open(input).unwrap());
+    let running = Running::start_into(&mut command, writer);
+    let mut beginning = [0; 4];
+    reader.read_exact(&mut beginning).unwrap();
+    drop(reader);
+    running.finish().succeeds();
+    assert!(kept(&place, "rain")[0].as_bytes().starts_with(&beginning));
+}
+
+#[test]
+#[cfg(unix)]
+fn issue_13_10_a_hangup_ends_an_answer_of_run_cleanly() {
+    let place = Workplace::new();
+    let arguments = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--json"];
+    let running = Running::start(&mut place.run_command(&[&arguments[..], &["--explain"]].concat()));
+    running.wait_for_stderr("step at ");
+    running.signal("HUP");
+    let ran = running.finish();
+    let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &answer["stop_type"]), (Some(130), &Value::from("interrupted")));
+}
+
+#[test]
+#[cfg(unix)]
+fn issue_13_10_under_nohup_a_hangup_is_nothing() {
+    let place = Workplace::new();
+    let usual = place.run_command(&["-p", PROMPT, "-n", "3000", "-c", "4000", "--ignore-eos"]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(usual.get_program()).args(usual.get_args());
+    command.current_dir(usual.get_current_dir().unwrap()).stdin(std::process::Stdio::null());
+    for (name, value) in usual.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let running = Running::start(&mut command);
+    running.wait_for_text();
+    running.signal("HUP");
+    running.finish().succeeds();
+}

@@ -31,7 +31,9 @@ fn hertz() -> f64 {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = arguments.first().map(|name| WeightType::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name)).expect("a type of ggml"));
+    let wanted = arguments.first().map(|name| {
+        WeightType::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name)).expect("a type of ggml")
+    });
     let isas = arguments.get(1).map(|name| name.parse::<Isa>().expect("an instruction set"));
     let columns = 1536;
     let _ = hertz;
@@ -48,7 +50,8 @@ fn main() {
                     let mut out = vec![0.0; n * rows];
                     let macs = (n * rows * columns) as f64;
                     let repeats = (2e8 / macs).ceil() as usize;
-                    let time = seconds(|| (0..repeats).for_each(|_| matrix.multiply(&x, &acts, &mut out))) / repeats as f64;
+                    let time =
+                        seconds(|| (0..repeats).for_each(|_| matrix.multiply(&x, &acts, &mut out))) / repeats as f64;
                     if name == "in memory" {
                         print!(" {n}:{:.1}GB/s", matrix.bytes() as f64 / time / 1e9);
                     } else {

@@ -84,8 +84,14 @@ pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) 
         // As integers, the bits of absolute values are ordered as the values are, and infinity and NaN are above all.
         let bits = _mm256_set1_epi32(0x7fff_ffff);
         let m = _mm256_max_epi32(
-            _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[0]), bits), _mm256_and_si256(_mm256_castps_si256(v[1]), bits)),
-            _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[2]), bits), _mm256_and_si256(_mm256_castps_si256(v[3]), bits)),
+            _mm256_max_epi32(
+                _mm256_and_si256(_mm256_castps_si256(v[0]), bits),
+                _mm256_and_si256(_mm256_castps_si256(v[1]), bits),
+            ),
+            _mm256_max_epi32(
+                _mm256_and_si256(_mm256_castps_si256(v[2]), bits),
+                _mm256_and_si256(_mm256_castps_si256(v[3]), bits),
+            ),
         );
         let m = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256::<1>(m));
         let m = _mm_max_epi32(m, _mm_shuffle_epi32::<0b01_00_11_10>(m));
@@ -96,8 +102,10 @@ pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) 
             return quantize(x, halves, lanes);
         }
         let s = _mm256_set1_ps(inverse);
-        let low = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[0], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[1], s)));
-        let high = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[2], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[3], s)));
+        let low =
+            _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[0], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[1], s)));
+        let high =
+            _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[2], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[3], s)));
         // Packing works within halves of a register, so groups of four columns come out of order.
         let q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         let mut a = Activation { scale: largest / 127.0, ..Activation::default() };

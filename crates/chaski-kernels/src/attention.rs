@@ -72,7 +72,12 @@ pub(crate) fn takes_keys(k: &Tensor, q: &Tensor) -> bool {
 
 /// Whether [`values`] takes `MUL_MAT(v, p)`.
 pub(crate) fn takes_values(v: &Tensor, p: &Tensor) -> bool {
-    v.ty == code::F16 && v.nb[0] == 2 && v.ne[0] % 8 == 0 && v.ne[1] % CHANNELS as i64 == 0 && p.nb[0] == 4 && shares(v, p)
+    v.ty == code::F16
+        && v.nb[0] == 2
+        && v.ne[0] % 8 == 0
+        && v.ne[1] % CHANNELS as i64 == 0
+        && p.nb[0] == 4
+        && shares(v, p)
 }
 
 /// Whether [`softmax`] takes `SOFT_MAX(x, mask)`.
@@ -92,7 +97,8 @@ unsafe fn eight(ty: i32, row: *const u8, j: usize) -> __m256 {
             return _mm256_cvtph_ps(_mm_loadu_si128(row.add(16 * j).cast()));
         }
         let block = row.add(j / 4 * 34);
-        let scale = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.cast::<u16>().read_unaligned()))));
+        let scale =
+            _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.cast::<u16>().read_unaligned()))));
         let q = _mm256_cvtepi8_epi32(_mm_loadl_epi64(block.add(2 + j % 4 * 8).cast()));
         _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q))
     }
@@ -172,7 +178,14 @@ unsafe fn keys<S: Simd>(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
                 while r < rows.len() {
                     macro_rules! some {
                         ($n:literal) => {{
-                            key_rows::<S, $n>(block, columns, rows, r, (q, first_q), (out, first_out.wrapping_add(b * S::ROWS * 4)));
+                            key_rows::<S, $n>(
+                                block,
+                                columns,
+                                rows,
+                                r,
+                                (q, first_q),
+                                (out, first_out.wrapping_add(b * S::ROWS * 4)),
+                            );
                             r += $n;
                         }};
                     }
@@ -253,7 +266,15 @@ unsafe fn exp8(x: __m256) -> __m256 {
 /// One row: `out = softmax(x * scale + mask)`, with a logit that takes its share and is not written (a sink), if there is one. `out` may
 /// be `x`.
 #[inline(always)]
-unsafe fn softmax_row(x: *const f32, mask: *const u8, half: bool, sink: Option<f32>, n: usize, scale: f32, out: *mut f32) {
+unsafe fn softmax_row(
+    x: *const f32,
+    mask: *const u8,
+    half: bool,
+    sink: Option<f32>,
+    n: usize,
+    scale: f32,
+    out: *mut f32,
+) {
     unsafe {
         let scale = _mm256_set1_ps(scale);
         let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
@@ -312,7 +333,8 @@ unsafe fn softmax_row(x: *const f32, mask: *const u8, half: bool, sink: Option<f
 #[inline(always)]
 unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, scale: f32, out: &Tensor, team: Team) {
     for row in team.share((x.ne[1] * x.ne[2] * x.ne[3]) as usize) {
-        let (token, head, stream) = (row as i64 % x.ne[1], row as i64 / x.ne[1] % x.ne[2], row as i64 / (x.ne[1] * x.ne[2]));
+        let (token, head, stream) =
+            (row as i64 % x.ne[1], row as i64 / x.ne[1] % x.ne[2], row as i64 / (x.ne[1] * x.ne[2]));
         let at = |t: &Tensor| t.head(head, stream).wrapping_offset((token * t.nb[1]) as isize);
         unsafe {
             let m = mask.map_or(std::ptr::null(), |m| {
@@ -546,7 +568,14 @@ macro_rules! entries {
                 unsafe { super::keys::<$simd>(k, q, out, team) }
             }
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, scale: f32, out: &Tensor, team: Team) {
+            pub(super) unsafe fn softmax(
+                x: &Tensor,
+                mask: Option<&Tensor>,
+                sinks: Option<&Tensor>,
+                scale: f32,
+                out: &Tensor,
+                team: Team,
+            ) {
                 unsafe { super::softmax(x, mask, sinks, scale, out, team) }
             }
             #[target_feature(enable = $features)]
@@ -579,7 +608,14 @@ pub(crate) unsafe fn run_keys(isa: Isa, k: &Tensor, q: &Tensor, out: &Tensor, te
 /// # Safety
 ///
 /// As for [`run_keys`], with `takes_softmax`.
-pub(crate) unsafe fn run_softmax(isa: Isa, x: &Tensor, [mask, sinks]: [Option<&Tensor>; 2], scale: f32, out: &Tensor, team: Team) {
+pub(crate) unsafe fn run_softmax(
+    isa: Isa,
+    x: &Tensor,
+    [mask, sinks]: [Option<&Tensor>; 2],
+    scale: f32,
+    out: &Tensor,
+    team: Team,
+) {
     unsafe {
         match isa {
             Isa::Avx2 | Isa::AvxVnni => narrow::softmax(x, mask, sinks, scale, out, team),

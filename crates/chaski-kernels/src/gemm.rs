@@ -60,7 +60,11 @@ impl<S: Simd> GroupScales<S> {
             let zero = S::zero();
             Self {
                 scale: [S::load_floats(scale.add(first)), S::load_floats(scale.add(second))],
-                add: if F::AFFINE { [S::load_floats(add.add(first)), S::load_floats(add.add(second))] } else { [zero; 2] },
+                add: if F::AFFINE {
+                    [S::load_floats(add.add(first)), S::load_floats(add.add(second))]
+                } else {
+                    [zero; 2]
+                },
             }
         }
     }
@@ -73,7 +77,8 @@ unsafe fn update<S: Simd, F: Format>(sum: S::Float, w: &[S::Int; 8], s: &GroupSc
         let scale = S::splat_float(a.scale);
         match F::GROUP {
             Group::Half => {
-                let [first, second] = if F::OFFSET == 0 { S::dot_halves::<false>(w, a) } else { S::dot_halves::<true>(w, a) };
+                let [first, second] =
+                    if F::OFFSET == 0 { S::dot_halves::<false>(w, a) } else { S::dot_halves::<true>(w, a) };
                 let both = S::fma(second, s.scale[1], S::mul(first, s.scale[0]));
                 let sum = S::fma(both, scale, sum);
                 if F::AFFINE {
@@ -111,7 +116,13 @@ unsafe fn fetch_ahead(p: *const u8, bytes: usize) {
 
 /// One tile times `rows` rows, with their sums in `sums`: registers if `rows` is known and small, else the first-level cache.
 #[inline(always)]
-unsafe fn tile<S: Simd, F: Format>(t: &Tiles<'_>, weights: *const u8, rows: usize, sums: *mut S::Float, scales: &mut Scales) {
+unsafe fn tile<S: Simd, F: Format>(
+    t: &Tiles<'_>,
+    weights: *const u8,
+    rows: usize,
+    sums: *mut S::Float,
+    scales: &mut Scales,
+) {
     unsafe {
         let plane_bytes = (F::BYTES - F::SCALE_BYTES) / (F::COLUMNS / 32) * S::ROWS;
         let mut acts = t.acts;
@@ -249,7 +260,8 @@ unsafe fn float_rows<S: Simd, F: FloatFormat, const ROWS: usize>(t: &Tiles<'_>, 
         let mut m = 0;
         while m < ROWS {
             if c < t.columns {
-                even[m] = S::fma(F::read::<S>(weights.add(c * step)), S::splat_float(*t.floats[from + m].add(c)), even[m]);
+                even[m] =
+                    S::fma(F::read::<S>(weights.add(c * step)), S::splat_float(*t.floats[from + m].add(c)), even[m]);
             }
             S::store_floats(t.out[from + m].add(i * S::ROWS), S::add(even[m], odd[m]));
             m += 1;

@@ -102,7 +102,8 @@ pub fn install(isa: Isa) -> Result<Isa, Misfit> {
                 return Err(Misfit::Structures);
             }
             let product = WeightType::ALL.into_iter().find(|ty| chaski_kernels_test_product(*ty as i32) == 0);
-            let misfit = product.map(Misfit::Product).or((chaski_kernels_test_attention() == 0).then_some(Misfit::Attention));
+            let misfit =
+                product.map(Misfit::Product).or((chaski_kernels_test_attention() == 0).then_some(Misfit::Attention));
             misfit.map_or(Ok(isa), |misfit| {
                 chaski_kernels_unregister();
                 Err(misfit)
@@ -135,7 +136,14 @@ extern "C" fn chaski_kernels_product_work(w: &Tensor, x: &Tensor, ids: Option<&T
 // instruction set by `install`.
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn chaski_kernels_product(w: &Tensor, x: &Tensor, ids: Option<&Tensor>, out: &Tensor, team: &Team, work: *mut u8) {
+unsafe extern "C" fn chaski_kernels_product(
+    w: &Tensor,
+    x: &Tensor,
+    ids: Option<&Tensor>,
+    out: &Tensor,
+    team: &Team,
+    work: *mut u8,
+) {
     // SAFETY: see above.
     unsafe { Product { w, x, ids, out }.run(isa(), *team, work) }
 }

@@ -45,7 +45,9 @@ fn pack_block<'a>(ty: WeightType, tile_rows: usize, block: &impl Fn(usize) -> &'
         for (group, codes) in codes.chunks_exact(32).enumerate() {
             let planes = &mut planes[group * tile_rows * bits * 4..];
             // Four columns at a time.
-            let q: [u32; 8] = std::array::from_fn(|j| u32::from_le_bytes([codes[4 * j], codes[4 * j + 1], codes[4 * j + 2], codes[4 * j + 3]]));
+            let q: [u32; 8] = std::array::from_fn(|j| {
+                u32::from_le_bytes([codes[4 * j], codes[4 * j + 1], codes[4 * j + 2], codes[4 * j + 3]])
+            });
             let mut put = |vector: usize, value: u32| {
                 planes[vector * 4 * tile_rows + 4 * r..][..4].copy_from_slice(&value.to_le_bytes());
             };
@@ -128,7 +130,9 @@ fn read_codes(ty: WeightType, b: &[u8], codes: &mut [u8]) {
                 }
             }
         }
-        WeightType::Q4K => b[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(b, codes)| nibbles(b, codes)),
+        WeightType::Q4K => {
+            b[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(b, codes)| nibbles(b, codes))
+        }
         WeightType::Q5K => {
             b[48..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(b, codes)| nibbles(b, codes));
             for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
@@ -148,7 +152,9 @@ fn read_codes(ty: WeightType, b: &[u8], codes: &mut [u8]) {
                 }
             }
         }
-        WeightType::Iq4Xs => b[8..].chunks_exact(16).zip(codes.chunks_exact_mut(32)).for_each(|(b, codes)| nibbles(b, codes)),
+        WeightType::Iq4Xs => {
+            b[8..].chunks_exact(16).zip(codes.chunks_exact_mut(32)).for_each(|(b, codes)| nibbles(b, codes))
+        }
         WeightType::F32 | WeightType::F16 | WeightType::Bf16 => unreachable!("floats have no codes"),
     }
 }
@@ -156,7 +162,8 @@ fn read_codes(ty: WeightType, b: &[u8], codes: &mut [u8]) {
 /// A row's scales, as `crate::format` describes them for each type.
 fn pack_scales(ty: WeightType, b: &[u8], r: usize, tile_rows: usize, out: &mut [u8]) {
     // A row's half at index `i` of the halves that head the block.
-    let put_half = |out: &mut [u8], i: usize, at: usize| out[(i * tile_rows + r) * 2..][..2].copy_from_slice(&b[at..at + 2]);
+    let put_half =
+        |out: &mut [u8], i: usize, at: usize| out[(i * tile_rows + r) * 2..][..2].copy_from_slice(&b[at..at + 2]);
     match ty {
         WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl => put_half(out, 0, 0),
         WeightType::Q4_1 | WeightType::Q5_1 => {
@@ -175,7 +182,9 @@ fn pack_scales(ty: WeightType, b: &[u8], r: usize, tile_rows: usize, out: &mut [
             let low = |g: usize| if g < 8 { s[g] & 15 } else { s[g - 8] >> 4 };
             let high = |g: usize| s[8 + g % 4] >> (2 * (g / 4)) & 3;
             (0..8).for_each(|g| out[(2 + g) * tile_rows + r] = low(g) | low(g + 8) << 4);
-            (0..4).for_each(|g| out[(10 + g) * tile_rows + r] = high(g) | high(g + 4) << 2 | high(g + 8) << 4 | high(g + 12) << 6);
+            (0..4).for_each(|g| {
+                out[(10 + g) * tile_rows + r] = high(g) | high(g + 4) << 2 | high(g + 8) << 4 | high(g + 12) << 6
+            });
         }
         WeightType::Q4K | WeightType::Q5K => {
             put_half(out, 0, 0);
@@ -199,7 +208,9 @@ fn pack_scales(ty: WeightType, b: &[u8], r: usize, tile_rows: usize, out: &mut [
             let low = |g: usize| b[4 + g / 2] >> (4 * (g % 2)) & 15;
             let high = |g: usize| (high >> (2 * g) & 3) as u8;
             (0..4).for_each(|g| out[(2 + g) * tile_rows + r] = low(g) | low(g + 4) << 4);
-            (0..2).for_each(|g| out[(6 + g) * tile_rows + r] = high(g) | high(g + 2) << 2 | high(g + 4) << 4 | high(g + 6) << 6);
+            (0..2).for_each(|g| {
+                out[(6 + g) * tile_rows + r] = high(g) | high(g + 2) << 2 | high(g + 4) << 4 | high(g + 6) << 6
+            });
         }
         WeightType::F32 | WeightType::F16 | WeightType::Bf16 => unreachable!("floats have no scales"),
     }

@@ -25,7 +25,9 @@ fn is_mapped_file(start: usize, end: usize) -> bool {
         // 7f0000000000-7f0001000000 r--s 00000000 fe:01 1234  /models/a.gguf
         let mut fields = line.split_ascii_whitespace();
         let range = fields.next().and_then(|range| range.split_once('-'));
-        let Some((from, to)) = range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?))) else {
+        let Some((from, to)) =
+            range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?)))
+        else {
             return false;
         };
         let is_read_only = fields.next().is_some_and(|permissions| permissions.starts_with("r--"));

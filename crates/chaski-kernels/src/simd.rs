@@ -279,7 +279,12 @@ pub(crate) struct AvxVnni;
 impl Simd for AvxVnni {
     ymm_common!();
     dots_of_four!(
-        __m256, __m256i, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_cvtepi32_ps
+        __m256,
+        __m256i,
+        _mm256_dpbusd_avx_epi32,
+        _mm256_set1_epi32,
+        _mm256_setzero_si256,
+        _mm256_cvtepi32_ps
     );
 }
 

@@ -38,7 +38,12 @@ fn random_blocks(ty: WeightType, columns: usize, rows: usize, seed: u64) -> Vec<
             block[at..at + 2].copy_from_slice(&(bits as u16).to_le_bytes());
         };
         match ty {
-            WeightType::F16 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl | WeightType::Iq4Xs => half(0),
+            WeightType::F16
+            | WeightType::Q4_0
+            | WeightType::Q5_0
+            | WeightType::Q8_0
+            | WeightType::Iq4Nl
+            | WeightType::Iq4Xs => half(0),
             WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => {
                 half(0);
                 half(2);
@@ -170,11 +175,15 @@ fn every_type_agrees_with_its_plain_twin() {
                     };
                     for r in 0..rows {
                         let bytes = &blocks[r * ty.row_bytes(columns)..][..ty.row_bytes(columns)];
-                        let weights: Vec<f64> = bytes.chunks(ty.block_bytes()).flat_map(|b| dequantize(ty, b)).collect();
+                        let weights: Vec<f64> =
+                            bytes.chunks(ty.block_bytes()).flat_map(|b| dequantize(ty, b)).collect();
                         let want: f64 = weights.iter().zip(&row).map(|(w, x)| w * x).sum();
                         let size: f64 = weights.iter().zip(&row).map(|(w, x)| (w * x).abs()).sum();
                         let got = f64::from(out[m * rows + r]);
-                        assert!((got - want).abs() <= 4e-6 * size, "{isa} {ty:?} {columns} columns, row {m}, weight row {r}: {got}, not {want}");
+                        assert!(
+                            (got - want).abs() <= 4e-6 * size,
+                            "{isa} {ty:?} {columns} columns, row {m}, weight row {r}: {got}, not {want}"
+                        );
                     }
                 }
             }
@@ -224,14 +233,23 @@ fn extreme_codes_do_not_overflow() {
                         b[at] = s[at];
                     }
                 }
-                for x in [vec![1.0; columns], vec![-1.0; columns], (0..columns).map(|i| [1.0, -1.0][i % 2]).collect::<Vec<f32>>()] {
+                for x in [
+                    vec![1.0; columns],
+                    vec![-1.0; columns],
+                    (0..columns).map(|i| [1.0, -1.0][i % 2]).collect::<Vec<f32>>(),
+                ] {
                     let out = product(&Matrix::new(ty, isa, columns, &blocks), &x, 1);
                     for r in 0..rows {
                         let bytes = &blocks[r * ty.row_bytes(columns)..][..ty.row_bytes(columns)];
-                        let weights: Vec<f64> = bytes.chunks(ty.block_bytes()).flat_map(|b| dequantize(ty, b)).collect();
+                        let weights: Vec<f64> =
+                            bytes.chunks(ty.block_bytes()).flat_map(|b| dequantize(ty, b)).collect();
                         let want: f64 = weights.iter().zip(&x).map(|(w, x)| w * f64::from(*x)).sum();
                         let size: f64 = weights.iter().map(|w| w.abs()).sum();
-                        assert!((f64::from(out[r]) - want).abs() <= 4e-6 * size, "{isa} {ty:?} {byte:#x}: {} not {want}", out[r]);
+                        assert!(
+                            (f64::from(out[r]) - want).abs() <= 4e-6 * size,
+                            "{isa} {ty:?} {byte:#x}: {} not {want}",
+                            out[r]
+                        );
                     }
                 }
             }
@@ -266,7 +284,8 @@ fn quantizing_fast_is_quantizing() {
         return eprintln!("not run: this CPU has no AVX2");
     }
     let mut random = Random(17);
-    let mut rows: Vec<[f32; 32]> = (0..2000).map(|i| std::array::from_fn(|_| random.float() * [1.0, 1e-30, 1e30][i % 3])).collect();
+    let mut rows: Vec<[f32; 32]> =
+        (0..2000).map(|i| std::array::from_fn(|_| random.float() * [1.0, 1e-30, 1e30][i % 3])).collect();
     // Ties between two integers, and values at the ends.
     rows.push(std::array::from_fn(|i| i as f32 * 0.5 - 8.0));
     rows.push(std::array::from_fn(|i| if i == 3 { 127.0 } else { i as f32 + 0.5 }));

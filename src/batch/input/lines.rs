@@ -1,7 +1,7 @@
 //! The lines of a file, one at a time and of bounded length, whatever the file holds.
 //!
-//! A byte-order mark at the start and carriage returns at line ends are no part of a line; blank lines are none. A row
-//! of a table goes on over line breaks within quotes. What a line says is not looked at.
+//! Carriage returns at line ends are no part of a line; blank lines are none. A row of a table goes on over line breaks
+//! within quotes. What a line says is not looked at. A byte-order mark is taken away before, by [`crate::encoding`].
 
 use std::io::{self, BufRead, Read as _};
 
@@ -11,8 +11,6 @@ use crate::batch::refuse::{INVALID_CSV, INVALID_UTF8, LINE_TOO_LONG, refuse};
 
 /// Longest line. A million tokens are not longer.
 pub const MAX_LINE_BYTES: usize = 4 << 20;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line that is not blank.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,9 +116,6 @@ impl<R: BufRead> Lines<R> {
                 let message = format!("longer than {} KiB", self.max_bytes >> 10);
                 return Ok(Some(Err(refuse(LINE_TOO_LONG, message))));
             }
-            if self.n_read == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
-                bytes.drain(..BYTE_ORDER_MARK.len());
-            }
             self.n_read += 1;
             if !is_open {
                 break;
@@ -140,9 +135,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::encoding::Utf8;
 
     fn all(bytes: &[u8], format: Format, max_bytes: usize) -> (Vec<Line>, u64) {
-        let mut lines = Lines::new(bytes, format);
+        let mut lines = Lines::new(io::BufReader::new(Utf8::new(bytes)), format);
         lines.max_bytes = max_bytes;
         let all = std::iter::from_fn(|| lines.next_line().unwrap()).collect();
         (all, lines.n_blank())
@@ -201,7 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_lines(bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'"'), Just(b'a'), any::<u8>()], 0..400)) {
-            let naive: Vec<&[u8]> = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes).split(|&byte| byte == b'\n').collect();
+            let naive: Vec<&[u8]> = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).split(|&byte| byte == b'\n').collect();
             let n_naive = naive.iter().filter(|line| !line.trim_ascii().is_empty()).count();
             prop_assert_eq!(all(&bytes, Format::Text, 1000).0.len(), n_naive);
             prop_assert!(all(&bytes, Format::CSV, 50).0.len() <= bytes.len());

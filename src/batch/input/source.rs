@@ -14,6 +14,7 @@ use crate::batch::input::lines::{Line, Lines};
 use crate::batch::input::request::{Ask, Rejected};
 use crate::batch::input::template::{LineTemplate, row};
 use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, refuse};
+use crate::encoding::Utf8;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -40,7 +41,7 @@ impl Survey {
     /// When it cannot be read.
     pub fn of(path: &Path, format: Option<Format>) -> io::Result<Survey> {
         let mut start = Vec::new();
-        File::open(path)?.take(64).read_to_end(&mut start)?;
+        Utf8::new(File::open(path)?).take(64).read_to_end(&mut start)?;
         let format = format.unwrap_or_else(|| Format::of(path, &start));
         let mut lines = Lines::new(Hashing::open(path)?, format);
         if matches!(format, Format::Table(_)) {
@@ -48,7 +49,7 @@ impl Survey {
         }
         while lines.next_line()?.is_some() {}
         let (n_lines, n_blank) = (lines.n_lines(), lines.n_blank());
-        let hashing = lines.into_inner().into_inner();
+        let hashing = lines.into_inner().into_inner().into_inner();
         Ok(Survey { format, n_lines, n_blank, hash: hashing.hasher.finish(), n_bytes: hashing.n_bytes })
     }
 
@@ -110,7 +111,7 @@ pub enum SourceError {
 pub struct Source {
     path: PathBuf,
     survey: Survey,
-    lines: Option<Lines<BufReader<Hashing>>>,
+    lines: Option<Lines<BufReader<Utf8<Hashing>>>>,
     header: Vec<String>,
     template: Option<LineTemplate>,
     ids: Ids,
@@ -153,7 +154,7 @@ impl Source {
             // A file that grows while it is read must not run on for ever.
             Some(line) if line.index < self.survey.n_lines => Ok(Some(self.item(line))),
             _ => {
-                let hashing = self.lines.take().map(|lines| lines.into_inner().into_inner());
+                let hashing = self.lines.take().map(|lines| lines.into_inner().into_inner().into_inner());
                 match hashing.is_some_and(|hashing| hashing.hasher.finish() == self.survey.hash) {
                     true => Ok(None),
                     false => Err(SourceError::Changed(self.path.clone())),
@@ -212,9 +213,9 @@ struct Hashing {
 }
 
 impl Hashing {
-    fn open(path: &Path) -> io::Result<BufReader<Hashing>> {
+    fn open(path: &Path) -> io::Result<BufReader<Utf8<Hashing>>> {
         let hashing = Hashing { file: File::open(path)?, hasher: XxHash3_64::new(), n_bytes: 0 };
-        Ok(BufReader::with_capacity(BUFFER_BYTES, hashing))
+        Ok(BufReader::with_capacity(BUFFER_BYTES, Utf8::new(hashing)))
     }
 }
 

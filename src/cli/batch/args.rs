@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 
 use crate::batch::input::format::Format;
 use crate::chat::overflow::OnOverflow;
-use crate::cli::args::{EngineArgs, SamplingArgs};
+use crate::cli::args::{EngineArgs, Parallel, SamplingArgs};
 use crate::cli::cache::PromptCacheArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::template::TemplateArgs;
@@ -63,9 +63,9 @@ pub struct BatchArgs {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
 
-    /// -np: lines at a time [default: as many as pay, and fit into memory]
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
-    pub parallel: Option<usize>,
+    /// -np: lines at a time; -1 is the default [default: as many as pay, and fit into memory]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
+    pub parallel: Option<Parallel>,
 
     /// Most tokens of an answer, where its line does not say; -1 is until the model ends it
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
@@ -119,6 +119,14 @@ pub struct BatchArgs {
     /// What is said in a file.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+impl BatchArgs {
+    /// Lines at a time, where a number was given.
+    #[must_use]
+    pub fn parallel(&self) -> Option<usize> {
+        self.parallel.and_then(|Parallel(n)| n)
+    }
 }
 
 /// A command of `batch`.

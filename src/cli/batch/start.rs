@@ -18,7 +18,7 @@ pub(super) fn start(
     interrupt: Arc<AtomicBool>,
     bars: &mut Bars,
 ) -> Result<(Box<dyn Engine>, Loaded), Failure> {
-    let (n_parallel, n_ctx) = (args.parallel, given_n_ctx(&args.engine.0)?);
+    let (n_parallel, n_ctx) = (args.parallel(), given_n_ctx(&args.engine.0)?);
     let config =
         CrowdConfig { engine, n_parallel, n_ctx, drafts: !args.no_drafts, prompt_cache: args.prompt_cache.config() };
     let started = crowd::start(config, interrupt, &mut |startup| match startup {

@@ -85,7 +85,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
         .text("base", "", &base_name(config))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
-        .hidden("n_gpu_layers", engine.n_gpu_layers)
+        .hidden("n_gpu_layers", engine.n_gpu_layers())
         .hidden("ctx_size", n_ctx)
 }
 

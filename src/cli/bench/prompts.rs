@@ -1,13 +1,13 @@
 //! The texts that are measured on: shipped ones, or a file of the user's.
 
 use std::collections::HashSet;
-use std::fs;
 
 use serde::Deserialize;
 
 use crate::chat::template::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::cli::bench::args::BenchArgs;
 use crate::cli::failure::Failure;
+use crate::cli::input::{MAX_BYTES, read_file};
 use crate::gguf::Gguf;
 use crate::llama::worker::Loaded;
 
@@ -25,7 +25,7 @@ pub(super) struct Prompt {
 pub(super) fn read(args: &BenchArgs) -> Result<Vec<Prompt>, Failure> {
     let prompts = match &args.prompts {
         Some(path) => {
-            let text = fs::read_to_string(path).map_err(|error| Failure::io(path, &error))?;
+            let text = read_file(path, MAX_BYTES, "a file of prompts")?;
             parse(&text, &path.display().to_string())?
         }
         None => shipped(),

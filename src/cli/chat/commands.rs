@@ -11,7 +11,7 @@ use crate::chat::command::{self, Command, Line};
 use crate::chat::session::{Session, Turn, next_seed};
 use crate::cli::chat::conversation::Conversation;
 use crate::cli::chat::editor;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::{join, read_all};
 use crate::cli::output::{stats_line, stderr_line};
 use crate::store::sessions::{Place, Sessions};
@@ -54,8 +54,16 @@ impl Chat {
             Line::Command(command) => self.execute(command)?,
             Line::Message(message) => {
                 let parts: Vec<&str> = self.reading.iter().map(String::as_str).chain([&*message]).collect();
-                self.conversation.ask(&join(&parts).unwrap_or_default(), None)?;
-                self.reading.clear();
+                let asked = self.conversation.ask(&join(&parts).unwrap_or_default(), None);
+                let is_too_long = asked.as_ref().is_err_and(|failure| failure.code == ExitCode::PromptTooLong);
+                // Otherwise no later message would fit either.
+                if is_too_long && !self.reading.is_empty() {
+                    tell("notice: the files of /read are put aside again");
+                }
+                if is_too_long || asked.is_ok() {
+                    self.reading.clear();
+                }
+                asked?;
             }
         }
         Ok(Flow::GoOn)

@@ -2,6 +2,7 @@
 //! is the business of [`crate::cli::chat::commands`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::chat::overflow;
@@ -44,6 +45,8 @@ pub struct Engine {
     pub model: String,
     /// Positions of the context.
     pub n_ctx: usize,
+    /// As many as the model was trained with, where it says so.
+    pub n_ctx_train: Option<usize>,
     /// What drafts.
     pub drafter: DrafterKind,
     /// Time for measuring the cost of drafts.
@@ -79,12 +82,14 @@ impl Conversation {
     /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
     ///
     /// # Errors
-    /// When there is no answer: then nothing is added to the conversation.
+    /// When there is no answer: then nothing is added to the conversation. When it cannot be shown: then what there is of it
+    /// is kept, since a terminal that was closed, or a reader that is gone, takes nothing back.
     pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
-        let turn = self.answer(message, seed)?;
+        let (turn, shown) = self.answer(message, seed)?;
         self.session.turns.push(turn);
         self.engine.model.clone_into(&mut self.session.model);
-        self.keep()
+        self.keep()?;
+        shown
     }
 
     /// Writes the session where it is kept.
@@ -108,7 +113,8 @@ impl Conversation {
         rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
     }
 
-    fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<Turn, Failure> {
+    /// The turn, and whether all of it was shown.
+    fn answer(&mut self, message: &str, seed: Option<u32>) -> Result<(Turn, Result<(), Failure>), Failure> {
         self.make_room(message)?;
         let rendered = self.render(&self.messages(self.session.n_left_out, Some(message)), Opens::Answer)?;
         if rendered.merged_system && !self.is_merge_told {
@@ -121,8 +127,16 @@ impl Conversation {
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
         let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
-        let answered = self.run(job, |piece| output.write(piece));
-        output.finish()?;
+        let mut shown = Ok(());
+        let answered = self.run(job, |piece| {
+            if shown.is_ok() {
+                shown = output.write(piece);
+                // Nobody reads the rest.
+                self.engine.signals.raised.fetch_or(shown.is_err(), Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let ended = output.finish();
         let (answer, mut text) = answered?;
         self.was_interrupted = answer.stop == StopType::Interrupted;
         if self.was_interrupted && text.is_empty() {
@@ -134,7 +148,7 @@ impl Conversation {
             text.insert_str(0, thinking::OPEN);
         }
         let assistant = if self.settings.reasoning == Reasoning::Off { without_thinking(&text) } else { text };
-        Ok(Turn { user: message.to_owned(), assistant, seed })
+        Ok((Turn { user: message.to_owned(), assistant, seed }, shown.and(ended)))
     }
 
     pub(super) fn messages(&self, n_left_out: usize, message: Option<&str>) -> Vec<Message> {

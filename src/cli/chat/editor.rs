@@ -2,11 +2,10 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Stdin};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use etcetera::BaseStrategy as _;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::config::{Behavior, CompletionType, Config};
 use rustyline::error::ReadlineError;
@@ -19,8 +18,10 @@ use rustyline::{Cmd, Context, Editor, Helper, KeyCode, KeyEvent, Modifiers};
 use crate::chat::command;
 use crate::cli::chat::settings;
 use crate::cli::failure::Failure;
-use crate::cli::input::MAX_BYTES;
+use crate::cli::folders;
+use crate::cli::input::{MAX_BYTES, read_file};
 use crate::cli::output::stderr_line;
+use crate::encoding::{Utf8, without_mark};
 use crate::store::private;
 use crate::store::sessions::Sessions;
 
@@ -43,7 +44,7 @@ pub enum Source {
     /// A terminal.
     Terminal(Box<Terminal>),
     /// Lines of stdin.
-    Piped,
+    Piped(BufReader<Utf8<Stdin>>),
 }
 
 impl Source {
@@ -55,13 +56,13 @@ impl Source {
         if io::stdin().is_terminal() {
             return Terminal::new(sessions, keeps_history).map(|terminal| Source::Terminal(Box::new(terminal)));
         }
-        let mut stdin = io::stdin().lock();
+        let mut stdin = BufReader::new(Utf8::new(io::stdin()));
         let is_at_end = stdin.fill_buf().map_err(|error| Failure::io(Path::new("stdin"), &error))?.is_empty();
         if is_at_end {
             return Err(Failure::usage("there is no message: stdin is empty, and no terminal")
                 .with_hint("chaski run -p TEXT answers one prompt"));
         }
-        Ok(Source::Piped)
+        Ok(Source::Piped(stdin))
     }
 
     /// Whether somebody sits there.
@@ -77,7 +78,7 @@ impl Source {
     pub fn next(&mut self, prompt: &str) -> Result<Typed, Failure> {
         match self {
             Source::Terminal(terminal) => terminal.next(prompt),
-            Source::Piped => next_piped(&mut io::stdin().lock()),
+            Source::Piped(stdin) => next_piped(stdin),
         }
     }
 }
@@ -93,10 +94,12 @@ fn next_piped(stdin: &mut impl io::BufRead) -> Result<Typed, Failure> {
         if n as u64 > room {
             return Err(Failure::new(format!("stdin: a message has at most {} MiB", MAX_BYTES >> 20)));
         }
-        text.push_str(str::from_utf8(&line).map_err(|error| {
+        let line = str::from_utf8(&line).map_err(|error| {
             Failure::new(format!("stdin: not UTF-8 at byte {} of a line", error.valid_up_to()))
                 .with_hint("convert it, as in: iconv -f latin1 -t utf-8")
-        })?);
+        })?;
+        // Of a file that was appended to another one.
+        text.push_str(if text.is_empty() { without_mark(line) } else { line });
         match (command::is_open(&text), n) {
             (false, 0) if text.is_empty() => return Ok(Typed::End),
             (false, _) => return Ok(Typed::Text(text)),
@@ -143,7 +146,7 @@ impl Terminal {
         match self.editor.readline(prompt) {
             Ok(text) => {
                 self.remember(&text);
-                Ok(Typed::Text(text))
+                Ok(Typed::Text(without_mark(&text).to_owned()))
             }
             Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => Ok(Typed::Interrupt),
             Err(ReadlineError::Eof) => Ok(Typed::End),
@@ -171,9 +174,7 @@ fn unusable(error: &ReadlineError) -> Failure {
 
 /// What was typed is state, not cache: it cannot be made again.
 fn history_path() -> Option<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().ok()?;
-    let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
-    Some(folder.join("chaski").join("history"))
+    Some(folders::state()?.join("history"))
 }
 
 /// Completion and blocks.
@@ -243,7 +244,7 @@ pub fn edit(text: &str) -> Result<String, Failure> {
     if !status.success() {
         return Err(failure(&status).with_hint("the message stays as it was"));
     }
-    fs::read_to_string(file.path()).map_err(|error| Failure::io(file.path(), &error))
+    read_file(file.path(), MAX_BYTES, "a message")
 }
 
 #[cfg(test)]
@@ -267,5 +268,6 @@ mod tests {
         assert!(all(b"\"\"\"\na\n").unwrap_err().contains("has no end"));
         assert!(all(b"a\xff\n").unwrap_err().contains("not UTF-8 at byte 1"));
         assert!(all(b"").unwrap().is_empty());
+        assert_eq!(all("a\n\u{feff}/system b\n\u{feff}".as_bytes()).unwrap(), ["a\n", "/system b\n", ""]);
     }
 }

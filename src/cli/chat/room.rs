@@ -14,6 +14,9 @@ use crate::llama::worker::StopType;
 /// A word is asked for no more often than there are so many tokens: models write more than they are asked for.
 const TOKENS_PER_WORD: usize = 2;
 
+/// Shortest answer that a hint leaves room for.
+const LEAST_ANSWER: usize = 32;
+
 impl Conversation {
     /// Sends again what was left out, if the context has room for it by now.
     ///
@@ -37,7 +40,10 @@ impl Conversation {
         let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
         let fit = overflow::fit(self.session.turns.len() + 1, before, budget, policy, |n| self.count_with(n, message))?;
         let n_left_out = match fit {
-            Fit::TooLong(n_prompt) => return Err(self.too_long(n_prompt, budget)),
+            Fit::TooLong(n_prompt) => {
+                let n_alone = self.count_with(self.session.turns.len(), message)?;
+                return Err(self.too_long(n_prompt, n_alone, budget));
+            }
             Fit::From { n_left_out, .. } if n_left_out == before => return Ok(()),
             Fit::From { n_left_out, .. } => n_left_out,
         };
@@ -64,7 +70,8 @@ impl Conversation {
         Ok(())
     }
 
-    fn too_long(&self, n_prompt: usize, budget: Budget) -> Failure {
+    /// `n_alone` are the tokens of the prompt without any turn before the message.
+    fn too_long(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Failure {
         let what = match self.settings.on_overflow {
             OnOverflow::Error => "the conversation",
             OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
@@ -74,7 +81,31 @@ impl Conversation {
             budget.n_ctx, budget.n_answer
         ))
         .with_code(ExitCode::PromptTooLong)
-        .with_hint("a larger -c, a smaller n-predict, or --on-overflow drop-oldest")
+        .about("ctx-size")
+        .with_hint(self.what_helps(n_prompt, n_alone, budget).join(", or "))
+    }
+
+    /// What makes room for a prompt, as it is typed; never what would not.
+    fn what_helps(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Vec<String> {
+        let drops = self.settings.on_overflow != OnOverflow::Error;
+        let mut helps = Vec::new();
+        if !drops && n_alone <= budget.n_prompt() {
+            helps.push("/set on-overflow drop-oldest".to_owned());
+        }
+        let n_needed = n_prompt + budget.n_answer.min(LEAST_ANSWER);
+        if n_needed <= budget.n_ctx {
+            helps.push(format!("/set n-predict {}", budget.n_ctx - n_prompt));
+        }
+        // Without n-predict a quarter of the context is the answer's.
+        let n_ctx = match self.settings.max_tokens {
+            Some(n) => n_prompt + n,
+            None => n_prompt.div_ceil(3) * 4,
+        };
+        if self.engine.n_ctx_train.is_none_or(|n_ctx_train| n_ctx <= n_ctx_train) {
+            helps.push(format!("start the chat with -c {n_ctx}"));
+        }
+        helps.push("a shorter message".to_owned());
+        helps
     }
 
     /// A summary of the turns from `from` to `to` and of the summary before. What has no room in a context is summarized in

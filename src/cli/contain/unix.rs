@@ -13,7 +13,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag::register;
 use signal_hook::iterator::Signals;
 
@@ -113,13 +113,19 @@ fn watcher() -> Option<i32> {
 /// How the worker ended; the outer error says that none was started.
 fn watch() -> io::Result<(io::Result<ExitStatus>, LastWords)> {
     let program = env::current_exe()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(interrupt::hangup()))?;
     let handle = signals.handle();
     let (tell, worker) = mpsc::sync_channel(1);
     let pass_on = move || {
         // Nobody tells where no worker could be started.
         let Ok(worker) = worker.recv() else { return };
+        let mut is_ending = false;
         for signal in signals.forever() {
+            // A closed terminal says so more than once, and is not impatient.
+            if signal == SIGHUP && is_ending {
+                continue;
+            }
+            is_ending |= signal != SIGINT;
             // It may have ended by itself.
             let _ = kill_process(worker, if signal == SIGINT { Signal::USR1 } else { Signal::USR2 });
         }
@@ -149,7 +155,7 @@ fn failure(status: ExitStatus, mut words: LastWords, hint: impl FnOnce() -> Stri
             Failure::new(format!("the engine stopped: {words}")).with_hint(hint())
         }
         // What is passed on comes before the engine listens, too.
-        None if [SIGINT, SIGTERM, SIGUSR1, SIGUSR2].contains(&signal) => Failure::interrupted(),
+        None if [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].contains(&signal) => Failure::interrupted(),
         None if signal == SIGKILL => Failure::new("the engine was killed")
             .with_hint("systems do that when memory runs out: a smaller -c or model takes less"),
         None => Failure::new(format!("the engine was ended by signal {signal}")),

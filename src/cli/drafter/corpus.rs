@@ -1,11 +1,12 @@
 //! The texts of `drafter build`: which files there are, and what is read of each.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read, Seek as _};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::cli::drafter::pieces::{PieceError, each_piece, json_texts};
 use crate::cli::failure::Failure;
+use crate::encoding::Utf8;
 
 /// A zero byte among so many first ones tells a binary file, as for git and grep.
 const N_SNIFFED: u64 = 8000;
@@ -78,7 +79,7 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<TextFile>) -> Result<(), Fa
 /// Reads a file. What is wrong with one that was found in a folder is returned; the rest of that file is left out.
 pub(super) fn read(file: &TextFile, taker: &mut impl Taker) -> Result<Option<Failure>, Failure> {
     let read = if file.path == Path::new("-") {
-        read_text(&file.path, io::stdin().lock(), taker)
+        read_text(&file.path, Utf8::new(io::stdin().lock()), taker)
     } else {
         read_file(&file.path, taker)
     };
@@ -97,17 +98,13 @@ enum Unread {
 
 fn read_file(path: &Path, taker: &mut impl Taker) -> Result<(), Unread> {
     let failed = |error: io::Error| Unread::Source(Failure::io(path, &error));
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = Utf8::new(File::open(path).map_err(failed)?);
     let mut start = Vec::new();
     file.by_ref().take(N_SNIFFED).read_to_end(&mut start).map_err(failed)?;
     if start.contains(&0) {
         let failure = Failure::new(format!("{}: a binary file", path.display()));
         return Err(Unread::Source(failure.with_hint("a TEXT is UTF-8")));
     }
-    if file.rewind().is_ok() {
-        start.clear();
-    }
-    // What cannot be rewound, such as a pipe, goes on after its start.
     let source = start.chain(file);
     if path.extension().is_some_and(|extension| extension == "jsonl") {
         read_json_lines(path, BufReader::new(source), taker)
