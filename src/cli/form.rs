@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 
 use crate::cli::failure::Failure;
-use crate::structure::{Constraint, MAX_BYTES};
+use crate::structure::{Constraint, MAX_BYTES, too_long};
 
 /// What an answer must be.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Form of the answer")]
 #[group(id = "form", multiple = false)]
 pub struct FormArgs {
-    /// The answer is JSON of this schema, on one line; {} is any JSON
+    /// The answer is JSON of this schema, on one line; {} is any JSON. OpenAI's {"name","strict","schema"} is unwrapped
     #[arg(short, long, value_name = "SCHEMA")]
     pub json_schema: Option<String>,
 
@@ -64,8 +64,15 @@ impl FormArgs {
 fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
+    let n_bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
     // One byte more than is allowed: then it is too long, and nothing is cut silently.
     let read = file.take(MAX_BYTES as u64 + 1).read_to_string(&mut text);
-    read.map_err(|error| Failure::io(path, &error))?;
-    Ok(text)
+    let n_read = read.map_err(|error| Failure::io(path, &error))?;
+    if n_read <= MAX_BYTES {
+        return Ok(text);
+    }
+    let n_bytes = n_bytes.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > MAX_BYTES);
+    let what = n_bytes.map_or_else(|| format!("it has more than {MAX_BYTES} bytes"), too_long);
+    let hint = "forms are up to 64 KiB: move what repeats into $defs or rules of its own, or leave descriptions out";
+    Err(Failure::usage(format!("{}: {what}", path.display())).with_hint(hint))
 }
