@@ -243,7 +243,9 @@ impl Source {
     }
 }
 
+/// Blanks around names are no part of them: `name, age`.
 fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
     match twice {
         Some((_, name)) => Err(refuse("", format!("{name:?} stands there twice"))),

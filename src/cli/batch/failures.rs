@@ -76,7 +76,7 @@ impl From<SourceError> for Failure {
                 Failure::usage(error.to_string()).with_hint("--template 'Summarize: {{text}}', where text is a column")
             }
             SourceError::Template { .. } => Failure::usage(error.to_string())
-                .with_hint("--template takes Jinja: {{name}} is the field of that name"),
+                .with_hint("--template takes Jinja: {{name}} is the field of that name, and {{row[\"first name\"]}} one with a blank in it"),
             SourceError::Header { .. } => {
                 Failure::new(error.to_string()).with_hint("the first line of a table names its columns")
             }
