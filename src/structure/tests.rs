@@ -159,6 +159,19 @@ fn grammars_mean_what_they_say() {
 }
 
 #[test]
+fn issue_13_14_grammars_that_llama_cpp_takes_are_taken() {
+    let grammar = |text: &str| Constraint::Grammar(text.to_owned());
+    let bars =
+        "root ::= \"yes\"\n       | \"no\" # never\n# or\n\n  | item\r\nitem ::=\n    \"a\"\n  | \"b\" |\n \"c\"\n";
+    check(&grammar(bars), &["yes", "no", "a", "b", "c"], &["", "y", "item", "|"]);
+    check(&grammar("root ::= | \"a\""), &["", "a"], &["b"]);
+    check(&grammar("root ::= (\n  | \"a\"\n  | \"b\"\n) \"!\""), &["!", "a!", "b!"], &["a"]);
+    check(&grammar("root ::= \"a\" + \"b\" { 1 , 2 } [c] * ?"), &["ab", "aabbcc"], &["b", "abbb"]);
+    check(&grammar("root ::= [a\\-z]+"), &["a-z"], &["b"]);
+    check(&grammar("root ::= \"a\nb\""), &["a\nb"], &["ab"]);
+}
+
+#[test]
 fn mistakes_are_named() {
     let error = |constraint: &Constraint| constraint.check().unwrap_err().to_string();
     for (grammar, line, what) in [
