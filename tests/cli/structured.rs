@@ -70,7 +70,7 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
         &["#/minimum: 9007199254740993 cannot be kept exactly"],
     );
     refused(r#"{"items": {"type": "string", "pattern": "(?!a)b"}}"#, &["#/items: pattern: look-ahead"]);
-    let long = place.write("huge.json", &format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));
+    let long = place.write("huge.json", format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));
     let file = ["-m", "none.gguf", "-p", PROMPT, "--json-schema-file", long.to_str().unwrap()];
     place.run(&file).fails(2, &["huge.json: it has 250014 bytes, more than 65536"]);
     let wrapped = place.text_of(&["-p", PROMPT, "-j", r#"{"name": "n", "schema": {"enum": ["sun"]}}"#]);

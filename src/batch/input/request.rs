@@ -195,7 +195,7 @@ fn message(value: Value) -> Result<Message, String> {
     };
     // OpenAI's own answers have a list of them, which is empty.
     object.retain(|name, value| {
-        !value.is_null() && !(name == "annotations" && value.as_array().is_some_and(Vec::is_empty))
+        !(value.is_null() || name == "annotations" && value.as_array().is_some_and(Vec::is_empty))
     });
     if let Some(name) = object.keys().find(|name| !MESSAGE_FIELDS.contains(&name.as_str())) {
         return Err(format!("{name:?} is not supported"));

@@ -215,8 +215,8 @@ fn choices(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Valu
     let Some(all) = value.as_array().filter(|all| !all.is_empty()) else {
         return wrong(path, format!("a list of values is expected, not {}", shortened(value)));
     };
-    let all = all.iter().enumerate();
-    all.map(|(at, value)| literal(value, &path.child(&at.to_string()))).collect::<Result<(), _>>()?;
+    let mut all = all.iter().enumerate();
+    all.try_for_each(|(at, value)| literal(value, &path.child(&at.to_string())))?;
     Ok(value.clone())
 }
 
