@@ -13,6 +13,12 @@ pub const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 /// Most tokens that a penalty looks back on: it keeps them.
 const MAX_LAST_N: f64 = (1 << 20) as f64;
 
+/// How many tokens a number of them to look back on means.
+#[must_use]
+pub fn n_looked_back(last_n: i32) -> i32 {
+    if last_n < 0 { MAX_LAST_N as i32 } else { last_n }
+}
+
 /// A bound for numbers that have none by themselves.
 const HUGE: f64 = 1e6;
 
@@ -27,7 +33,7 @@ pub struct Sampling {
     pub dynatemp_range: f32,
     /// The power of the entropy by which it does.
     pub dynatemp_exponent: f32,
-    /// Only the k likeliest; 0 is off.
+    /// Only the k likeliest; 0 is off, and so is -1, as with vLLM.
     pub top_k: i32,
     /// Only the likeliest that make up this probability; 1 is off.
     pub top_p: f32,
@@ -41,7 +47,7 @@ pub struct Sampling {
     pub xtc_probability: f32,
     /// Which tokens are likely ones for that; above 0.5 is off.
     pub xtc_threshold: f32,
-    /// Tokens that the penalties look back on; 0 is off.
+    /// Tokens that the penalties look back on; 0 is off, -1 is all.
     pub repeat_last_n: i32,
     /// Divides the logits of recent tokens; 1 is off.
     pub repeat_penalty: f32,
@@ -55,7 +61,7 @@ pub struct Sampling {
     pub dry_base: f32,
     /// Repetitions up to this length are free.
     pub dry_allowed_length: i32,
-    /// Tokens that DRY looks back on; 0 is off.
+    /// Tokens that DRY looks back on; 0 is off, -1 is all.
     pub dry_penalty_last_n: i32,
     /// Texts across which DRY sees no repetition; `None` is [`DRY_BREAKERS`].
     pub dry_breakers: Option<Vec<String>>,
@@ -131,9 +137,9 @@ impl Sampling {
             SamplerKind::Penalties => {
                 let is_off =
                     self.repeat_penalty == 1.0 && self.frequency_penalty == 0.0 && self.presence_penalty == 0.0;
-                self.repeat_last_n > 0 && !is_off
+                self.repeat_last_n != 0 && !is_off
             }
-            SamplerKind::Dry => self.dry_multiplier != 0.0 && self.dry_base >= 1.0 && self.dry_penalty_last_n > 0,
+            SamplerKind::Dry => self.dry_multiplier != 0.0 && self.dry_base >= 1.0 && self.dry_penalty_last_n != 0,
             SamplerKind::TopNSigma => self.top_n_sigma > 0.0,
             SamplerKind::TopK => self.top_k > 0,
             SamplerKind::Typical => self.typical_p < 1.0,
@@ -314,21 +320,21 @@ pub static KNOBS: [Knob; 23] = knobs![
     Real "temperature" "--temp" temperature 0.0, HUGE;
     Real "dynatemp_range" "--dynatemp-range" dynatemp_range 0.0, HUGE;
     Real "dynatemp_exponent" "--dynatemp-exp" dynatemp_exponent 0.0, HUGE;
-    Whole "top_k" "--top-k" top_k 0.0, i32::MAX as f64;
+    Whole "top_k" "--top-k" top_k -1.0, i32::MAX as f64;
     Real "top_p" "--top-p" top_p 0.0, 1.0;
     Real "min_p" "--min-p" min_p 0.0, 1.0;
     Real "typical_p" "--typical" typical_p 0.0, 1.0;
     Real "top_n_sigma" "--top-nsigma" top_n_sigma -1.0, HUGE;
     Real "xtc_probability" "--xtc-probability" xtc_probability 0.0, 1.0;
     Real "xtc_threshold" "--xtc-threshold" xtc_threshold 0.0, 1.0;
-    Whole "repeat_last_n" "--repeat-last-n" repeat_last_n 0.0, MAX_LAST_N;
+    Whole "repeat_last_n" "--repeat-last-n" repeat_last_n -1.0, MAX_LAST_N;
     Real "repeat_penalty" "--repeat-penalty" repeat_penalty 1e-6, HUGE;
     Real "frequency_penalty" "--frequency-penalty" frequency_penalty -HUGE, HUGE;
     Real "presence_penalty" "--presence-penalty" presence_penalty -HUGE, HUGE;
     Real "dry_multiplier" "--dry-multiplier" dry_multiplier 0.0, HUGE;
     Real "dry_base" "--dry-base" dry_base 1.0, HUGE;
     Whole "dry_allowed_length" "--dry-allowed-length" dry_allowed_length 0.0, MAX_LAST_N;
-    Whole "dry_penalty_last_n" "--dry-penalty-last-n" dry_penalty_last_n 0.0, MAX_LAST_N;
+    Whole "dry_penalty_last_n" "--dry-penalty-last-n" dry_penalty_last_n -1.0, MAX_LAST_N;
     Whole "mirostat" "--mirostat" mirostat 0.0, 2.0;
     Real "mirostat_tau" "--mirostat-ent" mirostat_tau 0.0, HUGE;
     Real "mirostat_eta" "--mirostat-lr" mirostat_eta 0.0, HUGE;
@@ -360,7 +366,8 @@ mod tests {
         let (knob, number) = wrong.check().unwrap_err();
         assert_eq!((knob.flag, number, knob.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
         let wanted = |name: &str| KNOBS.iter().find(|knob| knob.name == name).unwrap().wanted();
-        assert_eq!(wanted("top_k"), "a whole number that is not negative");
+        assert_eq!(wanted("top_k"), "a whole number, -1 or more");
+        assert_eq!(wanted("dynatemp_range"), "a number that is not negative");
         assert_eq!(wanted("repeat_penalty"), "a number above 0");
         assert_eq!(wanted("presence_penalty"), "a number");
         assert_eq!(wanted("dry_base"), "a number, 1 or more");

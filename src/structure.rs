@@ -2,13 +2,16 @@
 //!
 //! llguidance does the work: an Earley parser over derivatives of regular expressions, with a trie of the vocabulary. It
 //! tells whether a token may come in microseconds, and which bytes must come, which is what drafts are made of
-//! ([`forced`]). GBNF, the language of llama.cpp's grammars, is translated for it ([`gbnf`]).
+//! ([`forced`]). GBNF, the language of llama.cpp's grammars, is translated for it ([`gbnf`]); a schema is read before it
+//! (`schema`), and what grammars cannot say of names is seen to beside it (`names`).
 //!
 //! Nothing here knows of llama.cpp: a vocabulary is what its tokens spell.
 
 pub mod forced;
 pub mod gbnf;
 
+mod names;
+mod schema;
 mod speller;
 
 use std::cell::OnceCell;
@@ -20,6 +23,8 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::structure::names::Names;
+use crate::structure::schema::{Plain, Pointer, explained, plain, unwrapped};
 use crate::structure::speller::Speller;
 use crate::token::Token;
 
@@ -74,39 +79,76 @@ impl Constraint {
         StructureError { what: self.what(), reason }
     }
 
-    /// The same for llguidance.
-    fn grammar(&self) -> Result<TopLevelGrammar, String> {
-        let source = match self {
+    /// What it is written as.
+    fn source(&self) -> &str {
+        match self {
             Constraint::JsonObject => r#"{"type":"object"}"#,
             Constraint::JsonSchema(source) | Constraint::Grammar(source) | Constraint::Regex(source) => source,
-        };
-        if source.len() > MAX_BYTES {
-            return Err(format!("it has {} bytes, more than {MAX_BYTES}", source.len()));
         }
+    }
+
+    /// The same for llguidance.
+    fn grammar(&self) -> Result<Form, String> {
+        let source = self.source();
+        if source.len() > MAX_BYTES {
+            return Err(too_long(source.len()));
+        }
+        let text = |grammar| Form { grammar, schema: None };
         match self {
-            Constraint::JsonObject | Constraint::JsonSchema(_) => json_grammar(source),
+            Constraint::JsonObject | Constraint::JsonSchema(_) => json_form(source),
             Constraint::Grammar(_) => {
-                Ok(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?))
+                Ok(text(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?)))
             }
-            Constraint::Regex(_) => Ok(TopLevelGrammar::from_regex(whole(source))),
+            Constraint::Regex(_) => Ok(text(TopLevelGrammar::from_regex(whole(source)))),
         }
     }
 }
 
+/// What is said of a form of so many bytes.
+#[must_use]
+pub fn too_long(n_bytes: usize) -> String {
+    format!("it has {n_bytes} bytes, more than {MAX_BYTES}")
+}
+
+/// A constraint for llguidance.
+struct Form {
+    grammar: TopLevelGrammar,
+    schema: Option<Schema>,
+}
+
+/// A schema as it was read, and how JSON is laid out.
+struct Schema {
+    plain: Plain,
+    /// Where it stands in what the user wrote.
+    start: Pointer,
+    layout: Value,
+}
+
 /// JSON on one line, as Python writes it, unless the schema has an `x-guidance` of its own: where whitespace is free
 /// nothing is forced, and small models go on with it for ever.
-fn json_grammar(source: &str) -> Result<TopLevelGrammar, String> {
-    // Its reader bounds the depth, which the compiler follows by recursion.
-    let mut schema: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
-    match &mut schema {
-        Value::Object(object) => {
-            let layout = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
-            object.entry("x-guidance").or_insert(layout);
-        }
-        Value::Bool(_) => {}
-        _ => return Err("it is not a JSON object".to_owned()),
+fn json_form(source: &str) -> Result<Form, String> {
+    // Its reader bounds the depth, which is followed by recursion.
+    let given: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
+    let (schema, start) = unwrapped(&given).map_err(|error| error.to_string())?;
+    if !schema.is_object() && !schema.is_boolean() {
+        return Err("it is not a JSON object".to_owned());
     }
-    Ok(TopLevelGrammar::from_json_schema(schema))
+    let layout = schema.get("x-guidance").cloned();
+    let layout = layout
+        .unwrap_or_else(|| json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " }));
+    let plain = plain(schema, &start).map_err(|error| error.to_string())?;
+    let schema = Schema { plain, start, layout };
+    Ok(Form { grammar: schema.grammar(schema.plain.schema.clone()), schema: Some(schema) })
+}
+
+impl Schema {
+    /// `schema`, which is this one or a part of it, for llguidance.
+    fn grammar(&self, mut schema: Value) -> TopLevelGrammar {
+        if let Value::Object(object) = &mut schema {
+            object.insert("x-guidance".to_owned(), self.layout.clone());
+        }
+        TopLevelGrammar::from_json_schema(schema)
+    }
 }
 
 /// Without the anchors, which are understood and which llguidance does not know.
@@ -133,6 +175,8 @@ struct Vocabulary {
     ends: Vec<Token>,
     /// See [`Speller`]; made when it is needed first.
     speller: OnceCell<Speller>,
+    /// See [`Vocabulary::letters`].
+    letters: OnceCell<Vec<Token>>,
 }
 
 impl Vocabulary {
@@ -142,6 +186,19 @@ impl Vocabulary {
 
     fn speller(&self) -> &Speller {
         self.speller.get_or_init(|| Speller::new(&self.pieces))
+    }
+
+    /// Tokens of one character or one byte: in them everything can be said. The end of a name comes first.
+    fn letters(&self) -> &[Token] {
+        self.letters.get_or_init(|| {
+            let is_letter = |piece: &[u8]| {
+                piece.len() == 1 || std::str::from_utf8(piece).is_ok_and(|text| text.chars().count() == 1)
+            };
+            let tokens = (0..).map(Token).zip(&self.pieces).filter(|(_, piece)| is_letter(piece));
+            let mut letters: Vec<Token> = tokens.map(|(token, _)| token).collect();
+            letters.sort_by_key(|token| self.pieces[token.index()] != b"\"");
+            letters
+        })
     }
 }
 
@@ -159,7 +216,7 @@ impl Structures {
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
         factory.limits_mut().precompute_large_lexemes = false;
-        let vocabulary = Vocabulary { pieces, ends: ends.to_vec(), speller: OnceCell::new() };
+        let vocabulary = Vocabulary { pieces, ends: ends.to_vec(), speller: OnceCell::new(), letters: OnceCell::new() };
         Structures { factory, vocabulary: Rc::new(vocabulary), kept: Vec::new() }
     }
 
@@ -172,35 +229,70 @@ impl Structures {
         if let Some((_, structure)) = known {
             return Ok(structure.fresh());
         }
-        let grammar = constraint.grammar().map_err(|reason| constraint.error(reason))?;
-        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
-        // The first mask compiles what is compiled late, and finds forms that nothing has.
-        let first = matcher.compute_mask();
-        if let Some(reason) = matcher.get_error().or(first.err().map(|error| error.to_string())) {
-            // What is wrong with an expression stands behind a drawing of where.
-            let cause = reason.lines().find_map(|line| line.strip_prefix("error: "));
-            return Err(constraint.error(cause.or(reason.lines().next()).unwrap_or("unknown").to_owned()));
-        }
-        let structure = Structure { matcher, vocabulary: self.vocabulary.clone() };
+        let Form { grammar, schema } = constraint.grammar().map_err(|reason| constraint.error(reason))?;
+        let matcher = self.matcher(grammar).map_err(|reason| {
+            constraint.error(match &schema {
+                Some(schema) => {
+                    explained(&schema.plain, &schema.start, &reason, |part| self.matcher(schema.grammar(part)).err())
+                }
+                None => reason,
+            })
+        })?;
+        let names = schema.map(|schema| Following {
+            names: Names::default(),
+            before: Vec::new(),
+            may_run_out: schema.plain.has_name_patterns,
+        });
+        let structure = Structure { matcher, names, vocabulary: self.vocabulary.clone() };
         if self.kept.len() == N_KEPT {
             self.kept.remove(0);
         }
         self.kept.push((constraint.clone(), structure.fresh()));
         Ok(structure)
     }
+
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+        // The first mask compiles what is compiled late, and finds forms that nothing has.
+        let first = matcher.compute_mask();
+        match matcher.get_error().or(first.err().map(|error| error.to_string())) {
+            None => Ok(matcher),
+            Some(reason) => {
+                // What is wrong with an expression stands behind a drawing of where.
+                let cause = reason.lines().find_map(|line| line.strip_prefix("error: "));
+                Err(cause.or(reason.lines().next()).unwrap_or("unknown").to_owned())
+            }
+        }
+    }
 }
 
 /// A text that is held to a form, as far as it is there.
 pub struct Structure {
     matcher: Matcher,
+    /// Where the form is JSON.
+    names: Option<Following>,
     vocabulary: Rc<Vocabulary>,
 }
+
+/// Names of members, as far as the text is there.
+#[derive(Clone)]
+struct Following {
+    names: Names,
+    /// What they were before each token.
+    before: Vec<Names>,
+    /// Whether there may be no name left that is not there.
+    may_run_out: bool,
+}
+
+/// Masks that are asked for to find out whether there is a name left.
+const MAX_TRIED: usize = 300;
 
 impl Structure {
     /// The same again, going its own way.
     #[must_use]
     pub fn fresh(&self) -> Structure {
-        Structure { matcher: self.matcher.deep_clone(), vocabulary: self.vocabulary.clone() }
+        let names = self.names.clone();
+        Structure { matcher: self.matcher.deep_clone(), names, vocabulary: self.vocabulary.clone() }
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -223,7 +315,47 @@ impl Structure {
             return self.is_over() || self.is_whole();
         }
         let has_text = self.vocabulary.has_text(token.index());
-        has_text && !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+        has_text
+            && !self.is_over()
+            && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+            && self.repeats_nothing(token)
+    }
+
+    /// Whether no name comes again with this token, which the grammar allows, nor must come again after it.
+    fn repeats_nothing(&mut self, token: Token) -> bool {
+        let Some(following) = &self.names else { return true };
+        let mut names = following.names.clone();
+        if !names.follow(&self.vocabulary.pieces[token.index()]) {
+            return false;
+        }
+        if !following.may_run_out || !names.may_repeat() {
+            return true;
+        }
+        let mut n_left = MAX_TRIED;
+        self.after(token, |structure| structure.has_way_out(&names, &mut n_left)).unwrap_or(true)
+    }
+
+    /// Whether a name can be ended from here that is not there yet. If it takes too long to tell, it can.
+    fn has_way_out(&mut self, names: &Names, n_left: &mut usize) -> bool {
+        if !names.may_repeat() || *n_left == 0 {
+            return true;
+        }
+        *n_left -= 1;
+        let Ok(mask) = self.matcher.compute_mask() else { return true };
+        let vocabulary = self.vocabulary.clone();
+        vocabulary.letters().iter().filter(|letter| mask.is_allowed(letter.0.unsigned_abs())).any(|&letter| {
+            let mut names = names.clone();
+            names.follow(&vocabulary.pieces[letter.index()])
+                && self.after(letter, |structure| structure.has_way_out(&names, n_left)).unwrap_or(true)
+        })
+    }
+
+    /// What is so after a token, which is taken back. `None` where the grammar does not go on with it.
+    fn after<T>(&mut self, token: Token, what: impl FnOnce(&mut Structure) -> T) -> Option<T> {
+        self.matcher.consume_token(token.0.unsigned_abs()).ok()?;
+        let so = what(self);
+        self.matcher.rollback(1).ok()?;
+        Some(so)
     }
 
     /// All tokens that may come next.
@@ -236,6 +368,7 @@ impl Structure {
             let mask = self.matcher.compute_mask().map_err(|error| error.to_string())?;
             let has_text = |id: &u32| self.vocabulary.has_text(*id as usize);
             allowed.extend(mask.iter().filter(has_text).filter_map(|id| i32::try_from(id).ok()).map(Token));
+            allowed.retain(|&token| self.repeats_nothing(token));
         }
         if self.is_over() || self.is_whole() {
             allowed.extend(&self.vocabulary.ends);
@@ -251,7 +384,29 @@ impl Structure {
         if self.is_end(token) {
             return Ok(());
         }
-        self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())
+        self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())?;
+        if let Some(following) = &mut self.names {
+            following.before.push(following.names.clone());
+            if !following.names.follow(&self.vocabulary.pieces[token.index()]) {
+                return Err("a name comes twice in an object".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the last `n` tokens.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    fn take_back(&mut self, n: usize) -> Result<(), String> {
+        self.matcher.rollback(n).map_err(|error| error.to_string())?;
+        if let Some(following) = &mut self.names {
+            let n_before = following.before.len().checked_sub(n).ok_or("there are not as many tokens")?;
+            if let Some(names) = following.before.drain(n_before..).next() {
+                following.names = names;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -90,6 +90,7 @@ impl Job {
     pub fn prepare<'d>(&self, output: Output<'d>) -> Result<Prepared<'d>, BatchError> {
         let io = |error: io::Error| SourceError::Io { path: self.input.clone(), error };
         let survey = Survey::of(&self.input, self.format).map_err(io)?;
+        survey.check_lines(&self.input)?;
         let template = self.template.as_deref().map(LineTemplate::parse).transpose();
         let template = template.map_err(|message| SourceError::Template { message })?;
         if template.is_none() && matches!(survey.format, Format::Table(_)) {
@@ -162,6 +163,12 @@ pub fn summary(text: &str) -> String {
 }
 
 impl Prepared<'_> {
+    /// The input.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+
     /// What the input holds.
     #[must_use]
     pub fn survey(&self) -> &Survey {
@@ -229,6 +236,6 @@ impl Prepared<'_> {
             Sink::Ledger(ledger) => ledger.close(pipeline::unix_ms(), self.form.is_ordered)?.totals(),
             Sink::Stream(_) => Totals::default(),
         };
-        Ok(Ended { progress: Progress { n_lines, totals, ..Progress::default() }, is_interrupted: false })
+        Ok(Ended { progress: Progress { n_lines, totals, ..Progress::default() }, is_interrupted: false, n_lost: 0 })
     }
 }

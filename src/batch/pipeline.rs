@@ -77,6 +77,8 @@ pub struct Ended {
     pub progress: Progress,
     /// Whether it was asked to stop.
     pub is_interrupted: bool,
+    /// Answers that are not kept: broken off by that, or made before those that come before them in the output.
+    pub n_lost: usize,
 }
 
 /// Why a job ended before its time.
@@ -188,9 +190,9 @@ pub fn run(
         gauge.close();
         let driven = driver.join().expect("it does not panic");
         let read = reader.join().expect("it does not panic");
-        let progress = written?;
-        let is_interrupted = driven?;
+        let (progress, n_unwritten) = written?;
+        let driver::Driven { is_interrupted, n_broken_off } = driven?;
         read?;
-        Ok(Ended { progress, is_interrupted })
+        Ok(Ended { progress, is_interrupted, n_lost: n_broken_off + n_unwritten })
     })
 }

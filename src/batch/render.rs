@@ -91,16 +91,47 @@ impl Renderer {
         Ok(shorter)
     }
 
+    /// As with llama-server and vLLM, an assistant's message at the end is the beginning of the answer, and words that are
+    /// null are none to a template that fails on them.
     fn expand(&self, template: &ChatTemplate, messages: &[Message], own: Variables) -> Result<Vec<Segment>, Refusal> {
         let mut extra = self.variables.clone();
         extra.extend(own);
-        let options = RenderOptions { add_generation_prompt: true, now: self.now, extra };
-        let rendered = template.render(messages, &options, &self.guard).map_err(|error| match error {
+        let continues_last = continues_last(messages)?;
+        let options = RenderOptions { add_generation_prompt: true, continues_last, now: self.now, extra };
+        let rendered = match template.render(messages, &options, &self.guard) {
+            Err(error @ TemplateError::Render { .. }) if messages.iter().any(Message::has_no_content) => {
+                let with_words: Vec<Message> = messages.iter().cloned().map(Message::with_empty_content).collect();
+                template.render(&with_words, &options, &self.guard).map_err(|_| error)
+            }
+            rendered => rendered,
+        };
+        let rendered = rendered.map_err(|error| match error {
             TemplateError::Role { .. } => refuse(INVALID_REQUEST, error.to_string()),
+            TemplateError::OpensThinking => refuse(INVALID_REQUEST, format!("{error}; {}", error.hint())),
             _ => refuse(TEMPLATE_ERROR, error.to_string()),
         })?;
         Ok(rendered.segments)
     }
+}
+
+/// Whether a conversation ends with the beginning of an answer.
+///
+/// # Errors
+/// When it ends with what cannot be one.
+fn continues_last(messages: &[Message]) -> Result<bool, Refusal> {
+    let is_assistants = |message: &Message| message.role == "assistant";
+    let Some((last, before)) = messages.split_last().filter(|(last, _)| is_assistants(last)) else { return Ok(false) };
+    let place = messages.len();
+    let what = if before.last().is_some_and(is_assistants) {
+        "the last two are the assistant's, and only one can be continued"
+    } else if last.extra.contains_key("tool_calls") {
+        "a call of a tool cannot be continued; add the message of the role tool that answers it"
+    } else if last.extra.keys().any(|name| ["reasoning_content", "reasoning", "thinking"].contains(&name.as_str())) {
+        "an answer that is continued cannot have reasoning; leave it out, or add a user's message"
+    } else {
+        return Ok(true);
+    };
+    Err(refuse(INVALID_REQUEST, format!("message {place}: {what}")))
 }
 
 #[cfg(test)]
@@ -149,6 +180,55 @@ mod tests {
         let continued = vec![Segment { text: "Be brief.\n\n<|user|>".to_owned(), parse_special: false }];
         assert_eq!(plain.render(user("<|user|>"), Variables::new()).unwrap(), continued);
         assert_eq!(plain.render(messages, Variables::new()).unwrap_err().code, INVALID_REQUEST);
+    }
+
+    #[test]
+    fn issue_13_7_an_assistants_message_at_the_end_is_continued() {
+        let chat = renderer(Some(TEMPLATE));
+        let render = |messages: &[(&str, &str)]| {
+            let messages = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+            chat.render(Prompt::Messages(messages), Variables::new())
+        };
+        let continued = render(&[("user", "Hi"), ("assistant", " A B <|user|> ")]).unwrap();
+        assert_eq!(text(&continued), "<|user|>Hi\n<|assistant|> A B <|user|> ");
+        assert!(continued.iter().any(|part| part.text.contains("<|user|>") && !part.parse_special), "{continued:?}");
+        let empty = render(&[("user", "Hi"), ("assistant", "")]).unwrap();
+        assert_eq!(text(&empty), "<|user|>Hi\n<|assistant|>");
+        let refused = |result: Result<Vec<Segment>, Refusal>, part: &str| {
+            let refusal = result.unwrap_err();
+            assert!(refusal.code == INVALID_REQUEST && refusal.message.contains(part), "{}", refusal.message);
+        };
+        refused(render(&[("user", "Hi"), ("assistant", "A"), ("assistant", "B")]), "message 3: the last two");
+        let mut call = Message::new("assistant", "").without_content();
+        call.extra.insert("tool_calls".to_owned(), TemplateValue::from_serialize(["call"]));
+        refused(chat.render(Prompt::Messages(vec![Message::new("user", "Hi"), call]), Variables::new()), "role tool");
+        let mut thought = Message::new("assistant", "A");
+        thought.extra.insert("reasoning_content".to_owned(), "Hm.".into());
+        refused(
+            chat.render(Prompt::Messages(vec![Message::new("user", "Hi"), thought]), Variables::new()),
+            "reasoning",
+        );
+        let thinking = renderer(Some("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"));
+        let messages = Prompt::Messages(vec![Message::new("user", "Hi"), Message::new("assistant", "A")]);
+        refused(thinking.render(messages, Variables::new()), "enable_thinking");
+    }
+
+    #[test]
+    fn issue_13_7_no_content_is_what_python_prints_or_else_no_words() {
+        let messages = || {
+            vec![Message::new("user", "Hi"), Message::new("assistant", "").without_content(), Message::new("user", "x")]
+        };
+        let rendered = |template: &str| {
+            text(&renderer(Some(template)).render(Prompt::Messages(messages()), Variables::new()).unwrap())
+        };
+        assert_eq!(rendered("{% for m in messages %}[{{ m.content }}]{% endfor %}"), "[Hi][None][x]");
+        assert_eq!(rendered("{% for m in messages %}[{{ m.content or '' }}]{% endfor %}"), "[Hi][][x]");
+        // Python fails here, and servers go on.
+        assert_eq!(rendered("{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}"), "[Hi][][x]");
+        assert_eq!(
+            rendered("{% for m in messages %}[{{ m.content | trim }}{{ m['content'].strip() }}]{% endfor %}"),
+            "[HiHi][][xx]"
+        );
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl<T> Sequence<T> {
         self.next += 1;
         Some(value)
     }
+
+    /// What has come too early, in order.
+    pub fn into_rest(self) -> Vec<T> {
+        self.early.into_values().collect()
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 
+use crate::chat::thinking::opens_thinking;
+
 pub use self::clock::LocalTime;
 use self::guard::{MarkStyle, without_marks};
 pub use self::guard::{Segment, SpecialGuard};
@@ -61,6 +63,21 @@ impl Message {
         self
     }
 
+    /// Whether its content is none.
+    #[must_use]
+    pub fn has_no_content(&self) -> bool {
+        self.extra.get("content").is_some_and(Value::is_none)
+    }
+
+    /// The same with a content of no words, where it is none.
+    #[must_use]
+    pub fn with_empty_content(mut self) -> Self {
+        if self.has_no_content() {
+            self.extra.remove("content");
+        }
+        self
+    }
+
     /// The same with other words.
     fn with_texts(&self, content: impl Fn(&str) -> String, other: &dyn Fn(&str) -> String) -> Self {
         let extra = self.extra.iter().map(|(name, value)| (name.clone(), map_texts(value, other)));
@@ -86,6 +103,9 @@ pub struct SpecialTexts {
 pub struct RenderOptions {
     /// Whether to end with the opening of the assistant's turn.
     pub add_generation_prompt: bool,
+    /// Whether the last message, which is the assistant's, is the beginning of that turn: its content then comes last, as it
+    /// is, and nothing after it.
+    pub continues_last: bool,
     /// What `strftime_now` prints.
     pub now: LocalTime,
     /// Further template variables such as `enable_thinking` or `tools`. They are trusted: special tokens in them are
@@ -128,6 +148,11 @@ pub enum TemplateError {
         /// The template author's words.
         message: String,
     },
+    /// The assistant's turn begins with thinking, so an answer cannot be its beginning.
+    #[error(
+        "the model's chat template opens the answer with thinking, so the assistant's last message cannot be continued"
+    )]
+    OpensThinking,
     /// The template failed on the way.
     #[error("the model's chat template failed: line {line}: {message}")]
     Render {
@@ -154,6 +179,7 @@ impl TemplateError {
             Self::Refused { .. } => {
                 "check the order and the roles of the messages, or use --raw to send the prompt without a template"
             }
+            Self::OpensThinking => "turn thinking off: {\"chat_template_kwargs\": {\"enable_thinking\": false}}",
             Self::Role { .. } => "the usual roles are system, user and assistant",
         }
     }
@@ -246,6 +272,20 @@ impl ChatTemplate {
 
     /// One run of the template.
     fn expand(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TemplateError> {
+        match messages.split_last() {
+            Some((last, before)) if options.continues_last => {
+                let mut text = self.expand_all(before, options)?;
+                if opens_thinking(&text) {
+                    return Err(TemplateError::OpensThinking);
+                }
+                text.push_str(&last.content);
+                Ok(text)
+            }
+            _ => self.expand_all(messages, options),
+        }
+    }
+
+    fn expand_all(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TemplateError> {
         let content = |text: &str| match self.wants_parts {
             true => Value::from(vec![context! { type => "text", text => text }]),
             false => Value::from(text),

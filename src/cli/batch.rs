@@ -169,7 +169,7 @@ impl Work<'_> {
             stderr_line(&show::summary(&ended, seed));
         }
         match ended.progress.totals.n_failed {
-            _ if ended.is_interrupted => Err(failures::interrupted(&self.output)),
+            _ if ended.is_interrupted => Err(failures::interrupted(&self.output, ended.n_lost)),
             0 => Ok(ExitCode::Success),
             _ => Ok(ExitCode::LinesFailed),
         }
@@ -188,8 +188,17 @@ impl Work<'_> {
         let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
         let mut show = Show::new(bars, self.args.quiet);
+        let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
         let ended = prepared.run(engine, renderer, &interrupt, &mut show);
         show.clear();
+        match survey.n_appended(&path) {
+            0 => {}
+            n => stderr_line(&format!(
+                "notice: {}: {n} more lines were added while the job ran, and are not answered; hint: put them into a file of \
+                 their own, with another -o",
+                path.display()
+            )),
+        }
         ended.map_err(|error| failures::of_job(error, &self.output))
     }
 

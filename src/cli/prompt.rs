@@ -45,7 +45,8 @@ impl Prompter {
         opens_answer: bool,
         extra: BTreeMap<String, TemplateValue>,
     ) -> Result<Rendered, Failure> {
-        let options = RenderOptions { add_generation_prompt: opens_answer, now: now(), extra };
+        let options =
+            RenderOptions { add_generation_prompt: opens_answer, now: now(), extra, ..RenderOptions::default() };
         self.template.render(messages, &options, &self.guard).map_err(|error| failure(&self.model, &error))
     }
 }

@@ -24,7 +24,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temp: f32,
 
-    /// Choose among the K likeliest tokens; 0 is off
+    /// Choose among the K likeliest tokens; 0 or -1 is off
     #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: i32,
 
@@ -48,7 +48,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub presence_penalty: f32,
 
-    /// Tokens that these penalties look back on, those of the prompt too; 0 is off
+    /// Tokens that these penalties look back on, those of the prompt too; 0 is off, -1 is all
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub repeat_last_n: i32,
 
@@ -88,7 +88,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true)]
     pub dry_allowed_length: i32,
 
-    /// DRY: tokens it looks back on; 0 is off
+    /// DRY: tokens it looks back on; 0 is off, -1 is all
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub dry_penalty_last_n: i32,
 
@@ -275,7 +275,7 @@ mod tests {
         for line in [
             ["--temp", "-1"],
             ["--top-p", "1.5"],
-            ["--top-k", "-1"],
+            ["--top-k", "-2"],
             ["--repeat-penalty", "0"],
             ["--mirostat", "3"],
             ["--dry-base", "0.5"],

@@ -15,7 +15,7 @@ use crate::accept::{Greedy, Sampler, argmax};
 use crate::draft::top::TopK;
 use crate::llama::model::Model;
 use crate::llama::sampler::adaptive::AdaptiveP;
-use crate::sampling::{DRY_BREAKERS, SamplerKind};
+use crate::sampling::{DRY_BREAKERS, SamplerKind, n_looked_back};
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -184,7 +184,7 @@ fn link(sampling: &Sampling, kind: SamplerKind, surroundings: &Surroundings<'_>)
     Some(match kind {
         SamplerKind::Penalties => LlamaSampler::penalties(
             i32::try_from(surroundings.n_vocab).unwrap_or(i32::MAX),
-            sampling.repeat_last_n,
+            n_looked_back(sampling.repeat_last_n),
             sampling.repeat_penalty,
             sampling.frequency_penalty,
             sampling.presence_penalty,
@@ -196,7 +196,7 @@ fn link(sampling: &Sampling, kind: SamplerKind, surroundings: &Surroundings<'_>)
                 sampling.dry_multiplier,
                 sampling.dry_base,
                 sampling.dry_allowed_length,
-                sampling.dry_penalty_last_n,
+                n_looked_back(sampling.dry_penalty_last_n),
                 given.unwrap_or_else(|| DRY_BREAKERS.map(str::to_owned).to_vec()),
             )
         }

@@ -47,7 +47,7 @@ impl Forced {
     fn take_back(&mut self, n: usize) {
         let n_back = self.ahead.len().saturating_sub(n);
         if n_back > 0 {
-            self.is_sound &= self.structure.matcher.rollback(n_back).is_ok();
+            self.is_sound &= self.structure.take_back(n_back).is_ok();
             self.ahead.truncate(n);
         }
     }

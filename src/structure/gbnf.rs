@@ -32,7 +32,15 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
         parser.space(true);
         parser.expect("::=")?;
         parser.space(true);
-        let body = parser.alternatives(0)?;
+        let mut body = parser.alternatives(0)?;
+        // Only a rule's own alternatives begin so: `|` at the beginning of a line goes on with the one before.
+        parser.space(true);
+        while parser.peek() == Some('|') {
+            parser.next();
+            parser.space(true);
+            let _ = write!(body, " | {}", parser.alternatives(0)?);
+            parser.space(true);
+        }
         if parser.rules.contains(&name) {
             return Err(parser.error(format!("the rule {name:?} is there twice")));
         }
@@ -165,10 +173,25 @@ impl<'a> Parser<'a> {
                 _ if items.is_empty() => return Ok("\"\"".to_owned()),
                 _ => return Ok(items.join(" ")),
             };
-            let repeat = self.repeat()?;
-            items.push(format!("{item}{repeat}"));
-            // Inside parentheses a newline means nothing.
+            items.push(self.repeated(item, depth)?);
+        }
+    }
+
+    /// An item with what follows it, of which there may be several, blanks before each. Inside parentheses a newline is one.
+    fn repeated(&mut self, mut item: String, depth: usize) -> Result<String, GbnfError> {
+        let mut n_repeats = 0;
+        loop {
             self.space(depth > 0);
+            let repeat = self.repeat()?;
+            if repeat.is_empty() {
+                return Ok(item);
+            }
+            // A lazy `*?` and the like are other things to Lark.
+            item = if n_repeats == 0 { item + &repeat } else { format!("({item}){repeat}") };
+            n_repeats += 1;
+            if n_repeats > MAX_DEPTH {
+                return Err(self.error("an item is repeated too often"));
+            }
         }
     }
 
@@ -200,12 +223,13 @@ impl<'a> Parser<'a> {
     }
 
     fn literal(&mut self) -> Result<String, GbnfError> {
+        let line = self.line();
         self.next();
         let mut characters = Vec::new();
         loop {
             match self.peek() {
                 Some('"') => break,
-                None | Some('\n') => return Err(self.error("a literal does not end")),
+                None => return Err(GbnfError { line, message: "a literal does not end".to_owned() }),
                 Some(_) => characters.push(format!(r"/\x{{{:x}}}/", u32::from(self.character()?))),
             }
         }
@@ -262,7 +286,7 @@ impl<'a> Parser<'a> {
             Some('t') => return Ok('\t'),
             Some('r') => return Ok('\r'),
             Some('n') => return Ok('\n'),
-            Some(c @ ('\\' | '"' | '[' | ']')) => return Ok(c),
+            Some(c @ ('\\' | '"' | '[' | ']' | '-')) => return Ok(c),
             Some(c) => return Err(self.error(format!("\\{c} is no escape"))),
             None => return Err(self.error("a character is expected after \\")),
         };

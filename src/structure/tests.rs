@@ -159,6 +159,19 @@ fn grammars_mean_what_they_say() {
 }
 
 #[test]
+fn issue_13_14_grammars_that_llama_cpp_takes_are_taken() {
+    let grammar = |text: &str| Constraint::Grammar(text.to_owned());
+    let bars =
+        "root ::= \"yes\"\n       | \"no\" # never\n# or\n\n  | item\r\nitem ::=\n    \"a\"\n  | \"b\" |\n \"c\"\n";
+    check(&grammar(bars), &["yes", "no", "a", "b", "c"], &["", "y", "item", "|"]);
+    check(&grammar("root ::= | \"a\""), &["", "a"], &["b"]);
+    check(&grammar("root ::= (\n  | \"a\"\n  | \"b\"\n) \"!\""), &["!", "a!", "b!"], &["a"]);
+    check(&grammar("root ::= \"a\" + \"b\" { 1 , 2 } [c] * ?"), &["ab", "aabbcc"], &["b", "abbb"]);
+    check(&grammar("root ::= [a\\-z]+"), &["a-z"], &["b"]);
+    check(&grammar("root ::= \"a\nb\""), &["a\nb"], &["ab"]);
+}
+
+#[test]
 fn mistakes_are_named() {
     let error = |constraint: &Constraint| constraint.check().unwrap_err().to_string();
     for (grammar, line, what) in [
@@ -218,4 +231,121 @@ fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}"), [ENDS[0].0]);
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, "e}$"), [0; 0]);
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
+}
+
+/// Whether a name comes twice in an object. serde_json would keep the last.
+fn has_repeated_names(text: &str) -> bool {
+    let mut names = Names::default();
+    !names.follow(text.as_bytes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn issue_13_2_free_members_do_not_repeat_names(choices in prop::collection::vec(any::<u16>(), 120)) {
+        for schema in [
+            r#"{"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9}}"#,
+            r#"{"type": "object", "properties": {"a": true}, "additionalProperties": {"type": "object"}}"#,
+            r#"{"type": "object", "patternProperties": {"^[ab]$": {"const": 1}}, "additionalProperties": false}"#,
+            r#"{"type": "object", "patternProperties": {"^a*b$": {"const": 1}}, "additionalProperties": false}"#,
+            r#"{"type": "array", "items": {"patternProperties": {"^(x[12]|y)$": {"const": 1}}, "additionalProperties": false, "type": "object"}}"#,
+            "{}",
+        ] {
+            let constraint = Constraint::JsonSchema(schema.to_owned());
+            if let Some(text) = random_text(&constraint, &choices) {
+                prop_assert!(!has_repeated_names(&text), "{}", text);
+            }
+        }
+    }
+}
+
+#[test]
+fn issue_13_2_where_names_run_out_an_object_ends() {
+    let few = Constraint::JsonSchema(
+        r#"{"type": "object", "patternProperties": {"^[ab]$": {"const": 1}}, "additionalProperties": false}"#
+            .to_owned(),
+    );
+    check(
+        &few,
+        &["{}", r#"{"a": 1}"#, r#"{"b": 1, "a": 1}"#],
+        &[r#"{"a": 1, "a": 1}"#, r#"{"c": 1}"#, r#"{"a": 1, "b": 1, "a": 1}"#],
+    );
+    let mut structure = structure(&few);
+    for byte in br#"{"b": 1, "a": 1"# {
+        structure.accept(Token((*byte).into())).unwrap();
+    }
+    assert_eq!(structure.allowed().unwrap(), [Token(b'}'.into())], "no comma, since no name is left");
+    structure.take_back(7).unwrap();
+    assert_eq!(
+        structure.allowed().unwrap(),
+        [Token(b' '.into()), Token(WORDS.iter().position(|word| *word == " ").unwrap() as i32 + 256)]
+    );
+    let free = Constraint::JsonSchema(r#"{"type": "object", "additionalProperties": {"type": "object"}}"#.to_owned());
+    check(
+        &free,
+        &[r#"{"a": {"a": 1, "b": 2}, "b": {"a": 1}}"#],
+        &[r#"{"a": {}, "a": {}}"#, r#"{"a": {"x": 1, "x": 2}}"#, r#"{"a": {}, "\u0061": {}}"#],
+    );
+    let declared =
+        r#"{"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": {"type": "string"}}"#;
+    check(
+        &Constraint::JsonSchema(declared.to_owned()),
+        &[r#"{"a": 1, "b": "x"}"#, r#"{"b": "x"}"#],
+        &[r#"{"a": 1, "a": "x"}"#, r#"{"a": "x"}"#, r#"{"\u0061": "x"}"#],
+    );
+}
+
+#[test]
+fn issue_13_2_schemas_mean_what_they_say() {
+    let schema = |text: &str| Constraint::JsonSchema(text.to_owned());
+    let escaped = r##"{"type": "object", "$defs": {"a/b~c": {"enum": ["x"]}}, "properties": {"v": {"$ref": "#/$defs/a~1b~0c"}},
+        "required": ["v"], "additionalProperties": false}"##;
+    check(&schema(escaped), &[r#"{"v": "x"}"#], &[r#"{"v": "y"}"#]);
+    let wrapped = r#"{"name": "n", "strict": true, "schema": {"type": "integer", "minimum": 3, "maximum": 5}}"#;
+    check(&schema(wrapped), &["3", "5"], &["2", "\"a\"", "{}"]);
+    // Drafts in which llguidance does not know a keyword.
+    check(&schema(r#"{"$schema": "http://json-schema.org/draft-04/schema#", "const": 5}"#), &["5"], &["6", "{}"]);
+    check(&schema(r#"{"$schema": "https://example.com/own", "const": 5}"#), &["5"], &["6", "{}"]);
+    let far = r#"{"type": "integer", "minimum": 9007199254740992, "maximum": 9223372036854775807}"#;
+    check(&schema(far), &["9007199254740993", "9223372036854775807"], &["9007199254740991", "9223372036854775808"]);
+    let tree = r##"{"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": false}"##;
+    check(&schema(tree), &["{}", r#"{"next": {"next": {}}}"#], &[r#"{"next": 1}"#, r#"{"n": {}}"#]);
+    let guided = r#"{"x-guidance": {"whitespace_flexible": false, "item_separator": ","}, "type": "array", "items": {"const": 1}}"#;
+    check(&schema(guided), &["[1,1]"], &["[1, 1]"]);
+}
+
+#[test]
+fn issue_13_2_reasons_name_the_place_in_the_schemas_words() {
+    let error = |schema: &str| Constraint::JsonSchema(schema.to_owned()).check().unwrap_err().to_string();
+    let price = r#"{"properties": {"price": {"anyOf": [{"type": "number"},
+        {"pattern": "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$", "type": "string"}]}}, "required": ["price"], "type": "object"}"#;
+    assert_eq!(
+        error(price),
+        "the JSON schema cannot be used: #/properties/price/anyOf/1: pattern: look-ahead and look-behind, as in (?!...), are not supported"
+    );
+    for (schema, path, what) in [
+        (
+            r#"{"properties": {"n": {"type": "integer", "minimum": 5, "maximum": 3}}, "required": ["n"], "type": "object"}"#,
+            "#/properties/n: ",
+            "minimum (5) is greater than maximum (3)",
+        ),
+        (r#"{"type": "array", "items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}"#, "#/items: ", "anyOf"),
+        (
+            r##"{"name": "n", "schema": {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "string", "pattern": "a("}}}}"##,
+            "#/schema/$defs/a~1b: ",
+            "unclosed group",
+        ),
+        (r#"{"type": "string", "pattern": "(a)\\1"}"#, "#: ", "groups"),
+        (
+            r#"{"type": "array", "minItems": 1, "items": {"type": "string", "pattern": "^a$", "minLength": 3}}"#,
+            "#",
+            "no text has this pattern",
+        ),
+    ] {
+        let error = error(schema);
+        let is_plain = !error.contains("Unsatisfiable") && !error.contains("regex") && !error.contains("coerce");
+        assert!(error.contains(path) && error.contains(what) && is_plain, "{schema}: {error}");
+    }
+    assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes, more than 65536"));
 }

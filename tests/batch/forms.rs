@@ -258,3 +258,76 @@ fn an_interrupt_ends_it_soon_and_it_goes_on() {
     assert_eq!((ended.progress.totals.n_done(), ended.progress.n_done_now), (4000, 4000 - n));
     assert_eq!(setup.records().len(), 4000);
 }
+
+/// Ends as llama.cpp's engine does: between two steps, once it hears of the interrupt.
+struct Breaking<'a> {
+    fake: Fake,
+    interrupt: &'a AtomicBool,
+    n_events: Mutex<usize>,
+}
+
+impl Engine for Breaking<'_> {
+    fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
+        self.fake.try_submit(request)
+    }
+
+    fn next_event(&self) -> Result<Event, String> {
+        let mut n_events = self.n_events.lock().unwrap();
+        *n_events += 1;
+        if *n_events == 300 {
+            self.interrupt.store(true, Ordering::Relaxed);
+        }
+        if *n_events > 310 { Err("broken off".to_owned()) } else { self.fake.next_event() }
+    }
+}
+
+#[test]
+fn issue_13_10_what_an_interrupt_loses_is_counted_and_what_is_done_is_kept() {
+    let place = Place::new();
+    for (name, is_ordered, is_text) in [("a", false, false), ("b", true, false), ("c", true, true)] {
+        let mut setup = place.setup("a.jsonl", lines(4000));
+        setup.output = place.path(&format!("out-{name}"));
+        (setup.is_ordered, setup.is_text) = (is_ordered, is_text);
+        let interrupt = AtomicBool::new(false);
+        let engine = Breaking { fake: Fake::new(4, Duration::ZERO), interrupt: &interrupt, n_events: Mutex::new(0) };
+        let ended = setup.run_with(Box::new(engine), &interrupt, &mut Silent).unwrap();
+        let n_done = ended.progress.totals.n_done();
+        assert!(ended.is_interrupted && n_done > 20, "{name}: {ended:?}");
+        // Four places: as many answers are under way, unless one has just ended.
+        let most = if is_text { 512 } else { 4 };
+        assert!((1..=most).contains(&ended.n_lost), "{name}: {ended:?}");
+        let written = fs::read_to_string(&setup.output).unwrap();
+        assert_eq!((written.lines().count() as u64, setup.journal().totals().n_done()), (n_done, n_done));
+        let rest = setup.run().unwrap();
+        assert_eq!((rest.progress.totals.n_done(), rest.n_lost), (4000, 0));
+        let output = setup.output.clone();
+        setup.output = place.path(&format!("whole-{name}"));
+        setup.run().unwrap();
+        let sorted = |path: &std::path::Path| {
+            let text = fs::read_to_string(path).unwrap();
+            // Jobs differ in their names.
+            let of_record = |line: &str| {
+                line.split_once("custom_id").map_or(line.to_owned(), |(_, rest)| {
+                    rest.split("\"request_id\"").next().unwrap_or_default().to_owned()
+                })
+            };
+            let mut lines: Vec<String> = text.lines().map(of_record).collect();
+            if !is_ordered {
+                lines.sort();
+            }
+            lines
+        };
+        assert_eq!(sorted(&output), sorted(&setup.output), "{name}");
+    }
+}
+
+#[test]
+fn issue_13_12_an_array_is_refused_whole() {
+    let place = Place::new();
+    let array = "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\"}\n]\n";
+    let setup = place.setup("a.json", array);
+    assert!(setup.run().unwrap_err().to_string().contains("a.json: this is a JSON array"));
+    assert!(!setup.output.exists());
+    let spread = place.setup("b.json", "{\n  \"prompt\": \"a\"\n}\n");
+    assert!(spread.run().unwrap_err().to_string().contains("over several lines"));
+}

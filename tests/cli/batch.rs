@@ -246,6 +246,9 @@ fn signals_end_it_cleanly_and_it_goes_on() {
         let ran = running.finish();
         ran.fails(130, &["interrupted"]).hints("the same command goes on");
         assert!(ran.stderr.contains("of 3000 lines are safe in results.jsonl"), "{ran:#?}");
+        // Issue 13, 10: four are under way, unless one has just ended.
+        let lost = [" was not finished and is not kept", "s were not finished and are not kept"];
+        assert!(lost.iter().any(|lost| ran.stderr.contains(&format!("answer{lost}"))), "{ran:#?}");
         let status = finish(&mut place.command(&["batch", "--status", "-o", "results.jsonl"]));
         assert!(status.succeeds().stdout.starts_with("stopped: "), "{status:#?}");
     }
@@ -445,4 +448,45 @@ fn the_oldest_messages_go_where_that_is_asked_for() {
     let one = answered(&["--on-overflow", "drop-oldest"], line("a", &json!([message("user", &long.repeat(3))])));
     assert_eq!(one.0, ["context_length_exceeded"], "the last message is never left out");
     batch(&place, &["--on-overflow", "summarize"]).fails(2, &["--on-overflow summarize"]).hints("drop-oldest");
+}
+
+#[test]
+fn issue_13_12_an_array_is_refused_with_how_to_convert_it() {
+    let place = Workplace::new();
+    place.write("array.json", "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\"}\n]\n");
+    let ran = batch(&place, &["-i", "array.json"]);
+    ran.fails(2, &["array.json: this is a JSON array"]).hints("jq -c '.[]' array.json");
+    assert!(!place.path("results.jsonl").exists());
+}
+
+#[test]
+fn issue_13_12_lines_that_are_added_while_a_job_runs_are_told() {
+    let place = Workplace::new();
+    prompts(&place, 1500);
+    let running = Running::start(&mut command(&place, &[]));
+    wait_for_journal(&place, 1000);
+    let mut file = fs::File::options().append(true).open(place.path("prompts.jsonl")).unwrap();
+    std::io::Write::write_all(&mut file, b"{\"prompt\": \"x\"}\n{\"prompt\": \"y\"}\n").unwrap();
+    let ran = running.finish();
+    ran.succeeds();
+    assert!(ran.stderr.contains("prompts.jsonl: 2 more lines were added while the job ran"), "{ran:#?}");
+    assert_eq!(answers(&place, "results.jsonl").len(), 1500);
+}
+
+#[test]
+fn issue_13_7_an_assistants_message_at_the_end_is_continued() {
+    let place = Workplace::new();
+    let chat = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}<assistant>";
+    let line = |id: &str, messages: &str| {
+        format!("{{\"custom_id\": \"{id}\", \"messages\": [{messages}], \"max_tokens\": 4}}\n")
+    };
+    let begun = line("begun", r#"{"role": "user", "content": "a"}, {"role": "assistant", "content": "the sun"}"#);
+    place.write("prompts.jsonl", begun);
+    place.write(
+        "raw.jsonl",
+        "{\"custom_id\": \"begun\", \"prompt\": \"<user>a</user><assistant>the sun\", \"max_tokens\": 4}\n",
+    );
+    batch(&place, &["--chat-template", chat]).succeeds();
+    batch(&place, &["-i", "raw.jsonl", "-o", "raw-results.jsonl", "--raw"]).succeeds();
+    assert_eq!(answers(&place, "results.jsonl"), answers(&place, "raw-results.jsonl"));
 }

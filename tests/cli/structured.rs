@@ -58,6 +58,35 @@ fn mistakes_are_found_before_the_model_is_looked_for() {
 }
 
 #[test]
+fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
+    let place = Workplace::new();
+    let refused = |schema: &str, what: &[&str]| {
+        place.run(&["-m", "none.gguf", "-p", PROMPT, "-j", schema]).fails(2, what);
+    };
+    refused(r#"{"properties": {"a": {"minLenght": 3}}}"#, &["#/properties/a/minLenght", "did you mean \"minLength\"?"]);
+    refused(r#"{"name": "n", "strict": true, "schema": {"typ": "string"}}"#, &["#/schema/typ"]);
+    refused(
+        r#"{"type": "integer", "minimum": 9007199254740993}"#,
+        &["#/minimum: 9007199254740993 cannot be kept exactly"],
+    );
+    refused(r#"{"items": {"type": "string", "pattern": "(?!a)b"}}"#, &["#/items: pattern: look-ahead"]);
+    let long = place.write("huge.json", format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));
+    let file = ["-m", "none.gguf", "-p", PROMPT, "--json-schema-file", long.to_str().unwrap()];
+    place.run(&file).fails(2, &["huge.json: it has 250014 bytes, more than 65536"]);
+    let wrapped = place.text_of(&["-p", PROMPT, "-j", r#"{"name": "n", "schema": {"enum": ["sun"]}}"#]);
+    assert_eq!(wrapped.trim_end(), "\"sun\"");
+    let free = r#"{"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
+        "minProperties": 4, "maxProperties": 6}"#;
+    for seed in ["1", "2", "3"] {
+        let told = place.json(&["-p", PROMPT, "-j", free, "-n", "400", "-s", seed, "-l", "0+0"]);
+        let text = told["text"].as_str().unwrap();
+        // As written, and as it was parsed: each name once.
+        let members: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert_eq!(text.matches("\": ").count(), members.len(), "{text}");
+    }
+}
+
+#[test]
 fn log_probabilities_are_told_as_openai_does() {
     let place = Workplace::new();
     let told = place.json(&["-p", PROMPT, "-n", "6", "--temp", "0", "--logprobs", "2"]);

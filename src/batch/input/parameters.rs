@@ -16,8 +16,6 @@ use crate::token::Token;
 const MAX_STOPS: usize = 16;
 /// Bytes of a stop text.
 const MAX_STOP_BYTES: usize = 1024;
-/// Bytes of a JSON schema.
-const MAX_SCHEMA_BYTES: usize = 256 << 10;
 /// Biased tokens.
 const MAX_BIASES: usize = 1024;
 /// Alternatives told of a token.
@@ -30,9 +28,15 @@ const PASSED_OVER: [&str; 8] =
     ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
 
 /// Parameters with a value that changes nothing, under which alone they are accepted.
-const NEUTRAL: [(&str, &[&str]); 10] = [
-    ("n", &["1"]),
-    ("best_of", &["1"]),
+const NEUTRAL: [(&str, &[&str]); 16] = [
+    ("n", &["1", "1.0"]),
+    ("best_of", &["1", "1.0"]),
+    ("min_tokens", &["0", "0.0"]),
+    ("n_probs", &["0", "0.0"]),
+    ("n_keep", &["0", "0.0"]),
+    ("id_slot", &["-1", "-1.0"]),
+    ("cache_prompt", &["true", "false"]),
+    ("use_beam_search", &["false"]),
     ("stream", &["false"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
@@ -48,6 +52,8 @@ const NEUTRAL: [(&str, &[&str]); 10] = [
 pub struct Parameters {
     /// Most tokens of the answer.
     pub max_tokens: Option<usize>,
+    /// Whether the answer is as long as the model makes it, whatever the command says.
+    pub is_unlimited: bool,
     /// Numbers of [`Sampling`], by their places in [`KNOBS`].
     pub knobs: Vec<(usize, f64)>,
     /// See [`Sampling`].
@@ -92,9 +98,10 @@ impl Parameters {
                 return Err(refuse(UNSUPPORTED_PARAMETER, format!("{name} cannot be {}", shortened(&value))));
             }
         }
-        let max_completion_tokens = count(object, "max_completion_tokens", usize::MAX)?;
+        let most = max_tokens(object)?;
         let parameters = Parameters {
-            max_tokens: max_completion_tokens.or(count(object, "max_tokens", usize::MAX)?),
+            max_tokens: most.flatten(),
+            is_unlimited: most == Some(None),
             knobs: knobs(object)?,
             logit_bias: logit_bias(object)?,
             ignore_eos: flag(object, "ignore_eos")?,
@@ -161,16 +168,38 @@ fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Ref
     value.as_bool().map(Some).ok_or_else(|| invalid(name, &value, "true or false"))
 }
 
-fn count(object: &mut Map<String, Value>, name: &str, max: usize) -> Result<Option<usize>, Refusal> {
-    let Some(value) = object.remove(name) else { return Ok(None) };
-    let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| (1..=max).contains(count));
-    count.map(Some).ok_or_else(|| invalid(name, &value, "a whole number above 0"))
+/// A whole number, also where it is written as 3.0: clients that know one kind of number write it so.
+fn whole(value: &Value) -> Option<i128> {
+    let exact = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+    exact.or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i128))
 }
 
+/// Most tokens of the answer. As with llama-server, -1 is as many as the model makes, and -2 as many as there is room for.
+fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, Refusal> {
+    let mut most = None;
+    for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
+        let Some(value) = object.remove(name) else { continue };
+        most = match whole(&value) {
+            Some(-1 | -2) => Some(None),
+            Some(count @ 1..) if usize::try_from(count).is_ok() => Some(usize::try_from(count).ok()),
+            _ => return Err(invalid(name, &value, "a whole number above 0, or -1 for no limit")),
+        };
+    }
+    Ok(most)
+}
+
+/// Null, -1 and 4294967295 leave the choice to the job. OpenAI's and vLLM's seeds have 64 bits: the halves of a larger one
+/// are put together.
 fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
     let Some(value) = object.remove("seed") else { return Ok(None) };
-    let seed = value.as_u64().and_then(|seed| u32::try_from(seed).ok()).filter(|&seed| seed <= MAX_SEED);
-    seed.map(Some).ok_or_else(|| invalid("seed", &value, &format!("a whole number from 0 to {MAX_SEED}")))
+    let seed = whole(&value).filter(|seed| (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(seed));
+    let seed = seed.ok_or_else(|| invalid("seed", &value, "a whole number of 64 bits; -1 leaves it to the job"))?;
+    match u32::try_from(seed) {
+        Ok(seed) if seed <= MAX_SEED => Ok(Some(seed)),
+        Ok(_) => Ok(None),
+        Err(_) if seed == -1 => Ok(None),
+        Err(_) => Ok(Some(((seed ^ (seed >> 32)) as u32).min(MAX_SEED))),
+    }
 }
 
 fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal> {
@@ -186,24 +215,60 @@ fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal>
     texts.map(Some).ok_or_else(|| invalid("stop", &value, &wanted()))
 }
 
+/// `response_format`, as OpenAI has it and as llama-server does; or llama-server's `json_schema` or `grammar`.
 fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Refusal> {
-    let Some(value) = object.remove("response_format") else { return Ok(None) };
-    match value["type"].as_str() {
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(Constraint::JsonObject)),
+    let asked = ["response_format", "json_schema", "grammar"].map(|name| (name, object.remove(name)));
+    let mut asked = asked.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let Some((name, value)) = asked.next() else { return Ok(None) };
+    if let Some((other, _)) = asked.next() {
+        return Err(refuse(INVALID_VALUE, format!("a line has {name} or {other}, not both")));
+    }
+    match (name, &value) {
+        ("response_format", Value::Object(format)) => response_format(format),
+        ("json_schema", Value::Object(_) | Value::Bool(_)) => Ok(Some(Constraint::JsonSchema(value.to_string()))),
+        // It is how llama-server's clients say that there is none.
+        ("grammar", Value::String(grammar)) if grammar.is_empty() => Ok(None),
+        ("grammar", Value::String(grammar)) => Ok(Some(Constraint::Grammar(grammar.clone()))),
+        ("json_schema", _) => Err(invalid(name, &value, "a JSON schema")),
+        ("grammar", _) => Err(invalid(name, &value, "a text")),
+        _ => Err(invalid(name, &value, "of the type text, json_object or json_schema")),
+    }
+}
+
+fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Refusal> {
+    let whole = || Value::Object(format.clone());
+    let kind = format.get("type").and_then(Value::as_str).unwrap_or_default();
+    let is_schema = |value: Option<&Value>| value.is_some_and(|value| value.is_object() || value.is_boolean());
+    let has_schema = is_schema(format.get("schema"));
+    let members: &[&str] = match kind {
+        "text" => &["type"],
+        "json_object" => &["type", "schema"],
+        // Not all clients put the schema and its name into a member of their own.
+        "json_schema" => &["type", "json_schema", "schema", "name", "strict", "description"],
+        _ => return Err(invalid("response_format", &whole(), "of the type text, json_object or json_schema")),
+    };
+    if let Some(other) = format.keys().find(|name| !members.contains(&name.as_str())) {
+        let message = format!("response_format has {other:?}, which is not known beside the type {kind}");
+        return Err(refuse(UNSUPPORTED_PARAMETER, message));
+    }
+    match (kind, format.get("json_schema"), has_schema) {
+        ("text", ..) => Ok(None),
+        ("json_object", _, false) if !format.contains_key("schema") => Ok(Some(Constraint::JsonObject)),
         // `strict` or not, the answer is held to the schema.
-        Some("json_schema") => match &value["json_schema"]["schema"] {
-            schema @ Value::Object(_) => {
-                let schema = schema.to_string();
-                if schema.len() > MAX_SCHEMA_BYTES {
-                    let limit = MAX_SCHEMA_BYTES >> 10;
-                    return Err(refuse(INVALID_VALUE, format!("response_format: a schema has at most {limit} KiB")));
+        ("json_object", _, true) | ("json_schema", None, true) => {
+            Ok(Some(Constraint::JsonSchema(format["schema"].to_string())))
+        }
+        ("json_schema", Some(Value::Object(wrapped)), false) if is_schema(wrapped.get("schema")) => {
+            let known = ["name", "description", "strict", "schema"];
+            match wrapped.keys().find(|name| !known.contains(&name.as_str())) {
+                Some(other) => {
+                    Err(refuse(UNSUPPORTED_PARAMETER, format!("json_schema has {other:?}, which is not known")))
                 }
-                Ok(Some(Constraint::JsonSchema(schema)))
+                None => Ok(Some(Constraint::JsonSchema(wrapped["schema"].to_string()))),
             }
-            _ => Err(invalid("response_format", &value, "of the type json_schema with a json_schema.schema")),
-        },
-        _ => Err(invalid("response_format", &value, "of the type text, json_object or json_schema")),
+        }
+        ("json_object", ..) => Err(invalid("response_format", &whole(), "with an object as its schema")),
+        _ => Err(invalid("response_format", &whole(), "of the type json_schema with a json_schema.schema")),
     }
 }
 
@@ -240,8 +305,11 @@ fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
 
 fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
     let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
+    // Of no token, none: some clients always write it.
+    let is_none = |top: &Value| whole(top) == Some(0) && asked != Some(Value::Bool(true));
+    let top = top.filter(|top| !is_none(top));
     let count = |name: &str, value: &Value| {
-        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|&count| count <= MAX_LOGPROBS);
+        let count = whole(value).and_then(|count| usize::try_from(count).ok()).filter(|&count| count <= MAX_LOGPROBS);
         count.ok_or_else(|| invalid(name, value, &format!("a whole number from 0 to {MAX_LOGPROBS}")))
     };
     match (asked, top) {
@@ -313,6 +381,58 @@ mod tests {
     }
 
     #[test]
+    fn issue_13_2_forms_are_taken_in_every_spelling() {
+        let none = Parameters::default;
+        let schema = Constraint::JsonSchema(r#"{"type":"string"}"#.to_owned());
+        for format in [
+            r#"{"type": "json_object", "schema": {"type": "string"}}"#,
+            r#"{"type": "json_schema", "schema": {"type": "string"}}"#,
+            r#"{"type": "json_schema", "name": "n", "strict": true, "schema": {"type": "string"}}"#,
+            r#"{"type": "json_schema", "json_schema": {"strict": true, "schema": {"type": "string"}}}"#,
+        ] {
+            let expected = Parameters { constraint: Some(schema.clone()), ..none() };
+            accepts(&format!("{{\"response_format\": {format}}}"), expected);
+        }
+        let own = Parameters { constraint: Some(schema), ..none() };
+        accepts(r#"{"json_schema": {"type": "string"}}"#, own);
+        let grammar = Constraint::Grammar("root ::= \"a\"".to_owned());
+        accepts(r#"{"grammar": "root ::= \"a\""}"#, Parameters { constraint: Some(grammar), ..none() });
+        accepts(r#"{"grammar": ""}"#, none());
+        let two = r#"{"grammar": "root ::= \"a\"", "response_format": {"type": "text"}}"#;
+        refuses(two, INVALID_VALUE, "not both");
+        let shema = r#"{"response_format": {"type": "json_object", "shema": {}}}"#;
+        refuses(shema, UNSUPPORTED_PARAMETER, "\"shema\"");
+        let strct = r#"{"response_format": {"type": "json_schema", "json_schema": {"strct": true, "schema": {}}}}"#;
+        refuses(strct, UNSUPPORTED_PARAMETER, "\"strct\"");
+        refuses(r#"{"response_format": {"type": "json_object", "schema": 5}}"#, INVALID_VALUE, "schema");
+    }
+
+    #[test]
+    fn issue_13_12_numbers_are_taken_as_others_take_them() {
+        let none = Parameters::default;
+        accepts(r#"{"max_tokens": 3.0}"#, Parameters { max_tokens: Some(3), ..none() });
+        accepts(r#"{"max_completion_tokens": 3e2}"#, Parameters { max_tokens: Some(300), ..none() });
+        accepts(r#"{"n_predict": 3}"#, Parameters { max_tokens: Some(3), ..none() });
+        accepts(r#"{"max_tokens": -1}"#, Parameters { is_unlimited: true, ..none() });
+        accepts(r#"{"max_tokens": -1, "max_completion_tokens": 4}"#, Parameters { max_tokens: Some(4), ..none() });
+        accepts(r#"{"top_k": -1}"#, Parameters { knobs: vec![knob("top_k", -1.0)], ..none() });
+        accepts(r#"{"repeat_last_n": -1.0}"#, Parameters { knobs: vec![knob("repeat_last_n", -1.0)], ..none() });
+        accepts(
+            r#"{"dry_penalty_last_n": -1}"#,
+            Parameters { knobs: vec![knob("dry_penalty_last_n", -1.0)], ..none() },
+        );
+        accepts(r#"{"seed": 5.0}"#, Parameters { seed: Some(5), ..none() });
+        accepts(r#"{"seed": -1, "n": 1.0, "min_tokens": 0, "id_slot": -1}"#, none());
+        accepts(r#"{"seed": 4294967295}"#, none());
+        accepts(r#"{"seed": 4294967296}"#, Parameters { seed: Some(1), ..none() });
+        accepts(r#"{"logprobs": true, "top_logprobs": 2.0}"#, Parameters { n_logprobs: Some(2), ..none() });
+        accepts(r#"{"logprobs": false, "top_logprobs": 0}"#, none());
+        assert_eq!(take(r#"{"logprobs": 3.0}"#, false).unwrap().n_logprobs, Some(3));
+        let sampling = Parameters { knobs: vec![knob("top_k", -1.0)], ..none() }.sampling(&Sampling::default(), "a");
+        assert!(!sampling.links().contains(&crate::sampling::SamplerKind::TopK));
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         refuses(r#"{"n": 2}"#, UNSUPPORTED_PARAMETER, "n");
         refuses(r#"{"stream": true}"#, UNSUPPORTED_PARAMETER, "stream");
@@ -321,16 +441,16 @@ mod tests {
         refuses(r#"{"chat_template_kwargs": 3}"#, INVALID_VALUE, "chat_template_kwargs");
         refuses(r#"{"reasoning_effort": 3}"#, INVALID_VALUE, "reasoning_effort");
         for (name, values) in [
-            ("max_tokens", &["0", "-1", "1.5", "\"5\"", "1e30"][..]),
+            ("max_tokens", &["0", "-3", "1.5", "\"5\"", "1e30"][..]),
             ("temperature", &["-0.1", "\"hot\"", "1e300"]),
             ("top_p", &["1.1", "-1"]),
             ("min_p", &["2"]),
-            ("top_k", &["-1", "0.5", "99999999999"]),
+            ("top_k", &["-2", "0.5", "99999999999"]),
             ("repeat_penalty", &["0", "-1"]),
             ("frequency_penalty", &["\"much\"", "1e300"]),
             ("logit_bias", &["[]", "{\"x\": 1}", "{\"5\": \"1\"}", "{\"-5\": 1}"]),
             ("ignore_eos", &["1"]),
-            ("seed", &["-1", "4294967295", "0.5"]),
+            ("seed", &["\"1\"", "1e30", "0.5"]),
             ("stop", &["5", "[5]", "\"\"", "[\"\"]", "{}"]),
             ("response_format", &["{}", "\"json\"", "{\"type\": \"json_schema\"}", "{\"type\": \"xml\"}"]),
             ("logprobs", &["2", "\"yes\""]),

@@ -189,10 +189,14 @@ fn message(value: Value) -> Result<Message, String> {
     let content = match object.remove("content") {
         Some(Value::String(text)) => Some(text),
         Some(Value::Array(parts)) => Some(parts.iter().map(part).collect::<Result<String, String>>()?),
-        None | Some(Value::Null) if calls => None,
+        None if calls => None,
+        Some(Value::Null) if calls || role == "assistant" => None,
         _ => return Err("content must be a text, or a list of parts of the type text".to_owned()),
     };
-    object.retain(|_, value| !value.is_null());
+    // OpenAI's own answers have a list of them, which is empty.
+    object.retain(|name, value| {
+        !(value.is_null() || name == "annotations" && value.as_array().is_some_and(Vec::is_empty))
+    });
     if let Some(name) = object.keys().find(|name| !MESSAGE_FIELDS.contains(&name.as_str())) {
         return Err(format!("{name:?} is not supported"));
     }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::hash::Hasher as _;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Take};
 use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
 use crate::batch::engine::Refusal;
-use crate::batch::input::format::Format;
+use crate::batch::input::format::{Format, Layout};
 use crate::batch::input::ids::Ids;
 use crate::batch::input::lines::{Line, Lines};
 use crate::batch::input::request::{Ask, Rejected};
@@ -18,6 +18,10 @@ use crate::encoding::Utf8;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes by which a file's form is told.
+const START_BYTES: u64 = 4 << 10;
+/// Bytes added to an input in which lines are counted.
+const MAX_APPENDED_BYTES: u64 = 64 << 20;
 
 /// What an input file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +45,9 @@ impl Survey {
     /// When it cannot be read.
     pub fn of(path: &Path, format: Option<Format>) -> io::Result<Survey> {
         let mut start = Vec::new();
-        Utf8::new(File::open(path)?).take(64).read_to_end(&mut start)?;
+        Utf8::new(File::open(path)?).take(START_BYTES).read_to_end(&mut start)?;
         let format = format.unwrap_or_else(|| Format::of(path, &start));
-        let mut lines = Lines::new(Hashing::open(path)?, format);
+        let mut lines = Lines::new(Hashing::open(path, u64::MAX)?, format);
         if matches!(format, Format::Table(_)) {
             lines.header()?;
         }
@@ -51,6 +55,37 @@ impl Survey {
         let (n_lines, n_blank) = (lines.n_lines(), lines.n_blank());
         let hashing = lines.into_inner().into_inner().into_inner();
         Ok(Survey { format, n_lines, n_blank, hash: hashing.hasher.finish(), n_bytes: hashing.n_bytes })
+    }
+
+    /// That a file of JSON has an object a line: one array, or one object over several lines, is another thing.
+    ///
+    /// # Errors
+    /// When it is that.
+    pub fn check_lines(&self, path: &Path) -> Result<(), SourceError> {
+        if self.format != Format::Jsonl {
+            return Ok(());
+        }
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
+        let mut start = Vec::new();
+        File::open(path).map_err(io)?.take(START_BYTES).read_to_end(&mut start).map_err(io)?;
+        match Layout::of(&start) {
+            Layout::Array => Err(SourceError::Array(path.to_owned())),
+            Layout::Spread => Err(SourceError::Spread(path.to_owned())),
+            Layout::Lines => Ok(()),
+        }
+    }
+
+    /// How many lines a file has behind those of the survey, of as many as are looked at.
+    #[must_use]
+    pub fn n_appended(&self, path: &Path) -> u64 {
+        let count = || -> io::Result<u64> {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(self.n_bytes))?;
+            let mut lines = Lines::new(BufReader::new(file.take(MAX_APPENDED_BYTES)), self.format);
+            while lines.next_line()?.is_some() {}
+            Ok(lines.n_lines())
+        };
+        count().unwrap_or(0)
     }
 
     /// What it is, in a few words.
@@ -87,6 +122,12 @@ pub enum SourceError {
     /// The file is no longer what it was when the job began.
     #[error("{0}: the file changed while it was read")]
     Changed(PathBuf),
+    /// It is one list of all requests.
+    #[error("{0}: this is a JSON array, and a batch takes one JSON object a line")]
+    Array(PathBuf),
+    /// It is one object over several lines.
+    #[error("{0}: the first object goes on over several lines, and a batch takes one JSON object a line")]
+    Spread(PathBuf),
     /// A table says nothing without one.
     #[error("{0}: a table needs a template")]
     NoTemplate(PathBuf),
@@ -124,7 +165,7 @@ impl Source {
     /// When it cannot be opened.
     pub fn open(path: &Path, survey: Survey, template: Option<LineTemplate>) -> Result<Source, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
-        let mut lines = Lines::new(Hashing::open(path).map_err(io)?, survey.format);
+        let mut lines = Lines::new(Hashing::open(path, survey.n_bytes).map_err(io)?, survey.format);
         let mut header = Vec::new();
         if let Format::Table(delimiter) = survey.format
             && let Some(line) = lines.header().map_err(io)?
@@ -135,6 +176,12 @@ impl Source {
                 .map_err(|refusal| SourceError::Header { path: path.to_owned(), message: refusal.message })?;
         }
         Ok(Source { path: path.to_owned(), survey, lines: Some(lines), header, template, ids: Ids::default() })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Lines of the whole file.
@@ -197,7 +244,9 @@ impl Source {
     }
 }
 
+/// Blanks around names are no part of them: `name, age`.
 fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
     match twice {
         Some((_, name)) => Err(refuse("", format!("{name:?} stands there twice"))),
@@ -207,14 +256,15 @@ fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
 
 /// A file that is hashed as it is read.
 struct Hashing {
-    file: File,
+    file: Take<File>,
     hasher: XxHash3_64,
     n_bytes: u64,
 }
 
 impl Hashing {
-    fn open(path: &Path) -> io::Result<BufReader<Utf8<Hashing>>> {
-        let hashing = Hashing { file: File::open(path)?, hasher: XxHash3_64::new(), n_bytes: 0 };
+    /// Lines that are added to a file that grows are none of the job's: `n_bytes` are read at most.
+    fn open(path: &Path, n_bytes: u64) -> io::Result<BufReader<Utf8<Hashing>>> {
+        let hashing = Hashing { file: File::open(path)?.take(n_bytes), hasher: XxHash3_64::new(), n_bytes: 0 };
         Ok(BufReader::with_capacity(BUFFER_BYTES, Utf8::new(hashing)))
     }
 }
@@ -301,7 +351,7 @@ mod tests {
         let path = folder.path().join("a.txt");
         std::fs::write(&path, "a\nb\n").unwrap();
         let survey = Survey::of(&path, None).unwrap();
-        for changed in ["a\nc\n", "a\n", "a\nb\nc\n", ""] {
+        for changed in ["a\nc\n", "a\n", "c\nb\na\n", ""] {
             std::fs::write(&path, changed).unwrap();
             let mut source = Source::open(&path, survey.clone(), None).unwrap();
             let error = loop {
@@ -312,6 +362,20 @@ mod tests {
                 }
             };
             assert!(error.contains("a.txt: the file changed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn issue_13_12_lines_that_are_added_are_counted_and_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        for (before, added, n) in [("a\nb\n", "c\n\nd\n", 2), ("a\nb", "c\n", 1), ("a\nb\n", "", 0)] {
+            std::fs::write(&path, before).unwrap();
+            let survey = Survey::of(&path, None).unwrap();
+            std::fs::write(&path, format!("{before}{added}")).unwrap();
+            let mut source = Source::open(&path, survey.clone(), None).unwrap();
+            let items: Vec<Item> = std::iter::from_fn(|| source.next_item().unwrap()).collect();
+            assert_eq!((items.len(), survey.n_appended(&path)), (2, n), "{added:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Lines as data: `--template 'Summarize: {{text}}'` makes the prompts.
 //!
 //! The template is the user's own Jinja. A line's fields are its variables: the columns of a table, the members of a
-//! JSON object, or `text`, the whole line. A variable that a line does not have is an error of that line.
+//! JSON object, or `text`, the whole line. `row` has all of them, for names that are no identifiers:
+//! `row["first name"]`. A variable that a line does not have is an error of that line.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,12 @@ use crate::batch::input::request::{Ask, Endpoint, Prompt, Rejected, object, take
 use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, TEMPLATE_ERROR, refuse};
 
 const NAME: &str = "template";
+
+/// The variable that has all fields.
+const ROW: &str = "row";
+
+/// Fields that a message names.
+const MAX_TOLD: usize = 20;
 
 /// The user's template.
 #[derive(Debug)]
@@ -75,15 +82,20 @@ impl LineTemplate {
         self.ask(custom_id, names.zip(fields.iter().map(|field| Value::from(field.as_str()))).collect(), number)
     }
 
-    fn ask(&self, custom_id: Option<String>, fields: BTreeMap<&str, Value>, number: u64) -> Result<Ask, Rejected> {
+    fn ask(&self, custom_id: Option<String>, mut fields: BTreeMap<&str, Value>, number: u64) -> Result<Ask, Rejected> {
+        // A field of that name is what it was before.
+        let row = Value::from_iter(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        fields.entry(ROW).or_insert(row);
         let template = self.environment.get_template(NAME).expect("added by parse");
         let rendered = template.render(&fields).map_err(|error| {
             let mut message = message_of(&error);
-            if error.kind() == ErrorKind::UndefinedError {
-                let unknown = |name: &String| !fields.contains_key(name.as_str());
-                let mut names: Vec<String> = template.undeclared_variables(false).into_iter().filter(unknown).collect();
-                names.sort_unstable();
-                message += &format!(": the line has no {}", names.join(", "));
+            let unknown = |name: &String| !fields.contains_key(name.as_str());
+            let mut names: Vec<String> = template.undeclared_variables(false).into_iter().filter(unknown).collect();
+            names.sort_unstable();
+            // `first-name` is a subtraction to Jinja.
+            let subtracts = error.kind() == ErrorKind::InvalidOperation && !names.is_empty();
+            if error.kind() == ErrorKind::UndefinedError || subtracts {
+                message += &missing(&names, &fields);
             }
             refuse(TEMPLATE_ERROR, message)
         });
@@ -100,6 +112,22 @@ impl LineTemplate {
             }),
             Err(refusal) => Err(Rejected { custom_id, refusal }),
         }
+    }
+}
+
+/// What a line does not have, and how what it has is written where it is no identifier.
+fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
+    let is_identifier = |name: &str| {
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let has: Vec<&str> = fields.keys().copied().filter(|name| *name != ROW).take(MAX_TOLD).collect();
+    let what = match names {
+        [] => format!(": the line has {}", has.join(", ")),
+        names => format!(": the line has no {}", names.join(", ")),
+    };
+    match has.iter().find(|name| !is_identifier(name)) {
+        Some(name) => format!("{what}; a name that is no identifier is written row[{name:?}]"),
+        None => what,
     }
 }
 
@@ -159,6 +187,28 @@ mod tests {
         assert_eq!(row("r1,\"two\nlines, \"\"quoted\"\"\""), told("r1", "Summarize: two\nlines, \"quoted\""));
         let unnamed = summarize.ask_row(&["text".to_owned()], "x", b'\t', 9);
         assert_eq!(prompt(unnamed), told("line-9", "Summarize: x"));
+    }
+
+    #[test]
+    fn issue_13_9_names_that_are_no_identifiers_are_members_of_row() {
+        let named = template("{{ row['first name'] }} {{ row[\"größe-1\"] }} {{ row.city }} {{ city }}");
+        let header = ["first name", "größe-1", "city"].map(str::to_owned);
+        assert_eq!(prompt(named.ask_row(&header, "Ada;5;London", b';', 2)), told("line-2", "Ada 5 London London"));
+        let json = r#"{"custom_id": "q", "first name": "Ada", "größe-1": 5, "city": "London"}"#;
+        assert_eq!(prompt(named.ask_json(json, 1)), told("q", "Ada 5 London London"));
+        let own = template("{{ row }}");
+        assert_eq!(prompt(own.ask_json(r#"{"row": "mine"}"#, 1)), told("line-1", "mine"));
+        assert_eq!(prompt(template("{{ row.text }}").ask_text("x", 1)), told("line-1", "x"));
+        let message = |source: &str| template(source).ask_json(json, 1).unwrap_err().refusal.message;
+        let hint = "a name that is no identifier is written row[\"first name\"]";
+        assert_eq!(
+            message("{{ first-name }}"),
+            format!(
+                "template line 1: tried to use - operator on unsupported types undefined and undefined: the line has no first, name; {hint}"
+            )
+        );
+        let there = "the line has city, custom_id, first name, größe-1";
+        assert_eq!(message("{{ row['firstname'] }}"), format!("template line 1: undefined value: {there}; {hint}"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The third stage: keeps the engine busy, and passes on what it tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,21 +13,30 @@ use crate::batch::ledger::EngineLog;
 /// How long an idle engine waits before it looks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Runs the engine to the end of all requests. True if it was interrupted.
+/// How it ended.
+pub(super) struct Driven {
+    pub(super) is_interrupted: bool,
+    /// Answers that were begun, and broken off.
+    pub(super) n_broken_off: usize,
+}
+
+/// Runs the engine to the end of all requests, or to an interrupt.
 pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
     log: Option<&EngineLog>,
     ready: &Receiver<Ready>,
     to_writer: &Sender<Told>,
     interrupt: &AtomicBool,
-) -> Result<bool, BatchError> {
-    let mut driver = Driver { engine, log, waiting: None, at_work: BTreeMap::new(), is_alone: false };
+) -> Result<Driven, BatchError> {
+    let done = |is_interrupted, n_broken_off| Ok(Driven { is_interrupted, n_broken_off });
+    let begun = BTreeSet::new();
+    let mut driver = Driver { engine, log, waiting: None, at_work: BTreeMap::new(), begun, is_alone: false };
     let mut is_over = false;
     while !interrupt.load(Ordering::Relaxed) {
         is_over |= driver.submit(ready)?;
         if driver.at_work.is_empty() && driver.waiting.is_none() {
             if is_over {
-                return Ok(false);
+                return done(false, 0);
             }
             match ready.recv_timeout(PATIENCE) {
                 Ok(ready) => driver.waiting = Some((ready, false)),
@@ -39,15 +48,24 @@ pub(super) fn drive(
         let event = match driver.engine.next_event() {
             Ok(event) => event,
             // An engine that hears of the interrupt ends by itself.
-            Err(_) if interrupt.load(Ordering::Relaxed) => break,
+            Err(_) if interrupt.load(Ordering::Relaxed) => return done(true, driver.begun.len()),
             Err(message) => return Err(BatchError::Engine(message)),
         };
         let Some(told) = driver.told(event)? else { continue };
         if to_writer.send(told).is_err() {
-            return Ok(false);
+            return done(false, 0);
         }
     }
-    Ok(true)
+    // What was answered before the engine heard of it is kept.
+    while !driver.at_work.is_empty()
+        && let Ok(event) = driver.engine.next_event()
+    {
+        let told = driver.told(event)?;
+        if told.is_some_and(|told| to_writer.send(told).is_err()) {
+            break;
+        }
+    }
+    done(true, driver.begun.len())
 }
 
 struct Driver<'e, 's> {
@@ -56,6 +74,8 @@ struct Driver<'e, 's> {
     /// Its turn has come, and the engine has no place yet; and whether it is entered as begun.
     waiting: Option<(Ready, bool)>,
     at_work: BTreeMap<u64, Ticket>,
+    /// Those of them that have a place.
+    begun: BTreeSet<u64>,
     /// A suspect is at work.
     is_alone: bool,
 }
@@ -93,7 +113,10 @@ impl Driver<'_, '_> {
 
     fn told(&mut self, event: Event) -> Result<Option<Told>, BatchError> {
         let (id, outcome) = match event {
-            Event::Begun { .. } => return Ok(None),
+            Event::Begun { id } => {
+                self.begun.insert(id);
+                return Ok(None);
+            }
             Event::Notice { id, text } => {
                 let ticket = id.and_then(|id| self.at_work.get(&id));
                 let line = ticket.map_or_else(String::new, |ticket| format!("line {}: ", ticket.number));
@@ -103,6 +126,7 @@ impl Driver<'_, '_> {
             Event::Done(answer) => (answer.id, Ok(*answer)),
             Event::Refused { id, refusal } => (id, Err(refusal)),
         };
+        self.begun.remove(&id);
         let ticket = self.at_work.remove(&id);
         let ticket =
             ticket.ok_or_else(|| BatchError::Engine(format!("the engine answered line {id}, which is not at work")))?;

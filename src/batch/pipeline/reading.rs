@@ -113,7 +113,7 @@ fn request(
         id: ticket.index,
         shorter,
         prompt: renderer.render(prompt, parameters.template)?,
-        max_tokens: parameters.max_tokens.or(defaults.max_tokens),
+        max_tokens: if parameters.is_unlimited { None } else { parameters.max_tokens.or(defaults.max_tokens) },
         sampling,
         stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
         constraint: parameters.constraint,

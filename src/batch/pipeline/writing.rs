@@ -96,8 +96,12 @@ impl<'d, 'g> Writer<'d, 'g> {
         Writer { sink, origin, form, gauge, early: Sequence::default(), progress, start: Instant::now() }
     }
 
-    /// Writes until all other stages have ended.
-    pub(super) fn write(mut self, told: Receiver<Told>, watcher: &mut dyn Watcher) -> Result<Progress, BatchError> {
+    /// Writes until all other stages have ended. Tells how many answers could not be written too.
+    pub(super) fn write(
+        mut self,
+        told: Receiver<Told>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<(Progress, usize), BatchError> {
         let (mut behind_since, mut shown) = (None, None::<Instant>);
         loop {
             match told.recv_timeout(TICK) {
@@ -124,12 +128,26 @@ impl<'d, 'g> Writer<'d, 'g> {
                 watcher.progress(&self.progress);
             }
         }
+        let n_unwritten = self.write_early()?;
         self.progress.seconds = self.start.elapsed().as_secs_f64();
         match self.sink {
             Sink::Ledger(ledger) => drop(ledger.close(unix_ms(), self.form.is_ordered)?),
             Sink::Stream(mut stream) => stream.flush().map_err(BatchError::Stream)?,
         }
-        Ok(self.progress)
+        Ok((self.progress, n_unwritten))
+    }
+
+    /// What waits for its turn when the job ends before it comes: it is written, since the output is sorted when the job is
+    /// done. In a stream, and among texts without names, it would pass for others; then only how many there are is told.
+    fn write_early(&mut self) -> Result<usize, BatchError> {
+        let early = std::mem::take(&mut self.early).into_rest();
+        if self.form.is_text || matches!(self.sink, Sink::Stream(_)) {
+            return Ok(early.len());
+        }
+        for (ticket, outcome) in early {
+            self.put(&ticket, &outcome)?;
+        }
+        Ok(0)
     }
 
     fn take(&mut self, told: Told, watcher: &mut dyn Watcher) -> Result<(), BatchError> {

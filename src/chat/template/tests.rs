@@ -78,8 +78,11 @@ fn renders_what_python_renders() {
         let expected: BTreeMap<String, Option<String>> = serde_json::from_str(&expected).unwrap();
         for (label, conversation) in &conversations {
             let Conversation { add_generation_prompt, extra, .. } = conversation;
-            let options =
-                RenderOptions { add_generation_prompt: *add_generation_prompt, now: NOW, extra: extra.clone() };
+            let options = RenderOptions {
+                add_generation_prompt: *add_generation_prompt,
+                extra: extra.clone(),
+                ..self::options()
+            };
             let rendered = template.render(&conversation.messages(), &options, &no_guard());
             match (&expected[label], rendered) {
                 (None, Err(TemplateError::Refused { .. } | TemplateError::Render { .. })) => {}

@@ -29,13 +29,14 @@ pub struct BatchArgs {
     #[arg(short, long, value_name = "FILE", required = true)]
     pub output_file: Option<PathBuf>,
 
-    /// What the lines are [default: by the file's name, or its first byte]
+    /// What the lines are [default: by the file's name and its first lines]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FormatArg>,
 
     /// Make prompts of lines that are data, in Jinja: 'Summarize: {{text}}'
     ///
-    /// Variables are the columns of a table, the members of a JSON object, or text, which is the whole line.
+    /// Variables are the columns of a table, the members of a JSON object, or text, which is the whole line. row has all of them, for
+    /// names that are no identifiers: {{row["first name"]}}.
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "template_file")]
     pub template: Option<String>,
 
@@ -159,6 +160,8 @@ pub enum FormatArg {
     Csv,
     /// Tab-separated values with a header
     Tsv,
+    /// Semicolon-separated values with a header
+    Ssv,
 }
 
 impl From<FormatArg> for Format {
@@ -168,6 +171,7 @@ impl From<FormatArg> for Format {
             FormatArg::Text => Format::Text,
             FormatArg::Csv => Format::CSV,
             FormatArg::Tsv => Format::TSV,
+            FormatArg::Ssv => Format::SSV,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::batch::input::source::SourceError;
 use crate::batch::ledger::{LedgerError, journal_path, read_journal};
 use crate::batch::merge::MergeError;
 use crate::batch::pipeline::BatchError;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{ExitCode, Failure};
 
 /// The same command is all it takes to go on.
 const GOES_ON: &str = "the same command goes on";
@@ -34,9 +34,14 @@ pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
     }
 }
 
-/// An interrupt.
-pub(super) fn interrupted(output: &Path) -> Failure {
-    let failure = Failure::interrupted();
+/// An interrupt, by which so many answers were lost.
+pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
+    let failure = match n_lost {
+        0 => Failure::interrupted(),
+        1 => Failure::new("interrupted; 1 answer was not finished and is not kept"),
+        n => Failure::new(format!("interrupted; {n} answers were not finished and are not kept")),
+    };
+    let failure = failure.with_code(ExitCode::Interrupted);
     match safe(output) {
         Some(safe) => failure.with_hint(format!("{safe}; {GOES_ON}")),
         None => failure,
@@ -58,11 +63,20 @@ impl From<SourceError> for Failure {
             SourceError::Changed(_) => {
                 Failure::new(error.to_string()).with_hint("leave a batch's input alone until it is done")
             }
+            SourceError::Array(path) => {
+                let path = path.display();
+                Failure::usage(error.to_string())
+                    .with_hint(format!("jq -c '.[]' {path} > lines.jsonl, and -i lines.jsonl"))
+            }
+            SourceError::Spread(path) => {
+                let path = path.display();
+                Failure::usage(error.to_string()).with_hint(format!("jq -c . {path} > lines.jsonl, and -i lines.jsonl"))
+            }
             SourceError::NoTemplate(_) => {
                 Failure::usage(error.to_string()).with_hint("--template 'Summarize: {{text}}', where text is a column")
             }
             SourceError::Template { .. } => Failure::usage(error.to_string())
-                .with_hint("--template takes Jinja: {{name}} is the field of that name"),
+                .with_hint("--template takes Jinja: {{name}} is the field of that name, and {{row[\"first name\"]}} one with a blank in it"),
             SourceError::Header { .. } => {
                 Failure::new(error.to_string()).with_hint("the first line of a table names its columns")
             }

@@ -97,7 +97,7 @@ mod tests {
         let engine = engine::Progress { n_running: 0, n_prompt: 100, n_predicted: 50, n_steps: 25 };
         let totals = Totals { n_ok: 61, n_failed: 3, ..Totals::default() };
         let progress = Progress { n_lines: 64, totals, n_done_now: 20, n_ok_now: 20, engine, seconds: 10.0 };
-        let ended = Ended { progress, is_interrupted: false };
+        let ended = Ended { progress, is_interrupted: false, n_lost: 0 };
         let expected =
             "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
         assert_eq!(summary(&ended, 7), expected);

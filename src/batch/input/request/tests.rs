@@ -102,3 +102,16 @@ fn what_templates_look_at_is_passed_on() {
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]}"#;
     assert_eq!(messages[0].extra, serde_json::from_str(fields).unwrap());
 }
+
+#[test]
+fn issue_13_7_an_assistants_content_may_be_null() {
+    let ask = ask(
+        r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": null, "refusal": null,
+            "annotations": [], "tool_calls": null}, {"role": "user", "content": "x"}]}"#,
+    );
+    let expected =
+        [Message::new("user", "Hi"), Message::new("assistant", "").without_content(), Message::new("user", "x")];
+    assert_eq!(ask.prompt, Prompt::Messages(expected.to_vec()));
+    let null = r#"{"messages": [{"role": "user", "content": null}]}"#;
+    refuses(null, None, INVALID_REQUEST, "content");
+}

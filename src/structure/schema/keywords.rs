@@ -1,0 +1,272 @@
+//! The keywords of all drafts of JSON Schema, and what becomes of each.
+
+use serde_json::{Map, Value};
+
+use super::numbers::{bound, count, literal, multiple};
+use super::{Pointer, SchemaError, shortened, wrong};
+
+/// What to do with a keyword.
+pub(super) enum Keyword {
+    /// It asks for nothing.
+    Nothing,
+    /// JSON Schema has no such keyword.
+    Unknown,
+    /// It cannot be honoured.
+    Unsupported,
+    /// Its value is a reference.
+    Ref,
+    /// Its value is a schema.
+    Schema,
+    /// Its value is a schema or a list of them.
+    Items,
+    /// Its value is a list of schemas.
+    List,
+    /// Its value is an object of schemas.
+    Map,
+    /// Its value is checked by itself.
+    Plain(Check),
+}
+
+/// Checks a value, with the schema that it is of: what llguidance is given for it.
+pub(super) type Check = fn(&Value, &Map<String, Value>, &Pointer) -> Result<Value, SchemaError>;
+
+/// Keywords that say nothing about what is valid, those of OpenAPI and of editors among them. Anchors matter to
+/// references alone.
+const ANNOTATIONS: [&str; 27] = [
+    "$schema",
+    "$id",
+    "id",
+    "$anchor",
+    "$dynamicAnchor",
+    "$recursiveAnchor",
+    "$vocabulary",
+    "$comment",
+    "$defs",
+    "definitions",
+    "title",
+    "description",
+    "default",
+    "example",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "contentMediaType",
+    "contentEncoding",
+    "contentSchema",
+    "discriminator",
+    "externalDocs",
+    "xml",
+    "enumNames",
+    "markdownDescription",
+    "propertyOrdering",
+];
+
+const HONOURED: [&str; 27] = [
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "$ref",
+    "const",
+    "enum",
+    "type",
+    "items",
+    "additionalItems",
+    "prefixItems",
+    "minItems",
+    "maxItems",
+    "properties",
+    "additionalProperties",
+    "patternProperties",
+    "required",
+    "minProperties",
+    "maxProperties",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "format",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+];
+
+const UNSUPPORTED: [&str; 20] = [
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "minContains",
+    "maxContains",
+    "uniqueItems",
+    "propertyNames",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "$dynamicRef",
+    "$recursiveRef",
+    "nullable",
+    "divisibleBy",
+    "disallow",
+    "extends",
+];
+
+const TYPES: [&str; 7] = ["null", "boolean", "number", "integer", "string", "array", "object"];
+
+/// Formats that texts are held to.
+const FORMATS: [&str; 10] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
+
+/// Formats that any text has: they say what it is for.
+const FREE_FORMATS: [&str; 12] = [
+    "password",
+    "binary",
+    "byte",
+    "path",
+    "file-path",
+    "directory-path",
+    "textarea",
+    "markdown",
+    "html",
+    "text",
+    "string",
+    "multiline",
+];
+
+/// What to do with a keyword of this value.
+pub(super) fn keyword(name: &str, value: &Value) -> Keyword {
+    match name {
+        "$ref" => Keyword::Ref,
+        "additionalProperties" | "additionalItems" => Keyword::Schema,
+        "items" => Keyword::Items,
+        "allOf" | "anyOf" | "oneOf" | "prefixItems" => Keyword::List,
+        "properties" | "patternProperties" => Keyword::Map,
+        "minItems" | "maxItems" | "minProperties" | "maxProperties" | "minLength" | "maxLength" => {
+            Keyword::Plain(count)
+        }
+        "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => Keyword::Plain(bound),
+        "multipleOf" => Keyword::Plain(multiple),
+        "pattern" | "format" => Keyword::Plain(text),
+        "required" => Keyword::Plain(names),
+        "const" => Keyword::Plain(|value, _, path| literal(value, path).map(|()| value.clone())),
+        "enum" => Keyword::Plain(choices),
+        "type" => Keyword::Plain(|value, _, _| Ok(value.clone())),
+        _ if ANNOTATIONS.contains(&name) || name.starts_with("x-") => Keyword::Nothing,
+        _ if UNSUPPORTED.contains(&name) && asks_for_nothing(name, value) => Keyword::Nothing,
+        _ if UNSUPPORTED.contains(&name) => Keyword::Unsupported,
+        _ => Keyword::Unknown,
+    }
+}
+
+/// Whether an unsupported keyword has a value that everything satisfies.
+fn asks_for_nothing(name: &str, value: &Value) -> bool {
+    let is_empty = value.as_object().is_some_and(Map::is_empty);
+    match name {
+        "uniqueItems" | "nullable" => value == false,
+        "not" => value == false,
+        "unevaluatedItems" | "unevaluatedProperties" => value == true || is_empty,
+        "dependencies" | "dependentRequired" | "dependentSchemas" => is_empty,
+        // All names are texts.
+        "propertyNames" => {
+            let is_type = |(name, value): (&String, &Value)| name == "type" && value == "string";
+            value == true || value.as_object().is_some_and(|all| all.iter().all(is_type))
+        }
+        _ => false,
+    }
+}
+
+/// What is said of a keyword that is none.
+pub(super) fn unknown(name: &str) -> String {
+    let known = HONOURED.iter().chain(&UNSUPPORTED).chain(&ANNOTATIONS);
+    let what = format!("{name:?} is not a keyword of JSON Schema");
+    match nearest(name, known) {
+        Some(known) => format!("{what}; did you mean {known:?}?"),
+        None => what,
+    }
+}
+
+/// The known word that was meant, if one is near.
+fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k &'static str>) -> Option<&'k str> {
+    let plain = |word: &str| word.to_lowercase().replace(['_', '-'], "");
+    let distance = |known: &str| strsim::damerau_levenshtein(&plain(word), &plain(known));
+    let near = known.map(|known| (distance(known), *known)).min_by_key(|(distance, _)| *distance);
+    near.filter(|(distance, known)| *distance <= 2.min(known.len() / 3)).map(|(_, known)| known)
+}
+
+fn text(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
+    match value.is_string() {
+        true => Ok(value.clone()),
+        false => wrong(path, format!("a text is expected, not {}", shortened(value))),
+    }
+}
+
+fn names(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
+    match value.as_array().filter(|names| names.iter().all(Value::is_string)) {
+        Some(_) => Ok(value.clone()),
+        None => wrong(path, format!("a list of names is expected, not {}", shortened(value))),
+    }
+}
+
+fn choices(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
+    let Some(all) = value.as_array().filter(|all| !all.is_empty()) else {
+        return wrong(path, format!("a list of values is expected, not {}", shortened(value)));
+    };
+    let mut all = all.iter().enumerate();
+    all.try_for_each(|(at, value)| literal(value, &path.child(&at.to_string())))?;
+    Ok(value.clone())
+}
+
+/// The types that a schema names; all of them where it names none.
+pub(super) fn types(schema: &Map<String, Value>) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => TYPES.to_vec(),
+    }
+}
+
+/// That `type` names types.
+pub(super) fn check_type(schema: &Map<String, Value>, path: &Pointer) -> Result<(), SchemaError> {
+    let Some(value) = schema.get("type") else { return Ok(()) };
+    let path = path.child("type");
+    let names = match value {
+        Value::String(_) => std::slice::from_ref(value),
+        Value::Array(names) if !names.is_empty() => names.as_slice(),
+        _ => return wrong(&path, format!("a type or a list of types is expected, not {}", shortened(value))),
+    };
+    let Some(other) = names.iter().find(|name| !name.as_str().is_some_and(|name| TYPES.contains(&name))) else {
+        return Ok(());
+    };
+    let near = other.as_str().and_then(|name| nearest(name, TYPES.iter()));
+    let hint = match near {
+        Some(near) => format!("; did you mean {near:?}?"),
+        None => format!("; types are {}", TYPES.join(", ")),
+    };
+    wrong(&path, format!("{} is not a type{hint}", shortened(other)))
+}
+
+/// That a format of texts is one that they can be held to. Those that any text has are left out.
+pub(super) fn check_format(
+    schema: &Map<String, Value>,
+    path: &Pointer,
+    read: &mut Map<String, Value>,
+) -> Result<(), SchemaError> {
+    let Some(format) = schema.get("format").and_then(Value::as_str) else { return Ok(()) };
+    // A format says nothing of values that are no texts: int64, double, ...
+    let is_free = !types(schema).contains(&"string") || FREE_FORMATS.contains(&format);
+    if is_free {
+        read.remove("format");
+        return Ok(());
+    }
+    match FORMATS.contains(&format) {
+        true => Ok(()),
+        false => {
+            let path = path.child("format");
+            wrong(&path, format!("{format:?} is not supported; formats are {}; or use pattern", FORMATS.join(", ")))
+        }
+    }
+}
