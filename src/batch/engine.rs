@@ -108,8 +108,13 @@ pub struct TokenLogprob {
 pub enum End {
     /// The model ended it, or a stop text did.
     Stop,
-    /// `max_tokens` were emitted, or the context was full.
+    /// `max_tokens` were emitted.
     Length,
+    /// The context was full before that.
+    Context {
+        /// The positions it had for this text.
+        n_ctx: usize,
+    },
 }
 
 /// Why a request is not answered.

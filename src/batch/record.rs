@@ -171,7 +171,7 @@ impl<'a> Body<'a> {
 fn reason(end: End) -> &'static str {
     match end {
         End::Stop => "stop",
-        End::Length => "length",
+        End::Length | End::Context { .. } => "length",
     }
 }
 

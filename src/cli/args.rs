@@ -50,7 +50,7 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     ///
-    /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
+    /// The prompt is what comes in on stdin, then -f, then -p or PROMPT. The answer goes to stdout, everything else to stderr.
     Run(Box<RunArgs>),
     /// Talk with a model: a prompt with history and completion, sessions that go on another day
     ///
@@ -263,6 +263,10 @@ pub struct DraftingArgs {
 /// Arguments of `run`.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
+    /// Text of the prompt, the same as -p TEXT
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    pub text: Option<String>,
+
     /// Text of the prompt
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -270,6 +274,10 @@ pub struct RunArgs {
     /// File with the prompt; - is stdin
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// Leave stdin alone: a loop over lines keeps its other lines
+    #[arg(long)]
+    pub no_stdin: bool,
 
     /// -sys: system prompt
     #[arg(long, value_name = "TEXT")]
@@ -319,7 +327,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub explain: bool,
 
-    /// No statistics on stderr
+    /// No statistics on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 

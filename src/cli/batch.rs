@@ -211,11 +211,7 @@ impl Work<'_> {
     }
 
     fn tell(&self, prepared: &Prepared<'_>) {
-        let notice = |text: String| {
-            if !self.args.quiet {
-                stderr_line(&format!("notice: {text}"));
-            }
-        };
+        let notice = |text: String| stderr_line(&format!("notice: {text}"));
         match prepared.survey().n_blank {
             0 => {}
             1 => notice("1 blank line is left out".to_owned()),

@@ -37,7 +37,7 @@ pub mod tune;
 use std::ffi::OsString;
 
 use clap::FromArgMatches as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
 use crate::cli::contain::contained;
@@ -52,6 +52,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(configured) => configured,
         Err(failure) => return finish(Err(failure)),
     };
+    let is_run = arguments.get(1).is_some_and(|name| name == "run");
     let args = match parse(command, arguments) {
         Ok(args) => args,
         Err(error) => {
@@ -60,6 +61,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if error.use_stderr() {
                 if is_model_missing(&error) {
                     stderr_line(&format!("hint: {MODEL_HINT}"));
+                }
+                if is_run && is_second_word(&error) {
+                    stderr_line("hint: put the whole prompt in quotes, as in: chaski run \"Name a river.\"");
                 }
                 return ExitCode::Usage;
             }
@@ -77,6 +81,12 @@ fn parse(mut command: clap::Command, arguments: Vec<OsString>) -> Result<Args, c
 fn is_model_missing(error: &clap::Error) -> bool {
     let is_model = |value: &dyn ToString| value.to_string().contains("--model <");
     error.kind() == ErrorKind::MissingRequiredArgument && error.context().any(|(_, value)| is_model(value))
+}
+
+/// Whether a word stands where there is no more place for one.
+fn is_second_word(error: &clap::Error) -> bool {
+    let word = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    error.kind() == ErrorKind::UnknownArgument && word.is_some_and(|word| !word.starts_with('-'))
 }
 
 /// Tells the user what failed, and the exit code.

@@ -1,38 +1,38 @@
 //! `chaski run`: one prompt, one answer.
 
+pub mod json;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::cli::args::RunArgs;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
 use crate::cli::events::{EventLines, json_line};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::stdin::{LateStdin, Stdin};
+use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::run::json::{End, to_json};
 use crate::cli::sampling::check_biases;
-use crate::cli::{explain, input, interrupt};
+use crate::cli::{explain, interrupt};
 use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
-use crate::stats::Stats;
 use crate::structure::Constraint;
-use crate::tune::Settings;
 
 /// Runs the command.
 ///
 /// # Errors
 /// What the user should read.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let (worker, job, mut bars, trace_file) = prepare(args)?;
+    let Prepared { worker, job, mut bars, trace_file, late } = prepare(args)?;
     let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
     worker.submit(job);
     let (text, answer) = receive_text(args, &worker, &mut bars)?;
@@ -48,21 +48,28 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     if !args.quiet {
         stderr_line(&stats_line(&answer.stats, is_random.then_some(seed)));
-        if answer.stop == StopType::Context {
-            stderr_line(&format!(
-                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-                answer.n_ctx
-            ));
-        }
     }
+    if answer.stop == StopType::Context {
+        stderr_line(&context_full(answer.n_ctx));
+    }
+    late.tell();
     if let Some(form) = &form {
         check_whole(form, &answer)?;
     }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
+/// An answer to be made.
+struct Prepared {
+    worker: Worker,
+    job: Job,
+    bars: Bars,
+    trace_file: Option<File>,
+    late: LateStdin,
+}
+
 /// Finds all mistakes that can be found before the model is loaded, and loads it.
-fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure> {
+fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
     check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
@@ -82,8 +89,10 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure>
     drop(gguf);
     // What is open stays open: the engine itself need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
+    let stdin = (!args.no_stdin).then(Stdin::now);
     confine(&args.engine, &config, &[]);
-    let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
+    let text = args.text.as_deref().or(args.prompt.as_deref());
+    let (prompt, late) = read_prompt(Sources { file: args.file.as_deref(), text, stdin, is_quiet: args.quiet })?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
@@ -111,7 +120,7 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure>
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    Ok((worker, job, bars, trace_file))
+    Ok(Prepared { worker, job, bars, trace_file, late })
 }
 
 /// The answer and its text, which is printed on the way, or as events.
@@ -203,6 +212,12 @@ fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failur
     file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
+/// What is told of an answer that the context has no more room for.
+#[must_use]
+pub fn context_full(n_ctx: usize) -> String {
+    format!("notice: the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")
+}
+
 /// What of a job's events is not told on the spot.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
@@ -261,92 +276,4 @@ fn follow(
         }
     }
     Err(Failure::new("the engine stopped without an answer"))
-}
-
-/// Names are llama-server's, where it has one.
-#[derive(Serialize)]
-struct JsonAnswer<'a> {
-    text: &'a str,
-    tokens: Vec<i32>,
-    stop_type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stopping_word: Option<&'a str>,
-    seed: u32,
-    settings: Settings,
-    timings: JsonTimings,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<JsonLogprobs>,
-}
-
-/// As in OpenAI's chat completions.
-#[derive(Serialize)]
-struct JsonLogprobs {
-    content: Vec<ChatToken>,
-}
-
-/// Counts and times of an answer, as `--json` and `bench` write them.
-#[derive(Clone, Debug, Serialize)]
-pub struct JsonTimings {
-    prompt_n: usize,
-    cache_n: usize,
-    prompt_ms: f64,
-    prompt_per_second: f64,
-    predicted_n: usize,
-    predicted_ms: f64,
-    predicted_per_second: f64,
-    steps: usize,
-    tokens_per_step: f64,
-    draft_n: usize,
-    draft_n_accepted: usize,
-    draft_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    speedup_estimated: Option<f64>,
-}
-
-impl From<&Stats> for JsonTimings {
-    fn from(stats: &Stats) -> JsonTimings {
-        JsonTimings {
-            prompt_n: stats.n_prompt - stats.n_cached,
-            cache_n: stats.n_cached,
-            prompt_ms: stats.prompt_ms,
-            prompt_per_second: stats.prompt_per_second(),
-            predicted_n: stats.n_predicted,
-            predicted_ms: stats.predicted_ms,
-            predicted_per_second: stats.tokens_per_second(),
-            steps: stats.n_steps,
-            tokens_per_step: stats.tokens_per_step(),
-            draft_n: stats.n_drafted,
-            draft_n_accepted: stats.n_accepted,
-            draft_ms: stats.draft_ms,
-            speedup_estimated: stats.speedup(),
-        }
-    }
-}
-
-/// The last line of `--jsonl`.
-#[derive(Serialize)]
-struct End<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    answer: JsonAnswer<'a>,
-}
-
-fn to_json<'a>(text: &'a str, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
-    let (stop_type, stopping_word) = match &answer.stop {
-        StopType::Eos => ("eos", None),
-        StopType::Word(word) => ("word", Some(word.as_str())),
-        // llama-server knows one limit only.
-        StopType::Limit | StopType::Context => ("limit", None),
-        StopType::Interrupted => ("interrupted", None),
-    };
-    JsonAnswer {
-        text,
-        tokens: answer.tokens.iter().map(|token| token.0).collect(),
-        stop_type,
-        stopping_word,
-        seed,
-        settings: answer.settings,
-        timings: JsonTimings::from(&answer.stats),
-        logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
-    }
 }

@@ -446,3 +446,19 @@ fn the_oldest_messages_go_where_that_is_asked_for() {
     assert_eq!(one.0, ["context_length_exceeded"], "the last message is never left out");
     batch(&place, &["--on-overflow", "summarize"]).fails(2, &["--on-overflow summarize"]).hints("drop-oldest");
 }
+
+#[test]
+fn issue_13_3_notices_stay_with_q() {
+    let place = Workplace::new();
+    place.write("prompts.jsonl", format!("{{\"prompt\": \"{PROMPT}\"}}\n\n{{\"prompt\": 3}}\n"));
+    let arguments =
+        ["batch", "-i", "prompts.jsonl", "-o", "results.jsonl", "-q", "-c", "40", "-n", "-1", "--ignore-eos"];
+    let ran = finish(&mut place.command(&arguments));
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    ran.notices("1 blank line is left out").notices("line 3: ");
+    ran.notices("line 1: the answer was cut off: the context of 40 positions is full");
+    assert!(ran.stderr.lines().all(|line| line.starts_with("notice: ")), "{ran:#?}");
+    // Where a length was asked for, an answer of that length is whole.
+    let arguments = ["batch", "-i", "prompts.jsonl", "-o", "short.jsonl", "-q", "-c", "40", "-n", "3", "--ignore-eos"];
+    assert!(!finish(&mut place.command(&arguments)).stderr.contains("cut off"));
+}

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::{BatchError, Form, Ticket, Told, Watcher};
-use crate::batch::engine::{Answer, Refusal};
+use super::{BatchError, Doubt, Form, Ticket, Told, Watcher};
+use crate::batch::engine::{Answer, End, Refusal};
 use crate::batch::gauge::Gauge;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
@@ -137,8 +137,12 @@ impl<'d, 'g> Writer<'d, 'g> {
             Told::Progress(progress) => self.progress.engine = progress,
             Told::Notice(text) => watcher.notice(&text),
             Told::Settled(ticket, outcome) => {
-                if let Err(refusal) = &outcome {
-                    watcher.failed(ticket.number, refusal);
+                match &outcome {
+                    Err(refusal) => watcher.failed(ticket.number, refusal),
+                    Ok(Answer { end: End::Context { n_ctx }, .. }) => {
+                        watcher.doubtful(ticket.number, Doubt::ContextFull { n_ctx: *n_ctx });
+                    }
+                    Ok(_) => {}
                 }
                 if !self.form.is_ordered {
                     return self.put(&ticket, &outcome);

@@ -96,7 +96,7 @@ pub struct BatchArgs {
     #[arg(long)]
     pub no_drafts: bool,
 
-    /// Neither progress nor summary on stderr
+    /// Neither progress nor summary on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 

@@ -14,7 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::receive;
+use crate::cli::run::{context_full, receive};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
@@ -205,10 +205,7 @@ impl Conversation {
 fn tell_end(answer: &Answer) {
     match answer.stop {
         StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
-        StopType::Context => stderr_line(&format!(
-            "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-            answer.n_ctx
-        )),
+        StopType::Context => stderr_line(&context_full(answer.n_ctx)),
         StopType::Eos | StopType::Word(_) | StopType::Limit => {}
     }
 }
