@@ -10,6 +10,7 @@ pub mod forced;
 pub mod gbnf;
 
 mod speller;
+mod thinking;
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -20,7 +21,9 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::chat::thinking::Opening;
 use crate::structure::speller::Speller;
+use crate::structure::thinking::{Before, Role};
 use crate::token::Token;
 
 /// Longest schema, grammar or expression; what it may expand to is bounded by llguidance.
@@ -40,6 +43,13 @@ pub enum Constraint {
     Grammar(String),
     /// A text that this regular expression matches from beginning to end.
     Regex(String),
+    /// The same after the model's thinking.
+    AfterThinking {
+        /// Whether the prompt has opened the block; else the model may open it.
+        is_open: bool,
+        /// What comes after it.
+        form: Box<Constraint>,
+    },
 }
 
 /// What is wrong with a constraint.
@@ -60,6 +70,16 @@ impl Constraint {
         Structures::new(&bytes, &[Token(256)]).structure(self).map(drop)
     }
 
+    /// The same where an answer begins so. A prompt that opens the block has to see it closed, also where `is_unwanted`.
+    #[must_use]
+    pub fn after(self, opening: Opening, is_unwanted: bool) -> Constraint {
+        match opening {
+            Opening::Open => Constraint::AfterThinking { is_open: true, form: Box::new(self) },
+            Opening::Possible if !is_unwanted => Constraint::AfterThinking { is_open: false, form: Box::new(self) },
+            Opening::Possible | Opening::Never => self,
+        }
+    }
+
     /// What messages call it.
     #[must_use]
     pub fn what(&self) -> &'static str {
@@ -67,6 +87,7 @@ impl Constraint {
             Constraint::JsonObject | Constraint::JsonSchema(_) => "the JSON schema",
             Constraint::Grammar(_) => "the grammar",
             Constraint::Regex(_) => "the regular expression",
+            Constraint::AfterThinking { form, .. } => form.what(),
         }
     }
 
@@ -77,6 +98,7 @@ impl Constraint {
     /// The same for llguidance.
     fn grammar(&self) -> Result<TopLevelGrammar, String> {
         let source = match self {
+            Constraint::AfterThinking { form, .. } => return form.grammar(),
             Constraint::JsonObject => r#"{"type":"object"}"#,
             Constraint::JsonSchema(source) | Constraint::Grammar(source) | Constraint::Regex(source) => source,
         };
@@ -88,7 +110,7 @@ impl Constraint {
             Constraint::Grammar(_) => {
                 Ok(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?))
             }
-            Constraint::Regex(_) => Ok(TopLevelGrammar::from_regex(whole(source))),
+            Constraint::Regex(_) | Constraint::AfterThinking { .. } => Ok(TopLevelGrammar::from_regex(whole(source))),
         }
     }
 }
@@ -181,7 +203,11 @@ impl Structures {
             let cause = reason.lines().find_map(|line| line.strip_prefix("error: "));
             return Err(constraint.error(cause.or(reason.lines().next()).unwrap_or("unknown").to_owned()));
         }
-        let structure = Structure { matcher, vocabulary: self.vocabulary.clone() };
+        let before = match constraint {
+            Constraint::AfterThinking { is_open, .. } => Some(Before::new(*is_open)),
+            _ => None,
+        };
+        let structure = Structure { matcher, vocabulary: self.vocabulary.clone(), before };
         if self.kept.len() == N_KEPT {
             self.kept.remove(0);
         }
@@ -194,13 +220,16 @@ impl Structures {
 pub struct Structure {
     matcher: Matcher,
     vocabulary: Rc<Vocabulary>,
+    /// What may come before the form.
+    before: Option<Before>,
 }
 
 impl Structure {
     /// The same again, going its own way.
     #[must_use]
     pub fn fresh(&self) -> Structure {
-        Structure { matcher: self.matcher.deep_clone(), vocabulary: self.vocabulary.clone() }
+        let before = self.before.clone();
+        Structure { matcher: self.matcher.deep_clone(), vocabulary: self.vocabulary.clone(), before }
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -209,12 +238,40 @@ impl Structure {
 
     /// Whether the text is whole as it is.
     fn is_whole(&mut self) -> bool {
-        self.matcher.is_accepting().unwrap_or(false)
+        self.before.as_ref().is_none_or(Before::may_end) && self.matcher.is_accepting().unwrap_or(false)
     }
 
     /// Whether the text is whole and nothing may follow.
     fn is_over(&self) -> bool {
         self.matcher.is_stopped() && !self.matcher.is_error()
+    }
+
+    /// What a token is for a text that may begin with thinking.
+    fn role(&mut self, token: Token) -> Role {
+        let Some(before) = &self.before else { return Role::Form };
+        let piece = self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice);
+        let (role, begins_tag) = (before.role(piece), before.begins_tag(piece));
+        // A form may begin as a tag does.
+        if begins_tag && self.form_allows(token) { Role::Form } else { role }
+    }
+
+    fn form_allows(&mut self, token: Token) -> bool {
+        !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+    }
+
+    /// The bytes that must come next.
+    fn forced_bytes(&mut self) -> Vec<u8> {
+        let is_form = self.before.as_ref().is_none_or(Before::is_form);
+        if is_form { self.matcher.compute_ff_bytes() } else { Vec::new() }
+    }
+
+    /// Takes back the last tokens.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    fn take_back(&mut self, n: usize) -> Result<(), String> {
+        let n_form = self.before.as_mut().map_or(n, |before| before.take_back(n));
+        self.matcher.rollback(n_form).map_err(|error| error.to_string())
     }
 
     /// Whether this token may come next.
@@ -223,7 +280,12 @@ impl Structure {
             return self.is_over() || self.is_whole();
         }
         let has_text = self.vocabulary.has_text(token.index());
-        has_text && !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+        match self.role(token) {
+            Role::Thinking => return has_text,
+            Role::Refused => return false,
+            Role::Form => {}
+        }
+        has_text && self.form_allows(token)
     }
 
     /// All tokens that may come next.
@@ -236,11 +298,26 @@ impl Structure {
             let mask = self.matcher.compute_mask().map_err(|error| error.to_string())?;
             let has_text = |id: &u32| self.vocabulary.has_text(*id as usize);
             allowed.extend(mask.iter().filter(has_text).filter_map(|id| i32::try_from(id).ok()).map(Token));
+            if self.before.is_some() {
+                self.add_thinking(&mut allowed);
+            }
         }
         if self.is_over() || self.is_whole() {
             allowed.extend(&self.vocabulary.ends);
         }
         Ok(allowed)
+    }
+
+    /// Adds the tokens that thinking may go on with, and takes away those with which no form begins yet.
+    fn add_thinking(&mut self, allowed: &mut Vec<Token>) {
+        let vocabulary = self.vocabulary.clone();
+        let all = (0..i32::try_from(vocabulary.pieces.len()).unwrap_or(i32::MAX)).map(Token);
+        let of_form = std::mem::take(allowed);
+        allowed.extend(all.filter(|&token| match self.role(token) {
+            Role::Thinking => vocabulary.has_text(token.index()),
+            Role::Form => of_form.binary_search(&token).is_ok(),
+            Role::Refused => false,
+        }));
     }
 
     /// Takes in that the text goes on with this token, which is allowed.
@@ -250,6 +327,15 @@ impl Structure {
     pub fn accept(&mut self, token: Token) -> Result<(), String> {
         if self.is_end(token) {
             return Ok(());
+        }
+        let role = self.role(token);
+        if let Some(before) = &mut self.before {
+            before.accept(self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice), role);
+            match role {
+                Role::Thinking => return Ok(()),
+                Role::Refused => return Err("the form has not begun yet".to_owned()),
+                Role::Form => {}
+            }
         }
         self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())
     }

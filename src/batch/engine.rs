@@ -72,6 +72,8 @@ pub struct Answer {
     pub id: u64,
     /// The text.
     pub text: String,
+    /// What the model thought before it, where that is told apart: an engine does not.
+    pub reasoning: Option<String>,
     /// Why it ended.
     pub end: End,
     /// Tokens of the prompt.

@@ -125,6 +125,9 @@ pub enum Doubt {
         /// The positions it had.
         n_ctx: usize,
     },
+    /// There is no content.
+    #[error("the answer ended within the model's thinking; hint: a larger -n or max_tokens")]
+    ThinkingOnly,
 }
 
 /// A line on its way.
@@ -142,6 +145,8 @@ struct Ticket {
     wants_logprobs: bool,
     /// It was at work when the process crashed.
     is_suspect: bool,
+    /// Whether the prompt opens the model's thinking; `None` where the answer is not taken apart.
+    is_thinking_open: Option<bool>,
 }
 
 /// A line that was read.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Arg, Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::chat::thinking::Reasoning;
 use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
@@ -275,6 +276,10 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
+    /// Read \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r; files and stdin stay as they are
+    #[arg(short, long)]
+    pub escape: bool,
+
     /// Leave stdin alone: a loop over lines keeps its other lines
     #[arg(long)]
     pub no_stdin: bool,
@@ -294,6 +299,11 @@ pub struct RunArgs {
     /// Send the prompt as it is: no chat template, special tokens parsed
     #[arg(long)]
     pub raw: bool,
+
+    /// What is done with the model's thinking: it is never on stdout; with --json it is reasoning_content [default: show on
+    /// stderr, unless -q or --raw]
+    #[arg(long, value_name = "WHAT")]
+    pub reasoning: Option<Reasoning>,
 
     /// Print one JSON object with text, tokens and timings
     #[arg(long)]

@@ -9,6 +9,7 @@ use indicatif::HumanBytes;
 use crate::available::available;
 use crate::cli::args::{ContextSize, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::output::stderr_line;
 use crate::gguf::Gguf;
 use crate::llama::worker::WorkerConfig;
 use crate::llama::{has_gpu, system_info};
@@ -21,6 +22,12 @@ const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
 
 /// The least that anything needs.
 pub const LEAST_N_CTX: usize = 256;
+
+/// Positions are numbers of 32 bits for llama.cpp, some of them beyond the context.
+const MOST_N_CTX: usize = 1 << 30;
+
+/// A table of positions, where a model has one: what is not in it has no place in a text.
+const POSITIONS: &str = "position_embd.weight";
 
 /// What the memory of a model depends on, with the kernels of this build.
 ///
@@ -51,6 +58,9 @@ pub fn n_ctx(
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
+    if let Some(ContextSize::Positions(n)) = args.ctx_size {
+        check_trained(n, gguf)?;
+    }
     let settings = config.settings;
     let is_on_gpu = is_on_gpu(args.n_gpu_layers);
     let given = match args.ctx_size {
@@ -88,6 +98,21 @@ pub fn n_ctx(
             most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
         }
     }
+}
+
+/// Warns of more positions than the model was trained for: its text becomes worse there. Some models have no more of them.
+fn check_trained(n: usize, gguf: &Gguf) -> Result<(), Failure> {
+    let Some(known) = gguf.context_length().map(|known| known as usize).filter(|known| n > *known) else {
+        return Ok(());
+    };
+    let told = format!("a context of {n} positions, but the model was trained for {known}");
+    let is_table = gguf.tensors().iter().any(|tensor| tensor.name == POSITIONS);
+    if is_table || n > MOST_N_CTX {
+        let why = if is_table { ", and it has no others" } else { "" };
+        return Err(Failure::usage(format!("{told}{why}")).with_hint(format!("-c {known}")));
+    }
+    stderr_line(&format!("notice: {told}: text beyond those may be poor; hint: -c {known}"));
+    Ok(())
 }
 
 /// Those that take less, of a short and of a long text.

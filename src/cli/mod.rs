@@ -12,6 +12,7 @@ pub mod config;
 pub mod contain;
 pub mod drafter;
 pub mod engine;
+pub mod escape;
 pub mod events;
 pub mod explain;
 pub mod failure;

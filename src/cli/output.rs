@@ -28,6 +28,15 @@ pub fn stderr_line(line: &str) {
     let _ = writeln!(io::stderr(), "{break_before}{}", sanitize_for_terminal(line));
 }
 
+/// Writes a piece of text to stderr, as a model thinks it: dimmed on a terminal.
+pub fn stderr_text(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = match stderr.is_terminal() {
+        true => write!(stderr, "\x1b[2m{}\x1b[0m", sanitize_for_terminal(text)),
+        false => write!(stderr, "{text}"),
+    };
+}
+
 /// Another process wrote to stdout, and it is not known whether it ended its line.
 pub fn expect_text_of_others() {
     IS_WITHIN_LINE.store(true, Ordering::Relaxed);
@@ -45,6 +54,10 @@ fn are_streams_merged() -> bool {
 fn are_streams_merged() -> bool {
     io::stdout().is_terminal() && io::stderr().is_terminal()
 }
+
+/// Told of an answer of which nothing can be seen.
+pub const THINKING_ONLY: &str =
+    "notice: the answer ended within the model's thinking, which is hidden; hint: a larger -n, or --reasoning show";
 
 /// The answer on its way out.
 #[derive(Debug)]

@@ -158,7 +158,7 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         room,
         n_available: None,
         former: Former::new(model.clone()),
-        longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
+        longest: config.n_ctx.unwrap_or_else(|| model.n_ctx_train()),
         most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
         requests,
         ready: VecDeque::new(),

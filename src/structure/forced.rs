@@ -47,7 +47,7 @@ impl Forced {
     fn take_back(&mut self, n: usize) {
         let n_back = self.ahead.len().saturating_sub(n);
         if n_back > 0 {
-            self.is_sound &= self.structure.matcher.rollback(n_back).is_ok();
+            self.is_sound &= self.structure.take_back(n_back).is_ok();
             self.ahead.truncate(n);
         }
     }
@@ -90,7 +90,7 @@ impl Forced {
         {
             return Some(self.forced[n]);
         }
-        let bytes = self.structure.matcher.compute_ff_bytes();
+        let bytes = self.structure.forced_bytes();
         self.forced = if bytes.is_empty() { Vec::new() } else { self.tokens(&bytes) };
         self.forced_from = path.len();
         self.forced.first().copied()

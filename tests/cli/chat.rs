@@ -328,3 +328,16 @@ fn a_model_without_a_template_is_told() {
     let place = Workplace::with_model(&tiny(&TinyOptions { chat_template: None, ..TinyOptions::default() }));
     chat(&place, &[], PROMPT).fails(2, &["this model has no chat template"]).hints("--chat-template chatml");
 }
+
+#[test]
+fn issue_13_6_hidden_thinking_leaves_a_line_and_a_notice() {
+    let place = Workplace::new();
+    let template = ["--chat-template", "{{ messages[0].content }}<think>\n", "-n", "5", "--ignore-eos"];
+    for reasoning in ["hide", "off"] {
+        let ran = chat(&place, &[&template[..], &["--reasoning", reasoning]].concat(), "the rain\nthe train\n");
+        assert_eq!(ran.succeeds().stdout, "\n\n", "{ran:#?}");
+        assert_eq!(ran.stderr.matches("ended within the model's thinking").count(), 2, "{ran:#?}");
+    }
+    let shown = chat(&place, &template, "the rain\n");
+    assert!(shown.succeeds().stdout.len() > 1 && shown.stderr.is_empty(), "{shown:#?}");
+}

@@ -237,3 +237,18 @@ fn a_prompt_may_hold_any_character() {
         assert_eq!(ran.stderr.lines().count(), 1, "{name}: {ran:#?}");
     }
 }
+
+#[test]
+fn issue_13_13_escapes_are_read_where_that_is_asked_for() {
+    let place = Workplace::new();
+    let lines = place.text_of(&["-p", "the rain\nin the \"station\""]);
+    assert_eq!(place.text_of(&["-e", "-p", r#"the rain\nin the \"station\""#]), lines);
+    assert_eq!(place.text_of(&["--escape", r"the rain\x0ain the \x22station\x22"]), lines);
+    assert_ne!(place.text_of(&["-p", r#"the rain\nin the \"station\""#]), lines);
+    let system = place.text_of(&["-sys", "a\tb", "-p", PROMPT]);
+    assert_eq!(place.text_of(&["-e", "-sys", r"a\tb", "-p", PROMPT]), system);
+    // A document may be full of backslashes.
+    place.write("code.txt", r"print('\n')");
+    assert_eq!(place.text_of(&["-e", "-f", "code.txt"]), place.text_of(&["-p", r"print('\n')"]));
+    place.run(&["-e", "-r", r"\xff", PROMPT]).fails(2, &["-r", "UTF-8"]).hints(r"\xc3\xa9");
+}

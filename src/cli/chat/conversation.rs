@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::chat::overflow;
 use crate::chat::session::{Session, Turn, turn_seed};
 use crate::chat::template::{Message, Rendered, TemplateValue};
-use crate::chat::thinking::{self, opens_thinking, without_thinking};
+use crate::chat::thinking::{self, Reasoning, opens_thinking, without_thinking};
 use crate::cli::chat::screen::Screen;
-use crate::cli::chat::settings::{Reasoning, Settings};
+use crate::cli::chat::settings::Settings;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
-use crate::cli::output::{Bars, stderr_line};
+use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::run::{context_full, receive};
 use crate::llama::sampler::Sampling;
@@ -122,13 +122,16 @@ impl Conversation {
         let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
         let answered = self.run(job, |piece| output.write(piece));
-        output.finish()?;
+        let ended_hidden = output.finish()?;
         let (answer, mut text) = answered?;
         self.was_interrupted = answer.stop == StopType::Interrupted;
         if self.was_interrupted && text.is_empty() {
             return Err(Failure::interrupted());
         }
         tell_end(&answer);
+        if ended_hidden {
+            stderr_line(THINKING_ONLY);
+        }
         self.stats = Some((answer.stats, seed));
         if is_thinking {
             text.insert_str(0, thinking::OPEN);

@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use crate::batch::record::{ChatToken, chat_logprobs};
+use crate::chat::thinking;
+use crate::cli::run::saying::Said;
 use crate::llama::worker::{Answer, StopType};
 use crate::stats::Stats;
 use crate::tune::Settings;
@@ -11,6 +13,8 @@ use crate::tune::Settings;
 #[derive(Serialize)]
 pub(super) struct JsonAnswer<'a> {
     text: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reasoning_content: &'a str,
     tokens: Vec<i32>,
     stop_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +80,7 @@ pub(super) struct End<'a> {
 }
 
 /// What `--json` prints.
-pub(super) fn to_json<'a>(text: &'a str, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
+pub(super) fn to_json<'a>(said: &'a Said, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),
@@ -85,7 +89,8 @@ pub(super) fn to_json<'a>(text: &'a str, answer: &'a Answer, seed: u32, with_log
         StopType::Interrupted => ("interrupted", None),
     };
     JsonAnswer {
-        text,
+        text: &said.text,
+        reasoning_content: thinking::bare(&said.thinking),
         tokens: answer.tokens.iter().map(|token| token.0).collect(),
         stop_type,
         stopping_word,

@@ -84,12 +84,11 @@ impl Answering {
             crowd::End::Failed(error) => return Event::Refused { id: self.id, refusal: failure(error) },
         };
         self.text.push_str(self.assembler.finish());
-        // The characters held back until the end can complete a stop text.
-        let end = if self.assembler.stopped().is_some() { End::Stop } else { end };
         let first = self.first.unwrap_or(self.placed);
         Event::Done(Box::new(Answer {
             id: self.id,
             text: self.text,
+            reasoning: None,
             end,
             n_prompt: self.n_prompt,
             n_cached: ended.n_cached,
