@@ -58,9 +58,20 @@ pub fn n_ctx(
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
+    let n_ctx = fitting(args, gguf, config, n_least, picked_by)?;
     if let Some(ContextSize::Positions(n)) = args.ctx_size {
         check_trained(n, gguf)?;
     }
+    Ok(n_ctx)
+}
+
+fn fitting(
+    args: &EngineArgs,
+    gguf: &Gguf,
+    config: &mut WorkerConfig,
+    n_least: usize,
+    picked_by: PickedBy,
+) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
     let is_on_gpu = is_on_gpu(args.n_gpu_layers);
     let given = match args.ctx_size {

@@ -32,7 +32,7 @@ use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
 /// What a seed alone does not give.
-const SAME_TEXT: &str = "the same text again: add --drafter none --no-prompt-cache";
+const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-cache";
 
 /// Runs the command.
 ///
@@ -55,9 +55,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     if !args.quiet {
         let line = stats_line(&answer.stats, is_random.then_some(seed));
-        // Drafts learn, and how many rows are verified depends on measured times: both can turn a near-tie.
-        let may_differ = is_random && args.drafting.drafter != DrafterKind::None;
-        stderr_line(&if may_differ { format!("{line} ({SAME_TEXT})") } else { line });
+        // Drafts learn, and how many rows are verified depends on measured times: both can turn a near-tie. The seed stays the
+        // last word of the line.
+        let may_differ = args.drafting.drafter != DrafterKind::None;
+        stderr_line(&match line.rsplit_once("; seed ") {
+            Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
+            _ => line,
+        });
     }
     if answer.stop == StopType::Context {
         stderr_line(&context_full(answer.n_ctx));

@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn a_form_begins_after_the_block() {
         use Role::{Form, Refused, Thinking};
-        let block = ["<", "think", ">", "a </th", "ink", "> x</think>\n", "\n", "\n", "{", "}"];
-        let expected = [Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Form, Form, Form];
+        let block = ["<", "think", ">", "a </th", "ing> x</think>\n", "\n", "\n", "{", "}"];
+        let expected = [Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Form, Form, Form];
         assert_eq!(roles(false, &block), expected);
         assert_eq!(roles(true, &["é", "</think>", "{"]), [Thinking, Thinking, Form]);
         // What has begun as a tag is one; what closes the block begins no form.

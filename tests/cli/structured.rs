@@ -130,7 +130,7 @@ fn issue_13_6_an_answer_that_ends_within_its_thinking_is_told() {
     let json = place.run(&[&["-p", PROMPT, "-q", "--json"], &flags[..]].concat()).json();
     assert_eq!((&json["text"], json["reasoning_content"].as_str().unwrap().is_empty()), (&Value::from(""), false));
     // A form waits until the thinking is over, which it never is here.
-    let form = place.run(&[&["-p", PROMPT, "-q", "-j", "{}"], &flags[..5], &["-s", "7"]].concat());
+    let form = place.run(&[&["-p", PROMPT, "-q", "-j", "{}"], &flags[..6]].concat());
     form.fails(1, &["cut off after 5 tokens"]);
 
     place.write("prompts.txt", format!("{PROMPT}\n"));
