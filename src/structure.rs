@@ -13,6 +13,7 @@ pub mod gbnf;
 mod names;
 mod schema;
 mod speller;
+mod thinking;
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -23,9 +24,11 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::chat::thinking::Opening;
 use crate::structure::names::Names;
 use crate::structure::schema::{Plain, Pointer, explained, plain, unwrapped};
 use crate::structure::speller::Speller;
+use crate::structure::thinking::{Before, Role};
 use crate::token::Token;
 
 /// Longest schema, grammar or expression; what it may expand to is bounded by llguidance.
@@ -45,6 +48,13 @@ pub enum Constraint {
     Grammar(String),
     /// A text that this regular expression matches from beginning to end.
     Regex(String),
+    /// The same after the model's thinking.
+    AfterThinking {
+        /// Whether the prompt has opened the block; else the model may open it.
+        is_open: bool,
+        /// What comes after it.
+        form: Box<Constraint>,
+    },
 }
 
 /// What is wrong with a constraint.
@@ -65,6 +75,16 @@ impl Constraint {
         Structures::new(&bytes, &[Token(256)]).structure(self).map(drop)
     }
 
+    /// The same where an answer begins so. A prompt that opens the block has to see it closed, also where `is_unwanted`.
+    #[must_use]
+    pub fn after(self, opening: Opening, is_unwanted: bool) -> Constraint {
+        match opening {
+            Opening::Open => Constraint::AfterThinking { is_open: true, form: Box::new(self) },
+            Opening::Possible if !is_unwanted => Constraint::AfterThinking { is_open: false, form: Box::new(self) },
+            Opening::Possible | Opening::Never => self,
+        }
+    }
+
     /// What messages call it.
     #[must_use]
     pub fn what(&self) -> &'static str {
@@ -72,6 +92,7 @@ impl Constraint {
             Constraint::JsonObject | Constraint::JsonSchema(_) => "the JSON schema",
             Constraint::Grammar(_) => "the grammar",
             Constraint::Regex(_) => "the regular expression",
+            Constraint::AfterThinking { form, .. } => form.what(),
         }
     }
 
@@ -82,6 +103,7 @@ impl Constraint {
     /// What it is written as.
     fn source(&self) -> &str {
         match self {
+            Constraint::AfterThinking { form, .. } => form.source(),
             Constraint::JsonObject => r#"{"type":"object"}"#,
             Constraint::JsonSchema(source) | Constraint::Grammar(source) | Constraint::Regex(source) => source,
         }
@@ -100,6 +122,7 @@ impl Constraint {
                 Ok(text(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?)))
             }
             Constraint::Regex(_) => Ok(text(TopLevelGrammar::from_regex(whole(source)))),
+            Constraint::AfterThinking { form, .. } => form.grammar(),
         }
     }
 }
@@ -243,7 +266,11 @@ impl Structures {
             before: Vec::new(),
             may_run_out: schema.plain.has_name_patterns,
         });
-        let structure = Structure { matcher, names, vocabulary: self.vocabulary.clone() };
+        let thinking = match constraint {
+            Constraint::AfterThinking { is_open, .. } => Some(Before::new(*is_open)),
+            _ => None,
+        };
+        let structure = Structure { matcher, names, vocabulary: self.vocabulary.clone(), thinking };
         if self.kept.len() == N_KEPT {
             self.kept.remove(0);
         }
@@ -272,6 +299,8 @@ pub struct Structure {
     /// Where the form is JSON.
     names: Option<Following>,
     vocabulary: Rc<Vocabulary>,
+    /// What may come before the form.
+    thinking: Option<Before>,
 }
 
 /// Names of members, as far as the text is there.
@@ -291,8 +320,12 @@ impl Structure {
     /// The same again, going its own way.
     #[must_use]
     pub fn fresh(&self) -> Structure {
-        let names = self.names.clone();
-        Structure { matcher: self.matcher.deep_clone(), names, vocabulary: self.vocabulary.clone() }
+        Structure {
+            matcher: self.matcher.deep_clone(),
+            names: self.names.clone(),
+            vocabulary: self.vocabulary.clone(),
+            thinking: self.thinking.clone(),
+        }
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -301,12 +334,31 @@ impl Structure {
 
     /// Whether the text is whole as it is.
     fn is_whole(&mut self) -> bool {
-        self.matcher.is_accepting().unwrap_or(false)
+        self.thinking.as_ref().is_none_or(Before::may_end) && self.matcher.is_accepting().unwrap_or(false)
     }
 
     /// Whether the text is whole and nothing may follow.
     fn is_over(&self) -> bool {
         self.matcher.is_stopped() && !self.matcher.is_error()
+    }
+
+    /// What a token is for a text that may begin with thinking.
+    fn role(&mut self, token: Token) -> Role {
+        let Some(before) = &self.thinking else { return Role::Form };
+        let piece = self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice);
+        let (role, begins_tag) = (before.role(piece), before.begins_tag(piece));
+        // A form may begin as a tag does.
+        if begins_tag && self.form_allows(token) { Role::Form } else { role }
+    }
+
+    fn form_allows(&mut self, token: Token) -> bool {
+        !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
+    }
+
+    /// The bytes that must come next.
+    fn forced_bytes(&mut self) -> Vec<u8> {
+        let is_form = self.thinking.as_ref().is_none_or(Before::is_form);
+        if is_form { self.matcher.compute_ff_bytes() } else { Vec::new() }
     }
 
     /// Whether this token may come next.
@@ -315,10 +367,12 @@ impl Structure {
             return self.is_over() || self.is_whole();
         }
         let has_text = self.vocabulary.has_text(token.index());
-        has_text
-            && !self.is_over()
-            && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
-            && self.repeats_nothing(token)
+        match self.role(token) {
+            Role::Thinking => return has_text,
+            Role::Refused => return false,
+            Role::Form => {}
+        }
+        has_text && self.form_allows(token) && self.repeats_nothing(token)
     }
 
     /// Whether no name comes again with this token, which the grammar allows, nor must come again after it.
@@ -369,11 +423,26 @@ impl Structure {
             let has_text = |id: &u32| self.vocabulary.has_text(*id as usize);
             allowed.extend(mask.iter().filter(has_text).filter_map(|id| i32::try_from(id).ok()).map(Token));
             allowed.retain(|&token| self.repeats_nothing(token));
+            if self.thinking.is_some() {
+                self.add_thinking(&mut allowed);
+            }
         }
         if self.is_over() || self.is_whole() {
             allowed.extend(&self.vocabulary.ends);
         }
         Ok(allowed)
+    }
+
+    /// Adds the tokens that thinking may go on with, and takes away those with which no form begins yet.
+    fn add_thinking(&mut self, allowed: &mut Vec<Token>) {
+        let vocabulary = self.vocabulary.clone();
+        let all = (0..i32::try_from(vocabulary.pieces.len()).unwrap_or(i32::MAX)).map(Token);
+        let of_form = std::mem::take(allowed);
+        allowed.extend(all.filter(|&token| match self.role(token) {
+            Role::Thinking => vocabulary.has_text(token.index()),
+            Role::Form => of_form.binary_search(&token).is_ok(),
+            Role::Refused => false,
+        }));
     }
 
     /// Takes in that the text goes on with this token, which is allowed.
@@ -383,6 +452,15 @@ impl Structure {
     pub fn accept(&mut self, token: Token) -> Result<(), String> {
         if self.is_end(token) {
             return Ok(());
+        }
+        let role = self.role(token);
+        if let Some(thinking) = &mut self.thinking {
+            thinking.accept(self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice), role);
+            match role {
+                Role::Thinking => return Ok(()),
+                Role::Refused => return Err("the form has not begun yet".to_owned()),
+                Role::Form => {}
+            }
         }
         self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())?;
         if let Some(following) = &mut self.names {
@@ -399,9 +477,10 @@ impl Structure {
     /// # Errors
     /// When there are not as many.
     fn take_back(&mut self, n: usize) -> Result<(), String> {
-        self.matcher.rollback(n).map_err(|error| error.to_string())?;
+        let n_form = self.thinking.as_mut().map_or(n, |thinking| thinking.take_back(n));
+        self.matcher.rollback(n_form).map_err(|error| error.to_string())?;
         if let Some(following) = &mut self.names {
-            let n_before = following.before.len().checked_sub(n).ok_or("there are not as many tokens")?;
+            let n_before = following.before.len().checked_sub(n_form).ok_or("there are not as many tokens")?;
             if let Some(names) = following.before.drain(n_before..).next() {
                 following.names = names;
             }

@@ -25,7 +25,8 @@ pub enum StopError {
 /// longer one. So of the stops `abcd` and `bc`, the text `abcd` is cut before `bc`. This is the only rule that needs
 /// no look-ahead beyond the end of a match, and so the only one under which generation can end at once.
 ///
-/// Bytes that are not UTF-8 become U+FFFD exactly as [`String::from_utf8_lossy`] would place them in the whole.
+/// Bytes that are not UTF-8 become U+FFFD exactly as [`String::from_utf8_lossy`] would place them in the whole; a character
+/// that is not complete at the end is left out.
 #[derive(Debug, Clone)]
 pub struct TextAssembler {
     stops: Vec<String>,
@@ -65,20 +66,16 @@ impl TextAssembler {
         &self.flushed
     }
 
-    /// Releases what is held, when generation ended without a stop string. An incomplete character becomes U+FFFD.
+    /// Releases what is held, when generation ended without a stop string. An incomplete character is
+    /// left out: the text was cut within it.
     ///
     /// Nothing is pushed after this; a second call returns the empty string.
     pub fn finish(&mut self) -> &str {
         self.flushed.clear();
         if self.met.is_none() {
-            let n_known = self.held.len();
-            if !self.partial.is_empty() {
-                self.partial.clear();
-                self.held.push(char::REPLACEMENT_CHARACTER);
-            }
-            if !self.cut_at_stop(n_known) {
-                std::mem::swap(&mut self.held, &mut self.flushed);
-            }
+            // No stop is complete in there, and no character makes one complete.
+            self.partial.clear();
+            std::mem::swap(&mut self.held, &mut self.flushed);
         }
         &self.flushed
     }
@@ -160,9 +157,20 @@ mod tests {
 
     use super::*;
 
+    /// Bytes of a character at the end that is not complete.
+    fn n_open(bytes: &[u8]) -> usize {
+        (0..=bytes.len().min(3))
+            .rev()
+            .find(|&n| {
+                str::from_utf8(&bytes[bytes.len() - n..])
+                    .is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+            })
+            .unwrap_or(0)
+    }
+
     /// The naive twin: decode the whole, try every end from the left, prefer the longest stop there.
     fn naive(bytes: &[u8], stops: &[String]) -> (String, Option<String>) {
-        let text = String::from_utf8_lossy(bytes).into_owned();
+        let text = String::from_utf8_lossy(&bytes[..bytes.len() - n_open(bytes)]).into_owned();
         for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
             let mut here: Vec<&String> = stops.iter().filter(|stop| text[..end].ends_with(*stop)).collect();
             here.sort_by_key(|stop| stop.len());
@@ -176,14 +184,7 @@ mod tests {
     /// What may have been shown once exactly these bytes have arrived: all but an incomplete character and the longest
     /// suffix that a stop begins with.
     fn naive_shown(bytes: &[u8], stops: &[String]) -> String {
-        let n_open = (0..=bytes.len().min(3))
-            .rev()
-            .find(|&n| {
-                str::from_utf8(&bytes[bytes.len() - n..])
-                    .is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
-            })
-            .unwrap_or(0);
-        let (text, stop) = naive(&bytes[..bytes.len() - n_open], stops);
+        let (text, stop) = naive(bytes, stops);
         if stop.is_some() {
             return text;
         }
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn holds_back_an_incomplete_character() {
         let (flushes, _) = assembled(&[b"a\xf0\x9f", b"\x8d", b"\x83b", b"\xe2\x82"], &[]);
-        assert_eq!(flushes, ["a", "", "🍃b", "", "\u{fffd}"]);
+        assert_eq!(flushes, ["a", "", "🍃b", "", ""]);
     }
 
     #[test]
@@ -232,9 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_can_be_completed_by_finish() {
-        let (flushes, stop) = assembled(&[b"ab\xe2"], &["b\u{fffd}"]);
-        assert_eq!((flushes.concat().as_str(), stop.as_deref()), ("a", Some("b\u{fffd}")));
+    fn issue_13_13_a_character_that_is_cut_off_is_left_out() {
+        let (flushes, stop) = assembled(&[b"ab\xf0\x9f"], &["b\u{fffd}"]);
+        assert_eq!((flushes.concat().as_str(), stop), ("ab", None));
+        assert_eq!(assembled(&[b"\xf0\x9f\x8d"], &[]).0.concat(), "");
     }
 
     #[test]

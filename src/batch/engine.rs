@@ -72,6 +72,8 @@ pub struct Answer {
     pub id: u64,
     /// The text.
     pub text: String,
+    /// What the model thought before it, where that is told apart: an engine does not.
+    pub reasoning: Option<String>,
     /// Why it ended.
     pub end: End,
     /// Tokens of the prompt.
@@ -108,8 +110,13 @@ pub struct TokenLogprob {
 pub enum End {
     /// The model ended it, or a stop text did.
     Stop,
-    /// `max_tokens` were emitted, or the context was full.
+    /// `max_tokens` were emitted.
     Length,
+    /// The context was full before that.
+    Context {
+        /// The positions it had for this text.
+        n_ctx: usize,
+    },
 }
 
 /// Why a request is not answered.

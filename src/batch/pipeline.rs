@@ -109,8 +109,27 @@ pub trait Watcher {
     /// A line failed.
     fn failed(&mut self, number: u64, refusal: &Refusal);
 
+    /// A line has an answer, and the user should know something of it.
+    fn doubtful(&mut self, number: u64, doubt: Doubt) {
+        self.notice(&format!("line {number}: {doubt}"));
+    }
+
     /// The user should know this.
     fn notice(&mut self, text: &str);
+}
+
+/// What can be wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// It is not whole, and nobody asked for that.
+    #[error("the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")]
+    ContextFull {
+        /// The positions it had.
+        n_ctx: usize,
+    },
+    /// There is no content.
+    #[error("the answer ended within the model's thinking; hint: a larger -n or max_tokens")]
+    ThinkingOnly,
 }
 
 /// A line on its way.
@@ -128,6 +147,8 @@ struct Ticket {
     wants_logprobs: bool,
     /// It was at work when the process crashed.
     is_suspect: bool,
+    /// Whether the prompt opens the model's thinking; `None` where the answer is not taken apart.
+    is_thinking_open: Option<bool>,
 }
 
 /// A line that was read.

@@ -113,11 +113,14 @@ struct Choice<'a> {
 struct AssistantMessage<'a> {
     role: &'static str,
     content: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
 }
 
 impl<'a> Body<'a> {
     fn chat(origin: &'a Origin, label: &Label<'_>, answer: &'a Answer, id: &str, created: u64) -> Body<'a> {
-        let message = AssistantMessage { role: "assistant", content: &answer.text };
+        let reasoning_content = answer.reasoning.as_deref();
+        let message = AssistantMessage { role: "assistant", content: &answer.text, reasoning_content };
         let tokens = label.wants_logprobs.then(|| Logprobs::Chat { content: chat_logprobs(&answer.logprobs) });
         Body {
             id: format!("chatcmpl-{id}"),
@@ -171,7 +174,7 @@ impl<'a> Body<'a> {
 fn reason(end: End) -> &'static str {
     match end {
         End::Stop => "stop",
-        End::Length => "length",
+        End::Length | End::Context { .. } => "length",
     }
 }
 
@@ -296,6 +299,7 @@ mod tests {
         Answer {
             id: 4,
             text: "a \"b\"\nc\\d".to_owned(),
+            reasoning: None,
             end: End::Length,
             n_prompt: 10,
             n_cached: 4,
@@ -361,6 +365,15 @@ mod tests {
         assert_eq!((&body["object"], &body["id"]), (&json!("text_completion"), &json!("cmpl-000000000000000a-7")));
         let choice = json!({"index": 0, "text": "a \"b\"\nc\\d", "logprobs": null, "finish_reason": "length"});
         assert_eq!(body["choices"], json!([choice]));
+    }
+
+    #[test]
+    fn issue_13_6_thinking_stands_beside_the_content() {
+        let thoughtful = Answer { reasoning: Some("Hm.".to_owned()), ..answer() };
+        let message =
+            &record(&label(Endpoint::Chat, false), &Ok(thoughtful))["response"]["body"]["choices"][0]["message"];
+        let expected = json!({"role": "assistant", "content": "a \"b\"\nc\\d", "reasoning_content": "Hm."});
+        assert_eq!(*message, expected);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::batch::refuse::{INVALID_REQUEST, TEMPLATE_ERROR, refuse};
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError, TemplateValue,
 };
+use crate::chat::thinking::Opening;
 
 /// Where a conversation is shortened, each step has so much less text than the one before: all of them together are no
 /// more than a few times as long as the conversation.
@@ -33,6 +34,8 @@ pub struct Renderer {
     pub variables: Variables,
     /// Whether conversations may be shortened.
     pub drops_oldest: bool,
+    /// Whether models are asked not to think.
+    pub is_thinking_unwanted: bool,
 }
 
 /// Variables of a template.
@@ -65,6 +68,20 @@ impl Renderer {
         }
     }
 
+    /// Whether a prompt is put into a chat template: only then it is an answer, with thinking before it, that comes.
+    #[must_use]
+    pub fn is_templated(&self, prompt: &Prompt) -> bool {
+        let is_raw = matches!(prompt, Prompt::Raw(_)) || matches!(prompt, Prompt::User(_)) && self.is_raw;
+        self.template.is_some() && !is_raw
+    }
+
+    /// Whether the answer to a prompt begins with thinking.
+    #[must_use]
+    pub fn opening(&self, prompt: &[Segment]) -> Opening {
+        let last = prompt.last().map_or("", |segment| segment.text.as_str());
+        Opening::after(last, self.template.as_ref().is_some_and(ChatTemplate::knows_thinking))
+    }
+
     /// A conversation without its oldest turns, in some steps down to its last turn alone. System messages at its
     /// beginning are always kept.
     ///
@@ -95,6 +112,9 @@ impl Renderer {
     /// null are none to a template that fails on them.
     fn expand(&self, template: &ChatTemplate, messages: &[Message], own: Variables) -> Result<Vec<Segment>, Refusal> {
         let mut extra = self.variables.clone();
+        if self.is_thinking_unwanted {
+            extra.insert("enable_thinking".to_owned(), TemplateValue::from(false));
+        }
         extra.extend(own);
         let continues_last = continues_last(messages)?;
         let options = RenderOptions { add_generation_prompt: true, continues_last, now: self.now, extra };
@@ -150,6 +170,7 @@ mod tests {
             now: LocalTime::default(),
             variables: Variables::new(),
             drops_oldest: true,
+            is_thinking_unwanted: false,
         }
     }
 

@@ -23,7 +23,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::chat::thinking::opens_thinking;
+use crate::chat::thinking::{CLOSE, OPEN, opens_thinking};
 
 pub use self::clock::LocalTime;
 use self::guard::{MarkStyle, without_marks};
@@ -194,6 +194,7 @@ pub struct ChatTemplate {
     wants_parts: bool,
     /// The template renders a conversation with a system message, but without its text.
     drops_system: bool,
+    knows_thinking: bool,
 }
 
 impl ChatTemplate {
@@ -209,9 +210,17 @@ impl ChatTemplate {
         let parsed = environment.add_template_owned(NAME, python::normalized_source(source));
         parsed
             .map_err(|error| TemplateError::Parse { line: error.line().unwrap_or(0), message: message_of(&error) })?;
-        let mut template = Self { environment, specials, wants_parts: false, drops_system: false };
+        let mut template =
+            Self { environment, specials, wants_parts: false, drops_system: false, knows_thinking: false };
+        template.knows_thinking = source.contains(OPEN) || source.contains(CLOSE);
         template.probe();
         Ok(template)
+    }
+
+    /// Whether it names the tags of a thinking model.
+    #[must_use]
+    pub fn knows_thinking(&self) -> bool {
+        self.knows_thinking
     }
 
     /// Renders the messages.

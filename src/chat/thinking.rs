@@ -5,7 +5,79 @@
 
 /// What opens the block.
 pub const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+/// What closes it.
+pub const CLOSE: &str = "</think>";
+
+/// What is done with a model's thinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
+pub enum Reasoning {
+    /// Shown before the answer, dimmed on a terminal
+    Show,
+    /// Not shown
+    Hide,
+    /// Not shown, and the model is asked not to think, where its template can
+    Off,
+}
+
+/// Whether an answer begins with thinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It does not.
+    Never,
+    /// The model may open the block.
+    Possible,
+    /// The prompt has opened it.
+    Open,
+}
+
+impl Opening {
+    /// After this prompt; `is_known` says whether the model's template knows of thinking.
+    #[must_use]
+    pub fn after(prompt: &str, is_known: bool) -> Opening {
+        match () {
+            () if opens_thinking(prompt) => Opening::Open,
+            // Some templates close the block where no thinking is wanted.
+            () if is_known && !prompt.trim_end().ends_with(CLOSE) => Opening::Possible,
+            () => Opening::Never,
+        }
+    }
+}
+
+/// An answer and its thinking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// The block without its tags and the blanks around it.
+    pub thinking: String,
+    /// What comes after it.
+    pub answer: String,
+    /// Whether the text ended within the block.
+    pub is_cut: bool,
+}
+
+/// Takes an answer apart. The block may be open already.
+#[must_use]
+pub fn split(text: &str, is_open: bool) -> Split {
+    let mut splitter = Thinking::new(is_open);
+    let mut split = Split::default();
+    let mut each = |part, piece: &str| match part {
+        Part::Thinking => split.thinking.push_str(piece),
+        Part::Answer => split.answer.push_str(piece),
+    };
+    splitter.push(text, &mut each);
+    splitter.finish(&mut each);
+    split.is_cut = splitter.is_inside();
+    split.thinking = bare(&split.thinking).to_owned();
+    split
+}
+
+/// A block without its tags and the blanks around them.
+#[must_use]
+pub fn bare(block: &str) -> &str {
+    let block = block.trim();
+    let block = block.strip_prefix(OPEN).unwrap_or(block);
+    block.strip_suffix(CLOSE).unwrap_or(block).trim()
+}
 
 /// Which part of an answer a text belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +112,18 @@ impl Thinking {
     #[must_use]
     pub fn new(is_open: bool) -> Thinking {
         Thinking { state: if is_open { State::Inside } else { State::Start }, held: String::new() }
+    }
+
+    /// For a text that is all answer.
+    #[must_use]
+    pub fn never() -> Thinking {
+        Thinking { state: State::Answer, held: String::new() }
+    }
+
+    /// Whether the block is not closed yet.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.state == State::Inside
     }
 
     /// Takes a piece, and hands on what is certain by now.

@@ -120,7 +120,8 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
-        let n_ctx = given_n_ctx(&args.engine)?.unwrap_or(DEFAULT_N_CTX);
+        let n_ctx = given_n_ctx(&args.engine)?
+            .unwrap_or_else(|| DEFAULT_N_CTX.min(gguf.context_length().map_or(usize::MAX, |n| n as usize)));
         let config = ParallelConfig { engine, n_slots: args.parallel(), n_ctx, n_top: MAX_TOP };
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));

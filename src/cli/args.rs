@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Arg, Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::chat::thinking::Reasoning;
 use crate::cli::align::AlignArgs;
 use crate::cli::batch::args::BatchArgs;
 use crate::cli::bench::args::BenchArgs;
@@ -50,7 +51,7 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     ///
-    /// The prompt is what comes in on stdin, then -f, then -p. The answer goes to stdout, everything else to stderr.
+    /// The prompt is what comes in on stdin, then -f, then -p or PROMPT. The answer goes to stdout, everything else to stderr.
     Run(Box<RunArgs>),
     /// Talk with a model: a prompt with history and completion, sessions that go on another day
     ///
@@ -341,6 +342,10 @@ pub struct DraftingArgs {
 /// Arguments of `run`.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
+    /// Text of the prompt, the same as -p TEXT
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    pub text: Option<String>,
+
     /// Text of the prompt
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -348,6 +353,14 @@ pub struct RunArgs {
     /// File with the prompt; - is stdin
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// Read \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r; files and stdin stay as they are
+    #[arg(short, long)]
+    pub escape: bool,
+
+    /// Leave stdin alone: a loop over lines keeps its other lines
+    #[arg(long)]
+    pub no_stdin: bool,
 
     /// -sys: system prompt
     #[arg(long, value_name = "TEXT")]
@@ -364,6 +377,11 @@ pub struct RunArgs {
     /// Send the prompt as it is: no chat template, special tokens parsed
     #[arg(long)]
     pub raw: bool,
+
+    /// What is done with the model's thinking: it is never on stdout; with --json it is reasoning_content [default: show on
+    /// stderr, unless -q or --raw]
+    #[arg(long, value_name = "WHAT")]
+    pub reasoning: Option<Reasoning>,
 
     /// Print one JSON object with text, tokens and timings
     #[arg(long)]
@@ -397,7 +415,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub explain: bool,
 
-    /// No statistics on stderr
+    /// No statistics on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 

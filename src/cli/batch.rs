@@ -34,6 +34,7 @@ use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
 use crate::chat::overflow::OnOverflow;
 use crate::chat::template::{ChatTemplate, LocalTime};
+use crate::chat::thinking::Reasoning;
 use crate::cli::args::{CacheTypeArg, MODEL_HINT};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
@@ -222,11 +223,7 @@ impl Work<'_> {
     }
 
     fn tell(&self, prepared: &Prepared<'_>) {
-        let notice = |text: String| {
-            if !self.args.quiet {
-                stderr_line(&format!("notice: {text}"));
-            }
-        };
+        let notice = |text: String| stderr_line(&format!("notice: {text}"));
         match prepared.survey().n_blank {
             0 => {}
             1 => notice("1 blank line is left out".to_owned()),
@@ -275,7 +272,7 @@ impl Work<'_> {
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
-        let parameters = BTreeMap::from([
+        let mut parameters = BTreeMap::from([
             ("--ctx-size".to_owned(), engine.ctx_size.map_or_else(none, |n| n.to_string())),
             ("--system-prompt".to_owned(), args.system_prompt.as_deref().map_or_else(none, summary)),
             ("--raw".to_owned(), args.raw.to_string()),
@@ -285,6 +282,10 @@ impl Work<'_> {
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
+        // Show and hide have the same results.
+        if args.reasoning == Reasoning::Off {
+            parameters.insert("--reasoning".to_owned(), name_of(args.reasoning));
+        }
         Ok(Job {
             input,
             format: args.format.map(Into::into),
@@ -344,7 +345,17 @@ impl Work<'_> {
         }
         let system = self.args.system_prompt.clone();
         let drops_oldest = self.args.on_overflow == OnOverflow::DropOldest;
-        Ok(Renderer { template, guard, system, is_raw: self.args.raw, now, variables, drops_oldest })
+        let is_thinking_unwanted = self.args.reasoning == Reasoning::Off;
+        Ok(Renderer {
+            template,
+            guard,
+            system,
+            is_raw: self.args.raw,
+            now,
+            variables,
+            drops_oldest,
+            is_thinking_unwanted,
+        })
     }
 }
 

@@ -201,15 +201,8 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
-    match memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)? {
-        Some(n) if n > known => {
-            Err(Failure::usage(format!("a context of {n} positions, but the model was trained for {known}"))
-                .about("ctx-size")
-                .with_hint("a smaller -c"))
-        }
-        Some(n) => Ok(n),
-        None => Ok(DEFAULT_N_CTX.min(known)),
-    }
+    let n_ctx = memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)?;
+    Ok(n_ctx.unwrap_or_else(|| DEFAULT_N_CTX.min(known)))
 }
 
 fn sessions_folder() -> Option<PathBuf> {

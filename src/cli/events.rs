@@ -27,6 +27,7 @@ impl Default for EventLines {
 enum Line<'a> {
     Prompt { prompt_progress: Progress },
     Text { content: &'a str },
+    Reasoning { reasoning_content: &'a str },
 }
 
 #[derive(Serialize)]
@@ -51,6 +52,7 @@ impl EventLines {
                 }
             }
             Told::Text(content) => Line::Text { content },
+            Told::Thinking(reasoning_content) => Line::Reasoning { reasoning_content },
         };
         write_stdout(&json_line(&line))
     }

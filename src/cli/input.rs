@@ -1,35 +1,58 @@
 //! The prompt: what comes in on stdin, then `-f`, then `-p`.
 
+pub mod stdin;
+
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, IsTerminal as _, Read};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use crate::cli::failure::Failure;
-use crate::cli::output::stderr_line;
+use crate::cli::input::stdin::{LateStdin, Stdin, Taken};
 use crate::encoding::{self, TextError};
 
 /// Longest prompt taken; no context is near it.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// How long an open but silent stdin is waited for when there is a prompt without it.
-const SILENCE: Duration = Duration::from_secs(3);
+/// Where a prompt comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// `-f`; `-` is stdin.
+    pub file: Option<&'a Path>,
+    /// `-p`.
+    pub text: Option<&'a str>,
+    /// What stdin is; `None` leaves it alone.
+    pub stdin: Option<Stdin>,
+    /// Whether only warnings are told.
+    pub is_quiet: bool,
+}
 
-/// Reads the prompt.
+/// Reads the prompt. A stdin that said nothing in time may say something later.
 ///
 /// # Errors
 /// When there is none, or a part of it cannot be read or is not UTF-8.
-pub fn read_prompt(file: Option<&Path>, text: Option<&str>) -> Result<String, Failure> {
+pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure> {
+    let Sources { file, text, stdin, is_quiet } = sources;
     let wants_stdin = file == Some(Path::new("-"));
     let has_other = text.is_some() || file.is_some() && !wants_stdin;
-    let piped = match () {
-        () if wants_stdin => Some(read_all(io::stdin(), "stdin")?),
-        () if io::stdin().is_terminal() => None,
-        () if has_other => read_unless_silent()?,
-        () => Some(read_all(io::stdin(), "stdin")?),
+    if wants_stdin && stdin.is_none() {
+        return Err(Failure::usage("--no-stdin leaves stdin alone, and -f - reads it").with_hint("give one of them"));
+    }
+    let mut late = LateStdin::default();
+    let piped = match stdin {
+        Some(stdin) if wants_stdin => Some(stdin.read()?),
+        Some(stdin) if !stdin.is_terminal() && !has_other => Some(stdin.read()?),
+        Some(stdin) if !stdin.is_terminal() => match stdin.read_beside()? {
+            Taken::Text(text) => {
+                stdin.tell(&text, is_quiet);
+                Some(text)
+            }
+            Taken::Nothing(silent) => {
+                late = silent;
+                None
+            }
+        },
+        _ => None,
     };
     let filed = match file {
         Some(path) if !wants_stdin => {
@@ -41,9 +64,10 @@ pub fn read_prompt(file: Option<&Path>, text: Option<&str>) -> Result<String, Fa
         _ => None,
     };
     let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text].into_iter().flatten().collect();
-    join(&parts).ok_or_else(|| {
+    let prompt = join(&parts).ok_or_else(|| {
         Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, -f FILE, or through a pipe")
-    })
+    })?;
+    Ok((prompt, late))
 }
 
 /// Parts that say something, apart by an empty line; `None` if there are none. One part alone stays as it is.
@@ -96,39 +120,6 @@ pub fn without_mark(argument: OsString) -> OsString {
         Some((flag, value)) if flag.starts_with("--") => format!("{flag}={}", encoding::without_mark(value)).into(),
         _ => encoding::without_mark(text).into(),
     }
-}
-
-/// A script's stdin may be open and never say anything: with a prompt at hand that must not block.
-fn read_unless_silent() -> Result<Option<String>, Failure> {
-    if is_file(Path::new("/dev/stdin")) {
-        return read_all(io::stdin(), "stdin").map(Some);
-    }
-    let (first, first_byte) = mpsc::channel();
-    let (rest, all) = mpsc::channel();
-    // Left behind blocked if stdin stays silent; it holds nothing.
-    thread::spawn(move || {
-        let mut stdin = io::stdin().lock();
-        let mut byte = [0];
-        let n = loop {
-            match stdin.read(&mut byte) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read.unwrap_or(0),
-            }
-        };
-        let _ = first.send(());
-        let _ = rest.send(read_all(byte[..n].chain(stdin), "stdin"));
-    });
-    if first_byte.recv_timeout(SILENCE).is_err() {
-        stderr_line(
-            "notice: stdin is open but silent, so it is not read; hint: -f - waits for it, </dev/null closes it",
-        );
-        return Ok(None);
-    }
-    all.recv().unwrap_or_else(|_| Ok(String::new())).map(Some)
-}
-
-fn is_file(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 #[cfg(test)]

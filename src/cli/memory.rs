@@ -24,6 +24,12 @@ const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
 /// The least that anything needs.
 pub const LEAST_N_CTX: usize = 256;
 
+/// Positions are numbers of 32 bits for llama.cpp, some of them beyond the context.
+const MOST_N_CTX: usize = 1 << 30;
+
+/// A table of positions, where a model has one: what is not in it has no place in a text.
+const POSITIONS: &str = "position_embd.weight";
+
 /// What the memory of a model depends on, with the kernels of this build.
 ///
 /// # Errors
@@ -47,6 +53,20 @@ pub enum PickedBy {
 /// # Errors
 /// When the model does not fit (exit code 5).
 pub fn n_ctx(
+    args: &EngineArgs,
+    gguf: &Gguf,
+    config: &mut WorkerConfig,
+    n_least: usize,
+    picked_by: PickedBy,
+) -> Result<Option<usize>, Failure> {
+    let n_ctx = fitting(args, gguf, config, n_least, picked_by)?;
+    if let Some(ContextSize::Positions(n)) = args.ctx_size {
+        check_trained(n, gguf)?;
+    }
+    Ok(n_ctx)
+}
+
+fn fitting(
     args: &EngineArgs,
     gguf: &Gguf,
     config: &mut WorkerConfig,
@@ -115,6 +135,21 @@ fn trained_as_fits(
         "notice: the model was trained with {n_trained} positions, and {most} fit into memory: -c is {most}"
     ));
     Ok(most)
+}
+
+/// Warns of more positions than the model was trained for: its text becomes worse there. Some models have no more of them.
+fn check_trained(n: usize, gguf: &Gguf) -> Result<(), Failure> {
+    let Some(known) = gguf.context_length().map(|known| known as usize).filter(|known| n > *known) else {
+        return Ok(());
+    };
+    let told = format!("a context of {n} positions, but the model was trained for {known}");
+    let is_table = gguf.tensors().iter().any(|tensor| tensor.name == POSITIONS);
+    if is_table || n > MOST_N_CTX {
+        let why = if is_table { ", and it has no others" } else { "" };
+        return Err(Failure::usage(format!("{told}{why}")).with_hint(format!("-c {known}")));
+    }
+    stderr_line(&format!("notice: {told}: text beyond those may be poor; hint: -c {known}"));
+    Ok(())
 }
 
 /// Those that take less, of a short and of a long text.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod contain;
 pub mod drafter;
 pub mod engine;
+pub mod escape;
 pub mod events;
 pub mod explain;
 pub mod failure;
@@ -40,7 +41,7 @@ pub mod variables;
 use std::ffi::OsString;
 
 use clap::FromArgMatches as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 
 use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
@@ -62,6 +63,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(configured) => configured,
         Err(failure) => return finish(Err(failure), &Variables::default()),
     };
+    let is_run = arguments.get(1).is_some_and(|name| name == "run");
     let (args, variables) = match parse(command.clone(), &arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -73,6 +75,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 }
                 if let Some(hint) = variables::hint(&error, &command, &arguments) {
                     stderr_line(&format!("hint: {hint}"));
+                } else if is_run && is_second_word(&error) {
+                    stderr_line("hint: put the whole prompt in quotes, as in: chaski run \"Name a river.\"");
                 }
                 return ExitCode::Usage;
             }
@@ -93,6 +97,12 @@ fn parse(mut command: clap::Command, arguments: &[OsString]) -> Result<(Args, Va
 fn is_model_missing(error: &clap::Error) -> bool {
     let is_model = |value: &dyn ToString| value.to_string().contains("--model <");
     error.kind() == ErrorKind::MissingRequiredArgument && error.context().any(|(_, value)| is_model(value))
+}
+
+/// Whether a word stands where there is no more place for one.
+fn is_second_word(error: &clap::Error) -> bool {
+    let word = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    error.kind() == ErrorKind::UnknownArgument && word.is_some_and(|word| !word.starts_with('-'))
 }
 
 /// Tells the user what failed, and the exit code.

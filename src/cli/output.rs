@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,22 +13,61 @@ use crate::llama::system_info;
 use crate::stats::Stats;
 use crate::text::sanitize_for_terminal;
 
+/// Whether the last byte of stdout, as far as this process knows, is within a line.
+static IS_WITHIN_LINE: AtomicBool = AtomicBool::new(false);
+
 /// Writes a line to stderr. A closed stderr is no reason to fail. What names of files, metadata and models say is never obeyed
-/// by a terminal, wherever it is shown later.
+/// by a terminal, wherever it is shown later. Where stdout goes to the same place, the line does not begin behind its text.
 pub fn stderr_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", sanitize_for_terminal(line));
+    let break_before = if IS_WITHIN_LINE.load(Ordering::Relaxed) && are_streams_merged() {
+        IS_WITHIN_LINE.store(false, Ordering::Relaxed);
+        "\n"
+    } else {
+        ""
+    };
+    let _ = writeln!(io::stderr(), "{break_before}{}", sanitize_for_terminal(line));
 }
+
+/// Writes a piece of text to stderr, as a model thinks it: dimmed on a terminal.
+pub fn stderr_text(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = match stderr.is_terminal() {
+        true => write!(stderr, "\x1b[2m{}\x1b[0m", sanitize_for_terminal(text)),
+        false => write!(stderr, "{text}"),
+    };
+}
+
+/// Another process wrote to stdout, and it is not known whether it ended its line.
+pub fn expect_text_of_others() {
+    IS_WITHIN_LINE.store(true, Ordering::Relaxed);
+}
+
+/// Whether stdout and stderr are one file, pipe or terminal, as after `2>&1`.
+#[cfg(unix)]
+fn are_streams_merged() -> bool {
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let (out, err) = (rustix::fs::fstat(io::stdout()).map(identity), rustix::fs::fstat(io::stderr()).map(identity));
+    matches!((out, err), (Ok(out), Ok(err)) if out == err)
+}
+
+#[cfg(not(unix))]
+fn are_streams_merged() -> bool {
+    io::stdout().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Told of an answer of which nothing can be seen.
+pub const THINKING_ONLY: &str =
+    "notice: the answer ended within the model's thinking, which is hidden; hint: a larger -n, or --reasoning show";
 
 /// The answer on its way out.
 #[derive(Debug)]
 pub struct TextOutput {
     is_terminal: bool,
-    ends_with_newline: bool,
 }
 
 impl Default for TextOutput {
     fn default() -> TextOutput {
-        TextOutput { is_terminal: io::stdout().is_terminal(), ends_with_newline: true }
+        TextOutput { is_terminal: io::stdout().is_terminal() }
     }
 }
 
@@ -38,7 +78,6 @@ impl TextOutput {
     /// When stdout fails; a closed pipe fails silently.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
         let shown = if self.is_terminal { sanitize_for_terminal(text) } else { text.into() };
-        self.ends_with_newline = shown.ends_with('\n') || shown.is_empty() && self.ends_with_newline;
         write_stdout(&shown)
     }
 
@@ -47,7 +86,7 @@ impl TextOutput {
     /// # Errors
     /// As [`TextOutput::write`].
     pub fn finish(&mut self) -> Result<(), Failure> {
-        if self.is_terminal && !self.ends_with_newline { self.write("\n") } else { Ok(()) }
+        if self.is_terminal && IS_WITHIN_LINE.load(Ordering::Relaxed) { self.write("\n") } else { Ok(()) }
     }
 }
 
@@ -56,6 +95,9 @@ impl TextOutput {
 /// # Errors
 /// When stdout fails; a closed pipe fails silently.
 pub fn write_stdout(text: &str) -> Result<(), Failure> {
+    if let Some(last) = text.bytes().last() {
+        IS_WITHIN_LINE.store(last != b'\n', Ordering::Relaxed);
+    }
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
 }

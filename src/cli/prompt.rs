@@ -35,6 +35,12 @@ impl Prompter {
         Ok(Prompter { template, guard: loaded.guard, model: model.to_owned() })
     }
 
+    /// Whether the template knows of thinking.
+    #[must_use]
+    pub fn knows_thinking(&self) -> bool {
+        self.template.knows_thinking()
+    }
+
     /// The prompt; with the opening of an answer, if `opens_answer`. `extra` are variables of the template.
     ///
     /// # Errors

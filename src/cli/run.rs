@@ -1,45 +1,52 @@
 //! `chaski run`: one prompt, one answer.
 
+pub mod json;
+mod saying;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::template::{Message, Segment, TemplateValue};
+use crate::chat::thinking::{Opening, Reasoning};
 use crate::cli::args::RunArgs;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
-use crate::cli::events::{EventLines, json_line};
+use crate::cli::escape::unescaped;
+use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::input::stdin::{LateStdin, Stdin};
+use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};
-use crate::cli::output::{Bars, TextOutput, stats_line, stderr_line, write_stdout};
+use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::run::json::{End, to_json};
+use crate::cli::run::saying::{Said, Saying, ThinkingPlan};
 use crate::cli::sampling::check_biases;
-use crate::cli::{explain, input, interrupt};
+use crate::cli::{explain, interrupt};
 use crate::llama::logprobs::MAX_LOGPROBS;
-use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, Event, Job, StopType, Worker};
+use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, DrafterKind, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
-use crate::stats::Stats;
 use crate::structure::Constraint;
-use crate::tune::Settings;
+
+/// What a seed alone does not give.
+const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-cache";
 
 /// Runs the command.
 ///
 /// # Errors
 /// What the user should read.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let (worker, job, mut bars, trace_file) = prepare(args)?;
+    let Prepared { worker, job, mut bars, trace_file, late, thinking } = prepare(args)?;
     let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
     worker.submit(job);
-    let (text, answer) = receive_text(args, &worker, &mut bars)?;
+    let (said, answer) = receive_text(args, &worker, &mut bars, thinking)?;
     if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &answer.trace) {
         append_trace(path, file, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
     }
-    let json = || to_json(&text, &answer, seed, args.logprobs.is_some());
+    let json = || to_json(&said, &answer, seed, args.logprobs.is_some());
     if args.json {
         write_stdout(&json_line(&json()))?;
     }
@@ -47,25 +54,60 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         write_stdout(&json_line(&End { event: "end", answer: json() }))?;
     }
     if !args.quiet {
-        stderr_line(&stats_line(&answer.stats, is_random.then_some(seed)));
-        if answer.stop == StopType::Context {
-            stderr_line(&format!(
-                "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-                answer.n_ctx
-            ));
-        }
+        let line = stats_line(&answer.stats, is_random.then_some(seed));
+        // Drafts learn, and how many rows are verified depends on measured times: both can turn a near-tie. The seed stays the
+        // last word of the line.
+        let may_differ = args.drafting.drafter != DrafterKind::None;
+        stderr_line(&match line.rsplit_once("; seed ") {
+            Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
+            _ => line,
+        });
     }
+    if answer.stop == StopType::Context {
+        stderr_line(&context_full(answer.n_ctx));
+    }
+    if said.is_cut && !thinking.is_shown {
+        stderr_line(THINKING_ONLY);
+    }
+    late.tell();
     if let Some(form) = &form {
         check_whole(form, &answer)?;
     }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
+/// An answer to be made.
+struct Prepared {
+    worker: Worker,
+    job: Job,
+    bars: Bars,
+    trace_file: Option<File>,
+    late: LateStdin,
+    thinking: ThinkingPlan,
+}
+
+/// What the command line says.
+struct Words {
+    text: Option<String>,
+    system: Option<String>,
+    stops: Vec<String>,
+}
+
+fn words(args: &RunArgs) -> Result<Words, Failure> {
+    let read = |flag: &str, text: &String| if args.escape { unescaped(flag, text) } else { Ok(text.clone()) };
+    let text = args.text.as_ref().map(|text| read("PROMPT", text));
+    let text = text.or_else(|| args.prompt.as_ref().map(|text| read("-p", text))).transpose()?;
+    let system = args.system_prompt.as_ref().map(|text| read("-sys", text)).transpose()?;
+    let stops = args.reverse_prompt.iter().map(|text| read("-r", text)).collect::<Result<_, _>>()?;
+    Ok(Words { text, system, stops })
+}
+
 /// Finds all mistakes that can be found before the model is loaded, and loads it.
-fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure> {
+fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
-    check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
+    let Words { text, system, stops } = words(args)?;
+    check_prompting(&stops, args.raw, system.as_deref())?;
     let constraint = form(args)?;
     if args.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
@@ -77,30 +119,41 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure>
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
     config.drafters = drafters(&args.drafting, &gguf);
     check_biases(&sampling, &gguf)?;
-    let variables = args.template.variables()?;
+    let mut variables = args.template.variables()?;
+    if args.reasoning == Some(Reasoning::Off) {
+        variables.insert("enable_thinking".to_owned(), TemplateValue::from(false));
+    }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
     // What is open stays open: the engine itself need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
+    let stdin = (!args.no_stdin).then(Stdin::now);
     confine(&args.engine, &config, &[]);
-    let prompt = input::read_prompt(args.file.as_deref(), args.prompt.as_deref())?;
+    let sources = Sources { file: args.file.as_deref(), text: text.as_deref(), stdin, is_quiet: args.quiet };
+    let (prompt, late) = read_prompt(sources)?;
     // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
     let (worker, loaded) = start(config, interrupt, &mut bars)?;
+    let (prompt, opening) = match template {
+        // Whoever writes the template writes its special tokens.
+        None => {
+            let opening = raw_opening(args, &prompt);
+            (vec![Segment { text: prompt, parse_special: true }], opening)
+        }
+        Some(source) => {
+            let prompter = Prompter::new(&args.engine.model, &source, loaded)?;
+            segments(&prompter, system.as_deref(), &prompt, variables)?
+        }
+    };
+    let thinking = thinking_plan(args, opening);
+    let constraint = constraint.map(|form| form.after(opening, args.reasoning == Some(Reasoning::Off)));
     let job = Job {
-        prompt: match template {
-            // Whoever writes the template writes its special tokens.
-            None => vec![Segment { text: prompt, parse_special: true }],
-            Some(source) => {
-                let prompter = Prompter::new(&args.engine.model, &source, loaded)?;
-                segments(&prompter, args.system_prompt.as_deref(), &prompt, variables)?
-            }
-        },
+        prompt,
         max_tokens,
         n_ctx,
         sampling,
-        stops: args.reverse_prompt.clone(),
+        stops,
         constraint,
         n_logprobs: args.logprobs,
         drafter: args.drafting.drafter,
@@ -111,28 +164,20 @@ fn prepare(args: &RunArgs) -> Result<(Worker, Job, Bars, Option<File>), Failure>
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    Ok((worker, job, bars, trace_file))
+    Ok(Prepared { worker, job, bars, trace_file, late, thinking })
 }
 
-/// The answer and its text, which is printed on the way, or as events.
-fn receive_text(args: &RunArgs, worker: &Worker, bars: &mut Bars) -> Result<(String, Answer), Failure> {
-    let mut text = String::new();
-    let mut output = TextOutput::default();
-    let mut events = args.jsonl.then(EventLines::default);
-    let is_text_due = !(args.json || args.jsonl || args.explain);
-    let answer = follow(worker, bars, &mut |told| {
-        if let Some(events) = &mut events {
-            events.tell(&told)?;
-        }
-        let Told::Text(piece) = told else { return Ok(()) };
-        text.push_str(piece);
-        if is_text_due { output.write(piece) } else { Ok(()) }
-    });
-    if args.explain && !(args.json || args.jsonl) {
-        output.write(&text)?;
-    }
-    output.finish()?;
-    Ok((text, answer?))
+/// The answer and what was said, which is printed on the way, or as events.
+fn receive_text(
+    args: &RunArgs,
+    worker: &Worker,
+    bars: &mut Bars,
+    thinking: ThinkingPlan,
+) -> Result<(Said, Answer), Failure> {
+    let mut saying = Saying::new(args, thinking);
+    let answer = follow(worker, bars, &mut |told| saying.take(&told));
+    let said = saying.finish()?;
+    Ok((said, answer?))
 }
 
 /// What to do about an engine that crashed.
@@ -181,14 +226,29 @@ fn segments(
     system: Option<&str>,
     prompt: &str,
     variables: BTreeMap<String, TemplateValue>,
-) -> Result<Vec<Segment>, Failure> {
+) -> Result<(Vec<Segment>, Opening), Failure> {
     let system = system.iter().map(|&text| Message::new("system", text));
     let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
     let rendered = prompter.render(&messages, true, variables)?;
     if rendered.merged_system {
         stderr_line(MERGED_SYSTEM);
     }
-    Ok(rendered.segments)
+    let opening = Opening::after(&rendered.text(), prompter.knows_thinking());
+    Ok((rendered.segments, opening))
+}
+
+/// How a raw text goes on is its author's business, unless he asks for it.
+fn raw_opening(args: &RunArgs, prompt: &str) -> Opening {
+    if args.reasoning.is_some() { Opening::after(prompt, true) } else { Opening::Never }
+}
+
+fn thinking_plan(args: &RunArgs, opening: Opening) -> ThinkingPlan {
+    let is_read = !args.raw || opening != Opening::Never;
+    let is_shown = match args.reasoning {
+        Some(reasoning) => reasoning == Reasoning::Show,
+        None => !args.quiet,
+    };
+    ThinkingPlan { is_open: is_read.then_some(opening == Opening::Open), is_shown }
 }
 
 /// The end of a file of traces.
@@ -203,6 +263,12 @@ fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failur
     file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
+/// What is told of an answer that the context has no more room for.
+#[must_use]
+pub fn context_full(n_ctx: usize) -> String {
+    format!("notice: the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")
+}
+
 /// What of a job's events is not told on the spot.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
@@ -210,6 +276,8 @@ pub enum Told<'a> {
     Prefill(usize, usize),
     /// The next piece of the answer.
     Text(&'a str),
+    /// The next piece of the thinking before it, where that is told apart.
+    Thinking(&'a str),
 }
 
 /// Follows a job to its end. `text` is given each piece of the answer.
@@ -261,92 +329,4 @@ fn follow(
         }
     }
     Err(Failure::new("the engine stopped without an answer"))
-}
-
-/// Names are llama-server's, where it has one.
-#[derive(Serialize)]
-struct JsonAnswer<'a> {
-    text: &'a str,
-    tokens: Vec<i32>,
-    stop_type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stopping_word: Option<&'a str>,
-    seed: u32,
-    settings: Settings,
-    timings: JsonTimings,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<JsonLogprobs>,
-}
-
-/// As in OpenAI's chat completions.
-#[derive(Serialize)]
-struct JsonLogprobs {
-    content: Vec<ChatToken>,
-}
-
-/// Counts and times of an answer, as `--json` and `bench` write them.
-#[derive(Clone, Debug, Serialize)]
-pub struct JsonTimings {
-    prompt_n: usize,
-    cache_n: usize,
-    prompt_ms: f64,
-    prompt_per_second: f64,
-    predicted_n: usize,
-    predicted_ms: f64,
-    predicted_per_second: f64,
-    steps: usize,
-    tokens_per_step: f64,
-    draft_n: usize,
-    draft_n_accepted: usize,
-    draft_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    speedup_estimated: Option<f64>,
-}
-
-impl From<&Stats> for JsonTimings {
-    fn from(stats: &Stats) -> JsonTimings {
-        JsonTimings {
-            prompt_n: stats.n_prompt - stats.n_cached,
-            cache_n: stats.n_cached,
-            prompt_ms: stats.prompt_ms,
-            prompt_per_second: stats.prompt_per_second(),
-            predicted_n: stats.n_predicted,
-            predicted_ms: stats.predicted_ms,
-            predicted_per_second: stats.tokens_per_second(),
-            steps: stats.n_steps,
-            tokens_per_step: stats.tokens_per_step(),
-            draft_n: stats.n_drafted,
-            draft_n_accepted: stats.n_accepted,
-            draft_ms: stats.draft_ms,
-            speedup_estimated: stats.speedup(),
-        }
-    }
-}
-
-/// The last line of `--jsonl`.
-#[derive(Serialize)]
-struct End<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    answer: JsonAnswer<'a>,
-}
-
-fn to_json<'a>(text: &'a str, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
-    let (stop_type, stopping_word) = match &answer.stop {
-        StopType::Eos => ("eos", None),
-        StopType::Word(word) => ("word", Some(word.as_str())),
-        // llama-server knows one limit only.
-        StopType::Limit | StopType::Context => ("limit", None),
-        StopType::Interrupted => ("interrupted", None),
-    };
-    JsonAnswer {
-        text,
-        tokens: answer.tokens.iter().map(|token| token.0).collect(),
-        stop_type,
-        stopping_word,
-        seed,
-        settings: answer.settings,
-        timings: JsonTimings::from(&answer.stats),
-        logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
-    }
 }

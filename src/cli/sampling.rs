@@ -16,7 +16,8 @@ const MAX_SEED: u32 = u32::MAX - 1;
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Seed of the draws; -1 takes a random one and reports it
+    /// Seed of the draws; -1 takes a random one and reports it. Drafts may change the text: for the same text again use chaski run
+    /// --drafter none --no-prompt-cache
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     pub seed: i64,
 

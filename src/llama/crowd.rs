@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use crate::batch::engine::{Engine, Event, Progress, Refusal, Request};
+use crate::batch::engine::{End, Engine, Event, Progress, Refusal, Request};
 use crate::chat::overflow::Budget;
 use crate::crowd::schedule::CrowdSchedule;
 use crate::crowd::{Crowd, Text};
@@ -158,7 +158,7 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         room,
         n_available: None,
         former: Former::new(model.clone()),
-        longest: config.n_ctx.unwrap_or(usize::MAX).min(model.n_ctx_train()),
+        longest: config.n_ctx.unwrap_or_else(|| model.n_ctx_train()),
         most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
         requests,
         ready: VecDeque::new(),
@@ -337,7 +337,12 @@ impl Desk<'_> {
                 (sampler, Some(form))
             }
         };
-        let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler);
+        // Whoever asked for fewer tokens expects the answer to end there.
+        let at_limit = match request.max_tokens {
+            Some(asked) if asked <= max_tokens => End::Length,
+            _ => End::Context { n_ctx: n_prompt + max_tokens },
+        };
+        let answering = Answering::new(request.id, n_prompt, request.n_logprobs, assembler, at_limit);
         self.n_prepared += 1;
         let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, form };
         Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })

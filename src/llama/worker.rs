@@ -352,9 +352,6 @@ impl<'a> Engine<'a> {
         let needed = n_prompt.saturating_add(job.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
         let n_ctx_train = self.model.n_ctx_train();
         let n_ctx = job.n_ctx.unwrap_or_else(|| needed.min(n_ctx_train));
-        if n_ctx > n_ctx_train {
-            return Err(Failure::ContextTooLong { n_ctx, n_ctx_train });
-        }
         if n_prompt >= n_ctx {
             return Err(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }

@@ -90,7 +90,7 @@ impl Forced {
         {
             return Some(self.forced[n]);
         }
-        let bytes = self.structure.matcher.compute_ff_bytes();
+        let bytes = self.structure.forced_bytes();
         self.forced = if bytes.is_empty() { Vec::new() } else { self.tokens(&bytes) };
         self.forced_from = path.len();
         self.forced.first().copied()

@@ -349,3 +349,52 @@ fn issue_13_2_reasons_name_the_place_in_the_schemas_words() {
     }
     assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes, more than 65536"));
 }
+fn after_thinking(is_open: bool) -> Constraint {
+    Constraint::AfterThinking { is_open, form: Box::new(schema()) }
+}
+
+#[test]
+fn issue_13_6_thinking_comes_before_the_form() {
+    let json = r#"{"name": "x", "n": 7, "ok": true}"#;
+    let with = |start: &str| format!("{start}{json}");
+    let (bare, short, long) = (with("a{b</think>"), with("</thin</think>\n\n"), with("</think>\n\n\n"));
+    check(&after_thinking(true), &[&bare, &short], &[json, "a", "</think>", "a</think>x", &long]);
+    let (own, blank) = (with("<think>hm</think>\n"), with("<think></think>"));
+    check(&after_thinking(false), &[json, &own, &blank], &["<think>hm", "hm", &bare, &with("<thin"), &with("\n")]);
+    assert!(after_thinking(true).check().is_ok());
+    let broken = Constraint::AfterThinking { is_open: true, form: Box::new(Constraint::Regex("(".to_owned())) };
+    assert!(broken.check().unwrap_err().to_string().starts_with("the regular expression"));
+}
+
+#[test]
+fn issue_13_6_drafts_of_thinking_are_free_and_those_of_the_form_are_held() {
+    let mut form = Forced::new(structure(&after_thinking(true)), 1, Rc::new(tokenize));
+    let mut next = |text: &str, path: &str| {
+        let said: Vec<Token> = [Token(0)].into_iter().chain(tokenize(text.as_bytes())).collect();
+        let mut children = vec![(Token(i32::from(b'x')), 0.5), (Token(i32::from(b'{')), 0.2), (ENDS[0], 0.1)];
+        form.narrow(&said, &tokenize(path.as_bytes()), &mut children);
+        children.iter().map(|(token, _)| token.0).collect::<Vec<_>>()
+    };
+    let free = [i32::from(b'x'), i32::from(b'{')];
+    assert_eq!(next("", "a"), free);
+    // A draft over the border, taken back, and another one.
+    assert_eq!(next("a", "</think>"), [i32::from(b'{')]);
+    assert_eq!(next("a", "</think>{"), [i32::from(b'"')]);
+    assert_eq!(next("a", "</thin"), free);
+    assert_eq!(next("a</think>", ""), [i32::from(b'{')]);
+    assert_eq!(next("a</think>{", "").len(), 1);
+}
+
+#[test]
+fn issue_13_6_what_is_allowed_before_a_form_is_what_each_token_is_asked() {
+    for is_open in [true, false] {
+        let mut structure = structure(&after_thinking(is_open));
+        for &token in &tokenize("<think>a</think>\n{".as_bytes()) {
+            let allowed = structure.allowed().unwrap();
+            let naive: Vec<Token> = (0..271).map(Token).filter(|&token| structure.allows(token)).collect();
+            assert_eq!(allowed, naive);
+            assert!(naive.contains(&token));
+            structure.accept(token).unwrap();
+        }
+    }
+}

@@ -53,6 +53,7 @@ pub(crate) fn answer(request: &Request) -> Answer {
     Answer {
         id: request.id,
         text: format!("{reversed}\n[{} {} {:?}]", sampling.temperature, sampling.seed, request.stop),
+        reasoning: None,
         end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Length } else { End::Stop },
         n_prompt: text.len(),
         n_cached: 0,

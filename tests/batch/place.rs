@@ -151,6 +151,7 @@ pub(crate) fn renderer() -> Renderer {
         now,
         variables: std::collections::BTreeMap::new(),
         drops_oldest: false,
+        is_thinking_unwanted: false,
     }
 }
 

@@ -133,3 +133,27 @@ fn a_full_context_is_said() {
     let answer = place.json(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
     assert_eq!((&answer["stop_type"], timing(&answer, "predicted_n")), (&json!("limit"), 10));
 }
+
+#[test]
+fn issue_13_13_a_context_longer_than_the_model_knows_is_a_notice() {
+    let place = Workplace::new();
+    let notice = "a context of 70000 positions, but the model was trained for 65536";
+    let run = place.run(&["-p", PROMPT, "-c", "70000", "-n", "3", "-q"]);
+    run.succeeds().notices(notice).notices("-c 65536");
+    place.write("prompts.txt", format!("{PROMPT}\n"));
+    let batch = ["batch", "-i", "prompts.txt", "-o", "results.jsonl", "-c", "70000", "-n", "3", "-np", "1"];
+    finish(&mut place.command(&batch)).succeeds().notices(notice);
+    let unchecked = ["-p", PROMPT, "-c", "9000000000", "--no-memory-check"];
+    place.run(&unchecked).fails(2, &["9000000000 positions"]).hints("-c 65536");
+}
+
+#[test]
+fn issue_13_4_the_seed_is_told_with_what_brings_the_text_again() {
+    let place = Workplace::new();
+    let hint = "; for the same text again add --drafter none --no-prompt-cache; seed 7";
+    assert!(place.run(&["-p", PROMPT, "-s", "7"]).stderr.trim_end().ends_with(hint));
+    let plain = || place.run(&["-p", PROMPT, "-s", "7", "--drafter", "none", "--no-prompt-cache"]);
+    let (first, again) = (plain(), plain());
+    assert!(first.stderr.trim_end().ends_with("; seed 7") && !first.stderr.contains("again"), "{first:#?}");
+    assert_eq!(first.succeeds().stdout, again.succeeds().stdout);
+}

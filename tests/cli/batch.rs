@@ -490,3 +490,19 @@ fn issue_13_7_an_assistants_message_at_the_end_is_continued() {
     batch(&place, &["-i", "raw.jsonl", "-o", "raw-results.jsonl", "--raw"]).succeeds();
     assert_eq!(answers(&place, "results.jsonl"), answers(&place, "raw-results.jsonl"));
 }
+
+#[test]
+fn issue_13_3_notices_stay_with_q() {
+    let place = Workplace::new();
+    place.write("prompts.jsonl", format!("{{\"prompt\": \"{PROMPT}\"}}\n\n{{\"prompt\": 3}}\n"));
+    let arguments =
+        ["batch", "-i", "prompts.jsonl", "-o", "results.jsonl", "-q", "-c", "40", "-n", "-1", "--ignore-eos"];
+    let ran = finish(&mut place.command(&arguments));
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    ran.notices("1 blank line is left out").notices("line 3: ");
+    ran.notices("line 1: the answer was cut off: the context of 40 positions is full");
+    assert!(ran.stderr.lines().all(|line| line.starts_with("notice: ")), "{ran:#?}");
+    // Where a length was asked for, an answer of that length is whole.
+    let arguments = ["batch", "-i", "prompts.jsonl", "-o", "short.jsonl", "-q", "-c", "40", "-n", "3", "--ignore-eos"];
+    assert!(!finish(&mut place.command(&arguments)).stderr.contains("cut off"));
+}

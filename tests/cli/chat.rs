@@ -108,7 +108,7 @@ fn what_is_no_command_is_told_and_not_sent() {
     chat(&place, &[], "/undo\n").fails(1, &["there is no message yet"]);
     chat(&place, &[], "/edit\n").fails(2, &["/edit needs a terminal"]);
     chat(&place, &["--reasoning", "loud"], PROMPT).fails(2, &["invalid value 'loud'"]);
-    chat(&place, &["-c", "70000"], PROMPT).fails(2, &["70000", "65536"]);
+    chat(&place, &["-c", "70000"], PROMPT).succeeds().notices("70000 positions, but the model was trained for 65536");
 }
 
 #[test]
@@ -322,13 +322,17 @@ fn thinking_is_shown_hidden_or_not_asked_for() {
         tiny(&TinyOptions { seed: 3, chat_template: Some(CHATML.to_owned() + opening), ..TinyOptions::default() });
     let place = Workplace::with_model(&thinking);
     let shown = said(&place, &["--reasoning", "show"], PROMPT);
-    assert_eq!(shown, place.text_of(&["-p", PROMPT]) + "\n");
-    assert_eq!(said(&place, &["--reasoning", "hide"], PROMPT), "", "the block never ends");
+    // Of `run`, thinking goes to stderr.
+    let run = place.run(&["-p", PROMPT, "-s", "7", "-q", "--reasoning", "show"]);
+    assert_eq!((shown, ""), (run.stderr, run.stdout.as_str()));
+    let hidden = chat(&place, &["--reasoning", "hide"], PROMPT);
+    hidden.succeeds().notices("ended within the model's thinking");
+    assert_eq!(hidden.stdout, "\n", "the block never ends");
     let off = said(&place, &["--reasoning", "off"], PROMPT);
     assert_eq!(off, Workplace::new().text_of(&["-p", PROMPT]) + "\n", "as without thinking");
     // What was thought does not count for the next answer.
     let both = format!("{PROMPT}\n{SECOND}\n");
-    assert_ne!(said(&place, &["--reasoning", "hide"], &both), said(&place, &["--reasoning", "off"], &both));
+    assert_ne!(chat(&place, &["--reasoning", "hide"], &both).stdout, said(&place, &["--reasoning", "off"], &both));
 }
 
 #[test]
@@ -365,4 +369,17 @@ fn a_signal_while_it_waits_ends_it() {
 fn a_model_without_a_template_is_told() {
     let place = Workplace::with_model(&tiny(&TinyOptions { chat_template: None, ..TinyOptions::default() }));
     chat(&place, &[], PROMPT).fails(2, &["this model has no chat template"]).hints("--chat-template chatml");
+}
+
+#[test]
+fn issue_13_6_hidden_thinking_leaves_a_line_and_a_notice() {
+    let place = Workplace::new();
+    let template = ["--chat-template", "{{ messages[0].content }}<think>\n", "-n", "5", "--ignore-eos"];
+    for reasoning in ["hide", "off"] {
+        let ran = chat(&place, &[&template[..], &["--reasoning", reasoning]].concat(), "the rain\nthe train\n");
+        assert_eq!(ran.succeeds().stdout, "\n\n", "{ran:#?}");
+        assert_eq!(ran.stderr.matches("ended within the model's thinking").count(), 2, "{ran:#?}");
+    }
+    let shown = chat(&place, &template, "the rain\n");
+    assert!(shown.succeeds().stdout.len() > 1 && shown.stderr.is_empty(), "{shown:#?}");
 }

@@ -10,7 +10,7 @@ use rexpect::reader::Options;
 use rexpect::session::{PtySession, spawn_with_options};
 use serde_json::Value;
 
-use super::harness::{PATIENCE, PROMPT, Workplace, real_model};
+use super::harness::{CHASKI, PATIENCE, PROMPT, Workplace, real_model};
 
 /// The editor is silent for so long only when it waits for keys: with every change of a line it shows the prompt again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -224,4 +224,22 @@ fn a_prompt_is_no_data() {
     assert_eq!(screen.line(PROMPT), "");
     screen.leave("\x04");
     assert_eq!(fs::read_to_string(place.path("answers.txt")).unwrap(), place.text_of(&["-p", PROMPT]) + "\n");
+}
+
+/// Not a chat, but a terminal: whoever sits there is told what `run` waits for.
+#[test]
+fn issue_13_1_a_terminal_is_told_that_stdin_is_waited_for() {
+    let place = Workplace::new();
+    let mut shell = Command::new("sh");
+    let script = format!("(sleep 5; echo {PROMPT}) | \"$0\" run -q -n 2 -p rain; echo; echo over");
+    shell.args(["-c", &script, CHASKI]).current_dir(place.path(""));
+    for (name, value) in place.command(&[]).get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let shown = Screen::start(shell).read_until(|shown| String::from_utf8_lossy(shown).contains("over"), PAUSE);
+    let waiting = "notice: waiting for stdin to end; hint: use --no-stdin or </dev/null if there is none";
+    assert_eq!(shown.matches(waiting).count(), 1, "{shown:?}");
 }

@@ -64,3 +64,38 @@ fn a_closed_stderr_loses_nothing_of_the_text() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(0), text));
 }
+
+/// As after `2>&1`: what is told does not stand behind the last word of the answer.
+#[test]
+fn issue_13_13_in_one_stream_statistics_have_a_line_of_their_own() {
+    let place = Workplace::new();
+    let text = place.text_of(&["-p", PROMPT]);
+    assert!(!text.ends_with('\n'), "{text:?}");
+    let merged = |more: &[&str]| {
+        let (mut ours, theirs) = std::io::pipe().unwrap();
+        let mut command = place.run_command(&[&["-p", PROMPT, "-s", "7"], more].concat());
+        let mut child = command.stdout(theirs.try_clone().unwrap()).stderr(theirs).spawn().unwrap();
+        drop(command);
+        let mut all = String::new();
+        ours.read_to_string(&mut all).unwrap();
+        child.wait().unwrap();
+        all
+    };
+    let all = merged(&[]);
+    let (answer, status) = all.strip_suffix('\n').unwrap().rsplit_once('\n').unwrap();
+    assert_eq!(answer, text);
+    assert!(status.starts_with("32 tokens in ") && status.ends_with("; seed 7"), "{all:?}");
+    // With nothing to tell, nothing is added.
+    assert_eq!(merged(&["-q"]), text);
+    // A notice alone as well.
+    let all = merged(&["-q", "-c", "50", "-n", "-1", "--ignore-eos"]);
+    assert!(all.contains("\nnotice: the answer was cut off") && !all.contains("\n\nnotice"), "{all:?}");
+}
+
+#[test]
+fn issue_13_3_notices_stay_with_q() {
+    let place = Workplace::new();
+    let ran = place.run(&["-p", PROMPT, "-q", "-c", "50", "-n", "-1", "--ignore-eos"]);
+    ran.succeeds().notices("the context of 50 positions is full");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::harness::{PROMPT, Workplace};
+use super::harness::{PROMPT, Workplace, finish};
 
 const SCHEMA: &str = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 8},
     "n": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["red", "green"]}},
@@ -113,4 +113,61 @@ fn biases_force_and_forbid() {
     assert_ne!(tokens(&["-l", &format!("{first}-inf")])[0], usual[0]);
     assert_eq!(tokens(&["-l", &format!("{first}+1000")]), serde_json::json!(vec![first; 5]));
     place.run(&["-p", PROMPT, "-l", "99999+1"]).fails(2, &["99999"]);
+}
+
+/// A tiny model does not think by itself: here a form makes it.
+const THOUGHT: &str = "<think>[a-c]{3}</think>\n\n[d-f]{4}";
+
+#[test]
+fn issue_13_6_thinking_is_kept_out_of_stdout() {
+    let place = Workplace::new();
+    let base = ["-p", PROMPT, "-s", "7", "--chat-template", "{{ messages[0].content }}", "--regex", THOUGHT];
+    let run = |more: &[&str]| place.run(&[&base[..], more].concat());
+    let is_answer = |text: &str| text.len() == 4 && text.bytes().all(|byte| (b'd'..=b'f').contains(&byte));
+    let shown = run(&[]);
+    assert!(is_answer(&shown.succeeds().stdout) && shown.stderr.starts_with("<think>"), "{shown:#?}");
+    for quiet in [&["-q"][..], &["-q", "--reasoning", "hide"], &["-q", "--reasoning", "off"]] {
+        let ran = run(quiet);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (shown.stdout.as_str(), ""), "{quiet:?}");
+    }
+    assert!(!run(&["--reasoning", "hide"]).stderr.contains("think"));
+    let json = run(&["--json", "-q"]).json();
+    assert_eq!(
+        (json["text"].as_str().unwrap(), json["reasoning_content"].as_str().unwrap().len()),
+        (shown.stdout.as_str(), 3)
+    );
+    let events = run(&["--jsonl", "-q"]).stdout;
+    let of = |name: &str, member: &str| -> String {
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|event| event["event"] == name).map(|event| event[member].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("text", "content"), shown.stdout);
+    assert!(of("reasoning", "reasoning_content").contains("</think>"));
+    // A raw text is its author's.
+    let raw = place.run(&["-p", PROMPT, "-s", "7", "-q", "--raw", "--regex", THOUGHT]);
+    assert!(raw.succeeds().stdout.starts_with("<think>"), "{raw:#?}");
+}
+
+#[test]
+fn issue_13_6_an_answer_that_ends_within_its_thinking_is_told() {
+    let place = Workplace::new();
+    let template = "{{ messages[0].content }}<think>\n";
+    let flags = ["--chat-template", template, "-n", "5", "-s", "7", "--ignore-eos"];
+    let ran = place.run(&[&["-p", PROMPT, "-q"], &flags[..]].concat());
+    ran.succeeds().notices("ended within the model's thinking");
+    assert_eq!(ran.stdout, "");
+    let json = place.run(&[&["-p", PROMPT, "-q", "--json"], &flags[..]].concat()).json();
+    assert_eq!((&json["text"], json["reasoning_content"].as_str().unwrap().is_empty()), (&Value::from(""), false));
+    // A form waits until the thinking is over, which it never is here.
+    let form = place.run(&[&["-p", PROMPT, "-q", "-j", "{}"], &flags[..6]].concat());
+    form.fails(1, &["cut off after 5 tokens"]);
+
+    place.write("prompts.txt", format!("{PROMPT}\n"));
+    let batch = finish(&mut place.command(&[&["batch", "-i", "prompts.txt", "-o", "-", "-q"], &flags[..]].concat()));
+    batch.succeeds().notices("line 1: the answer ended within the model's thinking");
+    let record: Value = serde_json::from_str(&batch.stdout).unwrap();
+    let message = &record["response"]["body"]["choices"][0]["message"];
+    assert_eq!((&message["content"], message["reasoning_content"].is_string()), (&Value::from(""), true), "{record}");
+    let text = ["batch", "-i", "prompts.txt", "-o", "-", "-q", "--text"];
+    assert_eq!(finish(&mut place.command(&[&text, &flags[..]].concat())).stdout, "\n");
 }

@@ -16,6 +16,7 @@ use crate::batch::journal::{Journal, MAX_CRASHES};
 use crate::batch::refuse::{ENGINE_CRASHED, refuse};
 use crate::batch::render::Renderer;
 use crate::batch::window::{KEY_BYTES, Window};
+use crate::chat::thinking::Opening;
 
 /// Reads the lines that are this job's and not done.
 pub(super) fn read(
@@ -54,7 +55,10 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     };
     let wants_logprobs = ask.as_ref().is_ok_and(|(_, parameters)| parameters.n_logprobs.is_some());
     let is_suspect = n_crashes > 0;
-    Parsed { ticket: Ticket { place, index, number, n_bytes, custom_id, endpoint, wants_logprobs, is_suspect }, ask }
+    let is_thinking_open = None;
+    let ticket =
+        Ticket { place, index, number, n_bytes, custom_id, endpoint, wants_logprobs, is_suspect, is_thinking_open };
+    Parsed { ticket, ask }
 }
 
 /// Renders prompts, and lets those follow each other that begin alike.
@@ -85,11 +89,11 @@ pub(super) fn render(
                 }
             }
         };
-        let Ok(Parsed { ticket, ask }) = received else {
+        let Ok(Parsed { mut ticket, ask }) = received else {
             is_over = true;
             continue;
         };
-        match request(renderer, defaults, &ticket, ask) {
+        match request(renderer, defaults, &mut ticket, ask) {
             Ok(request) => waiting.insert(Ready { ticket, request }),
             Err(refusal) => {
                 if refused.send(Told::Settled(ticket, Err(refusal))).is_err() {
@@ -103,20 +107,24 @@ pub(super) fn render(
 fn request(
     renderer: &Renderer,
     defaults: &Defaults,
-    ticket: &Ticket,
+    ticket: &mut Ticket,
     ask: Result<(Prompt, Parameters), Refusal>,
 ) -> Result<Request, Refusal> {
     let (prompt, parameters) = ask?;
     let sampling = parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default());
     let shorter = renderer.shorter(&prompt, &parameters.template)?;
+    let thinks = renderer.is_templated(&prompt);
+    let prompt = renderer.render(prompt, parameters.template)?;
+    let opening = if thinks { renderer.opening(&prompt) } else { Opening::Never };
+    ticket.is_thinking_open = thinks.then_some(opening == Opening::Open);
     Ok(Request {
         id: ticket.index,
         shorter,
-        prompt: renderer.render(prompt, parameters.template)?,
+        prompt,
         max_tokens: if parameters.is_unlimited { None } else { parameters.max_tokens.or(defaults.max_tokens) },
         sampling,
         stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
-        constraint: parameters.constraint,
+        constraint: parameters.constraint.map(|form| form.after(opening, renderer.is_thinking_unwanted)),
         n_logprobs: parameters.n_logprobs,
     })
 }

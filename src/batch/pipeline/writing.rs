@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::{BatchError, Form, Ticket, Told, Watcher};
-use crate::batch::engine::{Answer, Refusal};
+use super::{BatchError, Doubt, Form, Ticket, Told, Watcher};
+use crate::batch::engine::{Answer, End, Refusal};
 use crate::batch::gauge::Gauge;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
@@ -14,6 +14,7 @@ use crate::batch::ledger::{EngineLog, Ledger};
 use crate::batch::progress::Progress;
 use crate::batch::record::{Label, Origin, text_line};
 use crate::batch::sequence::Sequence;
+use crate::chat::thinking::{Split, split};
 
 /// How often figures are told, and at least how often the time is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -154,9 +155,20 @@ impl<'d, 'g> Writer<'d, 'g> {
         match told {
             Told::Progress(progress) => self.progress.engine = progress,
             Told::Notice(text) => watcher.notice(&text),
-            Told::Settled(ticket, outcome) => {
-                if let Err(refusal) = &outcome {
-                    watcher.failed(ticket.number, refusal);
+            Told::Settled(ticket, mut outcome) => {
+                if let (Some(is_open), Ok(answer)) = (ticket.is_thinking_open, &mut outcome) {
+                    let Split { thinking, answer: text, is_cut } = split(&answer.text, is_open);
+                    if is_cut {
+                        watcher.doubtful(ticket.number, Doubt::ThinkingOnly);
+                    }
+                    (answer.text, answer.reasoning) = (text, Some(thinking).filter(|text| !text.is_empty()));
+                }
+                match &outcome {
+                    Err(refusal) => watcher.failed(ticket.number, refusal),
+                    Ok(Answer { end: End::Context { n_ctx }, .. }) => {
+                        watcher.doubtful(ticket.number, Doubt::ContextFull { n_ctx: *n_ctx });
+                    }
+                    Ok(_) => {}
                 }
                 if !self.form.is_ordered {
                     return self.put(&ticket, &outcome);

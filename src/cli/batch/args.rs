@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 
 use crate::batch::input::format::Format;
 use crate::chat::overflow::OnOverflow;
+use crate::chat::thinking::Reasoning;
 use crate::cli::args::{EngineArgs, Parallel, SamplingArgs};
 use crate::cli::cache::PromptCacheArgs;
 use crate::cli::config::ConfigArgs;
@@ -89,6 +90,11 @@ pub struct BatchArgs {
     #[arg(long)]
     pub raw: bool,
 
+    /// What is done with the model's thinking: show and hide put it into reasoning_content, and off asks the model not to
+    /// think, where its template can
+    #[arg(long, value_name = "WHAT", default_value = "show", hide_possible_values = true)]
+    pub reasoning: Reasoning,
+
     /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
@@ -97,7 +103,7 @@ pub struct BatchArgs {
     #[arg(long)]
     pub no_drafts: bool,
 
-    /// Neither progress nor summary on stderr
+    /// Neither progress nor summary on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::engine::Refusal;
 use crate::batch::journal::Totals;
-use crate::batch::pipeline::{Ended, Watcher};
+use crate::batch::pipeline::{Doubt, Ended, Watcher};
 use crate::batch::progress::{Progress, duration};
 use crate::cli::output::{Bars, stderr_line};
 use crate::text::sanitize_for_terminal;
@@ -13,7 +13,7 @@ use crate::text::sanitize_for_terminal;
 /// Time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Failed lines that are told one by one; all are in the output.
+/// Lines of a kind that are told one by one; all are in the output.
 const MAX_TOLD: usize = 10;
 
 /// Tells it.
@@ -24,15 +24,32 @@ pub(super) struct Show {
     is_terminal: bool,
     told: Instant,
     n_failed: usize,
+    n_doubtful: usize,
 }
 
 impl Show {
     pub(super) fn new(bars: Bars, is_quiet: bool) -> Show {
-        Show { bars, is_quiet, is_terminal: io::stderr().is_terminal(), told: Instant::now(), n_failed: 0 }
+        Show {
+            bars,
+            is_quiet,
+            is_terminal: io::stderr().is_terminal(),
+            told: Instant::now(),
+            n_failed: 0,
+            n_doubtful: 0,
+        }
     }
 
     pub(super) fn clear(&mut self) {
         self.bars.clear();
+    }
+
+    /// Tells what is wrong with a line, which is the `n_th` of its kind.
+    fn line(&self, number: u64, n_th: usize, what: &str) {
+        if n_th > MAX_TOLD {
+            return;
+        }
+        let more = if n_th == MAX_TOLD { "; further lines of this kind are not listed" } else { "" };
+        self.bars.suspend(|| stderr_line(&format!("notice: line {number}: {what}{more}")));
     }
 }
 
@@ -49,17 +66,17 @@ impl Watcher for Show {
         }
     }
 
+    /// Also with `-q`, as all of these: nothing goes wrong silently.
     fn failed(&mut self, number: u64, refusal: &Refusal) {
         self.n_failed += 1;
-        if self.is_quiet || self.n_failed > MAX_TOLD {
-            return;
-        }
-        let line = format!("notice: line {number}: {} ({})", refusal.message, refusal.code);
-        let more = if self.n_failed == MAX_TOLD { "; further ones are in the output only" } else { "" };
-        self.bars.suspend(|| stderr_line(&format!("{}{more}", sanitize_for_terminal(&line))));
+        self.line(number, self.n_failed, &format!("{} ({})", refusal.message, refusal.code));
     }
 
-    /// Also with `-q`: nothing is left out silently.
+    fn doubtful(&mut self, number: u64, doubt: Doubt) {
+        self.n_doubtful += 1;
+        self.line(number, self.n_doubtful, &doubt.to_string());
+    }
+
     fn notice(&mut self, text: &str) {
         self.bars.suspend(|| stderr_line(&format!("notice: {}", sanitize_for_terminal(text))));
     }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::chat::overflow;
 use crate::chat::session::{Session, Turn, turn_seed};
 use crate::chat::template::{Message, Rendered, TemplateValue};
-use crate::chat::thinking::{self, opens_thinking, without_thinking};
+use crate::chat::thinking::{self, Reasoning, opens_thinking, without_thinking};
 use crate::cli::chat::screen::Screen;
-use crate::cli::chat::settings::{Reasoning, Settings};
+use crate::cli::chat::settings::Settings;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
-use crate::cli::output::{Bars, stderr_line};
+use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::receive;
+use crate::cli::run::{context_full, receive};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
@@ -143,6 +143,13 @@ impl Conversation {
             return Err(Failure::interrupted());
         }
         tell_end(&answer);
+        let (ended, ended_hidden) = match ended {
+            Ok(ended_hidden) => (Ok(()), ended_hidden),
+            Err(failure) => (Err(failure), false),
+        };
+        if ended_hidden {
+            stderr_line(THINKING_ONLY);
+        }
         self.stats = Some((answer.stats, seed));
         if is_thinking {
             text.insert_str(0, thinking::OPEN);
@@ -219,10 +226,7 @@ impl Conversation {
 fn tell_end(answer: &Answer) {
     match answer.stop {
         StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
-        StopType::Context => stderr_line(&format!(
-            "notice: the answer was cut off: the context of {} positions is full; hint: a larger -c",
-            answer.n_ctx
-        )),
+        StopType::Context => stderr_line(&context_full(answer.n_ctx)),
         StopType::Eos | StopType::Word(_) | StopType::Limit => {}
     }
 }

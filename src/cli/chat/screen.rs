@@ -6,8 +6,7 @@ use std::io::{self, IsTerminal as _};
 use clap::ValueEnum;
 
 use crate::chat::markdown::{Markdown, Style};
-use crate::chat::thinking::{Part, Thinking};
-use crate::cli::chat::settings::Reasoning;
+use crate::chat::thinking::{Part, Reasoning, Thinking};
 use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
 use crate::text::sanitize_for_terminal;
@@ -53,7 +52,7 @@ impl Screen {
             shows_thinking: reasoning == Reasoning::Show,
             thinking: Thinking::new(is_thinking),
             painter: Painter::default(),
-            ends_line: true,
+            ends_line: false,
         }
     }
 }
@@ -79,11 +78,12 @@ impl AnswerOutput {
         self.show(&parts)
     }
 
-    /// Writes what is left, and ends the line.
+    /// Writes what is left, and ends the line: an answer of which nothing is shown is an empty line. Tells whether it ended
+    /// within thinking that is hidden.
     ///
     /// # Errors
     /// When stdout fails.
-    pub fn finish(mut self) -> Result<(), Failure> {
+    pub fn finish(mut self) -> Result<bool, Failure> {
         let mut parts = Vec::new();
         self.thinking.finish(|part, text| parts.push((part, text.to_owned())));
         self.show(&parts)?;
@@ -95,7 +95,8 @@ impl AnswerOutput {
         if !self.ends_line {
             rest.push('\n');
         }
-        write_stdout(&rest)
+        write_stdout(&rest)?;
+        Ok(!self.shows_thinking && self.thinking.is_inside())
     }
 
     fn show(&mut self, parts: &[(Part, String)]) -> Result<(), Failure> {

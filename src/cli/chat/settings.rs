@@ -9,9 +9,10 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 
 use crate::chat::overflow::OnOverflow;
+use crate::chat::thinking::Reasoning;
 use crate::cli::args::SamplingArgs;
 use crate::cli::engine::{check_prompting, max_tokens, sampling};
 use crate::cli::failure::Failure;
@@ -19,17 +20,6 @@ use crate::llama::sampler::Sampling;
 
 /// The value that takes a setting back.
 const DEFAULT: &str = "default";
-
-/// What is done with a model's thinking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Reasoning {
-    /// Shown before the answer, dimmed on a terminal
-    Show,
-    /// Not shown
-    Hide,
-    /// Not shown, and the model is asked not to think, where its template can
-    Off,
-}
 
 #[derive(Debug, ClapArgs)]
 struct SettingArgs {

@@ -21,7 +21,7 @@ use crate::batch::supervise::crash;
 use crate::cli::contain::LastWords;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::output::stderr_line;
+use crate::cli::output::{expect_text_of_others, stderr_line};
 use crate::llama::last_words;
 
 /// In a worker's environment: the process that watches it, and the descriptor of the pipe for last words. What a worker
@@ -59,6 +59,10 @@ pub fn contained(
         return Ok(ExitCode::from_number(code));
     }
     terminal.restore();
+    // A terminal is on a new line by now.
+    if !isatty(io::stderr()) {
+        expect_text_of_others();
+    }
     Err(failure(status, words, hint))
 }
 

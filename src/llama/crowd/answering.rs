@@ -19,13 +19,22 @@ pub(super) struct Answering {
     text: String,
     logprobs: Option<Logprobs>,
     told: Vec<TokenLogprob>,
+    /// What it is when it may have no more tokens.
+    at_limit: End,
     placed: Instant,
     first: Option<Instant>,
 }
 
 impl Answering {
-    pub(super) fn new(id: u64, n_prompt: usize, n_logprobs: Option<usize>, assembler: TextAssembler) -> Answering {
+    pub(super) fn new(
+        id: u64,
+        n_prompt: usize,
+        n_logprobs: Option<usize>,
+        assembler: TextAssembler,
+        at_limit: End,
+    ) -> Answering {
         Answering {
+            at_limit,
             id,
             n_prompt,
             n_predicted: 0,
@@ -71,16 +80,15 @@ impl Answering {
     pub(super) fn finish(mut self, ended: &Ended) -> Event {
         let end = match &ended.end {
             crowd::End::Broken => End::Stop,
-            crowd::End::Limit | crowd::End::Full => End::Length,
+            crowd::End::Limit | crowd::End::Full => self.at_limit,
             crowd::End::Failed(error) => return Event::Refused { id: self.id, refusal: failure(error) },
         };
         self.text.push_str(self.assembler.finish());
-        // The characters held back until the end can complete a stop text.
-        let end = if self.assembler.stopped().is_some() { End::Stop } else { end };
         let first = self.first.unwrap_or(self.placed);
         Event::Done(Box::new(Answer {
             id: self.id,
             text: self.text,
+            reasoning: None,
             end,
             n_prompt: self.n_prompt,
             n_cached: ended.n_cached,

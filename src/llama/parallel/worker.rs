@@ -137,7 +137,7 @@ fn work(config: &ParallelConfig, requests: &Receiver<Request>, outbox: &Outbox<E
         !loading.is_interrupted()
     };
     let model = Model::load(&config.engine.model, progress)?;
-    let n_ctx = config.n_ctx.min(model.n_ctx_train());
+    let n_ctx = config.n_ctx;
     let context = SessionConfig::new(n_ctx, config.engine.settings.at(n_ctx));
     let schedule = CrowdSchedule::new(CostCurve::default());
     let slots = Parallel::new(&model, &context, config.n_slots, schedule.max_rows(config.n_slots))?;

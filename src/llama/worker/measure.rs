@@ -127,7 +127,8 @@ impl Engine<'_> {
             What::Prefill { n_tokens, .. } | What::Decode { n_tokens, .. } => *n_tokens,
             What::Forced { max_tokens, n_ctx, .. } => n_ctx.unwrap_or((n_prompt + max_tokens).min(n_ctx_train)),
         };
-        if n_ctx > n_ctx_train {
+        let is_given = matches!(what, What::Forced { n_ctx: Some(_), .. });
+        if n_ctx > n_ctx_train && !is_given {
             return Err(Failure::ContextTooLong { n_ctx, n_ctx_train });
         }
         if matches!(what, What::Forced { .. }) && n_prompt >= n_ctx {

@@ -1,0 +1,51 @@
+//! Escapes in texts of the command line: `\n` and its like, as llama.cpp reads them.
+
+use crate::cli::failure::Failure;
+
+/// A text with its escapes replaced. What is no escape stays as it is, its backslash too.
+///
+/// # Errors
+/// When bytes that are given in hexadecimal make no text; `flag` gave it.
+pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
+    let bytes = text.as_bytes();
+    let mut all = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let known = if bytes[at] == b'\\' { escape(&bytes[at + 1..]) } else { None };
+        let (byte, n) = known.map_or((bytes[at], 1), |(byte, n)| (byte, n + 1));
+        all.push(byte);
+        at += n;
+    }
+    String::from_utf8(all).map_err(|_| {
+        Failure::usage(format!("{flag}: with its escapes replaced, it is not UTF-8"))
+            .with_hint(r"write a character itself, or all its bytes, as in \xc3\xa9 for é")
+    })
+}
+
+/// The byte that an escape stands for, and the escape's length without its backslash.
+fn escape(rest: &[u8]) -> Option<(u8, usize)> {
+    let digit = |at: usize| rest.get(at).and_then(|&byte| char::from(byte).to_digit(16));
+    match rest.first()? {
+        b'n' => Some((b'\n', 1)),
+        b'r' => Some((b'\r', 1)),
+        b't' => Some((b'\t', 1)),
+        &quoted @ (b'\\' | b'\'' | b'"') => Some((quoted, 1)),
+        b'x' => u8::try_from(digit(1)? * 16 + digit(2)?).ok().map(|byte| (byte, 3)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_13_13_escapes_are_those_of_llama_cpp() {
+        let read = |text| unescaped("-p", text).unwrap();
+        assert_eq!(read(r"a\nb\tc\rd"), "a\nb\tc\rd");
+        assert_eq!(read(r#"\\n \' \" \x41\xc3\xa9"#), "\\n ' \" Aé");
+        assert_eq!(read(r"C:\dir \x4 \é \"), r"C:\dir \x4 \é \");
+        let failure = unescaped("-p", r"\xff").unwrap_err().to_string();
+        assert!(failure.contains("-p: ") && failure.contains("hint: "), "{failure}");
+    }
+}

@@ -1,0 +1,108 @@
+//! An answer as it comes: its text to stdout, its thinking to stderr, or both as events.
+
+use crate::chat::thinking::{Part, Thinking};
+use crate::cli::args::RunArgs;
+use crate::cli::events::EventLines;
+use crate::cli::failure::Failure;
+use crate::cli::output::{TextOutput, stderr_text};
+use crate::cli::run::Told;
+
+/// What a model said.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// The answer.
+    pub(super) text: String,
+    /// What it thought before, with the tags.
+    pub(super) thinking: String,
+    /// Whether it ended within the thinking.
+    pub(super) is_cut: bool,
+}
+
+/// How thinking is treated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ThinkingPlan {
+    /// Whether the prompt has opened it; `None` is of texts without.
+    pub(super) is_open: Option<bool>,
+    /// Whether it is shown on stderr.
+    pub(super) is_shown: bool,
+}
+
+/// Shows an answer.
+pub(super) struct Saying {
+    said: Said,
+    splitter: Thinking,
+    is_thinking_shown: bool,
+    is_text_due: bool,
+    /// Whether everything is shown at the end.
+    is_late: bool,
+    output: TextOutput,
+    events: Option<EventLines>,
+}
+
+impl Saying {
+    pub(super) fn new(args: &RunArgs, plan: ThinkingPlan) -> Saying {
+        let is_text_due = !(args.json || args.jsonl);
+        Saying {
+            said: Said::default(),
+            splitter: plan.is_open.map_or_else(Thinking::never, Thinking::new),
+            is_thinking_shown: plan.is_shown && is_text_due,
+            is_text_due,
+            is_late: args.explain,
+            output: TextOutput::default(),
+            events: args.jsonl.then(EventLines::default),
+        }
+    }
+
+    /// Takes what is told of the answer.
+    pub(super) fn take(&mut self, told: &Told<'_>) -> Result<(), Failure> {
+        let Told::Text(piece) = told else {
+            return self.events.as_mut().map_or(Ok(()), |events| events.tell(told));
+        };
+        let mut parts = Vec::new();
+        self.splitter.push(piece, |part, text| parts.push((part, text.to_owned())));
+        parts.iter().try_for_each(|(part, text)| self.say(*part, text))
+    }
+
+    /// The answer, when all of it has come. Output that cannot be written is an error after that.
+    pub(super) fn finish(mut self) -> Result<Said, Failure> {
+        let mut parts = Vec::new();
+        self.splitter.finish(|part, text| parts.push((part, text.to_owned())));
+        parts.iter().try_for_each(|(part, text)| self.say(*part, text))?;
+        self.said.is_cut = self.splitter.is_inside();
+        if self.is_late {
+            self.is_late = false;
+            let Said { thinking, text, .. } = std::mem::take(&mut self.said);
+            self.show(Part::Thinking, &thinking)?;
+            self.show(Part::Answer, &text)?;
+            self.said = Said { thinking, text, is_cut: self.splitter.is_inside() };
+        }
+        if self.is_thinking_shown && self.said.text.is_empty() && !self.said.thinking.is_empty() {
+            stderr_text("\n");
+        }
+        self.output.finish()?;
+        Ok(self.said)
+    }
+
+    fn say(&mut self, part: Part, text: &str) -> Result<(), Failure> {
+        match part {
+            Part::Thinking => self.said.thinking.push_str(text),
+            Part::Answer => self.said.text.push_str(text),
+        }
+        if let Some(events) = &mut self.events {
+            let told = if part == Part::Thinking { Told::Thinking(text) } else { Told::Text(text) };
+            return events.tell(&told);
+        }
+        if self.is_late { Ok(()) } else { self.show(part, text) }
+    }
+
+    fn show(&mut self, part: Part, text: &str) -> Result<(), Failure> {
+        match part {
+            Part::Answer if self.is_text_due => self.output.write(text),
+            Part::Thinking if self.is_thinking_shown && !text.is_empty() => {
+                stderr_text(text);
+                Ok(())
+            }
+            Part::Answer | Part::Thinking => Ok(()),
+        }
+    }
+}
