@@ -292,7 +292,7 @@ fn issue_13_10_what_an_interrupt_loses_is_counted_and_what_is_done_is_kept() {
         let engine = Breaking { fake: Fake::new(4, Duration::ZERO), interrupt: &interrupt, n_events: Mutex::new(0) };
         let ended = setup.run_with(Box::new(engine), &interrupt, &mut Silent).unwrap();
         let n_done = ended.progress.totals.n_done();
-        assert!(ended.is_interrupted && n_done > 20, "{name}: {ended:?}");
+        assert!(ended.is_interrupted && n_done > 0, "{name}: {ended:?}");
         // Four places: as many answers are under way, unless one has just ended.
         let most = if is_text { 512 } else { 4 };
         assert!((1..=most).contains(&ended.n_lost), "{name}: {ended:?}");
