@@ -37,16 +37,16 @@ else
 fi
 check "scripts" tests/scripts.sh
 check "core alone" cargo test --release --locked --no-default-features
-check "clippy" cargo clippy --release --all-targets --locked -- -D warnings
+check "clippy" cargo clippy --release --workspace --all-targets --locked -- -D warnings
 check "build" scripts/build.sh
 
 printf '\n== model\n'
 CHASKI_TEST_MODEL=$(scripts/get-model.sh smollm2-135m-instruct)
 export CHASKI_TEST_MODEL
 
-check "tests" cargo test --release --locked
+check "tests" cargo test --release --workspace --locked
 check "recipes" scripts/test-recipes.sh "$CARGO_TARGET_DIR/release/chaski" "$CHASKI_TEST_MODEL"
-check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --locked
+check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace --locked
 if have cargo-deny; then
     # Without advisories, and offline: a check of this tree, that a network or a new advisory cannot break.
     check "licences and sources" cargo deny --offline check bans licenses sources

@@ -1,4 +1,4 @@
-//! Compiles `shim/hook.cpp` against the headers of the llama.cpp that llama-cpp-sys-2 built.
+//! Compiles `shim/` against the headers of the llama.cpp that llama-cpp-sys-2 built.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ const HEADERS: [&str; 4] =
     ["ggml/include/ggml-cpu.h", "ggml/src/ggml-backend-impl.h", "ggml/src/ggml-impl.h", "ggml/src/ggml-cpu/traits.h"];
 
 fn main() {
-    println!("cargo:rerun-if-changed=shim/hook.cpp");
+    println!("cargo:rerun-if-changed=shim");
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
         return;
@@ -25,6 +25,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .file("shim/hook.cpp")
+        .file("shim/self_test.cpp")
         .include(source.join("include"))
         .include(source.join("ggml/include"))
         .include(source.join("ggml/src"))

@@ -7,10 +7,8 @@
 #include "ggml-cpu.h"
 #include "traits.h"
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -47,9 +45,9 @@ size_t chaski_kernels_values_work(const chaski_tensor * v, const chaski_tensor *
 void   chaski_kernels_values(const chaski_tensor * v, const chaski_tensor * p, const chaski_tensor * out, const chaski_team * team, void * work);
 void   chaski_kernels_pack(int32_t type, int64_t columns, int64_t rows, const void * from, void * to);
 int    chaski_kernels_register(int32_t attention);
-int    chaski_kernels_test_product(int32_t type);
-int    chaski_kernels_test_attention(void);
 void   chaski_kernels_unregister(void);
+// For the self-test.
+ggml_backend_buffer_type_t chaski_kernels_buffer_type(void);
 }
 
 namespace {
@@ -263,181 +261,13 @@ int chaski_kernels_register(int32_t attention) {
     return 1;
 }
 
+ggml_backend_buffer_type_t chaski_kernels_buffer_type(void) {
+    return buffer_type();
+}
+
 void chaski_kernels_unregister(void) {
     auto & types = ggml_backend_cpu_get_extra_buffer_types();
     if (!types.empty() && types.front() == buffer_type()) {
         types.erase(types.begin());
     }
-}
-
-// ---- the self-test: what ggml computes with the hook, against plain sums ----
-
-namespace {
-
-// Numbers between -1 and 1 that are the same everywhere.
-struct numbers {
-    uint32_t state = 1;
-
-    float operator()() {
-        state = state * 1664525u + 1013904223u;
-        return (float) (int32_t) state / 2147483648.0f;
-    }
-
-    std::vector<float> some(size_t n) {
-        std::vector<float> v(n);
-        for (float & x : v) {
-            x = (*this)();
-        }
-        return v;
-    }
-};
-
-// A graph, with a buffer for each tensor.
-struct bench {
-    ggml_context *                     ctx;
-    ggml_backend_t                     backend = ggml_backend_cpu_init();
-    std::vector<ggml_backend_buffer_t> buffers;
-
-    bench() {
-        ggml_init_params params = { 64 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true };
-        ctx = ggml_init(params);
-        // One thread: OpenMP keeps a team for each thread that began one, and with more of them than CPUs all teams wait by sleeping
-        // instead of spinning, which costs a small model a quarter of its speed.
-        ggml_backend_cpu_set_n_threads(backend, 1);
-    }
-
-    ~bench() {
-        for (auto buffer : buffers) {
-            ggml_backend_buffer_free(buffer);
-        }
-        ggml_backend_free(backend);
-        ggml_free(ctx);
-    }
-
-    // Memory for one tensor.
-    bool allocate(ggml_tensor * t, ggml_backend_buffer_type_t type) {
-        ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, ggml_nbytes(t) + 64);
-        if (!buffer) {
-            return false;
-        }
-        buffers.push_back(buffer);
-        ggml_backend_tensor_alloc(buffer, t, ggml_backend_buffer_get_base(buffer));
-        return true;
-    }
-
-    // Computes `out`; the tensors that it is made of have memory, except views and results.
-    bool compute(ggml_tensor * out) {
-        ggml_cgraph * graph = ggml_new_graph_custom(ctx, 32, false);
-        ggml_build_forward_expand(graph, out);
-        for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
-            ggml_tensor * node = ggml_graph_node(graph, i);
-            if (node->view_src ? ggml_backend_view_init(node) != GGML_STATUS_SUCCESS : !allocate(node, ggml_backend_cpu_buffer_type())) {
-                return false;
-            }
-        }
-        return ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS;
-    }
-};
-
-// Whether the two differ by rounding only.
-bool near(const std::vector<double> & want, const float * got, double tolerance) {
-    double size = 0, error = 0;
-    for (size_t i = 0; i < want.size(); i++) {
-        size += want[i] * want[i];
-        error += (want[i] - got[i]) * (want[i] - got[i]);
-    }
-    return error <= tolerance * tolerance * size;  // false for NaN
-}
-
-}  // namespace
-
-int chaski_kernels_test_product(int32_t code) {
-    const ggml_type type = (ggml_type) code;
-    const int64_t   k = 256, rows = 32, n = 3;
-    numbers         random;
-    const auto      weights = random.some(k * rows), x = random.some(k * n);
-    bench           b;
-    ggml_tensor *   w = ggml_new_tensor_2d(b.ctx, type, k, rows);
-    ggml_tensor *   a = ggml_new_tensor_2d(b.ctx, GGML_TYPE_F32, k, n);
-    std::vector<uint8_t> packed(ggml_nbytes(w));
-    ggml_quantize_chunk(type, weights.data(), packed.data(), 0, rows, k, nullptr);
-    if (!b.allocate(w, buffer_type()) || !b.allocate(a, ggml_backend_cpu_buffer_type())) {
-        return 0;
-    }
-    ggml_backend_tensor_set(w, packed.data(), 0, packed.size());
-    ggml_backend_tensor_set(a, x.data(), 0, ggml_nbytes(a));
-    ggml_tensor * out = ggml_mul_mat(b.ctx, w, a);
-    if (!b.compute(out)) {
-        return 0;
-    }
-    // What ggml reads from the same blocks.
-    std::vector<float> read(weights);
-    if (type != GGML_TYPE_F32) {
-        ggml_get_type_traits(type)->to_float(packed.data(), read.data(), k * rows);
-    }
-    std::vector<double> want(rows * n);
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t r = 0; r < rows; r++) {
-            for (int64_t c = 0; c < k; c++) {
-                want[i * rows + r] += (double) read[r * k + c] * x[i * k + c];
-            }
-        }
-    }
-    return near(want, (const float *) out->data, 0.02);
-}
-
-int chaski_kernels_test_attention(void) {
-    const int64_t d = 64, cells = 32, tokens = 3, heads = 4, kv_heads = 2;
-    const float   scale = 0.125f;
-    numbers       random;
-    const auto    ks = random.some(d * kv_heads * cells), vs = random.some(cells * d * kv_heads), qs = random.some(d * heads * tokens);
-    bench         b;
-    auto *        cpu = ggml_backend_cpu_buffer_type();
-    ggml_tensor * k = ggml_new_tensor_3d(b.ctx, GGML_TYPE_F16, d, kv_heads, cells);
-    ggml_tensor * v = ggml_new_tensor_3d(b.ctx, GGML_TYPE_F16, cells, d, kv_heads);
-    ggml_tensor * q = ggml_new_tensor_3d(b.ctx, GGML_TYPE_F32, d, heads, tokens);
-    ggml_tensor * m = ggml_new_tensor_2d(b.ctx, GGML_TYPE_F32, cells, tokens);
-    for (auto * t : { k, v, q, m }) {
-        if (!b.allocate(t, cpu)) {
-            return 0;
-        }
-    }
-    std::vector<float> mask(cells * tokens);
-    for (int64_t i = 0; i < cells * tokens; i++) {
-        mask[i] = i % cells > cells - 8 + i / cells ? -INFINITY : 0.0f;
-    }
-    ggml_fp32_to_fp16_row(ks.data(), (ggml_fp16_t *) k->data, ks.size());
-    ggml_fp32_to_fp16_row(vs.data(), (ggml_fp16_t *) v->data, vs.size());
-    memcpy(q->data, qs.data(), ggml_nbytes(q));
-    memcpy(m->data, mask.data(), ggml_nbytes(m));
-    // As build_attn_mha in llama-graph.cpp: V lies transposed in the cache.
-    ggml_tensor * vt = ggml_permute(b.ctx, ggml_permute(b.ctx, v, 0, 2, 1, 3), 0, 2, 1, 3);
-    ggml_tensor * kq = ggml_mul_mat(b.ctx, ggml_permute(b.ctx, k, 0, 2, 1, 3), ggml_permute(b.ctx, q, 0, 2, 1, 3));
-    ggml_tensor * p  = ggml_soft_max_ext(b.ctx, kq, m, scale, 0.0f);
-    ggml_tensor * out = ggml_mul_mat(b.ctx, vt, p);
-    if (!b.compute(out)) {
-        return 0;
-    }
-    std::vector<double> want(d * tokens * heads);
-    for (int64_t h = 0; h < heads; h++) {
-        const int64_t g = h / (heads / kv_heads);
-        for (int64_t t = 0; t < tokens; t++) {
-            std::vector<double> e(cells);
-            double sum = 0;
-            for (int64_t c = 0; c < cells; c++) {
-                double dot = 0;
-                for (int64_t i = 0; i < d; i++) {
-                    dot += (double) ks[(c * kv_heads + g) * d + i] * qs[(t * heads + h) * d + i];
-                }
-                e[c] = exp(dot * scale + mask[t * cells + c]);
-                sum += e[c];
-            }
-            for (int64_t i = 0; i < d; i++) {
-                for (int64_t c = 0; c < cells; c++) {
-                    want[(h * tokens + t) * d + i] += e[c] / sum * vs[(g * d + i) * cells + c];
-                }
-            }
-        }
-    }
-    return near(want, (const float *) out->data, 0.005);
 }

@@ -18,8 +18,9 @@ unsafe extern "C" {
     fn chaski_kernels_register(attention: i32) -> i32;
     fn chaski_kernels_unregister();
     /// Zero if what ggml computes with the hook is wrong.
-    fn chaski_kernels_test_product(ty: i32) -> i32;
-    fn chaski_kernels_test_attention() -> i32;
+    fn chaski_kernels_test_product(ty: i32, threads: i32) -> i32;
+    fn chaski_kernels_test_experts(threads: i32) -> i32;
+    fn chaski_kernels_test_attention(threads: i32) -> i32;
 }
 
 /// Why weights stay with ggml's own kernels.
@@ -66,6 +67,8 @@ pub enum Misfit {
     Structures,
     /// A product of this type was wrong.
     Product(WeightType),
+    /// A product of a mixture of experts was wrong.
+    Experts,
     /// Attention was wrong.
     Attention,
 }
@@ -75,7 +78,24 @@ impl std::fmt::Display for Misfit {
         match self {
             Self::Structures => f.write_str("structures of this llama.cpp have another size"),
             Self::Product(ty) => write!(f, "a test product with {} weights was wrong", ty.name()),
+            Self::Experts => f.write_str("a test of a mixture of experts was wrong"),
             Self::Attention => f.write_str("a test of attention was wrong"),
+        }
+    }
+}
+
+/// What ggml computes wrongly with the hook, if anything.
+///
+/// # Safety
+///
+/// The hook is registered, and no model is loaded.
+pub(crate) unsafe fn misfit(threads: i32) -> Option<Misfit> {
+    unsafe {
+        let product = WeightType::ALL.into_iter().find(|ty| chaski_kernels_test_product(*ty as i32, threads) == 0);
+        match product {
+            Some(ty) => Some(Misfit::Product(ty)),
+            None if chaski_kernels_test_experts(threads) == 0 => Some(Misfit::Experts),
+            None => (chaski_kernels_test_attention(threads) == 0).then_some(Misfit::Attention),
         }
     }
 }
@@ -101,9 +121,9 @@ pub fn install(isa: Isa) -> Result<Isa, Misfit> {
             if chaski_kernels_register(1) == 0 {
                 return Err(Misfit::Structures);
             }
-            let product = WeightType::ALL.into_iter().find(|ty| chaski_kernels_test_product(*ty as i32) == 0);
-            let misfit =
-                product.map(Misfit::Product).or((chaski_kernels_test_attention() == 0).then_some(Misfit::Attention));
+            // One thread: OpenMP keeps a team for each thread that began one, and with more of them than CPUs all teams wait by
+            // sleeping instead of spinning, which costs a small model a quarter of its speed.
+            let misfit = misfit(1);
             misfit.map_or(Ok(isa), |misfit| {
                 chaski_kernels_unregister();
                 Err(misfit)

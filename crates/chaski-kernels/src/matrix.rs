@@ -39,6 +39,11 @@ impl Matrix {
         self.tiles.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn tiles(&self) -> &[u8] {
+        &self.tiles
+    }
+
     /// Rows of `columns` floats, as the kernels read them.
     ///
     /// # Panics

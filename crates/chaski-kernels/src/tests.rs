@@ -301,3 +301,95 @@ fn quantizing_fast_is_quantizing() {
         }
     }
 }
+
+/// Memory of `len` bytes that begins or ends where no memory is.
+#[cfg(target_os = "linux")]
+struct Guarded {
+    mapping: *mut u8,
+    mapped: usize,
+    from: *mut u8,
+}
+
+#[cfg(target_os = "linux")]
+impl Guarded {
+    const PAGE: usize = 4096;
+
+    fn new(len: usize, at_end: bool) -> Self {
+        let mapped = len.next_multiple_of(Self::PAGE) + 2 * Self::PAGE;
+        // SAFETY: a mapping of our own; its first and last page are taken away.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let mapping = libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            assert_ne!(mapping, libc::MAP_FAILED);
+            let mapping = mapping.cast::<u8>();
+            assert_eq!(libc::mprotect(mapping.cast(), Self::PAGE, libc::PROT_NONE), 0);
+            assert_eq!(libc::mprotect(mapping.add(mapped - Self::PAGE).cast(), Self::PAGE, libc::PROT_NONE), 0);
+            let from = if at_end { mapping.add(mapped - Self::PAGE - len) } else { mapping.add(Self::PAGE) };
+            Self { mapping, mapped, from }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`.
+        unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn kernels_stay_within_their_memory() {
+    use crate::gemm::{self, Tiles};
+    for isa in isas() {
+        for ty in WeightType::ALL {
+            for columns in columns_of(ty) {
+                let rows = 2 * isa.tile_rows();
+                let matrix = Matrix::new(ty, isa, columns, &random_blocks(ty, columns, rows, 3));
+                for n in [1, 2, 3, 4, 5, 16] {
+                    let x = random_rows(n, columns, 5);
+                    let acts = matrix.quantize(&x);
+                    let want = product(&matrix, &x, n);
+                    for at_end in [false, true] {
+                        let weights = Guarded::new(matrix.bytes(), at_end);
+                        let floats = Guarded::new(size_of_val(&x[..]), at_end);
+                        let guarded_acts = Guarded::new(size_of_val(&acts[..]).max(1), at_end);
+                        let out = Guarded::new(size_of_val(&want[..]), at_end);
+                        let (x_at, out_at) = (floats.from.cast::<f32>(), out.from.cast::<f32>());
+                        // SAFETY: all within the lengths of `Guarded::new`.
+                        unsafe {
+                            weights.from.copy_from(matrix.tiles().as_ptr(), matrix.bytes());
+                            x_at.copy_from(x.as_ptr(), x.len());
+                            guarded_acts.from.cast::<Activation>().copy_from(acts.as_ptr(), acts.len());
+                            let tiles = Tiles {
+                                weights: weights.from,
+                                n_tiles: 2,
+                                columns,
+                                acts: guarded_acts.from.cast(),
+                                acts_stride: n,
+                                floats: &(0..n).map(|m| x_at.add(m * columns).cast_const()).collect::<Vec<_>>(),
+                                out: &(0..n).map(|m| out_at.add(m * rows)).collect::<Vec<_>>(),
+                            };
+                            (gemm::kernel(isa, ty).run)(&tiles);
+                            let got = std::slice::from_raw_parts(out_at, want.len());
+                            assert!(
+                                got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()),
+                                "{isa} {ty:?} {n} rows"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ggml_computes_with_the_hook() {
+    let Some(isa) = Isa::best() else { return eprintln!("not run: this CPU has no AVX2") };
+    assert_eq!(crate::install(isa), Ok(isa));
+    assert_eq!(crate::install(isa), Ok(isa), "a second time changes nothing");
+    // SAFETY: installed just now; this process loads no model.
+    assert_eq!(unsafe { crate::hook::misfit(3) }, None);
+}
