@@ -41,7 +41,15 @@ fn logits(model: &str, text: &str, n: usize, rows: usize, out: &str) {
         let vocabulary = llama::llama_model_get_vocab(model);
         let n_vocab = llama::llama_vocab_n_tokens(vocabulary) as usize;
         let mut tokens = vec![0; text.len() + 8];
-        let found = llama::llama_tokenize(vocabulary, text.as_ptr().cast::<c_char>(), text.len() as i32, tokens.as_mut_ptr(), tokens.len() as i32, true, false);
+        let found = llama::llama_tokenize(
+            vocabulary,
+            text.as_ptr().cast::<c_char>(),
+            text.len() as i32,
+            tokens.as_mut_ptr(),
+            tokens.len() as i32,
+            true,
+            false,
+        );
         tokens.truncate(usize::try_from(found).expect("tokens"));
         assert!(tokens.len() >= n, "the text has {} tokens", tokens.len());
         let mut params = llama::llama_context_default_params();
@@ -63,7 +71,10 @@ fn logits(model: &str, text: &str, n: usize, rows: usize, out: &str) {
             }
             assert_eq!(llama::llama_decode(context, batch), 0, "llama.cpp cannot decode");
             for i in 0..part.len() {
-                let row = std::slice::from_raw_parts(llama::llama_get_logits_ith(context, i as i32).cast::<u8>(), n_vocab * 4);
+                let row = std::slice::from_raw_parts(
+                    llama::llama_get_logits_ith(context, i as i32).cast::<u8>(),
+                    n_vocab * 4,
+                );
                 out.write_all(row).expect("room on the disk");
             }
         }
@@ -76,7 +87,7 @@ unsafe extern "C" fn quiet(_: llama::ggml_log_level, _: *const c_char, _: *mut s
 fn compare(a: &str, b: &str, n_vocab: usize) {
     let open = |path: &str| BufReader::new(File::open(path).unwrap_or_else(|error| panic!("{path}: {error}")));
     let (mut a, mut b) = (open(a), open(b));
-    let mut row = |from: &mut BufReader<File>| {
+    let row = |from: &mut BufReader<File>| {
         let mut bytes = vec![0; n_vocab * 4];
         from.read_exact(&mut bytes).ok()?;
         Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<f32>>())

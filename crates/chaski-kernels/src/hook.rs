@@ -51,10 +51,10 @@ impl std::fmt::Display for Refusal {
 /// Why not.
 pub fn takes(isa: Isa, code: i32, columns: usize, rows: usize) -> Result<WeightType, Refusal> {
     let ty = WeightType::from_ggml(code).ok_or(Refusal::Type)?;
-    if columns == 0 || columns % ty.block_columns() != 0 {
+    if columns == 0 || !columns.is_multiple_of(ty.block_columns()) {
         return Err(Refusal::Columns);
     }
-    if rows == 0 || rows % isa.tile_rows() != 0 {
+    if rows == 0 || !rows.is_multiple_of(isa.tile_rows()) {
         return Err(Refusal::Rows);
     }
     Ok(ty)

@@ -10,7 +10,9 @@ use crate::weights::WeightType;
 pub fn pack(ty: WeightType, columns: usize, tile_rows: usize, from: &[u8], to: &mut [u8]) {
     let row_bytes = ty.row_bytes(columns);
     let tile_bytes = tile_rows * row_bytes;
-    assert!(columns % ty.block_columns() == 0 && from.len() % tile_bytes == 0 && to.len() == from.len());
+    assert!(
+        columns.is_multiple_of(ty.block_columns()) && from.len().is_multiple_of(tile_bytes) && to.len() == from.len()
+    );
     for (rows, tile) in from.chunks_exact(tile_bytes).zip(to.chunks_exact_mut(tile_bytes)) {
         if ty.is_float() {
             interleave(rows, row_bytes, ty.block_bytes(), tile);

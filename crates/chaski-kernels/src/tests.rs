@@ -34,7 +34,7 @@ fn random_blocks(ty: WeightType, columns: usize, rows: usize, seed: u64) -> Vec<
     let mut blocks: Vec<u8> = (0..rows * ty.row_bytes(columns)).map(|_| (random.next() >> 24) as u8).collect();
     for block in blocks.chunks_mut(ty.block_bytes()) {
         let mut half = |at: usize| {
-            let bits = (random.next() % 2) << 15 | (8 + random.next() % 5) << 10 | random.next() % 1024;
+            let bits = (random.next() % 2) << 15 | (8 + random.next() % 5) << 10 | (random.next() % 1024);
             block[at..at + 2].copy_from_slice(&(bits as u16).to_le_bytes());
         };
         match ty {
