@@ -13,10 +13,13 @@ use crate::cli::output::stderr_line;
 /// Told once in a run that would keep something.
 pub fn tell_if_nothing_is_kept() {
     if cache().is_none() {
-        let home = std::env::var_os("HOME").unwrap_or_default();
+        let value = |name| std::env::var_os(name).unwrap_or_default();
+        // The folder that is given wins over the home folder.
+        let name = if value("XDG_CACHE_HOME").is_empty() { "HOME" } else { "XDG_CACHE_HOME" };
+        let value = value(name);
         stderr_line(&format!(
-            "notice: HOME is no folder ({}), so nothing is kept for the next run; hint: set HOME, or XDG_CACHE_HOME and XDG_DATA_HOME",
-            if home.is_empty() { "not set".into() } else { home.display().to_string() }
+            "notice: {name} is no folder ({}), so nothing is kept for the next run; hint: set HOME, or XDG_CACHE_HOME and XDG_DATA_HOME",
+            if value.is_empty() { "not set".into() } else { value.display().to_string() }
         ));
     }
 }

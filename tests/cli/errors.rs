@@ -87,7 +87,7 @@ fn wrong_flags_and_numbers_are_usage_errors() {
         (&["--temp", "-0.1"], "--temp"),
         (&["--temp", "nan"], "--temp"),
         (&["--temp", "1e39"], "--temp"),
-        (&["--top-k", "-1"], "--top-k"),
+        (&["--top-k", "-2"], "--top-k"),
         (&["--top-p", "1.1"], "--top-p"),
         (&["--top-p", "nan"], "--top-p"),
         (&["--min-p", "-0.1"], "--min-p"),

@@ -90,7 +90,7 @@ fn files_that_are_no_traces_are_named() {
     place.write("empty.jsonl", "\n");
     replay(&place, &["empty.jsonl"]).fails(1, &["empty.jsonl", "no traces"]);
     place.write("binary.jsonl", b"{\"id\": \"\xff\xfe\"}");
-    replay(&place, &["binary.jsonl"]).fails(1, &["binary.jsonl", "utf-8"]);
+    replay(&place, &["binary.jsonl"]).fails(1, &["binary.jsonl", "not UTF-8"]);
     replay(&place, &["none.jsonl"]).fails(1, &["none.jsonl"]);
 }
 

@@ -253,6 +253,7 @@ fn kept(place: &Workplace, name: &str) -> Vec<String> {
 #[test]
 #[cfg(unix)]
 fn issue_13_10_a_signal_in_an_answer_keeps_the_turn() {
+    end_at_a_hangup();
     let place = Workplace::new();
     // A terminal that is closed says so more than once.
     for (n, signals) in [&["INT"][..], &["TERM"], &["HUP"], &["HUP", "HUP", "HUP"], &["TERM", "HUP"]].iter().enumerate()
@@ -285,9 +286,20 @@ fn issue_13_10_a_reader_that_goes_away_loses_no_turn() {
     assert!(kept(&place, "rain")[0].as_bytes().starts_with(&beginning));
 }
 
+/// Has processes that are started end at a hangup, also where the tests run under `nohup`, which has them ignore it.
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "no safe function restores a signal's action"))]
+fn end_at_a_hangup() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the default action, which touches no state of this process.
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn issue_13_10_a_hangup_ends_an_answer_of_run_cleanly() {
+    end_at_a_hangup();
     let place = Workplace::new();
     let arguments = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--json"];
     let running = Running::start(&mut place.run_command(&[&arguments[..], &["--explain"]].concat()));

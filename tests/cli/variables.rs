@@ -74,7 +74,6 @@ fn issue_13_8_a_mistake_names_its_variable() {
     let place = Workplace::new();
     for (name, value) in [
         ("LLAMA_ARG_CTX_SIZE", "8k"),
-        ("LLAMA_ARG_CTX_SIZE", "65537"),
         ("LLAMA_ARG_CTX_SIZE", "2"),
         ("LLAMA_ARG_CTX_SIZE", "1073741825"),
         ("LLAMA_ARG_THREADS", "x"),
