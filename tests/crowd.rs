@@ -309,7 +309,7 @@ fn a_prompt_may_fill_the_context_but_for_one_token() {
     let requests: Vec<Request> = (0..3).map(|id| request(id, &" the".repeat(47 + id as usize), 9)).collect();
     let (answers, refused) = answer_all(&engine, &requests);
     assert_eq!(answers.values().map(|answer| answer.n_prompt).collect::<Vec<_>>(), [49]);
-    assert_eq!((answers[&0].end, answers[&0].n_predicted), (End::Length, 1));
+    assert_eq!((answers[&0].end, answers[&0].n_predicted), (End::Context { n_ctx: 50 }, 1));
     assert_eq!(refused.len(), 2, "50 and 51 of 50 positions");
 }
 

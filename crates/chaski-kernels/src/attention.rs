@@ -9,7 +9,7 @@
 //! - *K·Q* is a sum over the columns of a head, in their order.
 //! - *Softmax* sums integers: each `exp` as a multiple of 2^-24, exact whatever the order. Probabilities are multiples of [`GRID`].
 //! - *V·P* sums products of f16 (multiples of 2^-24) and of probabilities (multiples of 2^-22) in f64: exact, as long as values
-//!   are below 2^7. Larger ones are summed as well as f64 does it.
+//!   are below 2^7. Larger ones, and values in F32 or BF16, are summed as well as f64 does it.
 //!
 //! All instruction sets give the same bits: see `simd`.
 
@@ -56,25 +56,32 @@ impl Rows {
 
 /// ggml's numbers of the types of a cache.
 mod code {
+    pub(super) const F32: i32 = 0;
     pub(super) const F16: i32 = 1;
     pub(super) const Q8_0: i32 = 8;
+    pub(super) const BF16: i32 = 30;
+}
+
+/// Bytes of an element (of Q8_0, of a block) for the types that are taken.
+fn element_bytes(ty: i32) -> Option<i64> {
+    match ty {
+        code::F32 => Some(4),
+        code::F16 | code::BF16 => Some(2),
+        code::Q8_0 => Some(34),
+        _ => None,
+    }
 }
 
 /// Whether [`keys`] takes `MUL_MAT(k, q)`.
 pub(crate) fn takes_keys(k: &Tensor, q: &Tensor) -> bool {
-    let contiguous = match k.ty {
-        code::F16 => k.nb[0] == 2 && k.ne[0] % 8 == 0,
-        code::Q8_0 => k.nb[0] == 34 && k.ne[0] % 32 == 0,
-        _ => false,
-    };
-    contiguous && k.ne[0] as usize <= MAX_COLUMNS && k.ne[1] % 16 == 0 && q.nb[0] == 4 && shares(k, q)
+    let multiple = if k.ty == code::Q8_0 { 32 } else { 8 };
+    let is_contiguous = element_bytes(k.ty) == Some(k.nb[0]) && k.ne[0] % multiple == 0;
+    is_contiguous && k.ne[0] as usize <= MAX_COLUMNS && k.ne[1] % 16 == 0 && q.nb[0] == 4 && shares(k, q)
 }
 
 /// Whether [`values`] takes `MUL_MAT(v, p)`.
 pub(crate) fn takes_values(v: &Tensor, p: &Tensor) -> bool {
-    v.ty == code::F16
-        && v.nb[0] == 2
-        && v.ne[0] % 8 == 0
+    v.ty != code::Q8_0 && element_bytes(v.ty) == Some(v.nb[0]) && v.ne[0] % 8 == 0
         && v.ne[1] % CHANNELS as i64 == 0
         && p.nb[0] == 4
         && shares(v, p)
@@ -93,8 +100,11 @@ fn shares(cache: &Tensor, rows: &Tensor) -> bool {
 #[inline(always)]
 unsafe fn eight(ty: i32, row: *const u8, j: usize) -> __m256 {
     unsafe {
-        if ty == code::F16 {
-            return _mm256_cvtph_ps(_mm_loadu_si128(row.add(16 * j).cast()));
+        match ty {
+            code::F16 => return _mm256_cvtph_ps(_mm_loadu_si128(row.add(16 * j).cast())),
+            code::F32 => return _mm256_loadu_ps(row.add(32 * j).cast()),
+            code::BF16 => return Avx2::bfloats(row.add(16 * j)),
+            _ => {}
         }
         let block = row.add(j / 4 * 34);
         let scale =
@@ -358,6 +368,8 @@ trait Doubles: Copy {
     unsafe fn from_floats(p: *const f32) -> Self::V;
     /// `LANES` half-precision floats.
     unsafe fn from_halves(p: *const u8) -> Self::V;
+    /// `LANES` bfloat16.
+    unsafe fn from_bfloats(p: *const u8) -> Self::V;
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn sum(v: Self::V) -> f64;
 }
@@ -386,6 +398,13 @@ macro_rules! four_doubles {
             #[inline(always)]
             unsafe fn from_halves(p: *const u8) -> __m256d {
                 unsafe { _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p.cast()))) }
+            }
+            #[inline(always)]
+            unsafe fn from_bfloats(p: *const u8) -> __m256d {
+                unsafe {
+                    let bits = _mm_slli_epi32::<16>(_mm_cvtepu16_epi32(_mm_loadl_epi64(p.cast())));
+                    _mm256_cvtps_pd(_mm_castsi128_ps(bits))
+                }
             }
             #[inline(always)]
             unsafe fn fma(a: __m256d, b: __m256d, c: __m256d) -> __m256d {
@@ -428,6 +447,10 @@ impl Doubles for Avx512 {
     #[inline(always)]
     unsafe fn from_halves(p: *const u8) -> __m512d {
         unsafe { _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn from_bfloats(p: *const u8) -> __m512d {
+        unsafe { _mm512_cvtps_pd(Avx2::bfloats(p)) }
     }
     #[inline(always)]
     unsafe fn fma(a: __m512d, b: __m512d, c: __m512d) -> __m512d {
@@ -475,9 +498,15 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
             while from < cells {
                 let n = VALUE_CELLS.min(cells - from);
                 for c in 0..CHANNELS {
-                    let row = channels.wrapping_add(c * v.nb[1] as usize + 2 * from);
+                    let row = channels.wrapping_add(c * v.nb[1] as usize + v.nb[0] as usize * from);
                     for l in 0..n / D::LANES {
-                        D::store(block.add((l * CHANNELS + c) * D::LANES), D::from_halves(row.add(2 * l * D::LANES)));
+                        let cells = row.add(v.nb[0] as usize * l * D::LANES);
+                        let converted = match v.ty {
+                            code::F16 => D::from_halves(cells),
+                            code::F32 => D::from_floats(cells.cast()),
+                            _ => D::from_bfloats(cells),
+                        };
+                        D::store(block.add((l * CHANNELS + c) * D::LANES), converted);
                     }
                 }
                 let mut r = 0;
