@@ -81,7 +81,9 @@ pub(crate) fn takes_keys(k: &Tensor, q: &Tensor) -> bool {
 
 /// Whether [`values`] takes `MUL_MAT(v, p)`.
 pub(crate) fn takes_values(v: &Tensor, p: &Tensor) -> bool {
-    v.ty != code::Q8_0 && element_bytes(v.ty) == Some(v.nb[0]) && v.ne[0] % 8 == 0
+    v.ty != code::Q8_0
+        && element_bytes(v.ty) == Some(v.nb[0])
+        && v.ne[0] % 8 == 0
         && v.ne[1] % CHANNELS as i64 == 0
         && p.nb[0] == 4
         && shares(v, p)
