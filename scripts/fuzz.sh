@@ -27,7 +27,7 @@ coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-
 host=$(rustc -vV | sed -n 's/^host: //p')
 build=$CARGO_TARGET_DIR/fuzz
 # With --target the flags leave build scripts and macros alone.
-CARGO_TARGET_DIR=$build RUSTFLAGS=$(echo $coverage) cargo build --release --locked --target "$host" >&2
+CARGO_TARGET_DIR=$build RUSTFLAGS=${coverage//$'\n'/ } cargo build --release --locked --target "$host" >&2
 
 mkdir -p artifacts
 pids=()
