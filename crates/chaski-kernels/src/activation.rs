@@ -9,7 +9,7 @@
 pub struct Activation {
     /// The quantized values, -127 to 127.
     pub q: [i8; 32],
-    /// What each half of 16 columns adds to an integer sum, or its sum as a float: see [`Halves`].
+    /// What each half of 16 columns adds to an integer sum, or its sum as a float, as the format needs it.
     pub halves: [u32; 2],
     /// `scale` times the sum of `q`, for weights with a minimum.
     pub sum: f32,

@@ -4,8 +4,8 @@
 //! the weights again for each row or for each group of four. These kernels unpack a tile of weights once for all rows, and what
 //! a row of the result is does not depend on the other rows in the batch, to the bit, nor on the instruction set.
 //!
-//! Read it in this order: [`weights`] (types and blocks of a file), `format` (the layout of tiles), `pack` (from one to the
-//! other), [`activation`], `simd` (what is needed of an instruction set), `gemm` (the kernels), `product` (ggml's operations on
+//! Read it in this order: `weights` (types and blocks of a file), `format` (the layout of tiles), `pack` (from one to the
+//! other), `activation`, `simd` (what is needed of an instruction set), `gemm` (the kernels), `product` (ggml's operations on
 //! all threads), `hook` (how ggml comes to call them).
 //!
 //! Only x86-64 has kernels; elsewhere the crate is empty.
