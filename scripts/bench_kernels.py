@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# What the kernels are called in the picture.
+LABELS = {"default": "Chaski"}
+
 SHOWN = [1, 2, 3, 4, 6, 8, 12, 16, 32, 64]
 
 
@@ -53,7 +56,7 @@ def picture(title, curves):
         line = " ".join(f"{x(n):.1f},{y(c):.1f}" for n, c in points)
         n, c = points[-1]
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
-                     f'<text x="{x(n) - 6:.0f}" y="{y(c) - 8:.0f}" text-anchor="end" fill="{colour}">{name}</text>')
+                     f'<text x="{x(n) - 6:.0f}" y="{y(c) - 8:.0f}" text-anchor="end" fill="{colour}">{LABELS.get(name, name)}</text>')
     return "\n".join(parts + ["</svg>", ""])
 
 
