@@ -19,7 +19,7 @@ pub fn seed_of(seed: u32, custom_id: &str) -> u32 {
 
 /// The ids met so far.
 ///
-/// It keeps 64 bits of each, which is 9 to 18 bytes of memory a line: the only thing beside two bits a line in the journal's
+/// It keeps 64 bits of each, which is 9 to 18 bytes of memory a line: the only thing beside one bit a line in the journal's
 /// state that grows with the input. Two different ids of ten million are taken for the same once in 400,000 jobs.
 #[derive(Debug, Default)]
 pub struct Ids(FxHashSet<u64>);
