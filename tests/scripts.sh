@@ -314,7 +314,7 @@ ok peers_one_table all run 0 peers --modes llama-plain,ngram-simple,none,auto -r
     out_has '| edit | ngram-simple | 200.0 | 2.00 | 2.00 – 2.00 | 1.60 | 0/4 |' , \
     out_has '| all | auto | 300.0 | 3.00 | 3.00 – 3.00 | 2.40 | 6/6 |' , \
     out_has '- llama-server: version: 1 (stand-in), ggml unknown, CPU features: AVX2' , err_has '3/3: c1, again' , \
-    err_has 'different kernels are compared: FMA' , err_lacks 'different prompts'
+    err_has 'part of the work differs: FMA' , err_lacks 'different prompts'
 ok peers_raw_records all test "$(wc -l <"$tmp/peers.jsonl" | tr -d ' ')" = 24 , grep -q '"llama_server": "version: 1' "$tmp/peers.jsonl"
 ok peers_filtered all run 0 peers --modes llama-plain,ngram-mod --ids c1 , out_has '| chat | ngram-mod | 200.0 | 2.00 | 2.00 – 2.00 | - | 0/1 |'
 ok peers_unknown_flag all run 1 peers --modes llama-plain,ngram-map-k , err_has 'mode ngram-map-k: error: invalid argument'
