@@ -218,21 +218,21 @@ unsafe extern "C" fn chaski_kernels_values(v: &Tensor, p: &Tensor, out: &Tensor,
 unsafe extern "C" fn chaski_kernels_pack(code: i32, columns: i64, rows: i64, from: *const u8, to: *mut u8) {
     const WORTH_A_THREAD: usize = 1 << 20;
     let ty = WeightType::from_ggml(code).expect("the hook takes known types only");
-    let (columns, tile_rows) = (columns as usize, isa().tile_rows());
+    let (columns, isa) = (columns as usize, isa());
     let bytes = rows as usize * ty.row_bytes(columns);
     // SAFETY: ggml passes a whole tensor, and a buffer of the same size.
     let (from, to) = unsafe { (std::slice::from_raw_parts(from, bytes), std::slice::from_raw_parts_mut(to, bytes)) };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let n = cpus.min(bytes / WORTH_A_THREAD).max(1);
-    let part = (rows as usize / tile_rows).div_ceil(n) * tile_rows * ty.row_bytes(columns);
+    let part = (rows as usize / isa.tile_rows()).div_ceil(n) * isa.tile_rows() * ty.row_bytes(columns);
     std::thread::scope(|threads| {
         let mut parts = from.chunks(part).zip(to.chunks_mut(part));
         let own = parts.next();
         for (from, to) in parts {
-            threads.spawn(move || pack(ty, columns, tile_rows, from, to));
+            threads.spawn(move || pack(ty, isa, columns, from, to));
         }
         if let Some((from, to)) = own {
-            pack(ty, columns, tile_rows, from, to);
+            pack(ty, isa, columns, from, to);
         }
     });
     pages::release(from);
