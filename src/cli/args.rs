@@ -15,6 +15,7 @@ use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::drafter::DrafterArgs;
+use crate::cli::exact::ExactArg;
 use crate::cli::form::FormArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::lora::LoraArg;
@@ -418,6 +419,10 @@ pub struct RunArgs {
     /// No statistics on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// What may differ.
+    #[command(flatten)]
+    pub exact: ExactArg,
 
     /// The model and the machine.
     #[command(flatten)]

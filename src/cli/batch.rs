@@ -52,6 +52,7 @@ use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::gguf::Gguf;
+use crate::llama::exact;
 use crate::llama::parallel::MAX_SLOTS;
 use crate::llama::worker::{Loaded, WorkerConfig};
 
@@ -150,6 +151,7 @@ impl Work<'_> {
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
+        args.exact.demand();
         let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
         memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
@@ -162,12 +164,16 @@ impl Work<'_> {
         let prepared = job.prepare(self.open_output()?).map_err(|error| failures::of_job(error, &self.output))?;
         self.tell(&prepared);
         let seed = prepared.seed();
-        let ended = match prepared.n_left() {
-            0 => prepared.finish().map_err(|error| failures::of_job(error, &self.output))?,
-            _ => self.answer(prepared, engine, &gguf, interrupt)?,
+        let settings = *engine.settings.at(0);
+        let (ended, exactness) = match prepared.n_left() {
+            0 => (prepared.finish().map_err(|error| failures::of_job(error, &self.output))?, None),
+            _ => (self.answer(prepared, engine, &gguf, interrupt)?, Some(exact::of_work(&settings))),
         };
         if !args.quiet {
-            stderr_line(&show::summary(&ended, seed));
+            stderr_line(&show::summary(&ended, seed, exactness.as_ref()));
+        }
+        if let Some(exactness) = exactness {
+            args.exact.check(&exactness, args.engine.0.verbose)?;
         }
         match ended.progress.totals.n_failed {
             _ if ended.is_interrupted => Err(failures::interrupted(&self.output, ended.n_lost)),
@@ -282,6 +288,10 @@ impl Work<'_> {
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
+        // Without it some types of matrices are computed otherwise.
+        if args.exact.exact {
+            parameters.insert("--exact".to_owned(), true.to_string());
+        }
         // Show and hide have the same results.
         if args.reasoning == Reasoning::Off {
             parameters.insert("--reasoning".to_owned(), name_of(args.reasoning));

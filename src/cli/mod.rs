@@ -14,6 +14,7 @@ pub mod drafter;
 pub mod engine;
 pub mod escape;
 pub mod events;
+pub mod exact;
 pub mod explain;
 pub mod failure;
 pub mod folders;

@@ -29,6 +29,7 @@ use crate::crowd::{Crowd, Text};
 use crate::llama::crowd::answering::Answering;
 use crate::llama::crowd::beginnings::Beginnings;
 use crate::llama::crowd::room::Room;
+use crate::llama::exact;
 use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
 use crate::llama::sampler::sampler;
@@ -151,6 +152,10 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
     notice.into_iter().for_each(|notice| outbox.send(Told::Startup(Startup::Notice(notice))));
     let room = Room { model: &model, config, outbox };
     let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
+    if exact::is_demanded() {
+        // Before the first request is taken.
+        room.try_out(settings)?;
+    }
     let mut curve = room.curve(settings)?;
     outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
     let mut desk = Desk {
@@ -172,6 +177,9 @@ fn work(config: &CrowdConfig, requests: &Receiver<Request>, outbox: &Outbox<Told
         n_ctx = desk.ready.iter().map(|ready| ready.n_needed).fold(n_ctx, usize::max);
         if settings != config.engine.settings.at(n_ctx) {
             settings = config.engine.settings.at(n_ctx);
+            if exact::is_demanded() {
+                room.try_out(settings)?;
+            }
             curve = room.curve(settings)?;
         }
         let n_places = room.n_places(&curve, n_ctx, settings);

@@ -12,12 +12,14 @@
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
 //! - [`kernels`]: whose kernels compute: ours or ggml's
+//! - [`exact`]: whether what they compute is exact
 //! - [`logs`]: what llama.cpp has to say
 //! - `last_words` (Unix): what it says before it takes its process down
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
 pub mod crowd;
+pub mod exact;
 pub mod kernels;
 #[cfg(unix)]
 pub mod last_words;

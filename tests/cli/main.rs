@@ -24,6 +24,7 @@ mod contain;
 mod drafter;
 mod encodings;
 mod errors;
+mod exact;
 mod help;
 mod hostile;
 mod learn;

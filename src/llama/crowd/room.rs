@@ -9,11 +9,12 @@ use crate::cost::{CostCurve, lower_median};
 use crate::crowd::size::{PlaceMemory, longest_fitting, n_worthwhile};
 use crate::crowd::slots::{Run, Slots as _};
 use crate::llama::crowd::{CrowdConfig, Startup, Told};
+use crate::llama::exact;
 use crate::llama::model::Model;
 use crate::llama::parallel::{MAX_SLOTS, Parallel};
 use crate::llama::session::{N_CTX_STEP, SessionConfig};
 use crate::llama::thread::Outbox;
-use crate::llama::worker::{Notice, unix_s};
+use crate::llama::worker::{Failure, Notice, unix_s};
 use crate::memory::cache_choices;
 use crate::store::curves::{self, CurveKey};
 use crate::target::TargetError;
@@ -66,6 +67,14 @@ impl<'a> Room<'a> {
             self.keep(place, &curve);
         }
         Ok(curve)
+    }
+
+    /// Refuses to go on where a context of these settings is not exact: two rows are decoded in a small one.
+    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), Failure> {
+        let context = SessionConfig::new(N_CTX_STEP, settings);
+        let mut slots = Parallel::new(self.model, &context, 2, 2)?;
+        slots.decode(&[Run { slot: 0, tokens: vec![Token(0); 2], n_logits: 2 }])?;
+        Failure::unless_exact(exact::of_work(settings))
     }
 
     fn keep(&self, place: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
