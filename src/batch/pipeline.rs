@@ -145,6 +145,8 @@ struct Ticket {
     custom_id: Option<String>,
     endpoint: Endpoint,
     wants_logprobs: bool,
+    /// The seed of its draws, once that is known.
+    seed: Option<u32>,
     /// It was at work when the process crashed.
     is_suspect: bool,
     /// Whether the prompt opens the model's thinking; `None` where the answer is not taken apart.

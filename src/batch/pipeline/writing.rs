@@ -183,8 +183,8 @@ impl<'d, 'g> Writer<'d, 'g> {
     }
 
     fn put(&mut self, ticket: &Ticket, outcome: &Result<Answer, Refusal>) -> Result<(), BatchError> {
-        let Ticket { number, endpoint, wants_logprobs, .. } = *ticket;
-        let label = Label { custom_id: ticket.custom_id.as_deref(), number, endpoint, wants_logprobs };
+        let Ticket { number, endpoint, wants_logprobs, seed, .. } = *ticket;
+        let label = Label { custom_id: ticket.custom_id.as_deref(), number, endpoint, wants_logprobs, seed };
         let record = match self.form.is_text {
             true => text_line(outcome),
             false => self.origin.record(&label, outcome, unix_ms() / 1000),
