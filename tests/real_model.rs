@@ -70,7 +70,7 @@ fn drafted_text_is_plain_text() {
     let Some(path) = real::path("real_model") else { return };
     let _turn = real::turn();
     let model = real::load(&path, None);
-    let mut target = Session::new(&model, &real::CONFIG).unwrap();
+    let mut target = Session::new(&model, &real::config()).unwrap();
     let is_exact = real::is_exact();
     let (wants_all, n_tokens) = (number("CHASKI_TEST_ALL").is_some(), number("CHASKI_TEST_TOKENS").unwrap_or(128));
     let mut base = Counts::default();

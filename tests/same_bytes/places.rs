@@ -16,7 +16,7 @@ use chaski::sampling::Sampling;
 use chaski::token::Token;
 
 use super::support::loop_parts::{Dice, Still};
-use super::support::real::{self, CONFIG, Comparison, Difference, Plain};
+use super::support::real::{self, Comparison, Difference, Plain, config};
 use super::{exact_model, forget, last_row, prompt, seeded};
 
 /// Reads random portions of random texts into places side by side, and compares the row after each portion with that of the text alone.
@@ -25,10 +25,10 @@ fn a_row_does_not_depend_on_its_place_or_its_neighbours() {
     let Some(path) = exact_model("places") else { return };
     let _turn = real::turn();
     let model = real::load(&path, None);
-    let mut alone = Session::new(&model, &CONFIG).unwrap();
+    let mut alone = Session::new(&model, &config()).unwrap();
     for (case, n_slots) in [1, 2, 5, 16].into_iter().enumerate() {
         let mut dice = Dice(1 + case as u64);
-        let config = SessionConfig { n_ctx: 256, ..CONFIG };
+        let config = SessionConfig { n_ctx: 256, ..config() };
         let mut slots = Parallel::new(&model, &config, n_slots, 512).unwrap();
         let texts: Vec<Vec<Token>> = (0..n_slots).map(|_| prompt(&model, &mut dice, 60)).collect();
         for step in 0..6 {
@@ -65,8 +65,8 @@ fn what_is_taken_over_is_what_would_have_been_read() {
     let Some(path) = exact_model("copies") else { return };
     let _turn = real::turn();
     let model = real::load(&path, None);
-    let mut alone = Session::new(&model, &CONFIG).unwrap();
-    let config = SessionConfig { n_ctx: 512, ..CONFIG };
+    let mut alone = Session::new(&model, &config()).unwrap();
+    let config = SessionConfig { n_ctx: 512, ..config() };
     let mut slots = Parallel::new(&model, &config, 4, 512).unwrap();
     let mut dice = Dice(3);
     let text = prompt(&model, &mut dice, 200);
@@ -146,7 +146,7 @@ fn texts_side_by_side_are_each_text_alone() {
     let Some(path) = exact_model("texts side by side") else { return };
     let _turn = real::turn();
     let model = real::load(&path, None);
-    let mut target = Session::new(&model, &CONFIG).unwrap();
+    let mut target = Session::new(&model, &config()).unwrap();
     let mut dice = Dice(11);
     let shared = prompt(&model, &mut dice, 70);
     let lines: Vec<Line> = (0..24)
@@ -162,7 +162,7 @@ fn texts_side_by_side_are_each_text_alone() {
         .collect();
     let in_order: Vec<usize> = (0..lines.len()).collect();
     let backwards: Vec<usize> = in_order.iter().rev().copied().collect();
-    let config = SessionConfig { n_ctx: 256, ..CONFIG };
+    let config = SessionConfig { n_ctx: 256, ..config() };
     let mut n_accepted_in_all = 0;
     for (n_places, max_more, drafts, order, n_threads_batch) in [
         (1, 256, false, &in_order, 2),

@@ -18,7 +18,7 @@ use chaski::tune::CacheType;
 use super::context::stir;
 use super::places::{Line, Side, side_by_side};
 use super::support::loop_parts::Dice;
-use super::support::real::{self, CONFIG, Counts, DRAFTERS, Way};
+use super::support::real::{self, Counts, DRAFTERS, Way, config};
 use super::{exact_model, prompt, seeded};
 
 fn number(variable: &str) -> Option<u64> {
@@ -52,7 +52,7 @@ fn random_config(dice: &mut Dice, n_ctx: usize) -> SessionConfig {
     use CacheType::{Bf16, F16, F32, Q8_0};
     let (k, v) = pick(dice, &[(F16, F16), (F16, F16), (F16, F16), (F32, F32), (Bf16, Bf16), (Q8_0, F16)]);
     let (n_threads, n_threads_batch) = (1 + dice.roll(3), 1 + dice.roll(3));
-    SessionConfig { n_ctx, n_threads, n_threads_batch, kv_type: KvType { k, v }, ..CONFIG }
+    SessionConfig { n_ctx, n_threads, n_threads_batch, kv_type: KvType { k, v }, ..config() }
 }
 
 fn random_chunks(dice: &mut Dice) -> Vec<usize> {
@@ -183,7 +183,7 @@ fn soak() {
         let seed = first + n_cases;
         // Neighbouring seeds of the generator begin alike.
         let mut dice = Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        (0..4).for_each(|_| drop(dice.roll(2)));
+        (0..4).for_each(|_| _ = dice.roll(2));
         let difference = match dice.roll(4) {
             0 => some_texts(&model, &mut dice),
             _ => one_text(&model, &mut former, &mut dice),

@@ -52,14 +52,17 @@ pub fn load(path: &Path, lora: Option<Lora>) -> Model {
     Model::load(&config, |_| true).unwrap()
 }
 
-/// What a context is made with where a test says nothing else.
-pub const CONFIG: SessionConfig = SessionConfig {
-    n_ctx: 1024,
-    n_threads: 2,
-    n_threads_batch: 2,
-    flash_attention: FlashAttention::Off,
-    kv_type: KvType::F16,
-};
+/// What a context is made with where a test says nothing else. `CHASKI_TEST_THREADS` is for machines that have other work.
+pub fn config() -> SessionConfig {
+    let n_threads = std::env::var("CHASKI_TEST_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    SessionConfig {
+        n_ctx: 1024,
+        n_threads,
+        n_threads_batch: n_threads,
+        flash_attention: FlashAttention::Off,
+        kv_type: KvType::F16,
+    }
+}
 
 pub fn chat(model: &Model, text: &str) -> Vec<Token> {
     let text = format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
