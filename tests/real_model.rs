@@ -22,9 +22,8 @@ use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::Session;
 use support::real::{self, Counts, DRAFTERS, Way};
 
-/// Of every so many prompts a drafter answers one, unless all are wanted; the last of [`DRAFTERS`] verifies 64 rows in each step, and
-/// takes too long for that.
-const SHARES: [usize; DRAFTERS.len()] = [1, 2, 4, 4, 8, 4, 1, 1, 8];
+/// Of every so many prompts a drafter answers one, unless `CHASKI_TEST_ALL` is set: all of them would take ten minutes.
+const SHARES: [usize; DRAFTERS.len()] = [2, 4, 8, 8, 8, 8, 2, 2, 8];
 
 const PROMPTS: [&str; 32] = [
     "What should I look for when I buy a used bicycle?",
