@@ -8,7 +8,7 @@
 case ${1:-} in -h | --help) usage && exit ;; esac
 cd "${1:-$root}"
 
-core='token tree memory target accept sampling crowd generate cost latch schedule tune stats text'
+core='memory sampling tune text'
 # The pure part of a chat.
 core="$core chat/command chat/markdown chat/overflow chat/session chat/thinking"
 
@@ -44,12 +44,12 @@ forbid() { # PATTERN MESSAGE FILE...
 # One test compares templates with llama.cpp's own rendering, so it calls llama.cpp itself.
 all_files=()
 while IFS= read -r file; do all_files+=("$file"); done < <(
-    find src tests benches examples bench build.rs -name '*.rs' -not -path 'src/llama/*' \
+    find src crates/chaski-draft tests benches examples bench build.rs -name '*.rs' -not -path 'src/llama/*' \
         -not -path tests/named_templates.rs 2>/dev/null | sort
 )
 core_files=()
 for name in $core; do core_files+=("src/$name.rs" "src/$name/mod.rs"); done
-while IFS= read -r file; do core_files+=("$file"); done < <(find src/draft src/draft.rs src/crowd -name '*.rs' 2>/dev/null | sort)
+while IFS= read -r file; do core_files+=("$file"); done < <(find crates/chaski-draft/src -name '*.rs' 2>/dev/null | sort)
 
 # Around the core, what is said to be pure.
 core_files+=(src/store/prompt_cache/choice.rs)

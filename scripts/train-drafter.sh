@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains what the drafter believes before it saw anything of a text: src/draft/shipped.json. Records both Qwen models'
+# Trains what the drafter believes before it saw anything of a text: crates/chaski-draft/src/draft/shipped.json. Records both Qwen models'
 # answers to bench/training-prompts.jsonl in target/traces (200 tokens each, an hour on a laptop; answers that are there
 # already are not written again), greedily, and the 0.5B's once more at temperature 0.8; then reads them several times.
 # Base files of the models (models/FILE.chaski, beside FILE.gguf) take part where they exist.
@@ -74,6 +74,6 @@ base=()
 for model in "$small" "$large"; do
     if [ -e "${model%.gguf}.chaski" ]; then base=(--base "${model%.gguf}.chaski"); fi
 done
-"$CARGO_TARGET_DIR/release/chaski" replay --train src/draft/shipped.json ${base[@]+"${base[@]}"} \
+"$CARGO_TARGET_DIR/release/chaski" replay --train crates/chaski-draft/src/draft/shipped.json ${base[@]+"${base[@]}"} \
     "$traces/small.jsonl" "$traces/small-sampled.jsonl" "$traces/large.jsonl"
-say 'src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski replay judges it'
+say 'crates/chaski-draft/src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski replay judges it'

@@ -9,12 +9,12 @@ pub mod refuse;
 
 pub mod input;
 
-pub mod gauge;
+pub mod in_flight;
 pub mod render;
 pub mod window;
 
 pub mod record;
-pub mod sequence;
+pub mod reorder;
 
 pub mod disk;
 pub mod journal;

@@ -102,7 +102,7 @@ pub fn read_text(source: impl Read, n_max: u64) -> io::Result<String> {
 #[derive(Debug)]
 pub struct Utf8<R> {
     source: R,
-    form: Form,
+    form: Encoding,
     n_mark: usize,
     /// Bytes of the source that are no whole character yet.
     raw: Vec<u8>,
@@ -114,7 +114,7 @@ pub struct Utf8<R> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum Encoding {
     Unknown,
     Utf8,
     Utf16 { is_big_endian: bool },
@@ -123,7 +123,15 @@ enum Form {
 impl<R: Read> Utf8<R> {
     /// Reads from here on.
     pub fn new(source: R) -> Utf8<R> {
-        Utf8 { source, form: Form::Unknown, n_mark: 0, raw: Vec::new(), n_converted: 0, ready: Vec::new(), n_given: 0 }
+        Utf8 {
+            source,
+            form: Encoding::Unknown,
+            n_mark: 0,
+            raw: Vec::new(),
+            n_converted: 0,
+            ready: Vec::new(),
+            n_given: 0,
+        }
     }
 
     /// What was read from.
@@ -145,7 +153,7 @@ impl<R: Read> Utf8<R> {
         };
         (self.form, self.n_mark, self.n_converted) = (form, n_mark, n_mark as u64);
         self.raw.drain(..n_mark);
-        if form == Form::Utf8 {
+        if form == Encoding::Utf8 {
             self.ready = std::mem::take(&mut self.raw);
         }
         Ok(())
@@ -196,9 +204,9 @@ impl<R: Read> Read for Utf8<R> {
                 return Ok(n);
             }
             match self.form {
-                Form::Unknown => self.look()?,
-                Form::Utf8 => return self.source.read(buffer),
-                Form::Utf16 { is_big_endian } => {
+                Encoding::Unknown => self.look()?,
+                Encoding::Utf8 => return self.source.read(buffer),
+                Encoding::Utf16 { is_big_endian } => {
                     if !self.convert(is_big_endian)? {
                         return Ok(0);
                     }
@@ -209,7 +217,7 @@ impl<R: Read> Read for Utf8<R> {
 }
 
 /// The encoding of a text that begins so, and the length of its mark; `None` where more bytes may tell, up to the end.
-fn known(start: &[u8], is_end: bool) -> Result<Option<(Form, usize)>, TextError> {
+fn known(start: &[u8], is_end: bool) -> Result<Option<(Encoding, usize)>, TextError> {
     const UTF_8: &[u8] = b"\xef\xbb\xbf";
     const UTF_16_LE: &[u8] = b"\xff\xfe";
     const UTF_16_BE: &[u8] = b"\xfe\xff";
@@ -225,13 +233,13 @@ fn known(start: &[u8], is_end: bool) -> Result<Option<(Form, usize)>, TextError>
     }
     match start {
         _ if start.starts_with(UTF_32_LE) || start.starts_with(UTF_32_BE) => Err(TextError::Utf32),
-        _ if start.starts_with(UTF_8) => Ok(Some((Form::Utf8, UTF_8.len()))),
-        _ if start.starts_with(UTF_16_LE) => Ok(Some((Form::Utf16 { is_big_endian: false }, UTF_16_LE.len()))),
-        _ if start.starts_with(UTF_16_BE) => Ok(Some((Form::Utf16 { is_big_endian: true }, UTF_16_BE.len()))),
+        _ if start.starts_with(UTF_8) => Ok(Some((Encoding::Utf8, UTF_8.len()))),
+        _ if start.starts_with(UTF_16_LE) => Ok(Some((Encoding::Utf16 { is_big_endian: false }, UTF_16_LE.len()))),
+        _ if start.starts_with(UTF_16_BE) => Ok(Some((Encoding::Utf16 { is_big_endian: true }, UTF_16_BE.len()))),
         [first, ..] if is_alternating && start.len() == N_SNIFFED => {
             Err(TextError::Unmarked { is_big_endian: *first == 0 })
         }
-        _ => Ok(Some((Form::Utf8, 0))),
+        _ => Ok(Some((Encoding::Utf8, 0))),
     }
 }
 

@@ -4,26 +4,12 @@
 //! The modules, in the order a token meets them. The core knows nothing of files, clocks, threads or llama.cpp, and
 //! builds without them (`--no-default-features`).
 
-pub mod token;
-pub mod tree;
+pub use chaski_draft::{accept, batching, cost, draft, generate, replay, schedule, stats, target, token, tree};
 
-pub mod draft;
-
-pub mod cost;
-mod latch;
 pub mod memory;
-pub mod schedule;
-pub mod tune;
-
-pub mod target;
-
-pub mod accept;
-pub mod crowd;
-pub mod generate;
-pub mod replay;
 pub mod sampling;
-pub mod stats;
 pub mod text;
+pub mod tune;
 
 pub mod align;
 pub mod available;

@@ -10,9 +10,9 @@
 pub mod forced;
 pub mod gbnf;
 
+mod longest_tokens;
 mod names;
 mod schema;
-mod speller;
 mod thinking;
 
 use std::cell::OnceCell;
@@ -25,9 +25,9 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use crate::chat::thinking::Opening;
+use crate::structure::longest_tokens::LongestTokens;
 use crate::structure::names::Names;
 use crate::structure::schema::{Plain, Pointer, explained, plain, unwrapped};
-use crate::structure::speller::Speller;
 use crate::structure::thinking::{Before, Role};
 use crate::token::Token;
 
@@ -110,12 +110,12 @@ impl Constraint {
     }
 
     /// The same for llguidance.
-    fn grammar(&self) -> Result<Form, String> {
+    fn grammar(&self) -> Result<Grammar, String> {
         let source = self.source();
         if source.len() > MAX_BYTES {
             return Err(too_long(source.len()));
         }
-        let text = |grammar| Form { grammar, schema: None };
+        let text = |grammar| Grammar { grammar, schema: None };
         match self {
             Constraint::JsonObject | Constraint::JsonSchema(_) => json_form(source),
             Constraint::Grammar(_) => {
@@ -134,7 +134,7 @@ pub fn too_long(n_bytes: usize) -> String {
 }
 
 /// A constraint for llguidance.
-struct Form {
+struct Grammar {
     grammar: TopLevelGrammar,
     schema: Option<Schema>,
 }
@@ -149,7 +149,7 @@ struct Schema {
 
 /// JSON on one line, as Python writes it, unless the schema has an `x-guidance` of its own: where whitespace is free
 /// nothing is forced, and small models go on with it for ever.
-fn json_form(source: &str) -> Result<Form, String> {
+fn json_form(source: &str) -> Result<Grammar, String> {
     // Its reader bounds the depth, which is followed by recursion.
     let given: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
     let (schema, start) = unwrapped(&given).map_err(|error| error.to_string())?;
@@ -161,7 +161,7 @@ fn json_form(source: &str) -> Result<Form, String> {
         .unwrap_or_else(|| json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " }));
     let plain = plain(schema, &start).map_err(|error| error.to_string())?;
     let schema = Schema { plain, start, layout };
-    Ok(Form { grammar: schema.grammar(schema.plain.schema.clone()), schema: Some(schema) })
+    Ok(Grammar { grammar: schema.grammar(schema.plain.schema.clone()), schema: Some(schema) })
 }
 
 impl Schema {
@@ -196,8 +196,8 @@ struct Vocabulary {
     pieces: Vec<Vec<u8>>,
     /// The tokens that end a text.
     ends: Vec<Token>,
-    /// See [`Speller`]; made when it is needed first.
-    speller: OnceCell<Speller>,
+    /// See [`LongestTokens`]; made when it is needed first.
+    longest_tokens: OnceCell<LongestTokens>,
     /// See [`Vocabulary::letters`].
     letters: OnceCell<Vec<Token>>,
 }
@@ -207,8 +207,8 @@ impl Vocabulary {
         self.pieces.get(id).is_some_and(|piece| !piece.is_empty())
     }
 
-    fn speller(&self) -> &Speller {
-        self.speller.get_or_init(|| Speller::new(&self.pieces))
+    fn longest_tokens(&self) -> &LongestTokens {
+        self.longest_tokens.get_or_init(|| LongestTokens::new(&self.pieces))
     }
 
     /// Tokens of one character or one byte: in them everything can be said. The end of a name comes first.
@@ -239,7 +239,8 @@ impl Structures {
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
         factory.limits_mut().precompute_large_lexemes = false;
-        let vocabulary = Vocabulary { pieces, ends: ends.to_vec(), speller: OnceCell::new(), letters: OnceCell::new() };
+        let vocabulary =
+            Vocabulary { pieces, ends: ends.to_vec(), longest_tokens: OnceCell::new(), letters: OnceCell::new() };
         Structures { factory, vocabulary: Rc::new(vocabulary), kept: Vec::new() }
     }
 
@@ -252,7 +253,7 @@ impl Structures {
         if let Some((_, structure)) = known {
             return Ok(structure.fresh());
         }
-        let Form { grammar, schema } = constraint.grammar().map_err(|reason| constraint.error(reason))?;
+        let Grammar { grammar, schema } = constraint.grammar().map_err(|reason| constraint.error(reason))?;
         let matcher = self.matcher(grammar).map_err(|reason| {
             constraint.error(match &schema {
                 Some(schema) => {
@@ -344,14 +345,14 @@ impl Structure {
 
     /// What a token is for a text that may begin with thinking.
     fn role(&mut self, token: Token) -> Role {
-        let Some(before) = &self.thinking else { return Role::Form };
+        let Some(before) = &self.thinking else { return Role::Constrained };
         let piece = self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice);
         let (role, begins_tag) = (before.role(piece), before.begins_tag(piece));
         // A form may begin as a tag does.
-        if begins_tag && self.form_allows(token) { Role::Form } else { role }
+        if begins_tag && self.constraint_allows(token) { Role::Constrained } else { role }
     }
 
-    fn form_allows(&mut self, token: Token) -> bool {
+    fn constraint_allows(&mut self, token: Token) -> bool {
         !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
     }
 
@@ -370,9 +371,9 @@ impl Structure {
         match self.role(token) {
             Role::Thinking => return has_text,
             Role::Refused => return false,
-            Role::Form => {}
+            Role::Constrained => {}
         }
-        has_text && self.form_allows(token) && self.repeats_nothing(token)
+        has_text && self.constraint_allows(token) && self.repeats_nothing(token)
     }
 
     /// Whether no name comes again with this token, which the grammar allows, nor must come again after it.
@@ -440,7 +441,7 @@ impl Structure {
         let of_form = std::mem::take(allowed);
         allowed.extend(all.filter(|&token| match self.role(token) {
             Role::Thinking => vocabulary.has_text(token.index()),
-            Role::Form => of_form.binary_search(&token).is_ok(),
+            Role::Constrained => of_form.binary_search(&token).is_ok(),
             Role::Refused => false,
         }));
     }
@@ -459,7 +460,7 @@ impl Structure {
             match role {
                 Role::Thinking => return Ok(()),
                 Role::Refused => return Err("the form has not begun yet".to_owned()),
-                Role::Form => {}
+                Role::Constrained => {}
             }
         }
         self.matcher.consume_token(token.0.unsigned_abs()).map_err(|error| error.to_string())?;

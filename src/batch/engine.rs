@@ -3,7 +3,9 @@
 //! Messages only, and no type of the engine, so that it can live in a thread, in a process, or in a test.
 
 use crate::chat::template::Segment;
+use crate::draft::table::Successor;
 use crate::sampling::Sampling;
+use crate::token::Token;
 
 pub use crate::structure::Constraint;
 
@@ -26,6 +28,9 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// Alternatives told of each token; `None` tells nothing of tokens.
     pub n_logprobs: Option<usize>,
+    /// Report the prompt's tokens and every token as it is emitted, with so many of the likeliest; `None` reports the answer
+    /// alone.
+    pub n_top: Option<usize>,
 }
 
 /// A prompt without its oldest messages.
@@ -52,6 +57,15 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// The prompt of a request that asked for tokens.
+    Prompt {
+        /// The request's.
+        id: u64,
+        /// All tokens before the first emitted one.
+        tokens: Vec<Token>,
+    },
+    /// A token of such a request.
+    Token(Emitted),
     /// An answer is complete.
     Done(Box<Answer>),
     /// A request is not answered; the others are.
@@ -63,6 +77,17 @@ pub enum Event {
     },
     /// How it goes, some times a second.
     Progress(Progress),
+}
+
+/// A token as it is emitted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emitted {
+    /// The request's.
+    pub id: u64,
+    /// The token.
+    pub token: Token,
+    /// The likeliest tokens of its row, with their probabilities at temperature 1.
+    pub top: Vec<Successor>,
 }
 
 /// An answer to a request.

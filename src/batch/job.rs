@@ -16,7 +16,7 @@ use crate::batch::input::source::{Source, SourceError, Survey};
 use crate::batch::input::template::LineTemplate;
 use crate::batch::journal::{Journal, Key, Totals};
 use crate::batch::ledger::{Ledger, Opening};
-use crate::batch::pipeline::{self, BatchError, Ended, Form, Plan, Sink, Watcher};
+use crate::batch::pipeline::{self, BatchError, Ended, OutputShape, Plan, Sink, Watcher};
 use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
@@ -35,7 +35,7 @@ pub struct Job {
     /// Which lines.
     pub shard: Shard,
     /// How results look.
-    pub form: Form,
+    pub form: OutputShape,
     /// What holds where a line asks for nothing else.
     pub defaults: Defaults,
     /// Whether the seed in there was asked for; else an earlier run's is taken.
@@ -75,7 +75,7 @@ pub struct Prepared<'d> {
     source: Source,
     sink: Sink<'d>,
     shard: Shard,
-    form: Form,
+    form: OutputShape,
     defaults: Defaults,
     origin: Origin,
     survey: Survey,

@@ -5,7 +5,7 @@
 //!        └───────────────┴── what is refused ──────▲
 //! ```
 //!
-//! A [`Gauge`] bounds the lines under way from the file to the output, and their bytes: memory does not grow with the
+//! A [`InFlight`] bounds the lines under way from the file to the output, and their bytes: memory does not grow with the
 //! input. A stage that ends lets go of its channels, and so ends its neighbours; nothing is lost by that but what was
 //! under way.
 
@@ -20,7 +20,7 @@ use std::thread;
 use crossbeam::channel::bounded;
 
 use crate::batch::engine::{self, Answer, Engine, Refusal, Request};
-use crate::batch::gauge::Gauge;
+use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Endpoint, Prompt};
 use crate::batch::input::shard::Shard;
@@ -58,12 +58,12 @@ pub struct Plan {
     /// What all records have in common.
     pub origin: Origin,
     /// How results look, and in which order.
-    pub form: Form,
+    pub form: OutputShape,
 }
 
 /// How results look, and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Form {
+pub struct OutputShape {
     /// Texts alone, not records.
     pub is_text: bool,
     /// In the order of the lines, not as they are done.
@@ -145,6 +145,8 @@ struct Ticket {
     custom_id: Option<String>,
     endpoint: Endpoint,
     wants_logprobs: bool,
+    /// The seed of its draws, once that is known.
+    seed: Option<u32>,
     /// It was at work when the process crashed.
     is_suspect: bool,
     /// Whether the prompt opens the model's thinking; `None` where the answer is not taken apart.
@@ -182,7 +184,7 @@ pub fn run(
     watcher: &mut dyn Watcher,
 ) -> Result<Ended, BatchError> {
     let Plan { source, shard, renderer, defaults, origin, form } = plan;
-    let gauge = Gauge::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
+    let gauge = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
     let (to_renderer, parsed) = bounded(CHANNEL);
     let (to_engine, ready) = bounded(CHANNEL_TO_ENGINE);
     let (to_writer, told) = bounded(CHANNEL);

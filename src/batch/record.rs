@@ -19,6 +19,8 @@ pub struct Label<'a> {
     pub endpoint: Endpoint,
     /// Whether log probabilities were.
     pub wants_logprobs: bool,
+    /// The seed of the answer's draws: `run` repeats the answer by it.
+    pub seed: Option<u32>,
 }
 
 /// What all records of a job have in common.
@@ -93,6 +95,7 @@ struct Body<'a> {
     object: &'static str,
     created: u64,
     model: &'a str,
+    seed: Option<u32>,
     choices: [Choice<'a>; 1],
     usage: Usage,
     timings: Timings,
@@ -132,7 +135,7 @@ impl<'a> Body<'a> {
                 logprobs: tokens,
                 finish_reason: reason(answer.end),
             }],
-            ..Body::common(origin, answer, created)
+            ..Body::common(origin, label, answer, created)
         }
     }
 
@@ -148,17 +151,18 @@ impl<'a> Body<'a> {
                 logprobs: tokens,
                 finish_reason: reason(answer.end),
             }],
-            ..Body::common(origin, answer, created)
+            ..Body::common(origin, label, answer, created)
         }
     }
 
-    fn common(origin: &'a Origin, answer: &'a Answer, created: u64) -> Body<'a> {
+    fn common(origin: &'a Origin, label: &Label<'_>, answer: &'a Answer, created: u64) -> Body<'a> {
         let nothing = Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(answer.end) };
         Body {
             id: String::new(),
             object: "",
             created,
             model: &origin.model,
+            seed: label.seed,
             choices: [nothing],
             usage: Usage {
                 prompt_tokens: answer.n_prompt,
@@ -316,7 +320,7 @@ mod tests {
     }
 
     fn label(endpoint: Endpoint, wants_logprobs: bool) -> Label<'static> {
-        Label { custom_id: Some("q"), number: 7, endpoint, wants_logprobs }
+        Label { custom_id: Some("q"), number: 7, endpoint, wants_logprobs, seed: Some(5) }
     }
 
     fn record(label: &Label<'_>, outcome: &Result<Answer, Refusal>) -> Value {
@@ -340,6 +344,7 @@ mod tests {
                     "object": "chat.completion",
                     "created": 1_700_000_000,
                     "model": "m.gguf",
+                    "seed": 5,
                     "choices": [{
                         "index": 0,
                         "message": {"role": "assistant", "content": "a \"b\"\nc\\d"},

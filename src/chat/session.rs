@@ -32,7 +32,7 @@ pub struct Turn {
 
 /// A conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "Form", try_from = "Form")]
+#[serde(into = "StoredSession", try_from = "StoredSession")]
 pub struct Session {
     /// Which model answered last: name, size and a hash of the header.
     pub model: String,
@@ -143,7 +143,7 @@ pub fn to_json(session: &Session) -> String {
 /// What stands in the file: messages as everywhere else.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Form {
+struct StoredSession {
     chaski_session: u32,
     model: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,13 +173,13 @@ enum Role {
     Assistant,
 }
 
-impl From<Session> for Form {
-    fn from(session: Session) -> Form {
+impl From<Session> for StoredSession {
+    fn from(session: Session) -> StoredSession {
         let said = session.turns.into_iter().flat_map(|turn| {
             let user = Said { role: Role::User, content: turn.user, seed: None };
             [user, Said { role: Role::Assistant, content: turn.assistant, seed: Some(turn.seed) }]
         });
-        Form {
+        StoredSession {
             chaski_session: VERSION,
             model: session.model,
             system: session.system,
@@ -191,10 +191,10 @@ impl From<Session> for Form {
     }
 }
 
-impl TryFrom<Form> for Session {
+impl TryFrom<StoredSession> for Session {
     type Error = String;
 
-    fn try_from(form: Form) -> Result<Session, String> {
+    fn try_from(form: StoredSession) -> Result<Session, String> {
         let n_turns = form.messages.len() / 2;
         if n_turns > MAX_TURNS {
             return Err(format!("more than {MAX_TURNS} turns"));
@@ -212,7 +212,7 @@ impl TryFrom<Form> for Session {
             let seed = assistant.seed.unwrap_or(0);
             turns.push(Turn { user: user.content, assistant: assistant.content, seed });
         }
-        let Form { model, system, settings, turns_left_out: n_left_out, summary, .. } = form;
+        let StoredSession { model, system, settings, turns_left_out: n_left_out, summary, .. } = form;
         Ok(Session { model, system, settings, turns, n_left_out, summary })
     }
 }

@@ -25,9 +25,9 @@ use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
-use crate::llama::parallel::MAX_SLOTS;
-use crate::llama::parallel::worker::ParallelConfig;
-use crate::store::align_log::{AlignLog, LogError, LogKey, MAX_TOP};
+use crate::llama::batching::BatchEngineConfig;
+use crate::llama::parallel::MAX_LANES;
+use crate::store::align_log::{AlignLog, LogError, LogKey};
 use crate::store::drafter_file::DrafterFile;
 use crate::store::vocabulary::Vocabulary;
 
@@ -122,7 +122,13 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     if log.n_tokens() < args.tokens {
         let n_ctx = given_n_ctx(&args.engine)?
             .unwrap_or_else(|| DEFAULT_N_CTX.min(gguf.context_length().map_or(usize::MAX, |n| n as usize)));
-        let config = ParallelConfig { engine, n_slots: args.parallel(), n_ctx, n_top: MAX_TOP };
+        let config = BatchEngineConfig {
+            engine,
+            n_parallel: Some(args.parallel()),
+            n_ctx: Some(n_ctx),
+            drafts: false,
+            prompt_cache: None,
+        };
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
         let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
@@ -168,8 +174,8 @@ fn check(args: &AlignArgs) -> Result<(), Failure> {
     if !(1..=MAX_TOKENS).contains(&args.tokens) {
         return Err(Failure::usage(format!("--tokens must be from 1 to {MAX_TOKENS}, not {}", args.tokens)));
     }
-    if !(1..=MAX_SLOTS).contains(&args.parallel()) {
-        return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}, not {}", args.parallel()))
+    if !(1..=MAX_LANES).contains(&args.parallel()) {
+        return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}, not {}", args.parallel()))
             .about("parallel"));
     }
     if args.n_predict == 0 {

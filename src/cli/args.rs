@@ -14,8 +14,9 @@ use crate::cli::cache::{CacheArgs, PromptCacheArgs};
 use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
+use crate::cli::constraint::ConstraintArgs;
 use crate::cli::drafter::DrafterArgs;
-use crate::cli::form::FormArgs;
+use crate::cli::exact::ExactArg;
 use crate::cli::learn::LearnArgs;
 use crate::cli::lora::LoraArg;
 use crate::cli::models::ModelsArgs;
@@ -419,6 +420,10 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
+    /// What may differ.
+    #[command(flatten)]
+    pub exact: ExactArg,
+
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -433,7 +438,7 @@ pub struct RunArgs {
 
     /// What the answer must be.
     #[command(flatten)]
-    pub form: FormArgs,
+    pub form: ConstraintArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

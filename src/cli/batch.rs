@@ -28,7 +28,7 @@ use crate::batch::input::shard::Shard;
 use crate::batch::job::{Job, Output, Prepared, summary};
 use crate::batch::ledger::{is_running, journal_path, read_journal};
 use crate::batch::merge::{MergeError, merge, parts_of};
-use crate::batch::pipeline::{Ended, Form};
+use crate::batch::pipeline::{Ended, OutputShape};
 use crate::batch::render::Renderer;
 use crate::batch::status::Status;
 use crate::batch::supervise::{Fate, stop_with_parent, supervise};
@@ -38,7 +38,6 @@ use crate::chat::thinking::Reasoning;
 use crate::cli::args::{CacheTypeArg, MODEL_HINT};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
-use crate::cli::contain::{self, LastWords};
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
     check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
@@ -51,8 +50,10 @@ use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
+use crate::cli::supervisor::{self, CrashMessage};
 use crate::gguf::Gguf;
-use crate::llama::parallel::MAX_SLOTS;
+use crate::llama::exact;
+use crate::llama::parallel::MAX_LANES;
 use crate::llama::worker::{Loaded, WorkerConfig};
 
 /// In a worker's environment: that it is one, and whether the one before crashed.
@@ -111,16 +112,16 @@ impl Work<'_> {
         let interrupt = interrupt::flag()?;
         let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        let last_words = RefCell::new(LastWords::default());
+        let crash_message = RefCell::new(CrashMessage::default());
         let spawn = |after_crash: bool| -> io::Result<Child> {
             let worker = if after_crash { AFTER_CRASH } else { "first" };
             let mut command = Command::new(&program);
-            let (child, words) = contain::spawn(command.args(&arguments).env(WORKER, worker).stdin(Stdio::piped()))?;
-            last_words.replace(words);
+            let (child, words) = supervisor::spawn(command.args(&arguments).env(WORKER, worker).stdin(Stdio::piped()))?;
+            crash_message.replace(words);
             Ok(child)
         };
         let notice = |notice: &str| {
-            let words = last_words.borrow_mut().take().map(|words| format!("; {words}"));
+            let words = crash_message.borrow_mut().take().map(|words| format!("; {words}"));
             stderr_line(&format!("notice: {notice}{}", words.unwrap_or_default()));
         };
         let journal = journal_path(&self.output);
@@ -135,7 +136,7 @@ impl Work<'_> {
                 None => Err(self.ended(&format!("the process was killed ({status})"))),
             },
             Fate::Crashed(status) => {
-                let words = last_words.take().take().unwrap_or_else(|| status.to_string());
+                let words = crash_message.take().take().unwrap_or_else(|| status.to_string());
                 Err(self.ended(&format!("the engine stopped with no line at work: {words}")))
             }
         }
@@ -150,24 +151,29 @@ impl Work<'_> {
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
+        args.exact.demand();
         let mut engine = worker_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
         memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
-            contain::begin_work();
+            supervisor::begin_work();
             let listening = stop_with_parent(interrupt.clone());
             listening.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         }
         let prepared = job.prepare(self.open_output()?).map_err(|error| failures::of_job(error, &self.output))?;
         self.tell(&prepared);
         let seed = prepared.seed();
-        let ended = match prepared.n_left() {
-            0 => prepared.finish().map_err(|error| failures::of_job(error, &self.output))?,
-            _ => self.answer(prepared, engine, &gguf, interrupt)?,
+        let settings = *engine.settings.at(0);
+        let (ended, exactness) = match prepared.n_left() {
+            0 => (prepared.finish().map_err(|error| failures::of_job(error, &self.output))?, None),
+            _ => (self.answer(prepared, engine, &gguf, interrupt)?, Some(exact::of_work(&settings))),
         };
         if !args.quiet {
-            stderr_line(&show::summary(&ended, seed));
+            stderr_line(&show::summary(&ended, seed, exactness.as_ref()));
+        }
+        if let Some(exactness) = exactness {
+            args.exact.check(&exactness, args.engine.0.verbose)?;
         }
         match ended.progress.totals.n_failed {
             _ if ended.is_interrupted => Err(failures::interrupted(&self.output, ended.n_lost)),
@@ -267,8 +273,8 @@ impl Work<'_> {
             return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
                 .with_hint("drop-oldest, or error"));
         }
-        if args.parallel().is_some_and(|n| !(1..=MAX_SLOTS).contains(&n)) {
-            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_SLOTS}")).about("parallel"));
+        if args.parallel().is_some_and(|n| !(1..=MAX_LANES).contains(&n)) {
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}")).about("parallel"));
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
@@ -282,6 +288,10 @@ impl Work<'_> {
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
+        // Without it some types of matrices are computed otherwise.
+        if args.exact.exact {
+            parameters.insert("--exact".to_owned(), true.to_string());
+        }
         // Show and hide have the same results.
         if args.reasoning == Reasoning::Off {
             parameters.insert("--reasoning".to_owned(), name_of(args.reasoning));
@@ -292,7 +302,7 @@ impl Work<'_> {
             template: self.template()?,
             shard: self.shard,
             // A text has no name, so its place must tell.
-            form: Form { is_text: args.text, is_ordered: args.ordered || args.text },
+            form: OutputShape { is_text: args.text, is_ordered: args.ordered || args.text },
             defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
             has_seed,
             model: fingerprint(&engine.model),

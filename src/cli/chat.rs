@@ -3,7 +3,7 @@
 pub mod commands;
 pub mod conversation;
 pub mod editor;
-pub mod room;
+pub mod overflow;
 pub mod screen;
 pub mod settings;
 
@@ -24,6 +24,7 @@ use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
 use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
+use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
 use crate::cli::interrupt::Signals;
@@ -56,6 +57,10 @@ pub struct ChatArgs {
     /// Neither read nor keep what is typed, for the arrow keys and Ctrl-R
     #[arg(long)]
     pub no_history: bool,
+
+    /// What may differ.
+    #[command(flatten)]
+    pub exact: ExactArg,
 
     /// What drafts, and from what.
     #[command(flatten)]
@@ -92,6 +97,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let mut given = session.settings.clone();
     given.extend(args.settings.given.clone());
     let settings = Settings::new(given, args.settings.defaults.clone())?;
+    args.exact.demand();
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
@@ -121,6 +127,8 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         prompt_cache: args.prompt_cache.config(),
+        exact: args.exact,
+        is_verbose: args.engine.verbose,
         signals: signals.clone(),
         screen: Screen::of_stdout(args.color),
     };

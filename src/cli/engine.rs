@@ -21,8 +21,8 @@ use crate::cli::settings::{key, settings};
 use crate::gguf::Gguf;
 use crate::llama::model::ModelConfig;
 use crate::llama::worker::drafters::DraftersConfig;
-use crate::llama::worker::{DrafterKind, Event, Loaded, Worker, WorkerConfig};
-use crate::llama::{logs, system_info};
+use crate::llama::worker::{self, DrafterKind, Event, Loaded, Worker, WorkerConfig};
+use crate::llama::{exact, logs, system_info};
 use crate::store::drafter_file::{DrafterFile, DrafterFileError};
 use crate::store::learned::LearnPolicy;
 use crate::store::vocabulary::Vocabulary;
@@ -62,6 +62,12 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     }
     folders::tell_if_nothing_is_kept();
     let settings = settings(args)?;
+    if exact::is_demanded() {
+        // What the setup tells needs no model.
+        for settings in [&settings.short, &settings.long] {
+            worker::Failure::unless_exact(exact::of_setup(settings))?;
+        }
+    }
     Ok(WorkerConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,

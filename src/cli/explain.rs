@@ -48,8 +48,8 @@ fn reason(choice: &Explanation) -> String {
         Reason::Everything => "all of a draft is verified, always".into(),
         Reason::NothingDrafted => "nothing was drafted".into(),
         Reason::PlainStepDue => "a plain step is due, to see what one takes".into(),
-        Reason::LatchShut => "shut by the latch until what drafting lost is earned".into(),
-        Reason::NotCovered => "the latch does not cover the risk".into(),
+        Reason::LatchShut => "shut by the loss_budget until what drafting lost is earned".into(),
+        Reason::NotCovered => "the loss_budget does not cover the risk".into(),
         Reason::TooLittleGain => {
             format!("nothing promised {:.0}% more than plain decoding", (choice.least_gain - 1.0) * 100.0)
         }
@@ -59,7 +59,7 @@ fn reason(choice: &Explanation) -> String {
 
 fn weighed(width: &Width) -> String {
     let Width { n_rows, n_expected, n_plain, verdict } = width;
-    let refused = if *verdict == Verdict::NotCovered { ", refused by the latch" } else { "" };
+    let refused = if *verdict == Verdict::NotCovered { ", refused by the loss_budget" } else { "" };
     format!("{n_rows} rows: {n_expected:.2} tokens in {n_plain:.2} steps, {:.2}x{refused}", width.gain())
 }
 
@@ -115,7 +115,7 @@ mod tests {
             told(&step),
             "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: the most tokens by time\n  \
              * 3 rows: 2.70 tokens in 1.73 steps, 1.56x\n    \
-             4 rows: 2.80 tokens in 2.25 steps, 1.24x, refused by the latch\n    \
+             4 rows: 2.80 tokens in 2.25 steps, 1.24x, refused by the loss_budget\n    \
              2 rows: 1.90 tokens in 1.55 steps, 1.23x\n  \
              + \" a\" 0.900\n    \
              - \"\\n\" 0.800\n  \
@@ -127,7 +127,7 @@ mod tests {
     fn a_plain_step_is_a_line() {
         let choice = |reason| Explanation { n_rows: 1, reason, widths: Vec::new(), least_gain: 1.04 };
         let step = |choice| StepTold { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
-        let expected = "step at 8: \"x\": plain: shut by the latch until what drafting lost is earned";
+        let expected = "step at 8: \"x\": plain: shut by the loss_budget until what drafting lost is earned";
         assert_eq!(told(&step(choice(Reason::LatchShut))), expected);
         let widths = vec![width(2, 1.3, 1.55, Verdict::NoBetter)];
         let expected = "step at 8: \"x\": plain: nothing promised 4% more than plain decoding; \

@@ -225,6 +225,7 @@ impl From<worker::Failure> for Failure {
                 .with_code(ExitCode::NotEnoughMemory)
                 .with_hint("a smaller -c or -n; -ctk q8_0 -ctv q8_0 -fa on halves the cache; chaski models fit tells what fits"),
             worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
+            worker::Failure::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
             worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
             worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
             worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),

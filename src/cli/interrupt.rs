@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
-#[cfg(unix)]
-use crate::cli::contain;
 use crate::cli::failure::{ExitCode, Failure};
+#[cfg(unix)]
+use crate::cli::supervisor;
 
 /// True while signals end the process that would be lost otherwise; see [`end_at_once`].
 #[cfg(unix)]
@@ -60,7 +60,7 @@ pub fn flag() -> Result<Arc<AtomicBool>, Failure> {
 /// What Ctrl-C and SIGTERM (SIGHUP too) are here: themselves, or what the watching process passes on, and then they are nothing.
 fn heard() -> io::Result<[i32; 2]> {
     #[cfg(unix)]
-    if contain::is_worker() {
+    if supervisor::is_worker() {
         for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
             register(signal, Arc::default())?;
         }
@@ -114,7 +114,7 @@ impl Signals {
             }
             register(terminate, signals.terminated.clone())?;
             #[cfg(unix)]
-            if let Some(hangup) = hangup().filter(|_| !contain::is_worker()) {
+            if let Some(hangup) = hangup().filter(|_| !supervisor::is_worker()) {
                 register_conditional_shutdown(hangup, code, signals.is_idle.clone())?;
                 register(hangup, signals.raised.clone())?;
                 register(hangup, signals.terminated.clone())?;

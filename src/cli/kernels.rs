@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
 use crate::gguf::Gguf;
+use crate::llama::exact::Inexact;
 use crate::llama::kernels::{self, ChoiceError};
 use crate::llama::system_info;
 use crate::models::shape::{Kernels, is_matrix};
@@ -64,6 +65,17 @@ pub struct Left {
     pub bytes: u64,
     /// Why.
     pub reason: String,
+    /// Why ggml does not compute them exactly either; none where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inexact: Option<String>,
+}
+
+impl Left {
+    /// As a reason against the exactness of the model.
+    pub(super) fn inexact(&self) -> Option<Inexact> {
+        let (n_tensors, tensor_type) = (self.n_tensors, self.tensor_type.to_owned());
+        self.inexact.clone().map(|reason| Inexact::Matrices { n_tensors, tensor_type, reason })
+    }
 }
 
 impl KernelReport {
@@ -72,7 +84,7 @@ impl KernelReport {
     pub fn of(gguf: &Gguf) -> KernelReport {
         let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");
         let mut report = KernelReport { kernels, n_taken: 0, taken_bytes: 0, left: Vec::new() };
-        let mut left: BTreeMap<(&'static str, String), (usize, u64)> = BTreeMap::new();
+        let mut left: BTreeMap<(&'static str, String, Option<String>), (usize, u64)> = BTreeMap::new();
         for tensor in gguf.tensors().iter().filter(|tensor| is_matrix(tensor)) {
             let size = |i: usize| tensor.dims.get(i).copied().unwrap_or(0);
             match kernels::takes(tensor.tensor_type.code, size(0), size(1)) {
@@ -82,7 +94,8 @@ impl KernelReport {
                     report.taken_bytes += tensor.size_bytes;
                 }
                 Some(Err(reason)) => {
-                    let (n, bytes) = left.entry((tensor.tensor_type.name, reason)).or_default();
+                    let inexact = kernels::inexact_left(tensor.tensor_type.code, size(1));
+                    let (n, bytes) = left.entry((tensor.tensor_type.name, reason, inexact)).or_default();
                     *n += 1;
                     *bytes += tensor.size_bytes;
                 }
@@ -90,7 +103,13 @@ impl KernelReport {
         }
         report.left = left
             .into_iter()
-            .map(|((tensor_type, reason), (n_tensors, bytes))| Left { tensor_type, n_tensors, bytes, reason })
+            .map(|((tensor_type, reason, inexact), (n_tensors, bytes))| Left {
+                tensor_type,
+                n_tensors,
+                bytes,
+                reason,
+                inexact,
+            })
             .collect();
         report
     }

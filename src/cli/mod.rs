@@ -9,15 +9,15 @@ pub mod bench;
 pub mod cache;
 pub mod chat;
 pub mod config;
-pub mod contain;
+pub mod constraint;
 pub mod drafter;
 pub mod engine;
 pub mod escape;
 pub mod events;
+pub mod exact;
 pub mod explain;
 pub mod failure;
 pub mod folders;
-pub mod form;
 pub mod input;
 pub mod interrupt;
 pub mod kernels;
@@ -34,6 +34,7 @@ pub mod sandbox;
 pub mod settings;
 pub mod shell;
 pub mod short_flags;
+pub mod supervisor;
 pub mod template;
 pub mod tune;
 pub mod variables;
@@ -45,9 +46,9 @@ use clap::error::{ContextKind, ErrorKind};
 
 use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
-use crate::cli::contain::contained;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
+use crate::cli::supervisor::contained;
 use crate::cli::variables::Variables;
 
 /// Runs a command line and tells the exit code.

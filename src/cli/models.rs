@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::cli::failure::{ExitCode, Failure};
-use crate::models::places::{self, Place, Store};
+use crate::models::locations::{self, Place, Store};
 
 pub use resolve::resolve;
 
@@ -100,7 +100,7 @@ pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
 /// Where this user's models are, and `dirs`, which come first.
 fn places_with(dirs: &[PathBuf]) -> Vec<Place> {
     let program = std::env::current_exe().ok();
-    let known = places::places(|name| std::env::var_os(name), program.as_deref());
+    let known = locations::places(|name| std::env::var_os(name), program.as_deref());
     let given = dirs.iter().map(|folder| Place { store: Store::Folder, folder: folder.clone() });
     given.chain(known).collect()
 }

@@ -62,9 +62,9 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
 
-    /// Form of the output
-    #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Form::Md)]
-    pub output: Form,
+    /// Format of the output
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Md)]
+    pub output: OutputFormat,
 }
 
 /// What is judged.
@@ -84,7 +84,7 @@ pub enum Kind {
 
 /// Forms of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum OutputFormat {
     /// Markdown tables
     Md,
     /// One JSON array
@@ -163,8 +163,8 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
         }
     }
     write_stdout(&match args.output {
-        Form::Json => serde_json::to_string_pretty(&rows).expect("strings and numbers serialize") + "\n",
-        Form::Md => table(&rows, args.calibration),
+        OutputFormat::Json => serde_json::to_string_pretty(&rows).expect("strings and numbers serialize") + "\n",
+        OutputFormat::Md => table(&rows, args.calibration),
     })?;
     Ok(ExitCode::Success)
 }

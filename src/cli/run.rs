@@ -31,7 +31,7 @@ use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, DrafterKind, Event, Job, 
 use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
-/// What a seed alone does not give.
+/// What a seed alone does not give, where a context is not exact.
 const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-cache";
 
 /// Runs the command.
@@ -55,9 +55,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     if !args.quiet {
         let line = stats_line(&answer.stats, is_random.then_some(seed));
-        // Drafts learn, and how many rows are verified depends on measured times: both can turn a near-tie. The seed stays the
-        // last word of the line.
-        let may_differ = args.drafting.drafter != DrafterKind::None;
+        // Drafts learn, and how many rows are verified depends on measured times: where that is not exact, both can turn a near-tie. The
+        // seed stays the last word of the line.
+        let may_differ = args.drafting.drafter != DrafterKind::None && !answer.exactness.is_exact();
         stderr_line(&match line.rsplit_once("; seed ") {
             Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
             _ => line,
@@ -70,6 +70,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         stderr_line(THINKING_ONLY);
     }
     late.tell();
+    args.exact.check(&answer.exactness, args.engine.verbose)?;
     if let Some(form) = &form {
         check_whole(form, &answer)?;
     }
@@ -113,6 +114,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         return Err(Failure::usage(format!("--logprobs must be from 0 to {MAX_LOGPROBS}")));
     }
     check_trace(args)?;
+    args.exact.demand();
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::args::{CacheTypeArg, EngineArgs, When};
 use crate::cli::engine::{cache_folder, fingerprint, machine};
 use crate::cli::failure::Failure;
-use crate::llama::has_gpu;
+use crate::llama::{exact, has_gpu};
 use crate::store::curves::CurveKey;
 use crate::store::tuned;
 use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settings};
@@ -63,7 +63,7 @@ pub fn tuned_folder() -> Option<PathBuf> {
 /// # Errors
 /// When what is given makes no sense.
 pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
-    let given = Given {
+    let mut given = Given {
         flash_attention: args.flash_attn.map(|when| match when {
             When::On => FlashAttention::On,
             When::Off => FlashAttention::Off,
@@ -74,6 +74,10 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
         k: args.cache_type_k.map(CacheType::from),
         v: args.cache_type_v.map(CacheType::from),
     };
+    if exact::is_demanded() && given.flash_attention.is_none() && !given.v.is_some_and(CacheType::is_quantized) {
+        // Whatever was tuned.
+        given.flash_attention = Some(FlashAttention::Off);
+    }
     let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
     if is_wrong(given.n_threads) || is_wrong(given.n_threads_batch) {
         let flag = if is_wrong(given.n_threads) { "threads" } else { "threads-batch" };

@@ -45,9 +45,9 @@ pub struct TuneArgs {
     #[arg(long)]
     pub lossy_kv: bool,
 
-    /// Form of the table
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Md)]
-    pub output: Form,
+    /// Format of the table
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Md)]
+    pub output: OutputFormat,
 
     /// Delete what was measured before, and measure nothing
     #[arg(long)]
@@ -74,7 +74,7 @@ impl TuneArgs {
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum OutputFormat {
     /// Markdown
     Md,
     /// One JSON object
@@ -112,8 +112,8 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     drop(gguf);
     let measured = measure(config)?;
     write_stdout(&match args.output {
-        Form::Md => table(&args.model, &measured, args.lossy_kv),
-        Form::Json => json(&args.model, &measured),
+        OutputFormat::Md => table(&args.model, &measured, args.lossy_kv),
+        OutputFormat::Json => json(&args.model, &measured),
     })?;
     // Only now, and each file whole: an interrupt leaves nothing half kept.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

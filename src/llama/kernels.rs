@@ -38,11 +38,62 @@ pub fn takes(code: u32, columns: u64, rows: u64) -> Option<Result<(), String>> {
     ours::takes(code, columns, rows)
 }
 
+/// Why a matrix of ggml's type `code` that the kernels do not take is not exact either; none where ggml computes it exactly, or where exactness
+/// was demanded and can be had.
+#[must_use]
+pub fn inexact_left(code: u32, rows: u64) -> Option<String> {
+    ours::inexact_left(code, rows)
+}
+
+/// Why ggml's kernels are in use, where nothing failed.
+#[must_use]
+pub fn why_ggml() -> String {
+    match std::env::var_os(VARIABLE) {
+        Some(name) if name == "ggml" => format!("{VARIABLE}=ggml"),
+        _ => ours::WHY_NONE.to_owned(),
+    }
+}
+
+/// What was not exact of all that the CPU computed since the last [`reset_audit`]: operations, by their names and in words.
+#[must_use]
+pub fn audit() -> Vec<(&'static str, String)> {
+    ours::audit()
+}
+
+/// Forgets what was not exact.
+pub fn reset_audit() {
+    ours::reset_audit();
+}
+
+/// Has products be exact that otherwise would not be, to be faster.
+pub fn exact_at_any_cost() {
+    ours::exact_at_any_cost();
+}
+
 #[cfg(all(feature = "kernels", target_arch = "x86_64"))]
 mod ours {
     use chaski_kernels::Isa;
 
     use super::ChoiceError;
+
+    pub(super) const WHY_NONE: &str = "this CPU has no AVX2";
+
+    pub(super) fn audit() -> Vec<(&'static str, String)> {
+        chaski_kernels::audit().iter().map(|inexact| (inexact.op, inexact.to_string())).collect()
+    }
+
+    pub(super) fn reset_audit() {
+        chaski_kernels::reset_audit();
+    }
+
+    pub(super) fn exact_at_any_cost() {
+        chaski_kernels::exact_at_any_cost(true);
+    }
+
+    pub(super) fn inexact_left(code: u32, rows: u64) -> Option<String> {
+        let reason = chaski_kernels::inexact_left(code as i32, rows as usize)?;
+        Some(reason.to_string())
+    }
 
     pub(super) fn install(wanted: Option<String>) -> Result<Option<&'static str>, ChoiceError> {
         let isa = match wanted.as_deref() {
@@ -69,6 +120,20 @@ mod ours {
 #[cfg(not(all(feature = "kernels", target_arch = "x86_64")))]
 mod ours {
     use super::ChoiceError;
+
+    pub(super) const WHY_NONE: &str = "this build has no others";
+
+    pub(super) fn audit() -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    pub(super) fn reset_audit() {}
+
+    pub(super) fn exact_at_any_cost() {}
+
+    pub(super) fn inexact_left(_: u32, _: u64) -> Option<String> {
+        None
+    }
 
     pub(super) fn install(wanted: Option<String>) -> Result<Option<&'static str>, ChoiceError> {
         match wanted.as_deref() {

@@ -6,29 +6,31 @@
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
 //! - [`structured`]: a sampler, and drafts, that are held to a form
 //! - [`logprobs`]: how likely emitted tokens were
-//! - [`parallel`]: one context as [`crate::crowd::slots::Slots`]
-//! - [`crowd`]: the engine of a batch: the thread that answers many requests at a time
+//! - [`parallel`]: one context as [`crate::batching::target::BatchTarget`]
+//! - [`batching`]: the engine of a batch: the thread that answers many requests at a time
 //! - [`thread`]: the thread an engine lives on, and its channels
 //! - [`worker`]: a thread that owns all of these and speaks in messages
 //! - [`tune`]: the same thread at another work: settings, measured
 //! - [`kernels`]: whose kernels compute: ours or ggml's
+//! - [`exact`]: whether what they compute is exact
 //! - [`logs`]: what llama.cpp has to say
-//! - `last_words` (Unix): what it says before it takes its process down
+//! - `crash_message` (Unix): what it says before it takes its process down
 //!
 //! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
 
-pub mod crowd;
-pub mod kernels;
+pub mod batching;
 #[cfg(unix)]
-pub mod last_words;
+pub mod crash_message;
+pub mod exact;
+pub mod kernels;
 pub mod logprobs;
 pub mod logs;
 pub mod model;
 pub mod parallel;
 pub mod sampler;
-mod seams;
 mod sequence;
 pub mod session;
+mod split_points;
 pub mod structured;
 pub mod thread;
 pub mod tokenizer;

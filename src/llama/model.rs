@@ -12,7 +12,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
-use crate::llama::seams::{STRANGE, Seams, Spelling};
+use crate::llama::split_points::{STRANGE, Spelling, SplitPoints};
 use crate::llama::{kernels, logs};
 use crate::target::TargetError;
 use crate::token::Token;
@@ -69,7 +69,7 @@ pub struct Model {
     /// For every context. llama.cpp wants it to be no constant, and does not change it.
     adapter: Option<Mutex<(LlamaLoraAdapter, f32)>>,
     /// Found when the first long text comes; `None` where there are none to be known.
-    seams: OnceLock<Option<Seams>>,
+    split_points: OnceLock<Option<SplitPoints>>,
     // Dropped first: it must not outlive the backend.
     pub(super) inner: LlamaModel,
     pub(super) backend: LlamaBackend,
@@ -77,7 +77,7 @@ pub struct Model {
 
 impl Model {
     pub(super) fn new(backend: LlamaBackend, inner: LlamaModel) -> Model {
-        Model { adapter: None, seams: OnceLock::new(), inner, backend }
+        Model { adapter: None, split_points: OnceLock::new(), inner, backend }
     }
 
     /// Loads a model. `progress` is told the share done, in 0 ..= 1, and stops the work by returning false.
@@ -221,8 +221,8 @@ impl Model {
         if text.len() <= LONG_BYTES {
             return whole();
         }
-        match (std::str::from_utf8(text), self.seams.get_or_init(|| self.find_seams())) {
-            (Ok(text), Some(seams)) => seams.tokenize(text, PIECE_BYTES, |piece| {
+        match (std::str::from_utf8(text), self.split_points.get_or_init(|| self.find_split_points())) {
+            (Ok(text), Some(split_points)) => split_points.tokenize(text, PIECE_BYTES, |piece| {
                 // Room for a token of each byte and of a space in front: with less, all is done twice.
                 let mut tokens = Vec::with_capacity(piece.len() + SPACE_BYTES);
                 vocab.tokenize_into(piece.as_bytes(), &mut tokens, false, parse_special);
@@ -232,7 +232,7 @@ impl Model {
         }
     }
 
-    fn find_seams(&self) -> Option<Seams> {
+    fn find_split_points(&self) -> Option<SplitPoints> {
         if self.inner.meta_val_str("tokenizer.ggml.model").ok()? != "llama" {
             return None;
         }
@@ -251,7 +251,7 @@ impl Model {
             strips: vocab.attr(*token).intersects(LStrip | RStrip),
         });
         let n_strange = vocab.tokenize(STRANGE.to_string().as_bytes(), false, false).len();
-        Seams::new(spellings, n_strange)
+        SplitPoints::new(spellings, n_strange)
     }
 
     /// The token that the model ends a text with, where its file names one.

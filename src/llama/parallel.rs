@@ -1,17 +1,15 @@
-//! One context of llama.cpp as [`Slots`]: every slot is a sequence with cells of its own ("streams" in llama.cpp), so a
+//! One context of llama.cpp as [`BatchTarget`]: every lane is a sequence with cells of its own ("streams" in llama.cpp), so a
 //! row attends to the cells of its own text, where a shared pool would make it scan those of all.
 //!
 //! The price is how llama.cpp splits a batch: into parts with equally many rows of each of some *neighbouring*
-//! sequences. A slot that is left out cuts the batch in two; a slot with more rows than its neighbours gets parts of its
-//! own for what it has more ([`crate::crowd::schedule`] knows).
-
-pub mod worker;
+//! sequences. A lane that is left out cuts the batch in two; a lane with more rows than its neighbours gets parts of its
+//! own for what it has more ([`crate::batching::schedule`] knows).
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use crate::crowd::slots::{Run, Slots};
+use crate::batching::target::{BatchTarget, Run};
 use crate::llama::logs;
 use crate::llama::model::Model;
 use crate::llama::sequence;
@@ -19,12 +17,12 @@ use crate::llama::session::{N_CTX_STEP, SessionConfig, context_params, engine_er
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// Slots a context can have: llama.cpp's bound on sequences.
-pub const MAX_SLOTS: usize = 256;
+/// Lanes a context can have: llama.cpp's bound on sequences.
+pub const MAX_LANES: usize = 256;
 
-/// The sequence of a slot.
-fn id(slot: usize) -> i32 {
-    i32::try_from(slot).expect("at most 256")
+/// The sequence of a lane.
+fn id(lane_id: usize) -> i32 {
+    i32::try_from(lane_id).expect("at most 256")
 }
 
 /// A context of several timelines.
@@ -32,9 +30,9 @@ pub struct Parallel<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     n_vocab: usize,
-    /// Positions of one slot.
+    /// Positions of one lane.
     n_ctx: usize,
-    /// Per slot, tokens in its cache.
+    /// Per lane, tokens in its cache.
     n_past: Vec<usize>,
     /// False for states, which go forward only.
     can_copy: bool,
@@ -45,28 +43,28 @@ pub struct Parallel<'m> {
 }
 
 impl<'m> Parallel<'m> {
-    /// Makes a context of `n_slots` timelines of `config.n_ctx` positions each, for batches of at most `max_rows`.
+    /// Makes a context of `n_lanes` timelines of `config.n_ctx` positions each, for batches of at most `max_rows`.
     ///
     /// # Errors
     /// When llama.cpp cannot allocate it.
     ///
     /// # Panics
-    /// When there are no slots, or more than [`MAX_SLOTS`].
+    /// When there are no lanes, or more than [`MAX_LANES`].
     pub fn new(
         model: &'m Model,
         config: &SessionConfig,
-        n_slots: usize,
+        n_lanes: usize,
         max_rows: usize,
     ) -> Result<Parallel<'m>, TargetError> {
-        assert!((1..=MAX_SLOTS).contains(&n_slots), "{n_slots} slots");
+        assert!((1..=MAX_LANES).contains(&n_lanes), "{n_lanes} lanes");
         let n_ctx = config.n_ctx.next_multiple_of(N_CTX_STEP);
-        let max_rows = max_rows.max(n_slots);
-        let all = SessionConfig { n_ctx: n_ctx.saturating_mul(n_slots), ..*config };
-        let params = context_params(&all, max_rows, n_slots)
+        let max_rows = max_rows.max(n_lanes);
+        let all = SessionConfig { n_ctx: n_ctx.saturating_mul(n_lanes), ..*config };
+        let params = context_params(&all, max_rows, n_lanes)
             .with_kv_unified(false)
             // A window-sized cache drops what a text that shares a beginning would need.
             .with_swa_full(true);
-        let what = || format!("cannot make a context of {n_slots} x {n_ctx} positions");
+        let what = || format!("cannot make a context of {n_lanes} x {n_ctx} positions");
         let context = model.inner.new_context(&model.backend, params);
         let mut context = context.map_err(|error| engine_error(&what(), &error))?;
         model.adapt(&mut context)?;
@@ -76,75 +74,75 @@ impl<'m> Parallel<'m> {
             batch: LlamaBatch::new(max_rows, 1),
             n_vocab: model.n_vocab(),
             n_ctx,
-            n_past: vec![0; n_slots],
+            n_past: vec![0; n_lanes],
             can_copy: !model.is_recurrent(),
             has_logits: Vec::new(),
             max_rows,
         })
     }
 
-    fn add(&mut self, slot: usize, token: Token, at: usize, wants_logits: bool) -> Result<(), TargetError> {
+    fn add(&mut self, lane_id: usize, token: Token, at: usize, wants_logits: bool) -> Result<(), TargetError> {
         if token.0 < 0 || token.index() >= self.n_vocab {
             return Err(TargetError::UnknownToken { token, n_vocab: self.n_vocab });
         }
         let at = i32::try_from(at).expect("below n_ctx");
-        let added = self.batch.add(LlamaToken(token.0), at, &[id(slot)], wants_logits);
+        let added = self.batch.add(LlamaToken(token.0), at, &[id(lane_id)], wants_logits);
         added.map_err(|error| engine_error("cannot build the batch", &error))
     }
 
     /// How long [`Parallel::state`] is.
     #[must_use]
-    pub fn n_state_bytes(&self, slot: usize) -> usize {
-        sequence::n_bytes(&self.context, id(slot))
+    pub fn n_state_bytes(&self, lane_id: usize) -> usize {
+        sequence::n_bytes(&self.context, id(lane_id))
     }
 
-    /// The state of what a slot holds: what [`Parallel::restore`] takes in a context with as many slots.
+    /// The state of what a lane holds: what [`Parallel::restore`] takes in a context with as many lanes.
     ///
     /// # Errors
     /// When llama.cpp does not write what it said it would.
-    pub fn state(&self, slot: usize) -> Result<Vec<u8>, TargetError> {
-        sequence::read(&self.context, id(slot))
+    pub fn state(&self, lane_id: usize) -> Result<Vec<u8>, TargetError> {
+        sequence::read(&self.context, id(lane_id))
     }
 
-    /// Makes a slot hold `n_tokens` tokens by their state; `store::prompt_cache` sees to it that it is one. Where that
+    /// Makes a lane hold `n_tokens` tokens by their state; `store::prompt_cache` sees to it that it is one. Where that
     /// fails, it holds nothing.
     ///
     /// # Errors
     /// When llama.cpp refuses it: it does not fit, or is another model's.
-    pub fn restore(&mut self, slot: usize, n_tokens: usize, state: &[u8]) -> Result<(), TargetError> {
-        self.cut(slot, 0);
+    pub fn restore(&mut self, lane_id: usize, n_tokens: usize, state: &[u8]) -> Result<(), TargetError> {
+        self.cut(lane_id, 0);
         if n_tokens > self.n_ctx {
             return Err(TargetError::ContextFull { needed: n_tokens, n_ctx: self.n_ctx });
         }
-        let written = sequence::write(&mut self.context, id(slot), state, n_tokens);
+        let written = sequence::write(&mut self.context, id(lane_id), state, n_tokens);
         match written {
-            Ok(()) => self.n_past[slot] = n_tokens,
-            Err(_) => self.remove_after(slot, 0),
+            Ok(()) => self.n_past[lane_id] = n_tokens,
+            Err(_) => self.remove_after(lane_id, 0),
         }
         written
     }
 
     /// Removes what stands in the cache from position `from` on. A state that cannot be cut back is forgotten.
-    fn remove_after(&mut self, slot: usize, from: usize) {
+    fn remove_after(&mut self, lane_id: usize, from: usize) {
         let mut remove =
-            |from: usize| self.context.clear_kv_cache_seq(Some(position(slot)), Some(position(from)), None);
+            |from: usize| self.context.clear_kv_cache_seq(Some(position(lane_id)), Some(position(from)), None);
         if !matches!(remove(from), Ok(true)) {
             let _ = remove(0);
-            self.n_past[slot] = 0;
+            self.n_past[lane_id] = 0;
         }
     }
 
     fn fill_batch(&mut self, runs: &[Run]) -> Result<(), TargetError> {
         self.batch.clear();
         self.has_logits.clear();
-        for Run { slot, tokens, n_logits } in runs {
-            let (n_past, n_ctx) = (self.n_past[*slot], self.n_ctx);
+        for Run { lane_id, tokens, n_logits } in runs {
+            let (n_past, n_ctx) = (self.n_past[*lane_id], self.n_ctx);
             if n_past + tokens.len() > n_ctx {
                 return Err(TargetError::ContextFull { needed: n_past + tokens.len(), n_ctx });
             }
             for (at, &token) in tokens.iter().enumerate() {
                 let wants_logits = at + n_logits >= tokens.len();
-                self.add(*slot, token, n_past + at, wants_logits)?;
+                self.add(*lane_id, token, n_past + at, wants_logits)?;
                 self.has_logits.push(wants_logits);
             }
         }
@@ -152,8 +150,8 @@ impl<'m> Parallel<'m> {
     }
 }
 
-impl Slots for Parallel<'_> {
-    fn n_slots(&self) -> usize {
+impl BatchTarget for Parallel<'_> {
+    fn n_lanes(&self) -> usize {
         self.n_past.len()
     }
 
@@ -161,12 +159,12 @@ impl Slots for Parallel<'_> {
         self.n_ctx
     }
 
-    fn n_past(&self, slot: usize) -> usize {
-        self.n_past[slot]
+    fn n_past(&self, lane_id: usize) -> usize {
+        self.n_past[lane_id]
     }
 
     fn decode(&mut self, runs: &[Run]) -> Result<(), TargetError> {
-        assert!(runs.is_sorted_by(|a, b| a.slot < b.slot), "one run for each slot, in order");
+        assert!(runs.is_sorted_by(|a, b| a.lane_id < b.lane_id), "one run for each lane, in order");
         let n_rows: usize = runs.iter().map(|run| run.tokens.len()).sum();
         assert!((1..=self.max_rows).contains(&n_rows), "{n_rows} rows");
         self.fill_batch(runs)?;
@@ -176,10 +174,10 @@ impl Slots for Parallel<'_> {
             let error = engine_error("decoding failed", &error);
             self.has_logits.clear();
             // Cells of the failed batch can stay behind.
-            (0..self.n_slots()).for_each(|slot| self.remove_after(slot, self.n_past[slot]));
+            (0..self.n_lanes()).for_each(|lane_id| self.remove_after(lane_id, self.n_past[lane_id]));
             return Err(error);
         }
-        runs.iter().for_each(|run| self.n_past[run.slot] += run.tokens.len());
+        runs.iter().for_each(|run| self.n_past[run.lane_id] += run.tokens.len());
         if let Some(row) = self.has_logits.iter().rposition(|has_logits| *has_logits) {
             // A GPU may answer before the work is done; reading a result waits for it.
             let _ = self.logits(row);
@@ -192,10 +190,10 @@ impl Slots for Parallel<'_> {
         self.context.get_logits_ith(i32::try_from(row).expect("some hundreds"))
     }
 
-    fn cut(&mut self, slot: usize, n: usize) {
-        if n < self.n_past[slot] {
-            self.n_past[slot] = n;
-            self.remove_after(slot, n);
+    fn cut(&mut self, lane_id: usize, n: usize) {
+        if n < self.n_past[lane_id] {
+            self.n_past[lane_id] = n;
+            self.remove_after(lane_id, n);
         }
     }
     fn can_copy(&self) -> bool {
@@ -203,7 +201,7 @@ impl Slots for Parallel<'_> {
     }
 
     fn copy(&mut self, from: usize, to: usize, n: usize) {
-        assert!(self.can_copy && from != to && n <= self.n_past[from], "{n} tokens of slot {from} for slot {to}");
+        assert!(self.can_copy && from != to && n <= self.n_past[from], "{n} tokens of lane {from} for lane {to}");
         self.cut(to, 0);
         // Between streams llama.cpp copies all there is, before the next batch, and nothing else.
         if self.context.kv_cache_seq_cp(id(from), id(to), None, None).is_ok() {

@@ -6,6 +6,7 @@
 //! sequence the first time a tree needs it.
 
 use std::num::NonZeroU32;
+use std::ops::ControlFlow;
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
@@ -161,6 +162,22 @@ impl<'m> Session<'m> {
             n_seqs: 1,
             verified: None,
         })
+    }
+
+    /// Decodes some rows and forgets them: what this context computes is known then.
+    ///
+    /// # Errors
+    /// When llama.cpp cannot decode.
+    pub(super) fn try_out(&mut self) -> Result<(), TargetError> {
+        let token = Token(0);
+        let mut tree = TokenTree::new(token);
+        if self.limits.max_nodes > 1 {
+            tree.push(NodeId::ROOT, token)?;
+        }
+        self.sync(&[token; 2], &mut |_, _| ControlFlow::Continue(()))?;
+        let tried = self.verify(&tree);
+        self.clear();
+        tried
     }
 
     /// Positions this context has.

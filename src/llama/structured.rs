@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::accept::Sampler;
-use crate::draft::Form;
+use crate::draft::DraftFilter;
 use crate::llama::model::Model;
 use crate::llama::sampler::{Chain, Sampling};
 use crate::structure::forced::{Forced, Tokenize};
@@ -15,7 +15,7 @@ use crate::token::Token;
 const N_TRIED: usize = 64;
 
 /// What chooses tokens, and what narrows drafts.
-pub type Pair = (Box<dyn Sampler>, Box<dyn Form>);
+pub type Pair = (Box<dyn Sampler>, Box<dyn DraftFilter>);
 
 /// Makes forms for the vocabulary of a model.
 pub struct Former {

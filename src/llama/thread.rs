@@ -1,7 +1,7 @@
 //! The thread that owns an engine, and the two bounded channels it speaks through: requests in, events out.
 //!
 //! A reader that stalls makes the engine wait, a reader that is gone makes it stop. What the messages mean is the
-//! business of [`crate::llama::worker`] and [`crate::llama::parallel`].
+//! business of [`crate::llama::worker`] and [`crate::llama::batching`].
 
 use std::io;
 use std::ops::ControlFlow;

@@ -16,6 +16,7 @@ use crate::available::available;
 use crate::chat::template::Segment;
 use crate::cost::{Clock, CostCurve};
 use crate::generate::{Generation, Length, Prefilled};
+use crate::llama::exact;
 use crate::llama::logprobs::{Logprobs, LogprobsOf};
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::sampler;
@@ -286,7 +287,8 @@ impl<'a> Engine<'a> {
         let trace = observers.0.0.map(|recorder| Box::new(self.trace(recorder, job, prompt)));
         let stop = ended_by.unwrap_or(reached);
         let (stats, n_ctx, settings) = (generated.stats, length.n_ctx, self.settings);
-        Ok(Answer { tokens, stop, stats, n_ctx, settings, trace, logprobs })
+        let exactness = exact::of_work(&settings);
+        Ok(Answer { tokens, stop, stats, n_ctx, settings, trace, logprobs, exactness })
     }
 
     fn trace(&self, recorder: Recorder, job: &Job, prompt: &[Token]) -> Trace {
@@ -376,7 +378,13 @@ impl<'a> Engine<'a> {
             return Ok(session);
         }
         self.check_memory(length.n_ctx, &settings)?;
-        Ok(Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?)
+        exact::reset();
+        let mut session = Session::new(self.model, &SessionConfig::new(n_ctx, &settings))?;
+        if exact::is_demanded() {
+            session.try_out()?;
+            Failure::unless_exact(exact::of_work(&settings))?;
+        }
+        Ok(session)
     }
 
     /// Refuses a context for which there is not enough memory: the system would end this process, or another.

@@ -40,7 +40,7 @@ pub fn meaning<'a>(name: &str, found: &'a [Found]) -> Meaning<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::places::Store;
+    use crate::models::locations::Store;
 
     fn found(name: &str, aliases: &[&str], is_whole: bool) -> Found {
         Found {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::models::places::Store;
+use crate::models::locations::Store;
 use crate::models::search::Found;
 
 /// Manifests are some hundred bytes.

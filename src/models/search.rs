@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::models::locations::{Place, Store};
 use crate::models::ollama;
-use crate::models::places::{Place, Store};
 
 /// Folders below a place that are looked into.
 const MAX_DEPTH: usize = 6;

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::draft::Form;
+use crate::draft::DraftFilter;
 use crate::structure::Structure;
 use crate::token::Token;
 
@@ -75,7 +75,7 @@ impl Forced {
         let tokens = (self.tokenize)(bytes);
         let vocabulary = &self.structure.vocabulary;
         let pieces = tokens.iter().flat_map(|token| vocabulary.pieces.get(token.index()).into_iter().flatten());
-        if pieces.eq(bytes) { tokens } else { vocabulary.speller().spell(bytes) }
+        if pieces.eq(bytes) { tokens } else { vocabulary.longest_tokens().spell(bytes) }
     }
 
     /// The token that must follow `path`, where the structure is.
@@ -97,7 +97,7 @@ impl Forced {
     }
 }
 
-impl Form for Forced {
+impl DraftFilter for Forced {
     fn narrow(&mut self, text: &[Token], path: &[Token], children: &mut Vec<(Token, f32)>) {
         if path.last().is_some_and(|&token| self.structure.is_end(token)) {
             children.clear();

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::forced::Forced;
 use super::*;
-use crate::draft::Form as _;
+use crate::draft::DraftFilter as _;
 
 /// All bytes, some longer tokens, one that spells nothing, and two that end a text.
 const WORDS: [&str; 13] = [r#"{""#, r#"": "#, r#"", ""#, "ab", "abc", "name", "12", "é", "tru", "e}", " ", "\n", ""];

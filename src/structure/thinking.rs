@@ -18,7 +18,7 @@ enum Place {
     /// Behind it, and behind so many blanks.
     After(usize),
     /// In the form.
-    Form,
+    Constrained,
 }
 
 /// What a token is for a text.
@@ -27,7 +27,7 @@ pub(super) enum Role {
     /// A part of the thinking, or of what belongs to it.
     Thinking,
     /// The form must say whether it may come.
-    Form,
+    Constrained,
     /// It may not come.
     Refused,
 }
@@ -48,24 +48,26 @@ impl Before {
     }
 
     fn place(&self) -> Place {
-        if self.n_form > 0 { Place::Form } else { self.places.last().copied().unwrap_or(Place::Form) }
+        if self.n_form > 0 { Place::Constrained } else { self.places.last().copied().unwrap_or(Place::Constrained) }
     }
 
     /// Whether the form has begun, or nothing but the form may come.
     pub(super) fn is_form(&self) -> bool {
-        self.place() == Place::Form
+        self.place() == Place::Constrained
     }
 
     /// Whether the text may end as a form that is empty.
     pub(super) fn may_end(&self) -> bool {
-        matches!(self.place(), Place::Form | Place::Opening(0) | Place::After(_))
+        matches!(self.place(), Place::Constrained | Place::Opening(0) | Place::After(_))
     }
 
     /// What a token that spells `bytes` would be.
     pub(super) fn role(&self, bytes: &[u8]) -> Role {
         match next(self.place(), bytes) {
             Some(_) => Role::Thinking,
-            None if matches!(self.place(), Place::Form | Place::Opening(0) | Place::After(_)) => Role::Form,
+            None if matches!(self.place(), Place::Constrained | Place::Opening(0) | Place::After(_)) => {
+                Role::Constrained
+            }
             None => Role::Refused,
         }
     }
@@ -79,7 +81,7 @@ impl Before {
     pub(super) fn accept(&mut self, bytes: &[u8], role: Role) {
         match (role, next(self.place(), bytes)) {
             (Role::Thinking, Some(place)) => self.places.push(place),
-            (Role::Form, _) => self.n_form += 1,
+            (Role::Constrained, _) => self.n_form += 1,
             _ => {}
         }
     }
@@ -111,7 +113,7 @@ fn next(place: Place, bytes: &[u8]) -> Option<Place> {
             // The tag has one `<`, at its beginning.
             Place::Inside(_) => Place::Inside(usize::from(CLOSE.as_bytes()[0] == byte)),
             Place::After(n_blanks) if byte.is_ascii_whitespace() && n_blanks < MAX_BLANKS => Place::After(n_blanks + 1),
-            Place::Opening(_) | Place::After(_) | Place::Form => return None,
+            Place::Opening(_) | Place::After(_) | Place::Constrained => return None,
         };
     }
     // Blanks alone open nothing: they would be free without end.
@@ -134,15 +136,16 @@ mod tests {
 
     #[test]
     fn a_form_begins_after_the_block() {
-        use Role::{Form, Refused, Thinking};
+        use Role::{Constrained, Refused, Thinking};
         let block = ["<", "think", ">", "a </th", "ing> x</think>\n", "\n", "\n", "{", "}"];
-        let expected = [Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Form, Form, Form];
+        let expected =
+            [Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Constrained, Constrained, Constrained];
         assert_eq!(roles(false, &block), expected);
-        assert_eq!(roles(true, &["é", "</think>", "{"]), [Thinking, Thinking, Form]);
+        assert_eq!(roles(true, &["é", "</think>", "{"]), [Thinking, Thinking, Constrained]);
         // What has begun as a tag is one; what closes the block begins no form.
         assert_eq!(roles(false, &["<", "{", "think>", "</think>{"]), [Thinking, Refused, Thinking, Refused]);
-        assert_eq!(roles(false, &["{", "<think>"]), [Form, Form]);
-        assert_eq!(roles(false, &["\n", "\n<think>"]), [Form, Form]);
+        assert_eq!(roles(false, &["{", "<think>"]), [Constrained, Constrained]);
+        assert_eq!(roles(false, &["\n", "\n<think>"]), [Constrained, Constrained]);
         assert_eq!(roles(false, &["\n<think>", "</think>\n\n\n"]), [Thinking, Refused]);
     }
 
@@ -156,7 +159,7 @@ mod tests {
         assert_eq!((before.take_back(2), before.place()), (1, Place::After(0)));
         assert_eq!((before.take_back(1), before.may_end()), (0, false));
         before.accept(b"</think>", Role::Thinking);
-        before.accept(b"{", Role::Form);
+        before.accept(b"{", Role::Constrained);
         assert_eq!((before.take_back(9), before.place()), (1, Place::Inside(0)));
     }
 }

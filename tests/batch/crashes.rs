@@ -22,7 +22,7 @@ fn it_is_found_recorded_and_skipped() {
         _ => format!("line {n}\n"),
     };
     let mut setup = place.setup("a.txt", (0..100).map(line).collect::<String>());
-    (setup.n_slots, setup.step_us) = (8, 100);
+    (setup.n_lanes, setup.step_us) = (8, 100);
     let (fate, notices) = run(&setup);
     assert!(matches!(fate, Fate::Ended(status) if status.success()), "{fate:?} {notices:?}");
     assert!(notices[0].contains("crashed (abort)"), "{notices:?}");

@@ -16,7 +16,7 @@ pub(crate) const FAIL: &str = "FAIL";
 
 /// Answers several requests at a time, each in as many steps as its answer has tokens.
 pub(crate) struct Fake {
-    n_slots: usize,
+    n_lanes: usize,
     step: Duration,
     state: Mutex<State>,
 }
@@ -30,8 +30,8 @@ struct State {
 }
 
 impl Fake {
-    pub(crate) fn new(n_slots: usize, step: Duration) -> Fake {
-        Fake { n_slots, step, state: Mutex::default() }
+    pub(crate) fn new(n_lanes: usize, step: Duration) -> Fake {
+        Fake { n_lanes, step, state: Mutex::default() }
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn answer(request: &Request) -> Answer {
 impl Engine for Fake {
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         let mut state = self.state.lock().unwrap();
-        if state.waiting.len() >= self.n_slots {
+        if state.waiting.len() >= self.n_lanes {
             return Err(Box::new(request));
         }
         state.waiting.push_back(request);
@@ -82,7 +82,7 @@ impl Engine for Fake {
             if let Some(event) = state.events.pop_front() {
                 return Ok(event);
             }
-            while state.running.len() < self.n_slots
+            while state.running.len() < self.n_lanes
                 && let Some(request) = state.waiting.pop_front()
             {
                 state.events.push_back(Event::Begun { id: request.id });

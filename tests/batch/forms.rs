@@ -36,9 +36,9 @@ fn order_and_parallelism_change_nothing_but_the_order() {
     let mut setup = place.setup("a.jsonl", lines(200));
     setup.run().unwrap();
     let expected = setup.records();
-    for (n_slots, is_ordered) in [(1, false), (1, true), (33, false), (33, true)] {
-        (setup.n_slots, setup.is_ordered) = (n_slots, is_ordered);
-        setup.output = place.path(&format!("{n_slots} {is_ordered}"));
+    for (n_lanes, is_ordered) in [(1, false), (1, true), (33, false), (33, true)] {
+        (setup.n_lanes, setup.is_ordered) = (n_lanes, is_ordered);
+        setup.output = place.path(&format!("{n_lanes} {is_ordered}"));
         setup.run().unwrap();
         assert_eq!(setup.records(), expected);
     }
@@ -53,7 +53,7 @@ fn order_and_parallelism_change_nothing_but_the_order() {
 fn ordered_results_stand_in_the_order_of_their_lines() {
     let place = Place::new();
     let mut setup = place.setup("a.jsonl", lines(300));
-    (setup.is_ordered, setup.n_slots) = (true, 16);
+    (setup.is_ordered, setup.n_lanes) = (true, 16);
     setup.run().unwrap();
     let places: Vec<u64> = setup.record_list().iter().map(number).collect();
     assert_eq!(places, (1..=300).collect::<Vec<u64>>());
@@ -233,7 +233,7 @@ fn an_engine_that_ends_is_an_error_and_what_was_done_is_kept() {
     let place = Place::new();
     let mut setup = place.setup("a.txt", format!("{}FAIL\n", "fine\n".repeat(100)));
     setup.is_ordered = true;
-    setup.n_slots = 1;
+    setup.n_lanes = 1;
     match setup.run() {
         Err(BatchError::Engine(message)) => assert_eq!(message, "the engine is out of order"),
         other => panic!("{other:?}"),

@@ -17,7 +17,7 @@ fn peak_kib(name: &str, n: u64, line: fn(u64) -> String) -> u64 {
     let mut text = String::new();
     (0..n).for_each(|n| writeln!(text, "{}", line(n)).unwrap());
     let mut setup = place.setup(name, text);
-    setup.n_slots = 64;
+    setup.n_lanes = 64;
     let start = std::time::Instant::now();
     let mut child = setup.spawn().unwrap();
     let peak = watch(&mut child);

@@ -15,7 +15,7 @@ use chaski::batch::input::shard::Shard;
 use chaski::batch::job::{Job, Output};
 use chaski::batch::journal::Journal;
 use chaski::batch::ledger::{journal_path, read_journal};
-use chaski::batch::pipeline::{BatchError, Ended, Form, Watcher};
+use chaski::batch::pipeline::{BatchError, Ended, OutputShape, Watcher};
 use chaski::batch::progress::Progress;
 use chaski::batch::render::Renderer;
 use chaski::batch::supervise::stop_with_parent;
@@ -35,7 +35,7 @@ pub(crate) const CHILD: &str = "CHASKI_BATCH_CHILD";
 pub(crate) struct Setup {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
-    pub(crate) n_slots: usize,
+    pub(crate) n_lanes: usize,
     pub(crate) step_us: u64,
     pub(crate) is_ordered: bool,
     pub(crate) is_text: bool,
@@ -54,7 +54,7 @@ impl Setup {
             format: None,
             template: self.template.clone(),
             shard: self.shard(),
-            form: Form { is_text: self.is_text, is_ordered: self.is_ordered },
+            form: OutputShape { is_text: self.is_text, is_ordered: self.is_ordered },
             defaults: Defaults { sampling, max_tokens: None, stop: Vec::new() },
             has_seed: self.seed.is_some(),
             model: "a fake 0 0".to_owned(),
@@ -75,7 +75,7 @@ impl Setup {
     }
 
     pub(crate) fn engine(&self) -> Fake {
-        Fake::new(self.n_slots, Duration::from_micros(self.step_us))
+        Fake::new(self.n_lanes, Duration::from_micros(self.step_us))
     }
 
     pub(crate) fn run_with(
@@ -183,7 +183,7 @@ impl Place {
         Setup {
             input: self.path(input),
             output: self.path("results.jsonl"),
-            n_slots: 4,
+            n_lanes: 4,
             step_us: 0,
             is_ordered: false,
             is_text: false,

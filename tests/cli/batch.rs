@@ -237,7 +237,8 @@ fn fifty_kills_lose_nothing() {
 fn signals_end_it_cleanly_and_it_goes_on() {
     let place = Workplace::new();
     prompts(&place, 3000);
-    for signal in ["INT", "TERM"] {
+    let mut n_with_lost = 0;
+    for signal in ["INT", "TERM", "INT", "TERM"] {
         let n_before = n_journal_bytes(&place);
         let running = Running::start(&mut command(&place, &[]));
         // It is at work again.
@@ -246,12 +247,13 @@ fn signals_end_it_cleanly_and_it_goes_on() {
         let ran = running.finish();
         ran.fails(130, &["interrupted"]).hints("the same command goes on");
         assert!(ran.stderr.contains("of 3000 lines are safe in results.jsonl"), "{ran:#?}");
-        // Issue 13, 10: four are under way, unless one has just ended.
+        // Issue 13, 10: four are under way, unless they have just ended.
         let lost = [" was not finished and is not kept", "s were not finished and are not kept"];
-        assert!(lost.iter().any(|lost| ran.stderr.contains(&format!("answer{lost}"))), "{ran:#?}");
+        n_with_lost += usize::from(lost.iter().any(|lost| ran.stderr.contains(&format!("answer{lost}"))));
         let status = finish(&mut place.command(&["batch", "--status", "-o", "results.jsonl"]));
         assert!(status.succeeds().stdout.starts_with("stopped: "), "{status:#?}");
     }
+    assert!(n_with_lost > 0, "no answer was ever under way");
     batch(&place, &[]).succeeds();
     assert_eq!(answers(&place, "results.jsonl").len(), 3000);
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use chaski::draft::memory::Memory;
+use chaski::draft::learned_state::Memory;
 use chaski::store::learned::{self, LearnPolicy, LearnedKey};
 use serde_json::Value;
 

@@ -20,10 +20,10 @@ mod chat;
 #[cfg(unix)]
 mod chat_terminal;
 mod config;
-mod contain;
 mod drafter;
 mod encodings;
 mod errors;
+mod exact;
 mod help;
 mod hostile;
 mod learn;
@@ -40,5 +40,6 @@ mod scripting;
 mod signals;
 mod streams;
 mod structured;
+mod supervisor;
 mod tune;
 mod variables;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use chaski::draft::memory::Memory;
+use chaski::draft::learned_state::Memory;
 use chaski::store::learned;
 
 use super::harness::{PROMPT, Ran, Workplace, finish};

@@ -3,4 +3,6 @@
 
 pub mod gguf_writer;
 pub mod loop_parts;
+#[cfg(feature = "llama")]
+pub mod real;
 pub mod tiny;

@@ -237,7 +237,8 @@ const PIECES: &str = "_t _a he in er re on an _s _w at en nd or _the es is it ou
     _of _and _to _in _f _m ti hi ic as me ve _p ha se _is _it _d _h ion ent for _be ll _that _th om ri li ch ce _on \
     _he _you _for _re _was ver";
 
-fn vocabulary(w: &mut GgufWriter) {
+/// Writes the vocabulary of these models.
+pub fn vocabulary(w: &mut GgufWriter) {
     const NORMAL: i32 = 1;
     let mut tokens: Vec<String> = Vec::new();
     let mut scores = Vec::new();
@@ -277,10 +278,11 @@ fn vocabulary(w: &mut GgufWriter) {
 }
 
 /// SplitMix64: a few lines, the same on every machine.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    /// The next 64 random bits.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -295,7 +297,8 @@ impl Rng {
         sum - 6.0
     }
 
-    fn normals(&mut self, n: usize, scale: f32) -> Vec<f32> {
+    /// `n` of them, times `scale`.
+    pub fn normals(&mut self, n: usize, scale: f32) -> Vec<f32> {
         (0..n).map(|_| self.normal() * scale).collect()
     }
 

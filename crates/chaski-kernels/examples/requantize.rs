@@ -1,19 +1,50 @@
-//! Makes a file of another type from a model: for measuring kernels of types that no file at hand has.
+//! Makes a model whose matrices are all of one type: for measuring kernels of types that no file at hand has.
 //!
-//! usage: requantize IN.gguf OUT.gguf FTYPE       FTYPE: a number of llama.cpp's `llama_ftype`: 2 q4_0, 7 q8_0, 8 q5_0, 10 q2_K, 12 q3_K_M,
-//!                                                14 q4_K_S, 17 q5_K_M, 18 q6_K, 1 f16, 32 bf16, 0 f32, 25 iq4_nl, 30 iq4_xs, 38 mxfp4_moe
-use std::ffi::CString;
+//! usage: requantize IN.gguf OUT.gguf TYPE        TYPE as in ggml: q4_0, q5_K, iq4_xs, bf16, ...
+//!
+//! Types with blocks of 256 columns need matrices of such widths; llama.cpp takes another type for the others.
+use std::ffi::{CString, c_char};
+
+use chaski_kernels::WeightType;
+
+/// llama.cpp's number of a kind of file with matrices of this type (`llama_ftype`).
+fn file_type(ty: WeightType) -> u32 {
+    match ty {
+        WeightType::F32 => 0,
+        WeightType::F16 => 1,
+        WeightType::Q4_0 => 2,
+        WeightType::Q4_1 => 3,
+        WeightType::Q8_0 => 7,
+        WeightType::Q5_0 => 8,
+        WeightType::Q5_1 => 9,
+        WeightType::Q2K => 10,
+        WeightType::Q3K => 11,
+        WeightType::Q4K => 14,
+        WeightType::Q5K => 16,
+        WeightType::Q6K => 18,
+        WeightType::Iq4Nl => 25,
+        WeightType::Iq4Xs => 30,
+        WeightType::Bf16 => 32,
+        WeightType::Mxfp4 => 38,
+    }
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [from, to, ftype] = arguments.as_slice() else { panic!("usage: requantize IN.gguf OUT.gguf FTYPE") };
+    let [from, to, name] = arguments.as_slice() else { panic!("usage: requantize IN.gguf OUT.gguf TYPE") };
+    let ty = WeightType::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name)).expect("a type of ggml");
     let (from, to) = (CString::new(from.as_str()).unwrap(), CString::new(to.as_str()).unwrap());
     // SAFETY: the two names are NUL-terminated, and the parameters are llama.cpp's own with a few fields set.
     let failed = unsafe {
+        llama_cpp_sys_2::llama_log_set(Some(quiet), std::ptr::null_mut());
         let mut params = llama_cpp_sys_2::llama_model_quantize_default_params();
-        params.ftype = ftype.parse().expect("a number");
+        params.ftype = file_type(ty);
         params.allow_requantize = true;
+        // One type for all, instead of a mixture.
+        params.pure_ = true;
         llama_cpp_sys_2::llama_model_quantize(from.as_ptr(), to.as_ptr(), &params)
     };
     assert_eq!(failed, 0, "llama.cpp could not quantize");
 }
+
+unsafe extern "C" fn quiet(_: llama_cpp_sys_2::ggml_log_level, _: *const c_char, _: *mut std::ffi::c_void) {}

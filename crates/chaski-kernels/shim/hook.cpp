@@ -3,9 +3,10 @@
 //
 // This relies on internal C++ of ggml-cpu (traits.h, ggml_compute_params), so it is compiled against the headers of the very
 // llama.cpp that is linked.
+#include "audit.h"
+
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
-#include "traits.h"
 
 #include <cstdint>
 #include <cstring>
@@ -38,7 +39,7 @@ void   chaski_kernels_product(const chaski_tensor * w, const chaski_tensor * x, 
 int    chaski_kernels_takes_keys(const chaski_tensor * k, const chaski_tensor * q);
 void   chaski_kernels_keys(const chaski_tensor * k, const chaski_tensor * q, const chaski_tensor * out, const chaski_team * team);
 int    chaski_kernels_takes_softmax(const chaski_tensor * x, const chaski_tensor * mask);
-void   chaski_kernels_softmax(const chaski_tensor * x, const chaski_tensor * mask, const chaski_tensor * sinks, float scale,
+void   chaski_kernels_softmax(const chaski_tensor * x, const chaski_tensor * mask, const chaski_tensor * sinks, float scale, float max_bias,
                               const chaski_tensor * out, const chaski_team * team);
 int    chaski_kernels_takes_values(const chaski_tensor * v, const chaski_tensor * p);
 size_t chaski_kernels_values_work(const chaski_tensor * v, const chaski_tensor * p, int32_t threads);
@@ -169,7 +170,8 @@ struct softmax_traits : ggml::cpu::tensor_traits {
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         const chaski_team team = team_of(params);
-        chaski_kernels_softmax(view(op->src[0]), view(op->src[1]), view(op->src[2]), ggml_get_op_params_f32(op, 0), view(op), &team);
+        chaski_kernels_softmax(view(op->src[0]), view(op->src[1]), view(op->src[2]), ggml_get_op_params_f32(op, 0),
+                               ggml_get_op_params_f32(op, 1), view(op), &team);
         return true;
     }
 } g_softmax;
@@ -187,27 +189,28 @@ struct values_traits : ggml::cpu::tensor_traits {
     }
 } g_values;
 
-// A softmax over attention's scores, without ALiBi's slopes.
+// A softmax that our kernel takes.
 bool is_attention_softmax(const ggml_tensor * op) {
     const ggml_tensor * x = op->src[0];
     const ggml_tensor * m = op->src[1];
     const bool mask = !m || ((m->type == GGML_TYPE_F16 || m->type == GGML_TYPE_F32) && m->ne[0] == x->ne[0]);
-    return x->type == GGML_TYPE_F32 && mask && ggml_get_op_params_f32(op, 1) == 0.0f &&
-           chaski_kernels_takes_softmax(view(x), view(m));
+    return x->type == GGML_TYPE_F32 && mask && chaski_kernels_takes_softmax(view(x), view(m));
 }
 
 ggml::cpu::tensor_traits * attention_traits(const ggml_tensor * op) {
     if (op->op == GGML_OP_SOFT_MAX) {
         return is_attention_softmax(op) ? &g_softmax : nullptr;
     }
-    if (op->op != GGML_OP_MUL_MAT || op->src[0]->op != GGML_OP_PERMUTE || op->src[1]->type != GGML_TYPE_F32) {
+    if (op->op != GGML_OP_MUL_MAT || op->src[1]->type != GGML_TYPE_F32) {
         return nullptr;
     }
-    // Both factors are permuted, and the second one of V and P is a softmax.
+    // Values meet a softmax of ours, whose probabilities their sums rely on: in a cache that holds them transposed, or in a copy that is.
     if (op->src[1]->op == GGML_OP_SOFT_MAX) {
-        return is_attention_softmax(op->src[1]) && chaski_kernels_takes_values(view(op->src[0]), view(op->src[1])) ? &g_values : nullptr;
+        const bool v = op->src[0]->op == GGML_OP_PERMUTE || op->src[0]->op == GGML_OP_CONT;
+        return v && is_attention_softmax(op->src[1]) && chaski_kernels_takes_values(view(op->src[0]), view(op->src[1])) ? &g_values : nullptr;
     }
-    return op->src[1]->op == GGML_OP_PERMUTE && chaski_kernels_takes_keys(view(op->src[0]), view(op->src[1])) ? &g_keys : nullptr;
+    // Keys and queries are both permuted.
+    return op->src[0]->op == GGML_OP_PERMUTE && op->src[1]->op == GGML_OP_PERMUTE && chaski_kernels_takes_keys(view(op->src[0]), view(op->src[1])) ? &g_keys : nullptr;
 }
 
 struct hook : ggml::cpu::extra_buffer_type {
@@ -225,7 +228,8 @@ struct hook : ggml::cpu::extra_buffer_type {
         if (product && is_ours(op->src[0])) {
             return (ggml::cpu::tensor_traits *) op->src[0]->extra;
         }
-        return attention ? attention_traits(op) : nullptr;
+        auto * ours = attention ? attention_traits(op) : nullptr;
+        return ours ? ours : chaski::other_traits(op);
     }
 };
 

@@ -8,17 +8,22 @@
 //!
 //! - *K·Q* is a sum over the columns of a head, in their order.
 //! - *Softmax* sums integers: each `exp` as a multiple of 2^-24, exact whatever the order. Probabilities are multiples of [`GRID`].
-//! - *V·P* sums products of f16 (multiples of 2^-24) and of probabilities (multiples of 2^-22) in f64: exact, as long as values
-//!   are below 2^7. Larger ones, and values in F32 or BF16, are summed as well as f64 does it.
+//! - *V·P* sums products of values (multiples of 2^-24, as all f16 are; others are rounded) and of probabilities (multiples of 2^-22)
+//!   in f64. That is exact while values are below [`SMALL`]; larger ones are split in two, and the two sums are added last. Which
+//!   values were split does not show: the exact sum is rounded once.
 //!
 //! All instruction sets give the same bits: see `simd`.
 
 use std::arch::x86_64::*;
 
+use crate::audit;
 use crate::isa::Isa;
 use crate::product::Team;
 use crate::simd::{Avx2, Avx512, AvxVnni, Simd};
 use crate::tensor::Tensor;
+
+#[cfg(test)]
+mod tests;
 
 /// Probabilities are multiples of this: 2^-22.
 const GRID: f32 = 1.0 / (1 << 22) as f32;
@@ -27,13 +32,26 @@ const GRID: f32 = 1.0 / (1 << 22) as f32;
 const TO_GRID: f32 = 1.5 * GRID * (1 << 23) as f32;
 
 /// The longest head: one block of converted keys fits the first-level cache.
-pub(crate) const MAX_COLUMNS: usize = 512;
+pub(crate) const MAX_COLUMNS: usize = 576;
 
 /// Cells of which values are converted at a time.
 const VALUE_CELLS: usize = 512;
 
 /// Values (channels) that are computed together.
 const CHANNELS: usize = 4;
+
+/// Sums of values below it are exact in one part: 53 bits hold 64 in steps of 2^-46, with room for probabilities that add up to a little
+/// more than one.
+const SMALL: f32 = 64.0;
+
+/// Sums of values below it are exact in two parts.
+const LARGEST: f32 = 65536.0;
+
+/// Adding and subtracting it rounds to a multiple of 2^-24: the grid of values.
+const TO_VALUE_GRID: f64 = 1.5 * (1u64 << 28) as f64;
+
+/// Adding and subtracting it rounds to a multiple of 2^-8: the high part of a large value.
+const TO_HIGH_PART: f64 = 1.5 * (1u64 << 44) as f64;
 
 /// Rows that share a block of the cache: `(head, token)` pairs with their place in a tensor of heads of tokens of floats.
 #[derive(Clone, Copy)]
@@ -275,7 +293,7 @@ unsafe fn exp8(x: __m256) -> __m256 {
     }
 }
 
-/// One row: `out = softmax(x * scale + mask)`, with a logit that takes its share and is not written (a sink), if there is one. `out` may
+/// One row: `out = softmax(x * scale + slope * mask)`, with a logit that takes its share and is not written (a sink), if there is one. `out` may
 /// be `x`.
 #[inline(always)]
 unsafe fn softmax_row(
@@ -284,11 +302,11 @@ unsafe fn softmax_row(
     half: bool,
     sink: Option<f32>,
     n: usize,
-    scale: f32,
+    [scale, slope]: [f32; 2],
     out: *mut f32,
 ) {
     unsafe {
-        let scale = _mm256_set1_ps(scale);
+        let (scale, slope) = (_mm256_set1_ps(scale), _mm256_set1_ps(slope));
         let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
         let mut i = 0;
         while i < n {
@@ -299,7 +317,7 @@ unsafe fn softmax_row(
                 } else {
                     _mm256_loadu_ps(mask.add(i * 4).cast())
                 };
-                v = _mm256_add_ps(v, m);
+                v = _mm256_add_ps(v, _mm256_mul_ps(slope, m));
             }
             _mm256_storeu_ps(out.add(i), v);
             // A NaN stays: the maximum is its second operand where one is.
@@ -341,9 +359,34 @@ unsafe fn softmax_row(
     }
 }
 
+/// `out = softmax(x * scale + mask)`, with ggml's parameters.
+pub(crate) struct Softmax<'a> {
+    pub x: &'a Tensor,
+    pub mask: Option<&'a Tensor>,
+    pub sinks: Option<&'a Tensor>,
+    pub scale: f32,
+    /// ALiBi: the mask has distances, which each head takes with a slope of its own; zero for none.
+    pub max_bias: f32,
+    pub out: &'a Tensor,
+}
+
+impl Softmax<'_> {
+    /// What a head multiplies its mask with.
+    fn slope(&self, head: i64) -> f32 {
+        if self.max_bias <= 0.0 {
+            return 1.0;
+        }
+        let n = 1 << self.x.ne[2].ilog2();
+        // Powers of the first slope; heads beyond a power of two take those between them.
+        let steps = if head < n { (head + 1) as f64 } else { (head - n) as f64 + 0.5 };
+        (-f64::from(self.max_bias) * steps / n as f64).exp2() as f32
+    }
+}
+
 /// This thread's rows of a softmax.
 #[inline(always)]
-unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, scale: f32, out: &Tensor, team: Team) {
+unsafe fn softmax(softmax: &Softmax<'_>, team: Team) {
+    let Softmax { x, mask, sinks, scale, out, .. } = *softmax;
     for row in team.share((x.ne[1] * x.ne[2] * x.ne[3]) as usize) {
         let (token, head, stream) =
             (row as i64 % x.ne[1], row as i64 / x.ne[1] % x.ne[2], row as i64 / (x.ne[1] * x.ne[2]));
@@ -354,7 +397,8 @@ unsafe fn softmax(x: &Tensor, mask: Option<&Tensor>, sinks: Option<&Tensor>, sca
             });
             let sink = sinks.map(|s| s.data.cast::<f32>().offset(head as isize).read());
             let half = mask.is_some_and(|m| m.ty == code::F16);
-            softmax_row(at(x).cast(), m, half, sink, x.ne[0] as usize, scale, at(out).cast());
+            let factors = [scale, softmax.slope(head)];
+            softmax_row(at(x).cast(), m, half, sink, x.ne[0] as usize, factors, at(out).cast());
         }
     }
 }
@@ -366,6 +410,9 @@ trait Doubles: Copy {
     unsafe fn zero() -> Self::V;
     unsafe fn load(p: *const f64) -> Self::V;
     unsafe fn store(p: *mut f64, v: Self::V);
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// Adds and subtracts a large number: rounds to a multiple of its last bit.
+    unsafe fn rounded(v: Self::V, large: f64) -> Self::V;
     /// `LANES` floats.
     unsafe fn from_floats(p: *const f32) -> Self::V;
     /// `LANES` half-precision floats.
@@ -392,6 +439,14 @@ macro_rules! four_doubles {
             #[inline(always)]
             unsafe fn store(p: *mut f64, v: __m256d) {
                 unsafe { _mm256_storeu_pd(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn sub(a: __m256d, b: __m256d) -> __m256d {
+                unsafe { _mm256_sub_pd(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn rounded(v: __m256d, large: f64) -> __m256d {
+                unsafe { _mm256_sub_pd(_mm256_add_pd(v, _mm256_set1_pd(large)), _mm256_set1_pd(large)) }
             }
             #[inline(always)]
             unsafe fn from_floats(p: *const f32) -> __m256d {
@@ -443,6 +498,14 @@ impl Doubles for Avx512 {
         unsafe { _mm512_storeu_pd(p, v) }
     }
     #[inline(always)]
+    unsafe fn sub(a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_sub_pd(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn rounded(v: __m512d, large: f64) -> __m512d {
+        unsafe { _mm512_sub_pd(_mm512_add_pd(v, _mm512_set1_pd(large)), _mm512_set1_pd(large)) }
+    }
+    #[inline(always)]
     unsafe fn from_floats(p: *const f32) -> __m512d {
         unsafe { _mm512_cvtps_pd(_mm256_loadu_ps(p)) }
     }
@@ -464,9 +527,26 @@ impl Doubles for Avx512 {
     }
 }
 
-/// Bytes of sums that each thread needs for `rows` rows.
+/// Bytes of sums that each thread needs for `rows` rows: of values below [`SMALL`] and low parts, and of high parts.
 fn sums_bytes(rows: usize) -> usize {
-    rows * CHANNELS * 64
+    2 * rows * CHANNELS * 64
+}
+
+/// The largest magnitude among `n` values, as a float.
+#[inline(always)]
+unsafe fn magnitude(ty: i32, row: *const u8, n: usize) -> f32 {
+    // Without their signs, floats are ordered as their bits are.
+    unsafe {
+        if ty == code::F32 {
+            let bits = (0..n).fold(0, |max: u32, i| max.max(row.cast::<u32>().add(i).read_unaligned() & 0x7fff_ffff));
+            return f32::from_bits(bits);
+        }
+        let bits = (0..n).fold(0, |max: u16, i| max.max(row.cast::<u16>().add(i).read_unaligned() & 0x7fff));
+        if ty == code::BF16 {
+            return f32::from_bits(u32::from(bits) << 16);
+        }
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+    }
 }
 
 /// Bytes of work that [`values`] needs on `threads` threads.
@@ -482,57 +562,105 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
     // `[cell / LANES][channel][lane]`
     let mut block = std::mem::MaybeUninit::<[f64; VALUE_CELLS * CHANNELS]>::uninit();
     let block = block.as_mut_ptr().cast::<f64>();
+    let mut high_block = std::mem::MaybeUninit::<[f64; VALUE_CELLS * CHANNELS]>::uninit();
+    let high_block = high_block.as_mut_ptr().cast::<f64>();
     let groups = v.ne[1] as usize / CHANNELS;
     unsafe {
         let work = work.add(work.align_offset(64) + team.index * sums_bytes(rows.len()));
         // `[row][channel]`
         let sums = work.cast::<D::V>();
+        let high_sums = sums.add(rows.len() * CHANNELS);
         for item in team.share(groups * (v.ne[2] * v.ne[3]) as usize) {
             let (group, i) = (item % groups, (item / groups) as i64);
             let (head, stream) = (i % v.ne[2], i / v.ne[2]);
             let first_p = p.head(head * rows.heads as i64, stream);
             let first_out = out.head(head * rows.heads as i64, stream);
             let channels = v.head(head, stream).wrapping_offset((group * CHANNELS) as isize * v.nb[1] as isize);
-            for i in 0..rows.len() * CHANNELS {
-                sums.add(i).write(D::zero());
-            }
+            let clear = |sums: *mut D::V| (0..rows.len() * CHANNELS).for_each(|i| sums.add(i).write(D::zero()));
+            clear(sums);
+            let mut is_split = false;
             let mut from = 0;
             while from < cells {
                 let n = VALUE_CELLS.min(cells - from);
+                let mut largest = 0f32;
                 for c in 0..CHANNELS {
                     let row = channels.wrapping_add(c * v.nb[1] as usize + v.nb[0] as usize * from);
+                    // Also true for a NaN.
+                    let m = magnitude(v.ty, row, n);
+                    largest = if m < largest { largest } else { m };
                     for l in 0..n / D::LANES {
                         let cells = row.add(v.nb[0] as usize * l * D::LANES);
                         let converted = match v.ty {
                             code::F16 => D::from_halves(cells),
-                            code::F32 => D::from_floats(cells.cast()),
-                            _ => D::from_bfloats(cells),
+                            code::F32 => D::rounded(D::from_floats(cells.cast()), TO_VALUE_GRID),
+                            _ => D::rounded(D::from_bfloats(cells), TO_VALUE_GRID),
                         };
                         D::store(block.add((l * CHANNELS + c) * D::LANES), converted);
                     }
                 }
-                let mut r = 0;
-                while r < rows.len() {
-                    macro_rules! some {
-                        ($n:literal) => {{
-                            value_rows::<D, $n>(block, n, rows, r, (p, first_p.wrapping_add(4 * from)), sums);
-                            r += $n;
-                        }};
+                let p = (p, first_p.wrapping_add(4 * from));
+                if largest >= SMALL {
+                    if largest >= LARGEST {
+                        audit::note_large();
                     }
-                    match (rows.len() - r, D::LANES) {
-                        (1, _) => some!(1),
-                        (2, _) => some!(2),
-                        (3, _) | (_, 4) => some!(3),
-                        _ => some!(4),
+                    if !is_split {
+                        clear(high_sums);
+                        is_split = true;
                     }
+                    split_off_high::<D>(block, high_block, n * CHANNELS);
+                    all_value_rows::<D>(high_block, n, rows, p, high_sums);
                 }
+                all_value_rows::<D>(block, n, rows, p, sums);
                 from += n;
             }
             for r in 0..rows.len() {
                 let to = rows.at(r, out, first_out).add(group * CHANNELS);
                 for c in 0..CHANNELS {
-                    to.add(c).write(D::sum(sums.add(r * CHANNELS + c).read()) as f32);
+                    let at = r * CHANNELS + c;
+                    let high = if is_split { D::sum(high_sums.add(at).read()) } else { 0.0 };
+                    to.add(c).write((high + D::sum(sums.add(at).read())) as f32);
                 }
+            }
+        }
+    }
+}
+
+/// Moves the high parts of `n` values to a block of their own.
+#[inline(always)]
+unsafe fn split_off_high<D: Doubles>(block: *mut f64, high: *mut f64, n: usize) {
+    for at in (0..n).step_by(D::LANES) {
+        unsafe {
+            let v = D::load(block.add(at));
+            let h = D::rounded(v, TO_HIGH_PART);
+            D::store(high.add(at), h);
+            D::store(block.add(at), D::sub(v, h));
+        }
+    }
+}
+
+/// Adds a block of cells to the sums of all rows.
+#[inline(always)]
+unsafe fn all_value_rows<D: Doubles>(
+    block: *const f64,
+    cells: usize,
+    rows: Rows,
+    p: (&Tensor, *mut u8),
+    sums: *mut D::V,
+) {
+    unsafe {
+        let mut r = 0;
+        while r < rows.len() {
+            macro_rules! some {
+                ($n:literal) => {{
+                    value_rows::<D, $n>(block, cells, rows, r, p, sums);
+                    r += $n;
+                }};
+            }
+            match (rows.len() - r, D::LANES) {
+                (1, _) => some!(1),
+                (2, _) => some!(2),
+                (3, _) | (_, 4) => some!(3),
+                _ => some!(4),
             }
         }
     }
@@ -599,15 +727,8 @@ macro_rules! entries {
                 unsafe { super::keys::<$simd>(k, q, out, team) }
             }
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn softmax(
-                x: &Tensor,
-                mask: Option<&Tensor>,
-                sinks: Option<&Tensor>,
-                scale: f32,
-                out: &Tensor,
-                team: Team,
-            ) {
-                unsafe { super::softmax(x, mask, sinks, scale, out, team) }
+            pub(super) unsafe fn softmax(softmax: &Softmax<'_>, team: Team) {
+                unsafe { super::softmax(softmax, team) }
             }
             #[target_feature(enable = $features)]
             pub(super) unsafe fn values(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, work: *mut u8) {
@@ -634,23 +755,16 @@ pub(crate) unsafe fn run_keys(isa: Isa, k: &Tensor, q: &Tensor, out: &Tensor, te
     }
 }
 
-/// This thread's rows of `out = softmax(x * scale + mask)`.
+/// This thread's rows of a softmax.
 ///
 /// # Safety
 ///
 /// As for [`run_keys`], with `takes_softmax`.
-pub(crate) unsafe fn run_softmax(
-    isa: Isa,
-    x: &Tensor,
-    [mask, sinks]: [Option<&Tensor>; 2],
-    scale: f32,
-    out: &Tensor,
-    team: Team,
-) {
+pub(crate) unsafe fn run_softmax(isa: Isa, softmax: &Softmax<'_>, team: Team) {
     unsafe {
         match isa {
-            Isa::Avx2 | Isa::AvxVnni => narrow::softmax(x, mask, sinks, scale, out, team),
-            Isa::Avx512 => wide::softmax(x, mask, sinks, scale, out, team),
+            Isa::Avx2 | Isa::AvxVnni => narrow::softmax(softmax, team),
+            Isa::Avx512 => wide::softmax(softmax, team),
         }
     }
 }

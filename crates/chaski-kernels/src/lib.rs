@@ -6,13 +6,14 @@
 //!
 //! Read it in this order: `weights` (types and blocks of a file), `format` (the layout of tiles), `pack` (from one to the
 //! other), `activation`, `simd` (what is needed of an instruction set), `gemm` (the kernels), `product` (ggml's operations on
-//! all threads), `hook` (how ggml comes to call them).
+//! all threads), `attention`, `hook` (how ggml comes to call them), `audit` (what of a graph is not exact).
 //!
 //! Only x86-64 has kernels; elsewhere the crate is empty.
 #![cfg(target_arch = "x86_64")]
 
 mod activation;
 mod attention;
+mod audit;
 mod format;
 mod gemm;
 mod hook;
@@ -28,6 +29,7 @@ mod tests;
 mod weights;
 
 pub use activation::Activation;
+pub use audit::{Inexact, Reason, audit, exact_at_any_cost, inexact_left, reset_audit};
 pub use hook::{Misfit, Refusal, install, takes};
 pub use isa::Isa;
 pub use matrix::Matrix;

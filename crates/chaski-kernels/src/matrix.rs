@@ -23,9 +23,8 @@ impl Matrix {
     ///
     /// If the CPU lacks the instruction set, or the rows are not a whole number of tiles.
     pub fn new(ty: WeightType, isa: Isa, columns: usize, blocks: &[u8]) -> Self {
-        assert!(isa.is_supported(), "this CPU has no {isa}");
         let mut tiles = vec![0; blocks.len()];
-        pack(ty, columns, isa.tile_rows(), blocks, &mut tiles);
+        pack(ty, isa, columns, blocks, &mut tiles);
         Self { ty, isa, columns, tiles }
     }
 

@@ -1,84 +1,143 @@
 //! From a file's rows of blocks to the tiles of [`crate::format`].
+//!
+//! Loading a model packs every weight, so this is written for the compiler: types and tile heights are constants once all is inlined
+//! into [`pack_tiles`], and codes are moved four columns at a time, as words. What is not `inline(always)`, as iterators and closures are
+//! not, stays a call without the instruction set.
 
+#![allow(clippy::needless_range_loop, reason = "an iterator may stay a call")]
+
+use crate::isa::Isa;
 use crate::weights::WeightType;
 
-/// Writes rows of blocks as tiles of `tile_rows` rows. `to` is as long as `from`.
+/// Writes rows of blocks as tiles for `isa`. `to` is as long as `from`.
 ///
 /// # Panics
 ///
-/// If `from` is not a whole number of tiles with rows of `columns` weights, or `to` is of another length.
-pub fn pack(ty: WeightType, columns: usize, tile_rows: usize, from: &[u8], to: &mut [u8]) {
-    let row_bytes = ty.row_bytes(columns);
-    let tile_bytes = tile_rows * row_bytes;
+/// If the CPU lacks the instruction set, `from` is not a whole number of tiles with rows of `columns` weights, or `to` is of another length.
+pub(crate) fn pack(ty: WeightType, isa: Isa, columns: usize, from: &[u8], to: &mut [u8]) {
+    assert!(isa.is_supported(), "this CPU has no {isa}");
+    let tile_bytes = isa.tile_rows() * ty.row_bytes(columns);
     assert!(
         columns.is_multiple_of(ty.block_columns()) && from.len().is_multiple_of(tile_bytes) && to.len() == from.len()
     );
-    for (rows, tile) in from.chunks_exact(tile_bytes).zip(to.chunks_exact_mut(tile_bytes)) {
-        if ty.is_float() {
-            interleave(rows, row_bytes, ty.block_bytes(), tile);
-        } else {
-            for (block, out) in tile.chunks_exact_mut(tile_rows * ty.block_bytes()).enumerate() {
-                let at = |r: usize| &rows[r * row_bytes + block * ty.block_bytes()..][..ty.block_bytes()];
-                pack_block(ty, tile_rows, &at, out);
+    // SAFETY: every instruction set includes AVX2.
+    unsafe {
+        match isa.tile_rows() {
+            8 => pack_tiles::<8>(ty, columns, from, to),
+            16 => pack_tiles::<16>(ty, columns, from, to),
+            rows => unreachable!("tiles of {rows} rows"),
+        }
+    }
+}
+
+/// [`pack_type`] with the type as a constant.
+#[target_feature(enable = "avx2")]
+fn pack_tiles<const ROWS: usize>(ty: WeightType, columns: usize, from: &[u8], to: &mut [u8]) {
+    macro_rules! specialized {
+        ($($name:ident)*) => {
+            match ty {
+                $(WeightType::$name => pack_type::<ROWS>(WeightType::$name, columns, from, to),)*
+            }
+        };
+    }
+    specialized!(F32 F16 Bf16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4);
+}
+
+#[inline(always)]
+fn pack_type<const ROWS: usize>(ty: WeightType, columns: usize, from: &[u8], to: &mut [u8]) {
+    let (row_bytes, block_bytes) = (ty.row_bytes(columns), ty.block_bytes());
+    for (rows, tile) in from.chunks_exact(ROWS * row_bytes).zip(to.chunks_exact_mut(ROWS * row_bytes)) {
+        for (block, out) in tile.chunks_exact_mut(ROWS * block_bytes).enumerate() {
+            fetch_from_next_tile(rows, block * ROWS * block_bytes, ROWS * block_bytes);
+            for r in 0..ROWS {
+                let b = &rows[r * row_bytes + block * block_bytes..][..block_bytes];
+                if ty.is_float() {
+                    for i in 0..block_bytes {
+                        out[r * block_bytes + i] = b[i];
+                    }
+                } else {
+                    pack_block::<ROWS>(ty, b, r, out);
+                }
             }
         }
     }
 }
 
-/// Floats: element by element, one of each row.
-fn interleave(rows: &[u8], row_bytes: usize, size: usize, tile: &mut [u8]) {
-    let n_rows = rows.len() / row_bytes;
-    for (column, out) in tile.chunks_exact_mut(n_rows * size).enumerate() {
-        for (r, out) in out.chunks_exact_mut(size).enumerate() {
-            out.copy_from_slice(&rows[r * row_bytes + column * size..][..size]);
-        }
+/// Fetches `bytes` at `at` of the tile behind `rows`: a tile's rows are read side by side, which the CPU's own prefetching does not see
+/// through.
+#[inline(always)]
+fn fetch_from_next_tile(rows: &[u8], at: usize, bytes: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let next = rows.as_ptr().wrapping_add(rows.len() + at).cast::<i8>();
+    let mut i = 0;
+    while i < bytes {
+        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(i)) };
+        i += 64;
     }
 }
 
-fn pack_block<'a>(ty: WeightType, tile_rows: usize, block: &impl Fn(usize) -> &'a [u8], out: &mut [u8]) {
-    let mut codes = [0u8; 256];
+/// Row `r`'s part of a block of a tile.
+#[inline(always)]
+fn pack_block<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut [u8]) {
     let (bits, scale_bytes) = shape(ty);
-    let (scales, planes) = out.split_at_mut(tile_rows * scale_bytes);
-    for r in 0..tile_rows {
-        let b = block(r);
-        pack_scales(ty, b, r, tile_rows, scales);
-        let codes = &mut codes[..ty.block_columns()];
-        read_codes(ty, b, codes);
-        for (group, codes) in codes.chunks_exact(32).enumerate() {
-            let planes = &mut planes[group * tile_rows * bits * 4..];
-            // Four columns at a time.
-            let q: [u32; 8] = std::array::from_fn(|j| {
-                u32::from_le_bytes([codes[4 * j], codes[4 * j + 1], codes[4 * j + 2], codes[4 * j + 3]])
-            });
-            let mut put = |vector: usize, value: u32| {
-                planes[vector * 4 * tile_rows + 4 * r..][..4].copy_from_slice(&value.to_le_bytes());
-            };
-            let ones = |bit: u32| (0..8).map(|j| (q[j] >> bit & 0x0101_0101) << j).sum::<u32>();
-            let twos = |j: usize, shift: u32| (0..4).map(|i| (q[j + i] >> shift & 0x0303_0303) << (2 * i)).sum::<u32>();
-            match bits {
-                8 => (0..8).for_each(|j| put(j, q[j])),
-                4..=6 => {
-                    (0..4).for_each(|j| put(j, q[j] & 0x0f0f_0f0f | (q[j + 4] & 0x0f0f_0f0f) << 4));
-                    if bits == 5 {
-                        put(4, ones(4));
-                    } else if bits == 6 {
-                        put(4, twos(0, 4));
-                        put(5, twos(4, 4));
-                    }
+    let (scales, planes) = out.split_at_mut(ROWS * scale_bytes);
+    pack_scales::<ROWS>(ty, b, r, scales);
+    // A vector has a word for each row.
+    let planes = planes.as_chunks_mut::<4>().0;
+    for group in 0..ty.block_columns() / 32 {
+        let q = codes(ty, b, group);
+        let first = group * bits * ROWS + r;
+        match bits {
+            8 => {
+                for j in 0..8 {
+                    planes[first + j * ROWS] = q[j].to_le_bytes();
                 }
-                _ => {
-                    put(0, twos(0, 0));
-                    put(1, twos(4, 0));
-                    if bits == 3 {
-                        put(2, ones(2));
-                    }
+            }
+            4..=6 => {
+                for j in 0..4 {
+                    planes[first + j * ROWS] = (q[j] & 0x0f0f_0f0f | (q[j + 4] & 0x0f0f_0f0f) << 4).to_le_bytes();
+                }
+                if bits == 5 {
+                    planes[first + 4 * ROWS] = ones(&q, 4).to_le_bytes();
+                } else if bits == 6 {
+                    planes[first + 4 * ROWS] = twos(&q, 0, 4).to_le_bytes();
+                    planes[first + 5 * ROWS] = twos(&q, 4, 4).to_le_bytes();
+                }
+            }
+            _ => {
+                planes[first] = twos(&q, 0, 0).to_le_bytes();
+                planes[first + ROWS] = twos(&q, 4, 0).to_le_bytes();
+                if bits == 3 {
+                    planes[first + 2 * ROWS] = ones(&q, 2).to_le_bytes();
                 }
             }
         }
     }
+}
+
+/// One bit of each of 32 codes, the first words' lowest.
+#[inline(always)]
+fn ones(q: &[u32; 8], bit: u32) -> u32 {
+    let mut all = 0;
+    for j in 0..8 {
+        all |= (q[j] >> bit & 0x0101_0101) << j;
+    }
+    all
+}
+
+/// Two bits of each of the 16 codes from word `from` on.
+#[inline(always)]
+fn twos(q: &[u32; 8], from: usize, bit: u32) -> u32 {
+    let mut all = 0;
+    for i in 0..4 {
+        all |= (q[from + i] >> bit & 0x0303_0303) << (2 * i);
+    }
+    all
 }
 
 /// Bits of a code, bytes of a row's scales in a block.
+#[inline(always)]
 fn shape(ty: WeightType) -> (usize, usize) {
     match ty {
         WeightType::Q4_0 | WeightType::Iq4Nl => (4, 2),
@@ -97,123 +156,141 @@ fn shape(ty: WeightType) -> (usize, usize) {
     }
 }
 
-/// The codes of a block, in the order of the columns. ggml's layouts: `dequantize_row_*` in `ggml-quants.c`.
-fn read_codes(ty: WeightType, b: &[u8], codes: &mut [u8]) {
-    // 16 bytes: the low halves are columns 0..16, the high ones columns 16..32.
-    let nibbles = |from: &[u8], codes: &mut [u8]| {
-        let half = codes.len() / 2;
-        for (i, x) in from[..half].iter().enumerate() {
-            codes[i] = x & 15;
-            codes[half + i] = x >> 4;
-        }
-    };
+/// The codes of 32 columns, four to a word, in the order of the columns. ggml's layouts: `dequantize_row_*` in `ggml-quants.c`.
+#[inline(always)]
+fn codes(ty: WeightType, b: &[u8], group: usize) -> [u32; 8] {
+    // In blocks of 256 columns some bytes hold bits of four groups, or of two.
+    let (n, j) = (group / 4, group % 4);
     match ty {
-        WeightType::Q4_0 | WeightType::Iq4Nl => nibbles(&b[2..], codes),
-        WeightType::Q4_1 => nibbles(&b[4..], codes),
-        WeightType::Mxfp4 => nibbles(&b[1..], codes),
-        WeightType::Q5_0 | WeightType::Q5_1 => {
-            let bits = if ty == WeightType::Q5_0 { 2 } else { 4 };
-            nibbles(&b[bits + 4..], codes);
-            for (i, code) in codes.iter_mut().enumerate() {
-                *code |= (b[bits + i / 8] >> (i % 8) & 1) << 4;
-            }
-        }
-        WeightType::Q8_0 => codes.copy_from_slice(&b[2..]),
-        WeightType::Q2K | WeightType::Q3K => {
-            let low = if ty == WeightType::Q2K { &b[16..80] } else { &b[32..96] };
-            for (n, codes) in codes.chunks_exact_mut(128).enumerate() {
-                for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
-                    for (l, code) in codes.iter_mut().enumerate() {
-                        *code = low[n * 32 + l] >> (2 * j) & 3;
-                        if ty == WeightType::Q3K {
-                            *code |= (b[l] >> (4 * n + j) & 1) << 2;
-                        }
-                    }
-                }
-            }
-        }
-        WeightType::Q4K => {
-            b[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(b, codes)| nibbles(b, codes))
-        }
+        WeightType::Q4_0 | WeightType::Iq4Nl => nibbles(b, 2),
+        WeightType::Q4_1 => nibbles(b, 4),
+        WeightType::Mxfp4 => nibbles(b, 1),
+        WeightType::Q5_0 => with_bits(nibbles(b, 6), word(b, 2)),
+        WeightType::Q5_1 => with_bits(nibbles(b, 8), word(b, 4)),
+        WeightType::Q8_0 => part(b, 2, 0, 0xffff_ffff),
+        WeightType::Q2K => part(b, 16 + 32 * n, 2 * j, 0x0303_0303),
+        WeightType::Q3K => with(part(b, 32 + 32 * n, 2 * j, 0x0303_0303), part(b, 0, group, 0x0101_0101), 2),
+        WeightType::Q4K => part(b, 16 + group / 2 * 32, group % 2 * 4, 0x0f0f_0f0f),
         WeightType::Q5K => {
-            b[48..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(b, codes)| nibbles(b, codes));
-            for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
-                for (code, high) in codes.iter_mut().zip(&b[16..48]) {
-                    *code |= (high >> j & 1) << 4;
-                }
-            }
+            with(part(b, 48 + group / 2 * 32, group % 2 * 4, 0x0f0f_0f0f), part(b, 16, group, 0x0101_0101), 4)
         }
         WeightType::Q6K => {
-            for (n, codes) in codes.chunks_exact_mut(128).enumerate() {
-                let (low, high) = (&b[n * 64..][..64], &b[128 + n * 32..][..32]);
-                for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
-                    for (l, code) in codes.iter_mut().enumerate() {
-                        let x = low[j % 2 * 32 + l];
-                        *code = (if j < 2 { x & 15 } else { x >> 4 }) | (high[l] >> (2 * j) & 3) << 4;
-                    }
-                }
-            }
+            let low = part(b, 64 * n + j % 2 * 32, j / 2 * 4, 0x0f0f_0f0f);
+            with(low, part(b, 128 + 32 * n, 2 * j, 0x0303_0303), 4)
         }
-        WeightType::Iq4Xs => {
-            b[8..].chunks_exact(16).zip(codes.chunks_exact_mut(32)).for_each(|(b, codes)| nibbles(b, codes))
-        }
+        WeightType::Iq4Xs => nibbles(b, 8 + 16 * group),
         WeightType::F32 | WeightType::F16 | WeightType::Bf16 => unreachable!("floats have no codes"),
     }
 }
 
+#[inline(always)]
+fn word(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+/// What `mask` leaves of 32 bytes after a shift.
+#[inline(always)]
+fn part(b: &[u8], at: usize, shift: usize, mask: u32) -> [u32; 8] {
+    let mut q = [0; 8];
+    for j in 0..8 {
+        q[j] = word(b, at + 4 * j) >> shift & mask;
+    }
+    q
+}
+
+/// 16 bytes: the low halves are columns 0..16, the high ones columns 16..32.
+#[inline(always)]
+fn nibbles(b: &[u8], at: usize) -> [u32; 8] {
+    let mut q = [0; 8];
+    for j in 0..4 {
+        let w = word(b, at + 4 * j);
+        q[j] = w & 0x0f0f_0f0f;
+        q[j + 4] = w >> 4 & 0x0f0f_0f0f;
+    }
+    q
+}
+
+/// Codes with higher bits from another place.
+#[inline(always)]
+fn with(mut q: [u32; 8], high: [u32; 8], shift: u32) -> [u32; 8] {
+    for j in 0..8 {
+        q[j] |= high[j] << shift;
+    }
+    q
+}
+
+/// Codes with a fifth bit each, which are in the order of the columns.
+#[inline(always)]
+fn with_bits(mut q: [u32; 8], bits: u32) -> [u32; 8] {
+    for j in 0..8 {
+        // Bit `i` of four, times 2^(7 * i), is bit `8 * i`.
+        q[j] |= (((bits >> (4 * j) & 15) * 0x0020_4081) & 0x0101_0101) << 4;
+    }
+    q
+}
+
 /// A row's scales, as `crate::format` describes them for each type.
-fn pack_scales(ty: WeightType, b: &[u8], r: usize, tile_rows: usize, out: &mut [u8]) {
-    // A row's half at index `i` of the halves that head the block.
-    let put_half =
-        |out: &mut [u8], i: usize, at: usize| out[(i * tile_rows + r) * 2..][..2].copy_from_slice(&b[at..at + 2]);
+#[inline(always)]
+fn pack_scales<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut [u8]) {
     match ty {
-        WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl => put_half(out, 0, 0),
-        WeightType::Q4_1 | WeightType::Q5_1 => {
-            put_half(out, 0, 0);
-            put_half(out, 1, 2);
+        WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl => {
+            pack_halves::<ROWS, 1>(b, 0, r, out)
         }
+        WeightType::Q4_1 | WeightType::Q5_1 => pack_halves::<ROWS, 2>(b, 0, r, out),
         WeightType::Mxfp4 => out[r] = b[0],
         WeightType::Q2K => {
-            put_half(out, 0, 80);
-            put_half(out, 1, 82);
-            (0..16).for_each(|g| out[(4 + g) * tile_rows + r] = b[g]);
+            pack_halves::<ROWS, 2>(b, 80, r, out);
+            for g in 0..16 {
+                out[(4 + g) * ROWS + r] = b[g];
+            }
         }
         WeightType::Q3K => {
-            put_half(out, 0, 108);
-            let s = &b[96..108];
-            let low = |g: usize| if g < 8 { s[g] & 15 } else { s[g - 8] >> 4 };
-            let high = |g: usize| s[8 + g % 4] >> (2 * (g / 4)) & 3;
-            (0..8).for_each(|g| out[(2 + g) * tile_rows + r] = low(g) | low(g + 8) << 4);
-            (0..4).for_each(|g| {
-                out[(10 + g) * tile_rows + r] = high(g) | high(g + 4) << 2 | high(g + 8) << 4 | high(g + 12) << 6
-            });
+            pack_halves::<ROWS, 1>(b, 108, r, out);
+            for g in 0..12 {
+                out[(2 + g) * ROWS + r] = b[96 + g];
+            }
         }
         WeightType::Q4K | WeightType::Q5K => {
-            put_half(out, 0, 0);
-            put_half(out, 1, 2);
-            let s = &b[4..16];
-            let scale = |g: usize| if g < 4 { s[g] & 63 } else { s[g + 4] & 15 | s[g - 4] >> 6 << 4 };
-            let minimum = |g: usize| if g < 4 { s[g + 4] & 63 } else { s[g + 4] >> 4 | s[g] >> 6 << 4 };
-            (0..8).for_each(|g| out[(4 + g) * tile_rows + r] = scale(g) & 15 | (minimum(g) & 15) << 4);
-            (0..4).for_each(|g| {
-                out[(12 + g) * tile_rows + r] =
-                    scale(g) >> 4 | scale(g + 4) >> 4 << 2 | minimum(g) >> 4 << 4 | minimum(g + 4) >> 4 << 6;
-            });
+            pack_halves::<ROWS, 2>(b, 0, r, out);
+            for g in 0..4 {
+                // The scale and the minimum of group `g`, six bits each, with the upper two of those of `g + 4`; and its other bits.
+                let (scale, minimum, rest) = (b[4 + g], b[8 + g], b[12 + g]);
+                out[(4 + g) * ROWS + r] = scale & 15 | (minimum & 15) << 4;
+                out[(8 + g) * ROWS + r] = rest;
+                out[(12 + g) * ROWS + r] =
+                    scale >> 4 & 3 | scale >> 6 << 2 | (minimum >> 4 & 3) << 4 | minimum >> 6 << 6;
+            }
         }
         WeightType::Q6K => {
-            put_half(out, 0, 208);
-            (0..16).for_each(|g| out[(2 + g) * tile_rows + r] = b[192 + g]);
+            pack_halves::<ROWS, 1>(b, 208, r, out);
+            for g in 0..16 {
+                out[(2 + g) * ROWS + r] = b[192 + g];
+            }
         }
         WeightType::Iq4Xs => {
-            put_half(out, 0, 0);
+            pack_halves::<ROWS, 1>(b, 0, r, out);
             let high = u16::from_le_bytes([b[2], b[3]]);
-            let low = |g: usize| b[4 + g / 2] >> (4 * (g % 2)) & 15;
-            let high = |g: usize| (high >> (2 * g) & 3) as u8;
-            (0..4).for_each(|g| out[(2 + g) * tile_rows + r] = low(g) | low(g + 4) << 4);
-            (0..2).for_each(|g| {
-                out[(6 + g) * tile_rows + r] = high(g) | high(g + 2) << 2 | high(g + 4) << 4 | high(g + 6) << 6
-            });
+            for g in 0..4 {
+                let (first, second) = (b[4 + g / 2] >> (4 * (g % 2)) & 15, b[6 + g / 2] >> (4 * (g % 2)) & 15);
+                out[(2 + g) * ROWS + r] = first | second << 4;
+            }
+            for g in 0..2 {
+                let mut bits = 0;
+                for i in 0..4 {
+                    bits |= (high >> (2 * (g + 2 * i)) & 3) << (2 * i);
+                }
+                out[(6 + g) * ROWS + r] = bits as u8;
+            }
         }
         WeightType::F32 | WeightType::F16 | WeightType::Bf16 => unreachable!("floats have no scales"),
+    }
+}
+
+/// `N` half-precision numbers of row `r`, which head a block of the tile: each of all rows, one after another.
+#[inline(always)]
+fn pack_halves<const ROWS: usize, const N: usize>(b: &[u8], at: usize, r: usize, out: &mut [u8]) {
+    for i in 0..N {
+        out[(i * ROWS + r) * 2] = b[at + 2 * i];
+        out[(i * ROWS + r) * 2 + 1] = b[at + 2 * i + 1];
     }
 }

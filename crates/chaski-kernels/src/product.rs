@@ -135,8 +135,7 @@ impl Product<'_> {
 
     /// Bytes of work that [`Self::run`] needs.
     pub(crate) fn work_size(&self) -> usize {
-        let sorting = if self.ids.is_some() { (self.n_experts() + 1 + self.n_rows()) * size_of::<u32>() } else { 0 };
-        size_of::<Activation>() * (self.blocks() * self.n_rows() + 1) + sorting
+        size_of::<Activation>() * (self.blocks() * self.n_rows() + 1)
     }
 
     /// Computes this thread's part.
@@ -146,33 +145,25 @@ impl Product<'_> {
     /// The pointers are to as much as the fields say, `work` to `work_size()` bytes that all threads share, and all threads of the
     /// team call this. The CPU has the instruction set.
     pub(crate) unsafe fn run(&self, isa: Isa, team: Team, work: *mut u8) {
-        let (n, blocks) = (self.n_rows(), self.blocks());
         let acts = work.wrapping_add(work.align_offset(align_of::<Activation>())).cast::<Activation>();
-        let sorted = acts.wrapping_add(blocks * n).cast::<u32>();
+        let mut order = None;
+        let panels = match self.ids {
+            None => vec![Panel { weights: self.w.data, rows: 0..self.n_rows() }],
+            Some(ids) => {
+                // Each thread sorts for itself: that takes less time than waiting for one of them.
+                let (starts, sorted) = unsafe { self.sort_by_expert(ids) };
+                order = Some(sorted);
+                let expert_bytes = self.w.ne[1] as usize * self.ty().row_bytes(self.columns());
+                let panel = |e: usize| Panel {
+                    weights: self.w.data.wrapping_add(e * expert_bytes),
+                    rows: starts[e]..starts[e + 1],
+                };
+                (0..self.n_experts()).map(panel).filter(|panel| !panel.rows.is_empty()).collect()
+            }
+        };
+        let rows = Rows { panels: &panels, order: order.as_deref() };
         unsafe {
             team.start_counting();
-            let Some(ids) = self.ids else {
-                let panels = [Panel { weights: self.w.data, rows: 0..n }];
-                let rows = Rows { panels: &panels, order: None };
-                self.quantize(isa, team, &rows, acts);
-                team.wait();
-                self.multiply(isa, team, &rows, acts);
-                return;
-            };
-            if team.index == 0 {
-                self.sort_by_expert(ids, sorted);
-            }
-            team.wait();
-            let starts = std::slice::from_raw_parts(sorted, self.n_experts() + 1);
-            let order = std::slice::from_raw_parts(sorted.add(starts.len()), n);
-            let expert_bytes = self.w.ne[1] as usize * self.ty().row_bytes(self.columns());
-            let panels: Vec<Panel> = starts
-                .windows(2)
-                .enumerate()
-                .filter(|(_, s)| s[0] < s[1])
-                .map(|(e, s)| Panel { weights: self.w.data.add(e * expert_bytes), rows: s[0] as usize..s[1] as usize })
-                .collect();
-            let rows = Rows { panels: &panels, order: Some(order) };
             self.quantize(isa, team, &rows, acts);
             team.wait();
             self.multiply(isa, team, &rows, acts);
@@ -206,7 +197,9 @@ impl Product<'_> {
         let columns = self.columns();
         let tile_bytes = isa.tile_rows() * self.ty().row_bytes(columns);
         let n_tiles = self.w.ne[1] as usize / isa.tile_rows();
-        let chunk = (n_tiles / (8 * team.size)).min(CHUNK_BYTES / tile_bytes).max(1);
+        // Eight pieces for each thread. Where experts are many they are pieces enough: at the end of one its successor is fetched ahead in vain.
+        let pieces = (8 * team.size).div_ceil(rows.panels.len().max(1));
+        let chunk = (n_tiles / pieces).min(CHUNK_BYTES / tile_bytes).max(1);
         let chunks = n_tiles.div_ceil(chunk);
         let work = |i: usize| {
             let (panel, first) = (&rows.panels[i / chunks], i % chunks * chunk);
@@ -238,27 +231,25 @@ impl Product<'_> {
         unsafe { team.divide(chunks * rows.panels.len(), work) }
     }
 
-    /// Counting sort: where each expert's rows begin, then the rows.
-    unsafe fn sort_by_expert(&self, ids: &Tensor, out: *mut u32) {
+    /// Counting sort: where each expert's rows begin, and where the last one's end; then the rows.
+    unsafe fn sort_by_expert(&self, ids: &Tensor) -> (Vec<usize>, Vec<u32>) {
         let n_experts = self.n_experts();
-        unsafe {
-            let starts = std::slice::from_raw_parts_mut(out, n_experts + 1);
-            let order = std::slice::from_raw_parts_mut(out.add(n_experts + 1), self.n_rows());
-            starts.fill(0);
-            for row in 0..order.len() {
-                starts[self.expert(ids, row) + 1] += 1;
-            }
-            for e in 0..n_experts {
-                starts[e + 1] += starts[e];
-            }
-            // Filling moves each start to its expert's end, which is the next one's start.
-            for row in 0..order.len() {
-                let start = &mut starts[self.expert(ids, row)];
-                order[*start as usize] = row as u32;
-                *start += 1;
-            }
-            starts.copy_within(0..n_experts, 1);
-            starts[0] = 0;
+        let mut starts = vec![0; n_experts + 1];
+        let mut order = vec![0; self.n_rows()];
+        for row in 0..order.len() {
+            starts[unsafe { self.expert(ids, row) } + 1] += 1;
         }
+        for e in 0..n_experts {
+            starts[e + 1] += starts[e];
+        }
+        // Filling moves each start to its expert's end, which is the next one's start.
+        for row in 0..order.len() {
+            let start = &mut starts[unsafe { self.expert(ids, row) }];
+            order[*start] = row as u32;
+            *start += 1;
+        }
+        starts.copy_within(0..n_experts, 1);
+        starts[0] = 0;
+        (starts, order)
     }
 }

@@ -390,6 +390,8 @@ fn ggml_computes_with_the_hook() {
     let Some(isa) = Isa::best() else { return eprintln!("not run: this CPU has no AVX2") };
     assert_eq!(crate::install(isa), Ok(isa));
     assert_eq!(crate::install(isa), Ok(isa), "a second time changes nothing");
+    assert_eq!(crate::audit(), [], "the self-test counts for nobody");
     // SAFETY: installed just now; this process loads no model.
     assert_eq!(unsafe { crate::hook::misfit(3) }, None);
+    assert_eq!(crate::audit(), [], "attention and products are exact");
 }

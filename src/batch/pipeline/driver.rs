@@ -123,6 +123,8 @@ impl Driver<'_, '_> {
                 return Ok(Some(Told::Notice(format!("{line}{text}"))));
             }
             Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
+            // No line asks for tokens.
+            Event::Prompt { .. } | Event::Token(_) => return Ok(None),
             Event::Done(answer) => (answer.id, Ok(*answer)),
             Event::Refused { id, refusal } => (id, Err(refusal)),
         };

@@ -7,7 +7,7 @@ use crossbeam::select;
 
 use super::{Parsed, Ready, Ticket, Told};
 use crate::batch::engine::{Refusal, Request};
-use crate::batch::gauge::Gauge;
+use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Ask, Endpoint, Prompt};
 use crate::batch::input::shard::Shard;
@@ -23,7 +23,7 @@ pub(super) fn read(
     mut source: Source,
     shard: Shard,
     journal: Option<&Journal>,
-    gauge: &Gauge,
+    gauge: &InFlight,
     to_renderer: &Sender<Parsed>,
 ) -> Result<(), SourceError> {
     let mut place = 0;
@@ -55,9 +55,18 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     };
     let wants_logprobs = ask.as_ref().is_ok_and(|(_, parameters)| parameters.n_logprobs.is_some());
     let is_suspect = n_crashes > 0;
-    let is_thinking_open = None;
-    let ticket =
-        Ticket { place, index, number, n_bytes, custom_id, endpoint, wants_logprobs, is_suspect, is_thinking_open };
+    let ticket = Ticket {
+        place,
+        index,
+        number,
+        n_bytes,
+        custom_id,
+        endpoint,
+        wants_logprobs,
+        seed: None,
+        is_suspect,
+        is_thinking_open: None,
+    };
     Parsed { ticket, ask }
 }
 
@@ -112,6 +121,7 @@ fn request(
 ) -> Result<Request, Refusal> {
     let (prompt, parameters) = ask?;
     let sampling = parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default());
+    ticket.seed = Some(sampling.seed);
     let shorter = renderer.shorter(&prompt, &parameters.template)?;
     let thinks = renderer.is_templated(&prompt);
     let prompt = renderer.render(prompt, parameters.template)?;
@@ -126,6 +136,7 @@ fn request(
         stop: parameters.stop.unwrap_or_else(|| defaults.stop.clone()),
         constraint: parameters.constraint.map(|form| form.after(opening, renderer.is_thinking_unwanted)),
         n_logprobs: parameters.n_logprobs,
+        n_top: None,
     })
 }
 

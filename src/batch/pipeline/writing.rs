@@ -5,15 +5,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::{BatchError, Doubt, Form, Ticket, Told, Watcher};
+use super::{BatchError, Doubt, OutputShape, Ticket, Told, Watcher};
 use crate::batch::engine::{Answer, End, Refusal};
-use crate::batch::gauge::Gauge;
+use crate::batch::in_flight::InFlight;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
 use crate::batch::ledger::{EngineLog, Ledger};
 use crate::batch::progress::Progress;
 use crate::batch::record::{Label, Origin, text_line};
-use crate::batch::sequence::Sequence;
+use crate::batch::reorder::Reorder;
 use crate::chat::thinking::{Split, split};
 
 /// How often figures are told, and at least how often the time is looked at.
@@ -76,9 +76,9 @@ impl Sink<'_> {
 pub(super) struct Writer<'d, 'g> {
     sink: Sink<'d>,
     origin: Origin,
-    form: Form,
-    gauge: &'g Gauge,
-    early: Sequence<(Ticket, Result<Answer, Refusal>)>,
+    form: OutputShape,
+    gauge: &'g InFlight,
+    early: Reorder<(Ticket, Result<Answer, Refusal>)>,
     progress: Progress,
     start: Instant,
 }
@@ -87,14 +87,14 @@ impl<'d, 'g> Writer<'d, 'g> {
     pub(super) fn new(
         sink: Sink<'d>,
         origin: Origin,
-        form: Form,
+        form: OutputShape,
         shard: Shard,
-        gauge: &'g Gauge,
+        gauge: &'g InFlight,
         n_lines: u64,
     ) -> Writer<'d, 'g> {
         let totals = sink.journal().map_or_else(Totals::default, Journal::totals);
         let progress = Progress { n_lines: shard.n_of(n_lines), totals, ..Progress::default() };
-        Writer { sink, origin, form, gauge, early: Sequence::default(), progress, start: Instant::now() }
+        Writer { sink, origin, form, gauge, early: Reorder::default(), progress, start: Instant::now() }
     }
 
     /// Writes until all other stages have ended. Tells how many answers could not be written too.
@@ -183,8 +183,8 @@ impl<'d, 'g> Writer<'d, 'g> {
     }
 
     fn put(&mut self, ticket: &Ticket, outcome: &Result<Answer, Refusal>) -> Result<(), BatchError> {
-        let Ticket { number, endpoint, wants_logprobs, .. } = *ticket;
-        let label = Label { custom_id: ticket.custom_id.as_deref(), number, endpoint, wants_logprobs };
+        let Ticket { number, endpoint, wants_logprobs, seed, .. } = *ticket;
+        let label = Label { custom_id: ticket.custom_id.as_deref(), number, endpoint, wants_logprobs, seed };
         let record = match self.form.is_text {
             true => text_line(outcome),
             false => self.origin.record(&label, outcome, unix_ms() / 1000),

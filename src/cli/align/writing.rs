@@ -6,15 +6,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::align::prompts::Dice;
+use crate::batch::engine::{Emitted, Engine as _, Event, Request};
 use crate::chat::template::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::cli::align::AlignArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Bars, stderr_line};
 use crate::gguf::Gguf;
-use crate::llama::parallel::worker::{Emitted, Event, ParallelConfig, ParallelWorker, Request};
+use crate::llama::batching::{self, BatchEngine, BatchEngineConfig, Startup};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::Loaded;
-use crate::store::align_log::{AlignLog, LogError, MAX_BEFORE, Piece, Said};
+use crate::store::align_log::{AlignLog, LogError, MAX_BEFORE, MAX_TOP, Piece, Said};
 use crate::token::Token;
 
 /// Every so many-th text is sampled; the others take the likeliest tokens.
@@ -25,7 +26,7 @@ const N_UNLOGGED: usize = 64;
 
 /// Has the model write until the log and what is pending make up `n_tokens`, or the prompts are used up.
 pub(super) fn write(
-    config: ParallelConfig,
+    config: BatchEngineConfig,
     gguf: &Gguf,
     feeder: &mut Feeder<'_>,
     keeper: &mut Keeper<'_>,
@@ -33,31 +34,35 @@ pub(super) fn write(
     interrupt: Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let mut bars = Bars::default();
-    let (worker, loaded) = start(config, interrupt, &mut bars)?;
+    let started = batching::start(config, interrupt, &mut |startup| match startup {
+        Startup::Loading(share) => bars.loading(share),
+        Startup::Measuring => bars.measuring(),
+        Startup::Notice(notice) => bars.suspend(|| stderr_line(&notice.to_string())),
+    });
+    bars.clear();
+    let (engine, loaded) = started?;
     let renderer = Renderer::new(gguf, loaded)?;
     let (start, n_before) = (Instant::now(), keeper.n_tokens());
-    feeder.feed(&worker, &renderer, keeper)?;
+    feeder.feed(&engine, &renderer, keeper)?;
     while feeder.n_open > 0 && keeper.n_tokens() < n_tokens {
-        match worker.next_event() {
-            Some(Event::Begun { id, prompt }) => keeper.begin(id, &prompt[prompt.len().saturating_sub(MAX_BEFORE)..]),
-            Some(Event::Step(emitted)) => {
-                for emitted in emitted {
-                    feeder.n_open -= usize::from(emitted.is_last);
-                    if keeper.n_tokens() < n_tokens {
-                        keeper.keep(emitted)?;
-                    }
-                }
+        match engine.next()? {
+            Event::Prompt { id, tokens } => keeper.begin(id, &tokens[tokens.len().saturating_sub(MAX_BEFORE)..]),
+            Event::Token(emitted) if keeper.n_tokens() < n_tokens => {
+                keeper.keep(emitted)?;
                 bars.writing(keeper.n_tokens(), n_tokens);
             }
-            Some(Event::Refused { id, failure }) => {
+            Event::Done(answer) => {
                 feeder.n_open -= 1;
-                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is left out: {failure}")));
+                keeper.end(answer.id)?;
             }
-            Some(Event::Failed(failure)) => return Err(failure.into()),
-            Some(Event::Loading(_) | Event::Loaded(_)) => {}
-            None => return Err(Failure::new("the engine stopped")),
+            Event::Refused { id, refusal } => {
+                feeder.n_open -= 1;
+                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is left out: {}", refusal.message)));
+            }
+            Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
+            Event::Token(_) | Event::Begun { .. } | Event::Progress(_) => {}
         }
-        feeder.feed(&worker, &renderer, keeper)?;
+        feeder.feed(&engine, &renderer, keeper)?;
     }
     bars.clear();
     let (n, seconds) = (keeper.n_tokens() - n_before, start.elapsed().as_secs_f64());
@@ -67,31 +72,6 @@ pub(super) fn write(
         stderr_line(&format!("notice: the prompts are used up after {done} of {n_tokens} tokens"));
     }
     Ok(())
-}
-
-/// Starts a worker and waits until its model is loaded.
-fn start(
-    config: ParallelConfig,
-    interrupt: Arc<AtomicBool>,
-    bars: &mut Bars,
-) -> Result<(ParallelWorker, Loaded), Failure> {
-    let spawned = ParallelWorker::spawn(config, interrupt);
-    let worker = spawned.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    loop {
-        match worker.next_event() {
-            Some(Event::Loading(share)) => bars.loading(share),
-            Some(Event::Loaded(loaded)) => {
-                bars.clear();
-                return Ok((worker, *loaded));
-            }
-            Some(Event::Failed(failure)) => {
-                bars.clear();
-                return Err(failure.into());
-            }
-            Some(event) => return Err(Failure::new(format!("the engine said {event:?} while loading"))),
-            None => return Err(Failure::new("the engine stopped while loading the model")),
-        }
-    }
 }
 
 /// Prompts as the model wants them: in its template, or as they are.
@@ -130,7 +110,7 @@ impl<'a> Feeder<'a> {
         Feeder { args, texts: Box::new((0..).zip(texts)), waiting: None, n_open: 0 }
     }
 
-    fn feed(&mut self, worker: &ParallelWorker, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
+    fn feed(&mut self, engine: &BatchEngine, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
         loop {
             let request = match self.waiting.take() {
                 Some(request) => request,
@@ -140,7 +120,7 @@ impl<'a> Feeder<'a> {
                     None => return Ok(()),
                 },
             };
-            if let Err(request) = worker.try_submit(request) {
+            if let Err(request) = engine.try_submit(request) {
                 self.waiting = Some(*request);
                 return Ok(());
             }
@@ -156,7 +136,17 @@ impl<'a> Feeder<'a> {
             seed: (Dice(u64::from(self.args.seed) << 32 ^ id).next_u64() >> 33) as u32,
             ..Sampling::default()
         };
-        Request { id, prompt, max_tokens: self.args.n_predict, sampling }
+        Request {
+            id,
+            prompt,
+            shorter: Vec::new(),
+            max_tokens: Some(self.args.n_predict),
+            sampling,
+            stop: Vec::new(),
+            constraint: None,
+            n_logprobs: None,
+            n_top: Some(MAX_TOP),
+        }
     }
 }
 
@@ -185,16 +175,23 @@ impl<'a> Keeper<'a> {
         let Some(piece) = self.pending.get_mut(&emitted.id) else { return Ok(()) };
         piece.said.push(Said { token: emitted.token, top: emitted.top });
         self.n_pending += 1;
-        let is_end = emitted.is_last;
-        if is_end || piece.said.len() >= N_UNLOGGED {
+        if piece.said.len() >= N_UNLOGGED {
             self.n_pending -= piece.said.len() as u64;
             self.log.append(piece)?;
             piece.advance();
         }
-        if is_end {
-            self.pending.remove(&emitted.id);
-        }
         Ok(())
+    }
+
+    /// A text is over.
+    fn end(&mut self, text: u64) -> Result<(), LogError> {
+        match self.pending.remove(&text) {
+            Some(piece) if !piece.said.is_empty() => {
+                self.n_pending -= piece.said.len() as u64;
+                self.log.append(&piece)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts everything into the log, and the log onto the disk.

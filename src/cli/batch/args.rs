@@ -12,6 +12,7 @@ use crate::chat::thinking::Reasoning;
 use crate::cli::args::{EngineArgs, Parallel, SamplingArgs};
 use crate::cli::cache::PromptCacheArgs;
 use crate::cli::config::ConfigArgs;
+use crate::cli::exact::ExactArg;
 use crate::cli::template::TemplateArgs;
 
 /// Arguments of `batch`.
@@ -106,6 +107,10 @@ pub struct BatchArgs {
     /// Neither progress nor summary on stderr; notices stay
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// What may differ.
+    #[command(flatten)]
+    pub exact: ExactArg,
 
     /// The model and the machine.
     #[command(flatten)]

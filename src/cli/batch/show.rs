@@ -8,6 +8,7 @@ use crate::batch::journal::Totals;
 use crate::batch::pipeline::{Doubt, Ended, Watcher};
 use crate::batch::progress::{Progress, duration};
 use crate::cli::output::{Bars, stderr_line};
+use crate::llama::exact::Exactness;
 use crate::text::sanitize_for_terminal;
 
 /// Time between two lines where stderr is no terminal.
@@ -83,7 +84,7 @@ impl Watcher for Show {
 }
 
 /// What was done, in one line.
-pub(super) fn summary(ended: &Ended, seed: u32) -> String {
+pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -> String {
     let progress = &ended.progress;
     let Totals { n_ok, n_failed, .. } = progress.totals;
     let is_whole = n_ok + n_failed == progress.n_lines;
@@ -91,11 +92,12 @@ pub(super) fn summary(ended: &Ended, seed: u32) -> String {
         true => format!("{n_ok} ok + {n_failed} failed = {} lines", progress.n_lines),
         false => format!("{n_ok} ok + {n_failed} failed of {} lines", progress.n_lines),
     };
+    let exact = exactness.map(|exactness| format!("exact: {exactness}; ")).unwrap_or_default();
     if progress.n_done_now == 0 {
         return format!("{lines}; seed {seed}");
     }
     format!(
-        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; seed {seed}",
+        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; {exact}seed {seed}",
         progress.n_done_now,
         duration(progress.seconds),
         progress.predicted_per_second(),
@@ -117,8 +119,10 @@ mod tests {
         let ended = Ended { progress, is_interrupted: false, n_lost: 0 };
         let expected =
             "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
-        assert_eq!(summary(&ended, 7), expected);
+        assert_eq!(summary(&ended, 7, None), expected);
+        let exact = summary(&ended, 7, Some(&Exactness::default()));
+        assert_eq!(exact, expected.replace("seed", "exact: yes; seed"));
         let stopped = Ended { progress: Progress { n_lines: 70, n_done_now: 0, ..progress }, ..ended };
-        assert_eq!(summary(&stopped, 7), "61 ok + 3 failed of 70 lines; seed 7");
+        assert_eq!(summary(&stopped, 7, None), "61 ok + 3 failed of 70 lines; seed 7");
     }
 }

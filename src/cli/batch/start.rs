@@ -8,7 +8,7 @@ use crate::cli::batch::args::BatchArgs;
 use crate::cli::failure::Failure;
 use crate::cli::memory::given_n_ctx;
 use crate::cli::output::{Bars, stderr_line};
-use crate::llama::crowd::{self, CrowdConfig, Startup};
+use crate::llama::batching::{self, BatchEngineConfig, Startup};
 use crate::llama::worker::{Loaded, WorkerConfig};
 
 /// Starts the engine, and waits until its model is loaded.
@@ -19,9 +19,14 @@ pub(super) fn start(
     bars: &mut Bars,
 ) -> Result<(Box<dyn Engine>, Loaded), Failure> {
     let (n_parallel, n_ctx) = (args.parallel(), given_n_ctx(&args.engine.0)?);
-    let config =
-        CrowdConfig { engine, n_parallel, n_ctx, drafts: !args.no_drafts, prompt_cache: args.prompt_cache.config() };
-    let started = crowd::start(config, interrupt, &mut |startup| match startup {
+    let config = BatchEngineConfig {
+        engine,
+        n_parallel,
+        n_ctx,
+        drafts: !args.no_drafts,
+        prompt_cache: args.prompt_cache.config(),
+    };
+    let started = batching::start(config, interrupt, &mut |startup| match startup {
         Startup::Loading(share) => bars.loading(share),
         Startup::Measuring => bars.measuring(),
         Startup::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),

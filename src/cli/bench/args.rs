@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::cli::args::EngineArgs;
+use crate::cli::exact::ExactArg;
 use crate::llama::worker::DrafterKind;
 use crate::tree::MAX_NODES;
 
@@ -53,6 +54,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub raw_output: Option<PathBuf>,
 
+    /// What may differ.
+    #[command(flatten)]
+    pub exact: ExactArg,
+
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -78,7 +83,7 @@ pub struct ModeArgs {
     #[arg(long)]
     pub rows: bool,
 
-    /// Count at how many positions a wide batch decides as plain decoding does, given the same text
+    /// Compare wide batches with plain decoding, given the same text: the bits of all logits, and what is not exact
     #[arg(long)]
     pub check: bool,
 }

@@ -1,8 +1,8 @@
 //! `bench --check`: losslessness on a real model, position by position.
 //!
-//! llama.cpp's logits depend a little on how many rows a batch has, so at a near-tie a wide batch can decide otherwise.
-//! The plain text is forced through batches of several shapes, and each decision is compared with the plain one for the
-//! same text. What counts is how close the plain decision was where they differ.
+//! The plain text is forced through batches of several shapes, and all logits are compared with the plain ones for the same text, to the
+//! bit. Where the context is not exact, logits depend a little on how many rows a batch has, and at a near-tie a wide batch can decide
+//! otherwise: then what was not exact is listed, and how close the plain decision was where they differ.
 
 use serde::Serialize;
 
@@ -11,6 +11,7 @@ use crate::cli::bench::stats::{median, range};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::bench::{Bench, next_prompt};
 use crate::cli::failure::Failure;
+use crate::llama::exact::Exactness;
 use crate::llama::worker::forced::{Difference, Forced, Shape};
 use crate::llama::worker::measure::{Measured, What};
 
@@ -24,7 +25,7 @@ pub(super) fn measure(
     bench: &mut Bench<'_>,
     prompts: &[Prompt],
     renderer: &Renderer<'_>,
-) -> Result<Vec<Table>, Failure> {
+) -> Result<(Vec<Table>, String), Failure> {
     let widths = match bench.args.curve.widths.as_slice() {
         [] => WIDTHS.to_vec(),
         widths if widths.contains(&1) => {
@@ -41,13 +42,14 @@ pub(super) fn measure(
         let Measured::Forced(forced) = bench.measured(next_prompt(number, prompts, renderer)?, what)? else {
             return Err(Failure::new("the engine measured something else"));
         };
-        for (shape, differences) in shapes.iter().zip(&forced.differences) {
+        for ((shape, differences), &n_same_bits) in shapes.iter().zip(&forced.differences).zip(&forced.n_same_bits) {
             let text = Text {
                 id: &prompt.id,
                 kind: &prompt.kind,
                 shape: name(shape),
                 n_rows: shape.n_rows,
                 n_positions: forced.n_positions,
+                n_same_bits,
                 n_different: differences.len(),
             };
             bench.raw.write(&bench.setup, &text)?;
@@ -60,7 +62,27 @@ pub(super) fn measure(
         texts.push(forced);
     }
     let rows = shapes.iter().enumerate().map(|(number, shape)| summary(shape, number, &texts)).collect();
-    Ok(vec![Table { name: "summary", rows }, Table { name: "differences", rows: list }])
+    bench.setup = std::mem::take(&mut bench.setup).hidden("exact", exactness(&texts).is_exact());
+    Ok((vec![Table { name: "summary", rows }, Table { name: "differences", rows: list }], verdict(&texts)))
+}
+
+/// Of all texts: contexts may have been made anew between them.
+fn exactness(texts: &[Forced]) -> Exactness {
+    let mut reasons = Vec::new();
+    for reason in texts.iter().flat_map(|text| &text.exactness.0) {
+        if !reasons.contains(reason) {
+            reasons.push(reason.clone());
+        }
+    }
+    Exactness(reasons)
+}
+
+/// At how many positions all logits were equal, and what was not exact.
+fn verdict(texts: &[Forced]) -> String {
+    let n_same: usize = texts.iter().flat_map(|text| &text.n_same_bits).sum();
+    let n: usize = texts.iter().map(|text| text.n_positions * text.n_same_bits.len()).sum();
+    let reasons = exactness(texts).reasons();
+    reasons.iter().fold(format!("equal: {n_same} of {n} positions, bits"), |all, reason| all + "\nnot exact: " + reason)
 }
 
 /// The raw record of one text in one shape.
@@ -71,6 +93,7 @@ struct Text<'a> {
     shape: &'static str,
     n_rows: usize,
     n_positions: usize,
+    n_same_bits: usize,
     n_different: usize,
 }
 
@@ -84,18 +107,23 @@ fn summary(shape: &Shape, number: usize, texts: &[Forced]) -> Row {
     let differences: Vec<&Difference> = texts.iter().flat_map(|text| &text.differences[number]).collect();
     let margins: Vec<f64> = differences.iter().map(|difference| f64::from(difference.plain_margin)).collect();
     let n_equal = n_positions - differences.len();
+    let n_same_bits = texts.iter().map(|text| text.n_same_bits[number]).sum();
     let n_equal_texts = texts.iter().filter(|text| text.differences[number].is_empty()).count();
     let row = Row::default()
         .text("shape", "shape", name(shape))
         .count("n_rows", "rows", shape.n_rows)
         .count("n_positions", "positions", n_positions)
+        .count("n_same_bits", "same bits", n_same_bits)
         .count("n_equal", "equal", n_equal)
         .percent("share_equal", "share", n_equal as f64 / n_positions as f64, 3);
+    // Margins are for people where something differs.
+    let is_different = texts.iter().any(|text| text.differences.iter().any(|differences| !differences.is_empty()));
+    let title = |title: &'static str| if is_different { title } else { "" };
     let row = match margins.is_empty() {
         true => row
-            .number("median_margin", "median margin", f64::NAN, 3)
+            .number("median_margin", title("median margin"), f64::NAN, 3)
             .shown("-".into())
-            .number("greatest_margin", "greatest", f64::NAN, 3)
+            .number("greatest_margin", title("greatest"), f64::NAN, 3)
             .shown("-".into()),
         false => row.number("median_margin", "median margin", median(&margins), 3).number(
             "greatest_margin",

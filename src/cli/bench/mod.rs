@@ -51,6 +51,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage("-n and -r must be more than 0"));
     }
     let prompts = prompts::read(args)?;
+    args.exact.demand();
     let mut config = worker_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX, PickedBy::Text)?;
@@ -60,7 +61,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
     let setup = setup(args, n_ctx, &config);
-    let heading = heading(args, &config);
+    let mut heading = heading(args, &config);
     confine(&args.engine, &config, &[]);
     let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
@@ -68,7 +69,11 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let tables = match () {
         () if args.mode.curve => curve::measure(&mut bench, picture)?,
         () if args.mode.rows => rows::measure(&mut bench)?,
-        () if args.mode.check => check::measure(&mut bench, &prompts, &renderer)?,
+        () if args.mode.check => {
+            let (tables, verdict) = check::measure(&mut bench, &prompts, &renderer)?;
+            heading = format!("{heading}\n{verdict}");
+            tables
+        }
         () => drafters::measure(&mut bench, &prompts, &renderer)?,
     };
     write_stdout(&format_tables(args.output, &heading, &bench.setup, &tables))?;

@@ -1,4 +1,4 @@
-//! A conversation with a model: from a message to its answer. [`crate::cli::chat::room`] makes room for them; what is typed
+//! A conversation with a model: from a message to its answer. [`crate::cli::chat::overflow`] makes room for them; what is typed
 //! is the business of [`crate::cli::chat::commands`].
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use crate::chat::template::{Message, Rendered, TemplateValue};
 use crate::chat::thinking::{self, Reasoning, opens_thinking, without_thinking};
 use crate::cli::chat::screen::Screen;
 use crate::cli::chat::settings::Settings;
+use crate::cli::exact::ExactArg;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
@@ -53,6 +54,10 @@ pub struct Engine {
     pub curve_budget: Duration,
     /// Where prompts read before are kept.
     pub prompt_cache: Option<PromptCacheConfig>,
+    /// Whether every answer must be exact.
+    pub exact: ExactArg,
+    /// Whether it is told of every answer.
+    pub is_verbose: bool,
     /// What breaks an answer off.
     pub signals: Signals,
     /// Where answers go.
@@ -219,6 +224,7 @@ impl Conversation {
             text.push_str(piece);
             each(piece)
         })?;
+        self.engine.exact.check(&answer.exactness, self.engine.is_verbose)?;
         Ok((answer, text))
     }
 }

@@ -203,7 +203,7 @@ mod shared {
         let is_stream =
             |link: &PathBuf| link.to_str().is_some_and(|link| link.starts_with("pipe:") || link.starts_with("socket:"));
         let Some(ours) = stdin("self").filter(is_stream) else { return false };
-        let parent = parent_of("self").and_then(|parent| match crate::cli::contain::is_worker() {
+        let parent = parent_of("self").and_then(|parent| match crate::cli::supervisor::is_worker() {
             // The process that watches this one is of the same program.
             true => parent_of(&parent),
             false => Some(parent),

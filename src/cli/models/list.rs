@@ -7,7 +7,7 @@ use crate::cli::failure::Failure;
 use crate::cli::models::{ListArgs, places_with};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::models::describe::{About, Listed, describe};
-use crate::models::places::Store;
+use crate::models::locations::Store;
 use crate::models::search::search;
 use crate::text::sanitize_for_terminal;
 

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::available::available;
 use crate::cli::engine::{cache_folder, open_model};
+use crate::cli::exact::{self, ExactFields};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{self, KernelReport};
 use crate::cli::memory::shape_of;
@@ -19,6 +20,7 @@ use crate::cli::models::list::{clean, parameters};
 use crate::cli::output::write_stdout;
 use crate::cli::settings::{key, settings_of};
 use crate::gguf::{Gguf, TypeTotals, Value};
+use crate::llama::exact::Exactness;
 use crate::memory::Estimate;
 use crate::models::describe::{About, about};
 use crate::store::curves;
@@ -54,6 +56,10 @@ struct Report {
     tensors: Vec<TypeTotals>,
     template: Template,
     kernels: KernelReport,
+    #[serde(flatten)]
+    exact: ExactFields,
+    #[serde(skip)]
+    exactness: Exactness,
     memory: Memory,
     /// Plain decoding, by the cost curve that is kept for these settings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +107,8 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let curve = cache_folder().and_then(|folder| curves::load(&folder.join("curves"), &curve_key, now));
     let plain_ms = curve.and_then(|(curve, _)| curve.plain_ms(0));
+    let kernels = KernelReport::of(gguf);
+    let exactness = exact::of_file(&kernels, &settings);
     Ok(Report {
         path: path.to_string_lossy().into_owned(),
         name: gguf.name().map(str::to_owned),
@@ -112,7 +120,9 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
         gguf_version: gguf.version(),
         tensors: gguf.tensors_by_type(),
         template: Template { bytes: template.len(), kind },
-        kernels: KernelReport::of(gguf),
+        kernels,
+        exact: ExactFields::from(&exactness),
+        exactness,
         memory: Memory {
             n_ctx,
             settings: settings.to_string(),
@@ -174,6 +184,7 @@ fn to_text(report: &Report) -> String {
         },
     );
     line("kernels", report.kernels.to_string());
+    line("exact", format!("on this machine: {}", report.exactness));
     let memory = &report.memory;
     let Estimate { weights, copies, cache, compute, program } = memory.estimate;
     line(

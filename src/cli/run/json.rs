@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::thinking;
+use crate::cli::exact::ExactFields;
 use crate::cli::run::saying::Said;
 use crate::llama::worker::{Answer, StopType};
 use crate::stats::Stats;
@@ -21,6 +22,8 @@ pub(super) struct JsonAnswer<'a> {
     stopping_word: Option<&'a str>,
     seed: u32,
     settings: Settings,
+    #[serde(flatten)]
+    exact: ExactFields,
     timings: JsonTimings,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<JsonLogprobs>,
@@ -96,6 +99,7 @@ pub(super) fn to_json<'a>(said: &'a Said, answer: &'a Answer, seed: u32, with_lo
         stopping_word,
         seed,
         settings: answer.settings,
+        exact: ExactFields::from(&answer.exactness),
         timings: JsonTimings::from(&answer.stats),
         logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
     }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::batching::chains::Drafting;
 use crate::cost::CostCurve;
-use crate::crowd::drafting::Drafting;
 use crate::draft::aded::Aded;
 use crate::draft::auto::Auto;
 use crate::draft::base::Base;
-use crate::draft::memory::Memory;
-use crate::draft::{Drafter, Form, NoDraft};
+use crate::draft::learned_state::Memory;
+use crate::draft::{DraftFilter, Drafter, NoDraft};
 use crate::llama::worker::{DrafterKind, Notice};
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
@@ -47,7 +47,7 @@ impl Active {
     }
 
     /// Drafts keep to `form`, where they are of more than one kind.
-    pub(super) fn hold_to(&mut self, form: Box<dyn Form>) {
+    pub(super) fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
         if let Active::Auto(auto) = self {
             auto.hold_to(form);
         }
@@ -91,8 +91,8 @@ impl Drafters {
     }
 
     /// A drafter for many texts, which begins with what was learned from earlier answers. Nothing is kept of it.
-    pub(in crate::llama) fn make_for_crowd(&self, n_places: usize) -> Drafting {
-        Drafting::new(self.auto(&self.memory), n_places)
+    pub(in crate::llama) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
+        Drafting::new(self.auto(&self.memory), n_lanes)
     }
 
     fn auto(&self, memory: &Memory) -> Auto {

@@ -4,11 +4,15 @@
 //! likeliest token is compared with that of plain decoding. Since both see the same tokens before it, one difference does
 //! not lead to the next, as it would between two free texts. Decides nothing about whole texts; `bench` compares those.
 
+use std::hash::{DefaultHasher, Hasher as _};
+
+use crate::llama::exact::{self, Exactness};
 use crate::llama::model::Model;
 use crate::llama::worker::measure::go_on;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
+use crate::tune::Settings;
 
 /// How the plain text is put into a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +28,12 @@ pub struct Shape {
 pub struct Forced {
     /// Positions compared, for each shape.
     pub n_positions: usize,
+    /// Positions at which all logits have the same bits, per shape.
+    pub n_same_bits: Vec<usize>,
     /// Where the decisions differ, per shape.
     pub differences: Vec<Vec<Difference>>,
+    /// Whether what was computed is known to be exact.
+    pub exactness: Exactness,
 }
 
 /// A position at which the batch decides otherwise.
@@ -49,6 +57,8 @@ struct Decision {
     token: Token,
     runner_up: Token,
     margin: f32,
+    /// A hash of the bits of its logits.
+    bits: u64,
 }
 
 /// Decodes after `prompt` (not empty) plainly until the text ends, `max_tokens` at most, and again in each shape.
@@ -57,7 +67,7 @@ pub(super) fn compare(
     prompt: &[Token],
     max_tokens: usize,
     shapes: &[Shape],
-    model: &Model,
+    (model, settings): (&Model, &Settings),
     progress: &mut Progress<'_>,
 ) -> Result<Forced, TargetError> {
     let plain = decode_plainly(target, prompt, max_tokens, &|token| model.is_end(token), progress)?;
@@ -66,8 +76,10 @@ pub(super) fn compare(
         false => String::from_utf8_lossy(&model.bytes(token)).into_owned(),
     };
     let mut differences = Vec::with_capacity(shapes.len());
+    let mut n_same_bits = Vec::with_capacity(shapes.len());
     for &shape in shapes {
-        let found = force(target, prompt, &plain, shape, progress)?;
+        let (found, n_same) = force(target, prompt, &plain, shape, progress)?;
+        n_same_bits.push(n_same);
         let told = found.into_iter().map(|(position, token, batch_margin)| Difference {
             position,
             plain: spelled(plain[position].token),
@@ -77,7 +89,8 @@ pub(super) fn compare(
         });
         differences.push(told.collect());
     }
-    Ok(Forced { n_positions: plain.len(), differences })
+    let exactness = exact::of_work(settings);
+    Ok(Forced { n_positions: plain.len(), n_same_bits, differences, exactness })
 }
 
 fn decode_plainly(
@@ -101,17 +114,22 @@ fn decode_plainly(
     Ok(decisions)
 }
 
-/// Decodes the plain text in batches of a shape: where another token is the likeliest, which one, and by how much.
+/// A position, the token that is the likeliest there in a batch and was not when decoded plainly, and by how much.
+type Other = (usize, Token, f32);
+
+/// Decodes the plain text in batches of a shape: where another token is the likeliest, which one, and by how much; and at how many
+/// positions all logits have the same bits.
 fn force(
     target: &mut dyn Target,
     prompt: &[Token],
     plain: &[Decision],
     shape: Shape,
     progress: &mut Progress<'_>,
-) -> Result<Vec<(usize, Token, f32)>, TargetError> {
+) -> Result<(Vec<Other>, usize), TargetError> {
     let (mut root, before) = split(prompt)?;
     target.sync(before, progress)?;
     let mut differences = Vec::new();
+    let mut n_same_bits = 0;
     let mut done = 0;
     while done < plain.len() {
         go_on(progress, done, plain.len())?;
@@ -119,7 +137,9 @@ fn force(
         target.verify(&tree)?;
         for (position, &node) in (done..).zip(&path) {
             let logits = target.logits(node);
-            let (expected, found) = (plain[position].token, decide(logits)?.token);
+            let decision = decide(logits)?;
+            n_same_bits += usize::from(decision.bits == plain[position].bits);
+            let (expected, found) = (plain[position].token, decision.token);
             if found != expected {
                 differences.push((position, found, logits[found.index()] - logits[expected.index()]));
             }
@@ -128,7 +148,7 @@ fn force(
         done += path.len();
         root = plain[done - 1].token;
     }
-    Ok(differences)
+    Ok((differences, n_same_bits))
 }
 
 /// A tree that carries the beginning of `plain` below the root, and the nodes of that path. The node of a path at place
@@ -167,7 +187,14 @@ fn decide(logits: &[f32]) -> Result<Decision, TargetError> {
     if second.1 == f32::NEG_INFINITY {
         return Err(TargetError::NotFinite);
     }
-    Ok(Decision { token: Token(best.0), runner_up: Token(second.0), margin: best.1 - second.1 })
+    let (token, runner_up) = (Token(best.0), Token(second.0));
+    Ok(Decision { token, runner_up, margin: best.1 - second.1, bits: bits(logits) })
+}
+
+fn bits(logits: &[f32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    logits.iter().for_each(|logit| hasher.write_u32(logit.to_bits()));
+    hasher.finish()
 }
 
 fn split(prompt: &[Token]) -> Result<(Token, &[Token]), TargetError> {
@@ -241,7 +268,9 @@ mod tests {
         // The root of position 0 stands at 2 = PROMPT.len() - 1.
         let expected: Vec<usize> = (0..21).filter(|position| (position + 2) % 5 == 0).collect();
         for shape in [shape(21, false), shape(64, true), shape(7, true)] {
-            let found = force(&mut target, &PROMPT, &plain, shape, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            let (found, n_same_bits) =
+                force(&mut target, &PROMPT, &plain, shape, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            assert_eq!(n_same_bits, 21 - expected.len());
             let positions: Vec<usize> = found.iter().map(|difference| difference.0).collect();
             assert_eq!(positions, expected, "{shape:?}");
             for (position, token, margin) in found {
@@ -267,7 +296,7 @@ mod tests {
             let plain = plainly(&mut target, n);
             let found =
                 force(&mut target, &PROMPT, &plain, shape(n_rows, is_tree), &mut |_, _| ControlFlow::Continue(()));
-            prop_assert_eq!(found, Ok(Vec::new()));
+            prop_assert_eq!(found, Ok((Vec::new(), n)));
             prop_assert_eq!(target.n_past(), PROMPT.len() - 1 + n);
         }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::batch::engine::TokenLogprob;
 use crate::chat::template::{Segment, SpecialGuard, SpecialTexts};
+use crate::llama::exact::Exactness;
 use crate::llama::model::{LoadError, Model};
 use crate::llama::sampler::Sampling;
 use crate::llama::tune::Tuned;
@@ -105,6 +106,8 @@ pub struct Answer {
     pub settings: Settings,
     /// How likely each token was, if it was wanted.
     pub logprobs: Vec<TokenLogprob>,
+    /// Whether what its context computed until now was exact.
+    pub exactness: Exactness,
 }
 
 /// What a prompt is made with.
@@ -228,6 +231,9 @@ pub enum Failure {
         /// Bytes there are.
         available: u64,
     },
+    /// Exactness was demanded.
+    #[error("this is not exact: {}", .0.reasons().join("; "))]
+    Inexact(Exactness),
     /// A model that is decoded plainly has no curve.
     #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
     NothingToTune,
@@ -246,6 +252,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Refuses what is not exact.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn unless_exact(exactness: Exactness) -> Result<(), Failure> {
+        if exactness.is_exact() { Ok(()) } else { Err(Failure::Inexact(exactness)) }
+    }
+
     /// Whether the user broke it off.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {

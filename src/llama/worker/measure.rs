@@ -96,7 +96,7 @@ impl Engine<'_> {
         let text = self.model.tokenize(&job.text);
         let n_ctx = self.positions(&job.what, text.len())?;
         let mut session = self.session(Length { max_tokens: 0, n_ctx }, n_ctx)?;
-        let (model, outbox) = (self.model, self.outbox);
+        let (model, outbox, settings) = (self.model, self.outbox, self.settings);
         let mut progress = |done, total| {
             outbox.send(Event::Progress(done, total));
             outbox.go_on()
@@ -104,7 +104,8 @@ impl Engine<'_> {
         let measured = match &job.what {
             What::Forced { max_tokens, shapes, .. } => {
                 let most = (*max_tokens).min(n_ctx - text.len());
-                forced::compare(&mut session, &text, most, shapes, model, &mut progress).map(Measured::Forced)
+                forced::compare(&mut session, &text, most, shapes, (model, &settings), &mut progress)
+                    .map(Measured::Forced)
             }
             what => {
                 let mut stopwatch = Stopwatch { target: &mut session, clock: &self.clock, text: &text };

@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::llama::kernels;
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
 use crate::llama::worker::{Job, Notice};
+use crate::llama::{exact, kernels};
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
@@ -130,7 +130,8 @@ pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Set
     // Some models turn positions otherwise in a context that is longer than what they were first trained on.
     let is_stretched = model.n_ctx_unstretched().is_some_and(|n| n_ctx > n);
     format!(
-        "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} kernels {kernels} chunks of {PREFILL_CHUNK}{}",
+        "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} kernels {kernels}{} chunks of {PREFILL_CHUNK}{}",
+        exact::state_key(),
         if is_stretched { " stretched" } else { "" }
     )
 }

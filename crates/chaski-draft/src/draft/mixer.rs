@@ -1,0 +1,354 @@
+//! From evidence to probability, by online logistic mixing, as in context-mixing compressors (PAQ: Mahoney, 2005).
+//!
+//! A source says how it came to a candidate by naming a *bin* ("the only continuation of a match of 12 tokens"). Per bin
+//! the mixer knows how often such candidates were right. That a source names other tokens, or none, is evidence as well,
+//! with bins of its own. What all sources say of a candidate is added up in the logistic domain, with weights that all
+//! candidates share and others that depend on which sources name it. Both learn: by gradient descent on the log-loss of
+//! every candidate at every emitted token, drafted or not. So no exploration is needed, and a source that does not help
+//! gets no weight.
+
+use serde::{Deserialize, Serialize};
+
+use crate::draft::{Candidate, Source};
+use crate::token::Token;
+
+/// Most candidates mixed at one place.
+const MAX_CANDIDATES: usize = 32;
+
+/// Share of the newest observation in a bin that has seen many.
+const BIN_RATE: f32 = 1.0 / 1024.0;
+
+/// What a bin nobody knows is worth, in observations, and its probability.
+const UNKNOWN: (f32, f32) = (0.05, 2.0);
+
+/// Observations that what was learned before counts for at most, so that this text can correct it.
+const MOST_TRUSTED: f32 = 200.0;
+
+/// Step of the gradient descent.
+const RATE: f32 = 0.006;
+
+/// The place of the weights that all candidates share.
+const SHARED: usize = 0;
+
+/// Shared weight of a source whose weight nobody knows.
+const NEW_WEIGHT: f32 = 0.4;
+
+/// The logistic domain ends here.
+pub(super) const MOST_CERTAIN: f32 = 7.0;
+
+/// How often a kind of evidence was right.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(f32, f32)", into = "(f32, f32)")]
+struct Bin {
+    p: f32,
+    n: f32,
+    /// `stretch(p)`: read at every node, while p changes at every token only.
+    stretched: f32,
+}
+
+impl From<(f32, f32)> for Bin {
+    fn from((p, n): (f32, f32)) -> Bin {
+        Bin { p, n, stretched: stretch(p) }
+    }
+}
+
+impl From<Bin> for (f32, f32) {
+    fn from(bin: Bin) -> (f32, f32) {
+        (bin.p, bin.n)
+    }
+}
+
+impl Bin {
+    fn learn(&mut self, is_right: bool) {
+        let rate = (1.0 / (self.n + 1.5)).max(BIN_RATE);
+        self.p += rate * (f32::from(u8::from(is_right)) - self.p);
+        self.n = (self.n + 1.0).min(1.0 / BIN_RATE);
+        self.stretched = stretch(self.p);
+    }
+}
+
+/// What is known of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Reliability {
+    name: String,
+    /// Of the candidates it names, by bin.
+    named: Vec<Bin>,
+    /// Of those it does not name, by the bin of its own best candidate; the last bin is for when it has none.
+    unnamed: Vec<Bin>,
+}
+
+/// Everything the mixer has learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixerState {
+    sources: Vec<Reliability>,
+    /// Per set of sources that name a candidate (source i is bit i): a weight per source, and last the bias. Set 0,
+    /// which names nothing, has the weights that all candidates share; those of the others are added to them.
+    weights: Vec<Vec<f32>>,
+}
+
+/// What all sources say of one token.
+struct Mixed {
+    token: Token,
+    /// Per source the place in its tables: a bin of `named`, or beyond these one of `unnamed`.
+    bins: Vec<usize>,
+    named_by: usize,
+    inputs: Vec<f32>,
+    p: f32,
+}
+
+/// Mixes evidence to probabilities.
+pub struct Mixer {
+    state: MixerState,
+    /// Kept between calls for their memory; the first `n_mixed` count.
+    mixed: Vec<Mixed>,
+    n_mixed: usize,
+    rate: f32,
+}
+
+pub(super) fn stretch(p: f32) -> f32 {
+    (p / (1.0 - p)).ln().clamp(-MOST_CERTAIN, MOST_CERTAIN)
+}
+
+pub(super) fn squash(x: f32) -> f32 {
+    1.0 / (1.0 + (-x.clamp(-MOST_CERTAIN, MOST_CERTAIN)).exp())
+}
+
+impl Mixer {
+    /// A mixer that begins with what `state` knows of its sources.
+    #[must_use]
+    pub fn new(mut state: MixerState) -> Mixer {
+        for source in &mut state.sources {
+            let bins = source.named.iter_mut().chain(&mut source.unnamed);
+            bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
+        }
+        Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
+    }
+
+    /// The same with longer or shorter steps of the gradient descent, `factor` times the usual.
+    #[must_use]
+    pub fn with_rate(self, factor: f32) -> Mixer {
+        Mixer { rate: RATE * factor, ..self }
+    }
+
+    /// What was learned.
+    #[must_use]
+    pub fn state(&self) -> &MixerState {
+        &self.state
+    }
+
+    /// The probability of each token that any source names; `proposals[i]` are those of source i. The probabilities
+    /// add up to at most 1; tokens come in the order they were first named.
+    pub fn mix(&mut self, proposals: &[Vec<Candidate>], mixed: &mut Vec<(Token, f32)>) {
+        self.gather(proposals);
+        let all = &self.mixed[..self.n_mixed];
+        let sum: f32 = all.iter().map(|candidate| candidate.p).sum();
+        let scale = if sum > 1.0 { 1.0 / sum } else { 1.0 };
+        mixed.clear();
+        mixed.extend(all.iter().map(|candidate| (candidate.token, candidate.p * scale)));
+    }
+
+    /// Takes in that `token` followed where the sources proposed `proposals`.
+    pub fn learn(&mut self, proposals: &[Vec<Candidate>], token: Token) {
+        self.gather(proposals);
+        for candidate in &self.mixed[..self.n_mixed] {
+            let is_right = candidate.token == token;
+            let step = self.rate * (f32::from(u8::from(is_right)) - candidate.p);
+            for set in [SHARED, candidate.named_by] {
+                let weights = &mut self.state.weights[set];
+                for (weight, input) in weights.iter_mut().zip(candidate.inputs.iter().chain(&[1.0])) {
+                    *weight += step * input;
+                }
+            }
+            for (source, &bin) in self.state.sources.iter_mut().zip(&candidate.bins) {
+                source.bin_mut(bin).learn(is_right);
+            }
+        }
+    }
+
+    /// Fills `self.mixed` with every token that any source names.
+    fn gather(&mut self, proposals: &[Vec<Candidate>]) {
+        let n_sources = self.state.sources.len();
+        self.n_mixed = 0;
+        for (source, candidates) in proposals.iter().enumerate() {
+            for candidate in candidates {
+                let Some(at) = self.slot_of(candidate.token, proposals) else { continue };
+                self.mixed[at].named_by |= 1 << source;
+                self.mixed[at].bins[source] = candidate.bin;
+            }
+        }
+        for mixed in &mut self.mixed[..self.n_mixed] {
+            mixed.inputs.clear();
+            mixed.inputs.extend((0..n_sources).map(|i| self.state.sources[i].bin(mixed.bins[i]).stretched));
+            let (shared, own) = (&self.state.weights[SHARED], &self.state.weights[mixed.named_by]);
+            let weights = shared.iter().zip(own).map(|(shared, own)| shared + own);
+            mixed.p =
+                squash(weights.zip(mixed.inputs.iter().chain(&[1.0])).map(|(weight, input)| weight * input).sum());
+        }
+    }
+
+    /// The lane of a token, a new one if need be and possible: named by nobody yet.
+    fn slot_of(&mut self, token: Token, proposals: &[Vec<Candidate>]) -> Option<usize> {
+        let known = self.mixed[..self.n_mixed].iter().position(|mixed| mixed.token == token);
+        if known.is_some() || self.n_mixed == MAX_CANDIDATES {
+            return known;
+        }
+        let at = self.n_mixed;
+        if at == self.mixed.len() {
+            self.mixed.push(Mixed { token, bins: Vec::new(), named_by: 0, inputs: Vec::new(), p: 0.0 });
+        }
+        self.n_mixed += 1;
+        let mixed = &mut self.mixed[at];
+        (mixed.token, mixed.named_by) = (token, 0);
+        mixed.bins.clear();
+        mixed.bins.extend(self.state.sources.iter().zip(proposals).map(|(source, own)| source.unnamed_bin(own)));
+        Some(at)
+    }
+}
+
+impl Reliability {
+    /// The place of the evidence that this source does not name a token, while it names `own`.
+    fn unnamed_bin(&self, own: &[Candidate]) -> usize {
+        let n_bins = self.named.len();
+        n_bins + own.first().map_or(n_bins, |best| best.bin)
+    }
+
+    fn bin(&self, place: usize) -> Bin {
+        self.named.get(place).copied().unwrap_or_else(|| self.unnamed[place - self.named.len()])
+    }
+
+    fn bin_mut(&mut self, place: usize) -> &mut Bin {
+        let n_named = self.named.len();
+        if place < n_named { &mut self.named[place] } else { &mut self.unnamed[place - n_named] }
+    }
+}
+
+impl MixerState {
+    /// Nothing learned of `sources`.
+    #[must_use]
+    pub fn fresh(sources: &[Box<dyn Source>]) -> MixerState {
+        let reliability = |source: &dyn Source| Reliability {
+            name: source.name().to_owned(),
+            named: vec![UNKNOWN.into(); source.n_bins()],
+            unnamed: vec![UNKNOWN.into(); source.n_bins() + 1],
+        };
+        let mut weights = vec![vec![0.0; sources.len() + 1]; 1 << sources.len()];
+        weights[SHARED][..sources.len()].fill(NEW_WEIGHT);
+        MixerState { sources: sources.iter().map(|source| reliability(source.as_ref())).collect(), weights }
+    }
+
+    /// Whether this is about `sources`. What evidence is worth depends on what other evidence there is, so knowledge of
+    /// other sources, or of more or fewer, is of no use.
+    #[must_use]
+    pub fn fits(&self, sources: &[Box<dyn Source>]) -> bool {
+        let fits = |known: &Reliability, source: &dyn Source| {
+            let n_bins = source.n_bins();
+            known.name == source.name() && known.named.len() == n_bins && known.unnamed.len() == n_bins + 1
+        };
+        self.sources.len() == sources.len()
+            && self.sources.iter().zip(sources).all(|(known, source)| fits(known, source.as_ref()))
+            && self.weights.len() == 1 << sources.len()
+            && self.weights.iter().all(|weights| weights.len() == sources.len() + 1)
+    }
+
+    /// False for numbers that no learning gives: a damaged file.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let bins = || self.sources.iter().flat_map(|source| source.named.iter().chain(&source.unnamed));
+        bins().all(|bin| bin.p > 0.0 && bin.p < 1.0 && bin.n >= 0.0 && bin.n.is_finite())
+            && self.weights.iter().flatten().all(|weight| weight.is_finite())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::Tail;
+    use proptest::prelude::*;
+
+    /// Named, with three bins.
+    struct Silent(&'static str);
+
+    impl Source for Silent {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn n_bins(&self) -> usize {
+            3
+        }
+
+        fn learn(&mut self, _text: &[Token], _token: Token) {}
+
+        fn propose(&self, _tail: Tail<'_>, _candidates: &mut Vec<Candidate>) {}
+    }
+
+    fn sources(names: &[&'static str]) -> Vec<Box<dyn Source>> {
+        names.iter().map(|name| Box::new(Silent(name)) as Box<dyn Source>).collect()
+    }
+
+    fn mixer() -> Mixer {
+        Mixer::new(MixerState::fresh(&sources(&["a", "b"])))
+    }
+
+    fn candidate(token: i32, bin: usize) -> Candidate {
+        Candidate { token: Token(token), bin }
+    }
+
+    fn p_of(mixer: &mut Mixer, proposals: &[Vec<Candidate>], token: i32) -> f32 {
+        let mut mixed = Vec::new();
+        mixer.mix(proposals, &mut mixed);
+        mixed.iter().find(|(known, _)| *known == Token(token)).map_or(0.0, |(_, p)| *p)
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_once_and_no_more_than_certainty(
+            proposals in prop::collection::vec(prop::collection::vec((0i32..9, 0usize..3), 0..6), 2),
+            tokens in prop::collection::vec(0i32..9, 0..300),
+        ) {
+            let proposals: Vec<Vec<Candidate>> =
+                proposals.iter().map(|own| own.iter().map(|&(token, bin)| candidate(token, bin)).collect()).collect();
+            let mut mixer = mixer();
+            tokens.iter().for_each(|&token| mixer.learn(&proposals, Token(token)));
+            let mut mixed = Vec::new();
+            mixer.mix(&proposals, &mut mixed);
+            let named: std::collections::BTreeSet<Token> = proposals.iter().flatten().map(|c| c.token).collect();
+            let found: std::collections::BTreeSet<Token> = mixed.iter().map(|(token, _)| *token).collect();
+            prop_assert_eq!(mixed.len(), found.len());
+            prop_assert_eq!(found, named);
+            prop_assert!(mixed.iter().all(|(_, p)| (0.0..=1.0).contains(p)));
+            prop_assert!(mixed.iter().map(|(_, p)| p).sum::<f32>() <= 1.0 + 1e-5);
+            prop_assert!(mixer.state().is_sound());
+        }
+    }
+
+    #[test]
+    fn the_source_that_is_right_is_believed() {
+        let mut mixer = mixer();
+        let proposals = [vec![candidate(1, 0)], vec![candidate(2, 0)]];
+        for n in 0..400 {
+            mixer.learn(&proposals, Token(if n % 10 == 0 { 2 } else { 1 }));
+        }
+        let (right, wrong) = (p_of(&mut mixer, &proposals, 1), p_of(&mut mixer, &proposals, 2));
+        assert!((right - 0.9).abs() < 0.05 && (wrong - 0.1).abs() < 0.05, "{right} {wrong}");
+    }
+
+    #[test]
+    fn sources_that_agree_are_worth_more_than_one() {
+        let mut mixer = mixer();
+        let (alone, both) = ([vec![candidate(1, 0)], vec![]], [vec![candidate(1, 0)], vec![candidate(1, 0)]]);
+        for n in 0..400 {
+            mixer.learn(&alone, Token(n % 2));
+            mixer.learn(&both, Token(1));
+        }
+        let (alone, both) = (p_of(&mut mixer, &alone, 1), p_of(&mut mixer, &both, 1));
+        assert!((alone - 0.5).abs() < 0.1 && both > 0.95, "{alone} {both}");
+    }
+
+    #[test]
+    fn knowledge_is_of_the_same_sources_only() {
+        let state = MixerState::fresh(&sources(&["a", "b"]));
+        assert!(state.fits(&sources(&["a", "b"])));
+        assert!([&["b", "a"][..], &["a"], &["a", "b", "c"], &[]].iter().all(|names| !state.fits(&sources(names))));
+    }
+}

@@ -1,0 +1,69 @@
+//! Training what the mixer believes at the start, on recorded answers.
+//!
+//! The mixer learns from every token anyway; training is that, over many answers, with longer steps first. How paths turn
+//! out is not trained: it depends on which drafts pay on a machine, and is learned there.
+
+use crate::cost::{Clock, CostCurve};
+use crate::draft::Source;
+use crate::draft::auto::{Auto, Experience};
+use crate::draft::calibration::Calibrator;
+use crate::replay::score::replay;
+use crate::replay::trace::Trace;
+use crate::schedule::Schedule;
+use crate::target::TargetError;
+
+/// Steps of the gradient descent in each pass over all traces, in units of the usual one.
+const RATES: [f32; 4] = [3.0, 1.0, 0.3, 0.1];
+
+/// What a drafter over the sources that `sources` makes knows after reading all `traces` several times. Each trace
+/// begins with fresh sources.
+///
+/// # Errors
+/// When a trace contradicts itself.
+pub fn train(
+    traces: &[Trace],
+    sources: &dyn Fn() -> Vec<Box<dyn Source>>,
+    wall: &dyn Clock,
+) -> Result<Experience, TargetError> {
+    // The kinds take turns, or the last one would be known best.
+    let number = |trace: &Trace| trace.id[trace.kind().len()..].to_owned();
+    let mut traces: Vec<&Trace> = traces.iter().collect();
+    traces.sort_by_key(|trace| number(trace));
+    // With no curve nothing is drafted, and every token is scored all the same.
+    let (one_row, plain) = (CostCurve::exact([(1, 1.0)]), Schedule::cost_aware(CostCurve::default()));
+    let mut auto = Auto::new(sources(), Some(&Experience::fresh(&sources())));
+    for rate in RATES {
+        auto = auto.with_rate(rate);
+        for trace in &traces {
+            auto = auto.with_sources(sources());
+            replay(trace, &one_row, &mut auto, plain.clone(), wall)?;
+        }
+    }
+    Ok(Experience { calibrator: Calibrator::default(), ..auto.experience() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::target::SimulatedClock;
+    use crate::replay::trace::tests::trace;
+
+    #[test]
+    fn training_teaches_what_repetition_is_worth() {
+        let tokens: Vec<i32> = (0..140).map(|at| 10 + at % 7).collect();
+        let traces = [trace(&[1, 2, 3], &tokens, 0.9)];
+        let clock = SimulatedClock::default();
+        let trained = || train(&traces, &|| Auto::sources(None), &clock).unwrap();
+        let state = trained();
+        assert!(state.is_sound() && state == trained(), "the same again");
+        let json = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<Experience>(&json).unwrap(), state);
+
+        let curve = CostCurve::exact((1..=64).map(|n| (n, 1.0 + 0.01 * (n - 1) as f64)));
+        let n_steps = |experience: &Experience| {
+            let mut auto = Auto::new(Auto::sources(None), Some(experience));
+            replay(&traces[0], &curve, &mut auto, Schedule::cost_aware(curve.clone()), &clock).unwrap().stats.n_steps
+        };
+        assert!(n_steps(&state) < n_steps(&Experience::fresh(&Auto::sources(None))));
+    }
+}

@@ -1,0 +1,284 @@
+//! How much of a draft to verify.
+//!
+//! The tree of n drafted nodes that maximizes `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens by time, with n = 0
+//! (plain decoding) among the choices. Should that be wrong all the same, the loss budget (`loss_budget.rs`) bounds the loss.
+//!
+//! Gain and loss are measured in plain steps, so a plain step that looks slower than it is would make every draft look
+//! good. Hence the first step of an answer is plain, further ones are as long as drafting goes on, and of the curve and
+//! of this answer's own plain steps the faster is believed.
+
+use crate::cost::CostCurve;
+use crate::draft::Draft;
+use crate::loss_budget::LossBudget;
+use crate::target::TreeLimits;
+use crate::tree::{MAX_NODES, NodeId};
+
+mod explanation;
+pub use explanation::{Explanation, Reason, Verdict, Width};
+
+/// Widest tree the cost-aware schedule asks for where memory does not say less: no measured CPU curve pays for more.
+const MAX_ROWS: usize = 32;
+
+/// The rows of a tree may take this share of the memory that is available.
+const MEMORY_SHARE: u64 = 64;
+
+/// A draft must promise this much more than plain decoding: below it the promise is within the noise.
+const LEAST_GAIN: f64 = 1.02;
+
+/// A node that brings less than its cost by this factor may still fill a step of the staircase.
+const HARDLY: f64 = 4.0;
+
+/// After so many drafted steps for each plain one of this answer, but no more than six times as many, one is plain.
+const N_DRAFTED_PER_PLAIN: u32 = 8;
+
+/// A plain step is never taken to be faster than the curve says by more than this factor: it may be an outlier.
+const GREATEST_DISAGREEMENT: f64 = 1.6;
+
+/// The share of the newest sample in the running means of drafting times and of plain steps.
+const NEWEST_SHARE: f64 = 0.1;
+
+/// What one row of a verify takes beside the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMemory {
+    /// Tokens of the vocabulary: a logit each, once computed and once copied out.
+    pub n_vocab: usize,
+    /// Heads of attention: a score each per position.
+    pub n_heads: usize,
+    /// Positions of the context.
+    pub n_ctx: usize,
+}
+
+impl RowMemory {
+    /// The widest tree whose rows fit a small share of `n_available` bytes; 1, plain decoding, always does.
+    #[must_use]
+    pub fn max_rows(&self, n_available: u64) -> usize {
+        let n_floats = self.n_vocab.saturating_mul(2).saturating_add(self.n_heads.saturating_mul(self.n_ctx));
+        let per_row = (n_floats.saturating_mul(size_of::<f32>()).max(1)) as u64;
+        usize::try_from(n_available / MEMORY_SHARE / per_row).unwrap_or(MAX_ROWS).clamp(1, MAX_ROWS)
+    }
+}
+
+/// Decides, step by step, how much of a draft is verified.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    curve: CostCurve,
+    policy: Policy,
+}
+
+#[derive(Clone, Debug)]
+enum Policy {
+    /// Verify all of every draft, as ADED does.
+    Everything,
+    /// Verify what pays by the measured curve.
+    CostAware(Ledger),
+}
+
+/// What the cost-aware schedule knows of the answer so far.
+#[derive(Clone, Debug)]
+struct Ledger {
+    max_rows: usize,
+    draft_ms: f64,
+    loss_budget: LossBudget,
+    /// Mean time of this answer's plain steps, 0 before the first.
+    plain_ms: f64,
+    n_plain: u32,
+    /// Drafted steps since the last plain one.
+    n_since_plain: u32,
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        let loss_budget = LossBudget::default();
+        Ledger { max_rows: MAX_ROWS, draft_ms: 0.0, loss_budget, plain_ms: 0.0, n_plain: 0, n_since_plain: 0 }
+    }
+}
+
+impl Ledger {
+    fn needs_a_plain_step(&self) -> bool {
+        self.n_since_plain >= N_DRAFTED_PER_PLAIN * self.n_plain.min(6)
+    }
+
+    /// The time of a plain step that all is compared to.
+    fn reference_ms(&self, of_curve_ms: f64) -> f64 {
+        match self.n_plain {
+            0 => of_curve_ms,
+            _ => self.plain_ms.clamp(of_curve_ms / GREATEST_DISAGREEMENT, of_curve_ms),
+        }
+    }
+
+    fn record(&mut self, step: &StepRecord, of_curve_ms: Option<f64>) {
+        self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        if step.n_rows > 1 {
+            self.n_since_plain += 1;
+        } else {
+            self.n_since_plain = 0;
+            self.n_plain = self.n_plain.saturating_add(1);
+            let share = (1.0 / f64::from(self.n_plain)).max(NEWEST_SHARE);
+            self.plain_ms += share * (step.verify_ms - self.plain_ms);
+        }
+        let Some(of_curve_ms) = of_curve_ms else { return };
+        let is_plain = step.n_rows == 1;
+        let n_plain = if is_plain { 1.0 } else { (step.draft_ms + step.verify_ms) / self.reference_ms(of_curve_ms) };
+        self.loss_budget.record(step.n_emitted as f64, n_plain);
+    }
+}
+
+/// What one step did, for the schedule to learn from.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRecord {
+    /// Positions before the step.
+    pub n_past: usize,
+    /// Rows verified, root included.
+    pub n_rows: usize,
+    /// Tokens it brought: accepted ones and the bonus.
+    pub n_emitted: usize,
+    /// Drafting time in milliseconds.
+    pub draft_ms: f64,
+    /// Verifying time in milliseconds.
+    pub verify_ms: f64,
+}
+
+impl Schedule {
+    /// Verifies what pays by `curve`; nothing where it knows nothing.
+    #[must_use]
+    pub fn cost_aware(curve: CostCurve) -> Schedule {
+        Schedule { curve, policy: Policy::CostAware(Ledger::default()) }
+    }
+
+    /// The same, never asking for a tree of more than `max_rows`; see [`RowMemory::max_rows`].
+    #[must_use]
+    pub fn with_max_rows(mut self, max_rows: usize) -> Schedule {
+        if let Policy::CostAware(ledger) = &mut self.policy {
+            ledger.max_rows = max_rows.clamp(1, MAX_NODES);
+        }
+        self
+    }
+
+    /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
+    #[must_use]
+    pub fn everything(curve: CostCurve) -> Schedule {
+        Schedule { curve, policy: Policy::Everything }
+    }
+
+    /// The curve, as refined by the steps so far.
+    #[must_use]
+    pub fn curve(&self) -> &CostCurve {
+        &self.curve
+    }
+
+    /// The tree to ask the drafter for, on top of `n_past` positions.
+    #[must_use]
+    pub fn limits(&self, target: TreeLimits, n_past: usize) -> TreeLimits {
+        match &self.policy {
+            Policy::Everything => target,
+            Policy::CostAware(ledger) if ledger.needs_a_plain_step() || ledger.loss_budget.is_shut() => {
+                TreeLimits::PLAIN
+            }
+            Policy::CostAware(ledger) => {
+                TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), least_p: self.least_p(n_past), ..target }
+            }
+        }
+    }
+
+    /// The probability below which a node hardly pays: the cheapest row of the curve costs [`HARDLY`] times as much.
+    fn least_p(&self, n_past: usize) -> f32 {
+        let curve = self.curve.at(n_past);
+        let Some(plain_ms) = curve.get(&1) else { return 1.0 };
+        let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
+        let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
+        (per_row.fold(1.0, f64::min).max(0.0) / HARDLY) as f32
+    }
+
+    /// Rows of `draft` to verify on top of `n_past` positions.
+    #[must_use]
+    pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
+        match &self.policy {
+            Policy::Everything => draft.tree.len(),
+            Policy::CostAware(ledger) => self.best_size(draft, n_past, ledger),
+        }
+    }
+
+    /// Why [`Schedule::choose`] answers as it does.
+    #[must_use]
+    pub fn explain(&self, draft: &Draft, n_past: usize) -> Explanation {
+        let mut widths = Vec::new();
+        let (n_rows, reason) = match &self.policy {
+            Policy::CostAware(ledger) => {
+                let n_rows = self.weigh(draft, n_past, ledger, |width| widths.push(width));
+                let reason = match draft.tree.len() {
+                    _ if n_rows > 1 => Reason::Pays,
+                    1 if ledger.needs_a_plain_step() => Reason::PlainStepDue,
+                    1 if ledger.loss_budget.is_shut() => Reason::LatchShut,
+                    1 => Reason::NothingDrafted,
+                    _ if widths.is_empty() => Reason::UnknownCost,
+                    _ if widths.iter().any(|width| width.verdict == Verdict::NotCovered) => Reason::NotCovered,
+                    _ => Reason::TooLittleGain,
+                };
+                (n_rows, reason)
+            }
+            Policy::Everything if draft.tree.len() == 1 => (1, Reason::NothingDrafted),
+            Policy::Everything => (draft.tree.len(), Reason::Everything),
+        };
+        Explanation { n_rows, reason, widths, least_gain: LEAST_GAIN }
+    }
+
+    fn best_size(&self, draft: &Draft, n_past: usize, ledger: &Ledger) -> usize {
+        self.weigh(draft, n_past, ledger, |_| {})
+    }
+
+    /// The best size; `see` is told of every width that was weighed.
+    fn weigh(&self, draft: &Draft, n_past: usize, ledger: &Ledger, mut see: impl FnMut(Width)) -> usize {
+        let curve = self.curve.at(n_past);
+        let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
+        let plain_ms = ledger.reference_ms(of_curve_ms);
+        let mut best = (1, LEAST_GAIN / plain_ms);
+        let mut n_expected = 0.0;
+        // Per depth, the probability that a node there is accepted: exactly one child of a node can be.
+        let mut reach = vec![0.0; MAX_NODES];
+        for (node, p) in draft.tree.nodes().zip(&draft.p) {
+            n_expected += f64::from(*p);
+            reach[draft.tree.depth(node)] += f64::from(*p);
+            if node == NodeId::ROOT {
+                continue;
+            }
+            let n_rows = node.index() + 1;
+            // A width that was never measured is taken for the next wider one.
+            let Some((_, ms)) = curve.range(n_rows..).next() else {
+                break;
+            };
+            // More rows never take less than one: a curve that says so was measured on a busy machine.
+            let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
+            let tokens_per_ms = n_expected / step_ms;
+            let n_plain = step_ms / plain_ms;
+            let verdict = match tokens_per_ms > best.1 {
+                false => Verdict::NoBetter,
+                true if ledger.loss_budget.allows(n_plain, &reach) => Verdict::Better,
+                true => Verdict::NotCovered,
+            };
+            if verdict == Verdict::Better {
+                best = (n_rows, tokens_per_ms);
+            }
+            see(Width { n_rows, n_expected, n_plain, verdict });
+        }
+        best.0
+    }
+
+    /// Takes in what a step did. A plain step that shows the curve to be of a busy machine leaves nothing of it: there is
+    /// no drafting then until it is measured anew.
+    pub fn record(&mut self, step: &StepRecord) {
+        if step.n_rows == 1 {
+            let mut seen = CostCurve::default();
+            seen.observe(1, step.n_past, step.verify_ms);
+            if self.curve.is_of_a_busy_machine(&seen) {
+                self.curve = CostCurve::default();
+            }
+        }
+        self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
+        if let Policy::CostAware(ledger) = &mut self.policy {
+            ledger.record(step, self.curve.plain_ms(step.n_past));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! What an answer must be: a schema, a grammar or an expression, checked before a model is loaded.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+
+use crate::cli::failure::Failure;
+use crate::cli::input::read_file;
+use crate::structure::{Constraint, MAX_BYTES, too_long};
+
+/// What an answer must be.
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Form of the answer")]
+#[group(id = "form", multiple = false)]
+pub struct ConstraintArgs {
+    /// The answer is JSON of this schema, on one line; {} is any JSON. OpenAI's {"name","strict","schema"} is unwrapped
+    #[arg(short, long, value_name = "SCHEMA")]
+    pub json_schema: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    pub json_schema_file: Option<PathBuf>,
+
+    /// The answer is a text of this grammar, in llama.cpp's GBNF; its first rule is root
+    #[arg(long, value_name = "GBNF")]
+    pub grammar: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    pub grammar_file: Option<PathBuf>,
+
+    /// The answer is a text that this regular expression matches, all of it
+    #[arg(long, value_name = "RE", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+}
+
+impl ConstraintArgs {
+    /// What is asked for, if anything is.
+    ///
+    /// # Errors
+    /// When it cannot be read or used.
+    pub fn constraint(&self) -> Result<Option<Constraint>, Failure> {
+        let constraint = if let Some(schema) = &self.json_schema {
+            Constraint::JsonSchema(schema.clone())
+        } else if let Some(path) = &self.json_schema_file {
+            Constraint::JsonSchema(read(path, "a schema")?)
+        } else if let Some(grammar) = &self.grammar {
+            Constraint::Grammar(grammar.clone())
+        } else if let Some(path) = &self.grammar_file {
+            Constraint::Grammar(read(path, "a grammar")?)
+        } else if let Some(expression) = &self.regex {
+            Constraint::Regex(expression.clone())
+        } else {
+            return Ok(None);
+        };
+        let file = self.json_schema_file.as_ref().or(self.grammar_file.as_ref());
+        let place = file.map(|path| format!("{}: ", path.display())).unwrap_or_default();
+        constraint.check().map_err(|error| Failure::usage(format!("{place}{error}")))?;
+        Ok(Some(constraint))
+    }
+}
+
+/// A form's text; one that is too long is refused with its real size.
+fn read(path: &Path, what: &str) -> Result<String, Failure> {
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    let n_bytes = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());
+    if let Some(n_bytes) = n_bytes.filter(|&n| n > MAX_BYTES) {
+        let hint =
+            "forms are up to 64 KiB: move what repeats into $defs or rules of its own, or leave descriptions out";
+        return Err(Failure::usage(format!("{}: {}", path.display(), too_long(n_bytes))).with_hint(hint));
+    }
+    read_file(path, MAX_BYTES as u64, what)
+}

@@ -1,0 +1,72 @@
+//! `--exact`, and how users are told whether a context is exact.
+
+use clap::Args as ClapArgs;
+use serde::{Serialize, Serializer};
+
+use crate::cli::failure::Failure;
+use crate::cli::kernels::{KernelReport, Left};
+use crate::cli::output::stderr_line;
+use crate::llama::exact::{self, Exactness};
+use crate::llama::worker;
+use crate::tune::Settings;
+
+/// Whether exactness is demanded.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct ExactArg {
+    /// Refuse to run where a text could depend on drafts, threads or what is decoded beside it
+    ///
+    /// chaski models show tells where that is. Types of matrices without exact kernels are then computed in an exact way, which takes
+    /// longer for prompts.
+    #[arg(long)]
+    pub exact: bool,
+}
+
+impl ExactArg {
+    /// Demands exactness of all contexts, if it was asked for. Call it before anything of the engine is set up.
+    pub fn demand(self) {
+        if self.exact {
+            exact::demand();
+        }
+    }
+
+    /// Tells with `-v` whether what was computed was exact, and fails if that was demanded and it was not.
+    ///
+    /// # Errors
+    /// Why it was not exact.
+    pub fn check(self, exactness: &Exactness, is_verbose: bool) -> Result<(), Failure> {
+        if is_verbose {
+            stderr_line(&format!("exact: {exactness}"));
+        }
+        match self.exact {
+            true => Ok(worker::Failure::unless_exact(exactness.clone())?),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Two members of a JSON object: `exact`, and `inexact` with the reasons where it is not.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExactFields {
+    #[serde(serialize_with = "is_exact")]
+    exact: Exactness,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    inexact: Vec<String>,
+}
+
+fn is_exact<S: Serializer>(exactness: &Exactness, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(exactness.is_exact())
+}
+
+impl From<&Exactness> for ExactFields {
+    fn from(exactness: &Exactness) -> ExactFields {
+        ExactFields { exact: exactness.clone(), inexact: exactness.reasons() }
+    }
+}
+
+/// What the header of a model file and the settings allow to know.
+#[must_use]
+pub fn of_file(kernels: &KernelReport, settings: &Settings) -> Exactness {
+    let Exactness(mut reasons) = exact::of_setup(settings);
+    reasons.extend(kernels.left.iter().filter_map(Left::inexact));
+    Exactness(reasons)
+}

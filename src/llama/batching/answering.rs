@@ -1,0 +1,110 @@
+//! One request that is being answered: from tokens to text, and to the answer.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use crate::batch::engine::{Answer, End, Event, Refusal, Request, TokenLogprob};
+use crate::batching::{self, Ended, Said};
+use crate::llama::logprobs::Logprobs;
+use crate::llama::model::Model;
+use crate::target::TargetError;
+use crate::text::TextAssembler;
+
+/// An answer in the making.
+pub(super) struct Answering {
+    id: u64,
+    n_prompt: usize,
+    n_predicted: usize,
+    assembler: TextAssembler,
+    text: String,
+    logprobs: Option<Logprobs>,
+    n_top: Option<usize>,
+    told: Vec<TokenLogprob>,
+    /// What it is when it may have no more tokens.
+    at_limit: End,
+    placed: Instant,
+    first: Option<Instant>,
+}
+
+impl Answering {
+    pub(super) fn new(request: &Request, n_prompt: usize, assembler: TextAssembler, at_limit: End) -> Answering {
+        Answering {
+            at_limit,
+            id: request.id,
+            n_prompt,
+            n_predicted: 0,
+            assembler,
+            text: String::new(),
+            logprobs: request.n_logprobs.map(Logprobs::new),
+            n_top: request.n_top,
+            told: Vec::new(),
+            placed: Instant::now(),
+            first: None,
+        }
+    }
+
+    /// It has its lane from now on.
+    pub(super) fn placed(self) -> Answering {
+        Answering { placed: Instant::now(), ..self }
+    }
+
+    /// The request's.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How many of the likeliest tokens are reported with each.
+    pub(super) fn n_top(&self) -> Option<usize> {
+        self.n_top
+    }
+
+    /// Whether it has no token yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Takes a token. Tells whether it is the last one.
+    pub(super) fn take(&mut self, said: Said<'_>, model: &Model) -> ControlFlow<()> {
+        self.first.get_or_insert_with(Instant::now);
+        self.n_predicted += 1;
+        if model.is_end(said.token) {
+            return ControlFlow::Break(());
+        }
+        self.text.push_str(self.assembler.push(&model.bytes(said.token)));
+        if let Some(logprobs) = &mut self.logprobs {
+            self.told.extend(logprobs.of(said.token, said.logits, model));
+        }
+        if self.assembler.stopped().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The answer, or why there is none.
+    pub(super) fn finish(mut self, ended: &Ended) -> Event {
+        let end = match &ended.end {
+            batching::End::Broken => End::Stop,
+            batching::End::Limit | batching::End::Full => self.at_limit,
+            batching::End::Failed(error) => return Event::Refused { id: self.id, refusal: failure(error) },
+        };
+        self.text.push_str(self.assembler.finish());
+        let first = self.first.unwrap_or(self.placed);
+        Event::Done(Box::new(Answer {
+            id: self.id,
+            text: self.text,
+            reasoning: None,
+            end,
+            n_prompt: self.n_prompt,
+            n_cached: ended.n_cached,
+            n_predicted: self.n_predicted,
+            n_drafted: ended.n_drafted,
+            n_accepted: ended.n_accepted,
+            prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
+            predicted_ms: first.elapsed().as_secs_f64() * 1e3,
+            logprobs: self.told,
+        }))
+    }
+}
+
+/// What one text failed with; the others are not concerned.
+fn failure(error: &TargetError) -> Refusal {
+    let code = if *error == TargetError::NotFinite { "not_finite" } else { "generation_failed" };
+    Refusal { code: code.to_owned(), message: error.to_string() }
+}

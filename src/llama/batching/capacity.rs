@@ -1,0 +1,187 @@
+//! How many lanes an engine has: what rows cost is measured, and memory is looked at.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::available::available;
+use crate::batching::lane_count::{LaneMemory, longest_fitting, n_worthwhile};
+use crate::batching::target::{BatchTarget as _, Run};
+use crate::cost::{CostCurve, lower_median};
+use crate::llama::batching::{BatchEngineConfig, Startup, Told};
+use crate::llama::exact;
+use crate::llama::model::Model;
+use crate::llama::parallel::{MAX_LANES, Parallel};
+use crate::llama::session::{N_CTX_STEP, SessionConfig};
+use crate::llama::thread::Outbox;
+use crate::llama::worker::{Failure, Notice, unix_s};
+use crate::memory::cache_choices;
+use crate::store::curves::{self, CurveKey};
+use crate::target::TargetError;
+use crate::token::Token;
+use crate::tune::{FlashAttention, Settings};
+
+/// Widths that are measured, most useful first.
+const WIDTHS: [usize; 9] = [1, 16, 64, 32, 8, 4, 2, 12, 128];
+
+/// Beyond these, widths need not be known where fewer lanes are forced.
+const LEAST_WIDEST: usize = 16;
+
+/// Times that each is measured.
+const N_REPEATS: usize = 3;
+
+/// Time for measuring; the narrow ones are measured in any case.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// What is known before there is a context.
+#[derive(Clone, Copy)]
+pub(super) struct Capacity<'a> {
+    pub(super) model: &'a Model,
+    pub(super) config: &'a BatchEngineConfig,
+    pub(super) outbox: &'a Outbox<Told>,
+}
+
+impl<'a> Capacity<'a> {
+    /// What rows cost in a context of these settings: as kept, or measured now.
+    pub(super) fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
+        let kept_at = self.config.engine.curves.as_ref();
+        let kept_at = kept_at.map(|(folder, key)| (folder, key.with_settings(&format!("{settings} batch"))));
+        let kept = kept_at.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
+        let mut curve = kept.unwrap_or_default().0.aged();
+        // A few steps: nothing beside a batch, while a wrong number of lanes costs all of it.
+        if curve.plain_ms(0).is_some() {
+            let seen = CostCurve::exact(self.measure(settings, &[1])?);
+            if curve.is_of_a_busy_machine(&seen) {
+                curve = CostCurve::default();
+            }
+        }
+        let known = curve.at(0);
+        let widest = self.config.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
+        let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
+        let missing: Vec<usize> = WIDTHS.into_iter().filter(|n| *n <= widest && !known.contains_key(n)).collect();
+        if !missing.is_empty() {
+            self.outbox.send(Told::Startup(Startup::Measuring));
+            for (n_rows, ms) in self.measure(settings, &missing)? {
+                curve.put(n_rows, 0, ms, u32::try_from(N_REPEATS).unwrap_or(u32::MAX));
+            }
+            self.keep(kept_at, &curve);
+        }
+        Ok(curve)
+    }
+
+    /// Refuses to go on where a context of these settings is not exact: two rows are decoded in a small one.
+    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), Failure> {
+        let context = SessionConfig::new(N_CTX_STEP, settings);
+        let mut target = Parallel::new(self.model, &context, 2, 2)?;
+        target.decode(&[Run { lane_id: 0, tokens: vec![Token(0); 2], n_logits: 2 }])?;
+        Failure::unless_exact(exact::of_work(settings))
+    }
+
+    fn keep(&self, kept_at: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
+        let Some((folder, key)) = kept_at else { return };
+        if let Err(error) = curves::save(folder, &key, curve, unix_s()) {
+            self.outbox.send(Told::Startup(Startup::Notice(Notice::CurveNotKept(error))));
+        }
+    }
+
+    /// Milliseconds by rows: one row of each of so many lanes, on top of as few positions as there can be.
+    fn measure(&self, settings: &Settings, widths: &[usize]) -> Result<BTreeMap<usize, f64>, TargetError> {
+        let widest = widths.iter().copied().max().unwrap_or(1);
+        let context = SessionConfig::new(N_CTX_STEP, settings);
+        let mut target = Parallel::new(self.model, &context, widest, widest)?;
+        let start = Instant::now();
+        let mut time_of = |n_rows: usize| {
+            let runs: Vec<Run> =
+                (0..n_rows).map(|lane_id| Run { lane_id, tokens: vec![Token(0)], n_logits: 1 }).collect();
+            let start = Instant::now();
+            target.decode(&runs).map(|()| start.elapsed().as_secs_f64() * 1e3)
+        };
+        // The first batch pays for allocations and page faults that no later one sees.
+        time_of(1)?;
+        let mut samples: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for pass in 0..N_REPEATS {
+            for &n_rows in widths {
+                let is_over = start.elapsed() >= BUDGET && (pass > 0 || n_rows > LEAST_WIDEST);
+                if self.outbox.is_interrupted() {
+                    return Err(TargetError::Interrupted);
+                }
+                if !is_over {
+                    samples.entry(n_rows).or_default().push(time_of(n_rows)?);
+                }
+            }
+        }
+        Ok(samples.into_iter().filter_map(|(n_rows, samples)| Some((n_rows, lower_median(&samples)?))).collect())
+    }
+
+    /// Lanes of `n_ctx` positions each.
+    pub(super) fn n_lanes(&self, curve: &CostCurve, n_ctx: usize, settings: &Settings) -> usize {
+        let n_wanted = self.config.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
+        self.n_fitting(n_wanted.clamp(1, MAX_LANES), n_ctx, settings)
+    }
+
+    fn n_fitting(&self, n_wanted: usize, n_ctx: usize, settings: &Settings) -> usize {
+        self.lane(n_ctx, settings).n_fitting(n_wanted, available().unwrap_or(u64::MAX))
+    }
+
+    /// A lane of `n_ctx` positions.
+    fn lane(&self, n_ctx: usize, settings: &Settings) -> LaneMemory {
+        // Flash attention keeps no scores.
+        let keeps_scores = settings.flash_attention == FlashAttention::Off;
+        let n_scores = if keeps_scores { self.model.n_heads() } else { 0 };
+        // The header tells of each layer; the model of the first one only.
+        let (of_position, of_states) = match &self.config.engine.shape {
+            Some(shape) => {
+                let [none, one] = [0, 1].map(|n| shape.cache_bytes(n, settings.kv_type));
+                (one - none, none)
+            }
+            None => (self.model.cache_bytes(settings.kv_type), 0),
+        };
+        LaneMemory {
+            bytes_per_position: of_position.saturating_add((size_of::<f32>() * n_scores) as u64),
+            n_ctx: n_ctx.next_multiple_of(N_CTX_STEP),
+            bytes_per_lane: of_states.saturating_add((size_of::<f32>() * 2 * self.model.n_vocab()) as u64),
+        }
+    }
+
+    /// What a lane of one text is compared with: the memory that is available now, where that is to be looked at. With
+    /// `-c` all texts get what was compared before the model was loaded.
+    pub(super) fn n_available(&self) -> Option<u64> {
+        let is_looked_at = self.config.engine.shape.is_some() && self.config.n_ctx.is_none();
+        available().filter(|_| is_looked_at)
+    }
+
+    /// Why a text gets no lane, if there is not enough memory for it alone.
+    pub(super) fn lack(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
+        let lane = self.place_of_text(n_prompt + max_tokens);
+        if lane.fits(n_available) {
+            return None;
+        }
+        let fitting = self.fitting(n_prompt, max_tokens, n_available);
+        let fitting = if fitting.is_empty() { "a smaller model".to_owned() } else { fitting.join(", or ") };
+        // A job that is there goes on with the same input and parameters only.
+        Some(format!(
+            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB are available; \
+             hint: what fits, in a new job: {fitting}; --no-memory-check tries it all the same, in this job with \
+             --retry-failed",
+            lane.bytes() >> 20,
+            n_available >> 20,
+        ))
+    }
+
+    fn place_of_text(&self, n_ctx: usize) -> LaneMemory {
+        self.lane(n_ctx, self.config.engine.settings.at(n_ctx))
+    }
+
+    /// What can be asked for instead: a shorter text, or smaller numbers in the cache.
+    fn fitting(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Vec<String> {
+        let n_ctx = n_prompt + max_tokens;
+        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.place_of_text(n)) {
+            0 => None,
+            most if most <= n_prompt => Some(format!("a shorter prompt, of {most} tokens with its answer")),
+            most => Some(format!("max_tokens {}", most - n_prompt)),
+        };
+        let smaller = cache_choices(self.config.engine.settings.at(n_ctx)).into_iter();
+        let smaller = smaller.filter(|(_, settings)| self.lane(n_ctx, settings).fits(n_available));
+        shorter.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! The beginning that the lines of a job have in common: taken from the disk where it was kept, and kept once it was read.
+//!
+//! It is one state under a key of its own: llama.cpp writes into a state how many lanes its context has. Everything here
+//! is expendable. What goes wrong is told, and the beginning is read.
+
+use std::path::Path;
+
+use crate::batching::Batcher;
+use crate::cost::CostCurve;
+use crate::llama::batching::BatchEngineConfig;
+use crate::llama::model::Model;
+use crate::llama::parallel::Parallel;
+use crate::llama::session::SessionConfig;
+use crate::llama::worker::Notice;
+use crate::llama::worker::states::{model_key, state_key};
+use crate::store::prompt_cache::PromptCacheConfig;
+use crate::store::prompt_cache::choice::{Fit, MIN_TOKENS, is_worth_keeping, n_common};
+use crate::store::prompt_cache::file::{State, known_seal, seal};
+use crate::token::Token;
+
+/// Where shared prefixes are kept, and as whose.
+pub(super) struct SharedPrefixes<'a> {
+    cache: &'a PromptCacheConfig,
+    secret: &'a Path,
+    key: String,
+    /// What reading one token takes.
+    us_per_token: u32,
+    /// What the first lines have in common, while it is not kept.
+    tokens: Vec<Token>,
+    n_recalled: usize,
+}
+
+impl<'a> SharedPrefixes<'a> {
+    /// For a context of so many lanes; `None` where nothing is to be kept, or cannot be.
+    ///
+    /// # Errors
+    /// When the model's file cannot be read.
+    pub(super) fn new(
+        config: &'a BatchEngineConfig,
+        model: &Model,
+        context: &SessionConfig,
+        n_lanes: usize,
+        curve: &CostCurve,
+    ) -> Result<Option<SharedPrefixes<'a>>, Notice> {
+        let (Some(cache), Some(secret)) = (&config.prompt_cache, &config.engine.secret) else { return Ok(None) };
+        // Of what lies before a window llama.cpp leaves cells out of a state.
+        if model.is_recurrent() || model.has_window() {
+            return Ok(None);
+        }
+        let settings = config.engine.settings.at(context.n_ctx);
+        let key = model_key(&config.engine.model).map_err(Notice::StateUnusable)?;
+        let key = format!("{} {n_lanes} lanes", state_key(&key, model, settings, context.n_ctx));
+        let us = curve.at(0).into_iter().map(|(n_rows, ms)| ms * 1e3 / n_rows as f64).fold(f64::INFINITY, f64::min);
+        Ok(Some(SharedPrefixes { cache, secret, key, us_per_token: us as u32, tokens: Vec::new(), n_recalled: 0 }))
+    }
+
+    /// Looks for what two prompts have in common. `batcher` has no texts yet.
+    pub(super) fn recall(&mut self, batcher: &mut Batcher<Parallel<'_>>, a: &[Token], b: &[Token]) -> Vec<Notice> {
+        // The last token of a prompt is read in any case.
+        let n = n_common(a, b).min(a.len().min(b.len()).saturating_sub(1));
+        if n < MIN_TOKENS {
+            return Vec::new();
+        }
+        self.tokens = a[..n].to_vec();
+        let seal = match known_seal(self.secret) {
+            Ok(Some(seal)) => seal,
+            Ok(None) => return Vec::new(),
+            Err(error) => return vec![Notice::StateUnusable(error)],
+        };
+        let fit = Fit { n_ctx: batcher.n_positions(), can_truncate: true };
+        let found = self.cache.find(&self.key, &self.tokens, 0, fit, &seal);
+        let mut notices: Vec<Notice> = found.errors.into_iter().map(Notice::StateUnusable).collect();
+        if let Some((head, bytes)) = found.state {
+            let put = |target: &mut Parallel<'_>, lane_id| target.restore(lane_id, head.tokens.len(), &bytes);
+            match batcher.admit_shared_prefix(&head.tokens, put) {
+                Ok(()) => self.n_recalled = n_common(&head.tokens, &self.tokens),
+                Err(error) => notices.push(Notice::StateRefused(error)),
+            }
+        }
+        notices
+    }
+
+    /// Keeps the beginning, once a text that has it has left its lane.
+    pub(super) fn keep(&mut self, batcher: &mut Batcher<Parallel<'_>>) -> Result<(), Notice> {
+        if self.tokens.is_empty() {
+            return Ok(());
+        }
+        let Some((target, lane_id)) = batcher.only_shared_prefix(&self.tokens) else { return Ok(()) };
+        let tokens = std::mem::take(&mut self.tokens);
+        let (n, n_new, n_bytes) = (tokens.len(), tokens.len() - self.n_recalled, target.n_state_bytes(lane_id) as u64);
+        if !is_worth_keeping(n, n_new, self.us_per_token, n_bytes) {
+            return Ok(());
+        }
+        let bytes = target.state(lane_id).map_err(Notice::StateRefused)?;
+        let state = State { key: &self.key, tokens: &tokens, us_per_token: self.us_per_token, bytes: &bytes };
+        let kept = seal(self.secret).and_then(|seal| self.cache.keep(&state, true, &seal));
+        kept.map_err(Notice::PromptNotKept)
+    }
+}
