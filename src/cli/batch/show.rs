@@ -48,7 +48,7 @@ impl Show {
         if n_th > MAX_TOLD {
             return;
         }
-        let more = if n_th == MAX_TOLD { "; further lines of this kind are not listed" } else { "" };
+        let more = if n_th == MAX_TOLD { "; no more such notices will be shown" } else { "" };
         self.bars.suspend(|| stderr_line(&format!("notice: line {number}: {what}{more}")));
     }
 }
@@ -95,7 +95,7 @@ pub(super) fn summary(ended: &Ended, seed: u32) -> String {
         return format!("{lines}; seed {seed}");
     }
     format!(
-        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; seed {seed}",
+        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0} tokens/s), {:.2} tokens/step; seed {seed}",
         progress.n_done_now,
         duration(progress.seconds),
         progress.predicted_per_second(),
@@ -116,7 +116,7 @@ mod tests {
         let progress = Progress { n_lines: 64, totals, n_done_now: 20, n_ok_now: 20, engine, seconds: 10.0 };
         let ended = Ended { progress, is_interrupted: false, n_lost: 0 };
         let expected =
-            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
+            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10 tokens/s), 2.00 tokens/step; seed 7";
         assert_eq!(summary(&ended, 7), expected);
         let stopped = Ended { progress: Progress { n_lines: 70, n_done_now: 0, ..progress }, ..ended };
         assert_eq!(summary(&stopped, 7), "61 ok + 3 failed of 70 lines; seed 7");
