@@ -51,7 +51,7 @@ pub(super) fn write(
             }
             Some(Event::Refused { id, failure }) => {
                 feeder.n_open -= 1;
-                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is left out: {failure}")));
+                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {failure}")));
             }
             Some(Event::Failed(failure)) => return Err(failure.into()),
             Some(Event::Loading(_) | Event::Loaded(_)) => {}
@@ -64,7 +64,7 @@ pub(super) fn write(
     stderr_line(&format!("{n} tokens in {seconds:.1} s: {:.1} tokens/s", n as f64 / seconds));
     if keeper.n_tokens() < n_tokens {
         let done = keeper.n_tokens();
-        stderr_line(&format!("notice: the prompts are used up after {done} of {n_tokens} tokens"));
+        stderr_line(&format!("notice: no prompts are left after {done} of {n_tokens} tokens"));
     }
     Ok(())
 }
@@ -88,7 +88,9 @@ fn start(
                 bars.clear();
                 return Err(failure.into());
             }
-            Some(event) => return Err(Failure::new(format!("the engine said {event:?} while loading"))),
+            Some(event) => {
+                return Err(Failure::new(format!("unexpected message from the engine while loading: {event:?}")));
+            }
             None => return Err(Failure::new("the engine stopped while loading the model")),
         }
     }
