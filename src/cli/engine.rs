@@ -93,7 +93,7 @@ pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
     n.map(Some).ok_or_else(|| {
         Failure::usage(format!("-n must be -1, or 1 or more, not {n_predict}"))
             .about("n-predict")
-            .with_hint("for no limit, use -n -1")
+            .with_hint("for the default limit, use -n -1")
     })
 }
 

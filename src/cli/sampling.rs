@@ -33,7 +33,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
 
-    /// Keep only tokens at least P times as likely as the likeliest (0: off)
+    /// Keep tokens at least P times as likely as the likeliest (0: off)
     #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
 

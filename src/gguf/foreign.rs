@@ -7,7 +7,8 @@ const N_LOOKED_AT: usize = 1024;
 
 const AGAIN: &str = "download the file itself: on Hugging Face, replace /blob/ in the address by /resolve/";
 const LOGIN: &str =
-    "the download saved an error message instead of the model: check the address, and log in if the model is gated";
+    "probably the download saved an error message instead of the model: check the address, and log in if the model \
+     is gated";
 const UNPACK: &str = "unpack it, and give the GGUF file in it; convert safetensors and PyTorch models with llama.cpp's \
      convert_hf_to_gguf.py";
 const CONVERT: &str = "look for a GGUF version of the model, or convert it with llama.cpp's convert_hf_to_gguf.py";
