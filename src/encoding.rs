@@ -24,7 +24,7 @@ pub enum TextError {
         at: u64,
     },
     /// The mark says UTF-16, and here stands half a character.
-    #[error("not UTF-16 at byte {at}, though it begins with the byte-order mark of UTF-16")]
+    #[error("not UTF-16 at byte {at}, although it starts with the byte-order mark of UTF-16")]
     NotUtf16 {
         /// Its place in the file, from 0.
         at: u64,

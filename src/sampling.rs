@@ -296,7 +296,7 @@ impl Knob {
         let (&start, &end) = (self.range.start(), self.range.end());
         match (start, end) {
             (start, end) if end < HUGE => format!("{kind} from {start} to {end}"),
-            (0.0, _) => format!("{kind} that is not negative"),
+            (0.0, _) => format!("{kind}, 0 or more"),
             (start, _) if start > 0.0 && start < 0.1 => format!("{kind} above 0"),
             (start, _) if start == -HUGE => kind.to_owned(),
             (start, _) => format!("{kind}, {start} or more"),
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!((knob.flag, number, knob.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
         let wanted = |name: &str| KNOBS.iter().find(|knob| knob.name == name).unwrap().wanted();
         assert_eq!(wanted("top_k"), "a whole number, -1 or more");
-        assert_eq!(wanted("dynatemp_range"), "a number that is not negative");
+        assert_eq!(wanted("dynatemp_range"), "a number, 0 or more");
         assert_eq!(wanted("repeat_penalty"), "a number above 0");
         assert_eq!(wanted("presence_penalty"), "a number");
         assert_eq!(wanted("dry_base"), "a number, 1 or more");

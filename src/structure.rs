@@ -130,7 +130,7 @@ impl Constraint {
 /// What is said of a form of so many bytes.
 #[must_use]
 pub fn too_long(n_bytes: usize) -> String {
-    format!("it has {n_bytes} bytes, more than {MAX_BYTES}")
+    format!("it has {n_bytes} bytes; the limit is {MAX_BYTES}")
 }
 
 /// A constraint for llguidance.
@@ -151,10 +151,10 @@ struct Schema {
 /// nothing is forced, and small models go on with it for ever.
 fn json_form(source: &str) -> Result<Grammar, String> {
     // Its reader bounds the depth, which is followed by recursion.
-    let given: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
+    let given: Value = serde_json::from_str(source).map_err(|error| format!("not valid JSON: {error}"))?;
     let (schema, start) = unwrapped(&given).map_err(|error| error.to_string())?;
     if !schema.is_object() && !schema.is_boolean() {
-        return Err("it is not a JSON object".to_owned());
+        return Err("not a JSON object".to_owned());
     }
     let layout = schema.get("x-guidance").cloned();
     let layout = layout

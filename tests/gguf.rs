@@ -214,7 +214,7 @@ fn last_padding_may_be_absent() {
     bytes.pop();
     let error = check(bytes).expect_err("one byte of data is missing");
     let text = error.to_string();
-    assert!(text.contains("bytes, the file has") && text.ends_with("incomplete download"), "{text}");
+    assert!(text.contains("bytes, but the file has") && text.ends_with("incomplete download"), "{text}");
     assert!(error.hint().is_some_and(|hint| hint.contains("download it again")));
 }
 

@@ -142,6 +142,8 @@ pub enum End {
         /// The positions it had for this text.
         n_ctx: usize,
     },
+    /// Neither the request nor the engine had a limit, and all that is set aside for an answer then was emitted.
+    DefaultLimit,
 }
 
 /// Why a request is not answered.

@@ -31,13 +31,13 @@ pub enum LedgerError {
         error: io::Error,
     },
     /// The output holds something, and there is no journal that says what.
-    #[error("{0}: it exists, and no journal says that it is the output of a batch")]
+    #[error("{0}: the file exists, but it has no journal, so it is not the output of a batch")]
     NoJournal(PathBuf),
     /// The journal is something else.
-    #[error("{0}: not a journal of chaski batch, or one of another version")]
+    #[error("{0}: not a journal of chaski batch, or written by another version")]
     Foreign(PathBuf),
     /// The journal is another job's.
-    #[error("{path}: it was begun with another {}: {}, now {}", .difference.what, .difference.was, .difference.is)]
+    #[error("{path}: the job was started with another {}: {} then, {} now", .difference.what, .difference.was, .difference.is)]
     OtherKey {
         /// The journal.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum LedgerError {
     #[error("{0}: another process is writing to it")]
     Busy(PathBuf),
     /// The output lost what the journal says is in it.
-    #[error("{path}: it has {n_bytes} bytes, and its journal says {n_expected}: it was changed by others")]
+    #[error("{path}: the file was changed: it has {n_bytes} bytes, but its journal says {n_expected}")]
     Shortened {
         /// The output.
         path: PathBuf,

@@ -24,10 +24,10 @@ pub enum MergeError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A part has no journal.
-    #[error("{0}: no journal says what it is")]
+    #[error("{0}: no journal found for this file")]
     NoJournal(PathBuf),
     /// A part is of another job.
-    #[error("{path}: it is of another job: its {} is {}, not {}", .difference.what, .difference.is, .difference.was)]
+    #[error("{path}: belongs to another job: its {} is {}, not {}", .difference.what, .difference.is, .difference.was)]
     OtherJob {
         /// The part.
         path: PathBuf,
@@ -35,10 +35,10 @@ pub enum MergeError {
         difference: Difference,
     },
     /// A part is there twice.
-    #[error("{0}: another part has the same lines")]
+    #[error("{0}: has the same lines as another file")]
     Twice(PathBuf),
     /// A part has lines that are not done.
-    #[error("{path}: {n_left} of its lines are not done")]
+    #[error("{path}: {n_left} lines of this shard are not done")]
     Incomplete {
         /// The part.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum MergeError {
         n_left: u64,
     },
     /// The parts are not all there.
-    #[error("{n_missing} of {n_lines} lines are in none of the parts")]
+    #[error("{n_missing} of {n_lines} lines are missing from the shards")]
     Missing {
         /// Lines that are nowhere.
         n_missing: u64,
@@ -54,7 +54,7 @@ pub enum MergeError {
         n_lines: u64,
     },
     /// The output is there already.
-    #[error("{0}: it exists")]
+    #[error("{0}: the file already exists")]
     Exists(PathBuf),
 }
 

@@ -91,7 +91,7 @@ pub enum BatchError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A stream that results go to failed.
-    #[error("the output: {0}")]
+    #[error("cannot write the output: {0}")]
     Stream(io::Error),
     /// The engine ended.
     #[error("{0}")]
@@ -122,13 +122,21 @@ pub trait Watcher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     /// It is not whole, and nobody asked for that.
-    #[error("the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")]
+    #[error("the answer was cut off: the context of {n_ctx} tokens is full; hint: use a larger -c")]
     ContextFull {
         /// The positions it had.
         n_ctx: usize,
     },
+    /// The same, where there was neither a limit nor a size of the context.
+    #[error(
+        "the answer was cut off: without max_tokens, -n and -c, an answer has at most {n_tokens} tokens; hint: use -n"
+    )]
+    DefaultLimit {
+        /// The tokens it has.
+        n_tokens: usize,
+    },
     /// There is no content.
-    #[error("the answer ended within the model's thinking; hint: a larger -n or max_tokens")]
+    #[error("the answer ended within the model's thinking, so it is empty; hint: use a larger -n or max_tokens")]
     ThinkingOnly,
 }
 

@@ -52,8 +52,8 @@ impl Progress {
     pub fn details(&self) -> String {
         let engine = &self.engine;
         let mut words =
-            format!("{:.1} tokens/s, prompts {:.0}/s", self.predicted_per_second(), self.prompt_per_second());
-        words += &format!(", {} at a time, {:.2} tokens/step", engine.n_running, self.tokens_per_step());
+            format!("{:.1} tokens/s (prompts: {:.0} tokens/s)", self.predicted_per_second(), self.prompt_per_second());
+        words += &format!(", {} lanes, {:.2} tokens/step", engine.n_running, self.tokens_per_step());
         if self.totals.n_failed > 0 {
             words += &format!(", {} failed", self.totals.n_failed);
         }
@@ -97,9 +97,12 @@ mod tests {
         let progress = Progress { n_lines: 100, totals, n_done_now: 22, n_ok_now: 20, engine, seconds: 10.0 };
         assert_eq!(
             progress.line(),
-            "40/100 lines: 50.0 tokens/s, prompts 200/s, 16 at a time, 2.00 tokens/step, 3 failed, 30s left"
+            "40/100 lines: 50.0 tokens/s (prompts: 200 tokens/s), 16 lanes, 2.00 tokens/step, 3 failed, 30s left"
         );
-        assert_eq!(Progress::default().line(), "0/0 lines: 0.0 tokens/s, prompts 0/s, 0 at a time, 0.00 tokens/step");
+        assert_eq!(
+            Progress::default().line(),
+            "0/0 lines: 0.0 tokens/s (prompts: 0 tokens/s), 0 lanes, 0.00 tokens/step"
+        );
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl<'a> Body<'a> {
 fn reason(end: End) -> &'static str {
     match end {
         End::Stop => "stop",
-        End::Length | End::Context { .. } => "length",
+        End::Length | End::Context { .. } | End::DefaultLimit => "length",
     }
 }
 

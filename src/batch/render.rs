@@ -63,7 +63,10 @@ impl Renderer {
             },
             Prompt::Messages(messages) => match &self.template {
                 Some(template) => self.expand(template, &messages, own),
-                None => Err(refuse(INVALID_REQUEST, "this model has no chat template, so it takes no messages")),
+                None => Err(refuse(
+                    INVALID_REQUEST,
+                    "the model has no chat template, so it cannot take messages; hint: give --chat-template",
+                )),
             },
         }
     }
@@ -143,11 +146,11 @@ fn continues_last(messages: &[Message]) -> Result<bool, Refusal> {
     let Some((last, before)) = messages.split_last().filter(|(last, _)| is_assistants(last)) else { return Ok(false) };
     let place = messages.len();
     let what = if before.last().is_some_and(is_assistants) {
-        "the last two are the assistant's, and only one can be continued"
+        "the last two messages are the assistant's; only one can be continued"
     } else if last.extra.contains_key("tool_calls") {
-        "a call of a tool cannot be continued; add the message of the role tool that answers it"
+        "a tool call cannot be continued; add a message of the role tool with its result"
     } else if last.extra.keys().any(|name| ["reasoning_content", "reasoning", "thinking"].contains(&name.as_str())) {
-        "an answer that is continued cannot have reasoning; leave it out, or add a user's message"
+        "an answer that is continued cannot have reasoning; remove it, or add a user message"
     } else {
         return Ok(true);
     };

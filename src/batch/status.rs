@@ -99,7 +99,7 @@ impl Status {
         .expect("a text takes all");
         let spent = duration(active_ms as f64 / 1e3);
         let rate = self.predicted_per_second;
-        writeln!(text, "{n_prompt} prompt tokens and {n_predicted} generated in {spent}: {rate:.1} tokens/s")
+        writeln!(text, "{n_prompt} prompt tokens, and {n_predicted} generated in {spent}: {rate:.1} tokens/s")
             .expect("a text takes all");
         let Key { input, model, seed, .. } = &self.job;
         writeln!(text, "input: {input}\nmodel: {model}\nseed: {seed}").expect("a text takes all");
@@ -153,7 +153,7 @@ mod tests {
     fn it_is_told_to_people_and_programs() {
         let status = Status::of(&journal(&half()), true);
         let expected = "running: 5 ok + 0 failed of 10 lines, 5 left (about 10s)\n\
-             50 prompt tokens and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m\nseed: 7\n--temp 0\n";
+             50 prompt tokens, and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m\nseed: 7\n--temp 0\n";
         assert_eq!(status.text(), expected);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["phase"], &json["n_ok"], &json["n_at_work"]), (&"running".into(), &5.into(), &1.into()));

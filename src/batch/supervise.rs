@@ -47,10 +47,10 @@ pub fn supervise(
             return Ok(Fate::Crashed(status));
         }
         let lines = if n_at_work == 1 { "1 line".to_owned() } else { format!("{n_at_work} lines") };
-        notice(&format!("the engine crashed ({name}) with {lines} at work; starting again, with each of these alone"));
+        notice(&format!("the engine crashed ({name}) while {lines} ran; it starts again, and runs each of them alone"));
         after_crash = true;
     }
-    Err(io::Error::other(format!("{MAX_CRASHES} crashes")))
+    Err(io::Error::other(format!("the engine crashed {MAX_CRASHES} times")))
 }
 
 fn wait(mut child: Child, interrupt: &AtomicBool) -> io::Result<ExitStatus> {

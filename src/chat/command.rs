@@ -64,7 +64,7 @@ pub enum CommandError {
     #[error("/{0} needs {1}")]
     Missing(&'static str, &'static str),
     /// It takes no argument.
-    #[error("/{0} takes nothing, but was given {1:?}")]
+    #[error("/{0} takes no argument, but got {1:?}")]
     Unwanted(&'static str, String),
 }
 
@@ -74,8 +74,13 @@ impl CommandError {
     pub fn hint(&self) -> String {
         match self {
             CommandError::Unknown(name) => match nearest(name) {
-                Some(known) => format!("/{known}? /help lists all; a message that begins with / goes between \"\"\""),
-                None => "/help lists them; a message that begins with / goes between \"\"\"".to_owned(),
+                Some(known) => format!(
+                    "did you mean /{known}? /help lists all commands; to send a message that \
+                                        starts with /, put it between \"\"\""
+                ),
+                None => {
+                    "/help lists all commands; to send a message that starts with /, put it between \"\"\"".to_owned()
+                }
             },
             CommandError::Missing(name, _) | CommandError::Unwanted(name, _) => {
                 SPECS.iter().find(|spec| spec.name == *name).map_or_else(String::new, Spec::usage)
@@ -105,20 +110,20 @@ const fn spec(name: &'static str, argument: &'static str, help: &'static str, ma
 
 /// All of them, in the order of `/help`.
 const SPECS: [Spec; 14] = [
-    spec("help", "", "list the commands", |_| Command::Help),
-    spec("regen", "", "answer the last message again, with other draws", |_| Command::Regen),
-    spec("undo", "", "take the last message and its answer back", |_| Command::Undo),
+    spec("help", "", "list the commands (also /?)", |_| Command::Help),
+    spec("regen", "", "answer the last message again, with another seed", |_| Command::Regen),
+    spec("undo", "", "remove the last message and its answer", |_| Command::Undo),
     spec("edit", "", "change the last message in $VISUAL or $EDITOR, and answer it again", |_| Command::Edit),
-    spec("read", "FILE", "put a file before the next message", Command::Read),
-    spec("system", "TEXT", "set the system prompt; without TEXT there is none", Command::System),
-    spec("set", "KEY VALUE", "change a setting; /show lists them", set),
-    spec("show", "", "tell the settings and what the chat holds", |_| Command::Show),
-    spec("stats", "", "tell how fast the last answer was", |_| Command::Stats),
-    spec("save", "NAME", "keep this chat under a name, from now on", Command::Save),
-    spec("load", "NAME", "go on with a chat that was kept", Command::Load),
-    spec("list", "", "list the chats that were kept", |_| Command::List),
-    spec("clear", "", "begin anew; a chat with a name stays as it is", |_| Command::Clear),
-    spec("exit", "", "leave, as Ctrl-D does", |_| Command::Exit),
+    spec("read", "FILE", "put a file before your next message", Command::Read),
+    spec("system", "TEXT", "set the system prompt; without TEXT, remove it", Command::System),
+    spec("set", "KEY VALUE", "change a setting, as in /set temp 0.5; VALUE default resets it", set),
+    spec("show", "", "show the settings and the state of the chat", |_| Command::Show),
+    spec("stats", "", "show how fast the last answer was", |_| Command::Stats),
+    spec("save", "NAME", "save this chat now and after each answer", Command::Save),
+    spec("load", "NAME", "switch to another saved chat", Command::Load),
+    spec("list", "", "list the saved chats", |_| Command::List),
+    spec("clear", "", "start a new chat; a saved chat keeps its messages", |_| Command::Clear),
+    spec("exit", "", "leave (also /quit, /bye, /q, or Ctrl-D)", |_| Command::Exit),
 ];
 
 fn set(argument: String) -> Command {
@@ -138,10 +143,9 @@ pub fn help() -> String {
     for spec in &SPECS {
         let _ = writeln!(text, "{:<15} {}", spec.usage(), spec.help);
     }
-    text + "\"\"\"             begins and ends a message of several lines\n\
-            Alt-Enter       begins another line of a message\n\
-            Ctrl-C          stops an answer and keeps what there is of it\n\
-            Ctrl-R          searches what was typed before\n"
+    text + "\"\"\"             starts and ends a message of several lines\nAlt-Enter       starts another line of \
+            the same message\nCtrl-C          stops an answer and keeps what is there\nCtrl-R          searches what \
+            you typed before\n"
 }
 
 /// Whether more lines belong to this: quotes were opened and not closed.
@@ -295,7 +299,10 @@ mod tests {
             let error = parse(text).unwrap_err();
             format!("{error}; {}", error.hint())
         };
-        assert!(mistake("/imagine a cat").starts_with("there is no command /imagine; /help lists them; a message"));
+        assert!(
+            mistake("/imagine a cat")
+                .starts_with("there is no command /imagine; /help lists all commands; to send a message")
+        );
         assert!(mistake("/exti").contains("; /exit? "));
         assert!(mistake("/exit.").contains("; /exit? "));
         assert!(mistake("/hel1").contains("; /help? "));
@@ -304,7 +311,7 @@ mod tests {
         assert!(mistake("/sy").contains("; /system? "));
         assert_eq!(mistake("/read"), "/read needs a file; /read FILE");
         assert_eq!(mistake("/set temp"), "/set needs a key and a value; /set KEY VALUE");
-        assert_eq!(mistake("/undo all"), "/undo takes nothing, but was given \"all\"; /undo");
+        assert_eq!(mistake("/undo all"), "/undo takes no argument, but got \"all\"; /undo");
         assert!(mistake("/").contains("there is no command /;"));
     }
 

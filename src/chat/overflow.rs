@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnOverflow {
-    /// Answer nothing, and say so
+    /// Do not answer
     Error,
-    /// Leave out the oldest messages, and say so
+    /// Leave out the oldest messages, with a notice
     DropOldest,
-    /// The same, with a summary in their place that the model writes
+    /// Replace the oldest messages with a summary by the model
     Summarize,
 }
 

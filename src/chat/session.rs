@@ -101,8 +101,8 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{name:?} is no name of a session: 1 to {MAX_NAME} letters, digits, '.', '_' and '-', of which the first is a letter, \
-         a digit or '_'"
+        "{name:?} cannot be the name of a chat: a name has 1 to {MAX_NAME} letters, digits, '.', '_' and '-', and \
+         starts with a letter, a digit or '_'"
     ))
 }
 
@@ -110,10 +110,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
     /// Not JSON, or not of this form.
-    #[error("not a session: {0}")]
+    #[error("not a saved chat: {0}")]
     Damaged(#[from] serde_json::Error),
     /// Of another version.
-    #[error("a session of version {0}, but this chaski knows version {VERSION}")]
+    #[error("saved by another version of chaski (format {0}, this version reads {VERSION})")]
     Version(u64),
 }
 
@@ -255,9 +255,12 @@ mod tests {
     #[test]
     fn what_is_none_is_told() {
         let told = |text: &str| from_json(text.as_bytes()).unwrap_err().to_string();
-        assert!(told("").starts_with("not a session: EOF"));
+        assert!(told("").starts_with("not a saved chat: EOF"));
         assert!(told("{}").contains("missing field `chaski_session`"));
-        assert_eq!(told(r#"{"chaski_session": 2, "x": 0}"#), "a session of version 2, but this chaski knows version 1");
+        assert_eq!(
+            told(r#"{"chaski_session": 2, "x": 0}"#),
+            "saved by another version of chaski (format 2, this version reads 1)"
+        );
         let with = |rest: &str| told(&format!(r#"{{"chaski_session": 1, "model": "m", {rest}}}"#));
         assert!(with(r#""messages": [], "x": 0"#).contains("unknown field `x`"));
         let user = r#"{"role": "user", "content": "a"}"#;

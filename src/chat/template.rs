@@ -162,7 +162,7 @@ pub enum TemplateError {
         message: String,
     },
     /// A role that could be mistaken for a part of the template.
-    #[error("message {number} has the role {role:?}; a role is made of ASCII letters, digits, '_' and '-'")]
+    #[error("message {number} has the role {role:?}; a role can contain ASCII letters, digits, '_' and '-'")]
     Role {
         /// The message, counted from 1.
         number: usize,
@@ -175,9 +175,11 @@ impl TemplateError {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Parse { .. } | Self::Render { .. } => "use --raw to send the prompt without a template",
+            Self::Parse { .. } | Self::Render { .. } => {
+                "replace the template with --chat-template, or send the prompt without one with --raw"
+            }
             Self::Refused { .. } => {
-                "check the order and the roles of the messages, or use --raw to send the prompt without a template"
+                "check the order and the roles of the messages; or send the prompt without a template with --raw"
             }
             Self::OpensThinking => "turn thinking off: {\"chat_template_kwargs\": {\"enable_thinking\": false}}",
             Self::Role { .. } => "the usual roles are system, user and assistant",

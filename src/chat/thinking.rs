@@ -12,11 +12,11 @@ pub const CLOSE: &str = "</think>";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
 pub enum Reasoning {
-    /// Shown before the answer, dimmed on a terminal
+    /// Show it before the answer, dimmed on a terminal
     Show,
-    /// Not shown
+    /// Do not show it
     Hide,
-    /// Not shown, and the model is asked not to think, where its template can
+    /// Do not show it, and ask the model not to think, if its template allows that
     Off,
 }
 

@@ -47,32 +47,36 @@ const MAX_PROMPTS_BYTES: u64 = 256 << 20;
 #[derive(Debug, ClapArgs)]
 // Nothing is drafted, so nothing is measured for drafts.
 #[command(mut_arg("curve_budget", |arg| arg.hide(true)))]
+#[command(mut_arg("ctx_size", |arg| {
+    let help = "Context size in tokens, prompt and answer together [default: 768]";
+    arg.help(help).long_help(help)
+}))]
 pub struct AlignArgs {
-    /// Base file to write; while it is made, there is a FILE.log beside it
+    /// Drafter file to write; while it works, there is a FILE.log beside it
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Tokens the model writes in all, those of an interrupted run included
+    /// Total number of tokens to write, including those of interrupted runs
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub tokens: u64,
 
-    /// Prompts as JSON lines {"prompt"} [default: thousands of shipped ones, of 8 kinds]
+    /// File of prompts, one {"prompt": "..."} per line [default: thousands of 8 kinds]
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
 
-    /// Most tokens of one answer
+    /// Stop each answer after N tokens
     #[arg(short, long, value_name = "N", default_value_t = 320)]
     pub n_predict: usize,
 
-    /// Size of the base file at most: what was seen least often is dropped
+    /// Size limit of the drafter file; the rarest sequences are dropped
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
     pub max_size: u64,
 
-    /// Keep the log, so that a later run with a larger --tokens goes on
+    /// Keep the log, so that you can continue with a larger --tokens later
     #[arg(long)]
     pub keep_log: bool,
 
-    /// -np: answers written at a time; -1 is the default
+    /// Lanes: how many answers run at a time (-1: the default) [short: -np]
     #[arg(
         long,
         value_name = "N",
@@ -83,11 +87,11 @@ pub struct AlignArgs {
     )]
     pub parallel: Parallel,
 
-    /// Temperature of every fourth answer; the others always take the likeliest token
+    /// Temperature of every fourth answer; the others take the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     pub temp: f32,
 
-    /// Seed of the order of the prompts and of the draws
+    /// Seed for the order of the prompts and for sampling
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub seed: u32,
 
@@ -114,7 +118,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
-    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     check_output(args, &log_path)?;
     let interrupt = interrupt::flag()?;
     confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
@@ -137,14 +141,18 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
         written.map_err(|failure| match failure.code {
             ExitCode::Interrupted => {
                 let (n, all) = (log.n_tokens(), args.tokens);
-                failure
-                    .with_hint(format!("{n} of {all} tokens are in {}; the same command goes on", log_path.display()))
+                failure.with_hint(format!(
+                    "{n} of {all} tokens are saved in {}; run the same command again to continue",
+                    log_path.display()
+                ))
             }
             _ => failure,
         })?;
     }
     if log.n_tokens() == 0 {
-        return Err(Failure::new("the model wrote nothing: no prompt fits").with_hint("a larger -c makes room"));
+        return Err(
+            Failure::new("the model wrote nothing: no prompt fits into the context").with_hint("use a larger -c")
+        );
     }
     base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
     if !args.keep_log {
@@ -156,7 +164,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
 /// What to do about an engine that crashed.
 #[must_use]
 pub fn on_crash() -> String {
-    "the same command goes on with what was written".to_owned()
+    "run the same command again to continue".to_owned()
 }
 
 /// The output may replace a drafter file, and nothing else.
@@ -179,7 +187,7 @@ fn check(args: &AlignArgs) -> Result<(), Failure> {
             .about("parallel"));
     }
     if args.n_predict == 0 {
-        return Err(Failure::usage("-n must be more than 0"));
+        return Err(Failure::usage("-n must be 1 or more"));
     }
     if !(args.temp.is_finite() && args.temp >= 0.0) {
         return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
@@ -233,20 +241,25 @@ fn read_prompts(path: &Path) -> Result<Vec<String>, Failure> {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(number, line)| {
         serde_json::from_str(line).map(|line: Line| line.prompt).map_err(|error| {
-            Failure::new(format!("{}:{number}: {error}", path.display())).with_hint(r#"a line is {"prompt": "..."}"#)
+            Failure::new(format!("{}:{number}: {error}", path.display()))
+                .with_hint(r#"each line must be {"prompt": "..."}"#)
         })
     });
     let prompts = parsed.collect::<Result<Vec<String>, Failure>>()?;
-    if prompts.is_empty() { Err(Failure::new(format!("{}: no prompts", path.display()))) } else { Ok(prompts) }
+    if prompts.is_empty() {
+        Err(Failure::new(format!("{}: the file contains no prompts", path.display())))
+    } else {
+        Ok(prompts)
+    }
 }
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Failure {
         let hint = match &error {
             LogError::Io { .. } => None,
-            LogError::Foreign(_) => Some("give another -o, or move the file away"),
-            LogError::OtherKey { .. } => Some("give the arguments as before, another -o, or delete the log"),
-            LogError::Busy(_) => Some("wait for it, or give another -o"),
+            LogError::Foreign(_) => Some("give another -o, or move the file"),
+            LogError::OtherKey { .. } => Some("use the same arguments as before, give another -o, or delete the log"),
+            LogError::Busy(_) => Some("wait until it is done, or give another -o"),
         };
         let failure = Failure::new(error.to_string());
         match hint {

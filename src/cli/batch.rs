@@ -79,7 +79,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
             .map_err(|message| Failure::usage(format!("--shard {shard}: {message}")).with_hint("as in --shard 2/4"))?,
         None => Shard::ALL,
     };
-    let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output is given"))?;
+    let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output file given"))?;
     let output = shard.output(given);
     if let Some(format) = args.status {
         return status(&output, format);
@@ -130,21 +130,21 @@ impl Work<'_> {
             read.map_or(0, |(journal, _)| journal.n_at_work())
         };
         let fate = supervise(spawn, &interrupt, n_at_work, notice);
-        match fate.map_err(|error| Failure::new(format!("the worker: {error}")))? {
+        match fate.map_err(|error| Failure::new(format!("the engine's process failed: {error}")))? {
             Fate::Ended(status) => match status.code().map(ExitCode::from_number) {
                 Some(code) => Ok(code),
                 None => Err(self.ended(&format!("the process was killed ({status})"))),
             },
             Fate::Crashed(status) => {
                 let words = crash_message.take().take().unwrap_or_else(|| status.to_string());
-                Err(self.ended(&format!("the engine stopped with no line at work: {words}")))
+                Err(self.ended(&format!("the engine stopped while no line was running: {words}")))
             }
         }
     }
 
     fn ended(&self, what: &str) -> Failure {
-        let safe = failures::safe(&self.output).unwrap_or_else(|| "nothing is done".to_owned());
-        Failure::new(what).with_hint(format!("{safe}; the same command goes on"))
+        let safe = failures::safe(&self.output).unwrap_or_else(|| "no line is done".to_owned());
+        Failure::new(what).with_hint(format!("{safe}; run the same command again to continue"))
     }
 
     /// Does the job. `worker` says whether the worker before crashed; a stream has no worker.
@@ -201,8 +201,8 @@ impl Work<'_> {
         match survey.n_appended(&path) {
             0 => {}
             n => stderr_line(&format!(
-                "notice: {}: {n} more lines were added while the job ran, and are not answered; hint: put them into a file of \
-                 their own, with another -o",
+                "notice: {}: {n} lines were added while the job ran; they are not answered; hint: put them into a \
+                 separate file, and run it with another -o",
                 path.display()
             )),
         }
@@ -232,17 +232,18 @@ impl Work<'_> {
         let notice = |text: String| stderr_line(&format!("notice: {text}"));
         match prepared.survey().n_blank {
             0 => {}
-            1 => notice("1 blank line is left out".to_owned()),
-            n => notice(format!("{n} blank lines are left out")),
+            1 => notice("1 blank line is skipped".to_owned()),
+            n => notice(format!("{n} blank lines are skipped")),
         }
         if let Some(journal) = prepared.journal()
             && journal.totals().n_done() > 0
         {
-            notice(format!("{} of {} lines were done before", journal.totals().n_done(), journal.key().n_own));
+            notice(format!("{} of {} lines were already done", journal.totals().n_done(), journal.key().n_own));
         }
         if prepared.n_dropped_bytes() > 0 {
             notice(format!(
-                "the journal's last {} bytes were torn or damaged, and are dropped",
+                "the last {} bytes of the journal were incomplete or damaged; they are deleted, and their lines run \
+                 again",
                 prepared.n_dropped_bytes()
             ));
         }
@@ -250,10 +251,10 @@ impl Work<'_> {
 
     fn job(&self, after_crash: bool) -> Result<Job, Failure> {
         let (args, engine) = (self.args, &self.args.engine.0);
-        let no_input = || Failure::usage("no input is given").with_hint("-i prompts.jsonl");
+        let no_input = || Failure::usage("no input file given").with_hint("give one, as in -i prompts.jsonl");
         let input = args.input_file.clone().ok_or_else(no_input)?;
         if engine.model.as_os_str().is_empty() {
-            return Err(Failure::usage("no model is given").with_hint(MODEL_HINT));
+            return Err(Failure::usage("no model given").with_hint(MODEL_HINT));
         }
         self.check_files(&input)?;
         memory::given_n_ctx(engine)?;
@@ -261,20 +262,19 @@ impl Work<'_> {
         let mut has_seed = args.sampling.seed != -1;
         if self.shard != Shard::ALL && !has_seed {
             if sampling.temperature > 0.0 {
-                return Err(
-                    Failure::usage("shards of one job need one seed").with_hint("as in --seed 1, for all of them")
-                );
+                return Err(Failure::usage("the shards of a job need the same seed")
+                    .with_hint("give --seed to all of them, as in --seed 1"));
             }
             (sampling.seed, has_seed) = (0, true);
         }
         let max_tokens = max_tokens(args.n_predict)?;
         check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
         if args.on_overflow == OnOverflow::Summarize {
-            return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
-                .with_hint("drop-oldest, or error"));
+            return Err(Failure::usage("--on-overflow summarize works in chats only")
+                .with_hint("use --on-overflow drop-oldest or --on-overflow error"));
         }
         if args.parallel().is_some_and(|n| !(1..=MAX_LANES).contains(&n)) {
-            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}")).about("parallel"));
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}, or -1")).about("parallel"));
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
@@ -318,7 +318,7 @@ impl Work<'_> {
     fn check_files(&self, input: &Path) -> Result<(), Failure> {
         let not_regular = |what: &str| {
             Failure::usage(format!("{what}: not a regular file"))
-                .with_hint("a batch reads its input twice, and again when it goes on: save it to a file")
+                .with_hint("chaski batch reads its input twice: save it to a file, and give that with -i")
         };
         if input == Path::new("-") {
             return Err(not_regular("stdin"));
@@ -350,7 +350,8 @@ impl Work<'_> {
             .map_err(|failure| failure.about("chat-template").about("chat-template-file"))?;
         if template.is_none() && !self.args.raw {
             stderr_line(
-                "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",
+                "notice: the model has no chat template; prompts are used as they are; hint: give --chat-template, \
+                 or --raw to hide this notice",
             );
         }
         let system = self.args.system_prompt.clone();
@@ -379,8 +380,8 @@ fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {
     let is_running = is_running(output)?;
     let read = read_journal(&Files, &path)?;
     let (Some(is_running), Some((journal, _))) = (is_running, read) else {
-        return Err(Failure::new(format!("{}: there is no such journal", path.display()))
-            .with_hint("-o takes the results of a batch, whose journal is beside them"));
+        return Err(Failure::new(format!("{}: no such journal", path.display()))
+            .with_hint("give the job's output file with -o; its journal is beside it"));
     };
     let status = Status::of(&journal, is_running);
     match format {

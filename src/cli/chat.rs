@@ -42,19 +42,24 @@ const DEFAULT_N_CTX: usize = 4096;
 
 /// Arguments of `chat`.
 #[derive(Debug, ClapArgs)]
+#[command(mut_arg("ctx_size", |arg| {
+    let help = "Context size in tokens for the whole chat [default: 4096]";
+    let values = "`auto` is as much as fits into memory, 0 as much as the model was trained with.";
+    arg.help(help).long_help(format!("{help}\n\n{values}"))
+}))]
 pub struct ChatArgs {
-    /// Goes on with the chat of this name, or begins it; without a name nothing is kept until /save
+    /// Start or continue the saved chat of this name [default: a chat that is not saved]
     pub name: Option<String>,
 
-    /// -sys: system prompt
+    /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// When styles are used
+    /// Use colors and styles
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorWhen,
 
-    /// Neither read nor keep what is typed, for the arrow keys and Ctrl-R
+    /// Do not read or write the input history (arrow keys, Ctrl-R)
     #[arg(long)]
     pub no_history: bool,
 
@@ -62,17 +67,17 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub exact: ExactArg,
 
-    /// What drafts, and from what.
+    /// What may change during a chat.
     #[command(flatten)]
-    pub drafting: DraftingArgs,
+    pub settings: GivenArgs,
 
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
 
-    /// What may change during a chat.
+    /// What drafts, and from what.
     #[command(flatten)]
-    pub settings: GivenArgs,
+    pub drafting: DraftingArgs,
 
     /// Prompts on disk.
     #[command(flatten)]
@@ -136,7 +141,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let (is_terminal, seed, is_seed_random) = (source.is_terminal(), settings.sampling.seed, settings.is_seed_random);
     if is_terminal {
         let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
-        tell(&format!("{}seed {seed}; /help lists the commands, Ctrl-D leaves", name.unwrap_or_default()));
+        tell(&format!("{}seed {seed}; type /help for the commands, Ctrl-D to leave", name.unwrap_or_default()));
     } else if is_seed_random {
         tell(&format!("seed {seed}"));
     }
@@ -151,8 +156,8 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
 #[must_use]
 pub fn on_crash(args: &ChatArgs) -> String {
     match &args.name {
-        Some(name) => format!("chaski chat {name} goes on after the last answer"),
-        None => "chaski chat NAME goes on after the last answer, if /save NAME came before".to_owned(),
+        Some(name) => format!("to continue after the last answer: chaski chat {name}"),
+        None => "if you saved the chat with /save NAME, continue after its last answer: chaski chat NAME".to_owned(),
     }
 }
 
@@ -185,7 +190,7 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
         let taken = match typed? {
             Typed::End => return Ok(ExitCode::Success),
             Typed::Interrupt => {
-                tell("hint: Ctrl-D or /exit leaves");
+                tell("hint: press Ctrl-D or type /exit to leave");
                 continue;
             }
             Typed::Text(text) => chat.take(&text),
@@ -195,7 +200,9 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
             Ok(Flow::Leave) => return Ok(ExitCode::Success),
             // A script is not to go on as if it had its answer.
             Err(failure) if !chat.is_terminal || failure.is_silent() => return Err(failure),
-            Err(failure) if failure.code == ExitCode::Interrupted => tell("notice: interrupted; nothing was answered"),
+            Err(failure) if failure.code == ExitCode::Interrupted => {
+                tell("notice: interrupted before the answer began")
+            }
             Err(failure) => tell(&failure.to_string()),
         }
         if signals.is_terminated() || chat.conversation.was_interrupted && !chat.is_terminal {

@@ -51,12 +51,12 @@ const LEAST_LIKENESS: f64 = 0.8;
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Configuration")]
 pub struct ConfigArgs {
-    /// File of settings: long flags' names as keys [default: chaski/config.toml in the folder of settings]
-    #[arg(long, value_name = "FILE")]
+    /// Read settings from this file [default: ~/.config/chaski/config.toml]
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Profile of that file, or CHASKI_PROFILE; its settings win over the others there
-    #[arg(long, value_name = "NAME", env = VARIABLE, hide_env = true)]
+    /// Use a profile of the settings file
+    #[arg(hide_short_help = true, long, value_name = "NAME", env = VARIABLE, hide_env = true)]
     pub profile: Option<String>,
 }
 
@@ -98,16 +98,18 @@ impl Config {
         };
         match (path, text) {
             (Some(path), Some(Err(error))) if is_hidden(&error) => {
-                stderr_line(&format!("notice: {}: settings cannot be read: permission denied", path.display()));
+                stderr_line(&format!("notice: {}: permission denied; the settings file is not used", path.display()));
                 Ok(Config::default())
             }
             (Some(path), Some(Ok(text))) => Config::parse(&path, &text, args.profile.as_deref(), command),
             (Some(path), Some(Err(error))) if !is_missing(&error) => Err(Failure::io(&path, &error)),
             (path, _) => match &args.profile {
                 None => Ok(Config::default()),
-                Some(name) => Err(Failure::usage(format!("there is no profile '{name}': no file of settings"))
-                    .about("profile")
-                    .with_hint(format!("write one: {}", path.unwrap_or_default().display()))),
+                Some(name) => {
+                    Err(Failure::usage(format!("there is no profile '{name}', because there is no settings file"))
+                        .about("profile")
+                        .with_hint(format!("create the file {}", path.unwrap_or_default().display())))
+                }
             },
         }
     }
@@ -132,11 +134,11 @@ impl Config {
                 let failure = wrong(at, &format!("there is no setting '{name}'"));
                 match nearest(name, flags.keys()) {
                     Some(like) => failure.with_hint(format!("did you mean {like}?")),
-                    None => failure.with_hint("keys are the names of long flags: see chaski run --help"),
+                    None => failure.with_hint("settings have the names of long flags; chaski run --help lists them"),
                 }
             })?;
             let values = values(value.get_ref())
-                .ok_or_else(|| wrong(at, &format!("'{name}' takes a text, a number, true or false, or a list")))?;
+                .ok_or_else(|| wrong(at, &format!("'{name}' must be a text, a number, true or false, or a list")))?;
             let values =
                 if flag.iter().any(is_path) { values.iter().map(|path| at_home(path)).collect() } else { values };
             check(flag, &values).map_err(|message| wrong(at, &format!("'{name}': {message}")))?;
@@ -149,7 +151,7 @@ impl Config {
         settings.into_iter().try_for_each(|(key, value)| add(None, key, value))?;
         let mut names = Vec::new();
         for (key, profiles) in tables {
-            let no_table = || wrong(key.span().start, "profiles are tables, as in [profiles.NAME]");
+            let no_table = || wrong(key.span().start, "profiles must be tables, as in [profiles.NAME]");
             for (name, settings) in profiles.get_ref().as_table().ok_or_else(no_table)? {
                 names.push(name.get_ref().to_string());
                 let settings = settings.get_ref().as_table().ok_or_else(no_table)?;
@@ -161,7 +163,7 @@ impl Config {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Failure::usage(format!("{}: there is no profile '{name}'", path.display()))
                 .about("profile")
-                .with_hint(format!("profiles there: {known}")));
+                .with_hint(format!("the profiles in this file: {known}")));
         }
         // The profile's come last, and win.
         let (chosen, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, setting)| setting.profile.is_some());
@@ -263,10 +265,10 @@ fn check(flags: &[Arg], values: &[String]) -> Result<(), String> {
     let takes = |flag: &Arg| {
         if matches!(flag.get_action(), ArgAction::SetTrue) {
             let is_bool = matches!(values, [value] if value == "true" || value == "false");
-            return if is_bool { Ok(()) } else { Err("it is true or false".to_owned()) };
+            return if is_bool { Ok(()) } else { Err("expected true or false".to_owned()) };
         }
         if values.len() != 1 && !matches!(flag.get_action(), ArgAction::Append) {
-            return Err("it takes one value".to_owned());
+            return Err("expected one value".to_owned());
         }
         // The flag alone, so that nothing else can be wrong.
         let alone = Arg::new("flag")

@@ -41,7 +41,7 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
         let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
         return Err(failure
             .with_code(ExitCode::ModelNotFound)
-            .with_hint("scripts/get-model.sh fetches one and prints its path"));
+            .with_hint("check the path; or download a model: scripts/get-model.sh prints its path"));
     }
     let opened = Gguf::open(path).and_then(|gguf| gguf.check().map(|_| gguf));
     opened.map_err(|error| Failure::from(error).about("model"))
@@ -97,9 +97,9 @@ pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
     }
     let n = usize::try_from(n_predict).ok().filter(|&n| n > 0);
     n.map(Some).ok_or_else(|| {
-        Failure::usage(format!("-n must be -1 or more than 0, not {n_predict}"))
+        Failure::usage(format!("-n must be -1, or 1 or more, not {n_predict}"))
             .about("n-predict")
-            .with_hint("-1 is until the model ends its answer")
+            .with_hint("for no limit, use -n -1")
     })
 }
 
@@ -109,10 +109,11 @@ pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
 /// When a stop string is empty, or there is no template that a system prompt could stand in.
 pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> Result<(), Failure> {
     if stop.iter().any(String::is_empty) {
-        return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+        return Err(Failure::usage("-r: the stop string is empty").with_hint("give a text, as in -r '###'"));
     }
     if is_raw && system.is_some() {
-        return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
+        return Err(Failure::usage("--raw and a system prompt cannot be used together")
+            .with_hint("write the system prompt into the prompt itself"));
     }
     Ok(())
 }
@@ -152,7 +153,7 @@ fn tell_unusable(error: &DrafterFileError) {
         DrafterFileError::Io { path, source } => Failure::io(path, source).message().to_owned(),
         _ => error.to_string(),
     };
-    stderr_line(&format!("notice: {told}; drafting goes on without it{hint}"));
+    stderr_line(&format!("notice: {told}; drafting continues without it{hint}"));
 }
 
 /// Where what is expendable is kept.
@@ -214,7 +215,9 @@ pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) 
                 bars.clear();
                 return Err(failure.into());
             }
-            Some(event) => return Err(Failure::new(format!("the engine said {event:?} while loading"))),
+            Some(event) => {
+                return Err(Failure::new(format!("unexpected message from the engine while loading: {event:?}")));
+            }
             None => return Err(Failure::new("the engine stopped while loading the model")),
         }
     }

@@ -17,8 +17,8 @@ pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
         at += n;
     }
     String::from_utf8(all).map_err(|_| {
-        Failure::usage(format!("{flag}: with its escapes replaced, it is not UTF-8"))
-            .with_hint(r"write a character itself, or all its bytes, as in \xc3\xa9 for é")
+        Failure::usage(format!("{flag}: not UTF-8 after its escapes are replaced"))
+            .with_hint(r"write the character itself, or all of its bytes, as in \xc3\xa9 for é")
     })
 }
 

@@ -15,7 +15,7 @@ pub fn told(step: &StepTold) -> String {
     let said = step.emitted.iter().map(|bytes| quoted(bytes)).collect::<Vec<_>>().join(" ");
     let mut out = format!("step at {}: {said}: ", step.n_past);
     if choice.n_rows == 1 {
-        out += &format!("plain: {}", reason(choice));
+        out += &format!("plain decoding: {}", reason(choice));
         if let Some(best) = others(choice).first() {
             out += &format!("; {}", weighed(best));
         }
@@ -44,22 +44,22 @@ fn others(choice: &Explanation) -> Vec<&Width> {
 
 fn reason(choice: &Explanation) -> String {
     match choice.reason {
-        Reason::Pays => "the most tokens by time".into(),
-        Reason::Everything => "all of a draft is verified, always".into(),
+        Reason::Pays => "most tokens per time".into(),
+        Reason::Everything => "this drafter always verifies the whole draft".into(),
         Reason::NothingDrafted => "nothing was drafted".into(),
-        Reason::PlainStepDue => "a plain step is due, to see what one takes".into(),
-        Reason::LatchShut => "shut by the loss_budget until what drafting lost is earned".into(),
-        Reason::NotCovered => "the loss_budget does not cover the risk".into(),
+        Reason::PlainStepDue => "measuring the time of a plain step".into(),
+        Reason::LatchShut => "the loss budget is used up".into(),
+        Reason::NotCovered => "the risk is more than the loss budget".into(),
         Reason::TooLittleGain => {
-            format!("nothing promised {:.0}% more than plain decoding", (choice.least_gain - 1.0) * 100.0)
+            format!("no draft is expected to be {:.0}% faster than plain decoding", (choice.least_gain - 1.0) * 100.0)
         }
-        Reason::UnknownCost => "what drafts cost is not known".into(),
+        Reason::UnknownCost => "the cost of drafts is unknown".into(),
     }
 }
 
 fn weighed(width: &Width) -> String {
     let Width { n_rows, n_expected, n_plain, verdict } = width;
-    let refused = if *verdict == Verdict::NotCovered { ", refused by the loss_budget" } else { "" };
+    let refused = if *verdict == Verdict::NotCovered { ", over the loss budget" } else { "" };
     format!("{n_rows} rows: {n_expected:.2} tokens in {n_plain:.2} steps, {:.2}x{refused}", width.gain())
 }
 

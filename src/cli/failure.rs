@@ -148,13 +148,16 @@ impl Failure {
             "bad_alloc",
             "memory allocation of",
             "failed to allocate",
-            "cannot make a context",
+            "cannot create a context",
             "Resource temporarily unavailable",
         ];
         let is_memory = self.code == ExitCode::NotEnoughMemory || SIGNS.iter().any(|sign| self.message.contains(sign));
         let Some(limit) = limit.filter(|_| is_memory) else { return self };
-        let others = self.hint.take().map(|hint| format!("; or: {hint}")).unwrap_or_default();
-        let limit = format!("the address space is limited to {}: ulimit -v unlimited{others}", HumanBytes(limit));
+        let others = self.hint.take().map(|hint| format!("; or {hint}")).unwrap_or_default();
+        let limit = format!(
+            "the address space is limited to {}; remove the limit with ulimit -v unlimited{others}",
+            HumanBytes(limit)
+        );
         self.with_code(ExitCode::NotEnoughMemory).with_hint(limit)
     }
 
@@ -213,29 +216,35 @@ impl From<worker::Failure> for Failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
             worker::Failure::PromptTooLong { n_prompt, n_ctx_train, .. } => {
                 let hint = match n_prompt + 512 {
-                    n_ctx if n_ctx <= n_ctx_train => format!("give room for the answer as well, as in -c {n_ctx}"),
-                    _ => format!("the model knows {n_ctx_train} positions: shorten the prompt"),
+                    n_ctx if n_ctx <= n_ctx_train => {
+                        format!("use a larger context with room for the answer, as in -c {n_ctx}")
+                    }
+                    _ => format!("shorten the prompt: the model was trained for {n_ctx_train} tokens"),
                 };
                 Failure::new(message).with_code(ExitCode::PromptTooLong).about("ctx-size").with_hint(hint)
             }
             worker::Failure::ContextTooLong { .. } => {
-                Failure::usage(message).about("ctx-size").with_hint("leave -c away for as many positions as needed")
+                Failure::usage(message).with_hint("use smaller numbers with --depth, --pp and --tg")
             }
-            worker::Failure::NotEnoughMemory { .. } => Failure::new(message)
-                .with_code(ExitCode::NotEnoughMemory)
-                .with_hint("a smaller -c or -n; -ctk q8_0 -ctv q8_0 -fa on halves the cache; chaski models fit tells what fits"),
+            worker::Failure::NotEnoughMemory { .. } => {
+                Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
+                    "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what \
+                            fits with chaski models fit",
+                )
+            }
             worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
             worker::Failure::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
-            worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
-            worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
-            worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
+            worker::Failure::NothingToTune => {
+                Failure::new(message).with_hint("to choose the number of threads yourself, use -t N")
+            }
+            worker::Failure::Stop(_) => Failure::usage(message).with_hint("give a text, as in -r '###'"),
+            worker::Failure::Load(_) => Failure::new(message).with_hint("see llama.cpp's log with -v"),
             worker::Failure::Target(_) if message.contains("does not divide") => Failure::new(message)
                 .about("cache-type-k")
                 .about("cache-type-v")
-                .with_hint("this model's heads are too small for these numbers: -ctk f16 -ctv f16"),
-            worker::Failure::Target(_) if message.starts_with("cannot make a context") => {
-                Failure::new(message).with_hint("a smaller -c takes less memory; -v shows llama.cpp's log")
-            }
+                .with_hint("this model cannot use these cache types; use -ctk f16 -ctv f16"),
+            worker::Failure::Target(_) if message.starts_with("cannot create a context") => Failure::new(message)
+                .with_hint("use a smaller -c, which takes less memory; see llama.cpp's log with -v"),
             worker::Failure::Target(_) => Failure::new(message),
         }
     }

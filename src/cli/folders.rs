@@ -18,7 +18,8 @@ pub fn tell_if_nothing_is_kept() {
         let name = if value("XDG_CACHE_HOME").is_empty() { "HOME" } else { "XDG_CACHE_HOME" };
         let value = value(name);
         stderr_line(&format!(
-            "notice: {name} is no folder ({}), so nothing is kept for the next run; hint: set HOME, or XDG_CACHE_HOME and XDG_DATA_HOME",
+            "notice: {name} is not a folder ({}), so nothing is saved for the next run; hint: set HOME, or \
+             XDG_CACHE_HOME and XDG_DATA_HOME",
             if value.is_empty() { "not set".into() } else { value.display().to_string() }
         ));
     }

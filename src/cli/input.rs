@@ -36,7 +36,8 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     let wants_stdin = file == Some(Path::new("-"));
     let has_other = text.is_some() || file.is_some() && !wants_stdin;
     if wants_stdin && stdin.is_none() {
-        return Err(Failure::usage("--no-stdin leaves stdin alone, and -f - reads it").with_hint("give one of them"));
+        return Err(Failure::usage("--no-stdin and -f - cannot be used together")
+            .with_hint("-f - reads stdin, --no-stdin does not: give one of them"));
     }
     let mut late = LateStdin::default();
     let piped = match stdin {
@@ -57,7 +58,7 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     let filed = match file {
         Some(path) if !wants_stdin => {
             let file = File::open(path).map_err(|error| {
-                Failure::io(path, &error).with_hint("-f takes a file with the prompt, -p the prompt itself")
+                Failure::io(path, &error).with_hint("to read a file, use -f FILE; for the prompt itself, use -p TEXT")
             })?;
             Some(read_all(file, &path.display().to_string())?)
         }
@@ -65,7 +66,7 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     };
     let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text].into_iter().flatten().collect();
     let prompt = join(&parts).ok_or_else(|| {
-        Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, -f FILE, or through a pipe")
+        Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, with -f FILE, or through a pipe")
     })?;
     Ok((prompt, late))
 }

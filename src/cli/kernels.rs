@@ -22,11 +22,11 @@ pub fn check() -> Result<(), Failure> {
     match kernels::in_use() {
         Ok(_) => Ok(()),
         Err(error @ ChoiceError::Misfit(_)) => {
-            stderr_line(&format!("notice: {error}; ggml's kernels are used"));
+            stderr_line(&format!("notice: {error}; using ggml's kernels"));
             Ok(())
         }
         Err(error) => Err(Failure::usage(error.to_string())
-            .with_hint(format!("unset {} for the best of this CPU", kernels::VARIABLE))),
+            .with_hint(format!("unset {}: chaski then uses the best kernels for this CPU", kernels::VARIABLE))),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::text::sanitize_for_terminal;
 const VARIABLE: &str = "CHASKI_LEARN";
 
 /// What is kept, for people.
-const WHAT: &str = "kept: statistics of tokens that models generated here, of bounded size, to draft better next time.
-never kept: prompts, files and whole answers. Nothing leaves this machine.";
+const WHAT: &str = "saved: statistics of generated tokens, to draft better next time; their size is limited.
+never saved: prompts, files and whole answers. Nothing leaves this machine.";
 
 /// Arguments of `learn`.
 #[derive(Debug, ClapArgs)]
@@ -33,13 +33,16 @@ pub struct LearnArgs {
 /// A command of `learn`.
 #[derive(Debug, Subcommand)]
 pub enum LearnCommand {
-    /// Learn from now on, for all models or for one
+    /// Turn learning on, for all models or for one
     On(SwitchArgs),
-    /// Learn nothing, and use nothing learned, for all models or for one; what was kept stays until it is forgotten
+    /// Turn learning off, for all models or for one
+    ///
+    /// The learned state is neither read nor written from now on. It stays on disk until you run chaski learn
+    /// forget.
     Off(SwitchArgs),
-    /// Tell what is kept, where, and whether learning is on
+    /// Show whether learning is on, and what chaski has learned
     Status(StatusArgs),
-    /// Delete what was learned
+    /// Delete the learned state of one model, or of all
     Forget(ForgetArgs),
 }
 
@@ -57,7 +60,7 @@ impl LearnCommand {
 /// Arguments of `learn on` and `learn off`.
 #[derive(Debug, ClapArgs)]
 pub struct SwitchArgs {
-    /// GGUF file: for this model only [default: for all]
+    /// For this model only: GGUF file, or a name from `chaski models list` [default: all models]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 }
@@ -74,11 +77,11 @@ pub struct StatusArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub struct ForgetArgs {
-    /// GGUF file: what was learned of this model
+    /// Delete the learned state of this model (GGUF file, or a name from `chaski models list`)
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 
-    /// What was learned of every model
+    /// Delete the learned state of all models
     #[arg(long)]
     pub all: bool,
 }
@@ -88,7 +91,9 @@ pub struct ForgetArgs {
 /// # Errors
 /// What the user should read.
 pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
-    let folder = folder().ok_or_else(|| Failure::new("this user has no data folder").with_hint("set XDG_DATA_HOME"))?;
+    let folder = folder().ok_or_else(|| {
+        Failure::new("there is no folder for the learned state").with_hint("set HOME or XDG_DATA_HOME")
+    })?;
     match &args.command {
         LearnCommand::On(args) => set(&folder, args, true)?,
         LearnCommand::Off(args) => set(&folder, args, false)?,
@@ -114,14 +119,18 @@ pub fn learned_key(gguf: &Gguf) -> Option<LearnedKey> {
 #[must_use]
 pub fn policy(folder: &Path, key: &LearnedKey, no_learn: bool) -> LearnPolicy {
     if let Err(error) = learned::switch(folder) {
-        stderr_line(&format!("notice: nothing is learned: {error}; hint: chaski learn on, or chaski learn off"));
+        stderr_line(&format!(
+            "notice: learning is off, because its settings cannot be read: {error}; hint: run \
+                              chaski learn on or chaski learn off"
+        ));
     }
     learned::policy(folder, key, std::env::var(VARIABLE).ok().as_deref(), no_learn)
 }
 
 fn key_of(model: &Path) -> Result<LearnedKey, Failure> {
     let gguf = open_model(model)?;
-    learned_key(&gguf).ok_or_else(|| Failure::new(format!("{}: the model has no vocabulary", model.display())))
+    learned_key(&gguf)
+        .ok_or_else(|| Failure::new(format!("{}: the model file contains no vocabulary", model.display())))
 }
 
 fn set(folder: &Path, args: &SwitchArgs, is_on: bool) -> Result<(), Failure> {
@@ -130,7 +139,7 @@ fn set(folder: &Path, args: &SwitchArgs, is_on: bool) -> Result<(), Failure> {
     let whom = args.model.as_ref().map_or_else(|| "all models".to_owned(), |path| path.display().to_string());
     stderr_line(&format!("learning is {} for {whom}", word(is_on)));
     if !is_on {
-        stderr_line("what was learned before stays until: chaski learn forget");
+        stderr_line("the learned state stays on disk; to delete it: chaski learn forget --all");
     }
     Ok(())
 }
@@ -141,10 +150,10 @@ fn forget(folder: &Path, args: &ForgetArgs) -> Result<(), Failure> {
     let forgotten = learned::forget(folder, key.as_ref())?;
     for path in &forgotten {
         let name = known.iter().find(|entry| entry.path == *path).map_or("a model", model_name);
-        stderr_line(&format!("forgotten: {} ({})", sanitize_for_terminal(name), path.display()));
+        stderr_line(&format!("deleted: {} ({})", sanitize_for_terminal(name), path.display()));
     }
     if forgotten.is_empty() {
-        stderr_line("there was nothing to forget");
+        stderr_line("there was nothing to delete");
     }
     Ok(())
 }
@@ -196,7 +205,7 @@ fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
         text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", status.bytes, status.file.display());
     }
     if models.is_empty() {
-        text += "nothing is kept so far\n";
+        text += "nothing is saved so far\n";
     }
     write_stdout(&text)
 }
@@ -217,7 +226,7 @@ impl From<LearnedError> for Failure {
         let failure = Failure::new(error.to_string());
         match error {
             LearnedError::Damaged(path) if path.extension().is_some_and(|end| end == "json") => {
-                failure.with_hint("chaski learn on, or chaski learn off, writes the settings anew")
+                failure.with_hint("run chaski learn on or chaski learn off to write the settings again")
             }
             _ => failure,
         }

@@ -20,7 +20,11 @@ impl FromStr for LoraArg {
         let whole = || (PathBuf::from(text), 1.0);
         let scaled = |(path, scale): (&str, &str)| Some((PathBuf::from(path), scale.parse().ok()?));
         let (path, scale): (PathBuf, f32) = text.rsplit_once('=').and_then(scaled).unwrap_or_else(whole);
-        if scale.is_finite() { Ok(LoraArg(Lora { path, scale })) } else { Err("the scale must be a number".to_owned()) }
+        if scale.is_finite() {
+            Ok(LoraArg(Lora { path, scale }))
+        } else {
+            Err("the scale must be a number, as in style.gguf=0.5".to_owned())
+        }
     }
 }
 
@@ -36,12 +40,12 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     }
     let adapter = Gguf::open(&lora.path)?;
     if adapter.get_str("general.type") != Some("adapter") || adapter.get_str("adapter.type") != Some("lora") {
-        return Err(Failure::new(format!("{place}: this is no LoRA adapter"))
-            .with_hint("llama.cpp's convert_lora_to_gguf.py makes them"));
+        return Err(Failure::new(format!("{place}: not a LoRA adapter"))
+            .with_hint("convert one with llama.cpp's convert_lora_to_gguf.py"));
     }
     // llama.cpp ends the process where this is another type.
     if !matches!(adapter.get("adapter.lora.alpha"), Some(Value::F32(_))) {
-        return Err(Failure::new(format!("{place}: adapter.lora.alpha is no 32-bit number")));
+        return Err(Failure::new(format!("{place}: adapter.lora.alpha is not a 32-bit float")));
     }
     // What is wrong with the model itself is told elsewhere.
     if let Ok(model) = Gguf::open(&args.model)
@@ -49,7 +53,7 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     {
         let name = |gguf: &Gguf| gguf.architecture().unwrap_or("none").to_owned();
         return Err(Failure::new(format!(
-            "{place}: this adapter is for the architecture {:?}, and the model is of {:?}",
+            "{place}: the adapter is for the architecture {:?}, but the model has {:?}",
             name(&adapter),
             name(&model)
         )));

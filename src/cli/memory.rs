@@ -19,7 +19,7 @@ use crate::models::shape::shape;
 use crate::tune::{BySpan, Settings};
 
 /// What to do where no flag helps.
-const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
+const SMALLER: &str = "use a smaller model, or a smaller quantization of this one";
 
 /// The least that anything needs.
 pub const LEAST_N_CTX: usize = 256;
@@ -81,9 +81,9 @@ fn fitting(
     let wanted = if is_trained { known.map(ContextSize::Positions) } else { args.ctx_size };
     let given = match wanted {
         Some(ContextSize::Auto) if is_on_gpu => {
-            return Err(Failure::usage("-c auto counts the memory of the CPU, and this build uses a GPU")
+            return Err(Failure::usage("-c auto works on the CPU only, and this build uses a GPU")
                 .about("ctx-size")
-                .with_hint("give a number, or -ngl 0"));
+                .with_hint("give a number, as in -c 4096, or use -ngl 0"));
         }
         Some(ContextSize::Auto) => None,
         Some(ContextSize::Positions(n)) => Some(n),
@@ -92,9 +92,9 @@ fn fitting(
     };
     let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
         return match wanted {
-            Some(ContextSize::Auto) => Err(Failure::new("it is not known how much memory is available")
+            Some(ContextSize::Auto) => Err(Failure::new("-c auto: cannot find out how much memory is available")
                 .about("ctx-size")
-                .with_hint("give a number: -c 4096")),
+                .with_hint("give a number, as in -c 4096")),
             given => Ok(given.and_then(ContextSize::number)),
         };
     };
@@ -132,7 +132,8 @@ fn trained_as_fits(
     let most = shape.most_positions(available, &settings.long);
     let most = most.ok_or_else(|| refusal(&args.model, shape, LEAST_N_CTX, &settings.long, available))?;
     stderr_line(&format!(
-        "notice: the model was trained with {n_trained} positions, and {most} fit into memory: -c is {most}"
+        "notice: the model was trained for a context of {n_trained} tokens, but only {most} fit into memory: using \
+         -c {most}"
     ));
     Ok(most)
 }
@@ -142,13 +143,13 @@ fn check_trained(n: usize, gguf: &Gguf) -> Result<(), Failure> {
     let Some(known) = gguf.context_length().map(|known| known as usize).filter(|known| n > *known) else {
         return Ok(());
     };
-    let told = format!("a context of {n} positions, but the model was trained for {known}");
+    let told = format!("-c {n} is more than the {known} tokens that the model was trained for");
     let is_table = gguf.tensors().iter().any(|tensor| tensor.name == POSITIONS);
     if is_table || n > MOST_N_CTX {
-        let why = if is_table { ", and it has no others" } else { "" };
+        let why = if is_table { ", and it cannot take more" } else { "" };
         return Err(Failure::usage(format!("{told}{why}")).with_hint(format!("-c {known}")));
     }
-    stderr_line(&format!("notice: {told}: text beyond those may be poor; hint: -c {known}"));
+    stderr_line(&format!("notice: {told}; longer texts may be poor; hint: use -c {known}"));
     Ok(())
 }
 
@@ -183,9 +184,11 @@ fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
 /// For `auto`.
 pub fn given_n_ctx(args: &EngineArgs) -> Result<Option<usize>, Failure> {
     match args.ctx_size {
-        Some(ContextSize::Auto) => Err(Failure::usage("-c auto is for one text at a time, and here are many")
-            .about("ctx-size")
-            .with_hint("leave -c away for as many positions as needed")),
+        Some(ContextSize::Auto) => {
+            Err(Failure::usage("-c auto does not work here, because this command answers many prompts at a time")
+                .about("ctx-size")
+                .with_hint("remove -c: each answer then gets as much as it needs"))
+        }
         given => Ok(given.and_then(ContextSize::number)),
     }
 }
@@ -209,15 +212,15 @@ pub fn check(
 
 fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Failure {
     let message = format!(
-        "{}: with {n_ctx} positions it needs {} of memory, and {} are available",
+        "{}: with a context of {n_ctx} tokens, the model needs {} of memory, but {} are available",
         model.display(),
         HumanBytes(shape.estimate(n_ctx, settings).total()),
         HumanBytes(available),
     );
     let fitting = fitting_flags(shape, n_ctx, settings, available);
     Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(match fitting[..] {
-        [] => format!("{SMALLER}; --no-memory-check loads it all the same"),
-        _ => format!("what fits: {}; --no-memory-check loads it all the same", fitting.join(", or ")),
+        [] => format!("{SMALLER}; to load it anyway, use --no-memory-check"),
+        _ => format!("these would fit: {}; to load it anyway, use --no-memory-check", fitting.join(", or ")),
     })
 }
 

@@ -144,7 +144,8 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Tune(args)) => contained(run::on_crash, || tune::tune(&args)),
         Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {
-            Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
+            Err(Failure::usage("no command given")
+                .with_hint("try chaski run -m MODEL.gguf -p 'Hello', or chaski --help"))
         }
     }
 }

@@ -28,12 +28,12 @@ pub struct ModelsArgs {
 pub enum ModelsCommand {
     /// List the models on this machine
     ///
-    /// Looks into models/ of a checkout (or CHASKI_MODELS), Hugging Face's cache, Ollama, LM Studio and llama.cpp's cache.
-    /// Any -m takes a name of this list, or a beginning of it that no other name has.
+    /// Searches models/ of the source folder (or CHASKI_MODELS), and the models of Hugging Face's tools, Ollama,
+    /// LM Studio and llama.cpp. -m accepts these names, or the start of one if it is unique.
     List(ListArgs),
-    /// Tell what is in a model file
+    /// Show what a model file contains, and how fast it runs here
     Show(ShowArgs),
-    /// Tell which contexts fit into the memory that is available now
+    /// Show which context sizes fit into the available memory
     Fit(FitArgs),
 }
 
@@ -51,7 +51,7 @@ impl ModelsCommand {
 /// Arguments of `models list`.
 #[derive(Debug, ClapArgs)]
 pub struct ListArgs {
-    /// Look into this folder as well (repeatable)
+    /// Also search this folder (repeatable)
     #[arg(long, value_name = "DIR")]
     pub dir: Vec<PathBuf>,
 
@@ -63,7 +63,7 @@ pub struct ListArgs {
 /// Arguments of `models show`.
 #[derive(Debug, ClapArgs)]
 pub struct ShowArgs {
-    /// GGUF file, or a name as models list tells it
+    /// GGUF file, or a name from `chaski models list`
     #[arg(value_name = "FILE|NAME")]
     pub model: PathBuf,
 
@@ -75,7 +75,7 @@ pub struct ShowArgs {
 /// Arguments of `models fit`.
 #[derive(Debug, ClapArgs)]
 pub struct FitArgs {
-    /// GGUF file, or a name as models list tells it
+    /// GGUF file, or a name from `chaski models list`
     #[arg(value_name = "FILE|NAME")]
     pub model: PathBuf,
 

@@ -56,8 +56,8 @@ fn are_streams_merged() -> bool {
 }
 
 /// Told of an answer of which nothing can be seen.
-pub const THINKING_ONLY: &str =
-    "notice: the answer ended within the model's thinking, which is hidden; hint: a larger -n, or --reasoning show";
+pub const THINKING_ONLY: &str = "notice: the answer ended within the model's thinking, which is hidden; hint: use a larger -n, or \
+     --reasoning show";
 
 /// The answer on its way out.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Bars {
 
     /// The cost curve is being measured.
     pub fn measuring(&mut self) {
-        self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
+        self.show("measuring this machine (only the first time)", "{spinner} {msg}", 0, 1);
     }
 
     /// Settings are being measured: the share of the time that is over, and which.

@@ -14,8 +14,8 @@ use crate::cli::failure::Failure;
 use crate::llama::worker::Loaded;
 
 /// Told when [`Rendered::merged_system`] says so.
-pub const MERGED_SYSTEM: &str =
-    "notice: this model's template has no system role; the system prompt begins the user's message";
+pub const MERGED_SYSTEM: &str = "notice: the model's chat template has no system role, so the system prompt goes at the start of the user's \
+     message";
 
 /// Renders messages.
 #[derive(Debug)]

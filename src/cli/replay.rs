@@ -29,40 +29,44 @@ use crate::tree::MAX_NODES;
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Files of traces, as `chaski run --trace` writes them
+    /// Files of traces, written by `chaski run --trace`
     #[arg(required = true, value_name = "TRACES")]
     pub traces: Vec<PathBuf>,
 
-    /// Cost curves: `1%` (each row costs 1% of the first), `1:62,4:107,16:229` (rows:milliseconds), or a kept curve's file
+    /// Cost curve to assume (repeatable)
+    ///
+    /// `1%`: each additional row (token in one step) costs 1% of the first. `1:62,4:107,16:229`:
+    /// rows:milliseconds. Or the file of a saved curve.
     #[arg(long, value_name = "CURVE", default_values_t = ["1%".to_owned(), "5%".to_owned(), LAPTOP.to_owned()])]
     pub curve: Vec<String>,
 
-    /// Drafters to judge
+    /// Drafters to compare
     #[arg(long, value_enum, value_name = "DRAFTER", value_delimiter = ',', default_values_t = [Kind::Auto])]
     pub drafters: Vec<Kind>,
 
-    /// Judge `auto` without each of its sources in turn, too; each time with its mixer trained anew on these traces
+    /// Also replay `auto` without each of its sources, with its mixer trained on these traces
     #[arg(long, value_name = "TRACES", num_args = 1..)]
     pub ablation: Vec<PathBuf>,
 
-    /// A base file, as `chaski drafter build` and `chaski align` make it
+    /// Drafter file to start from, made by chaski align or chaski drafter build
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Keep what a drafter learned from one trace for the next
+    /// Keep what a drafter learns from one trace for the next
     #[arg(long)]
     pub keep: bool,
 
-    /// Print how well predicted and realized acceptance agree
+    /// Print how well predicted and actual acceptance agree
     #[arg(long)]
     pub calibration: bool,
 
-    /// Train what the mixer believes at the start on these traces, and write it to this file: once without a base, and with
-    /// --base once with it
+    /// Train the mixer's initial weights on these traces, and write them to this file
+    ///
+    /// With --base, the file has a second set of weights, trained with that base.
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
 
-    /// Format of the output
+    /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Md)]
     pub output: OutputFormat,
 }
@@ -72,13 +76,13 @@ pub struct ReplayArgs {
 pub enum Kind {
     /// The default drafter
     Auto,
-    /// The same with ADED's tree search in place of best-first search
+    /// `auto` with ADED's tree search instead of best-first search
     Mcts,
-    /// ADED as published: 64 nodes, always
+    /// ADED as published: always draft 64 tokens
     Aded,
-    /// ADED's drafts, cut to what pays
+    /// ADED's drafts, cut to the size that pays off
     AdedSized,
-    /// Plain decoding
+    /// Do not draft
     None,
 }
 
@@ -182,11 +186,11 @@ fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
     for path in paths {
         let text = read_file(path, u64::MAX, "a file of traces")?;
         let found = Trace::parse_all(&text).map_err(|error| {
-            Failure::new(format!("{}: {error}", path.display())).with_hint("chaski run --trace FILE writes such files")
+            Failure::new(format!("{}: {error}", path.display())).with_hint("write one with chaski run --trace FILE")
         })?;
         if found.is_empty() {
-            let empty = Failure::new(format!("{}: no traces in this file", path.display()));
-            return Err(empty.with_hint("chaski run --trace FILE writes such files"));
+            let empty = Failure::new(format!("{}: the file contains no traces", path.display()));
+            return Err(empty.with_hint("write one with chaski run --trace FILE"));
         }
         traces.extend(found);
     }
@@ -271,12 +275,12 @@ fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
         let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
         let curve: CostCurve =
             serde_json::from_value(file["curve"].clone()).map_err(|error| wrong(&error.to_string()))?;
-        return if curve.is_sound() { Ok(curve) } else { Err(wrong("its times make no sense")) };
+        return if curve.is_sound() { Ok(curve) } else { Err(wrong("the times must be above 0, and not fall")) };
     }
     if let Some(percent) = spec.strip_suffix('%') {
         let percent: f64 = percent.parse().map_err(|_| wrong("not a percentage"))?;
         if !(0.0..=1000.0).contains(&percent) {
-            return Err(wrong("a percentage is 0 to 1000"));
+            return Err(wrong("a percentage must be from 0 to 1000"));
         }
         return Ok(CostCurve::exact((1..=MAX_NODES).map(|n| (n, 100.0 + percent * (n - 1) as f64))));
     }
@@ -285,8 +289,13 @@ fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
         Some((rows.trim().parse().ok()?, ms.trim().parse().ok()?))
     };
     let points: Option<Vec<(usize, f64)>> = spec.split(',').map(point).collect();
-    let curve = CostCurve::exact(points.ok_or_else(|| wrong("not a list of rows:milliseconds, nor a file"))?);
-    if curve.is_sound() && curve.plain_ms(0).is_some() { Ok(curve) } else { Err(wrong("one row must have a time")) }
+    let curve =
+        CostCurve::exact(points.ok_or_else(|| wrong("expected a percentage, a list of rows:milliseconds, or a file"))?);
+    if curve.is_sound() && curve.plain_ms(0).is_some() {
+        Ok(curve)
+    } else {
+        Err(wrong("the time of one row is missing"))
+    }
 }
 
 fn table(rows: &[Row], calibration: bool) -> String {

@@ -64,7 +64,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         });
     }
     if answer.stop == StopType::Context {
-        stderr_line(&context_full(answer.n_ctx));
+        stderr_line(&cut_off_notice(cut_off(args, &answer)));
     }
     if said.is_cut && !thinking.is_shown {
         stderr_line(THINKING_ONLY);
@@ -72,7 +72,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     late.tell();
     args.exact.check(&answer.exactness, args.engine.verbose)?;
     if let Some(form) = &form {
-        check_whole(form, &answer)?;
+        check_whole(args, form, &answer)?;
     }
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
@@ -185,8 +185,7 @@ fn receive_text(
 /// What to do about an engine that crashed.
 #[must_use]
 pub fn on_crash() -> String {
-    "-v shows llama.cpp's log; the model file is broken in a way that no check finds, or this is a defect to report"
-        .to_owned()
+    "see llama.cpp's log with -v; either the model file is damaged, or this is a bug: please report it".to_owned()
 }
 
 /// A trace is a file of its own.
@@ -194,7 +193,7 @@ fn check_trace(args: &RunArgs) -> Result<(), Failure> {
     let Some(trace) = &args.trace else { return Ok(()) };
     let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
     refuse_overwrite(trace, inputs.into_iter().flatten().map(AsRef::as_ref))
-        .map_err(|failure| failure.with_hint("--trace takes a file of its own"))
+        .map_err(|failure| failure.with_hint("give another file with --trace"))
 }
 
 /// What the answer must be, if that can be had.
@@ -202,24 +201,25 @@ fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
     let form = args.form.constraint()?;
     let against = [("-r", !args.reverse_prompt.is_empty()), ("--ignore-eos", args.sampling.ignore_eos)];
     match (&form, against.iter().find(|(_, is_given)| *is_given)) {
-        (Some(form), Some((flag, _))) => {
-            Err(Failure::usage(format!("{flag} would break off what {} asks for", form.what()))
-                .with_hint("give one of them"))
-        }
+        (Some(form), Some((flag, _))) => Err(Failure::usage(format!(
+            "{flag} cannot be used together with {}: the answer might not match",
+            form.what()
+        ))
+        .with_hint("remove one of them")),
         _ => Ok(form),
     }
 }
 
 /// An answer that was cut off is not of its form.
-fn check_whole(form: &Constraint, answer: &Answer) -> Result<(), Failure> {
+fn check_whole(args: &RunArgs, form: &Constraint, answer: &Answer) -> Result<(), Failure> {
     let hint = match answer.stop {
         StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
-        StopType::Limit => "a larger -n, or bounds in it, as maxLength and maxItems",
-        StopType::Context => "a larger -c",
+        StopType::Limit => "use a larger -n".to_owned(),
+        StopType::Context => cut_off(args, answer).1,
     };
     let n = answer.tokens.len();
-    Err(Failure::new(format!("the answer was cut off after {n} tokens and is not yet what {} asks for", form.what()))
-        .with_hint(hint))
+    Err(Failure::new(format!("the answer was cut off after {n} tokens, so it does not match {}", form.what()))
+        .with_hint(format!("{hint}, or limit the length in the constraint, as with maxLength and maxItems")))
 }
 
 /// The prompt as the model wants it.
@@ -265,10 +265,28 @@ fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failur
     file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
-/// What is told of an answer that the context has no more room for.
+/// Why an answer was cut off though no limit was given, and what to do.
 #[must_use]
-pub fn context_full(n_ctx: usize) -> String {
-    format!("notice: the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")
+pub fn context_full(n_ctx: usize) -> (String, String) {
+    (format!("the context of {n_ctx} tokens is full"), "use a larger -c".to_owned())
+}
+
+/// The same where `-c` may be absent: then the context was made for the prompt and [`DEFAULT_MAX_TOKENS`].
+fn cut_off(args: &RunArgs, answer: &Answer) -> (String, String) {
+    let is_default = args.engine.ctx_size.is_none() && args.n_predict < 0;
+    match is_default && (DEFAULT_MAX_TOKENS..=DEFAULT_MAX_TOKENS + 1).contains(&answer.tokens.len()) {
+        true => (
+            format!("without -n and -c, an answer has at most {DEFAULT_MAX_TOKENS} tokens"),
+            format!("use -n {}", 4 * DEFAULT_MAX_TOKENS),
+        ),
+        false => context_full(answer.n_ctx),
+    }
+}
+
+/// A notice of that.
+#[must_use]
+pub fn cut_off_notice((why, hint): (String, String)) -> String {
+    format!("notice: the answer was cut off: {why}; hint: {hint}")
 }
 
 /// What of a job's events is not told on the spot.

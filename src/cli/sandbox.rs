@@ -15,8 +15,11 @@ use crate::store::private;
 /// Whether there is one.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub struct SandboxArgs {
-    /// Do not take rights from the engine; on Linux it opens no socket, starts no program, and writes into a few folders only
-    #[arg(long)]
+    /// Run the engine without its sandbox
+    ///
+    /// On Linux, the sandbox stops the engine from opening sockets, starting programs, and writing outside a few
+    /// folders.
+    #[arg(hide_short_help = true, long)]
     pub no_sandbox: bool,
 }
 
@@ -39,7 +42,7 @@ pub fn confine(args: SandboxArgs, writable: impl IntoIterator<Item = Option<Path
     }
     for lack in imp::confine(&writable) {
         if is_verbose {
-            stderr_line(&format!("notice: the sandbox is not whole: {lack}"));
+            stderr_line(&format!("notice: the sandbox is incomplete: {lack}"));
         }
     }
 }
@@ -79,9 +82,10 @@ mod imp {
         match restrict_writes(writable) {
             Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {}
             Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
-                lacks.push("this kernel's Landlock is an early one".to_owned());
+                lacks
+                    .push("this kernel has an early version of Landlock, which limits writing only in part".to_owned());
             }
-            Ok(_) => lacks.push("this kernel has no Landlock".to_owned()),
+            Ok(_) => lacks.push("this kernel has no Landlock, so the engine can write anywhere".to_owned()),
             Err(error) => lacks.push(error.to_string()),
         }
         lacks.extend(deny_calls().err().map(|error| error.to_string()));
@@ -122,7 +126,7 @@ mod imp {
     use std::path::PathBuf;
 
     pub(super) fn confine(_writable: &[PathBuf]) -> Vec<String> {
-        vec!["there is one on Linux only".to_owned()]
+        vec!["it is available on Linux only".to_owned()]
     }
 }
 

@@ -81,14 +81,16 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
     let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
     if is_wrong(given.n_threads) || is_wrong(given.n_threads_batch) {
         let flag = if is_wrong(given.n_threads) { "threads" } else { "threads-batch" };
-        let failure = Failure::usage(format!("the number of threads must be 1 to {MAX_THREADS}"));
-        return Err(failure.about(flag).with_hint("leave -t away for the tuned number, or the physical cores"));
+        let failure = Failure::usage(format!("the number of threads must be from 1 to {MAX_THREADS}"));
+        return Err(failure
+            .about(flag)
+            .with_hint("remove -t to use the tuned number, or one thread per physical core"));
     }
     if given.v.is_some_and(CacheType::is_quantized) && given.flash_attention == Some(FlashAttention::Off) {
-        return Err(Failure::usage("values of the cache (-ctv) can be quantized only with flash attention")
+        return Err(Failure::usage("a quantized -ctv needs flash attention")
             .about("cache-type-v")
             .about("flash-attn")
-            .with_hint("leave -fa off away, or quantize only the keys: -ctk q8_0"));
+            .with_hint("remove -fa off, or quantize only the keys, as in -ctk q8_0"));
     }
     Ok(settings_of(&args.model, args.n_gpu_layers()).map(|base| given.over(base)))
 }

@@ -19,7 +19,7 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(Debug, ClapArgs)]
 pub struct ManArgs {
-    /// Folder for the pages of all commands [default: the first page, to stdout]
+    /// Write the pages of all commands into this folder [default: print the first page]
     #[arg(value_name = "DIR")]
     pub folder: Option<PathBuf>,
 }

@@ -19,12 +19,13 @@ const KNOWN: [(&str, &str); 7] = [
 const UNKNOWN: [(&[&str], &str); 5] = [
     (
         &["-hf", "-hfr", "-hff", "-hft", "-mu", "-dr"],
-        "nothing is fetched: -m FILE.gguf, or a name that chaski models list tells; scripts/get-model.sh fetches some",
+        "chaski does not download models: give -m FILE.gguf, or -m NAME from chaski models list; \
+         scripts/get-model.sh downloads one",
     ),
-    (&["-md", "-hfd", "-hfrd"], "drafting needs no second model"),
-    (&["-cnv", "-no-cnv", "-st"], "chaski chat converses, chaski run answers once"),
-    (&["-sysf"], "-sys \"$(cat FILE)\""),
-    (&["-jf"], "--json-schema-file FILE"),
+    (&["-md", "-hfd", "-hfrd"], "remove it: drafting needs no second model"),
+    (&["-cnv", "-no-cnv", "-st"], "for a chat use chaski chat, for one answer chaski run"),
+    (&["-sysf"], "use -sys \"$(cat FILE)\""),
+    (&["-jf"], "use --json-schema-file FILE"),
 ];
 
 /// After these comes a text, whatever it looks like.
@@ -43,7 +44,7 @@ pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsStr
         let known = KNOWN.iter().find(|(short, _)| !is_text && argument == *short);
         let unknown = UNKNOWN.iter().find(|(flags, _)| !is_text && flags.iter().any(|flag| argument == *flag));
         if let Some((_, hint)) = unknown {
-            return Err(Failure::usage(format!("there is no {}", argument.display())).with_hint(*hint));
+            return Err(Failure::usage(format!("unknown flag {}", argument.display())).with_hint(*hint));
         }
         expanded.push(known.map_or(argument, |(_, long)| (*long).into()));
     }

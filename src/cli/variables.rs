@@ -96,7 +96,7 @@ pub fn hint(error: &clap::Error, command: &Command, arguments: &[OsString]) -> O
     let arg = find(command, long)?;
     let Variable { name, value, .. } = variable(arg)?;
     (value == refused && !is_given(arg, arguments))
-        .then(|| format!("the variable {name} gives this value: unset {name}, or give --{long}"))
+        .then(|| format!("this value comes from the environment variable {name}: unset it, or give --{long}"))
 }
 
 /// A flag of any command; those of one name have one variable.

@@ -5,34 +5,45 @@ use crate::gguf::error::excerpt;
 /// Bytes that are looked at.
 const N_LOOKED_AT: usize = 1024;
 
-const AGAIN: &str = "download the file itself; on Hugging Face its address has /resolve/ where the page's has /blob/";
+const AGAIN: &str = "download the file itself: on Hugging Face, replace /blob/ in the address by /resolve/";
 const LOGIN: &str =
-    "a server's answer was saved instead of the model: check the address, and log in if the model is gated";
-const UNPACK: &str =
-    "unpack it first, and give the GGUF file in it; safetensors and PyTorch models can be converted with llama.cpp";
-const CONVERT: &str =
-    "chaski runs GGUF files: look for a GGUF version, or convert it with llama.cpp's convert_hf_to_gguf.py";
+    "the download saved an error message instead of the model: check the address, and log in if the model is gated";
+const UNPACK: &str = "unpack it, and give the GGUF file in it; convert safetensors and PyTorch models with llama.cpp's \
+     convert_hf_to_gguf.py";
+const CONVERT: &str = "look for a GGUF version of the model, or convert it with llama.cpp's convert_hf_to_gguf.py";
 
 /// Formats by what their files begin with: bytes, name, and what to do.
 const BEGINNINGS: [(&[u8], &str, &str); 18] = [
-    (b"version https://git-lfs", "a Git LFS pointer, and not the file that it stands for", "fetch that: git lfs pull"),
-    (b"version http://git-media", "a Git LFS pointer, and not the file that it stands for", "fetch that: git lfs pull"),
-    (b"/annex/objects/", "a git-annex pointer, and not the file that it stands for", "fetch that: git annex get FILE"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer instead of the file itself",
+        "download the file itself: git lfs pull",
+    ),
+    (
+        b"version http://git-media",
+        "a Git LFS pointer instead of the file itself",
+        "download the file itself: git lfs pull",
+    ),
+    (
+        b"/annex/objects/",
+        "a git-annex pointer instead of the file itself",
+        "download the file itself: git annex get FILE",
+    ),
     (b"\x1f\x8b", "a gzip archive", UNPACK),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", UNPACK),
     (b"\xfd7zXZ\0", "an xz archive", UNPACK),
     (b"BZh", "a bzip2 archive", UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     (b"Rar!", "a rar archive", UNPACK),
-    (b"\x7fELF", "a program", "a llamafile holds its GGUF file as a zip archive does: unzip FILE"),
-    (b"MZ", "a program", "a llamafile holds its GGUF file as a zip archive does: unzip FILE"),
+    (b"\x7fELF", "a program", "a llamafile contains its GGUF file as a zip archive does: unzip FILE"),
+    (b"MZ", "a program", "a llamafile contains its GGUF file as a zip archive does: unzip FILE"),
     (b"\x89HDF", "an HDF5 file", CONVERT),
-    (b"lmgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"fmgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"tjgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"algg", "a GGML adapter of before August 2024", "look for a newer conversion of the adapter"),
-    (b"CHASKIDF", "a drafter file of chaski", "--base takes it; -m takes a model"),
-    (b"\0\0\0\0", "zeros", "the download did not end: download it again"),
+    (b"lmgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"fmgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"tjgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"algg", "a GGML adapter from before August 2024", "look for a newer conversion of the adapter"),
+    (b"CHASKIDF", "a drafter file of chaski", "give drafter files with --base, and a model with -m"),
+    (b"\0\0\0\0", "zeros", "the download is incomplete: download it again"),
 ];
 
 /// What it is, and what to do; `None` for what is not known.

@@ -371,6 +371,7 @@ impl Desk<'_> {
         // Whoever asked for fewer tokens expects the answer to end there.
         let at_limit = match request.max_tokens {
             Some(asked) if asked <= max_tokens => End::Length,
+            None if max_tokens == self.most_tokens => End::DefaultLimit,
             _ => End::Context { n_ctx: n_prompt + max_tokens },
         };
         if request.n_top.is_some() {
@@ -394,7 +395,7 @@ impl Desk<'_> {
             (n_left_out, prompt) = (shorter.n_left_out, self.model.tokenize(&shorter.prompt));
         }
         if n_left_out > 0 && prompt.len() < self.longest {
-            let text = format!("its context is full: the oldest {n_left_out} messages are left out");
+            let text = format!("the messages do not fit into the context: the oldest {n_left_out} are left out");
             self.tell(Event::Notice { id: Some(request.id), text });
         }
         prompt

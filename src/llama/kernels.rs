@@ -14,7 +14,7 @@ pub enum ChoiceError {
     #[error("{VARIABLE}={0}: expected avx2, avxvnni, avx512 or ggml")]
     Unknown(String),
     /// This CPU, or this build, has none.
-    #[error("{VARIABLE}={0}: {1} has no such kernels")]
+    #[error("{VARIABLE}={0}: {1} cannot run these kernels")]
     Unsupported(String, &'static str),
     /// They do not fit this llama.cpp; ggml's are used.
     #[error("chaski's own kernels are off: {0}")]

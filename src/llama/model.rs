@@ -124,7 +124,7 @@ impl Model {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let (adapter, scale) = &mut *adapter.lock().unwrap_or_else(PoisonError::into_inner);
         let set = context.lora_adapter_set(adapter, *scale);
-        set.map_err(|error| TargetError::Engine(format!("cannot add the adapter: {error}")))
+        set.map_err(|error| TargetError::Engine(format!("cannot apply the LoRA adapter: {error}")))
     }
 
     /// True for models whose memory is a state and not a cache of positions (Mamba, RWKV, hybrids): it cannot be rolled

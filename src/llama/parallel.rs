@@ -64,7 +64,7 @@ impl<'m> Parallel<'m> {
             .with_kv_unified(false)
             // A window-sized cache drops what a text that shares a beginning would need.
             .with_swa_full(true);
-        let what = || format!("cannot make a context of {n_lanes} x {n_ctx} positions");
+        let what = || format!("cannot create a context for {n_lanes} lanes of {n_ctx} tokens");
         let context = model.inner.new_context(&model.backend, params);
         let mut context = context.map_err(|error| engine_error(&what(), &error))?;
         model.adapt(&mut context)?;

@@ -144,7 +144,7 @@ impl<'m> Session<'m> {
             // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
             .with_swa_full(true);
         let context = model.inner.new_context(&model.backend, params);
-        let what = || format!("cannot make a context of {} positions", config.n_ctx);
+        let what = || format!("cannot create a context of {} tokens", config.n_ctx);
         let mut context = context.map_err(|error| engine_error(&what(), &error))?;
         model.adapt(&mut context)?;
         Ok(Session {

@@ -72,7 +72,8 @@ impl Held {
         let (structure, candidates) = (&mut self.structure, &mut self.chain.candidates);
         candidates.data.retain(|candidate| structure.allows(Token(candidate.id().0)));
         if candidates.data.is_empty() || self.chain.has_biases {
-            let allowed = structure.allowed().map_err(|error| TargetError::Engine(format!("the form: {error}")))?;
+            let allowed =
+                structure.allowed().map_err(|error| TargetError::Engine(format!("the constraint failed: {error}")))?;
             self.chain.fill_some(logits, allowed.into_iter());
         }
         Ok(())
@@ -86,12 +87,14 @@ impl Sampler for Held {
         if !self.structure.allows(Token(token.0)) {
             self.hold(logits)?;
             if self.chain.candidates.data.is_empty() {
-                return Err(TargetError::Engine("no token of the vocabulary goes on as the form wants".to_owned()));
+                return Err(TargetError::Engine(
+                    "the model has no token that continues the text as the constraint requires".to_owned(),
+                ));
             }
             token = self.chain.choose()?;
         }
         let accepted = self.structure.accept(Token(token.0));
-        accepted.map_err(|error| TargetError::Engine(format!("the form refused an allowed token: {error}")))?;
+        accepted.map_err(|error| TargetError::Engine(format!("the constraint rejected an allowed token: {error}")))?;
         self.chain.accept(token);
         Ok(Token(token.0))
     }

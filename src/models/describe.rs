@@ -64,7 +64,7 @@ pub fn about(gguf: &Gguf) -> Result<About, GgufError> {
 /// What is wrong, without the path, fit for a terminal.
 fn reason(error: &GgufError) -> String {
     let text = match error {
-        GgufError::Io { source, .. } => format!("it cannot be read: {source}"),
+        GgufError::Io { source, .. } => format!("cannot read it: {source}"),
         GgufError::Invalid { defect, .. } => defect.to_string(),
         other => other.to_string(),
     };

@@ -32,7 +32,7 @@ pub(super) fn model_of(store: &Path, manifest: &Path) -> Found {
     let (path, fault) = match blob(manifest) {
         Ok(digest) => {
             let path = store.join("blobs").join(format!("sha256-{digest}"));
-            let fault = (!path.is_file()).then(|| "its blob is missing: the download was not finished".to_owned());
+            let fault = (!path.is_file()).then(|| "its blob is missing: the download is incomplete".to_owned());
             (path, fault)
         }
         Err(fault) => (manifest.to_owned(), Some(fault)),
@@ -44,16 +44,16 @@ pub(super) fn model_of(store: &Path, manifest: &Path) -> Found {
 fn blob(manifest: &Path) -> Result<String, String> {
     let mut text = Vec::new();
     let read = File::open(manifest).and_then(|file| file.take(MAX_MANIFEST_BYTES).read_to_end(&mut text));
-    read.map_err(|error| format!("its manifest cannot be read: {error}"))?;
+    read.map_err(|error| format!("cannot read its manifest: {error}"))?;
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("its manifest is damaged: {error}"))?;
     let layer = manifest.layers.iter().find(|layer| layer.media_type == MODEL_LAYER);
-    let digest = &layer.ok_or("its manifest names no model")?.digest;
+    let digest = &layer.ok_or("its manifest contains no model")?.digest;
     // A stranger's text becomes a part of a path: it must be nothing but a digest.
     let digits = digest.strip_prefix("sha256:").filter(|digits| {
         digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     });
-    digits.map(str::to_owned).ok_or_else(|| "its manifest names a layer that has no sha256".to_owned())
+    digits.map(str::to_owned).ok_or_else(|| "its manifest contains a layer without a sha256".to_owned())
 }
 
 /// As Ollama shows it, without the host and the user that are the default; and what it is called as well.

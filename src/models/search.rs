@@ -83,7 +83,7 @@ impl Walk {
         for mut found in join_shards(store, &files) {
             let target = fs::canonicalize(&found.path);
             if target.is_err() {
-                found.fault.get_or_insert_with(|| "the link leads nowhere: the download was not finished".to_owned());
+                found.fault.get_or_insert_with(|| "the link is broken: the download is incomplete".to_owned());
             }
             if self.seen.insert(target.unwrap_or_else(|_| found.path.clone())) {
                 self.found.push(found);
@@ -156,7 +156,7 @@ fn join_shards(store: Store, files: &[PathBuf]) -> Vec<Found> {
     for path in files {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let lower = name.to_ascii_lowercase();
-        let fault = is_partial(&lower).then(|| "the download was not finished".to_owned());
+        let fault = is_partial(&lower).then(|| "the download is incomplete".to_owned());
         let stem = &name[..lower.find(".gguf").unwrap_or(name.len())];
         let shard = shard(stem).filter(|_| fault.is_none());
         if let Some((base, _, count)) = shard {

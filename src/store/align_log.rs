@@ -93,10 +93,10 @@ pub enum LogError {
         error: io::Error,
     },
     /// The file is something else.
-    #[error("{0}: not a log of chaski align, or one of another version")]
+    #[error("{0}: not a log of chaski align, or written by another version")]
     Foreign(PathBuf),
     /// The log has another key.
-    #[error("{path}: made with another {what}: {was:?}, now {is:?}")]
+    #[error("{path}: started with another {what}: {was:?} then, {is:?} now")]
     OtherKey {
         /// The file.
         path: PathBuf,

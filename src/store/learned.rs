@@ -88,7 +88,7 @@ pub enum LearnedError {
     #[error("{0}: damaged, or not a file of learned state")]
     Damaged(PathBuf),
     /// Of a later chaski.
-    #[error("{path}: version {version}, but this chaski knows version {VERSION}")]
+    #[error("{path}: written by another version of chaski (format {version}, this version reads {VERSION})")]
     Newer {
         /// The file.
         path: PathBuf,
@@ -96,10 +96,10 @@ pub enum LearnedError {
         version: u32,
     },
     /// Another model's.
-    #[error("{0}: of another model")]
+    #[error("{0}: belongs to another model")]
     Foreign(PathBuf),
     /// More than may be kept.
-    #[error("{n_bytes} bytes of learned state, but {MAX_PAYLOAD_BYTES} is the limit")]
+    #[error("the learned state has {n_bytes} bytes; the limit is {MAX_PAYLOAD_BYTES}")]
     TooLong {
         /// Bytes given.
         n_bytes: usize,

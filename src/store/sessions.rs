@@ -42,16 +42,16 @@ pub enum SessionError {
         error: FormError,
     },
     /// Too long to be one.
-    #[error("{}: a session has at most {} MiB", .0.display(), MAX_BYTES >> 20)]
+    #[error("{}: a saved chat can have at most {} MiB", .0.display(), MAX_BYTES >> 20)]
     TooLong(PathBuf),
     /// Another process holds it.
-    #[error("the session {0} is open in another chat")]
+    #[error("the chat {0} is open in another terminal or process")]
     Busy(String),
     /// There is one already.
-    #[error("there is a session {0} already")]
+    #[error("there is already a saved chat {0}")]
     Exists(String),
     /// There is none.
-    #[error("there is no session {0}")]
+    #[error("there is no saved chat {0}")]
     Missing(String),
 }
 
@@ -60,13 +60,15 @@ impl SessionError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            SessionError::Form { error: FormError::Version(_), .. } => Some("it stays as it is; take another name"),
-            SessionError::Form { .. } | SessionError::TooLong(_) => {
-                Some("it stays as it is: mend it, move it away, or take another name")
+            SessionError::Form { error: FormError::Version(_), .. } => {
+                Some("chaski does not change it; use another name")
             }
-            SessionError::Busy(_) => Some("leave that chat first, or take another name"),
-            SessionError::Exists(_) => Some("take another name, or /load it"),
-            SessionError::Missing(_) => Some("/list tells those there are, /save keeps this chat as one"),
+            SessionError::Form { .. } | SessionError::TooLong(_) => {
+                Some("chaski does not change it; repair or move the file, or use another name")
+            }
+            SessionError::Busy(_) => Some("leave it there first, or use another name"),
+            SessionError::Exists(_) => Some("use another name, or switch to it with /load"),
+            SessionError::Missing(_) => Some("/list shows the saved chats; /save NAME saves this one"),
             SessionError::Name(_) | SessionError::Io { .. } => None,
         }
     }
@@ -257,11 +259,11 @@ mod tests {
     fn one_chat_at_a_time() {
         let (_folder, sessions) = place();
         let first = sessions.create("a").unwrap();
-        assert_eq!(sessions.open("a").unwrap_err().to_string(), "the session a is open in another chat");
+        assert_eq!(sessions.open("a").unwrap_err().to_string(), "the chat a is open in another terminal or process");
         sessions.create("b").unwrap();
         drop(first);
         sessions.create("a").unwrap().save(&session()).unwrap();
-        assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is a session a already");
+        assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is already a saved chat a");
         assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no session c");
     }
 

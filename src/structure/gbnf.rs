@@ -42,7 +42,7 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
             parser.space(true);
         }
         if parser.rules.contains(&name) {
-            return Err(parser.error(format!("the rule {name:?} is there twice")));
+            return Err(parser.error(format!("the rule {name:?} is defined twice")));
         }
         let _ = writeln!(lark, "{}: {body}", lark_name(&name));
         parser.rules.push(name);
@@ -115,7 +115,7 @@ impl<'a> Parser<'a> {
                 self.rest = rest;
                 Ok(())
             }
-            None => Err(self.error(format!("{text:?} is expected"))),
+            None => Err(self.error(format!("expected {text:?}"))),
         }
     }
 
@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
         let end = self.rest.find(|c| !is_name(c)).unwrap_or(self.rest.len());
         if end == 0 {
             let what = self.peek().map_or("the end".to_owned(), |c| format!("{c:?}"));
-            return Err(self.error(format!("the name of a rule is expected, not {what}")));
+            return Err(self.error(format!("expected the name of a rule, found {what}")));
         }
         let (name, rest) = self.rest.split_at(end);
         self.rest = rest;
@@ -162,7 +162,7 @@ impl<'a> Parser<'a> {
                     self.expect(")")?;
                     format!("({inner})")
                 }
-                Some('<' | '!') => return Err(self.error("tokens in a grammar are not supported")),
+                Some('<' | '!') => return Err(self.error("tokens, as in <[1]>, are not supported")),
                 Some(c) if c.is_ascii_alphanumeric() || c == '-' || c == '_' => {
                     let line = self.line();
                     let name = self.name()?;
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
             item = if n_repeats == 0 { item + &repeat } else { format!("({item}){repeat}") };
             n_repeats += 1;
             if n_repeats > MAX_DEPTH {
-                return Err(self.error("an item is repeated too often"));
+                return Err(self.error("there are too many repetitions of one item"));
             }
         }
     }
@@ -203,7 +203,7 @@ impl<'a> Parser<'a> {
                 Ok(c.to_string())
             }
             Some('{') => {
-                let end = self.rest.find('}').ok_or_else(|| self.error("'}' is expected"))?;
+                let end = self.rest.find('}').ok_or_else(|| self.error("expected '}'"))?;
                 let (inside, rest) = (&self.rest[1..end], &self.rest[end + 1..]);
                 let number = |text: &str| text.trim().parse().ok().filter(|&n: &u32| n <= MAX_REPEAT);
                 let bounds = match inside.split_once(',') {
@@ -213,7 +213,9 @@ impl<'a> Parser<'a> {
                 };
                 let bounds = bounds.filter(|&(from, to)| to.is_none_or(|to| from <= to));
                 let Some((from, to)) = bounds else {
-                    return Err(self.error(format!("{{{inside}}} is no number of repetitions up to {MAX_REPEAT}")));
+                    return Err(
+                        self.error(format!("{{{inside}}}: expected a number of repetitions up to {MAX_REPEAT}"))
+                    );
                 };
                 self.rest = rest;
                 Ok(format!("{{{from},{}}}", to.map(|to| to.to_string()).unwrap_or_default()))
@@ -229,7 +231,7 @@ impl<'a> Parser<'a> {
         loop {
             match self.peek() {
                 Some('"') => break,
-                None => return Err(GbnfError { line, message: "a literal does not end".to_owned() }),
+                None => return Err(GbnfError { line, message: "this literal has no closing quote".to_owned() }),
                 Some(_) => characters.push(format!(r"/\x{{{:x}}}/", u32::from(self.character()?))),
             }
         }
@@ -251,7 +253,7 @@ impl<'a> Parser<'a> {
         let mut is_empty = true;
         while self.peek() != Some(']') {
             if self.rest.is_empty() {
-                return Err(self.error("a class of characters does not end"));
+                return Err(self.error("this character class has no closing ]"));
             }
             let first = self.character()?;
             let _ = write!(out, r"\x{{{:x}}}", u32::from(first));
@@ -259,7 +261,9 @@ impl<'a> Parser<'a> {
                 self.next();
                 let last = self.character()?;
                 if last < first {
-                    return Err(self.error(format!("{first:?}-{last:?} is no range of characters")));
+                    return Err(self.error(format!(
+                        "{first:?}-{last:?} is not a range: the first character comes after the last"
+                    )));
                 }
                 let _ = write!(out, r"-\x{{{:x}}}", u32::from(last));
             }
@@ -267,7 +271,7 @@ impl<'a> Parser<'a> {
         }
         self.next();
         if is_empty {
-            return Err(self.error("a class of characters is empty"));
+            return Err(self.error("this character class is empty"));
         }
         out.push_str("]/");
         Ok(out)
@@ -275,7 +279,7 @@ impl<'a> Parser<'a> {
 
     /// One character, perhaps escaped.
     fn character(&mut self) -> Result<char, GbnfError> {
-        let c = self.next().ok_or_else(|| self.error("a character is expected"))?;
+        let c = self.next().ok_or_else(|| self.error("expected a character"))?;
         if c != '\\' {
             return Ok(c);
         }
@@ -287,12 +291,12 @@ impl<'a> Parser<'a> {
             Some('r') => return Ok('\r'),
             Some('n') => return Ok('\n'),
             Some(c @ ('\\' | '"' | '[' | ']' | '-')) => return Ok(c),
-            Some(c) => return Err(self.error(format!("\\{c} is no escape"))),
-            None => return Err(self.error("a character is expected after \\")),
+            Some(c) => return Err(self.error(format!("unknown escape \\{c}"))),
+            None => return Err(self.error("expected a character after \\")),
         };
         let digits = self.rest.get(..n_digits);
         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
-        let c = code.ok_or_else(|| self.error(format!("an escape of {n_digits} hexadecimal digits is expected")))?;
+        let c = code.ok_or_else(|| self.error(format!("expected {n_digits} hexadecimal digits")))?;
         self.rest = &self.rest[n_digits..];
         Ok(c)
     }

@@ -80,7 +80,9 @@ impl Reader<'_> {
         let Value::Object(object) = value else {
             return match value {
                 Value::Bool(_) => Ok(value.clone()),
-                other => wrong(path, format!("a schema is an object, true or false, not {}", shortened(other))),
+                other => {
+                    wrong(path, format!("expected a schema (an object, true or false), found {}", shortened(other)))
+                }
             };
         };
         let has_id = |name: &str| object.get(name).and_then(Value::as_str).is_some_and(|id| !id.starts_with('#'));
@@ -116,13 +118,13 @@ impl Reader<'_> {
                 let all = all.iter().enumerate();
                 all.map(|(at, value)| self.schema(value, &path.child(&at.to_string()), is_rebased)).collect()
             }
-            None => wrong(path, format!("a list of schemas is expected, not {}", shortened(value))),
+            None => wrong(path, format!("expected a list of schemas, found {}", shortened(value))),
         }
     }
 
     fn map(&mut self, value: &Value, path: &Pointer, is_rebased: bool) -> Result<Value, SchemaError> {
         let Some(object) = value.as_object() else {
-            return wrong(path, format!("an object of schemas is expected, not {}", shortened(value)));
+            return wrong(path, format!("expected an object of schemas, found {}", shortened(value)));
         };
         let schema =
             |(name, value): (&String, &Value)| Ok((name.clone(), self.schema(value, &path.child(name), is_rebased)?));
@@ -132,14 +134,14 @@ impl Reader<'_> {
     /// A reference by the name that llguidance is given for its target.
     fn reference(&mut self, value: &Value, path: &Pointer, is_rebased: bool) -> Result<Value, SchemaError> {
         let Some(text) = value.as_str() else {
-            return wrong(path, format!("a text is expected, not {}", shortened(value)));
+            return wrong(path, format!("expected a text, found {}", shortened(value)));
         };
         if is_rebased {
-            return wrong(path, "a reference within a schema that has an $id of its own is not supported");
+            return wrong(path, "references inside a schema that has its own $id are not supported");
         }
         let target = Pointer::referred(text, self.root).or_else(|message| wrong(path, message))?;
         if target.find(self.root).is_none() {
-            return wrong(path, format!("{text:?} leads to nothing in this schema"));
+            return wrong(path, format!("{text:?} does not exist in this schema"));
         }
         let name = match self.names.get(&target) {
             Some(name) => name.clone(),

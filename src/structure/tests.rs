@@ -347,7 +347,7 @@ fn issue_13_2_reasons_name_the_place_in_the_schemas_words() {
         let is_plain = !error.contains("Unsatisfiable") && !error.contains("regex") && !error.contains("coerce");
         assert!(error.contains(path) && error.contains(what) && is_plain, "{schema}: {error}");
     }
-    assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes, more than 65536"));
+    assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes; the limit is 65536"));
 }
 fn after_thinking(is_open: bool) -> Constraint {
     Constraint::AfterThinking { is_open, form: Box::new(schema()) }

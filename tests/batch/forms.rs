@@ -83,7 +83,7 @@ fn tables_need_a_template_and_go_through_it() {
     let mut setup = place.setup("a.csv", "custom_id,text\na,x\nb,\"y, z\"\n");
     assert!(setup.run().unwrap_err().to_string().contains("a.csv: a table needs a template"));
     setup.template = Some("{{ text".to_owned());
-    assert!(setup.run().unwrap_err().to_string().contains("template line 1"));
+    assert!(setup.run().unwrap_err().to_string().contains("--template, line 1"));
     setup.template = Some("say {{text}}".to_owned());
     setup.run().unwrap();
     let records = setup.records();
@@ -332,5 +332,5 @@ fn issue_13_12_an_array_is_refused_whole() {
     assert!(setup.run().unwrap_err().to_string().contains("a.json: this is a JSON array"));
     assert!(!setup.output.exists());
     let spread = place.setup("b.json", "{\n  \"prompt\": \"a\"\n}\n");
-    assert!(spread.run().unwrap_err().to_string().contains("over several lines"));
+    assert!(spread.run().unwrap_err().to_string().contains("spans several lines"));
 }

@@ -63,7 +63,7 @@ fn what_does_not_belong_together_is_not_joined() {
     let mut other = Setup { seed: Some(8), output: place.path("other.jsonl"), ..shards[2].clone() };
     other.run().unwrap();
     let error = refused(&[parts[0].clone(), parts[1].clone(), other.output.clone()]).to_string();
-    assert!(error.contains("other.jsonl: it is of another job: its --seed is 8, not 7"), "{error}");
+    assert!(error.contains("other.jsonl: belongs to another job: its --seed is 8, not 7"), "{error}");
     // A part that is not done.
     let journal = fs::read_to_string(journal_path(&parts[1])).unwrap();
     let cut: String = journal.lines().take(8).flat_map(|line| [line, "\n"]).collect();

@@ -79,12 +79,12 @@ fn every_position_has_its_likeliest_tokens() {
 fn what_is_written_does_not_depend_on_how_many_at_a_time() {
     let place = Workplace::new();
     prompts(&place);
-    // Greedy and exact numbers: the texts must be the same. Each is whole, since the prompts are used up.
+    // Greedy and exact numbers: the texts must be the same. Each is whole, since no prompts are left.
     let texts = |n_parallel: &str| {
         let arguments = ["--prompts", "prompts.jsonl", "--temp", "0", "--tokens", "100000", "--keep-log"];
         let mut command = place.command(&["align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
         let ran = finish(command.args(arguments));
-        assert!(ran.succeeds().stderr.contains("the prompts are used up"), "{ran:#?}");
+        assert!(ran.succeeds().stderr.contains("no prompts are left"), "{ran:#?}");
         let mut texts: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
         for piece in pieces(&place.path(&format!("{n_parallel}.log"))) {
             texts.entry(piece.text).or_default().extend(piece.said.iter().map(|said| said.token.0));
@@ -152,7 +152,7 @@ fn ctrl_c_keeps_what_is_done() {
         wait_until("what is written", || n_bytes() > n_before + 5000);
         running.signal("INT");
         let ran = running.finish();
-        ran.fails(130, &["interrupted"]).hints("the same command goes on");
+        ran.fails(130, &["interrupted"]).hints("run the same command again to continue");
         let told = ran.stderr.split(" of 1000000 tokens").next().unwrap().rsplit(' ').next().unwrap();
         assert_eq!(told.parse::<usize>().unwrap(), n_tokens(&log), "round {round}: {ran:#?}");
     }
@@ -183,7 +183,7 @@ fn prompts_that_do_not_fit_are_left_out_and_mistakes_are_named() {
     let place = Workplace::new();
     place.write("prompts.jsonl", format!("{{\"prompt\": \"{}\"}}\n{{\"prompt\": \"rain\"}}\n", "rain ".repeat(600)));
     let ran = align(&place, &["--prompts", "prompts.jsonl", "--tokens", "1000"]);
-    ran.succeeds().notices("is left out").notices("the prompts are used up");
+    ran.succeeds().notices("is skipped").notices("no prompts are left");
     place.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"p\": 1}\n");
     align(&place, &["--prompts", "bad.jsonl"]).fails(1, &["bad.jsonl:2"]).hints("prompt");
     align(&place, &["-np", "0"]).fails(2, &["--parallel"]);

@@ -129,7 +129,7 @@ fn a_full_context_is_said() {
     let n_prompt = timing(&place.json(&["-p", PROMPT]), "prompt_n");
     let n_ctx = (n_prompt + 10).to_string();
     let ran = place.run(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
-    ran.succeeds().notices(&format!("the context of {n_ctx} positions is full; hint: a larger -c"));
+    ran.succeeds().notices(&format!("the context of {n_ctx} tokens is full; hint: use a larger -c"));
     assert!(ran.stderr.starts_with("10 tokens in "), "{ran:#?}");
     let answer = place.json(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
     assert_eq!((&answer["stop_type"], timing(&answer, "predicted_n")), (&json!("limit"), 10));
@@ -138,14 +138,14 @@ fn a_full_context_is_said() {
 #[test]
 fn issue_13_13_a_context_longer_than_the_model_knows_is_a_notice() {
     let place = Workplace::new();
-    let notice = "a context of 70000 positions, but the model was trained for 65536";
+    let notice = "-c 70000 is more than the 65536 tokens that the model was trained for";
     let run = place.run(&["-p", PROMPT, "-c", "70000", "-n", "3", "-q"]);
     run.succeeds().notices(notice).notices("-c 65536");
     place.write("prompts.txt", format!("{PROMPT}\n"));
     let batch = ["batch", "-i", "prompts.txt", "-o", "results.jsonl", "-c", "70000", "-n", "3", "-np", "1"];
     finish(&mut place.command(&batch)).succeeds().notices(notice);
     let unchecked = ["-p", PROMPT, "-c", "9000000000", "--no-memory-check"];
-    place.run(&unchecked).fails(2, &["9000000000 positions"]).hints("-c 65536");
+    place.run(&unchecked).fails(2, &["-c 9000000000 is more than"]).hints("-c 65536");
 }
 
 #[test]

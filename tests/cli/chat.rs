@@ -85,7 +85,7 @@ fn a_file_goes_before_the_message() {
     for path in ["my notes.txt", "my\\ notes.txt", "'my notes.txt'"] {
         let ran = chat(&place, &[], &format!("/read {path}\n{SECOND}\n"));
         assert_eq!(ran.succeeds().stdout, format!("{text}\n"));
-        assert_eq!(ran.stderr, "my notes.txt: 23 bytes, before your next message\n");
+        assert_eq!(ran.stderr, "my notes.txt: 23 bytes will go before your next message\n");
     }
     chat(&place, &[], "/read none.txt\n").fails(1, &["none.txt: no such file"]);
 }
@@ -108,7 +108,9 @@ fn what_is_no_command_is_told_and_not_sent() {
     chat(&place, &[], "/undo\n").fails(1, &["there is no message yet"]);
     chat(&place, &[], "/edit\n").fails(2, &["/edit needs a terminal"]);
     chat(&place, &["--reasoning", "loud"], PROMPT).fails(2, &["invalid value 'loud'"]);
-    chat(&place, &["-c", "70000"], PROMPT).succeeds().notices("70000 positions, but the model was trained for 65536");
+    chat(&place, &["-c", "70000"], PROMPT)
+        .succeeds()
+        .notices("-c 70000 is more than the 65536 tokens that the model was trained for");
 }
 
 #[test]
@@ -117,8 +119,7 @@ fn what_is_told_never_goes_to_stdout() {
     let input = format!("/help\n/show\n/list\n/stats\n{PROMPT}\n/stats\n/set temp 0.5\n/save kept\n/list\n");
     let ran = chat(&place, &[], &input);
     assert_eq!(ran.succeeds().stdout, place.text_of(&["-p", PROMPT]) + "\n");
-    for part in
-        ["/regen", "messages  0", "no chat was kept yet", "no answer yet", "; seed 7\n", "temp is 0.5", "2 messages"]
+    for part in ["/regen", "messages  0", "no saved chats", "no answer yet", "; seed 7\n", "temp is 0.5", "2 messages"]
     {
         assert!(ran.stderr.contains(part), "{part}: {ran:#?}");
     }
@@ -173,13 +174,13 @@ fn settings_stay_with_a_session_and_flags_win() {
 #[test]
 fn names_are_no_paths_and_nothing_is_replaced() {
     let place = Workplace::new();
-    chat(&place, &["../rain"], PROMPT).fails(2, &["is no name of a session"]);
+    chat(&place, &["../rain"], PROMPT).fails(2, &["cannot be the name of a chat"]);
     chat(&place, &["rain"], PROMPT).succeeds();
     let kept = fs::read(session_file(&place, "rain")).unwrap();
-    chat(&place, &[], "/save rain\n").fails(1, &["there is a session rain already"]).hints("another name");
-    chat(&place, &[], "/load none\n").fails(1, &["there is no session none"]).hints("/list");
+    chat(&place, &[], "/save rain\n").fails(1, &["there is already a saved chat rain"]).hints("another name");
+    chat(&place, &[], "/load none\n").fails(1, &["there is no saved chat none"]).hints("/list");
     let unsaved = chat(&place, &[], &format!("{PROMPT}\n/load rain\n"));
-    assert!(unsaved.code == Some(1) && unsaved.stderr.contains("this chat is not kept yet"), "{unsaved:#?}");
+    assert!(unsaved.code == Some(1) && unsaved.stderr.contains("this chat is not saved yet"), "{unsaved:#?}");
     let loaded = chat(&place, &[], &format!("/load rain\n{SECOND}\n"));
     assert_eq!(
         loaded.succeeds().stdout,
@@ -190,7 +191,7 @@ fn names_are_no_paths_and_nothing_is_replaced() {
     assert_eq!(fs::read(session_file(&place, "rain")).unwrap(), kept, "a new chat is another one");
     for damaged in ["", "{\"chaski_session\": 1", "{\"chaski_session\": 2}"] {
         fs::write(session_file(&place, "rain"), damaged).unwrap();
-        chat(&place, &["rain"], PROMPT).fails(1, &["rain.json: "]).hints("it stays as it is");
+        chat(&place, &["rain"], PROMPT).fails(1, &["rain.json: "]).hints("chaski does not change it");
         chat(&place, &[], "/load rain\n").fails(1, &["rain.json: "]);
         assert_eq!(fs::read_to_string(session_file(&place, "rain")).unwrap(), damaged);
     }
@@ -202,8 +203,8 @@ fn two_chats_do_not_write_one_session() {
     let mut first = Running::start(command(&place, &["rain"]).stdin(Stdio::piped()));
     first.child.stdin.as_mut().unwrap().write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
     first.wait_for_text();
-    chat(&place, &["rain"], PROMPT).fails(1, &["the session rain is open in another chat"]).hints("leave that chat");
-    chat(&place, &[], "/load rain\n").fails(1, &["is open in another chat"]);
+    chat(&place, &["rain"], PROMPT).fails(1, &["the chat rain is open in another terminal"]).hints("leave it there");
+    chat(&place, &[], "/load rain\n").fails(1, &["is open in another terminal"]);
     drop(first.child.stdin.take());
     first.finish().succeeds();
     chat(&place, &["rain"], SECOND).succeeds();
@@ -226,7 +227,7 @@ fn answers_are_taken_back_and_made_again() {
     let input = format!("{PROMPT}\n{SECOND}\n/undo\n{SECOND}\n/regen\n/regen\n/save rain\n");
     let ran = chat(&place, &[], &input);
     ran.succeeds();
-    assert!(ran.stderr.contains(&format!("taken back: {SECOND}\n")), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("removed: {SECOND}\n")), "{ran:#?}");
     let kept = answers(&place, "rain");
     let straight = said(&place, &[], &format!("{PROMPT}\n{SECOND}\n"));
     let (first, second) = (format!("{}\n", kept[0]), straight.strip_prefix(&format!("{}\n", kept[0])).unwrap());
@@ -246,7 +247,7 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
     let input: String = (0..8).map(|n| format!("{PROMPT} {n}\n")).collect();
     let arguments = ["-c", "200", "-n", "24", "-sys", "be brief"];
     let ran = chat(&place, &[&["rain"], &arguments[..]].concat(), &input);
-    ran.succeeds().notices("the context of 200 positions is full: the oldest ");
+    ran.succeeds().notices("the context of 200 tokens is full: the oldest ");
     let kept = session(&place, "rain");
     let n_left_out = kept["turns_left_out"].as_u64().unwrap() as usize;
     assert!((1..8).contains(&n_left_out));
@@ -257,10 +258,7 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
 
     let refused = chat(&place, &[&["--on-overflow", "error"], &arguments[..]].concat(), &input);
     assert_eq!(refused.code, Some(6), "{refused:#?}");
-    assert!(
-        refused.stderr.contains("error: the conversation has ") && refused.stderr.contains("hint: "),
-        "{refused:#?}"
-    );
+    assert!(refused.stderr.contains("error: the chat has ") && refused.stderr.contains("hint: "), "{refused:#?}");
     chat(&place, &["-c", "32", "-n", "24"], PROMPT).fails(6, &["error: the message has ", "keeps 24 for the answer"]);
 }
 
@@ -270,7 +268,7 @@ fn issue_13_14_the_hint_names_what_helps_and_it_does() {
     let long = PROMPT.repeat(12);
     // The oldest are left out already, so that is no help, and neither is more context than the model knows.
     let refused = chat(&place, &["-c", "128", "-n", "100"], &long);
-    refused.fails(6, &["error: the message has "]).hints("start the chat with -c ");
+    refused.fails(6, &["error: the message has "]).hints("start chaski chat with -c ");
     assert!(!refused.stderr.contains("drop-oldest"), "{refused:#?}");
     let n_ctx = refused.stderr.split("-c ").nth(1).unwrap().split(',').next().unwrap();
     chat(&place, &["-c", n_ctx, "-n", "100"], &long).succeeds();
@@ -299,7 +297,7 @@ fn issue_13_14_a_file_that_is_too_long_does_not_stay_in_the_way() {
     place.write("long.txt", PROMPT.repeat(1000));
     let refused = chat(&place, &["-c", "256"], &format!("/read long.txt\n{PROMPT}\n"));
     assert_eq!(refused.code, Some(6), "{refused:#?}");
-    refused.notices("the files of /read are put aside again");
+    refused.notices("your next message goes without the files of /read");
 }
 
 #[test]
@@ -311,7 +309,7 @@ fn a_summary_stands_for_what_is_left_out() {
     let kept = session(&place, "rain");
     assert!(!kept["summary"].as_str().unwrap().is_empty(), "{kept}");
     assert_eq!(kept["messages"].as_array().unwrap().len(), 24);
-    assert!(ran.stderr.contains("and a summary stands for them"), "{ran:#?}");
+    assert!(ran.stderr.contains("and a summary replaces them"), "{ran:#?}");
     assert!(!ran.stdout.contains("Summarize"));
 }
 
@@ -344,7 +342,7 @@ fn an_interrupt_keeps_what_was_written() {
         running.child.stdin.as_mut().unwrap().write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
         running.wait_for_text();
         running.signal(signal);
-        running.wait_for_stderr("what was written is kept");
+        running.wait_for_stderr("the chat keeps this part of the answer");
         let ran = running.finish();
         assert_eq!(ran.code, Some(130), "{ran:#?}");
         assert_eq!(format!("{}\n", answers(&place, signal)[0]), ran.stdout);
@@ -368,7 +366,7 @@ fn a_signal_while_it_waits_ends_it() {
 #[test]
 fn a_model_without_a_template_is_told() {
     let place = Workplace::with_model(&tiny(&TinyOptions { chat_template: None, ..TinyOptions::default() }));
-    chat(&place, &[], PROMPT).fails(2, &["this model has no chat template"]).hints("--chat-template chatml");
+    chat(&place, &[], PROMPT).fails(2, &["the model has no chat template"]).hints("--chat-template chatml");
 }
 
 #[test]

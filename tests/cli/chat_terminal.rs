@@ -133,7 +133,7 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let (greeting, n_used) = screen.prompt();
     assert!(greeting.join("\n").contains("seed 7; /help lists the commands") && n_used == 0, "{greeting:?}");
     screen.keys("\x03");
-    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: Ctrl-D or /exit leaves"));
+    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: press Ctrl-D or type /exit to leave"));
 
     // A mistake mended; a paste of two lines; a block; a search in what was typed; a name completed.
     let mut answers = vec![screen.line("the raim\x7fn in the station")];
@@ -141,11 +141,11 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     screen.keys("\"\"\"\rhe said\r\"\"\"");
     let third = screen.line("");
     let undone = screen.line("/undo");
-    assert!(undone.starts_with("taken back: he said"), "{undone:?} after {third:?}, {answers:?}");
+    assert!(undone.starts_with("removed: he said"), "{undone:?} after {third:?}, {answers:?}");
     let again = screen.line("\x12rain");
     assert_ne!(again, third);
     answers.push(screen.line("/reg\t"));
-    assert_ne!(answers[2], again, "other draws");
+    assert_ne!(answers[2], again, "another seed");
     let told = screen.line("/nope");
     assert!(told.contains("error: there is no command /nope") && told.contains("hint: /help lists them"), "{told}");
     assert!(screen.line("/save rain").contains("kept as rain"));
@@ -163,7 +163,7 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let mut stopped = screen.read_until(has_text, Duration::ZERO);
     screen.keys("\x03");
     stopped += &screen.read_until(|shown| used(&String::from_utf8_lossy(shown)).is_some(), PAUSE);
-    assert!(stopped.contains("notice: interrupted; what was written is kept"), "{stopped}");
+    assert!(stopped.contains("notice: interrupted; the chat keeps this part of the answer"), "{stopped}");
     answers.push(lines(&stopped).join("\n").replace("^C", ""));
     screen.leave("\x04");
 

@@ -4,11 +4,23 @@ use snapbox::{assert_data_eq, file};
 
 use super::harness::{Workplace, finish};
 
+/// Of a terminal's window.
+const MOST_LINES: usize = 48;
+
 fn help(arguments: &[&str]) -> String {
     let ran = finish(Workplace::new().command(arguments).env("COLUMNS", "110"));
     ran.succeeds();
     assert_eq!(ran.stderr, "");
     ran.stdout
+}
+
+#[test]
+fn short_help_fits_one_screen() {
+    for command in ["run", "chat", "batch", "bench", "replay", "tune", "align", "learn", "cache", "models", "drafter"] {
+        let ran = finish(Workplace::new().command(&[command, "-h"]).env("COLUMNS", "100"));
+        let n_lines = ran.succeeds().stdout.lines().count();
+        assert!(n_lines <= MOST_LINES, "{command}: {n_lines} lines\n{}", ran.stdout);
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn on_without_a_word_and_nothing_is_left_behind() {
     assert_eq!((&status["learning"], status["models"].as_array().unwrap().len()), (&Value::Bool(true), 0));
     let ran = learn(&place, &["status"]);
     ran.succeeds();
-    for part in ["learning: on", "never kept: prompts", "Nothing leaves this machine", "nothing is kept so far"] {
+    for part in ["learning: on", "never saved: prompts", "Nothing leaves this machine", "nothing is saved so far"] {
         assert!(ran.stdout.contains(part), "{part}: {ran:#?}");
     }
     assert!(!folder(&place).exists());
@@ -78,12 +78,12 @@ fn status_names_files_and_forget_deletes_them() {
     assert!(models.iter().all(|model| model["bytes"].as_u64() > Some(0) && model["written_unix_s"].is_u64()));
     learn(&place, &["forget"]).fails(2, &["required"]);
     let none = learn(&place, &["forget", "-m", "model.gguf"]);
-    assert!(none.succeeds().stderr.contains("nothing to forget"), "{none:#?}");
+    assert!(none.succeeds().stderr.contains("nothing to delete"), "{none:#?}");
     let all = learn(&place, &["forget", "--all"]);
     all.succeeds();
     for (key, name) in keys.iter().zip(["a.gguf", "b c.gguf"]) {
         let path = key.path(&folder(&place));
-        assert!(!path.exists() && all.stderr.contains(&format!("forgotten: {name} (")), "{all:#?}");
+        assert!(!path.exists() && all.stderr.contains(&format!("deleted: {name} (")), "{all:#?}");
     }
     assert_eq!(all.stdout, "");
 }

@@ -37,11 +37,11 @@ fn issue_13_11_a_home_that_is_no_folder_is_no_home() {
     let file = place.write("file", "");
     for home in [Path::new("/dev/null"), &file, &file.join("below"), Path::new("relative")] {
         let run = without_home(&place, home, &["run", "-q", "--curve-budget", "20"]);
-        run.succeeds().notices("so nothing is kept for the next run");
+        run.succeeds().notices("so nothing is saved for the next run");
         assert_eq!((&run.stdout, run.stderr.lines().count()), (&text, 1), "{run:#?}");
         let chat = without_home(&place, home, &["chat", "--curve-budget", "20"]);
         assert_eq!(chat.succeeds().stdout, format!("{text}\n"));
-        without_home(&place, home, &["chat", "name"]).fails(1, &["no data folder"]).hints("XDG_DATA_HOME");
+        without_home(&place, home, &["chat", "name"]).fails(1, &["there is no folder for"]).hints("XDG_DATA_HOME");
         let batch = ["batch", "-i", "input.txt", "-o", "-", "--text", "-q"];
         without_home(&place, home, &batch).succeeds();
         assert!(!place.path("relative").exists(), "no folder is made where the command happens to be started");

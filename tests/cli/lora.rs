@@ -43,5 +43,5 @@ fn what_is_no_adapter_for_this_model_is_refused() {
     run("text.gguf", b"no adapter".to_vec()).fails(1, &["text.gguf"]);
     place.run(&["-p", PROMPT, "--lora", "none.gguf"]).fails(4, &["none.gguf"]);
     let model = super::support::tiny::tiny_llama(5);
-    run("model.gguf", model).fails(1, &["no LoRA adapter"]).hints("convert_lora_to_gguf.py");
+    run("model.gguf", model).fails(1, &["not a LoRA adapter"]).hints("convert_lora_to_gguf.py");
 }

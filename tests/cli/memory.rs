@@ -68,7 +68,7 @@ fn damaged_learned_state_costs_a_notice_and_never_the_text() {
         let mut bad = good.clone();
         bad[at] ^= 0x20;
         fs::write(&path, bad).unwrap();
-        assert_eq!(text_with_notice(&place, &[], "without what was learned"), plain, "byte {at}");
+        assert_eq!(text_with_notice(&place, &[], "without the learned state"), plain, "byte {at}");
         fs::write(&path, &good).unwrap();
     }
 }

@@ -129,9 +129,9 @@ fn a_model_that_answers_nan_is_reported() {
     for temperature in ["0", "0.8"] {
         for drafter in ["auto", "aded", "none"] {
             let ran = place.run(&["-p", PROMPT, "--temp", temperature, "--drafter", drafter]);
-            ran.fails(1, &["not a number"]);
+            ran.fails(1, &["NaN or infinity"]);
             let json = place.run(&["-p", PROMPT, "--temp", temperature, "--drafter", drafter, "--json"]);
-            json.fails(1, &["not a number"]);
+            json.fails(1, &["NaN or infinity"]);
         }
     }
 }
@@ -195,7 +195,7 @@ fn models_are_found_wherever_programs_keep_them() {
     }
     assert_eq!(of("puma.Q8_0")["also"][0], "org/puma-GGUF/puma.Q8_0");
     for (name, fault) in
-        [("broken", "incomplete download"), ("half", "not finished"), ("torn:latest", "manifest is damaged")]
+        [("broken", "incomplete download"), ("half", "incomplete"), ("torn:latest", "manifest is damaged")]
     {
         assert!(of(name)["fault"].as_str().unwrap().contains(fault), "{}", of(name));
     }
@@ -216,7 +216,7 @@ fn a_model_is_named_by_what_no_other_name_begins_with() {
         answer(name).succeeds();
     }
     answer("condor").fails(2, &["2 models", "Condor-1B.Q4_0", "condor-2B.Q4_0"]).hints("more of the name");
-    answer("pumma").fails(4, &["pumma: no such model file, and no model of this name"]).hints("puma.Q8_0");
+    answer("pumma").fails(4, &["pumma: no such model file, and no model has this name"]).hints("puma.Q8_0");
     answer("xyzzy").fails(4, &["no such model"]).hints("chaski models list");
     answer("broken").fails(1, &["incomplete download"]);
     finish(&mut place.command(&["models", "show", "puma"])).succeeds();
@@ -280,10 +280,10 @@ fn a_context_that_does_not_fit_is_refused_before_loading() {
     w.set("llama.context_length", Meta::U32(u32::MAX));
     place.write("huge.gguf", w.finish());
     let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]].concat());
-    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
+    run.fails(5, &["huge.gguf: with a context of 4000000000 tokens, the model needs", "are available"]).hints("-c ");
     // Without -c the answer is known to need as many.
     let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-n", "4000000000"]].concat());
-    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
+    run.fails(5, &["huge.gguf: with a context of 4000000000 tokens, the model needs", "are available"]).hints("-c ");
     let chat = finish(&mut place.command(&[&["chat", "-m", "huge.gguf", "-c", "4000000000"], &ON_CPU[..]].concat()));
     chat.fails(5, &["are available"]);
     let fit = finish(&mut place.command(&["models", "fit", "huge.gguf"]));
@@ -314,7 +314,7 @@ fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
     let message = records[1]["error"]["message"].as_str().unwrap();
     assert!(
         message.contains("an answer of 2000000000 need")
-            && message.contains("hint: what fits, in a new job: max_tokens "),
+            && message.contains("hint: these would fit, in a new job: max_tokens "),
         "{message}"
     );
     // What is told fits.

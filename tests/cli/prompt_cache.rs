@@ -102,7 +102,7 @@ fn a_damaged_state_is_told_removed_and_read_anew() {
     for bad in [Vec::new(), good[..good.len() / 2].to_vec(), flipped, b"chaski state 1\n\xff\xff\xff\xff".to_vec()] {
         fs::write(&path, &bad).unwrap();
         let ran = place.run(&["-p", &prompt, "-s", "7"]);
-        ran.succeeds().notices("damaged").notices("the prompt is read again");
+        ran.succeeds().notices("damaged").notices("the model reads the prompt again");
         assert_eq!(ran.stdout, text);
         assert_eq!(fs::read(&path).unwrap().len(), good.len(), "written anew");
     }

@@ -73,7 +73,7 @@ fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
         let ran = finish(command.stdin(Stdio::from(OwnedFd::from(theirs))));
         assert!(start.elapsed() >= Duration::from_secs(1));
         drop((held, command));
-        ran.succeeds().notices("stdin is open but silent");
+        ran.succeeds().notices("nothing came on stdin");
         assert_eq!(ran.stdout, text);
     }
 }
@@ -119,13 +119,13 @@ fn issue_13_1_what_a_socket_says_too_late_is_told() {
         place.run_command(&[&SEEDED[..], &["-p", QUESTION, "-n", "-1", "-c", "30000", "--ignore-eos"]].concat());
     let running = Running::start(command.stdin(Stdio::from(OwnedFd::from(theirs))));
     drop(command);
-    running.wait_for_stderr("stdin is open but silent");
+    running.wait_for_stderr("nothing came on stdin");
     running.wait_for_text();
     ours.write_all(PROMPT.as_bytes()).unwrap();
     running.signal("INT");
     let ran = running.finish();
     assert_eq!(ran.code, Some(130), "{ran:#?}");
-    ran.notices("stdin sent data too late");
+    ran.notices("data came on stdin too late");
 }
 
 /// `while read` loops lose their list to a command that reads stdin.
@@ -203,7 +203,7 @@ fn issue_13_13_an_empty_stdin_is_told() {
 #[test]
 fn no_prompt_at_all_is_a_usage_error() {
     let place = Workplace::new();
-    let hint = "-p TEXT, -f FILE, or through a pipe";
+    let hint = "-p TEXT, with -f FILE, or through a pipe";
     place.run(&[]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-f", "-"]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-p", ""]).fails(2, &["the prompt is empty"]).hints(hint);

@@ -124,7 +124,7 @@ fn explain_tells_each_step_and_changes_nothing() {
         let steps = ran.stderr.lines().filter(|line| line.starts_with("step at ")).count();
         assert!((1..=32).contains(&steps), "{ran:#?}");
         match drafter {
-            "aded" => assert!(ran.stderr.contains("all of a draft is verified, always\n  "), "{ran:#?}"),
+            "aded" => assert!(ran.stderr.contains("this drafter always verifies the whole draft\n  "), "{ran:#?}"),
             "none" => {
                 assert!(ran.stderr.lines().all(|line| line.ends_with("plain: nothing was drafted")))
             }

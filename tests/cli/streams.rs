@@ -96,6 +96,6 @@ fn issue_13_13_in_one_stream_statistics_have_a_line_of_their_own() {
 fn issue_13_3_notices_stay_with_q() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-q", "-c", "50", "-n", "-1", "--ignore-eos"]);
-    ran.succeeds().notices("the context of 50 positions is full");
+    ran.succeeds().notices("the context of 50 tokens is full");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
 }

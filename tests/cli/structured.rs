@@ -38,7 +38,7 @@ fn an_answer_that_was_cut_off_is_an_error() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-j", SCHEMA, "-n", "3", "-q"]);
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    assert!(ran.stderr.contains("cut off after 3 tokens") && ran.stderr.contains("hint: a larger -n"), "{ran:#?}");
+    assert!(ran.stderr.contains("cut off after 3 tokens") && ran.stderr.contains("hint: use a larger -n"), "{ran:#?}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn mistakes_are_found_before_the_model_is_looked_for() {
     let place = Workplace::new();
     let run = |arguments: &[&str]| place.run(&[&["-m", "none.gguf", "-p", PROMPT], arguments].concat());
     run(&["-j", r#"{"type": "strin"}"#]).fails(2, &["the JSON schema", "strin"]);
-    run(&["-j", "{"]).fails(2, &["not JSON"]);
+    run(&["-j", "{"]).fails(2, &["not valid JSON"]);
     run(&["--grammar", "root ::= item"]).fails(2, &["the grammar", "line 1", "item"]);
     run(&["--regex", "("]).fails(2, &["the regular expression"]);
     run(&["--regex", "a", "-r", "x"]).fails(2, &["-r"]);
@@ -72,7 +72,7 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
     refused(r#"{"items": {"type": "string", "pattern": "(?!a)b"}}"#, &["#/items: pattern: look-ahead"]);
     let long = place.write("huge.json", format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));
     let file = ["-m", "none.gguf", "-p", PROMPT, "--json-schema-file", long.to_str().unwrap()];
-    place.run(&file).fails(2, &["huge.json: it has 250014 bytes, more than 65536"]);
+    place.run(&file).fails(2, &["huge.json: it has 250014 bytes; the limit is 65536"]);
     let wrapped = place.text_of(&["-p", PROMPT, "-j", r#"{"name": "n", "schema": {"enum": ["sun"]}}"#]);
     assert_eq!(wrapped.trim_end(), "\"sun\"");
     let free = r#"{"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},

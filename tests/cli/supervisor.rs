@@ -42,7 +42,7 @@ fn asserting_model() -> Vec<u8> {
 fn a_failed_assertion_of_llama_cpp_is_told() {
     let place = Workplace::with_model(&asserting_model());
     let ran = place.run(&["-p", PROMPT]);
-    failed(&ran, "the engine stopped: GGML_ASSERT(", "-v shows llama.cpp's log");
+    failed(&ran, "the engine stopped: GGML_ASSERT(", "see llama.cpp's log with -v");
     assert!(ran.stderr.contains(" in ") && ran.stderr.contains(".cpp:") && ran.stdout.is_empty(), "{ran:#?}");
 }
 
@@ -67,7 +67,11 @@ fn a_model_cut_off_while_it_is_in_use_is_told() {
     let running = Running::start(&mut place.run_command(&ENDLESS));
     running.wait_for_text();
     fs::File::options().write(true).open(place.path("model.gguf")).unwrap().set_len(4096).unwrap();
-    failed(&running.finish(), "bus error, as when a model file is cut off", "leave the model file alone");
+    failed(
+        &running.finish(),
+        "bus error, probably because the model file was truncated",
+        "do not change the model file",
+    );
 }
 
 #[test]
@@ -119,7 +123,7 @@ fn n_filters(pid: u32, thread: &str) -> Option<u32> {
 fn the_engine_is_in_a_sandbox() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-v", "-n", "4"]);
-    if ran.stderr.contains("the sandbox is not whole") {
+    if ran.stderr.contains("the sandbox is incomplete") {
         return skip("the_engine_is_in_a_sandbox", "this kernel has none");
     }
     for (flags, n) in [(&[][..], 1), (&["--no-sandbox"], 0)] {
@@ -209,7 +213,7 @@ fn without_a_thread_for_signals_the_work_is_done_in_one_process() {
     let mut command = place.run_command(&["-m", "no/such.gguf", "-p", PROMPT]);
     let ran = finish(command.env("RUST_MIN_STACK", NO_STACK.to_string()));
     // Told once.
-    ran.fails(4, &["no/such.gguf: no such model file"]).notices("no process of its own for the engine");
+    ran.fails(4, &["no/such.gguf: no such model file"]).notices("the engine runs in this process");
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn signals_end_one_process_too() {
     for name in ["INT", "TERM"] {
         let mut command = place.run_command(&["-f", "-"]);
         let mut running = Running::start(command.env("RUST_MIN_STACK", NO_STACK.to_string()).stdin(Stdio::piped()));
-        running.wait_for_stderr("no process of its own for the engine");
+        running.wait_for_stderr("the engine runs in this process");
         // It waits for a prompt.
         let stdin = running.child.stdin.take();
         running.signal(name);

@@ -43,7 +43,7 @@ fn settings_are_kept_used_and_forgotten() {
     fs::remove_dir_all(place.path("cache")).unwrap();
 
     let ran = tune(&place, &["-o", "json"]);
-    ran.succeeds().hints("these settings are used");
+    ran.succeeds().hints("saved: chaski uses these settings");
     let report = ran.json();
     assert_eq!(report["trials"][0]["settings"], default, "the default is measured first");
     assert!(report["trials"][0]["times"]["long"]["ms"]["16"].as_f64().unwrap() > 0.0);
@@ -63,7 +63,7 @@ fn settings_are_kept_used_and_forgotten() {
     tune(&place, &["--forget"]).succeeds();
     assert_eq!(kept(&place), None);
     assert_eq!(used(&place, &[]), default);
-    assert!(tune(&place, &["--forget"]).succeeds().stderr.contains("no settings were tuned"));
+    assert!(tune(&place, &["--forget"]).succeeds().stderr.contains("there were no tuned settings"));
 }
 
 #[test]

@@ -52,8 +52,8 @@ fn issue_13_8_a_context_of_0_is_what_the_model_was_trained_with() {
         let mut command = place.command(&["chat", "-s", "7", "-c", n_ctx]);
         finish(command.stdin(std::fs::File::open(input).unwrap())).stderr
     };
-    assert!(chat("0").contains(" of 65536 positions"), "{}", chat("0"));
-    assert!(chat("512").contains(" of 512 positions"));
+    assert!(chat("0").contains(" of 65536 tokens"), "{}", chat("0"));
+    assert!(chat("512").contains(" of 512 tokens"));
 }
 
 #[test]

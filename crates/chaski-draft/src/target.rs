@@ -89,7 +89,7 @@ pub enum TargetError {
         limits: TreeLimits,
     },
     /// No room in the context.
-    #[error("{needed} positions needed, but the context has {n_ctx}")]
+    #[error("the text needs a context of {needed} tokens, but the context has {n_ctx}")]
     ContextFull {
         /// Positions needed.
         needed: usize,
@@ -108,7 +108,7 @@ pub enum TargetError {
     #[error("the nodes to keep are not a path of the verified tree")]
     NotAPath,
     /// A logit is NaN or infinite, or every one is minus infinity.
-    #[error("the model's output is not a number; its file or its quantization is broken")]
+    #[error("the model computed NaN or infinity; its file or its quantization is damaged")]
     NotFinite,
     /// The engine failed.
     #[error("{0}")]

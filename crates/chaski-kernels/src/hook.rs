@@ -77,10 +77,10 @@ pub enum Misfit {
 impl std::fmt::Display for Misfit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Structures => f.write_str("structures of this llama.cpp have another size"),
-            Self::Product(ty) => write!(f, "a test product with {} weights was wrong", ty.name()),
-            Self::Experts => f.write_str("a test of a mixture of experts was wrong"),
-            Self::Attention => f.write_str("a test of attention was wrong"),
+            Self::Structures => f.write_str("they do not fit this version of llama.cpp"),
+            Self::Product(ty) => write!(f, "their self-test failed for {} weights", ty.name()),
+            Self::Experts => f.write_str("their self-test failed for a mixture of experts"),
+            Self::Attention => f.write_str("their self-test failed for attention"),
         }
     }
 }

@@ -101,7 +101,7 @@ impl<R: BufRead> Lines<R> {
             let n = self.reader.by_ref().take(room).read_until(b'\n', &mut bytes)?;
             match n {
                 0 if is_open => {
-                    return Ok(Some(Err(refuse(INVALID_CSV, "a quote is not closed up to the end of the file"))));
+                    return Ok(Some(Err(refuse(INVALID_CSV, "a quote is opened here and never closed"))));
                 }
                 0 => return Ok(None),
                 _ => {}

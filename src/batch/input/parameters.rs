@@ -113,7 +113,7 @@ impl Parameters {
         };
         match object.keys().next() {
             None => Ok(parameters),
-            Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} is not known"))),
+            Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("unknown parameter {name:?}"))),
         }
     }
 
@@ -160,7 +160,7 @@ fn logit_bias(object: &mut Map<String, Value>) -> Result<Option<Vec<(Token, f32)
     };
     let biases = value.as_object().filter(|biases| biases.len() <= MAX_BIASES);
     let biases = biases.and_then(|biases| biases.iter().map(bias).collect());
-    biases.map(Some).ok_or_else(|| invalid("logit_bias", &value, "an object of tokens' numbers and biases"))
+    biases.map(Some).ok_or_else(|| invalid("logit_bias", &value, "an object of token ids and biases"))
 }
 
 fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Refusal> {
@@ -193,7 +193,8 @@ fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, 
 fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
     let Some(value) = object.remove("seed") else { return Ok(None) };
     let seed = whole(&value).filter(|seed| (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(seed));
-    let seed = seed.ok_or_else(|| invalid("seed", &value, "a whole number of 64 bits; -1 leaves it to the job"))?;
+    let seed = seed
+        .ok_or_else(|| invalid("seed", &value, "a whole number of 64 bits, or -1 to derive it from the job's seed"))?;
     match u32::try_from(seed) {
         Ok(seed) if seed <= MAX_SEED => Ok(Some(seed)),
         Ok(_) => Ok(None),
@@ -211,7 +212,7 @@ fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal>
     };
     let is_text = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
     let texts = texts.filter(|texts| texts.len() <= MAX_STOPS && texts.iter().all(is_text));
-    let wanted = || format!("a text or at most {MAX_STOPS} of them, each of 1 to {MAX_STOP_BYTES} bytes");
+    let wanted = || format!("a text or a list of at most {MAX_STOPS} texts, each of 1 to {MAX_STOP_BYTES} bytes");
     texts.map(Some).ok_or_else(|| invalid("stop", &value, &wanted()))
 }
 
@@ -221,7 +222,7 @@ fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Ref
     let mut asked = asked.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let Some((name, value)) = asked.next() else { return Ok(None) };
     if let Some((other, _)) = asked.next() {
-        return Err(refuse(INVALID_VALUE, format!("a line has {name} or {other}, not both")));
+        return Err(refuse(INVALID_VALUE, format!("{name} and {other} cannot be used together")));
     }
     match (name, &value) {
         ("response_format", Value::Object(format)) => response_format(format),
@@ -248,7 +249,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
         _ => return Err(invalid("response_format", &whole(), "of the type text, json_object or json_schema")),
     };
     if let Some(other) = format.keys().find(|name| !members.contains(&name.as_str())) {
-        let message = format!("response_format has {other:?}, which is not known beside the type {kind}");
+        let message = format!("response_format: unknown member {other:?} for the type {kind}");
         return Err(refuse(UNSUPPORTED_PARAMETER, message));
     }
     match (kind, format.get("json_schema"), has_schema) {
@@ -261,9 +262,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
         ("json_schema", Some(Value::Object(wrapped)), false) if is_schema(wrapped.get("schema")) => {
             let known = ["name", "description", "strict", "schema"];
             match wrapped.keys().find(|name| !known.contains(&name.as_str())) {
-                Some(other) => {
-                    Err(refuse(UNSUPPORTED_PARAMETER, format!("json_schema has {other:?}, which is not known")))
-                }
+                Some(other) => Err(refuse(UNSUPPORTED_PARAMETER, format!("json_schema: unknown member {other:?}"))),
                 None => Ok(Some(Constraint::JsonSchema(wrapped["schema"].to_string()))),
             }
         }

@@ -101,7 +101,7 @@ impl Ask {
             };
             let prompt = prompt.map_err(rejected)?;
             if given.is_none() {
-                return Err(rejected(refuse(MISSING_CUSTOM_ID, "a request in OpenAI's form has a custom_id")));
+                return Err(rejected(refuse(MISSING_CUSTOM_ID, "custom_id is missing: OpenAI's format requires it")));
             }
             (endpoint, prompt, Parameters::take(&mut body, endpoint == Endpoint::Chat))
         } else {
@@ -109,8 +109,8 @@ impl Ask {
                 (Some(messages_), None) => messages(Some(messages_)),
                 (None, Some(Value::String(text))) => Ok(Prompt::User(text)),
                 (None, Some(_)) => Err(refuse(INVALID_REQUEST, "prompt must be a text")),
-                (Some(_), Some(_)) => Err(refuse(INVALID_REQUEST, "a line has a prompt or messages, not both")),
-                (None, None) => Err(refuse(INVALID_REQUEST, "neither body, nor prompt, nor messages")),
+                (Some(_), Some(_)) => Err(refuse(INVALID_REQUEST, "prompt and messages cannot be used together")),
+                (None, None) => Err(refuse(INVALID_REQUEST, "the line has no body, prompt or messages")),
             };
             (Endpoint::Chat, prompt.map_err(rejected)?, Parameters::take(&mut object, true))
         };
@@ -126,7 +126,7 @@ impl Ask {
 pub(super) fn object(line: &str) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_str(line) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(refuse(INVALID_REQUEST, "not an object")),
+        Ok(_) => Err(refuse(INVALID_REQUEST, "the line is not a JSON object")),
         Err(error) => {
             let text = error.to_string();
             let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
@@ -164,7 +164,7 @@ fn envelope(mut object: Map<String, Value>) -> Result<(Endpoint, Map<String, Val
     };
     match object.keys().next() {
         None => Ok((endpoint, body)),
-        Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} beside body is not known"))),
+        Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("unknown member {name:?} beside body"))),
     }
 }
 

@@ -31,8 +31,8 @@ impl Shard {
 
     fn new(number: u64, n_shards: u64) -> Result<Shard, String> {
         match number {
-            _ if !(1..=MAX_SHARDS).contains(&n_shards) => Err(format!("there must be 1 to {MAX_SHARDS} shards")),
-            _ if !(1..=n_shards).contains(&number) => Err(format!("the shard must be 1 to {n_shards}, not {number}")),
+            _ if !(1..=MAX_SHARDS).contains(&n_shards) => Err(format!("N must be from 1 to {MAX_SHARDS}")),
+            _ if !(1..=n_shards).contains(&number) => Err(format!("I must be from 1 to {n_shards}, not {number}")),
             _ => Ok(Shard { number, n_shards }),
         }
     }
@@ -42,29 +42,32 @@ impl Shard {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, String> {
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
+        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
         let read = |name: &str| variable(name).map(|value| number(&value)).transpose();
         let (which, n_shards) = match text.split_once('/') {
             Some((which, n_shards)) => (which, Some(number(n_shards)?)),
             None if text == "auto" => (text, None),
-            None => return Err("a shard is I/N, auto or auto/N".to_owned()),
+            None => return Err("expected I/N, auto or auto/N".to_owned()),
         };
         if which != "auto" {
-            return Shard::new(number(which)?, n_shards.ok_or("a shard is I/N")?);
+            return Shard::new(number(which)?, n_shards.ok_or("expected I/N")?);
         }
         // An array may begin anywhere, and go in steps.
         let task = match read("SLURM_ARRAY_TASK_ID")? {
             Some(task) => {
                 let (min, step) = (read("SLURM_ARRAY_TASK_MIN")?, read("SLURM_ARRAY_TASK_STEP")?);
-                let offset = task.checked_sub(min.unwrap_or(0)).ok_or("SLURM_ARRAY_TASK_ID is below its minimum")?;
+                let offset = task
+                    .checked_sub(min.unwrap_or(0))
+                    .ok_or("SLURM_ARRAY_TASK_ID is less than SLURM_ARRAY_TASK_MIN")?;
                 Some(offset / step.unwrap_or(1).max(1))
             }
             None => read("JOB_COMPLETION_INDEX")?,
         };
-        let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, and neither is set")?;
+        let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, but neither is set")?;
         let n_shards = match n_shards {
             Some(n_shards) => n_shards,
-            None => read("SLURM_ARRAY_TASK_COUNT")?.ok_or("auto needs a number of shards here, as in auto/8")?,
+            None => read("SLURM_ARRAY_TASK_COUNT")?
+                .ok_or("the scheduler does not say how many shards there are: write auto/N, as in auto/8")?,
         };
         Shard::new(task.saturating_add(1), n_shards)
     }

@@ -120,16 +120,16 @@ pub enum SourceError {
         error: io::Error,
     },
     /// The file is no longer what it was when the job began.
-    #[error("{0}: the file changed while it was read")]
+    #[error("{0}: the input file changed while the job ran")]
     Changed(PathBuf),
     /// It is one list of all requests.
-    #[error("{0}: this is a JSON array, and a batch takes one JSON object a line")]
+    #[error("{0}: the file is a JSON array; expected one JSON object per line")]
     Array(PathBuf),
     /// It is one object over several lines.
-    #[error("{0}: the first object goes on over several lines, and a batch takes one JSON object a line")]
+    #[error("{0}: the first JSON object spans several lines; expected one object per line")]
     Spread(PathBuf),
     /// A table says nothing without one.
-    #[error("{0}: a table needs a template")]
+    #[error("{0}: a table needs a template, which makes a prompt of each row")]
     NoTemplate(PathBuf),
     /// The template is none.
     #[error("{message}")]
@@ -138,7 +138,7 @@ pub enum SourceError {
         message: String,
     },
     /// The header of a table is not one.
-    #[error("{path}: the header is no row of column names: {message}")]
+    #[error("{path}: cannot read the column names in the first line: {message}")]
     Header {
         /// The file.
         path: PathBuf,
@@ -249,7 +249,7 @@ fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
     let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
     match twice {
-        Some((_, name)) => Err(refuse("", format!("{name:?} stands there twice"))),
+        Some((_, name)) => Err(refuse("", format!("the name {name:?} occurs twice"))),
         None => Ok(names),
     }
 }
@@ -386,6 +386,6 @@ mod tests {
         std::fs::write(&path, "a,b,a\n1,2,3\n").unwrap();
         let survey = Survey::of(&path, None).unwrap();
         let error = Source::open(&path, survey, None).unwrap_err().to_string();
-        assert!(error.contains("\"a\" stands there twice"), "{error}");
+        assert!(error.contains("the name \"a\" occurs twice"), "{error}");
     }
 }

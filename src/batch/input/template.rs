@@ -72,7 +72,7 @@ impl LineTemplate {
     pub fn ask_row(&self, header: &[String], line: &str, delimiter: u8, number: u64) -> Result<Ask, Rejected> {
         let fields = row(line, delimiter).map_err(Rejected::nameless)?;
         if fields.len() != header.len() {
-            let message = format!("the header names {} columns, and this row has {}", header.len(), fields.len());
+            let message = format!("the header has {} columns, but this row has {}", header.len(), fields.len());
             return Err(Rejected::nameless(refuse(INVALID_CSV, message)));
         }
         let mut named: Map<String, serde_json::Value> =
@@ -126,7 +126,7 @@ fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
         names => format!(": the line has no {}", names.join(", ")),
     };
     match has.iter().find(|name| !is_identifier(name)) {
-        Some(name) => format!("{what}; a name that is no identifier is written row[{name:?}]"),
+        Some(name) => format!("{what}; this name is not an identifier: write row[{name:?}]"),
         None => what,
     }
 }
@@ -149,8 +149,8 @@ pub fn row(line: &str, delimiter: u8) -> Result<Vec<String>, Refusal> {
 fn message_of(error: &minijinja::Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
-        Some(line) => format!("template line {line}: {what}"),
-        None => format!("template: {what}"),
+        Some(line) => format!("--template, line {line}: {what}"),
+        None => format!("--template: {what}"),
     }
 }
 
@@ -200,15 +200,15 @@ mod tests {
         assert_eq!(prompt(own.ask_json(r#"{"row": "mine"}"#, 1)), told("line-1", "mine"));
         assert_eq!(prompt(template("{{ row.text }}").ask_text("x", 1)), told("line-1", "x"));
         let message = |source: &str| template(source).ask_json(json, 1).unwrap_err().refusal.message;
-        let hint = "a name that is no identifier is written row[\"first name\"]";
+        let hint = "this name is not an identifier: write row[\"first name\"]";
         assert_eq!(
             message("{{ first-name }}"),
             format!(
-                "template line 1: tried to use - operator on unsupported types undefined and undefined: the line has no first, name; {hint}"
+                "--template, line 1: tried to use - operator on unsupported types undefined and undefined: the line has no first, name; {hint}"
             )
         );
         let there = "the line has city, custom_id, first name, größe-1";
-        assert_eq!(message("{{ row['firstname'] }}"), format!("template line 1: undefined value: {there}; {hint}"));
+        assert_eq!(message("{{ row['firstname'] }}"), format!("--template, line 1: undefined value: {there}; {hint}"));
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(code(summarize.ask_row(&header, ",x", b',', 1)), INVALID_CUSTOM_ID);
         let named = template("{{b}} {{a}} {{custom_id}}").ask_json(r#"{"custom_id": "q"}"#, 1).unwrap_err();
         assert_eq!(named.custom_id.as_deref(), Some("q"));
-        assert_eq!(named.refusal.message, "template line 1: undefined value: the line has no a, b");
+        assert_eq!(named.refusal.message, "--template, line 1: undefined value: the line has no a, b");
         let long = template("{% for i in range(90000) %}{{text}}{% endfor %}");
         assert_eq!(code(long.ask_text(&"x".repeat(100), 1)), LINE_TOO_LONG);
     }
@@ -231,6 +231,6 @@ mod tests {
     #[test]
     fn a_wrong_template_is_told_with_its_line() {
         let error = LineTemplate::parse("a\n{{ text").unwrap_err();
-        assert!(error.starts_with("template line 2"), "{error}");
+        assert!(error.starts_with("--template, line 2"), "{error}");
     }
 }

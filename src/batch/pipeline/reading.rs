@@ -46,7 +46,7 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     let (custom_id, endpoint, ask) = match ask {
         Ok(Ask { custom_id, endpoint, prompt, parameters }) => {
             let ask = match n_crashes {
-                MAX_CRASHES.. => Err(refuse(ENGINE_CRASHED, "the engine crashed twice while it was at work")),
+                MAX_CRASHES.. => Err(refuse(ENGINE_CRASHED, "the engine crashed twice while this line ran")),
                 _ => Ok((prompt, parameters)),
             };
             (Some(custom_id), endpoint, ask)

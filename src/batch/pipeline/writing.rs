@@ -168,6 +168,9 @@ impl<'d, 'g> Writer<'d, 'g> {
                     Ok(Answer { end: End::Context { n_ctx }, .. }) => {
                         watcher.doubtful(ticket.number, Doubt::ContextFull { n_ctx: *n_ctx });
                     }
+                    Ok(Answer { end: End::DefaultLimit, n_predicted, .. }) => {
+                        watcher.doubtful(ticket.number, Doubt::DefaultLimit { n_tokens: *n_predicted });
+                    }
                     Ok(_) => {}
                 }
                 if !self.form.is_ordered {

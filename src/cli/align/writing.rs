@@ -57,7 +57,7 @@ pub(super) fn write(
             }
             Event::Refused { id, refusal } => {
                 feeder.n_open -= 1;
-                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is left out: {}", refusal.message)));
+                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {}", refusal.message)));
             }
             Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
             Event::Token(_) | Event::Begun { .. } | Event::Progress(_) => {}
@@ -69,7 +69,7 @@ pub(super) fn write(
     stderr_line(&format!("{n} tokens in {seconds:.1} s: {:.1} tokens/s", n as f64 / seconds));
     if keeper.n_tokens() < n_tokens {
         let done = keeper.n_tokens();
-        stderr_line(&format!("notice: the prompts are used up after {done} of {n_tokens} tokens"));
+        stderr_line(&format!("notice: no prompts are left after {done} of {n_tokens} tokens"));
     }
     Ok(())
 }

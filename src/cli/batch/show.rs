@@ -49,7 +49,7 @@ impl Show {
         if n_th > MAX_TOLD {
             return;
         }
-        let more = if n_th == MAX_TOLD { "; further lines of this kind are not listed" } else { "" };
+        let more = if n_th == MAX_TOLD { "; no more such notices will be shown" } else { "" };
         self.bars.suspend(|| stderr_line(&format!("notice: line {number}: {what}{more}")));
     }
 }
@@ -97,7 +97,7 @@ pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -
         return format!("{lines}; seed {seed}");
     }
     format!(
-        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; {exact}seed {seed}",
+        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0} tokens/s), {:.2} tokens/step; {exact}seed {seed}",
         progress.n_done_now,
         duration(progress.seconds),
         progress.predicted_per_second(),
@@ -118,7 +118,7 @@ mod tests {
         let progress = Progress { n_lines: 64, totals, n_done_now: 20, n_ok_now: 20, engine, seconds: 10.0 };
         let ended = Ended { progress, is_interrupted: false, n_lost: 0 };
         let expected =
-            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
+            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10 tokens/s), 2.00 tokens/step; seed 7";
         assert_eq!(summary(&ended, 7, None), expected);
         let exact = summary(&ended, 7, Some(&Exactness::default()));
         assert_eq!(exact, expected.replace("seed", "exact: yes; seed"));

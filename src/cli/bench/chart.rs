@@ -59,7 +59,7 @@ pub(super) fn plot(series: &[Series]) -> String {
     for (series, mark) in series.iter().zip(MARKS.into_iter().cycle()) {
         out += &format!("        {mark} {}\n", series.name);
     }
-    out + "        . as dear as one after the other"
+    out + "        . same cost as one row after the other"
 }
 
 /// The same as a picture, with the spread of the samples.
@@ -76,14 +76,14 @@ pub(super) fn svg(title: &str, series: &[Series]) -> Result<String, Box<dyn std:
         .build_cartesian_2d(0.0..max_rows, 0.0..max_cost * 1.05)?;
     chart
         .configure_mesh()
-        .x_desc("rows in one batch")
-        .y_desc("cost in rows one by one: c(n)")
+        .x_desc("rows: tokens in one step (n)")
+        .y_desc("cost in steps of one row: c(n)")
         .light_line_style(WHITE)
         .draw()?;
     let parity = [(0.0, 0.0), (max_rows.min(max_cost), max_rows.min(max_cost))];
     chart
         .draw_series(LineSeries::new(parity, BLACK.mix(0.4)))?
-        .label("as dear as one after the other")
+        .label("same cost as one row after the other")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.4)));
     for (number, series) in series.iter().enumerate() {
         let color = Palette99::pick(number).to_rgba();
@@ -133,7 +133,7 @@ mod tests {
     fn the_picture_is_an_svg_with_all_of_it() {
         let svg = svg("a <model>", &[series("256 positions", &[(1, 1.0), (64, 9.0)])]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for part in ["256 positions", "rows in one batch", "a &lt;model&gt;"] {
+        for part in ["256 tokens in the context", "rows: tokens in one step (n)", "a &lt;model&gt;"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn measure(
     let widths = match bench.args.curve.widths.as_slice() {
         [] => WIDTHS.to_vec(),
         widths if widths.contains(&1) => {
-            return Err(Failure::usage("--widths: a batch of 1 row is plain decoding").with_hint("2 to 64 rows"));
+            return Err(Failure::usage("--widths: 1 is plain decoding; give 2 or more").with_hint("2 to 64 rows"));
         }
         widths => widths.to_vec(),
     };
@@ -40,7 +40,7 @@ pub(super) fn measure(
     for (number, prompt) in prompts.iter().enumerate() {
         let what = What::Forced { max_tokens: bench.args.n_predict, shapes: shapes.clone(), n_ctx: bench.n_ctx };
         let Measured::Forced(forced) = bench.measured(next_prompt(number, prompts, renderer)?, what)? else {
-            return Err(Failure::new("the engine measured something else"));
+            return Err(Failure::new("unexpected result from the engine"));
         };
         for ((shape, differences), &n_same_bits) in shapes.iter().zip(&forced.differences).zip(&forced.n_same_bits) {
             let text = Text {

@@ -30,7 +30,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
     let mut rows = Vec::new();
     let mut curves = Vec::new();
     for &depth in &bench.args.curve.depth {
-        stderr_line(&format!("{depth} positions, {} widths", widths.len()));
+        stderr_line(&format!("{depth} tokens in the context, {} widths", widths.len()));
         let samples = bench.times(What::Batches { depth, widths: widths.clone(), n_repeats })?;
         let one_row_ms = median(&samples[0]);
         let mut points = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
             let [cost, least, greatest] = [median(samples_ms), least, greatest].map(|ms| ms / one_row_ms);
             points.push(Point { n_rows, cost, least, greatest });
         }
-        curves.push(Series { name: format!("{depth} positions"), points });
+        curves.push(Series { name: format!("{depth} tokens in the context"), points });
     }
     stderr_line(&plot(&curves));
     if let (Some(mut file), Some(path)) = (picture, &bench.args.curve.svg) {
@@ -57,7 +57,7 @@ fn row(depth: usize, n_rows: usize, samples_ms: &[f64], one_row_ms: f64) -> Row 
     let (median_ms, (least, greatest)) = (median(samples_ms), range(samples_ms));
     let cost = median_ms / one_row_ms;
     Row::default()
-        .count("depth", "positions", depth)
+        .count("depth", "context", depth)
         .count("n_rows", "rows", n_rows)
         .number("median_ms", "ms", median_ms, 2)
         .number("min_ms", "min – max", least, 2)

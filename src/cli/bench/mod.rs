@@ -48,7 +48,7 @@ struct Bench<'a> {
 /// What the user should read.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     if args.n_predict == 0 || args.repetitions == Some(0) {
-        return Err(Failure::usage("-n and -r must be more than 0"));
+        return Err(Failure::usage("-n and -r must be 1 or more"));
     }
     let prompts = prompts::read(args)?;
     args.exact.demand();
@@ -106,7 +106,7 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
         ),
     };
     format!(
-        "{}, {} ({} where the context is long){answers}\n{}",
+        "{}, {} ({} for long contexts){answers}\n{}",
         model_name(args),
         config.settings.short,
         config.settings.long,
@@ -144,7 +144,7 @@ impl Bench<'_> {
                 _ => {}
             }
         }
-        Err(Failure::new("the engine stopped without a measurement"))
+        Err(Failure::new("the engine stopped without a result"))
     }
 
     /// Times of something that is measured on any text: that of the shipped prompts.
@@ -152,7 +152,7 @@ impl Bench<'_> {
         let text: String = prompts::shipped().into_iter().map(|prompt| prompt.prompt + "\n").collect();
         match self.measured(vec![Segment { text, parse_special: false }], what)? {
             Measured::Times(times) => Ok(times),
-            Measured::Forced(_) => Err(Failure::new("the engine measured something else")),
+            Measured::Forced(_) => Err(Failure::new("unexpected result from the engine")),
         }
     }
 }

@@ -30,8 +30,8 @@ impl RawOutput {
 /// Makes a file, unless that would destroy an input.
 pub(super) fn create(path: &Path, flag: &str, inputs: &[&Path]) -> Result<File, Failure> {
     if inputs.iter().any(|input| is_same_file(path, input)) {
-        let failure = Failure::usage(format!("{}: {flag} would overwrite what is read", path.display()));
-        return Err(failure.with_hint(format!("{flag} takes a file of its own")));
+        let failure = Failure::usage(format!("{}: {flag} would overwrite an input file", path.display()));
+        return Err(failure.with_hint(format!("give another file with {flag}")));
     }
     File::create(path).map_err(|error| Failure::io(path, &error))
 }

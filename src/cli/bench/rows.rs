@@ -12,7 +12,7 @@ const N_REPEATS: usize = 5;
 pub(super) fn measure(bench: &mut Bench<'_>) -> Result<Vec<Table>, Failure> {
     let args = &bench.args.rows;
     if args.pp.contains(&0) || args.tg.contains(&0) {
-        return Err(Failure::usage("--pp and --tg must be more than 0"));
+        return Err(Failure::usage("--pp and --tg must be 1 or more"));
     }
     let n_repeats = bench.args.repetitions.unwrap_or(N_REPEATS);
     let prefills = args.pp.iter().map(|&n_tokens| (n_tokens, 0, What::Prefill { n_tokens, n_repeats }));

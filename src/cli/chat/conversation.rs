@@ -16,7 +16,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::{context_full, receive};
+use crate::cli::run::{context_full, cut_off_notice, receive};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
@@ -188,7 +188,11 @@ impl Conversation {
                 Some(Event::Counted(n)) => return Ok(n),
                 Some(Event::Notice(notice)) => stderr_line(&format!("notice: {notice}")),
                 Some(Event::Failed(failure)) => return Err(failure.into()),
-                event => return Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
+                event => {
+                    return Err(Failure::new(format!(
+                        "unexpected message from the engine while counting tokens: {event:?}"
+                    )));
+                }
             }
         }
     }
@@ -231,8 +235,8 @@ impl Conversation {
 
 fn tell_end(answer: &Answer) {
     match answer.stop {
-        StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
-        StopType::Context => stderr_line(&context_full(answer.n_ctx)),
+        StopType::Interrupted => stderr_line("notice: interrupted; the chat keeps this part of the answer"),
+        StopType::Context => stderr_line(&cut_off_notice(context_full(answer.n_ctx))),
         StopType::Eos | StopType::Word(_) | StopType::Limit => {}
     }
 }

@@ -59,8 +59,8 @@ impl Source {
         let mut stdin = BufReader::new(Utf8::new(io::stdin()));
         let is_at_end = stdin.fill_buf().map_err(|error| Failure::io(Path::new("stdin"), &error))?.is_empty();
         if is_at_end {
-            return Err(Failure::usage("there is no message: stdin is empty, and no terminal")
-                .with_hint("chaski run -p TEXT answers one prompt"));
+            return Err(Failure::usage("there is no message: stdin is empty")
+                .with_hint("for a single prompt, use chaski run -p TEXT"));
         }
         Ok(Source::Piped(stdin))
     }
@@ -104,8 +104,8 @@ fn next_piped(stdin: &mut impl io::BufRead) -> Result<Typed, Failure> {
             (false, 0) if text.is_empty() => return Ok(Typed::End),
             (false, _) => return Ok(Typed::Text(text)),
             (true, 0) => {
-                return Err(Failure::usage("stdin: a block that began with \"\"\" has no end")
-                    .with_hint("end it with a line of \"\"\""));
+                return Err(Failure::usage("stdin: a message that starts with \"\"\" has no end")
+                    .with_hint("end it with a line that contains only \"\"\""));
             }
             (true, _) => {}
         }
@@ -137,7 +137,7 @@ impl Terminal {
         if let Some(path) = history.as_deref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
         {
-            stderr_line(&format!("notice: {}: {error}; the history begins anew", path.display()));
+            stderr_line(&format!("notice: {}: {error}; the input history starts empty", path.display()));
         }
         Ok(Terminal { editor, history })
     }
@@ -162,14 +162,14 @@ impl Terminal {
         // The crate makes the file for its owner only.
         let kept = private::make_folder(folder).map_err(ReadlineError::from);
         if let Err(error) = kept.and_then(|()| self.editor.history_mut().append(path)) {
-            stderr_line(&format!("notice: {}: {error}; the history is not kept", path.display()));
+            stderr_line(&format!("notice: {}: {error}; the input history is not saved", path.display()));
             self.history = None;
         }
     }
 }
 
 fn unusable(error: &ReadlineError) -> Failure {
-    Failure::new(format!("the terminal cannot be used: {error}"))
+    Failure::new(format!("cannot use the terminal: {error}"))
 }
 
 /// What was typed is state, not cache: it cannot be made again.
@@ -233,7 +233,7 @@ impl Helper for Typing {}
 pub fn edit(text: &str) -> Result<String, Failure> {
     let named = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = named("VISUAL").or_else(|| named("EDITOR"));
-    let editor = editor.ok_or_else(|| Failure::new("no editor is named").with_hint("set VISUAL or EDITOR"))?;
+    let editor = editor.ok_or_else(|| Failure::new("there is no editor").with_hint("set VISUAL or EDITOR"))?;
     let failure = |error: &dyn std::fmt::Display| Failure::new(format!("{editor}: {error}"));
     // Private, as all temporary files of this crate are.
     let file = tempfile::Builder::new().prefix("chaski-").suffix(".md").tempfile().map_err(|error| failure(&error))?;
@@ -242,7 +242,7 @@ pub fn edit(text: &str) -> Result<String, Failure> {
     let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(file.path()).status();
     let status = status.map_err(|error| failure(&error))?;
     if !status.success() {
-        return Err(failure(&status).with_hint("the message stays as it was"));
+        return Err(failure(&status).with_hint("the message is unchanged"));
     }
     read_file(file.path(), MAX_BYTES, "a message")
 }

@@ -53,9 +53,9 @@ impl Conversation {
             let summary_before = std::mem::replace(&mut self.session.summary, summary);
             let fits = self.count_with(n_left_out, message)? <= budget.n_prompt();
             instead = match &self.session.summary {
-                Some(_) if fits => ", and a summary stands for them",
-                Some(_) => ", and there is no room for a summary",
-                None => ", and the model wrote no summary",
+                Some(_) if fits => ", and a summary replaces them",
+                Some(_) => ", without a summary, because it does not fit",
+                None => ", without a summary, because the model wrote none",
             };
             if !fits {
                 self.session.summary = summary_before;
@@ -63,7 +63,8 @@ impl Conversation {
         }
         self.session.n_left_out = n_left_out;
         stderr_line(&format!(
-            "notice: the context of {} positions is full: the oldest {} messages are left out{instead}; they stay in the session",
+            "notice: the context of {} tokens is full: the oldest {} messages are left out{instead}; they stay in \
+             the chat",
             budget.n_ctx,
             2 * n_left_out,
         ));
@@ -73,11 +74,11 @@ impl Conversation {
     /// `n_alone` are the tokens of the prompt without any turn before the message.
     fn too_long(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Failure {
         let what = match self.settings.on_overflow {
-            OnOverflow::Error => "the conversation",
+            OnOverflow::Error => "the chat",
             OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
         };
         Failure::new(format!(
-            "{what} has {n_prompt} tokens, but the context of {} keeps {} for the answer",
+            "{what} has {n_prompt} tokens, but the context has {}, of which {} are reserved for the answer",
             budget.n_ctx, budget.n_answer
         ))
         .with_code(ExitCode::PromptTooLong)
@@ -102,7 +103,7 @@ impl Conversation {
             None => n_prompt.div_ceil(3) * 4,
         };
         if self.engine.n_ctx_train.is_none_or(|n_ctx_train| n_ctx <= n_ctx_train) {
-            helps.push(format!("start the chat with -c {n_ctx}"));
+            helps.push(format!("start chaski chat with -c {n_ctx}"));
         }
         helps.push("a shorter message".to_owned());
         helps
@@ -120,7 +121,7 @@ impl Conversation {
             let request = |n: usize| self.summary_request(summary.as_deref(), &rest[..n]);
             let fits = |n| Ok::<_, Failure>(self.count(request(n)?)? + n_summary <= self.engine.n_ctx);
             let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
-                stderr_line("notice: a message is too long to be summarized; it is left out without");
+                stderr_line("notice: a message is too long for a summary; it is left out without one");
                 rest = &rest[1..];
                 continue;
             };

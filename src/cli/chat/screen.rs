@@ -14,7 +14,7 @@ use crate::text::sanitize_for_terminal;
 /// When styles are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorWhen {
-    /// On a terminal, unless NO_COLOR is set or it cannot show them
+    /// On a terminal that supports them, unless NO_COLOR is set
     Auto,
     /// Always
     Always,

@@ -23,19 +23,19 @@ const DEFAULT: &str = "default";
 
 #[derive(Debug, ClapArgs)]
 struct SettingArgs {
-    /// Most tokens of an answer; -1 is until the model ends it
+    /// Stop an answer after N tokens (-1: until the context is full)
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
     n_predict: i64,
 
-    /// End an answer where this text would begin (repeatable)
+    /// End an answer before this text (repeatable)
     #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
     reverse_prompt: Vec<String>,
 
-    /// What is done with the model's thinking
+    /// Show, hide or turn off the model's thinking
     #[arg(long, value_name = "WHAT", default_value = "show")]
     reasoning: Reasoning,
 
-    /// What is done when the conversation is longer than the context
+    /// What to do when the chat no longer fits into the context
     #[arg(long, value_name = "WHAT", default_value = "drop-oldest")]
     on_overflow: OnOverflow,
 
@@ -164,14 +164,15 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
     let mut words: Vec<OsString> = Vec::new();
     for (key, values) in given {
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(key)) else {
-            return Err(Failure::usage(format!("there is no setting {key:?}")).with_hint(keys().join(", ")));
+            return Err(Failure::usage(format!("there is no setting {key:?}"))
+                .with_hint(format!("the settings are {}", keys().join(", "))));
         };
         for value in values {
             match (arg.get_action().takes_values(), value.as_str()) {
                 (true, _) => words.push(format!("--{key}={value}").into()),
                 (false, "true") => words.push(format!("--{key}").into()),
                 (false, "false") => {}
-                (false, _) => return Err(Failure::usage(format!("{key} is true or false, not {value:?}"))),
+                (false, _) => return Err(Failure::usage(format!("{key} must be true or false, not {value:?}"))),
             }
         }
     }
@@ -182,7 +183,9 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
         let failure = Failure::usage(line.strip_prefix("error: ").unwrap_or(line));
         let choices = text.lines().find_map(|line| line.trim().strip_prefix("[possible values: "));
         match (error.kind(), choices) {
-            (ErrorKind::InvalidValue, Some(choices)) => failure.with_hint(choices.trim_end_matches(']')),
+            (ErrorKind::InvalidValue, Some(choices)) => {
+                failure.with_hint(format!("choose from {}", choices.trim_end_matches(']')))
+            }
             _ => failure,
         }
     };
@@ -246,11 +249,18 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told() {
         let told = |key, value| new(&[("seed", "7")]).with(key, value).unwrap_err().to_string();
-        assert!(told("warmth", "1").starts_with("error: there is no setting \"warmth\"\nhint: n-predict, "));
+        assert!(
+            told("warmth", "1")
+                .starts_with("error: there is no setting \"warmth\"\nhint: the settings are n-predict, ")
+        );
         assert!(told("model", "default").contains("there is no setting"));
         assert!(told("temp", "hot").contains("invalid value 'hot' for '--temp <T>'"), "{}", told("temp", "hot"));
         assert!(told("top-p", "2").contains("--top-p must be a number from 0 to 1"));
-        assert!(told("reasoning", "loud").ends_with("hint: show, hide, off"), "{}", told("reasoning", "loud"));
+        assert!(
+            told("reasoning", "loud").ends_with("hint: choose from show, hide, off"),
+            "{}",
+            told("reasoning", "loud")
+        );
         assert!(told("n-predict", "0").contains("-n must be"));
     }
 }

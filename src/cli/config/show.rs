@@ -18,7 +18,8 @@ pub struct ShowArgs {
 /// A command of `config`.
 #[derive(Debug, Subcommand)]
 pub enum ShowCommand {
-    /// Print the settings in force, and where each comes from, as a file of settings
+    /// Print the settings in use, and where each comes from, in the format of the settings file
+    #[command(mut_args(|arg| arg.hide_short_help(false)))]
     Show(ConfigArgs),
 }
 
@@ -36,8 +37,8 @@ pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
 
 /// What is set, as a file of settings; what is not has its flag's default.
 pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) -> Option<String>) -> String {
-    let path = config.path.as_deref().map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let mut text = format!("# {path}; what is not here has the default that --help tells\n");
+    let path = config.path.as_deref().map_or_else(|| "no settings file".to_owned(), |path| path.display().to_string());
+    let mut text = format!("# {path}; all other settings have the defaults that --help shows\n");
     for (name, flags) in flags(command) {
         let from_variable = flags.iter().find_map(|flag| {
             let name = flag.get_env()?.to_str()?;

@@ -23,7 +23,7 @@ const BUFFER_BYTES: usize = 256 << 20;
 
 pub(super) fn build(args: &BuildArgs) -> Result<(), Failure> {
     let gguf = open_model(&args.model)?;
-    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     drop(gguf);
     let files = corpus::list(&args.texts)?;
     let inputs = files.iter().map(|file| file.path.as_path());
@@ -73,7 +73,7 @@ fn count_and_write(
         });
     }
     if n_tokens == 0 {
-        return Err(Failure::new("there is no text in what was given").with_hint("a TEXT is UTF-8 text, or .jsonl"));
+        return Err(Failure::new("the given files contain no text").with_hint("give UTF-8 text files, or .jsonl files"));
     }
     let mut n_rows = 0_u64;
     let mut rows = counter.finish().map_err(in_folder)?;

@@ -46,7 +46,7 @@ pub(super) fn list(texts: &[PathBuf]) -> Result<Vec<TextFile>, Failure> {
             continue;
         }
         let metadata = fs::metadata(path)
-            .map_err(|error| Failure::io(path, &error).with_hint("a TEXT is a file, a folder, or - for stdin"))?;
+            .map_err(|error| Failure::io(path, &error).with_hint("give a file, a folder, or - for stdin"))?;
         if metadata.is_dir() {
             walk(path, 0, &mut files)?;
         } else {
@@ -103,7 +103,7 @@ fn read_file(path: &Path, taker: &mut impl Taker) -> Result<(), Unread> {
     file.by_ref().take(N_SNIFFED).read_to_end(&mut start).map_err(failed)?;
     if start.contains(&0) {
         let failure = Failure::new(format!("{}: a binary file", path.display()));
-        return Err(Unread::Source(failure.with_hint("a TEXT is UTF-8")));
+        return Err(Unread::Source(failure.with_hint("give UTF-8 text files")));
     }
     let source = start.chain(file);
     if path.extension().is_some_and(|extension| extension == "jsonl") {
@@ -135,7 +135,9 @@ fn read_json_lines(path: &Path, mut source: impl io::BufRead, taker: &mut impl T
     for number in 1_u64.. {
         let wrong = |what: String| {
             let failure = Failure::new(format!("{}:{number}: {what}", path.display()));
-            Unread::Source(failure.with_hint(r#"a line is {"text": "..."} or {"prompt": "...", "response": "..."}"#))
+            Unread::Source(
+                failure.with_hint(r#"each line must be {"text": "..."} or {"prompt": "...", "response": "..."}"#),
+            )
         };
         line.clear();
         let n = source

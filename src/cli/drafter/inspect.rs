@@ -58,7 +58,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         None => (DrafterFile::open_any(&args.file)?, None),
         Some(model) => {
             let vocabulary = Vocabulary::of(&open_model(model)?);
-            let vocabulary = vocabulary.ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+            let vocabulary = vocabulary.ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
             let file = DrafterFile::open(&args.file, &vocabulary)?;
             logs::capture(false);
             (file, Some(Tokenizer::load(model).map_err(|error| Failure::new(error.to_string()))?))
@@ -136,11 +136,11 @@ fn to_text(report: &Report) -> String {
     }
     let _ = writeln!(text, "size: {} bytes, {:.2} for each tri-gram", report.bytes, report.bytes_per_trigram);
     let _ = match report.damaged_blocks {
-        0 => writeln!(text, "checksums: right in all {} blocks", report.blocks),
-        n => writeln!(text, "checksums: wrong in {n} of {} blocks", report.blocks),
+        0 => writeln!(text, "checksums: all {} blocks are correct", report.blocks),
+        n => writeln!(text, "checksums: {n} of {} blocks are damaged", report.blocks),
     };
     if let Some(top) = &report.top {
-        text += "vocabulary: that of the model\nmost frequent:\n";
+        text += "vocabulary: fits the model\nmost frequent:\n";
         for row in top {
             let successors: Vec<String> =
                 row.successors.iter().map(|one| format!("{:?} {:.0}%", one.text, one.share * 100.0)).collect();

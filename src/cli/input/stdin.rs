@@ -44,7 +44,10 @@ impl LateStdin {
     /// Tells the user if it said something since then.
     pub fn tell(&self) {
         if self.0.load(Ordering::Relaxed) {
-            stderr_line("notice: stdin sent data too late, and the prompt is without it; hint: -f - waits for stdin");
+            stderr_line(
+                "notice: data came on stdin too late and is not part of the prompt; hint: use -f - to wait \
+                         for stdin",
+            );
         }
     }
 }
@@ -87,9 +90,7 @@ impl Stdin {
     pub fn read_beside(self) -> Result<Taken, Failure> {
         match self.kind {
             Kind::Terminal => Ok(Taken::Nothing(LateStdin::default())),
-            Kind::Connected => {
-                read_to_end(Some("; hint: use --no-stdin or </dev/null if there is none")).map(Taken::Text)
-            }
+            Kind::Connected => read_to_end(Some("; hint: use --no-stdin if there is nothing to read")).map(Taken::Text),
             Kind::Doubtful => read_unless_silent(),
         }
     }
@@ -99,16 +100,16 @@ impl Stdin {
         if text.trim().is_empty() {
             // Whoever gives a device, as /dev/null, means nothing to be there.
             if self.kind == Kind::Connected {
-                stderr_line("notice: stdin was empty, so the prompt is without it; hint: --no-stdin if there is none");
+                stderr_line("notice: stdin was empty; hint: use --no-stdin if there is nothing to read");
             }
             return;
         }
         // In a loop it was hardly meant. Otherwise it is a part of the statistics.
         if self.is_shared || !is_quiet {
-            let mut told = String::from("notice: stdin was taken as a document: ");
+            let mut told = String::from("notice: stdin is part of the prompt: ");
             let _ = write!(told, "{}, {}", counted(text.lines().count(), "line"), counted(text.len(), "byte"));
             if self.is_shared {
-                told.push_str("; hint: in a loop over lines, --no-stdin leaves the other lines alone");
+                told.push_str("; hint: if this is a loop over lines, use --no-stdin, or the loop ends here");
             }
             stderr_line(&told);
         }
@@ -124,7 +125,7 @@ fn read_to_end(hint: Option<&'static str>) -> Result<String, Failure> {
     let (reading, end) = mpsc::channel::<()>();
     let tell = move || {
         if end.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
-            stderr_line(&format!("notice: waiting for stdin to end{}", hint.unwrap_or_default()));
+            stderr_line(&format!("notice: reading stdin until it ends{}", hint.unwrap_or_default()));
         }
     };
     let teller = (hint.is_some() && io::stderr().is_terminal()).then(|| thread::spawn(tell));
@@ -159,7 +160,8 @@ fn read_unless_silent() -> Result<Taken, Failure> {
     });
     if first_byte.recv_timeout(SILENCE).is_err() {
         stderr_line(
-            "notice: stdin is open but silent, so it is not read; hint: -f - waits for it, --no-stdin or </dev/null leaves it alone",
+            "notice: nothing came on stdin, so it is ignored; hint: use -f - to wait for it, or --no-stdin to hide \
+             this notice",
         );
         return Ok(Taken::Nothing(late));
     }

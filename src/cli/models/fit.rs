@@ -79,10 +79,10 @@ fn table(model: &str, shape: &ModelShape, columns: &[(&str, Settings)], availabl
     let Estimate { weights, copies, program, .. } = shape.estimate(0, &columns[0].1);
     let of = |bytes| HumanBytes(bytes).to_string();
     let mut text =
-        format!("{model}: weights {}, copies for the kernels {}, program {}", of(weights), of(copies), of(program));
+        format!("{model}: weights {}, copies for faster kernels {}, program {}", of(weights), of(copies), of(program));
     let _ = match available {
         Some(n) => writeln!(text, "; available {}\n", of(n)),
-        None => writeln!(text, "; this system does not tell what is available\n"),
+        None => writeln!(text, "; available memory unknown\n"),
     };
     let _ = writeln!(
         text,
@@ -101,7 +101,7 @@ fn table(model: &str, shape: &ModelShape, columns: &[(&str, Settings)], availabl
     if let Some(available) = available {
         let cells = columns.iter().map(|(_, settings)| {
             let most = shape.most_positions(available, settings);
-            format!("{:<30}", most.map_or_else(|| "nothing fits".to_owned(), |n| format!("{n:>10}  positions fit")))
+            format!("{:<30}", most.map_or_else(|| "none".to_owned(), |n| format!("{n:>10}  tokens fit")))
         });
         let _ = writeln!(text, "{:>8}  {}", "auto", cells.collect::<String>().trim_end());
     }

@@ -38,7 +38,8 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     let listed: Vec<Listed> = search.found.into_iter().map(describe).collect();
     if search.is_cut {
         stderr_line(
-            "notice: there is more than is looked at; hint: chaski models list --dir DIR with a smaller folder",
+            "notice: not all folders were searched, because there are too many; hint: give a smaller folder with \
+             --dir",
         );
     }
     if args.json {
@@ -46,7 +47,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
         return write_stdout(&(serde_json::to_string(&report).expect("strings and numbers serialize") + "\n"));
     }
     if listed.is_empty() {
-        stderr_line("no models found; hint: scripts/get-model.sh fetches one, --dir DIR looks into a folder");
+        stderr_line("no models found; hint: download one with scripts/get-model.sh, or search a folder with --dir DIR");
     }
     write_stdout(&table(&listed))
 }

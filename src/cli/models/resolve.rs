@@ -49,8 +49,12 @@ fn ambiguous(name: &str, several: &[&Found]) -> Failure {
         .collect();
     let more = several.len().saturating_sub(N_TOLD);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Failure::usage(format!("{name}: {} models have a name that begins so: {}{more}", several.len(), told.join(", ")))
-        .with_hint("give more of the name, or the path")
+    Failure::usage(format!(
+        "{name}: {} models have names that start like this: {}{more}",
+        several.len(),
+        told.join(", ")
+    ))
+    .with_hint("give more of the name, or the path of the file")
 }
 
 fn unknown(name: &str, found: &[Found]) -> Failure {
@@ -61,9 +65,9 @@ fn unknown(name: &str, found: &[Found]) -> Failure {
     };
     let near: Vec<String> =
         found.iter().filter(|found| is_near(&found.name)).take(N_TOLD).map(|found| clean(&found.name)).collect();
-    let failure = Failure::new(format!("{name}: no such model file, and no model of this name"));
+    let failure = Failure::new(format!("{name}: no such model file, and no model has this name"));
     failure.with_code(ExitCode::ModelNotFound).with_hint(match near[..] {
-        [] => "chaski models list tells which there are, scripts/get-model.sh fetches one".to_owned(),
-        _ => format!("there are: {}", near.join(", ")),
+        [] => "list your models with chaski models list, or download one with scripts/get-model.sh".to_owned(),
+        _ => format!("your models: {}", near.join(", ")),
     })
 }

@@ -169,13 +169,13 @@ fn to_text(report: &Report) -> String {
         let _ = writeln!(text, "{name:<14}{}", clean(&value));
     };
     line("file", report.path.clone());
-    line("name", report.name.clone().unwrap_or_else(|| "not said".to_owned()));
+    line("name", report.name.clone().unwrap_or_else(|| "unknown".to_owned()));
     line("architecture", about.architecture.clone());
     line("parameters", parameters(about.n_parameters));
     line("quantization", about.quantization.clone());
     line("size", format!("{} in {} {}", of(about.size_bytes), about.n_files, plural(about.n_files as u64, "file")));
     line("context", format!("{} positions", HumanCount(about.context_length.into())));
-    line("licence", report.licence.clone().unwrap_or_else(|| "not said".to_owned()));
+    line("licence", report.licence.clone().unwrap_or_else(|| "unknown".to_owned()));
     line(
         "template",
         match report.template.kind {
@@ -190,7 +190,8 @@ fn to_text(report: &Report) -> String {
     line(
         "memory",
         format!(
-            "{} with {} positions: weights {}, copies for the kernels {}, cache {}, computing {}, program {}",
+            "{} with a context of {} tokens: weights {}, copies for faster kernels {}, cache {}, computing {}, \
+             program {}",
             of(memory.total_bytes),
             memory.n_ctx,
             of(weights),
@@ -204,7 +205,7 @@ fn to_text(report: &Report) -> String {
         line("available", of(available));
     }
     if let Some(speed) = report.tokens_per_second {
-        line("speed", format!("{speed:.1} tokens/s, plain, by the curve measured on this machine"));
+        line("speed", format!("{speed:.1} tokens/s with plain decoding, measured on this machine"));
     }
     text += "\ntensors\n";
     for of_type in &report.tensors {

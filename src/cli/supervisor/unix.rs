@@ -50,11 +50,11 @@ pub fn contained(
         Err(error) => {
             // What would pass signals on took them from the system.
             interrupt::end_at_once()?;
-            stderr_line(&format!("notice: no process of its own for the engine: {error}"));
+            stderr_line(&format!("notice: the engine runs in this process, because no other can be started: {error}"));
             return work();
         }
     };
-    let status = status.map_err(|error| Failure::new(format!("cannot tell how the engine ended: {error}")))?;
+    let status = status.map_err(|error| Failure::new(format!("cannot find out how the engine ended: {error}")))?;
     if let Some(code) = status.code() {
         return Ok(ExitCode::from_number(code));
     }
@@ -151,8 +151,8 @@ fn failure(status: ExitStatus, mut words: CrashMessage, hint: impl FnOnce() -> S
     let signal = status.signal().unwrap_or_default();
     match crash(status) {
         Some("bus error") => {
-            Failure::new("the engine stopped: bus error, as when a model file is cut off while in use")
-                .with_hint("leave the model file alone while it is in use, and check its disk")
+            Failure::new("the engine stopped: bus error, probably because the model file was truncated while in use")
+                .with_hint("do not change the model file while it is in use; if you did not, check the disk")
         }
         Some(name) => {
             let words = words.take().unwrap_or_else(|| name.to_owned());
@@ -161,8 +161,8 @@ fn failure(status: ExitStatus, mut words: CrashMessage, hint: impl FnOnce() -> S
         // What is passed on comes before the engine listens, too.
         None if [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].contains(&signal) => Failure::interrupted(),
         None if signal == SIGKILL => Failure::new("the engine was killed")
-            .with_hint("systems do that when memory runs out: a smaller -c or model takes less"),
-        None => Failure::new(format!("the engine was ended by signal {signal}")),
+            .with_hint("probably memory ran out: use a smaller -c, or a smaller model"),
+        None => Failure::new(format!("the engine was stopped by signal {signal}")),
     }
 }
 

@@ -160,9 +160,9 @@ impl<'a> Capacity<'a> {
         let fitting = if fitting.is_empty() { "a smaller model".to_owned() } else { fitting.join(", or ") };
         // A job that is there goes on with the same input and parameters only.
         Some(format!(
-            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB are available; \
-             hint: what fits, in a new job: {fitting}; --no-memory-check tries it all the same, in this job with \
-             --retry-failed",
+            "a prompt of {n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, but {} MiB are \
+             available; hint: these would fit, in a new job: {fitting}; to try it anyway in this job, use \
+             --no-memory-check --retry-failed",
             lane.bytes() >> 20,
             n_available >> 20,
         ))
@@ -177,7 +177,7 @@ impl<'a> Capacity<'a> {
         let n_ctx = n_prompt + max_tokens;
         let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.place_of_text(n)) {
             0 => None,
-            most if most <= n_prompt => Some(format!("a shorter prompt, of {most} tokens with its answer")),
+            most if most <= n_prompt => Some(format!("at most {most} tokens for prompt and answer")),
             most => Some(format!("max_tokens {}", most - n_prompt)),
         };
         let smaller = cache_choices(self.config.engine.settings.at(n_ctx)).into_iter();

@@ -29,13 +29,13 @@ use crate::tune::Settings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DrafterKind {
-    /// Calibrated drafts of several sources, as much of them as pays by the measured cost curve
+    /// Draft from several sources, as many tokens as pay off on this machine
     Auto,
-    /// ADED as published: 64 nodes by tree search, always
+    /// ADED as published: always draft 64 tokens
     Aded,
-    /// ADED's drafts, cut to what pays
+    /// ADED's drafts, cut to the size that pays off
     AdedSized,
-    /// Plain decoding
+    /// Do not draft
     None,
 }
 
@@ -165,31 +165,34 @@ pub enum Event {
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
     /// The model's memory cannot be rolled back.
-    #[error("this model is recurrent: its state cannot be rolled back, so it is decoded plainly")]
+    #[error("this model is recurrent: drafts cannot be undone in it, so chaski decodes plainly")]
     Recurrent,
     /// The curve could not be kept.
-    #[error("the cost curve cannot be kept: {0}; it will be measured again next time")]
+    #[error("could not save the cost curve: {0}; it will be measured again next time")]
     CurveNotKept(io::Error),
     /// What was learned before cannot be read.
-    #[error("{0}; drafting begins without what was learned; hint: chaski learn forget")]
+    #[error("{0}; drafting starts without the learned state; hint: to delete it, run chaski learn forget")]
     LearnedUnusable(LearnedError),
     /// What was learned before is whole, and not what this version writes.
-    #[error("what was learned before is not of this version; drafting begins without it; hint: chaski learn forget")]
+    #[error(
+        "the learned state is from another version of chaski; drafting starts without it; hint: to delete it, \
+             run chaski learn forget"
+    )]
     LearnedStrange,
     /// What was learned now cannot be kept.
-    #[error("what was learned is not kept: {0}; hint: chaski learn off, if it should not be")]
+    #[error("could not save the learned state: {0}; hint: to stop learning, run chaski learn off")]
     NotLearned(LearnedError),
     /// A state on disk cannot be used.
-    #[error("{0}; the prompt is read again")]
+    #[error("{0}; the model reads the prompt again")]
     StateUnusable(StateError),
     /// llama.cpp does not take or give a state.
-    #[error("{0}; the prompt is read again")]
+    #[error("{0}; the model reads the prompt again")]
     StateRefused(TargetError),
     /// What was read cannot be kept.
-    #[error("the prompt is not kept: {0}; hint: --no-prompt-cache, if it should not be")]
+    #[error("could not save the prompt in the cache: {0}; hint: to turn the cache off, use --no-prompt-cache")]
     PromptNotKept(StateError),
     /// A part of the base is damaged.
-    #[error("{}: parts of this drafter file are damaged and not used; hint: chaski drafter inspect tells more", .0.display())]
+    #[error("{}: parts of this drafter file are damaged and not used; hint: see chaski drafter inspect FILE", .0.display())]
     BaseDamaged(PathBuf),
 }
 
@@ -210,7 +213,7 @@ pub enum Failure {
         n_ctx_train: usize,
     },
     /// More positions than the model knows: its output would be noise, or it would end the process.
-    #[error("a context of {n_ctx} positions, but the model was trained for {n_ctx_train}")]
+    #[error("this needs a context of {n_ctx} tokens, but the model was trained for {n_ctx_train}")]
     ContextTooLong {
         /// Positions asked for.
         n_ctx: usize,
@@ -219,7 +222,7 @@ pub enum Failure {
     },
     /// The context does not fit into memory, beside what is loaded.
     #[error(
-        "a context of {n_ctx} positions needs {} MiB of memory, and {} MiB are available",
+        "a context of {n_ctx} tokens needs {} MiB of memory, but {} MiB are available",
         needed >> 20,
         available >> 20
     )]
@@ -235,7 +238,7 @@ pub enum Failure {
     #[error("this is not exact: {}", .0.reasons().join("; "))]
     Inexact(Exactness),
     /// A model that is decoded plainly has no curve.
-    #[error("this model is recurrent: it is decoded plainly, so there is nothing to tune for drafts")]
+    #[error("this model is recurrent: chaski decodes it plainly, so there is nothing to tune for drafts")]
     NothingToTune,
     /// Nothing to continue.
     #[error("the prompt is empty")]

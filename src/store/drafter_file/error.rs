@@ -20,19 +20,19 @@ pub enum DrafterFileError {
     #[error("{}: not a drafter file", path.display())]
     NotADrafterFile { path: PathBuf },
     /// Shorter than it says, as after an interrupted copy.
-    #[error("{}: cut short: expected {expected} bytes, found {found}", path.display())]
+    #[error("{}: the file is cut off: expected {expected} bytes, found {found}", path.display())]
     CutShort { path: PathBuf, expected: u64, found: u64 },
     /// Bytes are not what was written.
     #[error("{}: damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
     /// A later format.
-    #[error("{}: format version {found}, this chaski knows {VERSION}", path.display())]
+    #[error("{}: written by another version of chaski (format {found}, this version reads {VERSION})", path.display())]
     Newer { path: PathBuf, found: u32 },
     /// Its token ids mean other texts.
-    #[error("{}: made for another vocabulary ({found}), expected {expected}", path.display())]
+    #[error("{}: made for another vocabulary ({found}); expected {expected}", path.display())]
     ForeignVocabulary { path: PathBuf, expected: String, found: String },
     /// What should be written does not fit the format.
-    #[error("{}: cannot be written: {what}", path.display())]
+    #[error("{}: cannot write the file: {what}", path.display())]
     Unwritable { path: PathBuf, what: String },
     /// The caller broke it off.
     #[error("interrupted")]
@@ -50,11 +50,13 @@ impl DrafterFileError {
             }
             Self::Io { .. } | Self::Unwritable { .. } | Self::Interrupted => None,
             Self::NotAFile { .. } | Self::NotADrafterFile { .. } => {
-                Some("chaski drafter build makes one from texts: chaski drafter build -m MODEL -o FILE TEXT...")
+                Some("build one from texts: chaski drafter build -m MODEL -o FILE TEXT...")
             }
             Self::CutShort { .. } | Self::Damaged { .. } => Some("copy or build the file again"),
             Self::Newer { .. } => Some("update chaski, or build the file again with this one"),
-            Self::ForeignVocabulary { .. } => Some("build one for this model: chaski drafter build -m MODEL"),
+            Self::ForeignVocabulary { .. } => {
+                Some("build one for this model: chaski drafter build -m MODEL -o FILE TEXT...")
+            }
         }
     }
 

@@ -97,11 +97,11 @@ impl Header {
             totals: Totals { n_rows: three(40), n_successors: three(64) },
         };
         if !(1..=MAX_VOCAB).contains(&n_tokens) || header.n_blocks > MAX_BLOCKS {
-            return Err(damaged("its header makes no sense"));
+            return Err(damaged("its header is invalid"));
         }
         match file_bytes(header.n_blocks) {
             expected if expected > file.len() as u64 => Err(cut_short(expected)),
-            expected if expected < file.len() as u64 => Err(damaged("bytes follow its end")),
+            expected if expected < file.len() as u64 => Err(damaged("there is data after its end")),
             _ => Ok(header),
         }
     }

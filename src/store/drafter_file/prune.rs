@@ -61,7 +61,7 @@ pub fn prune(
         }
         budget_bits *= NEXT_ATTEMPT;
     }
-    let what = format!("it cannot have {max_bytes} bytes or less");
+    let what = format!("it cannot be made as small as {max_bytes} bytes");
     Err(DrafterFileError::Unwritable { path: path.to_owned(), what })
 }
 

@@ -24,7 +24,7 @@ pub enum StateError {
         error: io::Error,
     },
     /// Not as it was written, or not written by this user.
-    #[error("{0}: damaged, or not a state that was written here")]
+    #[error("{0}: damaged, or not written by chaski on this machine")]
     Damaged(PathBuf),
 }
 

@@ -67,8 +67,8 @@ fn collect<'v>(schema: &'v Value, path: &Pointer, parts: &mut Vec<(Pointer, &'v 
 fn in_plain_words(reason: &str) -> String {
     let says = |part: &str| reason.contains(part);
     if says("oneOf constraints are not supported") {
-        return "oneOf is supported where no two alternatives can both match: of different types, or objects that \
-                require a property with different const values; else use anyOf"
+        return "oneOf is supported only if no two alternatives can both match: they must have different types, or be \
+                objects that require a property with different const values; otherwise use anyOf"
             .to_owned();
     }
     if says("look-around") {
@@ -78,19 +78,19 @@ fn in_plain_words(reason: &str) -> String {
         return "pattern: references to groups, as in \\1, are not supported".to_owned();
     }
     if says("Regex is empty") {
-        return "no text has this pattern, format and length".to_owned();
+        return "no text can match this pattern, format and length together".to_owned();
     }
     if says("if regex is empty") {
-        return "pattern, format and length together are too intricate".to_owned();
+        return "pattern, format and length together are too complex".to_owned();
     }
     if says("integer range") {
-        return "the bounds of these integers cannot be used together".to_owned();
+        return "these bounds for integers cannot be used together".to_owned();
     }
     if let Some(rest) = reason.strip_prefix("Unsatisfiable schema: ") {
-        return format!("no value matches: {rest}");
+        return format!("no value can match: {rest}");
     }
     if let Some(rest) = reason.strip_prefix("patternProperty regexes ") {
-        return format!("patternProperties: one name may match both of {rest}");
+        return format!("patternProperties: a name could match more than one of {rest}");
     }
     reason.to_owned()
 }

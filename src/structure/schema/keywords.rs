@@ -200,20 +200,20 @@ fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k &'static str>) -> Opt
 fn text(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     match value.is_string() {
         true => Ok(value.clone()),
-        false => wrong(path, format!("a text is expected, not {}", shortened(value))),
+        false => wrong(path, format!("expected a text, found {}", shortened(value))),
     }
 }
 
 fn names(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     match value.as_array().filter(|names| names.iter().all(Value::is_string)) {
         Some(_) => Ok(value.clone()),
-        None => wrong(path, format!("a list of names is expected, not {}", shortened(value))),
+        None => wrong(path, format!("expected a list of names, found {}", shortened(value))),
     }
 }
 
 fn choices(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let Some(all) = value.as_array().filter(|all| !all.is_empty()) else {
-        return wrong(path, format!("a list of values is expected, not {}", shortened(value)));
+        return wrong(path, format!("expected a list of values, found {}", shortened(value)));
     };
     let mut all = all.iter().enumerate();
     all.try_for_each(|(at, value)| literal(value, &path.child(&at.to_string())))?;
@@ -236,7 +236,7 @@ pub(super) fn check_type(schema: &Map<String, Value>, path: &Pointer) -> Result<
     let names = match value {
         Value::String(_) => std::slice::from_ref(value),
         Value::Array(names) if !names.is_empty() => names.as_slice(),
-        _ => return wrong(&path, format!("a type or a list of types is expected, not {}", shortened(value))),
+        _ => return wrong(&path, format!("expected a type or a list of types, found {}", shortened(value))),
     };
     let Some(other) = names.iter().find(|name| !name.as_str().is_some_and(|name| TYPES.contains(&name))) else {
         return Ok(());
@@ -244,7 +244,7 @@ pub(super) fn check_type(schema: &Map<String, Value>, path: &Pointer) -> Result<
     let near = other.as_str().and_then(|name| nearest(name, TYPES.iter()));
     let hint = match near {
         Some(near) => format!("; did you mean {near:?}?"),
-        None => format!("; types are {}", TYPES.join(", ")),
+        None => format!("; the types are {}", TYPES.join(", ")),
     };
     wrong(&path, format!("{} is not a type{hint}", shortened(other)))
 }
@@ -266,7 +266,10 @@ pub(super) fn check_format(
         true => Ok(()),
         false => {
             let path = path.child("format");
-            wrong(&path, format!("{format:?} is not supported; formats are {}; or use pattern", FORMATS.join(", ")))
+            wrong(
+                &path,
+                format!("the format {format:?} is not supported; use one of {}, or a pattern", FORMATS.join(", ")),
+            )
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn count(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Re
     let whole = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_COUNT as f64).contains(number));
     match whole {
         Some(number) => Ok((number as u64).into()),
-        None => wrong(path, format!("a whole number from 0 to {MAX_COUNT} is expected, not {}", shortened(value))),
+        None => wrong(path, format!("expected a whole number from 0 to {MAX_COUNT}, found {}", shortened(value))),
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) fn bound(value: &Value, schema: &Map<String, Value>, path: &Pointer) 
     let number = match value {
         Value::Bool(_) if is_exclusive => return Ok(value.clone()),
         Value::Number(number) => number,
-        _ => return wrong(path, format!("a number is expected, not {}", shortened(value))),
+        _ => return wrong(path, format!("expected a number, found {}", shortened(value))),
     };
     // To an exclusive bound of whole numbers 1 is added, as a float.
     let is_exclusive =
@@ -65,14 +65,14 @@ pub(super) fn bound(value: &Value, schema: &Map<String, Value>, path: &Pointer) 
     let most = FAR as u64 - 1;
     match is_kept {
         true => Ok(value.clone()),
-        false => wrong(path, format!("{number} cannot be kept exactly; whole numbers from -{most} to {most} can")),
+        false => wrong(path, format!("{number} cannot be enforced exactly; use a whole number from -{most} to {most}")),
     }
 }
 
 /// `multipleOf`, which llguidance multiplies by 10 until it is whole.
 pub(super) fn multiple(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let Some(float) = value.as_f64().filter(|&float| float > 0.0) else {
-        return wrong(path, format!("a number above 0 is expected, not {}", shortened(value)));
+        return wrong(path, format!("expected a number above 0, found {}", shortened(value)));
     };
     let (mut scaled, mut n_lanes) = (float, 0);
     while scaled.fract() != 0.0 && n_lanes <= 20 {
@@ -82,7 +82,7 @@ pub(super) fn multiple(value: &Value, _: &Map<String, Value>, path: &Pointer) ->
     let is_kept = scaled <= f64::from(u32::MAX) && format!("{scaled}e-{n_lanes}").parse() == Ok(float);
     match is_kept {
         true => Ok(value.clone()),
-        false => wrong(path, format!("{value} cannot be kept exactly; use a number of fewer digits")),
+        false => wrong(path, format!("{value} cannot be enforced exactly; use a number with fewer digits")),
     }
 }
 
@@ -98,7 +98,9 @@ pub(super) fn literal(value: &Value, path: &Pointer) -> Result<(), SchemaError> 
             let most = FAR as u64 - 1;
             match is_kept {
                 true => Ok(()),
-                false => wrong(path, format!("{number} cannot be kept exactly; numbers from -{most} to {most} can")),
+                false => {
+                    wrong(path, format!("{number} cannot be enforced exactly; use a number from -{most} to {most}"))
+                }
             }
         }
         Value::Array(all) => {

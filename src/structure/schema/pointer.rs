@@ -49,9 +49,9 @@ impl Pointer {
         let own = ["$id", "id"].into_iter().find_map(|name| root.get(name)?.as_str());
         let is_own = own.is_some_and(|id| id.strip_suffix('#').unwrap_or(id) == address);
         if !address.is_empty() && !is_own {
-            return Err(format!("{text:?} leads out of this schema; references begin with #"));
+            return Err(format!("{text:?} points outside this schema; references must start with #"));
         }
-        let fragment = percent_decoded(fragment).ok_or_else(|| format!("{text:?} has a wrong percent escape"))?;
+        let fragment = percent_decoded(fragment).ok_or_else(|| format!("{text:?} has an invalid percent escape"))?;
         if fragment.is_empty() {
             return Ok(Pointer::default());
         }
@@ -61,7 +61,7 @@ impl Pointer {
                 names.map(Pointer).ok_or_else(|| format!("{text:?} has a ~ that is neither ~0 nor ~1"))
             }
             None => anchor(root, &fragment, &Pointer::default())
-                .ok_or_else(|| format!("{text:?} leads to nothing in this schema")),
+                .ok_or_else(|| format!("{text:?} does not exist in this schema")),
         }
     }
 

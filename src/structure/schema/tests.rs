@@ -59,7 +59,7 @@ fn issue_13_2_what_is_not_understood_is_refused_with_its_path() {
     refuses(json!({"type": ["string", 5]}), "#/type: 5 is not a type");
     refuses(
         json!({"type": "array", "items": "string"}),
-        "#/items: a schema is an object, true or false, not \"string\"",
+        "#/items: expected a schema (an object, true or false), found \"string\"",
     );
     refuses(json!({"not": {"type": "null"}}), "#/not: \"not\" is not supported");
     refuses(json!({"type": "array", "uniqueItems": true}), "#/uniqueItems");
@@ -67,7 +67,7 @@ fn issue_13_2_what_is_not_understood_is_refused_with_its_path() {
     refuses(json!({"type": "object", "unevaluatedProperties": false}), "#/unevaluatedProperties");
     refuses(
         json!({"type": "string", "format": "date-tiem"}),
-        "#/format: \"date-tiem\" is not supported; formats are date-time",
+        "#/format: the format \"date-tiem\" is not supported; use one of date-time",
     );
     refuses(json!({"type": "string", "minLength": -1}), "#/minLength: a whole number from 0");
     refuses(json!({"type": "string", "minLength": 1.5}), "#/minLength");

@@ -44,7 +44,7 @@ fn only(value: &Value, members: &[&str], path: &Pointer) -> Result<(), SchemaErr
     match value.as_object().and_then(|all| all.keys().find(|name| !members.contains(&name.as_str()))) {
         Some(name) => wrong(
             &path.child(name),
-            format!("{name:?} is not known beside {:?}", members.last().copied().unwrap_or_default()),
+            format!("unknown member {name:?} beside {:?}", members.last().copied().unwrap_or_default()),
         ),
         None => Ok(()),
     }

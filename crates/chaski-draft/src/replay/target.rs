@@ -97,7 +97,8 @@ impl Target for Replayed<'_> {
     fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
         tree.check()?;
         let ms = self.curve.at(self.n_past).range(tree.len()..).next().map(|(_, &ms)| ms);
-        let ms = ms.ok_or_else(|| TargetError::Engine(format!("the curve ends before {} rows", tree.len())))?;
+        let ms =
+            ms.ok_or_else(|| TargetError::Engine(format!("the cost curve has no time for {} rows", tree.len())))?;
         self.clock.advance(ms);
         let deepest = tree.nodes().filter(|&node| self.is_said(tree, node)).map(|node| tree.depth(node)).max();
         for depth in 0..=deepest.unwrap_or(0) {

@@ -81,9 +81,9 @@ impl Trace {
         match () {
             () if self.n_vocab == 0 || self.n_vocab > 1 << 21 => Err("n_vocab must be 1 to 2097152"),
             () if self.prompt.is_empty() => Err("the prompt is empty"),
-            () if self.top.len() != self.tokens.len() => Err("as many rows of top as tokens are needed"),
+            () if self.top.len() != self.tokens.len() => Err("expected as many rows of top as tokens"),
             () if !self.prompt.iter().chain(&self.tokens).all(is_token) => Err("a token is outside the vocabulary"),
-            () if !top().all(|(id, _)| is_token(id)) => Err("a likely token is outside the vocabulary"),
+            () if !top().all(|(id, _)| is_token(id)) => Err("a token of top is outside the vocabulary"),
             () if !top().all(|(_, p)| (0.0..=1.0).contains(p)) => Err("a probability is not from 0 to 1"),
             () => Ok(()),
         }

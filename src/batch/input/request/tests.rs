@@ -45,8 +45,8 @@ fn short_forms_have_the_same_parameters() {
 
 #[test]
 fn what_is_wrong_is_said_and_who_it_was() {
-    refuses("[1]", None, INVALID_REQUEST, "not an object");
-    refuses("\"text\"", None, INVALID_REQUEST, "not an object");
+    refuses("[1]", None, INVALID_REQUEST, "the line is not a JSON object");
+    refuses("\"text\"", None, INVALID_REQUEST, "the line is not a JSON object");
     refuses("{\"prompt\": \"a\"", None, INVALID_JSON, "column");
     refuses("nonsense", None, INVALID_JSON, "not JSON");
     refuses(&"[".repeat(100_000), None, INVALID_JSON, "recursion");
