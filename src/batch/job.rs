@@ -21,6 +21,7 @@ use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
+use crate::gguf::ModelId;
 use crate::sampling::{KNOBS, Sampling};
 
 /// What is to be done, as a command says it.
@@ -40,8 +41,8 @@ pub struct Job {
     pub defaults: Defaults,
     /// Whether the seed in there was asked for; else an earlier run's is taken.
     pub has_seed: bool,
-    /// Which model it is: name, size, hash.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// How results name it.
     pub model_name: String,
     /// Everything else that shapes results, by the name the user knows it by.

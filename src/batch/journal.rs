@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::gguf::ModelId;
+
 /// First line of a journal.
 pub const MAGIC: &str = "chaski batch journal 1\n";
 
@@ -32,8 +34,8 @@ pub const MAX_CRASHES: u32 = 2;
 pub struct Key {
     /// The input: lines, bytes, hash.
     pub input: String,
-    /// The model: name, size, hash of its header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Lines of the whole input.
     pub n_lines: u64,
     /// Lines of this shard of it.
@@ -61,8 +63,12 @@ impl Key {
     /// The first difference between this key and another.
     #[must_use]
     pub fn difference(&self, now: &Key) -> Option<Difference> {
+        if self.model != now.model {
+            let (was, is) = (self.model.to_string(), now.model.to_string());
+            return Some(Difference { what: "model".to_owned(), was, is });
+        }
         let parts = |key: &Key| {
-            let fixed = [("input", key.input.clone()), ("model", key.model.clone()), ("--seed", key.seed.to_string())];
+            let fixed = [("input", key.input.clone()), ("--seed", key.seed.to_string())];
             let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
             let lines = ("number of lines".to_owned(), format!("{} of {}", key.n_own, key.n_lines));
             fixed.into_iter().chain([lines]).chain(key.parameters.clone()).collect::<Vec<(String, String)>>()

@@ -102,7 +102,7 @@ impl Status {
         writeln!(text, "{n_prompt} prompt tokens, and {n_predicted} generated in {spent}: {rate:.1} tokens/s")
             .expect("a text takes all");
         let Key { input, model, seed, .. } = &self.job;
-        writeln!(text, "input: {input}\nmodel: {model}\nseed: {seed}").expect("a text takes all");
+        writeln!(text, "input: {input}\nmodel: {}\nseed: {seed}", model.name()).expect("a text takes all");
         for (name, value) in &self.job.parameters {
             writeln!(text, "{name} {value}").expect("a text takes all");
         }
@@ -120,7 +120,7 @@ mod tests {
     fn journal(entries: &[Entry]) -> Journal {
         let mut journal = Journal::new(Key {
             input: "10 lines".to_owned(),
-            model: "m".to_owned(),
+            model: "m.gguf 7a".to_owned().into(),
             n_lines: 10,
             n_own: 10,
             seed: 7,
@@ -153,7 +153,7 @@ mod tests {
     fn it_is_told_to_people_and_programs() {
         let status = Status::of(&journal(&half()), true);
         let expected = "running: 5 ok + 0 failed of 10 lines, 5 left (about 10s)\n\
-             50 prompt tokens, and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m\nseed: 7\n--temp 0\n";
+             50 prompt tokens, and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m.gguf\nseed: 7\n--temp 0\n";
         assert_eq!(status.text(), expected);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["phase"], &json["n_ok"], &json["n_at_work"]), (&"running".into(), &5.into(), &1.into()));

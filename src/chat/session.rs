@@ -9,6 +9,7 @@ use twox_hash::XxHash3_64;
 
 use crate::chat::template::Message;
 use crate::chat::thinking::without_thinking;
+use crate::gguf::ModelId;
 
 /// What this version writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -34,8 +35,8 @@ pub struct Turn {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "StoredSession", try_from = "StoredSession")]
 pub struct Session {
-    /// Which model answered last: name, size and a hash of the header.
-    pub model: String,
+    /// Which model answered last.
+    pub model: ModelId,
     /// The system prompt.
     pub system: Option<String>,
     /// What was set, by the long names of the flags, as they are given on the command line.
@@ -145,7 +146,7 @@ pub fn to_json(session: &Session) -> String {
 #[serde(deny_unknown_fields)]
 struct StoredSession {
     chaski_session: u32,
-    model: String,
+    model: ModelId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     system: Option<String>,
     #[serde(default)]
@@ -229,7 +230,7 @@ mod tests {
 
     fn session() -> Session {
         Session {
-            model: "m.gguf 7 ab".to_owned(),
+            model: "m.gguf 7ab".to_owned().into(),
             system: Some("Be brief.".to_owned()),
             settings: BTreeMap::from([("temp".to_owned(), vec!["0".to_owned()])]),
             turns: vec![turn("a", "b", 7), turn("c", "d", 8)],
@@ -242,7 +243,7 @@ mod tests {
     fn the_form_is_plain_json() {
         let json: serde_json::Value = serde_json::from_str(&to_json(&session())).unwrap();
         let expected = serde_json::json!({
-            "chaski_session": 1, "model": "m.gguf 7 ab", "system": "Be brief.", "settings": {"temp": ["0"]},
+            "chaski_session": 1, "model": "m.gguf 7ab", "system": "Be brief.", "settings": {"temp": ["0"]},
             "turns_left_out": 1, "summary": "ab",
             "messages": [
                 {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "seed": 7},

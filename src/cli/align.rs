@@ -19,7 +19,7 @@ use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::drafter::{parse_size, refuse_overwrite};
-use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
+use crate::cli::engine::{confine, model_id, open_model, worker_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
@@ -213,7 +213,7 @@ fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
     };
     let AlignArgs { n_predict, temp, seed, .. } = args;
     LogKey {
-        model: fingerprint(&args.engine.model),
+        model: model_id(&args.engine.model),
         prompts,
         settings: format!("-n {n_predict} --temp {temp} --seed {seed}"),
     }

@@ -15,6 +15,7 @@ use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::constraint::ConstraintArgs;
+use crate::cli::data::DataArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::exact::ExactArg;
 use crate::cli::learn::LearnArgs;
@@ -68,49 +69,47 @@ pub enum Command {
     /// continues, and every line gets exactly one result. Exit code 3 means that some lines failed; each has an
     /// error record.
     Batch(Box<BatchArgs>),
+    /// List models, inspect a file, check memory fit
+    Models(ModelsArgs),
     /// Measure how fast a model runs on this machine, with drafting and without
     ///
     /// bench answers each prompt with plain decoding and with each drafter in turn, and compares them. --curve,
     /// --rows and --check measure something else instead. The table goes to stdout, everything else to stderr.
     Bench(BenchArgs),
-    /// Compare drafters on recorded answers, in seconds and without a model
-    Replay(ReplayArgs),
     /// Find the fastest settings for a model on this machine, and save them
     ///
     /// tune takes about a minute per model. It measures flash attention, thread counts and KV cache types, with a
     /// short and a long context. A quantized KV cache changes the model's output: tune measures it, but chooses
     /// it only with --lossy-kv.
     Tune(TuneArgs),
-    /// Let a model write a drafter file (base) for itself
+    /// Make drafter files, so that drafting starts with knowledge
     ///
-    /// The model answers many prompts. Statistics of its answers, and of the likeliest alternatives to each
-    /// token, go into the file. Ctrl-C loses nothing: run the same command again to continue.
-    Align(AlignArgs),
-    /// Manage what chaski learns from your answers
+    /// A drafter file (a base) contains sequences of three tokens and how often they occurred. `align` lets the
+    /// model write one for itself, `build` makes one from your texts.
+    Drafter(DrafterArgs),
+    /// Show or delete what chaski has saved; turn learning on or off
     ///
-    /// Chaski saves statistics of generated tokens, so that it drafts better next time. Their size is limited,
-    /// and only you can read them. Prompts are not part of them, and nothing leaves this machine. To turn
-    /// learning off for one command, use --no-learn or CHASKI_LEARN=off.
-    Learn(LearnArgs),
-    /// Manage the prompt cache: show its size, or clear it
-    ///
-    /// The prompt cache stores prompts on disk, together with the model's state after reading them. If a new
-    /// prompt starts like a cached one, the model does not read that part again. Only you can read the files.
-    /// Their size is limited; the least recently used are deleted first.
-    Cache(CacheArgs),
-    /// List models, inspect a file, check memory fit
-    Models(ModelsArgs),
+    /// Chaski saves prompts it has read, statistics of generated tokens, and measured times, so that the next
+    /// answer comes sooner. Sizes are limited, only you can read the files, and nothing leaves this machine.
+    Data(DataArgs),
     /// Show the settings in use, and where each comes from
     Config(ShowArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write all pages into a folder
     Man(ManArgs),
-    /// Build, inspect, merge and prune drafter files
-    ///
-    /// A drafter file (a base) contains sequences of three tokens and how often they occurred. Drafting starts
-    /// from them.
-    Drafter(DrafterArgs),
+    /// Old name of `chaski drafter align`
+    #[command(hide = true)]
+    Align(AlignArgs),
+    /// Old name of `chaski drafter replay`
+    #[command(hide = true)]
+    Replay(ReplayArgs),
+    /// Old name of `chaski data learning` and `chaski data delete learned`
+    #[command(hide = true)]
+    Learn(LearnArgs),
+    /// Old name of `chaski data show` and `chaski data delete prompts`
+    #[command(hide = true)]
+    Cache(CacheArgs),
 }
 
 impl Command {
@@ -125,6 +124,7 @@ impl Command {
             Command::Tune(args) => Some(&mut args.model),
             Command::Learn(args) => args.command.model(),
             Command::Drafter(args) => args.command.model(),
+            Command::Data(args) => args.command.model(),
             Command::Models(args) => args.command.model(),
             Command::Replay(_) | Command::Cache(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 None

@@ -40,7 +40,7 @@ use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
-    check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
+    check_prompting, confine, max_tokens, model_id, open_base, open_model, sampling, worker_config,
 };
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
@@ -305,7 +305,7 @@ impl Work<'_> {
             form: OutputShape { is_text: args.text, is_ordered: args.ordered || args.text },
             defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
             has_seed,
-            model: fingerprint(&engine.model),
+            model: model_id(&engine.model),
             model_name: engine.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             parameters,
             // Those that failed again in this run are not tried for ever.

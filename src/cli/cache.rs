@@ -90,9 +90,7 @@ struct Status<'a> {
 /// # Errors
 /// What the user should read.
 pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
-    let folder = prompt_cache_folder()
-        .ok_or_else(|| Failure::new("there is no cache folder").with_hint("set HOME or XDG_CACHE_HOME"))?;
-    let config = PromptCacheConfig { folder, max_bytes: 0 };
+    let config = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 };
     let size = |entries: &[Entry]| entries.iter().map(|entry| entry.n_bytes).sum();
     match args.command {
         CacheCommand::Status { json } => {
@@ -110,13 +108,25 @@ pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
                 )
             })?;
         }
-        CacheCommand::Clear => {
-            let gone = config.clear()?;
-            let n_bytes: u64 = size(&gone);
-            stderr_line(&format!("deleted: {} prompts, {:.1} MiB", gone.len(), n_bytes as f64 / f64::from(1 << 20)));
-        }
+        CacheCommand::Clear => clear()?,
     }
     Ok(ExitCode::Success)
+}
+
+/// Deletes all cached prompts.
+///
+/// # Errors
+/// When there is no cache folder, or a file cannot be deleted.
+pub fn clear() -> Result<(), Failure> {
+    let deleted = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 }.clear()?;
+    let n_bytes: u64 = deleted.iter().map(|entry| entry.n_bytes).sum();
+    stderr_line(&format!("deleted: {} prompts, {:.1} MiB", deleted.len(), n_bytes as f64 / f64::from(1 << 20)));
+    Ok(())
+}
+
+fn required_folder() -> Result<PathBuf, Failure> {
+    prompt_cache_folder()
+        .ok_or_else(|| Failure::new("there is no cache folder").with_hint("set HOME or XDG_CACHE_HOME"))
 }
 
 impl From<StateError> for Failure {

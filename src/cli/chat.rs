@@ -23,7 +23,7 @@ use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
-use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
+use crate::cli::engine::{confine, drafters, model_id, open_model, start, worker_config};
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
@@ -97,7 +97,7 @@ pub struct ChatArgs {
 /// # Errors
 /// What the user should read.
 pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
-    let sessions = sessions_folder().map(Sessions::new);
+    let sessions = folders::sessions().map(Sessions::new);
     let (place, session) = open_session(args, sessions.as_ref())?;
     let mut given = session.settings.clone();
     given.extend(args.settings.given.clone());
@@ -112,7 +112,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     // Before the model is loaded: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
     let signals = Signals::new()?;
-    let state_folder = sessions_folder();
+    let state_folder = folders::sessions();
     // The engine's threads alone: an editor that /edit starts may do what it likes.
     let (worker, loaded) = thread::scope(|scope| {
         let start = || {
@@ -126,7 +126,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         worker,
         prompter,
         variables,
-        model: fingerprint(gguf.path()),
+        model: model_id(gguf.path()),
         n_ctx,
         n_ctx_train: gguf.context_length().map(|n| n as usize),
         drafter: args.drafting.drafter,
@@ -218,10 +218,6 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usiz
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
     let n_ctx = memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)?;
     Ok(n_ctx.unwrap_or_else(|| DEFAULT_N_CTX.min(known)))
-}
-
-fn sessions_folder() -> Option<PathBuf> {
-    Some(folders::data()?.join("sessions"))
 }
 
 impl From<SessionError> for Failure {

@@ -11,9 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::cli::align::{self, AlignArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, is_same_file, stderr_line};
+use crate::cli::replay::{self, ReplayArgs};
+use crate::cli::supervisor::contained;
 use crate::store::drafter_file::{DrafterFile, DrafterWriter, merge, prune};
 
 /// Rows between two looks at the progress bar.
@@ -30,6 +33,11 @@ pub struct DrafterArgs {
 /// A command of `drafter`.
 #[derive(Debug, Subcommand)]
 pub enum DrafterCommand {
+    /// Let a model write a drafter file (base) for itself
+    ///
+    /// The model answers many prompts. Statistics of its answers, and of the likeliest alternatives to each
+    /// token, go into the file. Ctrl-C loses nothing: run the same command again to continue.
+    Align(AlignArgs),
     /// Build a drafter file from your own texts
     ///
     /// A TEXT is a file, a folder or - for stdin. Hidden and binary files in a folder are skipped. In a .jsonl
@@ -44,15 +52,18 @@ pub enum DrafterCommand {
     Merge(MergeArgs),
     /// Make a drafter file smaller: the rarest sequences are dropped
     Prune(PruneArgs),
+    /// Compare drafters on recorded answers, in seconds and without a model
+    Replay(ReplayArgs),
 }
 
 impl DrafterCommand {
     /// The model that was given.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
+            DrafterCommand::Align(args) => Some(&mut args.engine.model),
             DrafterCommand::Build(args) => Some(&mut args.model),
             DrafterCommand::Inspect(args) => args.model.as_mut(),
-            DrafterCommand::Merge(_) | DrafterCommand::Prune(_) => None,
+            DrafterCommand::Merge(_) | DrafterCommand::Prune(_) | DrafterCommand::Replay(_) => None,
         }
     }
 }
@@ -139,10 +150,12 @@ pub struct PruneArgs {
 /// What the user should read.
 pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
     match &args.command {
+        DrafterCommand::Align(args) => return contained(align::on_crash, || align::align(args)),
         DrafterCommand::Build(args) => build::build(args)?,
         DrafterCommand::Inspect(args) => inspect::inspect(args)?,
         DrafterCommand::Merge(args) => merge_files(args)?,
         DrafterCommand::Prune(args) => prune_file(args)?,
+        DrafterCommand::Replay(args) => return replay::replay(args),
     }
     Ok(ExitCode::Success)
 }

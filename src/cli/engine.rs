@@ -1,13 +1,8 @@
 //! From arguments to a running worker: pre-flight of the model file, where curves are kept.
 
-use std::fs::File;
-use std::hash::Hasher as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-use rustc_hash::FxHasher;
 
 use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
@@ -18,7 +13,7 @@ use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::sandbox;
 use crate::cli::settings::{key, settings};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, ModelId};
 use crate::llama::model::ModelConfig;
 use crate::llama::worker::drafters::DraftersConfig;
 use crate::llama::worker::{self, DrafterKind, Event, Loaded, Worker, WorkerConfig};
@@ -71,7 +66,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,
-        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers()))),
+        curves: curves_folder().map(|folder| (folder, key(&args.model, args.n_gpu_layers()))),
         drafters: DraftersConfig::default(),
         shape: None,
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
@@ -168,19 +163,16 @@ pub fn prompt_cache_folder() -> Option<PathBuf> {
     Some(cache_folder()?.join("prompts"))
 }
 
-/// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.
+/// The folder of saved cost curves.
 #[must_use]
-pub fn fingerprint(path: &Path) -> String {
-    let mut start = Vec::new();
-    let mut size = 0;
-    if let Ok(file) = File::open(path) {
-        size = file.metadata().map_or(0, |metadata| metadata.len());
-        let _ = file.take(1 << 20).read_to_end(&mut start);
-    }
-    let mut hasher = FxHasher::default();
-    hasher.write(&start);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!("{name} {size} {:016x}", hasher.finish())
+pub fn curves_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("curves"))
+}
+
+/// Which model a file holds. A file that cannot be read gets an id that no model has: whoever opens it reports the error.
+#[must_use]
+pub fn model_id(path: &Path) -> ModelId {
+    ModelId::of(path).unwrap_or_else(|_| ModelId::from("unreadable".to_owned()))
 }
 
 /// The processor and what the engine was compiled for.

@@ -50,6 +50,12 @@ pub fn state() -> Option<PathBuf> {
     usable(strategy.state_dir().unwrap_or_else(|| strategy.data_dir()).join("chaski"))
 }
 
+/// Of saved chats.
+#[must_use]
+pub fn sessions() -> Option<PathBuf> {
+    Some(data()?.join("sessions"))
+}
+
 fn strategy() -> Option<impl BaseStrategy> {
     etcetera::choose_base_strategy().ok()
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::args::EngineArgs;
-use crate::cli::engine::fingerprint;
+use crate::cli::engine::model_id;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::gguf::{Gguf, Value};
 use crate::llama::model::Lora;
@@ -66,7 +66,7 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
 pub fn lora_key(args: &EngineArgs) -> String {
     match &args.lora {
         None => "none".to_owned(),
-        Some(LoraArg(lora)) => format!("{} x{}", fingerprint(&lora.path), lora.scale),
+        Some(LoraArg(lora)) => format!("{} x{}", model_id(&lora.path), lora.scale),
     }
 }
 

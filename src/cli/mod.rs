@@ -10,6 +10,7 @@ pub mod cache;
 pub mod chat;
 pub mod config;
 pub mod constraint;
+pub mod data;
 pub mod drafter;
 pub mod engine;
 pub mod escape;
@@ -46,6 +47,7 @@ use clap::error::{ContextKind, ErrorKind};
 
 use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
+use crate::cli::drafter::{DrafterArgs, DrafterCommand};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 use crate::cli::supervisor::contained;
@@ -132,15 +134,16 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),
         Some(Command::Chat(args)) => contained(|| chat::on_crash(&args), || chat::chat(&args)),
         Some(Command::Batch(args)) => batch::batch(&args),
+        Some(Command::Data(args)) => data::data(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Models(args)) => models::models(&args),
         Some(Command::Config(args)) => config::show::show(&args, &command()),
         Some(Command::Completions(args)) => shell::completions(&args, command()),
         Some(Command::Man(args)) => shell::man(&args, command()),
         Some(Command::Learn(args)) => learn::learn(&args),
-        Some(Command::Align(args)) => contained(align::on_crash, || align::align(&args)),
+        Some(Command::Align(args)) => drafter::drafter(&DrafterArgs { command: DrafterCommand::Align(args) }),
         Some(Command::Bench(args)) => contained(run::on_crash, || bench::bench(&args)),
-        Some(Command::Replay(args)) => replay::replay(&args),
+        Some(Command::Replay(args)) => drafter::drafter(&DrafterArgs { command: DrafterCommand::Replay(args) }),
         Some(Command::Tune(args)) => contained(run::on_crash, || tune::tune(&args)),
         Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::args::{CacheTypeArg, EngineArgs, When};
-use crate::cli::engine::{cache_folder, fingerprint, machine};
+use crate::cli::engine::{cache_folder, machine, model_id};
 use crate::cli::failure::Failure;
 use crate::llama::{exact, has_gpu};
 use crate::store::curves::CurveKey;
@@ -49,7 +49,7 @@ pub fn thread_counts() -> Vec<usize> {
 pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
     let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
     let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
-    CurveKey { model: fingerprint(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
+    CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
 }
 
 /// Where tuned settings are kept.

@@ -9,6 +9,7 @@ mod architectures;
 mod check;
 mod error;
 mod foreign;
+mod identity;
 mod quantization;
 mod reader;
 mod tensor;
@@ -22,6 +23,7 @@ use memmap2::Mmap;
 
 pub use check::ModelFiles;
 pub use error::{Defect, GgufError};
+pub use identity::{ModelId, written_ns};
 pub use tensor::{Tensor, TensorType, TypeTotals};
 pub use value::{Array, Value, ValueType};
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use crate::draft::table::Successor;
+use crate::gguf::ModelId;
 use crate::lock::{Beside, Locked, lock};
 use crate::token::Token;
 
@@ -45,8 +46,8 @@ pub const MAX_PIECE: usize = 4096;
 /// What all pieces of a log have in common. Another key is another log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Which prompts.
     pub prompts: String,
     /// Everything else that shapes the texts.
@@ -212,16 +213,14 @@ pub fn read(path: &Path, mut each: impl FnMut(&Piece) -> io::Result<()>) -> Resu
 }
 
 fn check_key(path: &Path, was: &LogKey, is: &LogKey) -> Result<(), LogError> {
-    let parts = [
-        ("model", &was.model, &is.model),
-        ("set of prompts", &was.prompts, &is.prompts),
-        ("setting", &was.settings, &is.settings),
-    ];
-    match parts.into_iter().find(|(_, was, is)| was != is) {
-        None => Ok(()),
-        Some((what, was, is)) => {
-            Err(LogError::OtherKey { path: path.to_owned(), what, was: was.clone(), is: is.clone() })
-        }
+    let other = |what, was: &str, is: &str| {
+        Err(LogError::OtherKey { path: path.to_owned(), what, was: was.to_owned(), is: is.to_owned() })
+    };
+    match (was, is) {
+        _ if was.model != is.model => other("model", &was.model.to_string(), &is.model.to_string()),
+        _ if was.prompts != is.prompts => other("set of prompts", &was.prompts, &is.prompts),
+        _ if was.settings != is.settings => other("setting", &was.settings, &is.settings),
+        _ => Ok(()),
     }
 }
 

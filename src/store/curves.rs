@@ -1,27 +1,27 @@
 //! Measured cost curves, one file per model, settings and machine.
 
 use std::fs;
-use std::hash::Hasher;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
 
 use crate::cost::CostCurve;
-use crate::store::write;
+use crate::gguf::ModelId;
+use crate::store::{named, private, write};
 
 /// Curves measured longer ago than this are measured anew: drivers, cooling and neighbours change.
 const LONGEST_USE_S: u64 = 7 * 24 * 3600;
 
-/// How file names begin.
-const KIND: &str = "curve";
+/// How the names of saved curves begin.
+pub const KIND: &str = "curve";
 
 /// What a curve depends on besides the length of the context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurveKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Threads, attention, layers on the GPU.
     pub settings: String,
     /// Processor, its compiled features, version of the engine.
@@ -44,12 +44,8 @@ impl CurveKey {
 
     /// The file in `folder` that keeps a thing of this `kind` for this key.
     pub(super) fn path(&self, folder: &Path, kind: &str) -> PathBuf {
-        let mut hasher = FxHasher::default();
-        for part in [&self.model, &self.settings, &self.machine] {
-            hasher.write(part.as_bytes());
-            hasher.write_u8(0);
-        }
-        folder.join(format!("{kind}-{:016x}.json", hasher.finish()))
+        let key = [self.model.hash(), &self.settings, &self.machine].join("\0");
+        folder.join(format!("{kind}-{:016x}.json", XxHash3_64::oneshot(key.as_bytes())))
     }
 }
 
@@ -74,12 +70,49 @@ pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u
     write(&key.path(folder, KIND), &file)
 }
 
+/// The files of a kind in `folder`, with their sizes in bytes; none if there is no folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn files(folder: &Path, kind: &str) -> io::Result<Vec<(PathBuf, u64)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| named(folder, &error))?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| named(folder, &error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A file can vanish while the folder is read: another process deletes it.
+        if name.starts_with(&format!("{kind}-"))
+            && name.ends_with(".json")
+            && let Ok(metadata) = fs::metadata(&path)
+        {
+            files.push((path, metadata.len()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Deletes the files of a kind in `folder`, and returns how many there were.
+///
+/// # Errors
+/// When one cannot be deleted.
+pub fn delete_all(folder: &Path, kind: &str) -> io::Result<usize> {
+    let mut n_deleted = 0;
+    for (path, _) in files(folder, kind)? {
+        n_deleted += usize::from(private::remove(&path).map_err(|error| named(&path, &error))?);
+    }
+    Ok(n_deleted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn key(settings: &str) -> CurveKey {
-        CurveKey { model: "m".into(), settings: settings.into(), machine: "x".into() }
+        CurveKey { model: "m".to_owned().into(), settings: settings.into(), machine: "x".into() }
     }
 
     fn curve() -> CostCurve {
@@ -129,6 +162,19 @@ mod tests {
         let nonsense = String::from_utf8(good).unwrap().replace("10.0", "-1.0");
         fs::write(&path, nonsense).unwrap();
         assert_eq!(load(folder.path(), &key("a"), 1000), None);
+    }
+
+    #[test]
+    fn files_of_one_kind_are_listed_and_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(files(&folder.path().join("missing"), KIND).unwrap(), []);
+        ["a", "b"].iter().for_each(|of| save(folder.path(), &key(of), &curve(), 1000).unwrap());
+        fs::write(folder.path().join("tuned-0.json"), "x").unwrap();
+        let listed = files(folder.path(), KIND).unwrap();
+        assert!(listed.len() == 2 && listed.iter().all(|(_, n_bytes)| *n_bytes > 10), "{listed:?}");
+        assert_eq!(files(folder.path(), "tuned").unwrap(), [(folder.path().join("tuned-0.json"), 1)]);
+        assert_eq!(delete_all(folder.path(), KIND).unwrap(), 2);
+        assert_eq!((files(folder.path(), KIND).unwrap(), load(folder.path(), &key("a"), 1000)), (Vec::new(), None));
     }
 
     #[test]

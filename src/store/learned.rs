@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::gguf::ModelId;
 use crate::lock::Locked;
 use crate::store::private::{self, Worth};
 
@@ -49,8 +50,8 @@ const LOCK_EXTENSION: &str = "lock";
 /// Whose knowledge it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearnedKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// The hash of its vocabulary.
     pub vocabulary: u64,
 }
@@ -58,8 +59,8 @@ pub struct LearnedKey {
 impl LearnedKey {
     /// What the key's files are called, without an extension.
     fn stem(&self) -> String {
-        let json = serde_json::to_vec(self).expect("a string and a number");
-        format!("{:016x}", XxHash3_64::oneshot(&json))
+        let key = format!("{} {:016x}", self.model.hash(), self.vocabulary);
+        format!("{:016x}", XxHash3_64::oneshot(key.as_bytes()))
     }
 
     /// The file of this key.

@@ -19,6 +19,9 @@ const MAX_BYTES: u64 = 256 << 20;
 
 const EXTENSION: &str = ".json";
 
+/// The model's state after a chat.
+const STATE_EXTENSION: &str = ".state";
+
 /// Why a session cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -83,6 +86,8 @@ pub struct Entry {
     pub n_turns: Option<usize>,
     /// When it was written, where the file system tells.
     pub written: Option<SystemTime>,
+    /// Its size on disk, with the model's state if one was saved.
+    pub n_bytes: u64,
 }
 
 /// The folder of sessions.
@@ -109,7 +114,7 @@ impl Sessions {
         let lock_path = path(".lock");
         let lock = private::lock(&lock_path, Duration::ZERO).map_err(|error| io_error(&lock_path, error))?;
         let lock = lock.ok_or_else(|| SessionError::Busy(name.to_owned()))?;
-        let place = Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(".state"), _lock: lock };
+        let place = Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(STATE_EXTENSION), _lock: lock };
         let session = read(&place.path)?;
         Ok((place, session))
     }
@@ -163,9 +168,11 @@ impl Sessions {
     pub fn list(&self) -> Result<Vec<Entry>, SessionError> {
         let entry = |name: String| {
             let path = self.folder.join(format!("{name}{EXTENSION}"));
+            let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+            let n_bytes = size(&path) + size(&self.folder.join(format!("{name}{STATE_EXTENSION}")));
             let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
             let n_turns = read(&path).ok().flatten().map(|session| session.turns.len());
-            Entry { name, n_turns, written }
+            Entry { name, n_turns, written, n_bytes }
         };
         Ok(self.names()?.into_iter().map(entry).collect())
     }

@@ -10,8 +10,8 @@ use crate::store::curves::CurveKey;
 use crate::store::{named, private, write};
 use crate::tune::{BySpan, Settings};
 
-/// How file names begin.
-const KIND: &str = "tuned";
+/// How the names of tuned settings begin.
+pub const KIND: &str = "tuned";
 
 #[derive(Serialize, Deserialize)]
 struct TunedFile {
@@ -55,7 +55,7 @@ mod tests {
         Settings { flash_attention: FlashAttention::Off, n_threads: 2, n_threads_batch: 3, kv_type: KvType::F16 };
 
     fn key(model: &str) -> CurveKey {
-        CurveKey { model: model.into(), settings: "ngl".into(), machine: "x".into() }
+        CurveKey { model: model.to_owned().into(), settings: "ngl".into(), machine: "x".into() }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Setup {
             form: OutputShape { is_text: self.is_text, is_ordered: self.is_ordered },
             defaults: Defaults { sampling, max_tokens: None, stop: Vec::new() },
             has_seed: self.seed.is_some(),
-            model: "a fake 0 0".to_owned(),
+            model: "fake.gguf 00".to_owned().into(),
             model_name: "fake".to_owned(),
             parameters: BTreeMap::new(),
             retry_failed: self.retry_failed,

@@ -6,7 +6,7 @@ fn key() -> Key {
     let parameters = [("--temp", "0.8"), ("-n", "32")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     Key {
         input: "input".to_owned(),
-        model: "model".to_owned(),
+        model: "m.gguf 7a".to_owned().into(),
         n_lines: 10,
         n_own: 10,
         seed: 7,

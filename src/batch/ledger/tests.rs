@@ -12,7 +12,7 @@ const N_LINES: u64 = 8;
 fn key() -> Key {
     Key {
         input: "input".to_owned(),
-        model: "model".to_owned(),
+        model: "m.gguf 7a".to_owned().into(),
         n_lines: N_LINES,
         n_own: N_LINES,
         seed: 7,
@@ -156,7 +156,7 @@ fn what_is_not_this_jobs_is_refused_and_not_touched() {
     fs::remove_file(journal_path(&path)).unwrap();
 
     job(&Files, &path, false, |_| false).unwrap();
-    let other = Key { model: "another".to_owned(), ..key() };
+    let other = Key { model: "m.gguf 7b".to_owned().into(), ..key() };
     let error = open(&other, &OPENING).unwrap_err().to_string();
     assert!(error.contains("another model: model, now another"), "{error}");
     let seeded = Key { seed: 8, ..key() };

@@ -14,6 +14,7 @@ use crate::cli::chat::editor;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::{join, read_all};
 use crate::cli::output::{stats_line, stderr_line};
+use crate::gguf::ModelId;
 use crate::store::sessions::{Place, Sessions};
 use crate::text::sanitize_for_terminal;
 
@@ -173,7 +174,7 @@ impl Chat {
             0 => String::new(),
             n => format!("; the oldest {} no longer fit into the context", 2 * n),
         };
-        let mut text = format!("model     {}\nchat      {name}\n", engine.model);
+        let mut text = format!("model     {}\nchat      {name}\n", engine.model.name());
         let _ = writeln!(text, "context   {n_used} of {} tokens", engine.n_ctx);
         let _ = writeln!(text, "messages  {}{left_out}", 2 * session.turns.len());
         for (name, value) in [("system", &session.system), ("summary", &session.summary)] {
@@ -251,9 +252,9 @@ impl Chat {
 }
 
 /// Tells that another model answered so far, if one did.
-pub fn tell_other_model(session: &Session, model: &str) {
-    if session.model != model && !session.turns.is_empty() {
-        tell(&format!("notice: this chat was with another model ({}); this model reads its text again", session.model));
+pub fn tell_other_model(session: &Session, model: &ModelId) {
+    if session.model != *model && !session.turns.is_empty() {
+        tell(&format!("notice: this chat was with another model ({}); this model reads its text again", session.model.name()));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::run::{context_full, cut_off_notice, receive};
+use crate::gguf::ModelId;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
@@ -43,7 +44,7 @@ pub struct Engine {
     /// What the template is given besides.
     pub variables: BTreeMap<String, TemplateValue>,
     /// Name, size and a hash of the header.
-    pub model: String,
+    pub model: ModelId,
     /// Positions of the context.
     pub n_ctx: usize,
     /// As many as the model was trained with, where it says so.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::available::available;
-use crate::cli::engine::{cache_folder, open_model};
+use crate::cli::engine::{curves_folder, open_model};
 use crate::cli::exact::{self, ExactFields};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{self, KernelReport};
@@ -105,7 +105,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     let estimate = shape.estimate(n_ctx, &settings);
     let curve_key = key(path, None).with_settings(&settings.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let curve = cache_folder().and_then(|folder| curves::load(&folder.join("curves"), &curve_key, now));
+    let curve = curves_folder().and_then(|folder| curves::load(&folder, &curve_key, now));
     let plain_ms = curve.and_then(|(curve, _)| curve.plain_ms(0));
     let kernels = KernelReport::of(gguf);
     let exactness = exact::of_file(&kernels, &settings);

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::gguf::{ModelId, written_ns};
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
@@ -12,7 +13,6 @@ use crate::llama::{exact, kernels};
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
-use crate::store::prompt_cache::model::{files, fingerprint};
 use crate::token::Token;
 use crate::tune::Settings;
 
@@ -113,11 +113,14 @@ impl States {
 
 /// What a model's states depend on, besides settings.
 pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
-    let fingerprint_of =
-        |path: &Path| fingerprint(&files(path)).map_err(|error| StateError::Io { path: path.to_owned(), error });
-    let mut key = format!("{} ngl={:?}", fingerprint_of(&model.path)?, model.n_gpu_layers);
+    // llama.cpp believes a state, so the files' times count as well as their contents.
+    let weights = |path: &Path| {
+        let id = ModelId::of(path).and_then(|id| Ok(format!("{} {}", id.hash(), written_ns(path)?)));
+        id.map_err(|error| StateError::Io { path: path.to_owned(), error })
+    };
+    let mut key = format!("{} ngl={:?}", weights(&model.path)?, model.n_gpu_layers);
     if let Some(lora) = &model.lora {
-        key += &format!(" lora={} x{}", fingerprint_of(&lora.path)?, lora.scale);
+        key += &format!(" lora={} x{}", weights(&lora.path)?, lora.scale);
     }
     Ok(key)
 }

@@ -74,7 +74,7 @@ fn of_sessions() {
 
 #[test]
 fn of_what_was_learned() {
-    let key = LearnedKey { model: "m".to_owned(), vocabulary: 7 };
+    let key = LearnedKey { model: "m".to_owned().into(), vocabulary: 7 };
     let payload = |n: u32| n.to_le_bytes().repeat(1000);
     let keep = |folder: &Path, n| learned::update(folder, &key, |_| payload(n)).map(drop).map_err(words);
     let kept = |folder: &Path| {
@@ -93,7 +93,7 @@ fn of_the_switch_of_learning() {
 }
 
 fn curve_key() -> CurveKey {
-    CurveKey { model: "m".to_owned(), settings: "s".to_owned(), machine: "x".to_owned() }
+    CurveKey { model: "m".to_owned().into(), settings: "s".to_owned(), machine: "x".to_owned() }
 }
 
 #[test]

@@ -12,7 +12,6 @@
 pub mod choice;
 pub mod file;
 pub mod format;
-pub mod model;
 
 use std::fs;
 use std::io;
