@@ -1,4 +1,4 @@
-//! Which model's numbers a state holds.
+//! Identifies the weights that a state was computed with.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -7,13 +7,13 @@ use std::time::UNIX_EPOCH;
 
 use twox_hash::XxHash3_64;
 
-/// Blocks looked at in each file, spread evenly.
+/// Number of blocks to hash in each file, spread evenly.
 const N_BLOCKS: u64 = 64;
 const BLOCK_BYTES: usize = 4096;
 
-/// Stands for the weights in these files: their lengths, when they were written, and a hash of blocks all over them. Two
-/// trainings of one model have the same header and the same length, so a hash of the start would not tell them apart; a
-/// hash of everything takes as long as loading.
+/// A fingerprint of the weights in these files: lengths, modification times, and a hash of blocks spread over each
+/// file. Two trainings of one model have the same header and length, so a hash of the start could not tell them apart;
+/// a hash of everything would take as long as loading.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -38,7 +38,7 @@ pub fn fingerprint(paths: &[PathBuf]) -> io::Result<String> {
     Ok(format!("{:016x}", XxHash3_64::oneshot(&seen)))
 }
 
-/// All files of a model: the one given, or its shards where it is the first of several.
+/// All files of a model: `first`, or all shards if it is the first of several.
 #[must_use]
 pub fn files(first: &Path) -> Vec<PathBuf> {
     let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
