@@ -1,9 +1,11 @@
-//! Locks on files, between processes.
+//! File locks between processes.
 //!
-//! A lock belongs to an open file: not to its path, and not to a descriptor alone. Two things follow, and both are seen to here.
-//! Whoever has the lock may have replaced or removed the file, so one that is got must be of the file that lies at the path now.
-//! And a process that is being started has a copy of every descriptor until its program begins, so closing does not give a
-//! lock back for sure: that has to be said.
+//! A lock belongs to an open file description, not to a path and not to one descriptor. Two consequences are handled
+//! here:
+//! - The previous holder may have replaced or removed the file. After locking, check that the locked file is still the
+//!   one at the path.
+//! - A process being spawned holds a copy of every descriptor until its program starts, so closing the file does not
+//!   reliably release the lock. Unlock explicitly.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,10 +14,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Pause between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A file that is locked until it is dropped.
+/// A locked file; dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Locked(File);
 
@@ -35,24 +37,24 @@ impl DerefMut for Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // Where this fails, closing does it.
+        // If this fails, closing the file releases the lock.
         let _ = self.0.unlock();
     }
 }
 
-/// Who may have a lock beside this process.
+/// Who else may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beside {
-    /// Nobody.
+    /// Nobody: an exclusive lock.
     Nobody,
-    /// All who say this, too.
+    /// Everybody who also asks for a shared lock.
     Alike,
 }
 
-/// Locks what lies at `path`, which `open` opens; `None` where another process has it for longer than `patience`.
+/// Locks the file at `path`, opened by `open`; `None` if another process holds the lock for longer than `patience`.
 ///
 /// # Errors
-/// When it cannot be opened, or the file system has no locks.
+/// When the file cannot be opened, or the file system does not support locks.
 pub(crate) fn lock(
     path: &Path,
     beside: Beside,
@@ -87,7 +89,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((identity(file.metadata()), identity(fs::metadata(path))), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Elsewhere a file that is open cannot be replaced.
+/// On other systems an open file cannot be replaced.
 #[cfg(not(unix))]
 fn is_at(_file: &File, _path: &Path) -> bool {
     true
@@ -129,7 +131,7 @@ mod tests {
     fn it_is_given_back_though_a_copy_of_the_descriptor_is_open() {
         let (_folder, path) = place();
         let first = now(&path, Beside::Nobody).unwrap();
-        // What a process has that is just being started.
+        // A process that is being spawned holds such a copy.
         let _copy = first.try_clone().unwrap();
         drop(first);
         now(&path, Beside::Nobody).unwrap();
@@ -143,7 +145,7 @@ mod tests {
             n_opened += 1;
             let file = File::open(&path);
             if n_opened == 1 {
-                // Another process is as fast as that.
+                // Another process replaces the file between open and lock.
                 fs::write(folder.path().join("new"), "").unwrap();
                 fs::rename(folder.path().join("new"), &path).unwrap();
             }

@@ -1,7 +1,7 @@
-//! The engine of a batch on models small enough for thousands of decodes: texts side by side are the texts alone,
-//! whatever their number, and every way to end is told.
+//! The batch engine on tiny models, fast enough for thousands of decodes: a text in a batch equals the text alone for
+//! any number of lanes, and every way an answer can end is reported.
 //!
-//! Model and cache are F32, so one row and many rows take kernels that differ in rounding only.
+//! Model and cache are F32, so the kernels for one row and for many rows differ only in rounding.
 
 #![cfg(feature = "llama")]
 
@@ -38,13 +38,13 @@ use chaski::tune::{BySpan, Settings};
 use support::loop_parts::{Dice, Still};
 use support::tiny;
 
-/// llama.cpp is initialized once in a process, so the tests take turns.
+/// llama.cpp is initialized once per process, so the tests run one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 const SETTINGS: Settings =
     Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F32 };
 
-/// A model in a file, and the right to use llama.cpp.
+/// A model file, and the lock for llama.cpp.
 struct Fixture {
     file: tempfile::NamedTempFile,
     _turn: MutexGuard<'static, ()>,
@@ -99,7 +99,7 @@ fn request(id: u64, text: &str, max_tokens: usize) -> Request {
     }
 }
 
-/// Hands in all requests as they are taken, and collects what becomes of each.
+/// Submits all requests as the engine takes them, and collects the answers and refusals.
 fn answer_all(engine: &BatchEngine, requests: &[Request]) -> (BTreeMap<u64, Answer>, BTreeMap<u64, String>) {
     let (mut answers, mut refused, mut begun) = (BTreeMap::new(), BTreeMap::new(), 0);
     let (mut prompts, mut n_tokens) = (BTreeMap::new(), BTreeMap::<u64, usize>::new());
@@ -131,7 +131,7 @@ fn answer_all(engine: &BatchEngine, requests: &[Request]) -> (BTreeMap<u64, Answ
     (answers, refused)
 }
 
-/// Prompts of which many begin alike, and lengths, temperatures and seeds of all sorts.
+/// Requests with various lengths, temperatures and seeds. Many prompts share a prefix.
 fn mixed(n: u64) -> Vec<Request> {
     let mut dice = Dice(7);
     let shared = "this is the beginning that all of them have in common, with some words more than are needed ";
@@ -147,7 +147,7 @@ fn mixed(n: u64) -> Vec<Request> {
     (0..n).map(one).collect()
 }
 
-/// What each request is answered with when it is alone, by the loop of `chaski run`.
+/// The answers of single texts, computed by the loop of `chaski run`.
 fn alone(path: &Path, requests: &[Request]) -> Vec<String> {
     let model =
         Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None }, |_| true).unwrap();
@@ -193,7 +193,7 @@ fn texts_side_by_side_are_the_texts_alone() {
     }
 }
 
-/// The texts of a batcher on a machine of which the cost is known, and how many drafted tokens were accepted.
+/// The texts of a batcher with this cost curve, and the number of accepted draft tokens.
 fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &CostCurve) -> (Vec<Vec<Token>>, usize) {
     let schedule = BatchSchedule::new(curve.clone());
     let config = SessionConfig::new(512, &SETTINGS);
@@ -234,7 +234,7 @@ fn drafted_texts_side_by_side_are_plain_texts() {
         let model = Model::load(&config, |_| true).unwrap();
         let requests: Vec<Request> =
             mixed(30).into_iter().map(|request| Request { max_tokens: Some(120), ..request }).collect();
-        // On the one nothing pays, on the other everything does.
+        // With the first curve no draft pays off, with the second every draft does.
         let dear = CostCurve::exact([(1, 10.0), (64, 640.0)]);
         let free = CostCurve::exact([(1, 10.0), (64, 11.0)]);
         let (plain, n_none) = batched_texts(&model, &requests, 5, &dear);
@@ -260,7 +260,7 @@ fn a_common_beginning_is_read_once() {
     assert_eq!(cold, 1);
 }
 
-/// A job whose lines begin alike, and another one of the same beginning on another day.
+/// A job whose lines share a prefix, and a later job with the same prefix.
 #[test]
 fn what_lines_have_in_common_is_kept_between_jobs() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
@@ -288,7 +288,7 @@ fn what_lines_have_in_common_is_kept_between_jobs() {
     let (second, n_second) = job("is it", 3, true);
     assert_eq!((&second, states()), (&texts, 1));
     assert!(n_second + 200 < n_cold, "{n_second} tokens read, {n_cold} without");
-    // Other lines with the same beginning, and other lanes, whose states are others.
+    // Other lines with the same prefix. The number of lanes is part of a state's key.
     let (other, n_other) = job("he said", 3, true);
     assert_eq!(other, job("he said", 3, false).0);
     assert!(n_other + 200 < n_cold);
@@ -323,7 +323,7 @@ fn what_cannot_be_answered_is_refused_and_the_rest_goes_on() {
 fn a_prompt_may_fill_the_context_but_for_one_token() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let engine = fixture.engine(Some(2), Some(50));
-    // One token a repetition; one begins the text, and one is a space.
+    // One token per repetition, plus BOS and a space.
     let requests: Vec<Request> = (0..3).map(|id| request(id, &" the".repeat(47 + id as usize), 9)).collect();
     let (answers, refused) = answer_all(&engine, &requests);
     assert_eq!(answers.values().map(|answer| answer.n_prompt).collect::<Vec<_>>(), [49]);
@@ -400,7 +400,7 @@ fn an_answer_is_held_to_its_schema() {
     assert_eq!(answers[&0].text, answers[&1].text);
 }
 
-/// Needs `CHASKI_TEST_MODEL`, which `scripts/test.sh` sets: tokens of a real vocabulary are more than letters.
+/// Needs `CHASKI_TEST_MODEL`, which `scripts/test.sh` sets: a real vocabulary has more than single letters.
 #[test]
 fn a_real_model_is_held_to_its_schema() {
     let Some(path) = std::env::var_os("CHASKI_TEST_MODEL") else {

@@ -1,6 +1,7 @@
-//! The seam between a batch and what decodes it: requests in, events out.
+//! The interface between a batch and the engine that decodes it: requests in, events out.
 //!
-//! Messages only, and no type of the engine, so that it can live in a thread, in a process, or in a test.
+//! It consists of messages and uses no type of the engine, so an engine can run in a thread, in another process, or as
+//! a fake in a test.
 
 use crate::chat::template::Segment;
 use crate::draft::table::Successor;
@@ -9,177 +10,176 @@ use crate::token::Token;
 
 pub use crate::structure::Constraint;
 
-/// A line to answer.
+/// A prompt to answer, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The line's number; events name it.
+    /// Identifies the request in events.
     pub id: u64,
-    /// What comes before the answer.
+    /// The rendered prompt.
     pub prompt: Vec<Segment>,
-    /// What may come instead where that leaves no room for the answer: the first that does is taken.
+    /// Shorter versions of the prompt. If the prompt leaves no room for the answer, the engine takes the first of these
+    /// that does, or else the last.
     pub shorter: Vec<Shorter>,
-    /// Most tokens to emit; `None` is all that the context has room for.
+    /// Most tokens to emit; `None`: the engine's default limit. The context is always a limit.
     pub max_tokens: Option<usize>,
-    /// How tokens are chosen. The draws depend on this and on the text alone, not on what is decoded beside it.
+    /// Sampling parameters. The draws depend on these and on the text alone, not on the requests decoded beside it.
     pub sampling: Sampling,
-    /// Texts that end the answer, and are no part of it.
+    /// Stop strings; they are not part of the answer.
     pub stop: Vec<String>,
-    /// What the answer must be.
+    /// The JSON schema, grammar or regular expression that the answer must match.
     pub constraint: Option<Constraint>,
-    /// Alternatives told of each token; `None` tells nothing of tokens.
+    /// Number of alternatives to report with each token; `None`: no log-probabilities.
     pub n_logprobs: Option<usize>,
-    /// Report the prompt's tokens and every token as it is emitted, with so many of the likeliest; `None` reports the answer
-    /// alone.
+    /// If set, report the prompt's tokens and each emitted token, with this many of the most likely tokens.
     pub n_top: Option<usize>,
 }
 
 /// A prompt without its oldest messages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shorter {
-    /// How many messages are left out.
+    /// Number of messages left out.
     pub n_left_out: usize,
-    /// The others.
+    /// The remaining messages, rendered.
     pub prompt: Vec<Segment>,
 }
 
-/// What an engine tells.
+/// A message from the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A request has its place, and its prompt is read.
+    /// The request has a lane, and its prompt is decoded.
     Begun {
-        /// The request's.
+        /// The request's id.
         id: u64,
     },
-    /// Something the user should know.
+    /// A message for the user.
     Notice {
-        /// The request that it is about, if it is about one.
+        /// The request it is about, if any.
         id: Option<u64>,
-        /// What.
+        /// The message.
         text: String,
     },
-    /// The prompt of a request that asked for tokens.
+    /// The prompt's tokens, for a request with `n_top`.
     Prompt {
-        /// The request's.
+        /// The request's id.
         id: u64,
         /// All tokens before the first emitted one.
         tokens: Vec<Token>,
     },
-    /// A token of such a request.
+    /// An emitted token, for a request with `n_top`.
     Token(Emitted),
     /// An answer is complete.
     Done(Box<Answer>),
-    /// A request is not answered; the others are.
+    /// The request is refused; the other requests continue.
     Refused {
-        /// The request's.
+        /// The request's id.
         id: u64,
         /// Why.
         refusal: Refusal,
     },
-    /// How it goes, some times a second.
+    /// Progress, sent several times a second.
     Progress(Progress),
 }
 
-/// A token as it is emitted.
+/// An emitted token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Emitted {
-    /// The request's.
+    /// The request's id.
     pub id: u64,
     /// The token.
     pub token: Token,
-    /// The likeliest tokens of its row, with their probabilities at temperature 1.
+    /// The most likely tokens of its row, with their probabilities at temperature 1.
     pub top: Vec<Successor>,
 }
 
 /// An answer to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The request's.
+    /// The request's id.
     pub id: u64,
-    /// The text.
+    /// The text, without the stop string.
     pub text: String,
-    /// What the model thought before it, where that is told apart: an engine does not.
+    /// The model's thinking. Engines leave it in `text`; the pipeline splits it off.
     pub reasoning: Option<String>,
     /// Why it ended.
     pub end: End,
     /// Tokens of the prompt.
     pub n_prompt: usize,
-    /// Of these, computed for another request before.
+    /// Prompt tokens that were already in the KV cache, computed for another request.
     pub n_cached: usize,
     /// Tokens emitted.
     pub n_predicted: usize,
-    /// Tokens drafted, and of these accepted.
+    /// Tokens drafted.
     pub n_drafted: usize,
-    /// See `n_drafted`.
+    /// Drafted tokens accepted.
     pub n_accepted: usize,
-    /// Milliseconds from its place to its first token.
+    /// Milliseconds from getting a lane to the first token.
     pub prompt_ms: f64,
-    /// Milliseconds from there to its end; other requests were answered meanwhile.
+    /// Milliseconds from the first token to the end. Other requests are decoded in the same time.
     pub predicted_ms: f64,
-    /// Where asked for, each token.
+    /// Log-probabilities of each token, if requested.
     pub logprobs: Vec<TokenLogprob>,
 }
 
 /// A token with its alternatives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
-    /// Its bytes, which need not be whole characters.
+    /// The token's bytes; they may end within a UTF-8 character.
     pub bytes: Vec<u8>,
-    /// Natural logarithm of its probability at temperature 1.
+    /// Natural logarithm of the token's probability at temperature 1.
     pub logprob: f32,
-    /// The likeliest ones, likeliest first.
+    /// The most likely tokens and their log-probabilities, most likely first.
     pub top: Vec<(Vec<u8>, f32)>,
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it, or a stop text did.
+    /// The model ended it, or a stop string did.
     Stop,
     /// `max_tokens` were emitted.
     Length,
-    /// The context was full before that.
+    /// The context was full before `max_tokens` were emitted.
     Context {
-        /// The positions it had for this text.
+        /// Context size for this text, in tokens.
         n_ctx: usize,
     },
-    /// Neither the request nor the engine had a limit, and all that is set aside for an answer then was emitted.
+    /// The request had no `max_tokens`, and the engine's default limit was reached.
     DefaultLimit,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// For programs: `context_length_exceeded`, `empty_prompt`, `invalid_grammar`, ...
+    /// A code for programs: `context_length_exceeded`, `empty_prompt`, `invalid_grammar`, ...
     pub code: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// The state of an engine.
+/// Counts of a running engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Requests at work.
+    /// Requests being decoded.
     pub n_running: usize,
-    /// Prompt tokens read since the start, those that were shared not counted.
+    /// Prompt tokens decoded since the start, without tokens shared with another request.
     pub n_prompt: u64,
     /// Tokens emitted since the start.
     pub n_predicted: u64,
-    /// Sum over all steps of the requests at work in them: `n_predicted` over this is tokens per step.
+    /// Sum over all steps of the requests decoded in each: `n_predicted / n_steps` is tokens per step.
     pub n_steps: u64,
 }
 
-/// What decodes.
+/// Decodes requests.
 pub trait Engine: Send {
-    /// Hands in a request, or gives it back while enough are waiting. Whoever tries again after each event keeps the
-    /// engine busy.
+    /// Submits a request, or returns it if the engine's queue is full. Retry after each event to keep the engine busy.
     ///
     /// # Errors
-    /// The request.
+    /// The request, if the queue is full.
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>>;
 
-    /// The next event: it waits. An end that nobody asked for is an error.
+    /// Waits for the next event.
     ///
     /// # Errors
-    /// Why the engine ended, in words.
+    /// A message if the engine has ended.
     fn next_event(&self) -> Result<Event, String>;
 }

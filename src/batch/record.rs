@@ -1,39 +1,39 @@
-//! A result as a line of the output: in OpenAI's form with llama-server's timings, or its text alone.
+//! Formats a result as a line of the output: JSON in OpenAI's batch format with llama-server's timings, or plain text.
 
 use serde::Serialize;
 
 use crate::batch::engine::{Answer, End, Refusal, TokenLogprob};
 use crate::batch::input::request::Endpoint;
 
-/// OpenAI's number for a probability of nothing: JSON has no infinity.
+/// What OpenAI writes for a probability of 0, because JSON has no infinity.
 const LEAST_LOGPROB: f32 = -9999.0;
 
-/// What a record tells besides the answer.
+/// The fields of a record besides the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Label<'a> {
-    /// The line's name, where it is known.
+    /// The line's `custom_id`, if known.
     pub custom_id: Option<&'a str>,
-    /// The number that an editor shows.
+    /// Line number as an editor shows it.
     pub number: u64,
-    /// What was asked for.
+    /// The endpoint, which decides the form of the body.
     pub endpoint: Endpoint,
-    /// Whether log probabilities were.
+    /// Whether log-probabilities were requested.
     pub wants_logprobs: bool,
-    /// The seed of the answer's draws: `run` repeats the answer by it.
+    /// The seed used for sampling; `run` with this seed repeats the answer.
     pub seed: Option<u32>,
 }
 
-/// What all records of a job have in common.
+/// What all records of a job share.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The model, as results name it.
+    /// The model's name in results.
     pub model: String,
-    /// Names the job in the ids of results.
+    /// Identifies the job in the ids of results.
     pub job: u64,
 }
 
 impl Origin {
-    /// A result as a line, with its line break. `created_s` is the time in seconds since 1970.
+    /// Formats a result as a line of JSON, with its line break. `created_s` is the time in seconds since 1970.
     #[must_use]
     pub fn record(&self, label: &Label<'_>, outcome: &Result<Answer, Refusal>, created_s: u64) -> String {
         let id = format!("{:016x}-{}", self.job, label.number);
@@ -57,8 +57,8 @@ impl Origin {
     }
 }
 
-/// A result as one line of text: line breaks in it are written as `\n`, backslashes as `\\`. What failed is an empty
-/// line.
+/// Formats a result as one line of text: line breaks are written as `\n`, backslashes as `\\`. A failed line gives an
+/// empty line.
 #[must_use]
 pub fn text_line(outcome: &Result<Answer, Refusal>) -> String {
     let text = outcome.as_ref().map_or("", |answer| answer.text.as_str());
@@ -195,7 +195,7 @@ struct PromptDetails {
     cached_tokens: usize,
 }
 
-/// Names are llama-server's.
+/// Named as in llama-server.
 #[derive(Serialize)]
 struct Timings {
     prompt_n: usize,
@@ -234,7 +234,7 @@ enum Logprobs {
     Completion { tokens: Vec<String>, token_logprobs: Vec<f32>, top_logprobs: Vec<Tops>, text_offset: Vec<usize> },
 }
 
-/// A token and its alternatives, as OpenAI writes them.
+/// A token and its alternatives, in OpenAI's format.
 #[derive(Debug, Serialize)]
 pub struct ChatToken {
     #[serde(flatten)]
@@ -249,7 +249,7 @@ struct ChatTop {
     bytes: Vec<u8>,
 }
 
-/// What OpenAI's chat completions tell of tokens.
+/// The `logprobs.content` of OpenAI's chat completions.
 #[must_use]
 pub fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
     let one = |bytes: &[u8], logprob| ChatTop { token: text(bytes), logprob: finite(logprob), bytes: bytes.to_vec() };
@@ -260,7 +260,7 @@ pub fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
     tokens.iter().map(token).collect()
 }
 
-/// An object from token to number, the likeliest first.
+/// Serializes as an object from token to log-probability, most likely first.
 struct Tops(Vec<(String, f32)>);
 
 impl Serialize for Tops {

@@ -1,69 +1,69 @@
-//! What is typed into a chat: a message, a block of several lines between `"""`, or a command that begins with `/`.
+//! Parses the lines typed into a chat: a message, a block of lines between `"""`, or a command that starts with `/`.
 //!
-//! It executes nothing: names, arguments and mistakes only.
+//! It only parses; `cli::chat` executes the commands.
 
 use std::fmt::Write as _;
 
-/// Begins and ends a message of several lines.
+/// Starts and ends a message of several lines.
 const QUOTES: &str = "\"\"\"";
 
-/// Commands that take their text in quotes as well.
+/// The command whose text may be in quotes.
 const QUOTABLE: &str = "/system";
 
-/// What was typed.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// Nothing.
+    /// An empty line.
     Empty,
-    /// Something to answer.
+    /// A message to answer.
     Message(String),
-    /// Something to do.
+    /// A command to execute.
     Command(Command),
 }
 
-/// Something to do.
+/// A chat command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// List the commands.
     Help,
     /// Answer the last message again.
     Regen,
-    /// Take the last message and its answer back.
+    /// Remove the last message and its answer.
     Undo,
     /// Change the last message in an editor, and answer it again.
     Edit,
     /// Put a file before the next message.
     Read(String),
-    /// Set the system prompt; an empty one is none.
+    /// Set the system prompt; an empty text removes it.
     System(String),
-    /// Set a key to a value.
+    /// Set the value of a key.
     Set(String, String),
-    /// Tell the settings and what the chat holds.
+    /// Show the settings and the state of the chat.
     Show,
-    /// Tell how fast the last answer was.
+    /// Show how fast the last answer was.
     Stats,
-    /// Keep the chat under a name.
+    /// Save the chat under a name.
     Save(String),
-    /// Go on with a chat that was kept.
+    /// Continue a saved chat.
     Load(String),
-    /// List the chats that were kept.
+    /// List the saved chats.
     List,
-    /// Begin anew.
+    /// Start a new chat.
     Clear,
-    /// Leave.
+    /// Leave the chat.
     Exit,
 }
 
-/// Why a line is no command.
+/// Why a line is not a valid command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// There is none of this name.
+    /// There is no command with this name.
     #[error("there is no command /{0}")]
     Unknown(String),
-    /// It needs an argument.
+    /// The argument is missing.
     #[error("/{0} needs {1}")]
     Missing(&'static str, &'static str),
-    /// It takes no argument.
+    /// The command takes no argument.
     #[error("/{0} takes no argument, but got {1:?}")]
     Unwanted(&'static str, String),
 }
@@ -89,10 +89,10 @@ impl CommandError {
     }
 }
 
-/// A command as it is typed.
+/// A command's name, argument and help text.
 struct Spec {
     name: &'static str,
-    /// What it takes, empty for nothing.
+    /// Placeholder of the argument; empty if the command takes none.
     argument: &'static str,
     help: &'static str,
     make: fn(String) -> Command,
@@ -108,7 +108,7 @@ const fn spec(name: &'static str, argument: &'static str, help: &'static str, ma
     Spec { name, argument, help, make }
 }
 
-/// All of them, in the order of `/help`.
+/// All commands, in the order of `/help`.
 const SPECS: [Spec; 14] = [
     spec("help", "", "list the commands (also /?)", |_| Command::Help),
     spec("regen", "", "answer the last message again, with another seed", |_| Command::Regen),
@@ -136,7 +136,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     SPECS.iter().map(|spec| spec.name)
 }
 
-/// What `/help` prints.
+/// The text of `/help`.
 #[must_use]
 pub fn help() -> String {
     let mut text = String::new();
@@ -148,16 +148,16 @@ pub fn help() -> String {
             you typed before\n"
 }
 
-/// Whether more lines belong to this: quotes were opened and not closed.
+/// Whether more lines follow: quotes are open.
 #[must_use]
 pub fn is_open(text: &str) -> bool {
     quoted(text).is_some_and(|quoted| quoted.trim_end().strip_suffix(QUOTES).is_none())
 }
 
-/// Understands what was typed; blocks are whole.
+/// Parses a complete line or block.
 ///
 /// # Errors
-/// When it begins like a command and is none.
+/// When the text starts like a command but is not a valid one.
 pub fn parse(text: &str) -> Result<Line, CommandError> {
     let trimmed = text.trim();
     if let Some(rest) = trimmed.strip_prefix('/').filter(|rest| is_command(rest)) {
@@ -167,11 +167,11 @@ pub fn parse(text: &str) -> Result<Line, CommandError> {
     Ok(if message.trim().is_empty() { Line::Empty } else { Line::Message(message) })
 }
 
-/// Whether what stands after a / can be meant as a command: a word of letters, or nearly a command's name. `// comment`, `/usr/bin`
-/// and `/24` are messages.
+/// Whether the text after a `/` can be meant as a command: a word of letters, or nearly a command's name. `// comment`,
+/// `/usr/bin` and `/24` are messages.
 fn is_command(rest: &str) -> bool {
     let name = rest.split(char::is_whitespace).next().unwrap_or_default();
-    // As in `/exit.`; and `/ help`.
+    // Accept `/exit.`, and `/ help`.
     let word = name.trim_end_matches(|c: char| c.is_ascii_punctuation() && c != '/' && c != '*');
     match word {
         "" if name.is_empty() => rest.trim().is_empty() || names().any(|known| rest.trim() == known),
@@ -186,9 +186,9 @@ fn is_command(rest: &str) -> bool {
 fn command(rest: &str) -> Result<Command, CommandError> {
     let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let argument = unquoted(argument.trim());
-    // Keyboards begin with a capital.
+    // Keyboards of phones capitalize the first letter.
     let lower = name.to_ascii_lowercase();
-    // Common elsewhere.
+    // Names that other programs use.
     let name = match lower.as_str() {
         "quit" | "bye" | "q" => "exit",
         "?" => "help",
@@ -208,13 +208,13 @@ fn command(rest: &str) -> Result<Command, CommandError> {
     Ok((spec.make)(argument))
 }
 
-/// What stands after opening quotes, where there are any.
+/// The text after opening quotes, if there are any.
 fn quoted(text: &str) -> Option<&str> {
     let text = text.trim_start();
     text.strip_prefix(QUOTABLE).map_or(text, str::trim_start).strip_prefix(QUOTES)
 }
 
-/// Without the quotes around it, and without the line breaks next to them.
+/// The text without surrounding quotes and the line breaks next to them.
 fn unquoted(text: &str) -> String {
     let Some(inner) = text.strip_prefix(QUOTES) else { return text.to_owned() };
     let inner = inner.trim_end();
@@ -223,7 +223,7 @@ fn unquoted(text: &str) -> String {
     inner.strip_suffix('\n').unwrap_or(inner).to_owned()
 }
 
-/// The command that a name was meant to be: the only one that begins so, or the one that differs least.
+/// The command that was probably meant: the only one with this prefix, or the closest by edit distance.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = &*name.trim_end_matches(|c: char| c.is_ascii_punctuation()).to_ascii_lowercase();
     let mut beginning = names().filter(|known| !name.is_empty() && known.starts_with(name));
@@ -233,7 +233,7 @@ fn nearest(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Levenshtein's distance; names are short.
+/// Levenshtein distance; names are short.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().take(32).enumerate() {

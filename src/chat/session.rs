@@ -1,6 +1,6 @@
-//! A conversation that can be kept: what was said, with what settings, and its form as JSON.
+//! A conversation that can be saved: turns, settings, and its JSON form.
 //!
-//! It reads and writes no files; that is [`crate::store::sessions`].
+//! This module does no IO; [`crate::store::sessions`] does.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::chat::template::Message;
 use crate::chat::thinking::without_thinking;
 use crate::gguf::ModelId;
 
-/// What this version writes, and the only one it reads.
+/// The format version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// Most turns of a session.
+/// Maximum turns in a session.
 const MAX_TURNS: usize = 100_000;
 
-/// Longest name.
+/// Maximum name in bytes.
 const MAX_NAME: usize = 64;
 
 /// A message and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// What was asked.
+    /// The user's message.
     pub user: String,
-    /// What the model answered, its thinking included.
+    /// The model's answer, including its thinking.
     pub assistant: String,
-    /// The seed of the answer's draws.
+    /// The seed used to sample the answer.
     pub seed: u32,
 }
 
@@ -39,18 +39,18 @@ pub struct Session {
     pub model: ModelId,
     /// The system prompt.
     pub system: Option<String>,
-    /// What was set, by the long names of the flags, as they are given on the command line.
+    /// Settings, by the long names of their flags, with values as on the command line.
     pub settings: BTreeMap<String, Vec<String>>,
-    /// What was said, from the beginning.
+    /// All turns from the beginning.
     pub turns: Vec<Turn>,
-    /// Oldest turns that are no longer sent, because the context is full.
+    /// Number of oldest turns that are no longer sent because the context is full.
     pub n_left_out: usize,
-    /// What stands for them.
+    /// Summary of the turns left out.
     pub summary: Option<String>,
 }
 
 impl Session {
-    /// What is sent: all but the first `n_left_out` turns, then `message`.
+    /// The messages to send: the system prompt, all but the first `n_left_out` turns, then `message`.
     #[must_use]
     pub fn messages(&self, system: Option<String>, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
         let system = system.map(|system| Message::new("system", system));
@@ -62,39 +62,40 @@ impl Session {
         system.into_iter().chain(turns).chain(message.map(|text| Message::new("user", text))).collect()
     }
 
-    /// Takes the last turn back.
+    /// Removes and returns the last turn.
     pub fn undo(&mut self) -> Option<Turn> {
         let turn = self.turns.pop()?;
         if self.n_left_out > self.turns.len() {
-            // The summary tells of what is taken back.
+            // The summary covers the removed turn.
             (self.n_left_out, self.summary) = (0, None);
         }
         Some(turn)
     }
 }
 
-/// The seed of turn `n`, counted from 0. The first one has the seed itself, so that it is the answer of `chaski run`.
-/// No other thing enters: the same messages bring the same text, whatever was taken back in between.
+/// The seed of turn `n`, counted from 0. The first turn uses `seed` itself, so its answer is the same as that of
+/// `chaski run`. The seed depends on nothing else: the same messages give the same text, whatever was undone in
+/// between.
 #[must_use]
 pub fn turn_seed(seed: u32, n: usize) -> u32 {
     if n == 0 { seed } else { derived(seed, &format!("turn {n}")) }
 }
 
-/// The seed of an answer that is to be another one than that of `seed`.
+/// The seed for another answer to the same message.
 #[must_use]
 pub fn next_seed(seed: u32) -> u32 {
     derived(seed, "again")
 }
 
-/// The top bit is left alone: it means a seed of llama.cpp's own choice.
+/// The top bit stays 0, so the result is never the value that makes llama.cpp choose a seed.
 fn derived(seed: u32, of: &str) -> u32 {
     (XxHash3_64::oneshot_with_seed(u64::from(seed), of.as_bytes()) >> 33) as u32
 }
 
-/// Refuses what is no name of a session: a name is a part of a file's name, and never a path.
+/// Checks a session name. A name becomes part of a file name, and must never be a path.
 ///
 /// # Errors
-/// What a name is made of.
+/// A message that says what a name may contain.
 pub fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let is_name = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain) && !name.starts_with(['.', '-']);
@@ -107,27 +108,27 @@ pub fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Why a file is no session.
+/// Why a file is not a session.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
-    /// Not JSON, or not of this form.
+    /// Not JSON, or not the JSON of a session.
     #[error("not a saved chat: {0}")]
     Damaged(#[from] serde_json::Error),
-    /// Of another version.
+    /// Written in another format version.
     #[error("saved by another version of chaski (format {0}, this version reads {VERSION})")]
     Version(u64),
 }
 
-/// A session as the text of its file.
+/// Parses a session file.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not a session, or has another version.
 pub fn from_json(text: &[u8]) -> Result<Session, FormError> {
     #[derive(Deserialize)]
     struct Head {
         chaski_session: u64,
     }
-    // First of all: the fields of another version are not known.
+    // Check the version first: another version may have other fields.
     let head: Head = serde_json::from_slice(text)?;
     if head.chaski_session != u64::from(VERSION) {
         return Err(FormError::Version(head.chaski_session));
@@ -135,13 +136,13 @@ pub fn from_json(text: &[u8]) -> Result<Session, FormError> {
     Ok(serde_json::from_slice(text)?)
 }
 
-/// The text of a session's file, for people too.
+/// The text of a session file, readable for people.
 #[must_use]
 pub fn to_json(session: &Session) -> String {
     serde_json::to_string_pretty(session).expect("strings and numbers serialize") + "\n"
 }
 
-/// What stands in the file: messages as everywhere else.
+/// The JSON of a session file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredSession {

@@ -1,7 +1,8 @@
-//! `chaski align`: the target answers many prompts, and what it says, and holds possible, becomes a drafter's base.
+//! `chaski align`: lets the target model answer many prompts and builds a drafter file (base) from its tokens and their
+//! top probabilities.
 //!
-//! Every token goes into a log beside the output, so that an interrupted run goes on where it was. Here prompts are
-//! picked and tokens are kept; decoding is the business of `llama::parallel`, the log of `store::align_log`.
+//! Every token goes into a log beside the output, so an interrupted run can continue. This module picks prompts and
+//! saves tokens; `llama::parallel` decodes, and `store::align_log` owns the log.
 
 mod base;
 mod writing;
@@ -31,21 +32,21 @@ use crate::store::align_log::{AlignLog, LogError, LogKey};
 use crate::store::drafter_file::DrafterFile;
 use crate::store::vocabulary::Vocabulary;
 
-/// Positions of a text where nothing else is asked for: the longest shipped prompt and an answer.
+/// Default context size per answer, in tokens: the longest shipped prompt and its answer.
 const DEFAULT_N_CTX: usize = 768;
 
-/// Most tokens of a base: what a day of a fast machine makes.
+/// Limit of `--tokens`: about one day on a fast machine.
 const MAX_TOKENS: u64 = 1 << 32;
 
-/// Answers written at a time where nothing else is asked for.
+/// Default number of lanes.
 const DEFAULT_PARALLEL: usize = 64;
 
-/// Longest file of prompts.
+/// Size limit of a prompts file, in bytes.
 const MAX_PROMPTS_BYTES: u64 = 256 << 20;
 
 /// Arguments of `align`.
 #[derive(Debug, ClapArgs)]
-// Nothing is drafted, so nothing is measured for drafts.
+// `align` drafts nothing, so it measures no cost curve.
 #[command(mut_arg("curve_budget", |arg| arg.hide(true)))]
 #[command(mut_arg("ctx_size", |arg| {
     let help = "Context size in tokens, prompt and answer together [default: 768]";
@@ -110,7 +111,7 @@ impl AlignArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     let mut engine = worker_config(&args.engine)?;
@@ -136,7 +137,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
         let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
-        // Also after a failure: it was written by the model, and a rerun goes on after it.
+        // Also after a failure: the model wrote these tokens, and a rerun continues after them.
         keeper.flush_all()?;
         written.map_err(|failure| match failure.code {
             ExitCode::Interrupted => {
@@ -161,13 +162,13 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash() -> String {
     "run the same command again to continue".to_owned()
 }
 
-/// The output may replace a drafter file, and nothing else.
+/// Checks that the output does not overwrite an input or any file that is not a drafter file.
 fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
     let inputs = [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten();
     refuse_overwrite(&args.output, inputs.clone())?;
@@ -201,14 +202,14 @@ fn log_path(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What the texts depend on.
+/// Identifies the log: a rerun may only continue a log with the same model, prompts and settings.
 fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
     let hash = |prompts: &mut dyn Iterator<Item = String>| {
         XxHash3_64::oneshot(prompts.collect::<Vec<String>>().join("\0").as_bytes())
     };
     let prompts = match given {
         Some(prompts) => format!("{} given {:016x}", prompts.len(), hash(&mut prompts.iter().cloned())),
-        // The beginning stands for the table they are made from.
+        // The first 1000 prompts stand for the whole generated list.
         None => format!("shipped {:016x}", hash(&mut Prompts::new(0).take(1000).map(|prompt| prompt.text))),
     };
     let AlignArgs { n_predict, temp, seed, .. } = args;
@@ -219,7 +220,7 @@ fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
     }
 }
 
-/// All prompts in their order.
+/// All prompts, in a shuffled order that depends only on `seed`.
 fn texts(seed: u32, given: Option<Vec<String>>) -> Box<dyn Iterator<Item = String>> {
     match given {
         None => Box::new(Prompts::new(u64::from(seed)).map(|prompt| prompt.text)),

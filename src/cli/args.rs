@@ -1,4 +1,5 @@
-//! The raw command line. Names and defaults are llama.cpp's where it has them.
+//! The raw command line: commands, flags and their types. Names and defaults are llama.cpp's where it has the same
+//! flag.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ use crate::llama::worker::DrafterKind;
 
 pub use crate::cli::sampling::SamplingArgs;
 
-/// How to give a model.
+/// Hint that says how to give a model.
 pub const MODEL_HINT: &str = "give -m FILE.gguf, -m NAME from chaski models list, or set LLAMA_ARG_MODEL; scripts/get-model.sh downloads \
      a model";
 
@@ -113,7 +114,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// The model that was given: a file, or a name.
+    /// The model flag of the command: a file or a name.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             Command::Run(args) => Some(&mut args.engine.model),
@@ -133,7 +134,7 @@ impl Command {
     }
 }
 
-/// Which model, and on what.
+/// Flags that choose the model and the machine's resources.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Model and machine")]
 pub struct EngineArgs {
@@ -213,20 +214,20 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// Layers on the GPU; `None` is as many as fit.
+    /// Layers to run on the GPU; `None` is as many as fit.
     #[must_use]
     pub fn n_gpu_layers(&self) -> Option<u32> {
         self.n_gpu_layers.and_then(|GpuLayers(n)| n)
     }
 }
 
-/// A number in which everything below 1 means the default, as in llama.cpp; then it is 0.
+/// Parses a number; 0 and negative numbers are 0, the default, as in llama.cpp.
 fn or_default(text: &str) -> Result<usize, String> {
     let n: i64 = text.trim().parse().map_err(|_| "expected a number of threads, or -1 for the default".to_owned())?;
     usize::try_from(n.max(0)).map_err(|error| error.to_string())
 }
 
-/// Layers on the GPU: a number, or `None` for as many as fit.
+/// GPU layers: a number, or `None` for as many as fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GpuLayers(pub Option<u32>);
 
@@ -236,7 +237,7 @@ impl FromStr for GpuLayers {
     fn from_str(text: &str) -> Result<GpuLayers, String> {
         match text.trim() {
             "auto" | "all" => Ok(GpuLayers(None)),
-            // Below 0 they are llama.cpp's numbers for these words.
+            // llama.cpp uses negative numbers for `auto` and `all`.
             text => match text.parse::<i64>() {
                 Ok(n) if n < 0 => Ok(GpuLayers(None)),
                 Ok(n) => u32::try_from(n).map(|n| GpuLayers(Some(n))).map_err(|error| error.to_string()),
@@ -246,7 +247,7 @@ impl FromStr for GpuLayers {
     }
 }
 
-/// Texts at a time: a number, or `None` for the default, which is -1 in llama.cpp.
+/// Number of lanes, or `None` for the default (-1 in llama.cpp).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parallel(pub Option<usize>);
 
@@ -264,19 +265,19 @@ impl FromStr for Parallel {
     }
 }
 
-/// How many positions a context has.
+/// Size of a context, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContextSize {
-    /// As many as fit, and no more than the model knows.
+    /// As many as fit into memory, at most the model's trained length.
     Auto,
-    /// As many as the model was trained with.
+    /// The model's trained length.
     Trained,
-    /// So many.
+    /// A given number.
     Positions(usize),
 }
 
 impl ContextSize {
-    /// The number, if one was given.
+    /// The given number, if there is one.
     #[must_use]
     pub fn number(self) -> Option<usize> {
         match self {
@@ -311,7 +312,7 @@ impl fmt::Display for ContextSize {
     }
 }
 
-/// Whether a setting is used.
+/// When to use a setting.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum When {
     /// Always
@@ -325,7 +326,7 @@ pub enum When {
     Auto,
 }
 
-/// A number of the KV cache.
+/// Data type of KV cache entries.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum CacheTypeArg {
     /// 4 bytes per number
@@ -354,7 +355,7 @@ pub enum CacheTypeArg {
     Iq4Nl,
 }
 
-/// What drafts, and from what.
+/// Flags of the drafter.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Drafting and prompt cache")]
 pub struct DraftingArgs {
@@ -496,7 +497,7 @@ pub struct RunArgs {
     pub config: ConfigArgs,
 }
 
-/// All commands and flags; at the end of a command's long help stand the variables that its flags can be set by.
+/// The clap command. The long help of each command ends with the environment variables of its flags.
 #[must_use]
 pub fn command() -> clap::Command {
     with_variables(Args::command())

@@ -1,8 +1,7 @@
-//! `chaski batch`: many lines, one engine, nothing lost.
+//! `chaski batch`: answers every line of a file and resumes after interruptions.
 //!
-//! A job runs in two processes: one works, the other watches it, so that a line which takes the engine down does not end
-//! the job. Here arguments become a job and an engine; what a job is, and how it goes on, is the business of
-//! [`crate::batch`].
+//! A job runs in two processes. One works; the other watches it, so a line that crashes the engine does not end the
+//! job. This module turns arguments into a job and an engine; [`crate::batch`] runs the job.
 
 pub mod args;
 mod failures;
@@ -56,20 +55,20 @@ use crate::llama::exact;
 use crate::llama::parallel::MAX_LANES;
 use crate::llama::worker::{Loaded, WorkerConfig};
 
-/// In a worker's environment: that it is one, and whether the one before crashed.
+/// Environment variable of a worker process. Its value says whether the worker before it crashed.
 const WORKER: &str = "CHASKI_BATCH_WORKER";
 const AFTER_CRASH: &str = "after-crash";
 
-/// Longest template, in bytes.
+/// Size limit of a template, in bytes.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// Shards that `merge` looks for.
+/// Most shards that `merge` looks for.
 const MAX_PARTS: u64 = 10_000;
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     if let Some(BatchCommand::Merge(args)) = &args.command {
         return join(args);
@@ -94,7 +93,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A job to be done.
+/// The arguments of a job, with its shard and output path.
 struct Work<'a> {
     args: &'a BatchArgs,
     shard: Shard,
@@ -102,12 +101,12 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What is no regular file is written and gone: no journal, no second process, no resuming.
+    /// Whether the output is not a regular file. A stream has no journal and no second process, and cannot resume.
     fn is_stream(&self) -> bool {
         self.output == Path::new("-") || fs::metadata(&self.output).is_ok_and(|metadata| !metadata.is_file())
     }
 
-    /// Watches the process that works.
+    /// Spawns worker processes and restarts them after crashes.
     fn supervise(&self) -> Result<ExitCode, Failure> {
         let interrupt = interrupt::flag()?;
         let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
@@ -147,7 +146,7 @@ impl Work<'_> {
         Failure::new(what).with_hint(format!("{safe}; run the same command again to continue"))
     }
 
-    /// Does the job. `worker` says whether the worker before crashed; a stream has no worker.
+    /// Runs the job in this process. `worker` says whether the previous worker crashed; it is `None` for a stream.
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
@@ -209,8 +208,8 @@ impl Work<'_> {
         ended.map_err(|error| failures::of_job(error, &self.output))
     }
 
-    /// The folder in which output and journal are written anew, if they are: where results came out of order. Otherwise
-    /// both are open, and what is written to a stream is gone.
+    /// The folder that the sandbox must allow for rewriting output and journal. Only ordered results are rewritten;
+    /// otherwise both files stay open.
     fn rewritten(&self) -> Option<PathBuf> {
         let is_ordered = self.args.ordered || self.args.text;
         (is_ordered && !self.is_stream()).then(|| folder_of(&self.output))
@@ -288,11 +287,11 @@ impl Work<'_> {
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
-        // Without it some types of matrices are computed otherwise.
+        // `--exact` changes how some matrix types are computed.
         if args.exact.exact {
             parameters.insert("--exact".to_owned(), true.to_string());
         }
-        // Show and hide have the same results.
+        // `show` and `hide` give the same results.
         if args.reasoning == Reasoning::Off {
             parameters.insert("--reasoning".to_owned(), name_of(args.reasoning));
         }
@@ -301,20 +300,20 @@ impl Work<'_> {
             format: args.format.map(Into::into),
             template: self.template()?,
             shard: self.shard,
-            // A text has no name, so its place must tell.
+            // Text output has no ids, so it must be in input order.
             form: OutputShape { is_text: args.text, is_ordered: args.ordered || args.text },
             defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
             has_seed,
             model: model_id(&engine.model),
             model_name: engine.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             parameters,
-            // Those that failed again in this run are not tried for ever.
+            // Otherwise lines that fail again in this run would be retried forever.
             retry_failed: args.retry_failed && !after_crash,
             after_crash,
         })
     }
 
-    /// The input must be there, and stay: it is read more than once.
+    /// Rejects an input that is not a regular file (it is read twice), or that the output would overwrite.
     fn check_files(&self, input: &Path) -> Result<(), Failure> {
         let not_regular = |what: &str| {
             Failure::usage(format!("{what}: not a regular file"))
@@ -370,7 +369,7 @@ impl Work<'_> {
     }
 }
 
-/// What a value is called on the command line.
+/// The name of a value on the command line.
 fn name_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -1,4 +1,4 @@
-//! `chaski cache`, and the flags that rule which prompts are kept.
+//! `chaski cache`, and the flags of the prompt cache.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,10 +12,10 @@ use crate::cli::output::{stderr_line, write_stdout};
 use crate::store::prompt_cache::file::StateError;
 use crate::store::prompt_cache::{Entry, PromptCacheConfig};
 
-/// What is kept where nothing is given: some tens of thousands of tokens of a small model.
+/// Default size limit of the prompt cache: some tens of thousands of tokens of a small model.
 const DEFAULT_SIZE: &str = "2G";
 
-/// Prompts on disk.
+/// Flags of the prompt cache.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Drafting and prompt cache")]
 pub struct PromptCacheArgs {
@@ -29,7 +29,7 @@ pub struct PromptCacheArgs {
 }
 
 impl PromptCacheArgs {
-    /// Where prompts are kept; `None` where they are not to be, or the system tells no folder.
+    /// The prompt cache to use; `None` if the flags turn it off or there is no cache folder.
     #[must_use]
     pub fn config(&self) -> Option<PromptCacheConfig> {
         if self.no_prompt_cache {
@@ -39,7 +39,7 @@ impl PromptCacheArgs {
     }
 }
 
-/// A number of bytes.
+/// A size in bytes, as in `500M`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -88,7 +88,7 @@ struct Status<'a> {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
     let config = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 };
     let size = |entries: &[Entry]| entries.iter().map(|entry| entry.n_bytes).sum();

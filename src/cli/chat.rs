@@ -37,7 +37,7 @@ use crate::gguf::Gguf;
 use crate::llama::worker::WorkerConfig;
 use crate::store::sessions::{Place, SessionError, Sessions};
 
-/// Positions of a context when nothing is said of it, as far as the model knows as many.
+/// Default context size in tokens, or the trained length if that is shorter.
 const DEFAULT_N_CTX: usize = 4096;
 
 /// Arguments of `chat`.
@@ -95,7 +95,7 @@ pub struct ChatArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let sessions = folders::sessions().map(Sessions::new);
     let (place, session) = open_session(args, sessions.as_ref())?;
@@ -109,11 +109,11 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     config.drafters = drafters(&args.drafting, &gguf);
     let n_ctx = n_ctx(args, &gguf, &mut config)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
-    // Before the model is loaded: without input there is nothing to load it for.
+    // Open the input before loading the model: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
     let signals = Signals::new()?;
     let state_folder = folders::sessions();
-    // The engine's threads alone: an editor that /edit starts may do what it likes.
+    // Confine only the engine's threads: an editor that `/edit` starts stays free.
     let (worker, loaded) = thread::scope(|scope| {
         let start = || {
             confine(&args.engine, &config, &[state_folder]);
@@ -152,7 +152,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     converse(&mut chat, &mut source, &signals)
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash(args: &ChatArgs) -> String {
     match &args.name {
@@ -161,7 +161,7 @@ pub fn on_crash(args: &ChatArgs) -> String {
     }
 }
 
-/// The session of the command line, or a new one.
+/// Opens the session named on the command line, or a new one.
 fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<Place>, Session), Failure> {
     let (place, session) = match &args.name {
         None => (None, None),
@@ -177,12 +177,12 @@ fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<
     Ok((place, session))
 }
 
-/// Takes one message or command after another.
+/// Reads and runs messages and commands until the user leaves.
 fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<ExitCode, Failure> {
     loop {
         let n_used = if chat.is_terminal { chat.conversation.n_used() } else { 0 };
         let prompt = format!("[{n_used}/{}] > ", chat.conversation.engine.n_ctx);
-        // One that came at the end of an answer.
+        // A signal can arrive just as an answer ends.
         if signals.take() && !chat.is_terminal || signals.is_terminated() {
             return Ok(ExitCode::Interrupted);
         }
@@ -198,7 +198,7 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
         match taken {
             Ok(Flow::GoOn) => {}
             Ok(Flow::Leave) => return Ok(ExitCode::Success),
-            // A script is not to go on as if it had its answer.
+            // A script must not continue as if it had its answer.
             Err(failure) if !chat.is_terminal || failure.is_silent() => return Err(failure),
             Err(failure) if failure.code == ExitCode::Interrupted => {
                 tell("notice: interrupted before the answer began")
@@ -211,7 +211,8 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
     }
 }
 
-/// Room for a conversation. It is one context from the beginning: a larger one would have to read everything again.
+/// Context size of the chat, in tokens. It is fixed at the start: a larger context would have to decode the whole chat
+/// again.
 fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));

@@ -1,4 +1,5 @@
-//! What an answer must be: a schema, a grammar or an expression, checked before a model is loaded.
+//! Constraints on an answer: a JSON schema, a grammar or a regular expression. They are checked before the model is
+//! loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_file;
 use crate::structure::{Constraint, MAX_BYTES, too_long};
 
-/// What an answer must be.
+/// Flags that constrain the answer.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Constraints on the answer")]
 #[group(id = "form", multiple = false)]
@@ -39,10 +40,10 @@ pub struct ConstraintArgs {
 }
 
 impl ConstraintArgs {
-    /// What is asked for, if anything is.
+    /// The constraint that the flags give, if any.
     ///
     /// # Errors
-    /// When it cannot be read or used.
+    /// If its file cannot be read.
     pub fn constraint(&self) -> Result<Option<Constraint>, Failure> {
         let constraint = if let Some(schema) = &self.json_schema {
             Constraint::JsonSchema(schema.clone())
@@ -64,7 +65,7 @@ impl ConstraintArgs {
     }
 }
 
-/// A form's text; one that is too long is refused with its real size.
+/// Reads the text of a constraint. A file over the limit fails with its real size.
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
     let n_bytes = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());

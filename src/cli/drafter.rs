@@ -1,4 +1,4 @@
-//! `chaski drafter`: makes, shows and changes drafter files.
+//! `chaski drafter`: builds, inspects, merges and prunes drafter files.
 
 mod build;
 mod corpus;
@@ -19,7 +19,7 @@ use crate::cli::replay::{self, ReplayArgs};
 use crate::cli::supervisor::contained;
 use crate::store::drafter_file::{DrafterFile, DrafterWriter, merge, prune};
 
-/// Rows between two looks at the progress bar.
+/// Rows between two updates of the progress bar.
 const ROWS_PER_TICK: u64 = 4096;
 
 /// Arguments of `drafter`.
@@ -57,7 +57,7 @@ pub enum DrafterCommand {
 }
 
 impl DrafterCommand {
-    /// The model that was given.
+    /// The model flag of the command, if given.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             DrafterCommand::Align(args) => Some(&mut args.engine.model),
@@ -147,7 +147,7 @@ pub struct PruneArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         DrafterCommand::Align(args) => return contained(align::on_crash, || align::align(args)),
@@ -201,7 +201,7 @@ fn prune_file(args: &PruneArgs) -> Result<(), Failure> {
     report(&args.output)
 }
 
-/// A walk over rows that the user watches and may interrupt.
+/// Work over the rows of a file, with a progress bar; the user may interrupt it.
 struct Work {
     what: &'static str,
     bars: Bars,
@@ -215,7 +215,7 @@ impl Work {
         Ok(Work { what, bars: Bars::default(), interrupt: interrupt::flag()?, n_done: 0, n_in_all })
     }
 
-    /// One row more; false when interrupted.
+    /// Counts one row. Returns false after an interrupt.
     fn go_on(&mut self) -> bool {
         self.n_done += 1;
         if self.n_done.is_multiple_of(ROWS_PER_TICK) {
@@ -225,7 +225,7 @@ impl Work {
     }
 }
 
-/// Tells what was made.
+/// Prints the size of a new drafter file.
 pub(super) fn report(path: &Path) -> Result<(), Failure> {
     let file = DrafterFile::open_any(path)?;
     let [_, n_bigrams, n_trigrams] = file.totals().n_successors;
@@ -234,7 +234,7 @@ pub(super) fn report(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is made must not destroy what it is made of.
+/// Checks that the output does not overwrite an input.
 pub(super) fn refuse_overwrite<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
     match inputs.into_iter().find(|input| is_same_file(output, input)) {
         Some(input) => Err(Failure::usage(format!("{}: the output would overwrite an input file", input.display()))
@@ -243,7 +243,7 @@ pub(super) fn refuse_overwrite<'a>(output: &Path, inputs: impl IntoIterator<Item
     }
 }
 
-/// A number of bytes, or of K, M or G.
+/// Parses a size in bytes, with K, M or G.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 10),

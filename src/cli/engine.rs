@@ -1,4 +1,4 @@
-//! From arguments to a running worker: pre-flight of the model file, where curves are kept.
+//! Starts the engine from arguments: checks the model file, finds the folders, and spawns the worker.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::store::vocabulary::Vocabulary;
 
 pub use crate::cli::sampling::sampling;
 
-/// What drafter files are called.
+/// File extension of drafter files.
 const DRAFTER_EXTENSION: &str = "chaski";
 
 /// Opens and checks a model file.
 ///
 /// # Errors
-/// When there is none, or it is not one that can be run.
+/// If there is no such file, or the model cannot run.
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     if !path.exists() {
         let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
@@ -45,9 +45,9 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
 /// The worker's configuration.
 ///
 /// # Errors
-/// When a number makes no sense.
+/// If a flag has an invalid value.
 pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
-    // Before the first call into llama.cpp, which may have something to say.
+    // Before the first call into llama.cpp, which may log something.
     logs::capture(args.verbose);
     kernels::check()?;
     if args.verbose
@@ -58,7 +58,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     folders::tell_if_nothing_is_kept();
     let settings = settings(args)?;
     if exact::is_demanded() {
-        // What the setup tells needs no model.
+        // The setup alone can rule out exactness, before the model is loaded.
         for settings in [&settings.short, &settings.long] {
             worker::Failure::unless_exact(exact::of_setup(settings))?;
         }
@@ -73,20 +73,20 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     })
 }
 
-/// Takes from this thread, and from those that it starts, what an engine does not need: it may write what is kept between runs,
-/// and into `writable`.
+/// Confines this thread, and the threads it starts, to the sandbox. They may write to the cache, the learned state and
+/// `writable`.
 pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<PathBuf>]) {
     let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
     let writable = [cache_folder(), learned].into_iter().chain(writable.iter().cloned());
     sandbox::confine(args.sandbox, writable, args.verbose);
 }
 
-/// The most tokens of an answer, from `-n`; `None` is until the model ends it.
+/// The token limit of an answer, from `-n`; `None` means no limit.
 ///
 /// # Errors
-/// For what is no number of tokens.
+/// If `n_predict` is neither positive nor -1 or -2.
 pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
-    // -2 is llama.cpp's number for "until the context is full", where an answer ends here anyway.
+    // llama.cpp's -2 means "until the context is full"; answers end there anyway.
     if n_predict == -1 || n_predict == -2 {
         return Ok(None);
     }
@@ -98,10 +98,10 @@ pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
     })
 }
 
-/// Refuses what cannot be honoured around a prompt.
+/// Rejects stop strings and system prompts that cannot work.
 ///
 /// # Errors
-/// When a stop string is empty, or there is no template that a system prompt could stand in.
+/// If a stop string is empty, or a system prompt is given with `--raw`.
 pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> Result<(), Failure> {
     if stop.iter().any(String::is_empty) {
         return Err(Failure::usage("-r: the stop string is empty").with_hint("give a text, as in -r '###'"));
@@ -113,7 +113,7 @@ pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> R
     Ok(())
 }
 
-/// What drafters begin with: the base, and what was learned, as far as they may be used.
+/// What the drafter starts from: the base and the learned state, as far as the flags and settings allow.
 #[must_use]
 pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
     if args.drafter != DrafterKind::Auto {
@@ -127,8 +127,8 @@ pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
     DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned() }
 }
 
-/// The base that drafting starts from: the file given, or the one beside the model; `none` is none. One that cannot be
-/// used is told, and drafting goes on without it.
+/// Opens the base: the given file, or the one beside the model. `none` means no base. If a base cannot be used, prints
+/// a notice and returns `None`.
 #[must_use]
 pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> {
     let beside = gguf.path().with_extension(DRAFTER_EXTENSION);
@@ -151,13 +151,13 @@ fn tell_unusable(error: &DrafterFileError) {
     stderr_line(&format!("notice: {told}; drafting continues without it{hint}"));
 }
 
-/// Where what is expendable is kept.
+/// Cache folder, for files that can be regenerated.
 #[must_use]
 pub fn cache_folder() -> Option<PathBuf> {
     folders::cache()
 }
 
-/// Where prompts that were read are kept, and the secret that they are sealed with.
+/// Folder of the prompt cache, and of the secret that seals it.
 #[must_use]
 pub fn prompt_cache_folder() -> Option<PathBuf> {
     Some(cache_folder()?.join("prompts"))
@@ -175,14 +175,14 @@ pub fn model_id(path: &Path) -> ModelId {
     ModelId::of(path).unwrap_or_else(|_| ModelId::from("unreadable".to_owned()))
 }
 
-/// The processor and what the engine was compiled for.
+/// The processor, and what the engine was compiled for.
 #[must_use]
 pub fn machine() -> String {
     let info = system_info();
     format!("{} x{}, ggml {}, {}", processor(), num_cpus::get(), info.ggml_version, info.features.join(" "))
 }
 
-/// The processor's name where the system tells it, or else its kind.
+/// The processor's name if the system reports it, else the architecture.
 fn processor() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -192,7 +192,7 @@ fn processor() -> String {
 /// Starts a worker and waits until its model is loaded.
 ///
 /// # Errors
-/// When the model cannot be loaded.
+/// If the model cannot be loaded.
 pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) -> Result<(Worker, Loaded), Failure> {
     let worker = Worker::spawn(config, interrupt).map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     loop {

@@ -1,11 +1,11 @@
-//! Escapes in texts of the command line: `\n` and its like, as llama.cpp reads them.
+//! Escapes in command-line texts, such as `\n`, as llama.cpp reads them.
 
 use crate::cli::failure::Failure;
 
-/// A text with its escapes replaced. What is no escape stays as it is, its backslash too.
+/// Replaces the escapes in a text given with `flag`. An unknown escape stays unchanged, backslash included.
 ///
 /// # Errors
-/// When bytes that are given in hexadecimal make no text; `flag` gave it.
+/// If hexadecimal bytes do not form UTF-8.
 pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
     let bytes = text.as_bytes();
     let mut all = Vec::with_capacity(bytes.len());
@@ -22,7 +22,7 @@ pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
     })
 }
 
-/// The byte that an escape stands for, and the escape's length without its backslash.
+/// The byte that an escape stands for, and the length of the escape without its backslash.
 fn escape(rest: &[u8]) -> Option<(u8, usize)> {
     let digit = |at: usize| rest.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     match rest.first()? {

@@ -1,4 +1,4 @@
-//! `run --jsonl`: what happens, one JSON object a line. Names are llama-server's where it has them; docs/scripting.md lists
+//! `run --jsonl`: writes one JSON object per event. Names are llama-server's where it has them; docs/scripting.md lists
 //! all.
 
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
 use crate::cli::run::Told;
 
-/// Lines of events on stdout.
+/// Writes events to stdout, one per line.
 #[derive(Debug)]
 pub struct EventLines {
     start: Instant,
@@ -42,7 +42,7 @@ impl EventLines {
     /// Writes a line.
     ///
     /// # Errors
-    /// When stdout fails.
+    /// If stdout fails.
     pub fn tell(&mut self, told: &Told<'_>) -> Result<(), Failure> {
         let line = match *told {
             Told::Prefill(processed, total) => {

@@ -1,14 +1,14 @@
-//! `run --explain`: one step in words, safe for terminals.
+//! `run --explain`: describes one step in text, safe for terminals.
 
 use std::fmt::Write as _;
 
 use crate::llama::worker::explain::{Fate, NodeTold, StepTold};
 use crate::schedule::{Explanation, Reason, Verdict, Width};
 
-/// Widths shown beside the chosen one.
+/// Number of other widths shown beside the chosen one.
 const N_OTHERS: usize = 3;
 
-/// A plain step as one line; a drafted one as a line, the widths that were weighed, and the tree.
+/// A plain step as one line; a drafted step as a line, the widths considered, and the tree.
 #[must_use]
 pub fn told(step: &StepTold) -> String {
     let choice = &step.choice;
@@ -63,7 +63,7 @@ fn weighed(width: &Width) -> String {
     format!("{n_rows} rows: {n_expected:.2} tokens in {n_plain:.2} steps, {:.2}x{refused}", width.gain())
 }
 
-/// The nodes below one, each followed by those below it. A tree is at most 64 deep.
+/// Writes the nodes below `parent`, depth first. A tree is at most 64 deep.
 fn branches(nodes: &[NodeTold], parent: Option<usize>, depth: usize, out: &mut String) {
     for (at, node) in nodes.iter().enumerate().filter(|(_, node)| node.parent == parent) {
         let mark = match node.fate {
@@ -77,7 +77,7 @@ fn branches(nodes: &[NodeTold], parent: Option<usize>, depth: usize, out: &mut S
     }
 }
 
-/// A token in quotes, with nothing in it that a terminal obeys. Tokens may be parts of characters.
+/// A token in quotes, without control characters. A token may be part of a character.
 fn quoted(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {
         Ok(text) => format!("{text:?}"),

@@ -1,4 +1,4 @@
-//! Exit codes, and the errors that carry them: what went wrong where, and a hint at what to do.
+//! Exit codes, and the errors that carry them: what went wrong, in which file or flag, and a hint.
 
 use std::fmt;
 use std::io;
@@ -12,30 +12,30 @@ use crate::gguf::GgufError;
 use crate::llama::worker;
 use crate::store::drafter_file::DrafterFileError;
 
-/// How a command ended.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// As asked.
+    /// Success.
     Success = 0,
-    /// An error while running.
+    /// Failure while running.
     Error = 1,
-    /// The command line is wrong.
+    /// Invalid command line.
     Usage = 2,
-    /// A batch is done, and some of its lines failed.
+    /// The batch is done, but some of its lines failed.
     LinesFailed = 3,
-    /// There is no such model.
+    /// No such model.
     ModelNotFound = 4,
-    /// There is not enough memory for the model and the context.
+    /// Not enough memory for the model and the context.
     NotEnoughMemory = 5,
     /// The prompt is longer than the context.
     PromptTooLong = 6,
-    /// The user interrupted it (128 + SIGINT).
+    /// Interrupted by the user (128 + SIGINT).
     Interrupted = 130,
 }
 
 impl ExitCode {
-    /// The code of a process of this program; what is none of ours is an error.
+    /// The exit code of another chaski process; unknown numbers are errors.
     #[must_use]
     pub fn from_number(number: i32) -> ExitCode {
         let all = [
@@ -60,11 +60,11 @@ impl From<ExitCode> for std::process::ExitCode {
 /// An error for the user. Displays as `error: ...` and, on a line of its own, `hint: ...`.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the process exits with.
+    /// Exit code of the process.
     pub code: ExitCode,
     message: String,
     hint: Option<String>,
-    /// Long names of the flags that it is about.
+    /// Long names of the flags that caused the failure.
     flags: Vec<&'static str>,
 }
 
@@ -74,7 +74,7 @@ impl Failure {
         Failure { code: ExitCode::Error, message: message.into(), hint: None, flags: Vec::new() }
     }
 
-    /// The same, ending the process with `code`.
+    /// Sets the exit code.
     #[must_use]
     pub fn with_code(self, code: ExitCode) -> Failure {
         Failure { code, ..self }
@@ -85,7 +85,7 @@ impl Failure {
         Failure::new(message).with_code(ExitCode::Usage)
     }
 
-    /// A file or a stream that failed.
+    /// A file or stream error.
     #[must_use]
     pub fn io(what: &Path, error: &io::Error) -> Failure {
         let failure = |reason: &dyn fmt::Display| Failure::new(format!("{}: {reason}", what.display()));
@@ -95,7 +95,7 @@ impl Failure {
         }
     }
 
-    /// A write to stdout that failed. A reader that has seen enough is not an error.
+    /// A failed write to stdout. A closed pipe is a silent success: the reader has seen enough.
     #[must_use]
     pub fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
@@ -104,32 +104,33 @@ impl Failure {
         }
     }
 
-    /// Broken off by the user.
+    /// Interrupted by the user.
     #[must_use]
     pub fn interrupted() -> Failure {
         Failure::new("interrupted").with_code(ExitCode::Interrupted)
     }
 
-    /// What went wrong, without the hint.
+    /// The message without the hint.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Adds what the user can do.
+    /// Adds a hint: what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
     }
 
-    /// Names a flag that it is about, by its long name: where a variable gave its value, the message will name that.
+    /// Names a flag that caused the failure, by its long name. If an environment variable gave its value, the message
+    /// will name the variable.
     #[must_use]
     pub fn about(mut self, flag: &'static str) -> Failure {
         self.flags.push(flag);
         self
     }
 
-    /// Names the variables that gave the values it is about.
+    /// Adds the environment variables that gave the flags their values.
     #[must_use]
     pub fn with_variables(mut self, variables: &Variables) -> Failure {
         for told in self.flags.iter().filter_map(|flag| variables.told(flag)) {
@@ -138,10 +139,10 @@ impl Failure {
         self
     }
 
-    /// Names the limit on the address space, if there is one and it may be the cause: then memory is what was missing.
+    /// Adds a hint about the address-space limit, if there is one and the failure is about memory.
     #[must_use]
     pub fn with_limit(mut self, limit: Option<u64>) -> Failure {
-        // What llama.cpp, the C++ library and the system say when they get no memory; a thread is refused its stack.
+        // What llama.cpp, the C++ library and the system say when an allocation or a thread's stack fails.
         const SIGNS: [&str; 7] = [
             "annot allocate memory",
             "insufficient memory",
@@ -161,7 +162,7 @@ impl Failure {
         self.with_code(ExitCode::NotEnoughMemory).with_hint(limit)
     }
 
-    /// Nothing the user needs to read.
+    /// Whether there is nothing to print.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.code == ExitCode::Success

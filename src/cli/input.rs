@@ -1,4 +1,4 @@
-//! The prompt: what comes in on stdin, then `-f`, then `-p`.
+//! Builds the prompt: stdin, then the file of `-f`, then the text of `-p`.
 
 pub mod stdin;
 
@@ -11,26 +11,26 @@ use crate::cli::failure::Failure;
 use crate::cli::input::stdin::{LateStdin, Stdin, Taken};
 use crate::encoding::{self, TextError};
 
-/// Longest prompt taken; no context is near it.
+/// Size limit of a prompt, in bytes; no context is that long.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// Where a prompt comes from.
+/// Sources of a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     /// `-f`; `-` is stdin.
     pub file: Option<&'a Path>,
     /// `-p`.
     pub text: Option<&'a str>,
-    /// What stdin is; `None` leaves it alone.
+    /// The stdin; `None` leaves it unread.
     pub stdin: Option<Stdin>,
-    /// Whether only warnings are told.
+    /// Whether to print warnings only.
     pub is_quiet: bool,
 }
 
-/// Reads the prompt. A stdin that said nothing in time may say something later.
+/// Reads the prompt. The returned [`LateStdin`] tells whether a silent stdin wrote something later.
 ///
 /// # Errors
-/// When there is none, or a part of it cannot be read or is not UTF-8.
+/// If the prompt is empty, or a part of it cannot be read or is not UTF-8.
 pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure> {
     let Sources { file, text, stdin, is_quiet } = sources;
     let wants_stdin = file == Some(Path::new("-"));
@@ -71,7 +71,7 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     Ok((prompt, late))
 }
 
-/// Parts that say something, apart by an empty line; `None` if there are none. One part alone stays as it is.
+/// Joins the non-blank parts with empty lines; `None` if there are none. A single part stays unchanged.
 #[must_use]
 pub fn join(parts: &[&str]) -> Option<String> {
     let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.trim().is_empty()).collect();
@@ -86,18 +86,18 @@ pub fn join(parts: &[&str]) -> Option<String> {
     }
 }
 
-/// Everything of a source, which `name` is told of in errors.
+/// Reads a whole source; `name` names it in errors.
 ///
 /// # Errors
-/// When it fails, is too long, or not UTF-8.
+/// If it cannot be read, is too long, or is not UTF-8.
 pub fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
     read_text(source, name, MAX_BYTES, "a prompt")
 }
 
-/// All text of a file, which is `what` in errors and has at most `n_max` bytes.
+/// Reads a whole text file of at most `n_max` bytes; `what` names its content in errors.
 ///
 /// # Errors
-/// When it cannot be read, is too long, or no text.
+/// If it cannot be read, is too long, or is not UTF-8.
 pub fn read_file(path: &Path, n_max: u64, what: &str) -> Result<String, Failure> {
     let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
     read_text(file, &path.display().to_string(), n_max, what)
@@ -113,7 +113,7 @@ fn read_text(source: impl Read, name: &str, n_max: u64, what: &str) -> Result<St
     })
 }
 
-/// An argument without the byte-order mark that `"$(cat FILE)"` puts before its text; also after the `=` of a long flag.
+/// Removes the byte-order mark that `"$(cat FILE)"` puts before an argument, or after the `=` of a long flag.
 #[must_use]
 pub fn without_mark(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else { return argument };

@@ -1,4 +1,4 @@
-//! `chaski learn`: what is kept from normal use, and whether.
+//! `chaski learn`: shows, deletes, and turns on or off what chaski learns from its answers.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey};
 use crate::store::vocabulary::Vocabulary;
 use crate::text::sanitize_for_terminal;
 
-/// Turns learning off for one run.
+/// Environment variable that turns learning off for one run.
 const VARIABLE: &str = "CHASKI_LEARN";
 
-/// What is kept, for people.
+/// Describes what is saved, for the user.
 const WHAT: &str = "saved: statistics of generated tokens, to draft better next time; their size is limited.
 never saved: prompts, files and whole answers. Nothing leaves this machine.";
 
@@ -47,7 +47,7 @@ pub enum LearnCommand {
 }
 
 impl LearnCommand {
-    /// The model that was given.
+    /// The model flag of the command, if given.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             LearnCommand::On(args) | LearnCommand::Off(args) => args.model.as_mut(),
@@ -89,7 +89,7 @@ pub struct ForgetArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
     let folder = required_folder()?;
     match &args.command {
@@ -111,19 +111,20 @@ pub fn required_folder() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Where learned state is kept; `None` where the system tells no data folder.
+/// Folder of the learned state; `None` if the system has no data folder.
 #[must_use]
 pub fn folder() -> Option<PathBuf> {
     Some(folders::data()?.join("learned"))
 }
 
-/// Whose learned state a model's is; `None` for a file without a vocabulary.
+/// Key of a model's learned state; `None` for a file without a vocabulary.
 #[must_use]
 pub fn learned_key(gguf: &Gguf) -> Option<LearnedKey> {
     Some(LearnedKey { model: model_id(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash })
 }
 
-/// What a run may do: `CHASKI_LEARN`, a flag of the run, and what the user set. Settings that cannot be read are told.
+/// Whether a run may read or write learned state: decided by `CHASKI_LEARN`, the run's flag, and the user's settings.
+/// Prints a notice if the settings cannot be read.
 #[must_use]
 pub fn policy(folder: &Path, key: &LearnedKey, no_learn: bool) -> LearnPolicy {
     if let Err(error) = learned::switch(folder) {

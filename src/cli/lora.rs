@@ -1,4 +1,4 @@
-//! `--lora`: an adapter for the model, checked before llama.cpp sees it.
+//! `--lora`: checks a LoRA adapter before llama.cpp loads it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -28,10 +28,10 @@ impl FromStr for LoraArg {
     }
 }
 
-/// The adapter asked for, if it is one for this model. llama.cpp compares the tensors.
+/// The adapter, if the flag is given. Checks that it is for the model's architecture; llama.cpp compares the tensors.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file is not a usable adapter for this model.
 pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     let Some(LoraArg(lora)) = &args.lora else { return Ok(None) };
     let place = lora.path.display();
@@ -43,11 +43,11 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
         return Err(Failure::new(format!("{place}: not a LoRA adapter"))
             .with_hint("convert one with llama.cpp's convert_lora_to_gguf.py"));
     }
-    // llama.cpp ends the process where this is another type.
+    // llama.cpp aborts the process if this value has another type.
     if !matches!(adapter.get("adapter.lora.alpha"), Some(Value::F32(_))) {
         return Err(Failure::new(format!("{place}: adapter.lora.alpha is not a 32-bit float")));
     }
-    // What is wrong with the model itself is told elsewhere.
+    // Problems of the model file itself are reported elsewhere.
     if let Ok(model) = Gguf::open(&args.model)
         && model.architecture() != adapter.architecture()
     {
@@ -61,7 +61,7 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     Ok(Some(lora.clone()))
 }
 
-/// What tells contexts with this adapter from others: a part of the key of whatever holds keys and values, or an answer.
+/// Identifies the adapter and its scale. It is part of every key of stored KV cache state or answers.
 #[must_use]
 pub fn lora_key(args: &EngineArgs) -> String {
     match &args.lora {

@@ -1,6 +1,6 @@
-//! The command line: arguments -> validated configuration -> command.
+//! The command line: parses arguments, validates them, and runs a command.
 //!
-//! stdout carries what a command makes; everything else goes to stderr. Commands return a [`Failure`], never exit.
+//! stdout carries a command's result; everything else goes to stderr. Commands return a [`Failure`] and never exit.
 
 pub mod align;
 pub mod args;
@@ -53,9 +53,9 @@ use crate::cli::output::stderr_line;
 use crate::cli::supervisor::contained;
 use crate::cli::variables::Variables;
 
-/// Runs a command line and tells the exit code.
+/// Runs a command line and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    // A system that has no such handler left ends the process at a file that becomes too large, as it did before.
+    // If this fails, the process still ends at the file size limit, as by default.
     let _ = interrupt::outlive_full_files();
     let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
     let configured = arguments.and_then(|given| {
@@ -102,13 +102,13 @@ fn is_model_missing(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::MissingRequiredArgument && error.context().any(|(_, value)| is_model(value))
 }
 
-/// Whether a word stands where there is no more place for one.
+/// Whether the error is about an extra positional word.
 fn is_second_word(error: &clap::Error) -> bool {
     let word = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     error.kind() == ErrorKind::UnknownArgument && word.is_some_and(|word| !word.starts_with('-'))
 }
 
-/// Tells the user what failed, and the exit code.
+/// Prints the failure, if any, and returns the exit code.
 fn finish(result: Result<ExitCode, Failure>, variables: &Variables) -> ExitCode {
     match result {
         Ok(code) => code,

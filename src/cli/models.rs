@@ -1,5 +1,4 @@
-//! `chaski models`: the GGUF files on this machine, what is in one, and what fits into memory. Everything of it only
-//! reads.
+//! `chaski models`: lists the GGUF files on this machine, inspects one, and checks memory fit. It only reads.
 
 mod fit;
 mod list;
@@ -38,7 +37,7 @@ pub enum ModelsCommand {
 }
 
 impl ModelsCommand {
-    /// The model that was given.
+    /// The model argument of the command, if it has one.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             ModelsCommand::List(_) => None,
@@ -87,7 +86,7 @@ pub struct FitArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         ModelsCommand::List(args) => list::list(args)?,
@@ -97,7 +96,7 @@ pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// Where this user's models are, and `dirs`, which come first.
+/// Folders with models: `dirs` first, then the known ones.
 fn places_with(dirs: &[PathBuf]) -> Vec<Place> {
     let program = std::env::current_exe().ok();
     let known = locations::places(|name| std::env::var_os(name), program.as_deref());

@@ -1,4 +1,4 @@
-//! `chaski replay`: judges drafters on recorded answers, in seconds and without a model.
+//! `chaski replay`: compares drafters on recorded answers, in seconds and without a model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -71,7 +71,7 @@ pub struct ReplayArgs {
     pub output: OutputFormat,
 }
 
-/// What is judged.
+/// Drafter to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// The default drafter
@@ -86,7 +86,7 @@ pub enum Kind {
     None,
 }
 
-/// Forms of output.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// Markdown tables
@@ -95,10 +95,10 @@ pub enum OutputFormat {
     Json,
 }
 
-/// The 1.5B Q4_K_M on two AVX-512 cores, as in the project's notes.
+/// Measured with the 1.5B Q4_K_M on two AVX-512 cores.
 const LAPTOP: &str = "1:62,2:96,4:107,5:139.5,8:191,12:238.7,16:229,32:415,64:725";
 
-/// A drafter under a name.
+/// A drafter with its name.
 struct Contender {
     name: String,
     make: Box<dyn Fn() -> Box<dyn Drafter>>,
@@ -109,18 +109,18 @@ struct Contender {
 struct Row {
     drafter: String,
     curve: String,
-    /// Time of plain decoding over time taken, per kind of prompt.
+    /// Speedup over plain decoding, per kind of prompt.
     speedup_by_kind: BTreeMap<String, f64>,
-    /// The same over all.
+    /// Speedup over all prompts.
     speedup: f64,
     tokens_per_step: f64,
     n_drafted: usize,
     n_accepted: usize,
-    /// Accepted tokens that were expected by the drafter's probabilities.
+    /// Number of accepted tokens that the drafter's probabilities predicted.
     n_expected: f64,
-    /// Of the drafter, per step.
+    /// Drafting time per step, in microseconds.
     draft_us: f64,
-    /// Per verified node.
+    /// Mean log loss per verified node.
     log_loss: f64,
     calibration: Vec<[f64; 3]>,
 }
@@ -136,13 +136,13 @@ impl Clock for WallClock {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let traces = read_traces(&args.traces)?;
     let clock = WallClock(Instant::now());
     let base = args.base.as_deref().map(open_base).transpose()?;
     if let Some(path) = &args.train {
-        // With a base and without one: what the other sources are worth depends on it.
+        // Train with the base and without it: the weights of the other sources depend on it.
         let bases = if base.is_some() { vec![base, None] } else { vec![None] };
         let trained = bases.iter().map(|base| train(&traces, &|| Auto::sources(base.clone()), &clock));
         let trained = trained.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -160,7 +160,7 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
             let curve = curve.clone();
             let schedule = match always {
                 true => Schedule::everything(curve.clone()),
-                // What memory allows for is this machine's business, not that of the curve.
+                // The row limit of this machine's memory does not belong to the assumed curve.
                 false => Schedule::cost_aware(curve.clone()).with_max_rows(MAX_NODES),
             };
             rows.push(judge(&traces, spec, &curve, &contender, &schedule, args.keep, &clock)?);
@@ -265,7 +265,7 @@ fn judge(
     })
 }
 
-/// `1%`, `1:62,4:107` or the file of a kept curve.
+/// Parses `1%`, `1:62,4:107`, or the file of a saved curve.
 fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
     let wrong = |what: &str| {
         Failure::usage(format!("--curve {spec}: {what}")).with_hint("as in --curve 1%, or --curve 1:62,4:107,16:229")

@@ -1,4 +1,4 @@
-//! `chaski run`: one prompt, one answer.
+//! `chaski run`: answers one prompt.
 
 pub mod json;
 mod saying;
@@ -31,13 +31,13 @@ use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, DrafterKind, Event, Job, 
 use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
-/// What a seed alone does not give, where a context is not exact.
+/// Advice for repeating a text in a context that is not exact: there, the seed alone is not enough.
 const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-cache";
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let Prepared { worker, job, mut bars, trace_file, late, thinking } = prepare(args)?;
     let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
@@ -55,8 +55,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     if !args.quiet {
         let line = stats_line(&answer.stats, is_random.then_some(seed));
-        // Drafts learn, and how many rows are verified depends on measured times: where that is not exact, both can turn a near-tie. The
-        // seed stays the last word of the line.
+        // The drafter learns, and measured times decide how many rows are verified. In a context that is not exact,
+        // both can turn a near-tie. The seed stays at the end of the line.
         let may_differ = args.drafting.drafter != DrafterKind::None && !answer.exactness.is_exact();
         stderr_line(&match line.rsplit_once("; seed ") {
             Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
@@ -77,7 +77,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
-/// An answer to be made.
+/// A loaded model and the job for it.
 struct Prepared {
     worker: Worker,
     job: Job,
@@ -87,7 +87,7 @@ struct Prepared {
     thinking: ThinkingPlan,
 }
 
-/// What the command line says.
+/// Texts of the command line, with escapes replaced if asked for.
 struct Words {
     text: Option<String>,
     system: Option<String>,
@@ -103,7 +103,7 @@ fn words(args: &RunArgs) -> Result<Words, Failure> {
     Ok(Words { text, system, stops })
 }
 
-/// Finds all mistakes that can be found before the model is loaded, and loads it.
+/// Checks everything that can be checked before loading the model, then loads it.
 fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
@@ -127,18 +127,18 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
-    // What is open stays open: the engine itself need not write there.
+    // Open the trace before the sandbox: open files stay writable, and the engine need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
     let stdin = (!args.no_stdin).then(Stdin::now);
     confine(&args.engine, &config, &[]);
     let sources = Sources { file: args.file.as_deref(), text: text.as_deref(), stdin, is_quiet: args.quiet };
     let (prompt, late) = read_prompt(sources)?;
-    // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
+    // From here on Ctrl-C ends cleanly; before, there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
     let (worker, loaded) = start(config, interrupt, &mut bars)?;
     let (prompt, opening) = match template {
-        // Whoever writes the template writes its special tokens.
+        // The author of a raw prompt writes its special tokens too.
         None => {
             let opening = raw_opening(args, &prompt);
             (vec![Segment { text: prompt, parse_special: true }], opening)
@@ -169,7 +169,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     Ok(Prepared { worker, job, bars, trace_file, late, thinking })
 }
 
-/// The answer and what was said, which is printed on the way, or as events.
+/// Receives the answer and writes it as it arrives: as text, or as events.
 fn receive_text(
     args: &RunArgs,
     worker: &Worker,
@@ -182,13 +182,13 @@ fn receive_text(
     Ok((said, answer?))
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash() -> String {
     "see llama.cpp's log with -v; either the model file is damaged, or this is a bug: please report it".to_owned()
 }
 
-/// A trace is a file of its own.
+/// Checks that the trace file does not overwrite an input.
 fn check_trace(args: &RunArgs) -> Result<(), Failure> {
     let Some(trace) = &args.trace else { return Ok(()) };
     let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
@@ -196,7 +196,7 @@ fn check_trace(args: &RunArgs) -> Result<(), Failure> {
         .map_err(|failure| failure.with_hint("give another file with --trace"))
 }
 
-/// What the answer must be, if that can be had.
+/// The constraint on the answer. Fails if another flag could break it.
 fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
     let form = args.form.constraint()?;
     let against = [("-r", !args.reverse_prompt.is_empty()), ("--ignore-eos", args.sampling.ignore_eos)];
@@ -210,7 +210,7 @@ fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
     }
 }
 
-/// An answer that was cut off is not of its form.
+/// Fails if the answer was cut off: it then does not match its constraint.
 fn check_whole(args: &RunArgs, form: &Constraint, answer: &Answer) -> Result<(), Failure> {
     let hint = match answer.stop {
         StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
@@ -222,7 +222,7 @@ fn check_whole(args: &RunArgs, form: &Constraint, answer: &Answer) -> Result<(),
         .with_hint(format!("{hint}, or limit the length in the constraint, as with maxLength and maxItems")))
 }
 
-/// The prompt as the model wants it.
+/// Renders the prompt with the chat template.
 fn segments(
     prompter: &Prompter,
     system: Option<&str>,
@@ -239,7 +239,7 @@ fn segments(
     Ok((rendered.segments, opening))
 }
 
-/// How a raw text goes on is its author's business, unless he asks for it.
+/// Whether a raw prompt opens thinking. Looks only if `--reasoning` is given: the text belongs to its author.
 fn raw_opening(args: &RunArgs, prompt: &str) -> Opening {
     if args.reasoning.is_some() { Opening::after(prompt, true) } else { Opening::Never }
 }
@@ -253,25 +253,25 @@ fn thinking_plan(args: &RunArgs, opening: Opening) -> ThinkingPlan {
     ThinkingPlan { is_open: is_read.then_some(opening == Opening::Open), is_shown }
 }
 
-/// The end of a file of traces.
+/// Opens a trace file for appending.
 fn open_trace(path: &Path) -> Result<File, Failure> {
     File::options().create(true).append(true).open(path).map_err(|error| Failure::io(path, &error))
 }
 
-/// Adds a line to a file of traces.
+/// Appends a trace to the file, as one line.
 fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failure> {
     let mut line = serde_json::to_string(trace).expect("strings and numbers serialize");
     line.push('\n');
     file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
-/// Why an answer was cut off though no limit was given, and what to do.
+/// Why a full context cut off an answer, and a hint.
 #[must_use]
 pub fn context_full(n_ctx: usize) -> (String, String) {
     (format!("the context of {n_ctx} tokens is full"), "use a larger -c".to_owned())
 }
 
-/// The same where `-c` may be absent: then the context was made for the prompt and [`DEFAULT_MAX_TOKENS`].
+/// The same for `run`. Without `-c`, the context was sized for the prompt and [`DEFAULT_MAX_TOKENS`].
 fn cut_off(args: &RunArgs, answer: &Answer) -> (String, String) {
     let is_default = args.engine.ctx_size.is_none() && args.n_predict < 0;
     match is_default && (DEFAULT_MAX_TOKENS..=DEFAULT_MAX_TOKENS + 1).contains(&answer.tokens.len()) {
@@ -283,27 +283,27 @@ fn cut_off(args: &RunArgs, answer: &Answer) -> (String, String) {
     }
 }
 
-/// A notice of that.
+/// The notice for a cut-off answer.
 #[must_use]
 pub fn cut_off_notice((why, hint): (String, String)) -> String {
     format!("notice: the answer was cut off: {why}; hint: {hint}")
 }
 
-/// What of a job's events is not told on the spot.
+/// Events of a job that the caller shows.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
-    /// Prompt tokens done, and in all.
+    /// Prompt tokens done, and in total.
     Prefill(usize, usize),
     /// The next piece of the answer.
     Text(&'a str),
-    /// The next piece of the thinking before it, where that is told apart.
+    /// The next piece of the thinking, if it is separated from the answer.
     Thinking(&'a str),
 }
 
-/// Follows a job to its end. `text` is given each piece of the answer.
+/// Waits for a job to end. Passes each piece of the answer to `text`.
 ///
 /// # Errors
-/// What the job or `text` fails with.
+/// The failure of the job or of `text`.
 pub fn receive(
     worker: &Worker,
     bars: &mut Bars,
@@ -312,7 +312,7 @@ pub fn receive(
     follow(worker, bars, &mut |told| if let Told::Text(piece) = told { text(piece) } else { Ok(()) })
 }
 
-/// The same, with all that can be told.
+/// Like [`receive`], but passes all events to `tell`.
 fn follow(
     worker: &Worker,
     bars: &mut Bars,

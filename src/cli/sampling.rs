@@ -1,4 +1,4 @@
-//! The sampling arguments: llama.cpp's flags and defaults, checked.
+//! The sampling flags: llama.cpp's names and defaults, checked.
 
 use std::str::FromStr;
 
@@ -9,10 +9,10 @@ use crate::gguf::Gguf;
 use crate::sampling::{SamplerKind, Sampling};
 use crate::token::Token;
 
-/// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
+/// llama.cpp reads the next number as "choose a random seed", and would not report its choice.
 const MAX_SEED: u32 = u32::MAX - 1;
 
-/// How tokens are chosen.
+/// Sampling flags.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -138,7 +138,7 @@ pub struct SamplingArgs {
     pub ignore_eos: bool,
 }
 
-/// `TOKEN(+/-)BIAS`.
+/// Argument of `--logit-bias`, as in `15043+1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogitBias(pub Token, pub f32);
 
@@ -156,10 +156,10 @@ impl FromStr for LogitBias {
     }
 }
 
-/// Checks the sampling arguments and settles the seed.
+/// Checks the sampling flags and picks the seed.
 ///
 /// # Errors
-/// When a number makes no sense.
+/// If a value is invalid.
 pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
     let sampling = Sampling {
         seed: seed(args.seed)?,
@@ -192,16 +192,16 @@ pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
         ignore_eos: args.ignore_eos,
     };
     sampling.check().map_err(|(knob, number)| {
-        // As it was written: these are 32 bits wide.
+        // Print the number as `f32`, as the user wrote it.
         Failure::usage(format!("{} must be {}, not {}", knob.flag, knob.wanted(), number as f32))
     })?;
     Ok(sampling)
 }
 
-/// Refuses biases of tokens that a model has not.
+/// Rejects biases for tokens that the model does not have.
 ///
 /// # Errors
-/// For the first of them.
+/// For the first such token.
 pub fn check_biases(sampling: &Sampling, gguf: &Gguf) -> Result<(), Failure> {
     let n_vocab = gguf.n_vocab().unwrap_or(usize::MAX);
     let Some(token) = sampling.unknown_token(n_vocab) else { return Ok(()) };
@@ -216,7 +216,7 @@ fn seed(seed: i64) -> Result<u32, Failure> {
     known.ok_or_else(|| Failure::usage(format!("--seed must be -1, or from 0 to {MAX_SEED}, not {seed}")))
 }
 
-/// From the randomness that the standard library keys its hash maps with.
+/// A random seed, from the standard library's random keys for hash maps.
 fn random_seed() -> u32 {
     use std::hash::BuildHasher as _;
     let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());

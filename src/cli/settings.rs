@@ -1,4 +1,4 @@
-//! What contexts are made with: as given, else as tuned, else the default.
+//! Settings of contexts: as given, else as tuned, else the default.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use crate::store::curves::CurveKey;
 use crate::store::tuned;
 use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settings};
 
-/// What is used where nothing is given and nothing tuned.
+/// Defaults for settings that are neither given nor tuned.
 #[must_use]
 pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
     let on_gpu = n_gpu_layers != Some(0) && has_gpu();
     let n_threads = physical_cores();
     Settings {
-        // On a CPU it makes verifying slower; a GPU has kernels of its own.
+        // On a CPU, flash attention makes verifying slower; a GPU has its own kernels.
         flash_attention: if on_gpu { FlashAttention::Auto } else { FlashAttention::Off },
         n_threads,
         n_threads_batch: n_threads,
@@ -24,13 +24,13 @@ pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
     }
 }
 
-/// Physical cores, but no more than this process may use.
+/// Physical cores, at most the number that this process may use.
 fn physical_cores() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).clamp(1, MAX_THREADS)
 }
 
-/// Numbers of threads that are worth a try: all physical cores and parts of them (a laptop's are not all equal, and its
-/// memory is often busy with fewer), and all logical ones.
+/// Thread counts worth measuring: all physical cores, fractions of them (a laptop's cores differ, and fewer often
+/// saturate its memory), and all logical cores.
 #[must_use]
 pub fn thread_counts() -> Vec<usize> {
     let n_cores = physical_cores();
@@ -44,7 +44,7 @@ pub fn thread_counts() -> Vec<usize> {
     counts
 }
 
-/// What tuned settings and curves are kept as; of the settings only those that are not tuned are part of it.
+/// Key of tuned settings and cost curves. It contains the settings that `tune` does not change.
 #[must_use]
 pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
     let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
@@ -52,7 +52,7 @@ pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
     CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
 }
 
-/// Where tuned settings are kept.
+/// Folder of tuned settings.
 #[must_use]
 pub fn tuned_folder() -> Option<PathBuf> {
     Some(cache_folder()?.join("tuned"))
@@ -61,7 +61,7 @@ pub fn tuned_folder() -> Option<PathBuf> {
 /// The settings of a command that decodes.
 ///
 /// # Errors
-/// When what is given makes no sense.
+/// If a flag's value is invalid.
 pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
     let mut given = Given {
         flash_attention: args.flash_attn.map(|when| match when {
@@ -75,7 +75,7 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
         v: args.cache_type_v.map(CacheType::from),
     };
     if exact::is_demanded() && given.flash_attention.is_none() && !given.v.is_some_and(CacheType::is_quantized) {
-        // Whatever was tuned.
+        // Overrides tuned settings.
         given.flash_attention = Some(FlashAttention::Off);
     }
     let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
@@ -95,7 +95,7 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
     Ok(settings_of(&args.model, args.n_gpu_layers()).map(|base| given.over(base)))
 }
 
-/// The settings of a model where nothing is given.
+/// The settings of a model without any flags.
 #[must_use]
 pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> {
     let default = default_settings(n_gpu_layers);
@@ -103,7 +103,7 @@ pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> 
     tuned.unwrap_or(BySpan { short: default, long: default })
 }
 
-/// What stands on the command line.
+/// Settings given on the command line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Given {
     flash_attention: Option<FlashAttention>,
@@ -114,7 +114,7 @@ struct Given {
 }
 
 impl Given {
-    /// What is given wins; the rest of `base` gives way where it does not go with it.
+    /// Puts the given settings over `base`, and changes what else in `base` conflicts with them.
     fn over(self, base: Settings) -> Settings {
         let needs_attention =
             self.v.is_some_and(CacheType::is_quantized) && base.flash_attention == FlashAttention::Off;

@@ -1,10 +1,10 @@
-//! llama.cpp's short flags of several letters, which clap has not: it would take them apart.
+//! Expands llama.cpp's short flags of several letters, which clap would split into letters.
 
 use std::ffi::OsString;
 
 use crate::cli::failure::Failure;
 
-/// Those that are flags here as well.
+/// Flags that chaski has too.
 const KNOWN: [(&str, &str); 7] = [
     ("-sys", "--system-prompt"),
     ("-tb", "--threads-batch"),
@@ -15,7 +15,7 @@ const KNOWN: [(&str, &str); 7] = [
     ("-ctv", "--cache-type-v"),
 ];
 
-/// Those that are none, and what to do instead.
+/// Flags that chaski lacks, with a hint.
 const UNKNOWN: [(&[&str], &str); 5] = [
     (
         &["-hf", "-hfr", "-hff", "-hft", "-mu", "-dr"],
@@ -28,13 +28,13 @@ const UNKNOWN: [(&[&str], &str); 5] = [
     (&["-jf"], "use --json-schema-file FILE"),
 ];
 
-/// After these comes a text, whatever it looks like.
+/// The argument after one of these flags is a text, whatever it looks like.
 const BEFORE_TEXTS: [&str; 3] = ["-r", "--reverse-prompt", "--regex"];
 
-/// The arguments with long flags instead.
+/// Replaces the short flags by long ones.
 ///
 /// # Errors
-/// At a flag of llama.cpp that there is not.
+/// At a flag of llama.cpp that chaski lacks.
 pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Failure> {
     let mut expanded: Vec<OsString> = Vec::new();
     let mut is_rest = false;

@@ -1,4 +1,4 @@
-//! Which chat template a prompt is put into: the model's own, or the one given.
+//! Selects the chat template: the model's own, or the one given.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_file;
 use crate::gguf::Gguf;
 
-/// Longest template in a file.
+/// Size limit of a template file, in bytes.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// How prompts are put into words.
+/// Flags of the chat template.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
@@ -40,10 +40,10 @@ pub struct TemplateArgs {
 }
 
 impl TemplateArgs {
-    /// The template's text: the one given, or else the model's; `None` where there is neither.
+    /// The template's text: the given one, else the model's; `None` if there is neither.
     ///
     /// # Errors
-    /// When a file cannot be read, or there is no template of that name.
+    /// If a file cannot be read, or no template has the given name.
     pub fn source(&self, gguf: &Gguf) -> Result<Option<String>, Failure> {
         match (&self.chat_template, &self.chat_template_file) {
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
@@ -64,7 +64,7 @@ impl TemplateArgs {
         }
     }
 
-    /// What of this makes another job of a batch.
+    /// The part of a batch job's key that depends on the template.
     #[must_use]
     pub fn key(&self) -> String {
         match self {
@@ -75,10 +75,10 @@ impl TemplateArgs {
         }
     }
 
-    /// The same where there must be one.
+    /// Like [`TemplateArgs::source`], but a missing template is an error.
     ///
     /// # Errors
-    /// Also when there is none.
+    /// Also if there is no template.
     pub fn needed(&self, gguf: &Gguf) -> Result<String, Failure> {
         self.source(gguf)?.ok_or_else(|| {
             Failure::usage(format!("{}: the model has no chat template", gguf.path().display())).with_hint(
@@ -88,10 +88,10 @@ impl TemplateArgs {
         })
     }
 
-    /// The variables given.
+    /// The template variables from the flags.
     ///
     /// # Errors
-    /// When they are no object.
+    /// If they are not a JSON object.
     pub fn variables(&self) -> Result<BTreeMap<String, TemplateValue>, Failure> {
         let Some(text) = &self.chat_template_kwargs else { return Ok(BTreeMap::new()) };
         serde_json::from_str(text).map_err(|error| {

@@ -1,4 +1,4 @@
-//! `chaski tune`: measures settings once, prints what they cost, and keeps the best.
+//! `chaski tune`: measures settings, prints their costs, and saves the best.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,10 +24,10 @@ use crate::llama::worker::{Event, Worker};
 use crate::store::{curves, tuned};
 use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 
-/// Longest time that can be asked for, in seconds.
+/// Largest time limit, in seconds.
 const MAX_BUDGET_S: u64 = 3600;
 
-/// On a quiet machine the median of a few samples lies 1% to 3% above the fastest.
+/// On a quiet machine, the median of a few samples is 1% to 3% above the fastest.
 const MUCH_SPREAD: f64 = 0.08;
 
 /// Arguments of `tune`.
@@ -74,7 +74,7 @@ impl TuneArgs {
     }
 }
 
-/// How a table is written.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// Markdown table
@@ -86,7 +86,7 @@ pub enum OutputFormat {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     if !(1..=MAX_BUDGET_S).contains(&args.budget) {
         return Err(Failure::usage(format!("--budget must be 1 to {MAX_BUDGET_S} seconds, not {}", args.budget)));
@@ -117,7 +117,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         OutputFormat::Md => table(&args.model, &measured, args.lossy_kv),
         OutputFormat::Json => json(&args.model, &measured),
     })?;
-    // Only now, and each file whole: an interrupt leaves nothing half kept.
+    // Save only now, and each file as a whole: an interrupt leaves nothing half saved.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for (settings, curve) in &measured.curves {
         let kept = curves::save(&cache.join("curves"), &key.with_settings(&settings.to_string()), curve, now);
@@ -137,12 +137,12 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// Positions of the long context.
+/// Length of the long context, in tokens.
 fn n_long(gguf: &Gguf) -> usize {
     gguf.context_length().map_or(LONG, |n| LONG.min(n as usize))
 }
 
-/// Whether the machine had other things to do.
+/// Whether the machine was busy with other work.
 fn is_noisy(trials: &[Trial]) -> bool {
     let times = trials.iter().flat_map(|trial| [&trial.times.short, &trial.times.long]).flatten();
     let spreads: Vec<f64> = times.map(|times| times.spread).collect();
@@ -153,7 +153,7 @@ fn not_kept(error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot save the settings: {error}")).with_hint("to use another folder, set XDG_CACHE_HOME")
 }
 
-/// Follows the work to its end.
+/// Runs the measurement, with a progress bar.
 fn measure(config: TuneConfig) -> Result<Tuned, Failure> {
     let worker = Worker::tune(config, interrupt::flag()?);
     let worker = worker.map_err(|error| Failure::new(format!("cannot start: {error}")))?;

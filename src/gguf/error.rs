@@ -1,10 +1,10 @@
-//! What can be wrong with a model file. Text that comes from the file is quoted with `{:?}`, which escapes control
-//! characters: a terminal never sees them raw.
+//! Defects of model files. Text from the file is quoted with `{:?}`, which escapes control characters, so a terminal
+//! never sees them raw.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A model file that cannot be used, and why.
+/// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
@@ -35,7 +35,7 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    /// What to do about it, for the `hint:` line; `None` where nothing helps beyond the message.
+    /// What the user can do, for the `hint:` line; `None` if the message says it all.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("check the path of the model"),
@@ -45,7 +45,7 @@ impl GgufError {
         }
     }
 
-    /// What is wrong with the content; `None` if it could not be read.
+    /// The defect in the content; `None` if the file could not be read.
     pub fn defect(&self) -> Option<&Defect> {
         match self {
             Self::Invalid { defect, .. } => Some(defect),
@@ -54,7 +54,7 @@ impl GgufError {
     }
 }
 
-/// What is wrong with the content of a file: what was expected, what was found.
+/// A defect in the content of a file: what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -167,7 +167,7 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// What to do about it; `None` where nothing helps beyond the message.
+    /// What the user can do; `None` if the message says it all.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::TooSmall { .. } | Self::CutShort { .. } | Self::Incomplete { .. } => {
@@ -206,7 +206,7 @@ impl Defect {
     }
 }
 
-/// At most 64 characters of untrusted text, for a message.
+/// At most 64 characters of untrusted text, for messages.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
     let mut short: String = text.chars().take(64).collect();

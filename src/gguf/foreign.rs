@@ -1,8 +1,9 @@
-//! What a file is that is no GGUF file: the page of a download instead of the download, a placeholder, another format.
+//! Recognizes files that are not GGUF, such as a web page saved instead of a download, or another format, for error
+//! messages.
 
 use crate::gguf::error::excerpt;
 
-/// Bytes that are looked at.
+/// Number of bytes examined.
 const N_LOOKED_AT: usize = 1024;
 
 const AGAIN: &str = "download the file itself: on Hugging Face, replace /blob/ in the address by /resolve/";
@@ -12,7 +13,7 @@ const UNPACK: &str = "unpack it, and give the GGUF file in it; convert safetenso
      convert_hf_to_gguf.py";
 const CONVERT: &str = "look for a GGUF version of the model, or convert it with llama.cpp's convert_hf_to_gguf.py";
 
-/// Formats by what their files begin with: bytes, name, and what to do.
+/// Magic bytes of known formats, with a name and a hint.
 const BEGINNINGS: [(&[u8], &str, &str); 18] = [
     (
         b"version https://git-lfs",
@@ -46,7 +47,7 @@ const BEGINNINGS: [(&[u8], &str, &str); 18] = [
     (b"\0\0\0\0", "zeros", "the download is incomplete: download it again"),
 ];
 
-/// What it is, and what to do; `None` for what is not known.
+/// The format of a file and a hint; `None` if it is unknown.
 pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
     let start = &bytes[..bytes.len().min(N_LOOKED_AT)];
     let known = BEGINNINGS.iter().find(|(beginning, _, _)| start.starts_with(beginning));
@@ -54,12 +55,12 @@ pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
         return Some(((*name).to_owned(), hint));
     }
     if start.starts_with(b"PK\x03\x04") {
-        // What torch.save writes.
+        // torch.save writes such an entry.
         let is_torch = start.windows(8).any(|window| window == b"data.pkl");
         let found = if is_torch { "a PyTorch model" } else { "a zip archive" };
         return Some((found.to_owned(), if is_torch { CONVERT } else { UNPACK }));
     }
-    // Python's pickle, protocols 2 to 5; safetensors: the length of a JSON object, and the object.
+    // A pickle of protocol 2 to 5; then safetensors, which start with the length of a JSON object.
     if let [0x80, 2..=5, ..] = start {
         return Some(("a PyTorch model (pickle)".to_owned(), CONVERT));
     }
@@ -72,11 +73,11 @@ pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
     text(start)
 }
 
-/// Text: a page, what a server said, or anything else.
+/// Describes a text file: a web page, a server's error message, or anything else.
 fn text(start: &[u8]) -> Option<(String, &'static str)> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
-    // A character may be cut at the end.
+    // The last character may be cut.
     let is_utf8 = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
     if start.len() < 4 || !is_utf8 || !start.iter().all(is_text) {
         return None;

@@ -1,14 +1,14 @@
-//! The engine of a batch: a thread that owns a model and answers many [`Request`]s at a time, as a
+//! The batch engine: a thread that owns a model and answers many [`Request`]s at once, as a
 //! [`batch::engine::Engine`](crate::batch::engine::Engine).
 //!
 //! ```text
 //! requests ──► prepare: tokens, limits, sampler ──► a free lane ──► Batcher::step ──► answering: text, stop ──► events
-//!                 └ refused: told at once            └ none: they wait, the channel fills, `try_submit` gives back
+//!                 └ invalid: refused at once         └ no lane: wait; when the channel is full, `try_submit` returns it
 //! ```
 //!
-//! [`start`] waits until the model is loaded and tells what is needed to make prompts; from then on requests flow. A
-//! request that cannot be answered is refused and the others go on; what ends the engine is an interrupt, an engine that
-//! is dropped, or a failure of the model itself. Lines, files and results are none of its business.
+//! [`start`] loads the model and returns what callers need to build prompts; then the engine takes requests. It refuses
+//! a request that it cannot answer and continues with the others. It ends on an interrupt, when it is dropped, or when
+//! the model fails. It knows nothing of input lines, files and results.
 
 mod answering;
 mod capacity;
@@ -44,49 +44,49 @@ use crate::target::TargetError;
 use crate::text::TextAssembler;
 use crate::token::Token;
 
-/// Requests that wait for the engine to look at them.
+/// Capacity of the request channel.
 const N_WAITING: usize = 64;
 
-/// Requests that are prepared and wait for a lane.
+/// Most prepared requests that wait for a lane.
 const N_READY: usize = 64;
 
-/// Longest answer where neither a request nor the context gives a length.
+/// Longest answer if neither the request nor the context limits it.
 const DEFAULT_MAX_TOKENS: usize = 2048;
 
-/// How often progress is told.
+/// Time between two progress events.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// How often an engine that has nothing to do looks at the interrupt, and how long one with few requests waits for more
-/// before it begins.
+/// How often an idle engine checks the interrupt, and how long it waits for further requests before it starts.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What an engine is made of.
+/// Configuration of a batch engine.
 #[derive(Clone, Debug)]
 pub struct BatchEngineConfig {
-    /// The model and the machine.
+    /// The model and the machine's settings.
     pub engine: WorkerConfig,
-    /// Texts at a time, 1 to [`MAX_LANES`](crate::llama::parallel::MAX_LANES); `None` is as many as pay and fit.
+    /// Number of lanes, 1 to [`MAX_LANES`](crate::llama::parallel::MAX_LANES); `None`: as many as pay off and fit into
+    /// memory.
     pub n_parallel: Option<usize>,
-    /// Positions of each text; `None` is as many as the requests need.
+    /// Positions of each text; `None`: as many as the requests need.
     pub n_ctx: Option<usize>,
-    /// Whether anything is drafted; it is where it pays.
+    /// Whether to draft where it pays off.
     pub drafts: bool,
-    /// Where a beginning that lines have in common is kept; `None` neither reads nor writes there.
+    /// Where the prefix that lines share is cached; `None`: do not read or write the cache.
     pub prompt_cache: Option<PromptCacheConfig>,
 }
 
-/// What an engine tells before it takes requests.
+/// Events before the engine takes requests.
 #[derive(Debug)]
 pub enum Startup {
-    /// Share of the model loaded, in 0 ..= 1.
+    /// Fraction of the model loaded, from 0 to 1.
     Loading(f32),
-    /// What rows cost is being measured.
+    /// The cost curve is being measured.
     Measuring,
-    /// Something the user should know.
+    /// A notice for the user.
     Notice(Notice),
 }
 
-/// What the thread tells.
+/// Messages of the engine thread.
 #[derive(Debug)]
 enum Told {
     Startup(Startup),
@@ -95,17 +95,17 @@ enum Told {
     Failed(Failure),
 }
 
-/// A running engine. Dropping it breaks off the work at hand and waits for the thread.
+/// A running engine. Dropping it interrupts the current work and waits for the thread.
 #[derive(Debug)]
 pub struct BatchEngine {
     thread: EngineThread<Request, Told>,
 }
 
-/// Starts an engine and waits until its model is loaded; `see` is told how that goes. `interrupt` ends the engine when
-/// it becomes true, now or later: [`Engine::next_event`] says so.
+/// Starts an engine and waits until its model is loaded; `see` receives the events until then. Setting `interrupt` ends
+/// the engine at any time, and [`Engine::next_event`] returns the error.
 ///
 /// # Errors
-/// When the model cannot be loaded, or the interrupt came first.
+/// If the model cannot be loaded, or on an interrupt.
 pub fn start(
     config: BatchEngineConfig,
     interrupt: Arc<AtomicBool>,
@@ -130,10 +130,10 @@ pub fn start(
 }
 
 impl BatchEngine {
-    /// The next event: it waits.
+    /// Waits for the next event.
     ///
     /// # Errors
-    /// Why the engine ended.
+    /// The reason the engine ended.
     pub fn next(&self) -> Result<Event, Failure> {
         match self.thread.next_event() {
             Some(Told::Event(event)) => Ok(event),
@@ -166,7 +166,7 @@ fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbo
     let capacity = Capacity { model: &model, config, outbox };
     let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
     if exact::is_demanded() {
-        // Before the first request is taken.
+        // Fail before the first request is taken.
         capacity.try_out(settings)?;
     }
     let mut curve = capacity.curve(settings)?;
@@ -212,39 +212,40 @@ fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbo
     Ok(())
 }
 
-/// A request that waits for a lane.
+/// A request that is ready for a lane.
 struct Ready {
     text: Text,
     answering: Answering,
-    /// Positions that it may come to need.
+    /// Most positions it may need.
     n_needed: usize,
 }
 
-/// Where requests come in and answers go out.
+/// The engine's queues: requests in, events out.
 struct Desk<'a> {
     model: &'a Model,
     capacity: Capacity<'a>,
-    /// Memory that there was before there were lanes, where that is to be looked at.
+    /// Memory available before the lanes were allocated; `None` without a memory check per text.
     n_available: Option<u64>,
     former: Former,
-    /// Positions that a text can have.
+    /// Most positions of a text.
     longest: usize,
-    /// Tokens of an answer where a request does not say.
+    /// Longest answer if a request does not set `max_tokens`.
     most_tokens: usize,
     requests: &'a Receiver<Request>,
     ready: VecDeque<Ready>,
-    /// By the number under which the batcher knows them.
+    /// By the batcher's id of the text.
     answering: BTreeMap<u64, Answering>,
     n_prepared: u64,
-    /// What batchers before this one did.
+    /// Counts of earlier batchers.
     done: Progress,
-    /// Kept for its memory.
+    /// Reused to avoid allocations.
     top: TopK,
     outbox: &'a Outbox<Told>,
 }
 
 impl Desk<'_> {
-    /// Waits until a request is ready, and takes in what else has come. False at the end of all requests.
+    /// Waits until a request is ready, and takes those that arrive soon after it. Returns false when there are no more
+    /// requests.
     fn wait(&mut self) -> Result<bool, Failure> {
         self.n_available = self.capacity.n_available();
         while self.ready.len() < N_READY {
@@ -260,7 +261,7 @@ impl Desk<'_> {
         Ok(true)
     }
 
-    /// Answers requests until there are no more, or the next one needs a larger context.
+    /// Answers requests until there are none left, or the next one needs a larger context.
     fn answer(
         &mut self,
         mut batcher: Batcher<Parallel<'_>>,
@@ -305,7 +306,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Tells whether a text has left its lane.
+    /// Runs one step of the batch. Returns whether a text ended and freed its lane.
     fn step(&mut self, batcher: &mut Batcher<Parallel<'_>>, clock: &WallClock) -> Result<bool, Failure> {
         let (model, outbox, answering, top) = (self.model, self.outbox, &mut self.answering, &mut self.top);
         let ended = batcher.step(clock, &mut |said| {
@@ -329,7 +330,7 @@ impl Desk<'_> {
         Ok(has_ended)
     }
 
-    /// Makes a request ready, or refuses it.
+    /// Queues a request for a lane, or refuses it.
     fn prepare(&mut self, request: Request) {
         let id = request.id;
         match self.ready(request) {
@@ -349,7 +350,7 @@ impl Desk<'_> {
             let failure = Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train: self.model.n_ctx_train() };
             return Err(refusal("context_length_exceeded", failure.to_string()));
         }
-        // Of the request alone, not of the lane it happens to get.
+        // Depends on the request alone, not on the lane it happens to get.
         let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
         if let Some(lack) = self.n_available.and_then(|n| self.capacity.lack(n_prompt, max_tokens, n)) {
             return Err(refusal("not_enough_memory", lack));
@@ -368,7 +369,7 @@ impl Desk<'_> {
                 (sampler, Some(form))
             }
         };
-        // Whoever asked for fewer tokens expects the answer to end there.
+        // A limit that the request set itself is a normal end, not a full context.
         let at_limit = match request.max_tokens {
             Some(asked) if asked <= max_tokens => End::Length,
             None if max_tokens == self.most_tokens => End::DefaultLimit,
@@ -383,7 +384,7 @@ impl Desk<'_> {
         Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })
     }
 
-    /// The tokens of a prompt, or those of the first shorter one that leaves room for the answer.
+    /// Tokenizes the prompt, or the first shorter version of it that leaves room for the answer.
     fn prompt(&self, request: &Request) -> Vec<Token> {
         let budget = Budget::new(self.longest, request.max_tokens);
         let mut prompt = self.model.tokenize(&request.prompt);

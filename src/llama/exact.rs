@@ -1,8 +1,9 @@
-//! Whether what this process computes is exact: a row of logits has the same bits whatever else is in its batch, for any number of threads, and
-//! wherever its text lies in the cache. So a text is the same with drafts and without, alone and beside others.
+//! Whether this process computes exactly: a row of logits has the same bits whatever else is in its batch, for any
+//! number of threads, and wherever its text lies in the cache. Then a text is the same with and without drafts, alone
+//! and beside others.
 //!
-//! It is not claimed but found out: from the setup (whose kernels, a GPU, flash attention), and from an audit of every operation that was
-//! computed, which the crate `chaski-kernels` keeps. Like the kernels, this is one thing for the whole process.
+//! The answer comes from the setup (kernels, GPU, flash attention) and from the audit that `chaski-kernels` keeps of
+//! every operation computed. Like the kernels, it applies to the whole process.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,27 +12,27 @@ use crate::llama::has_gpu;
 use crate::llama::kernels::{self, ChoiceError};
 use crate::tune::{FlashAttention, Settings};
 
-/// Why contexts are not exact.
+/// A reason why contexts are not exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inexact {
-    /// ggml's kernels are used, and why.
+    /// ggml's kernels are in use, for this reason.
     Kernels(String),
     /// A GPU computes.
     Gpu,
     /// Flash attention is on.
     FlashAttention,
-    /// The value cache is quantized, for which llama.cpp needs flash attention.
+    /// The value cache is quantized, and llama.cpp supports that only with flash attention.
     QuantizedValues,
-    /// Matrices of such a type are computed otherwise for several rows; from the header of a file.
+    /// The file has matrices of a type that is computed differently for several rows.
     Matrices {
-        /// How many.
+        /// Number of these matrices.
         n_tensors: usize,
         /// Their type.
         tensor_type: String,
-        /// Why.
+        /// Why they are not exact.
         reason: String,
     },
-    /// Such an operation was computed.
+    /// An inexact operation was computed.
     Operation(String),
 }
 
@@ -50,24 +51,24 @@ impl fmt::Display for Inexact {
     }
 }
 
-/// Whether something is exact: with no reason against it, it is.
+/// Result of a check: exact if there is no reason against it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exactness(pub Vec<Inexact>);
 
 impl Exactness {
-    /// Whether it is exact.
+    /// Whether there are no reasons against it.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Why not, one text for each reason.
+    /// The reasons as texts.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.0.iter().map(Inexact::to_string).collect()
     }
 
-    /// What would help.
+    /// A hint for the user: what to change.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         let has = |wanted: fn(&Inexact) -> bool| self.0.iter().any(wanted);
@@ -84,7 +85,7 @@ impl Exactness {
     }
 }
 
-/// `yes`, or `no` and why.
+/// `yes`, or `no` and the reasons.
 impl fmt::Display for Exactness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_exact() {
@@ -96,8 +97,8 @@ impl fmt::Display for Exactness {
 
 static IS_DEMANDED: AtomicBool = AtomicBool::new(false);
 
-/// From now on contexts are refused that are not exact, and products of types without kernels of ours are computed in an exact way, though
-/// reading prompts with them takes longer. Call it before a model is loaded.
+/// From now on refuses contexts that are not exact. Types without a kernel of ours are computed exactly, which slows
+/// down prefill. Call this before loading a model.
 pub fn demand() {
     IS_DEMANDED.store(true, Ordering::Relaxed);
     if matches!(kernels::in_use(), Ok(Some(_))) {
@@ -111,7 +112,7 @@ pub fn is_demanded() -> bool {
     IS_DEMANDED.load(Ordering::Relaxed)
 }
 
-/// What the setup allows to know, before anything is computed.
+/// Exactness as far as the setup determines it, before any computation.
 #[must_use]
 pub fn of_setup(settings: &Settings) -> Exactness {
     let mut reasons = Vec::new();
@@ -121,7 +122,7 @@ pub fn of_setup(settings: &Settings) -> Exactness {
         Err(ChoiceError::Misfit(why)) => reasons.push(Inexact::Kernels(format!("the self-test failed ({why})"))),
         Err(error) => reasons.push(Inexact::Kernels(error.to_string())),
     }
-    // Also without layers: long batches are sent to it.
+    // Even without offloaded layers: long batches are sent to the GPU.
     if has_gpu() {
         reasons.push(Inexact::Gpu);
     }
@@ -133,7 +134,7 @@ pub fn of_setup(settings: &Settings) -> Exactness {
     Exactness(reasons)
 }
 
-/// The same, and what was computed since the last [`reset`].
+/// Exactness of the setup and of everything computed since the last [`reset`].
 #[must_use]
 pub fn of_work(settings: &Settings) -> Exactness {
     let Exactness(mut reasons) = of_setup(settings);
@@ -149,12 +150,12 @@ pub fn of_work(settings: &Settings) -> Exactness {
     Exactness(reasons)
 }
 
-/// Forgets what was computed: a new context begins.
+/// Clears the audit for a new context.
 pub fn reset() {
     kernels::reset_audit();
 }
 
-/// What states on disk are told apart by, besides the kernels: exact products are not ggml's.
+/// Part of the key of states on disk: exact products differ from ggml's.
 #[must_use]
 pub fn state_key() -> &'static str {
     if is_demanded() { " exact" } else { "" }

@@ -1,4 +1,4 @@
-//! The engine's side of the conversation: a thread that owns the model, takes [`Job`]s and answers with [`Event`]s.
+//! The engine of one text: a thread that owns the model, takes [`Job`]s and sends [`Event`]s.
 //!
 //! It prints nothing and reads no arguments.
 
@@ -49,49 +49,48 @@ pub(super) mod states;
 
 pub use self::job::{Answer, DrafterKind, Event, Failure, Job, Loaded, Notice, StopType};
 
-/// An answer is expected to be no longer than this, whatever is allowed.
+/// Longer answers count as this many tokens when the settings are chosen.
 const USUAL_TOKENS: usize = 512;
 
-/// Longest answer that memory is set aside for when no length is given.
+/// Longest answer that a context is sized for if the job sets no limit.
 pub const DEFAULT_MAX_TOKENS: usize = 2048;
 
-/// What a worker is made of.
+/// Configuration of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     /// The model.
     pub model: ModelConfig,
-    /// What contexts are made with, by how long the text is going to be.
+    /// Settings of contexts, by expected length of the text.
     pub settings: BySpan<Settings>,
-    /// Where cost curves are kept, and as what (the settings of the context are added); `None` keeps none.
+    /// Folder of the cost curves, and their key without the settings; `None`: do not save curves.
     pub curves: Option<(PathBuf, CurveKey)>,
-    /// What drafters begin with.
+    /// Configuration of the drafters.
     pub drafters: DraftersConfig,
-    /// What a context takes, so that one is refused that does not fit; `None` refuses none.
+    /// The model's shape, to refuse contexts that do not fit into memory; `None`: no check.
     pub shape: Option<ModelShape>,
-    /// The file with the secret that states on disk are sealed with, made where there is none; `None`: there are no such
-    /// states.
+    /// File of the secret that seals states on disk, created if missing; `None`: no states on disk.
     pub secret: Option<PathBuf>,
 }
 
-/// A running worker. Dropping it breaks off the job at hand and waits for the thread.
+/// A running worker. Dropping it interrupts the current job and waits for the thread.
 #[derive(Debug)]
 pub struct Worker {
     thread: EngineThread<Task, Event>,
 }
 
 impl Worker {
-    /// Starts loading the model. `interrupt` breaks off what is going on when it becomes true.
+    /// Starts a worker and loads the model. Setting `interrupt` stops the current work.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If the thread cannot be started.
     pub fn spawn(config: WorkerConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
         Worker::start(interrupt, move |jobs, outbox| work(&config, jobs, outbox))
     }
 
-    /// Starts measuring settings. Its events end with [`Event::Tuned`] or [`Event::Failed`]; it takes no jobs.
+    /// Starts measuring settings. The last event is [`Event::Tuned`] or [`Event::Failed`]; the worker takes no jobs.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If the thread cannot be started.
     pub fn tune(config: TuneConfig, interrupt: Arc<AtomicBool>) -> io::Result<Worker> {
         Worker::start(interrupt, move |_, outbox| tune::tune(&config, outbox))
     }
@@ -108,25 +107,24 @@ impl Worker {
         Ok(Worker { thread: EngineThread::spawn(1, interrupt, work)? })
     }
 
-    /// Hands in a task. Its events end with [`Event::Done`], [`Event::Measured`] or [`Event::Counted`], or with
-    /// [`Event::Failed`].
+    /// Submits a task. Its last event is [`Event::Done`], [`Event::Measured`], [`Event::Counted`] or [`Event::Failed`].
     pub fn submit(&self, task: impl Into<Task>) {
         self.thread.submit(task.into());
     }
 
-    /// Asks how many tokens a prompt has; [`Event::Counted`] tells.
+    /// Counts the tokens of a prompt; the result is an [`Event::Counted`].
     pub fn count(&self, prompt: Vec<Segment>) {
         self.thread.submit(Task::Count(prompt));
     }
 
-    /// The next event; `None` when the worker is gone.
+    /// Waits for the next event; `None` if the worker has ended.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
         self.thread.next_event()
     }
 }
 
-/// The real clock.
+/// The system's monotonic clock.
 pub(super) struct WallClock(pub(super) Instant);
 
 impl Clock for WallClock {
@@ -139,7 +137,7 @@ pub(super) fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Loads a model, telling how far it is.
+/// Loads a model and reports progress.
 pub(super) fn load(config: &ModelConfig, outbox: &Outbox<Event>) -> Result<Model, LoadError> {
     let loading = outbox.clone();
     Model::load(config, move |share| {
@@ -176,7 +174,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
             Task::Answer(job) => {
                 let answer = engine.answer(&job).map(|answer| Event::Done(Box::new(answer)));
                 outbox.send(answer.unwrap_or_else(Event::Failed));
-                // While the answer is being read.
+                // After `Done`, so that it runs while the user reads the answer.
                 engine.keep_own_state(&job);
             }
             Task::Count(prompt) => outbox.send(Event::Counted(model.tokenize(&prompt).len())),
@@ -196,12 +194,12 @@ struct Engine<'a> {
     drafters: Drafters,
     states: States,
     session: Option<Session<'a>>,
-    /// What the session is made with; the curve is theirs.
+    /// Settings of the session and of the curve.
     settings: Settings,
     curve: CostCurve,
-    /// When the curve was measured.
+    /// Time of the curve's measurement.
     measured_unix_s: u64,
-    /// Where the curve is kept, as long as that works.
+    /// Where to save the curve; `None` after a failed attempt.
     curves: Option<(PathBuf, CurveKey)>,
     clock: WallClock,
     outbox: &'a Outbox<Event>,
@@ -217,7 +215,7 @@ impl<'a> Engine<'a> {
         let length = self.length(job, &prompt)?;
         let mut session = self.session(length, prompt.len())?;
         let answer = self.answer_in(&mut session, job, &prompt, length);
-        // Also after an interrupt: what was decoded is reused by the next job.
+        // After an interrupt too: the next job reuses the decoded tokens.
         self.session = Some(session);
         answer
     }
@@ -265,7 +263,7 @@ impl<'a> Engine<'a> {
             observer: &mut observers,
         };
         let generated = generation.run(prompt, prefilled, length, &mut emit);
-        // Also before an error: it is text of the answer.
+        // Before returning an error too: this text belongs to the answer.
         let rest = assembler.finish();
         if !rest.is_empty() {
             outbox.send(Event::Text(rest.to_owned()));
@@ -303,8 +301,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Reads a prompt: from the disk what was read before, where that is faster. What was read until an interrupt is kept
-    /// as well.
+    /// Decodes a prompt, starting from a state on disk if that is faster. Also stores what was decoded before an
+    /// interrupt.
     fn prefill(&mut self, session: &mut Session<'a>, job: &Job, prompt: &[Token]) -> Result<Prefilled, Failure> {
         let (_root, before) = prompt.split_last().ok_or(Failure::EmptyPrompt)?;
         let outbox = self.outbox;
@@ -335,7 +333,7 @@ impl<'a> Engine<'a> {
         Context { job, model: self.model, settings: self.settings, n_ctx: session.n_ctx() }
     }
 
-    /// Keeps what the context holds in the job's own file.
+    /// Saves the context in the job's own state file.
     fn keep_own_state(&mut self, job: &Job) {
         let Some(mut session) = self.session.take() else { return };
         let context = self.state_context(&session, job);
@@ -344,7 +342,7 @@ impl<'a> Engine<'a> {
         self.session = Some(session);
     }
 
-    /// How long the text may become, and how much of a context that needs.
+    /// The most tokens of the answer, and the positions that prompt and answer need.
     fn length(&self, job: &Job, prompt: &[Token]) -> Result<Length, Failure> {
         if prompt.is_empty() {
             return Err(Failure::EmptyPrompt);
@@ -360,17 +358,17 @@ impl<'a> Engine<'a> {
         Ok(Length { max_tokens, n_ctx })
     }
 
-    /// The session at hand if it is long enough and made for such a text, or else a new one.
+    /// The current session if it is long enough and has the right settings, otherwise a new one.
     fn session(&mut self, length: Length, n_prompt: usize) -> Result<Session<'a>, Failure> {
         let n_expected = n_prompt + length.max_tokens.min(USUAL_TOKENS) / 2;
         let settings = *self.config.settings.at(n_expected);
         if settings != self.settings {
-            // First of all: two contexts at a time may be more than there is memory for.
+            // Drop the old context first: memory may not hold two.
             self.session = None;
             self.settings = settings;
             self.load_curve();
         }
-        // Room beside the text for the widest tree.
+        // Room for the widest tree beyond the text.
         let n_ctx = length.n_ctx + MAX_NODES;
         if let Some(session) = self.session.take()
             && session.n_ctx() >= n_ctx
@@ -387,7 +385,7 @@ impl<'a> Engine<'a> {
         Ok(session)
     }
 
-    /// Refuses a context for which there is not enough memory: the system would end this process, or another.
+    /// Refuses a context that does not fit into memory: the system might kill this process, or another.
     fn check_memory(&self, n_ctx: usize, settings: &Settings) -> Result<(), Failure> {
         let (Some(shape), Some(available)) = (&self.config.shape, available()) else { return Ok(()) };
         let needed = shape.estimate(n_ctx, settings).context();
@@ -398,7 +396,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Sends the text of a token. Tells why it is the last one, if it is.
+/// Sends the text of a token. Returns why the answer ends with it, if it does.
 fn emit(model: &Model, outbox: &Outbox<Event>, assembler: &mut TextAssembler, token: Token) -> Option<StopType> {
     if model.is_end(token) {
         return Some(StopType::Eos);

@@ -1,4 +1,5 @@
-//! Ollama's store: `manifests/HOST/USER/MODEL/TAG` is JSON that names layers by digest, `blobs/sha256-HEX` holds them.
+//! Reads Ollama's store: `manifests/HOST/USER/MODEL/TAG` is JSON that names layers by digest, and `blobs/sha256-HEX`
+//! holds the layers.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use crate::models::locations::Store;
 use crate::models::search::Found;
 
-/// Manifests are some hundred bytes.
+/// A manifest has a few hundred bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 const MODEL_LAYER: &str = "application/vnd.ollama.image.model";
@@ -26,7 +27,7 @@ struct Layer {
     digest: String,
 }
 
-/// What a manifest below `store/manifests` names; a manifest that names nothing has a fault.
+/// The model that a manifest below `store/manifests` names, or a `Found` with a fault.
 pub(super) fn model_of(store: &Path, manifest: &Path) -> Found {
     let names = names(manifest.strip_prefix(store.join("manifests")).unwrap_or(manifest));
     let (path, fault) = match blob(manifest) {
@@ -49,14 +50,14 @@ fn blob(manifest: &Path) -> Result<String, String> {
         serde_json::from_slice(&text).map_err(|error| format!("its manifest is damaged: {error}"))?;
     let layer = manifest.layers.iter().find(|layer| layer.media_type == MODEL_LAYER);
     let digest = &layer.ok_or("its manifest contains no model")?.digest;
-    // A stranger's text becomes a part of a path: it must be nothing but a digest.
+    // This untrusted text becomes part of a path, so accept nothing but a digest.
     let digits = digest.strip_prefix("sha256:").filter(|digits| {
         digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     });
     digits.map(str::to_owned).ok_or_else(|| "its manifest contains a layer without a sha256".to_owned())
 }
 
-/// As Ollama shows it, without the host and the user that are the default; and what it is called as well.
+/// The name as Ollama shows it, without the default host and user, and its aliases.
 fn names(place: &Path) -> (String, Vec<String>) {
     let parts: PathBuf = place.iter().skip_while(|part| *part == "registry.ollama.ai").collect();
     let parts: Vec<_> = parts.iter().skip_while(|part| *part == "library").map(|part| part.to_string_lossy()).collect();

@@ -1,4 +1,4 @@
-//! Measured cost curves, one file per model, settings and machine.
+//! Stores measured cost curves, one file per model, settings and machine.
 
 use std::fs;
 use std::io;
@@ -11,20 +11,20 @@ use crate::cost::CostCurve;
 use crate::gguf::ModelId;
 use crate::store::{named, private, write};
 
-/// Curves measured longer ago than this are measured anew: drivers, cooling and neighbours change.
+/// Older curves are measured again: drivers, cooling and background load change.
 const LONGEST_USE_S: u64 = 7 * 24 * 3600;
 
 /// How the names of saved curves begin.
 pub const KIND: &str = "curve";
 
-/// What a curve depends on besides the length of the context.
+/// The inputs that determine a curve, besides the context length.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurveKey {
     /// The model.
     pub model: ModelId,
     /// Threads, attention, layers on the GPU.
     pub settings: String,
-    /// Processor, its compiled features, version of the engine.
+    /// Processor, compiled CPU features, engine version.
     pub machine: String,
 }
 
@@ -36,20 +36,21 @@ struct CurveFile {
 }
 
 impl CurveKey {
-    /// The same model and machine under other settings.
+    /// A key for the same model and machine with further settings.
     #[must_use]
     pub fn with_settings(&self, settings: &str) -> CurveKey {
         CurveKey { settings: format!("{settings} {}", self.settings), ..self.clone() }
     }
 
-    /// The file in `folder` that keeps a thing of this `kind` for this key.
+    /// The file in `folder` that stores data of this `kind` for this key.
     pub(super) fn path(&self, folder: &Path, kind: &str) -> PathBuf {
         let key = [self.model.hash(), &self.settings, &self.machine].join("\0");
         folder.join(format!("{kind}-{:016x}.json", XxHash3_64::oneshot(key.as_bytes())))
     }
 }
 
-/// The curve kept for `key` and when it was measured, if there is one that can be read, fits, and is not too old.
+/// The curve stored for `key`, and when it was measured. `None` if there is none, or it is unreadable, unsound or too
+/// old.
 #[must_use]
 pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve, u64)> {
     let file: CurveFile = serde_json::from_slice(&fs::read(key.path(folder, KIND)).ok()?).ok()?;
@@ -57,11 +58,11 @@ pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve
     (file.key == *key && is_fresh && file.curve.is_sound()).then_some((file.curve, file.measured_unix_s))
 }
 
-/// Keeps `curve` for `key`, unless the kept one shows it to be of a busy machine. Concurrent writers do not disturb each
-/// other; the last one stays.
+/// Stores `curve` for `key`, unless the stored curve shows that it was measured on a busy machine. Concurrent writers
+/// are safe; the last one wins.
 ///
 /// # Errors
-/// When the folder cannot be made or written to: the path and the reason.
+/// When the folder cannot be created or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u64) -> io::Result<()> {
     if load(folder, key, measured_unix_s).is_some_and(|(kept, _)| curve.is_of_a_busy_machine(&kept)) {
         return Ok(());

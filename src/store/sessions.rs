@@ -1,8 +1,8 @@
-//! Named conversations on disk, one JSON file each, and who may write one.
+//! Saved chats on disk: one JSON file each, with a lock for its writer.
 //!
-//! A session is its user's text, so it is never replaced by anything but its own continuation: a file that is not
-//! understood stays as it is, a new name never takes an old one's place, and one process at a time may write. Beside
-//! `NAME.json` lie `NAME.lock` and, expendable, `NAME.state`: the model's state, which is another's business.
+//! A saved chat is its user's text, so only its own continuation may replace it. A file that cannot be understood stays
+//! unchanged, a new chat never takes the name of an old one, and only one process at a time may write. Next to
+//! `NAME.json` are `NAME.lock` and the expendable `NAME.state`, the model's state, which this module does not read.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,7 +14,7 @@ use crate::chat::session::{self, FormError, Session};
 use crate::lock::Locked;
 use crate::store::private::{self, Worth};
 
-/// Longest file.
+/// Maximum file size in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
 const EXTENSION: &str = ".json";
@@ -25,41 +25,41 @@ const STATE_EXTENSION: &str = ".state";
 /// Why a session cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Not a name.
+    /// Not a valid name.
     #[error("{0}")]
     Name(String),
-    /// The file or the folder failed.
+    /// The file or the folder cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Not as it was written.
+    /// Not a session, or of another version.
     #[error("{}: {error}", path.display())]
     Form {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: FormError,
     },
-    /// Too long to be one.
+    /// Longer than a session can be.
     #[error("{}: a saved chat can have at most {} MiB", .0.display(), MAX_BYTES >> 20)]
     TooLong(PathBuf),
-    /// Another process holds it.
+    /// Another process holds the lock.
     #[error("the chat {0} is open in another terminal or process")]
     Busy(String),
-    /// There is one already.
+    /// The name is taken.
     #[error("there is already a saved chat {0}")]
     Exists(String),
-    /// There is none.
+    /// No session has this name.
     #[error("there is no saved chat {0}")]
     Missing(String),
 }
 
 impl SessionError {
-    /// What can be done.
+    /// What the user can do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -77,14 +77,14 @@ impl SessionError {
     }
 }
 
-/// What is told of a session.
+/// A session in a list.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// Its turns; `None` where the file cannot be understood.
+    /// Number of turns; `None` if the file cannot be parsed.
     pub n_turns: Option<usize>,
-    /// When it was written, where the file system tells.
+    /// When it was written, if the file system reports it.
     pub written: Option<SystemTime>,
     /// Its size on disk, with the model's state if one was saved.
     pub n_bytes: u64,
@@ -97,16 +97,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Those in `folder`, which is made when it is needed.
+    /// The sessions in `folder`, which is created when needed.
     #[must_use]
     pub fn new(folder: PathBuf) -> Sessions {
         Sessions { folder }
     }
 
-    /// Takes the name for this process, and reads what was kept under it, if anything was.
+    /// Locks the name for this process, and reads its session if one is saved.
     ///
     /// # Errors
-    /// When that is no name, another process has it, or what was kept cannot be used.
+    /// When the name is invalid, another process holds it, or the saved session cannot be used.
     pub fn open(&self, name: &str) -> Result<(Place, Option<Session>), SessionError> {
         session::check_name(name).map_err(SessionError::Name)?;
         private::make_folder(&self.folder).map_err(|error| io_error(&self.folder, error))?;
@@ -119,10 +119,10 @@ impl Sessions {
         Ok((place, session))
     }
 
-    /// Takes a name under which nothing was kept.
+    /// Locks a name that has no saved session.
     ///
     /// # Errors
-    /// As [`Sessions::open`], and when there is something.
+    /// As [`Sessions::open`], and when a session exists.
     pub fn create(&self, name: &str) -> Result<Place, SessionError> {
         match self.open(name)? {
             (place, None) => Ok(place),
@@ -130,10 +130,10 @@ impl Sessions {
         }
     }
 
-    /// Takes a name under which something was kept.
+    /// Locks a name and reads its session.
     ///
     /// # Errors
-    /// As [`Sessions::open`], and when there is nothing.
+    /// As [`Sessions::open`], and when no session exists.
     pub fn resume(&self, name: &str) -> Result<(Place, Session), SessionError> {
         match self.open(name)? {
             (place, Some(session)) => Ok((place, session)),
@@ -141,7 +141,7 @@ impl Sessions {
         }
     }
 
-    /// The names of sessions, sorted; none where there is no folder.
+    /// The names of all sessions, sorted; empty if there is no folder.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -161,7 +161,7 @@ impl Sessions {
         Ok(names)
     }
 
-    /// All sessions, by name.
+    /// Lists all sessions by name.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -178,7 +178,7 @@ impl Sessions {
     }
 }
 
-/// The place of one session. Nobody else writes there until it is dropped.
+/// The locked files of one session. No other process writes to them until this is dropped.
 #[derive(Debug)]
 pub struct Place {
     name: String,
@@ -194,23 +194,23 @@ impl Place {
         &self.name
     }
 
-    /// Where the model's state is kept.
+    /// The path for the model's state.
     #[must_use]
     pub fn state_path(&self) -> &Path {
         &self.state_path
     }
 
-    /// Keeps the session as it is now.
+    /// Saves the session.
     ///
     /// # Errors
-    /// When it cannot be written; what was kept before stays.
+    /// When it cannot be written; the previously saved one stays.
     pub fn save(&self, session: &Session) -> Result<(), SessionError> {
         let text = session::to_json(session);
         private::replace(&self.path, &[text.as_bytes()], Worth::Unique).map_err(|error| io_error(&self.path, error))
     }
 }
 
-/// `None` where there is no file.
+/// Reads a session file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Session>, SessionError> {
     let io = |error| io_error(path, error);
     let file = match File::open(path) {

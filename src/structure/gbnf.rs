@@ -1,17 +1,17 @@
-//! GBNF, llama.cpp's notation for grammars, as a Lark grammar for llguidance.
+//! Translates GBNF, llama.cpp's grammar notation, into a Lark grammar for llguidance.
 //!
-//! GBNF has no lexer, and llguidance has one that takes the longest match. So every terminal becomes a single character:
-//! then there is nothing to take longer, and the grammar means what it says. Tokens in angle brackets are not supported.
+//! GBNF has no lexer; llguidance has one, and it takes the longest match. So every terminal becomes a single character,
+//! which leaves nothing longer to match. Tokens in angle brackets are not supported.
 
 use std::fmt::Write as _;
 
-/// Deepest nesting of parentheses.
+/// Maximum nesting of parentheses.
 const MAX_DEPTH: usize = 64;
 
-/// Most repetitions that may be asked for by number.
+/// Largest number in a repetition such as `{m,n}`.
 const MAX_REPEAT: u32 = 2000;
 
-/// What is wrong with a grammar, and in which line.
+/// A mistake in a grammar, with its line number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct GbnfError {
@@ -19,7 +19,7 @@ pub struct GbnfError {
     message: String,
 }
 
-/// Translates a grammar. Its first rule is `root`, and `start` becomes that.
+/// Translates a grammar. The rule `root` becomes Lark's `start`.
 ///
 /// # Errors
 /// At the first mistake.
@@ -33,7 +33,7 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
         parser.expect("::=")?;
         parser.space(true);
         let mut body = parser.alternatives(0)?;
-        // Only a rule's own alternatives begin so: `|` at the beginning of a line goes on with the one before.
+        // A `|` at the start of a line continues the rule of the line before. Only a rule's top level needs this.
         parser.space(true);
         while parser.peek() == Some('|') {
             parser.next();
@@ -55,14 +55,15 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
     }
 }
 
-/// Lark's rules are lower-case words. Distinct names stay distinct.
+/// Maps a rule name to Lark's lower-case names. Distinct names stay distinct, except for one that spells an escape
+/// itself, such as `a-x5fz` and `a_`.
 fn lark_name(name: &str) -> String {
     let mut out = String::from("r_");
     for c in name.chars() {
         match c {
             'a'..='z' | '0'..='9' => out.push(c),
             '-' => out.push('_'),
-            // No `_` comes from elsewhere before a lower-case `x` and digits that end in `z`.
+            // Upper-case letters and `_` are written as `_x`, the hexadecimal code, `z`.
             c => drop(write!(out, "_x{:x}z", u32::from(c))),
         }
     }
@@ -73,7 +74,7 @@ struct Parser<'a> {
     rest: &'a str,
     source: &'a str,
     rules: Vec<String>,
-    /// Names that are referred to, and in which line.
+    /// Names of referenced rules, with the line of each reference.
     used: Vec<(String, usize)>,
 }
 
@@ -87,7 +88,7 @@ impl<'a> Parser<'a> {
         GbnfError { line: self.line(), message: message.into() }
     }
 
-    /// Skips blanks and comments; newlines only where a rule cannot end.
+    /// Skips blanks and comments, and newlines if `with_newlines`.
     fn space(&mut self, with_newlines: bool) {
         loop {
             let is_space = |c: char| c == ' ' || c == '\t' || with_newlines && (c == '\n' || c == '\r');
@@ -131,7 +132,7 @@ impl<'a> Parser<'a> {
         Ok(name.to_owned())
     }
 
-    /// `a b | c`, up to what cannot go on.
+    /// Parses `a b | c` up to the first token that cannot continue it.
     fn alternatives(&mut self, depth: usize) -> Result<String, GbnfError> {
         if depth > MAX_DEPTH {
             return Err(self.error("parentheses are nested too deep"));
@@ -169,7 +170,7 @@ impl<'a> Parser<'a> {
                     self.used.push((name.clone(), line));
                     lark_name(&name)
                 }
-                // Where a rule ends without anything, it is empty.
+                // An empty alternative matches the empty text.
                 _ if items.is_empty() => return Ok("\"\"".to_owned()),
                 _ => return Ok(items.join(" ")),
             };
@@ -177,7 +178,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// An item with what follows it, of which there may be several, blanks before each. Inside parentheses a newline is one.
+    /// Parses the repetitions after an item. There may be several, with blanks before each; inside parentheses newlines
+    /// count as blanks.
     fn repeated(&mut self, mut item: String, depth: usize) -> Result<String, GbnfError> {
         let mut n_repeats = 0;
         loop {
@@ -186,7 +188,7 @@ impl<'a> Parser<'a> {
             if repeat.is_empty() {
                 return Ok(item);
             }
-            // A lazy `*?` and the like are other things to Lark.
+            // Parenthesize: Lark reads `*?` and the like as lazy operators.
             item = if n_repeats == 0 { item + &repeat } else { format!("({item}){repeat}") };
             n_repeats += 1;
             if n_repeats > MAX_DEPTH {
@@ -195,7 +197,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What follows an item: `?`, `*`, `+`, `{m}`, `{m,}`, `{m,n}`, or nothing.
+    /// Parses one repetition: `?`, `*`, `+`, `{m}`, `{m,}`, `{m,n}`, or nothing.
     fn repeat(&mut self) -> Result<String, GbnfError> {
         match self.peek() {
             Some(c @ ('?' | '*' | '+')) => {
@@ -277,7 +279,7 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 
-    /// One character, perhaps escaped.
+    /// Parses one character, possibly escaped.
     fn character(&mut self) -> Result<char, GbnfError> {
         let c = self.next().ok_or_else(|| self.error("expected a character"))?;
         if c != '\\' {

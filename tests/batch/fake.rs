@@ -1,4 +1,4 @@
-//! An engine without a model: what it answers follows from the request alone.
+//! An engine without a model: its answers depend on the request alone.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use chaski::batch::engine::{Answer, End, Engine, Event, Progress, Refusal, Request};
 
-/// A prompt with this in it takes the process down.
+/// A prompt that contains this crashes the process.
 pub(crate) const ABORT: &str = "ABORT";
-/// One with this is refused.
+/// A prompt that contains this is refused.
 pub(crate) const REFUSE: &str = "REFUSE";
-/// One with this ends the engine.
+/// A prompt that contains this makes the engine fail.
 pub(crate) const FAIL: &str = "FAIL";
 
-/// Answers several requests at a time, each in as many steps as its answer has tokens.
+/// Answers `n_lanes` requests at a time, one token per step.
 pub(crate) struct Fake {
     n_lanes: usize,
     step: Duration,
@@ -45,7 +45,7 @@ fn n_tokens(request: &Request) -> usize {
     request.max_tokens.map_or(wanted, |max| wanted.min(max))
 }
 
-/// Depends on everything that a request is made of.
+/// An answer that depends on the prompt, the sampling parameters, the limit and the stop strings.
 pub(crate) fn answer(request: &Request) -> Answer {
     let text = prompt(request);
     let reversed: String = text.chars().rev().collect();

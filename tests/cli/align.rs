@@ -1,4 +1,4 @@
-//! `chaski align`: a base from what the model writes; a log that goes on after a cut, a kill and Ctrl-C.
+//! `chaski align`: builds a base from the model's own answers, and continues the log after a cut, a kill and Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +37,7 @@ fn prompts(place: &Workplace) {
     place.write("prompts.jsonl", lines.collect::<String>());
 }
 
-/// Positions that a base file counts.
+/// The report of `drafter inspect` on the base file.
 fn inspect(place: &Workplace) -> serde_json::Value {
     finish(&mut place.command(&["drafter", "inspect", "-m", "model.gguf", "--json", "base.chaski"])).json()
 }
@@ -79,7 +79,7 @@ fn every_position_has_its_likeliest_tokens() {
 fn what_is_written_does_not_depend_on_how_many_at_a_time() {
     let place = Workplace::new();
     prompts(&place);
-    // Greedy and exact numbers: the texts must be the same. Each is whole, since no prompts are left.
+    // Greedy and exact, so the texts must be equal. Each is complete, since no prompts are left.
     let texts = |n_parallel: &str| {
         let arguments = ["--prompts", "prompts.jsonl", "--temp", "0", "--tokens", "100000", "--keep-log"];
         let mut command = place.command(&["align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
@@ -111,16 +111,16 @@ fn a_log_cut_anywhere_goes_on() {
         assert!(ran.stderr.contains(&format!("{} tokens in ", 400 - n_tokens_before(&whole, cut))), "{ran:#?}");
         assert_eq!(n_tokens(&log), 400, "cut at {cut}");
     }
-    // Enough is there: nothing more is written.
+    // There are enough tokens: nothing more is written.
     let ran = align(&place, &["--tokens", "400", "--keep-log"]);
     assert!(!ran.succeeds().stderr.contains("tokens/s"), "{ran:#?}");
     assert_eq!(n_tokens(&log), 400);
-    // More is wanted: it goes on.
+    // A larger target continues the log.
     align(&place, &["--tokens", "450", "--keep-log"]).succeeds();
     assert_eq!(n_tokens(&log), 450);
 }
 
-/// Tokens in the whole frames of a log's first bytes.
+/// Number of tokens in the complete frames of a log's first `cut` bytes.
 fn n_tokens_before(whole: &[u8], cut: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.log");
@@ -173,7 +173,7 @@ fn a_kill_loses_little_and_nothing_twice() {
     assert_eq!(n_tokens(&log), n + 200);
     let mut seen = std::collections::BTreeSet::new();
     for piece in pieces(&log) {
-        // At 24 tokens an answer is one piece.
+        // An answer of 24 tokens is one piece.
         assert!(seen.insert(piece.text), "text {} twice", piece.text);
     }
 }

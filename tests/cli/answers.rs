@@ -1,4 +1,4 @@
-//! A prompt in, an answer out.
+//! `chaski run`: one prompt, one answer.
 
 use serde_json::{Value, json};
 
@@ -91,14 +91,14 @@ fn a_reported_seed_gives_the_text_again() {
     ran.succeeds();
     assert_eq!(ran.stdout, once["text"]);
     assert!(ran.stderr.trim_end().ends_with(&format!("; seed {seed}")), "{ran:#?}");
-    // Without -s it is random as well.
+    // Without -s the seed is random too.
     assert_ne!(place.json(&wild[..4])["seed"], place.json(&wild[..4])["seed"]);
 }
 
 #[test]
 fn the_greatest_seed_is_a_seed_like_others() {
     let place = Workplace::new();
-    // llama.cpp takes the next one as "choose yourself".
+    // llama.cpp reads the next number as "choose a random seed".
     let greatest = (u32::MAX - 1).to_string();
     let answer = || place.json(&["-p", PROMPT, "--temp", "1.5", "-s", &greatest])["text"].clone();
     assert_eq!(answer(), answer());
@@ -108,7 +108,7 @@ fn the_greatest_seed_is_a_seed_like_others() {
 fn a_stop_string_ends_the_text_before_itself() {
     let place = Workplace::new();
     let whole = place.text_of(&["-p", PROMPT]);
-    // Somewhere inside, and longer than a token.
+    // Inside the text, and longer than a token.
     let chars: Vec<char> = whole.chars().collect();
     let stop: String = chars[20..26].iter().collect();
     let before = &whole[..whole.find(&stop).unwrap()];
@@ -152,7 +152,7 @@ fn issue_13_13_a_context_longer_than_the_model_knows_is_a_notice() {
 fn issue_13_4_the_seed_is_told_with_what_brings_the_text_again() {
     let place = Workplace::new();
     let hint = "; for the same text again add --drafter none --no-prompt-cache; seed 7";
-    // Where that needs more than the seed: the same is told of every context that is not exact.
+    // The hint appears if the seed alone is not enough: in every context that is not exact.
     let drafted = place.run(&["-p", PROMPT, "-s", "7", "-fa", "on"]);
     assert!(drafted.stderr.trim_end().ends_with(hint), "{drafted:#?}");
     let plain = || place.run(&["-p", PROMPT, "-s", "7", "--drafter", "none", "--no-prompt-cache"]);

@@ -1,4 +1,4 @@
-//! `chaski bench` on prompts of our own.
+//! `chaski bench`, on the tests' own prompts.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ fn records(place: &Workplace) -> Vec<Value> {
     raw.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The cells of each Markdown row but the rule below the header.
+/// The cells of each Markdown row except the separator.
 fn cells(stdout: &str) -> Vec<Vec<&str>> {
     let rows = stdout.lines().filter(|line| line.starts_with("| "));
     rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-/// What was measured on what.
+/// Checks that a record names its model, settings, base and machine.
 #[track_caller]
 fn has_setup(record: &Value) {
     assert_eq!(
@@ -231,7 +231,7 @@ fn the_raw_output_never_overwrites_what_is_read() {
 #[test]
 fn an_interrupted_bench_keeps_what_it_measured() {
     let place = place();
-    // Reading the second one takes seconds.
+    // Decoding the second prompt takes seconds.
     let long = format!("{{\"id\": \"long\", \"kind\": \"chat\", \"prompt\": \"{}\"}}\n", "the rain ".repeat(6000));
     place.write("prompts.jsonl", PROMPTS.lines().next().unwrap().to_owned() + "\n" + &long);
     let arguments = [

@@ -1,4 +1,4 @@
-//! The cache folder is a convenience: nothing that is wrong with it changes an answer.
+//! The cache folder is optional: no fault in it changes an answer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn a_curve_is_kept_and_a_damaged_one_is_replaced() {
 fn plain_decoding_keeps_no_curve() {
     let place = Workplace::new();
     place.run(&["-p", PROMPT, "--drafter", "none"]).succeeds();
-    // The sandbox wants the folder to be there; nothing is in it.
+    // The sandbox creates the folder; it is empty.
     assert_eq!(std::fs::read_dir(place.path("cache/chaski")).map_or(0, Iterator::count), 0);
 }
 

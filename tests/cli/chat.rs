@@ -1,5 +1,5 @@
-//! `chaski chat` over pipes: what scripts see, and what is kept. The tiny model's draws depend on every token before
-//! them, so equal texts mean equal conversations.
+//! `chaski chat` over pipes: what scripts see, and what is saved. The tiny model's draws depend on every earlier token,
+//! so equal texts mean equal chats.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::harness::{PROMPT, Ran, Running, Workplace, finish};
 use super::support::tiny::{CHATML, TinyOptions, tiny, tiny_llama};
 
-/// Like what comes before it, said in other words.
+/// A second message.
 const SECOND: &str = "is it the station";
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn chat(place: &Workplace, arguments: &[&str], input: &str) -> Ran {
     finish(command(place, arguments).stdin(fs::File::open(input).unwrap()))
 }
 
-/// What a chat says that succeeds, and says nothing else.
+/// The output of a chat that succeeds and prints nothing to stderr.
 #[track_caller]
 fn said(place: &Workplace, arguments: &[&str], input: &str) -> String {
     let ran = chat(place, arguments, input);
@@ -43,7 +43,7 @@ fn session(place: &Workplace, name: &str) -> Value {
     serde_json::from_slice(&fs::read(session_file(place, name)).unwrap()).unwrap()
 }
 
-/// The answers in a session.
+/// The answers in a saved session.
 fn answers(place: &Workplace, name: &str) -> Vec<String> {
     let session = session(place, name);
     let messages = session["messages"].as_array().unwrap().iter();
@@ -141,7 +141,7 @@ fn a_session_goes_on_where_it_was_left() {
     assert_eq!((&session["chaski_session"], &session["settings"]["seed"][0]), (&Value::from(1), &Value::from("7")));
     assert_eq!(session["messages"][2]["content"], SECOND);
     assert_eq!(answers(&place, "rain").iter().map(|text| format!("{text}\n")).collect::<String>(), at_once);
-    // It may be deleted.
+    // The state file may be deleted.
     let _ = fs::remove_file(session_file(&place, "rain").with_extension("state"));
     chat(&place, &["rain"], SECOND).succeeds();
 }
@@ -231,7 +231,7 @@ fn answers_are_taken_back_and_made_again() {
     let kept = answers(&place, "rain");
     let straight = said(&place, &[], &format!("{PROMPT}\n{SECOND}\n"));
     let (first, second) = (format!("{}\n", kept[0]), straight.strip_prefix(&format!("{}\n", kept[0])).unwrap());
-    // The same message in the same place has the same answer, and each new one is another.
+    // The same message in the same place gets the same answer; each /regen gives a new one.
     let rest = ran.stdout.strip_prefix(&format!("{first}{second}{second}")).expect("taken back and said again");
     let (third, last) = rest.split_at(rest.len() - kept[1].len() - 1);
     assert!(third != second && third != last && last != second);
@@ -252,7 +252,7 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
     let n_left_out = kept["turns_left_out"].as_u64().unwrap() as usize;
     assert!((1..8).contains(&n_left_out));
     assert_eq!(kept["messages"].as_array().unwrap().len(), 16, "all of them are in the session");
-    // A larger context has room for all of it again.
+    // A larger context has room for the whole chat again.
     chat(&place, &["rain", "-c", "2000"], SECOND).succeeds();
     assert_eq!(session(&place, "rain")["turns_left_out"], 0);
 
@@ -266,7 +266,8 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
 fn issue_13_14_the_hint_names_what_helps_and_it_does() {
     let place = Workplace::new();
     let long = PROMPT.repeat(12);
-    // The oldest are left out already, so that is no help, and neither is more context than the model knows.
+    // The oldest turns are already left out, so dropping them does not help; nor does a context above the trained
+    // length.
     let refused = chat(&place, &["-c", "128", "-n", "100"], &long);
     refused.fails(6, &["error: the message has "]).hints("start chaski chat with -c ");
     assert!(!refused.stderr.contains("drop-oldest"), "{refused:#?}");
@@ -275,7 +276,7 @@ fn issue_13_14_the_hint_names_what_helps_and_it_does() {
     let refused = chat(&place, &["-c", "65536", "-n", "65500"], &long);
     refused.fails(6, &[]).hints("/set n-predict ");
     assert!(!refused.stderr.contains("-c "), "{refused:#?}");
-    // A conversation that is too long, of which the last message is not.
+    // A chat that is too long, though its last message is not.
     let input = format!("{PROMPT}\n").repeat(12);
     let refused = chat(&place, &["-c", "200", "-n", "24", "--on-overflow", "error"], &input);
     assert!(refused.stderr.contains("hint: /set on-overflow drop-oldest"), "{refused:#?}");
@@ -320,7 +321,7 @@ fn thinking_is_shown_hidden_or_not_asked_for() {
         tiny(&TinyOptions { seed: 3, chat_template: Some(CHATML.to_owned() + opening), ..TinyOptions::default() });
     let place = Workplace::with_model(&thinking);
     let shown = said(&place, &["--reasoning", "show"], PROMPT);
-    // Of `run`, thinking goes to stderr.
+    // `run` writes thinking to stderr.
     let run = place.run(&["-p", PROMPT, "-s", "7", "-q", "--reasoning", "show"]);
     assert_eq!((shown, ""), (run.stderr, run.stdout.as_str()));
     let hidden = chat(&place, &["--reasoning", "hide"], PROMPT);
@@ -328,7 +329,7 @@ fn thinking_is_shown_hidden_or_not_asked_for() {
     assert_eq!(hidden.stdout, "\n", "the block never ends");
     let off = said(&place, &["--reasoning", "off"], PROMPT);
     assert_eq!(off, Workplace::new().text_of(&["-p", PROMPT]) + "\n", "as without thinking");
-    // What was thought does not count for the next answer.
+    // Thinking is not part of the next prompt.
     let both = format!("{PROMPT}\n{SECOND}\n");
     assert_ne!(chat(&place, &["--reasoning", "hide"], &both).stdout, said(&place, &["--reasoning", "off"], &both));
 }

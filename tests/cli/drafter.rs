@@ -1,4 +1,4 @@
-//! `chaski drafter` on small texts.
+//! `chaski drafter`, on small texts.
 
 use std::fs;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ fn n_trigrams(place: &Workplace, file: &str) -> u64 {
     inspect(place, file)["trigrams"]["successors"].as_u64().unwrap()
 }
 
-/// A place with `base.chaski`, made of a text.
+/// A workplace with `base.chaski`, built from a text.
 fn place_with_file() -> Workplace {
     let place = Workplace::new();
     place.write("text.txt", TEXT);
@@ -95,7 +95,7 @@ fn what_cannot_be_read_in_a_folder_is_skipped_with_a_notice() {
 #[test]
 fn limits_drop_the_least_frequent() {
     let place = Workplace::new();
-    // Many tri-grams seen once, few seen often.
+    // Many tri-grams that occur once, few that occur often.
     let letters: Vec<char> = "etaoinsrhldcumfpgwyb".chars().collect();
     let once: String = (0_usize..30_000).map(|i| letters[(i * i + i / 7) * 7919 % 9973 % letters.len()]).collect();
     place.write("text.txt", TEXT.repeat(20) + &once);
@@ -166,10 +166,10 @@ fn an_interrupted_build_leaves_no_file() {
     let mut build = place.command(&["drafter", "build", "-o", "x.chaski", "-"]);
     let mut running = Running::start(build.stdin(Stdio::piped()));
     let mut stdin = running.child.stdin.take().unwrap();
-    // More than a pipe holds, so the rest of it is being read.
+    // More than a pipe holds, so chaski must be reading it.
     stdin.write_all(TEXT.repeat(8000).as_bytes()).unwrap();
     running.signal("INT");
-    // There is more to read until the signal is heard.
+    // Keep writing until chaski handles the signal.
     while stdin.write_all(TEXT.as_bytes()).is_ok() {}
     running.finish().fails(130, &["interrupted"]);
     let names: Vec<_> = fs::read_dir(place.path(".")).unwrap().map(|file| file.unwrap().file_name()).collect();

@@ -1,4 +1,4 @@
-//! Mistakes and broken files: the exit code of each kind, one `error:` line, and a hint where something can be done.
+//! Mistakes and broken files: each has its exit code, one `error:` line, and a hint if the user can do something.
 
 use super::harness::{ON_CPU, PROMPT, Workplace, finish, timing};
 use super::support::tiny::tiny_llama;
@@ -64,7 +64,7 @@ fn a_prompt_must_leave_room_in_the_context() {
     let one = with(n_prompt + 1);
     one.succeeds().notices(&format!("the context of {} tokens is full", n_prompt + 1));
     assert!(one.stderr.starts_with("1 tokens in "), "{one:#?}");
-    // Without -c the context is the model's.
+    // Without -c, the context has the model's trained length.
     place.write("long.txt", "the ".repeat(70_000));
     place.run(&["-f", "long.txt"]).fails(6, &["tokens, but the context has 65536"]).hints("shorten the prompt");
     place.run(&["-p", PROMPT, "-c", "65537", "-n", "1"]).succeeds().notices("trained for 65536");

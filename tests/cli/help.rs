@@ -1,10 +1,10 @@
-//! What the command says of itself. `SNAPSHOTS=overwrite cargo test --test cli help` renews the snapshots.
+//! Help texts. To update the snapshots: `SNAPSHOTS=overwrite cargo test --test cli help`.
 
 use snapbox::{assert_data_eq, file};
 
 use super::harness::{Workplace, finish};
 
-/// Of a terminal's window.
+/// Height of a terminal window, in lines.
 const MOST_LINES: usize = 48;
 
 fn help(arguments: &[&str]) -> String {

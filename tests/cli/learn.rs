@@ -1,4 +1,4 @@
-//! `chaski learn`: the switch, what is told, what is deleted.
+//! `chaski learn`: switching learning on and off, its status, and forgetting.
 
 use std::fs;
 use std::io::Write as _;
@@ -88,7 +88,7 @@ fn status_names_files_and_forget_deletes_them() {
     assert_eq!(all.stdout, "");
 }
 
-/// A chat that began with it does not bring it back.
+/// A chat that was running does not save it again.
 #[test]
 fn what_is_forgotten_while_a_model_is_at_work_stays_forgotten() {
     let place = Workplace::new();
@@ -106,7 +106,7 @@ fn what_is_forgotten_while_a_model_is_at_work_stays_forgotten() {
     running.finish().succeeds();
     let entry = learned::list(&folder(&place)).unwrap().remove(0);
     let kept = learned::load(&folder(&place), &entry.key.unwrap()).unwrap().unwrap();
-    // Of the second answer, which is one token, and none of the first.
+    // From the second answer, which is one token; nothing of the first.
     assert_eq!(Memory::from_bytes(&kept).unwrap().trigram.overlay().rows().count(), 1);
 }
 
@@ -139,6 +139,6 @@ fn eight_processes_share_what_is_learned() {
     let files: Vec<&str> = kept.iter().filter_map(|name| name.to_str()?.rsplit_once('.')).map(|(_, end)| end).collect();
     assert!(files.len() == 2 && files.contains(&"learned") && files.contains(&"lock"), "{kept:?}");
     assert_eq!(status(&place)["models"].as_array().unwrap().len(), 1);
-    // What is kept is used without a word: it is whole.
+    // The saved state is complete: using it prints no notice.
     assert_eq!(start().finish().succeeds().stderr, "");
 }

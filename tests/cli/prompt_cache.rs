@@ -1,4 +1,4 @@
-//! A prompt that was read is not read again: the text is the same, the time is not.
+//! The prompt cache: a cached prompt is not decoded again, and the text stays the same.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::harness::{PROMPT, Running, Workplace, finish, timing};
 use super::support::tiny;
 
-/// Long enough to be worth keeping.
+/// Long enough to be cached.
 fn document() -> String {
     PROMPT.repeat(20)
 }
@@ -25,7 +25,7 @@ fn states(place: &Workplace) -> Vec<PathBuf> {
     states
 }
 
-/// All of the prompt but its last token is found, and part of a prompt that goes on otherwise.
+/// A repeated prompt is found except for its last token; a prompt with the same beginning is found in part.
 #[test]
 fn what_was_read_is_not_read_again_and_the_text_is_the_same() {
     let place = Workplace::new();
@@ -106,7 +106,7 @@ fn a_damaged_state_is_told_removed_and_read_anew() {
         assert_eq!(ran.stdout, text);
         assert_eq!(fs::read(&path).unwrap().len(), good.len(), "written anew");
     }
-    // What another user sealed says nothing here.
+    // State sealed with another secret is not used.
     fs::write(place.path("cache/chaski/prompts/secret"), [7; 16]).unwrap();
     place.run(&["-p", &prompt]).succeeds().notices("damaged");
     assert_eq!(states(&place).len(), 1);

@@ -1,5 +1,4 @@
-//! Where the prompt comes from. The tiny model's draws depend on every token before them, so equal texts mean equal
-//! prompts.
+//! Sources of the prompt. The tiny model's draws depend on every earlier token, so equal texts mean equal prompts.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -58,7 +57,7 @@ fn the_last_newlines_of_a_lone_prompt_are_its_own() {
     assert_eq!(ran.stdout, text);
 }
 
-/// A service may leave a socket behind, from which nothing ever comes.
+/// A service may leave a socket on stdin that nobody writes to.
 #[cfg(unix)]
 #[test]
 fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
@@ -67,7 +66,7 @@ fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
     let text = place.text_of(&["-p", PROMPT]);
     for arguments in [["-p", PROMPT], ["-f", file.to_str().unwrap()]] {
         let start = Instant::now();
-        // Held open until the command has ended.
+        // Keep it open until the command ends.
         let (held, theirs) = UnixStream::pair().unwrap();
         let mut command = place.run_command(&[&SEEDED[..], &arguments].concat());
         let ran = finish(command.stdin(Stdio::from(OwnedFd::from(theirs))));
@@ -78,7 +77,7 @@ fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
     }
 }
 
-/// Before a pipe is a program that may take its time. What comes late from a socket is told at least.
+/// The program before a pipe may be slow. Late data from a socket is at least reported.
 #[cfg(unix)]
 #[test]
 fn issue_13_1_a_pipe_that_starts_late_is_read() {
@@ -114,7 +113,7 @@ fn issue_13_1_a_socket_is_read_to_its_end_once_it_says_something() {
 fn issue_13_1_what_a_socket_says_too_late_is_told() {
     let place = Workplace::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    // An answer that takes a while.
+    // An answer that takes some time.
     let mut command =
         place.run_command(&[&SEEDED[..], &["-p", QUESTION, "-n", "-1", "-c", "30000", "--ignore-eos"]].concat());
     let running = Running::start(command.stdin(Stdio::from(OwnedFd::from(theirs))));
@@ -128,7 +127,7 @@ fn issue_13_1_what_a_socket_says_too_late_is_told() {
     ran.notices("data came on stdin too late");
 }
 
-/// `while read` loops lose their list to a command that reads stdin.
+/// A command that reads stdin takes the list from a `while read` loop.
 #[cfg(unix)]
 #[test]
 fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
@@ -196,7 +195,7 @@ fn issue_13_13_an_empty_stdin_is_told() {
     }
     let empty = File::open(place.write("empty.txt", "")).unwrap();
     finish(place.run_command(&[&SEEDED[..], &[PROMPT]].concat()).stdin(empty)).succeeds().notices("stdin was empty");
-    // /dev/null says that there is none.
+    // /dev/null is meant to be empty.
     assert_eq!(place.run(&[&SEEDED[..], &["-p", PROMPT]].concat()).stderr, "");
 }
 
@@ -247,7 +246,7 @@ fn issue_13_13_escapes_are_read_where_that_is_asked_for() {
     assert_ne!(place.text_of(&["-p", r#"the rain\nin the \"station\""#]), lines);
     let system = place.text_of(&["-sys", "a\tb", "-p", PROMPT]);
     assert_eq!(place.text_of(&["-e", "-sys", r"a\tb", "-p", PROMPT]), system);
-    // A document may be full of backslashes.
+    // A file may contain backslashes.
     place.write("code.txt", r"print('\n')");
     assert_eq!(place.text_of(&["-e", "-f", "code.txt"]), place.text_of(&["-p", r"print('\n')"]));
     place.run(&["-e", "-r", r"\xff", PROMPT]).fails(2, &["-r", "UTF-8"]).hints(r"\xc3\xa9");

@@ -1,4 +1,4 @@
-//! Answers recorded by `run --trace`, judged by `replay`.
+//! `chaski replay` on answers recorded with `run --trace`.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::harness::{PROMPT, Ran, Workplace, finish};
 
-/// Two answers of the tiny model in `traces.jsonl`.
+/// A workplace with two recorded answers in `traces.jsonl`.
 fn recorded() -> Workplace {
     let place = Workplace::new();
     for id in ["chat-1", "edit-1"] {

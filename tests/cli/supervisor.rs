@@ -1,4 +1,4 @@
-//! An engine that goes down: there is a message, and nothing is lost that was there. And what an engine may not do.
+//! Engine crashes: a message appears, and no data is lost. Also checks the sandbox.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish, skip, wait
 use super::support::gguf_writer::Meta;
 use super::support::tiny::{TinyOptions, tiny_writer};
 
-/// A text that ends by a signal only.
+/// Arguments for a text that only a signal ends.
 const ENDLESS: [&str; 10] = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none"];
 
 fn signal(pid: u32, name: &str) {
@@ -27,7 +27,7 @@ fn failed(ran: &Ran, error: &str, hint: &str) {
     assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{ran:#?}");
 }
 
-/// A file that only llama.cpp knows to be wrong: this architecture's values are as long as its keys.
+/// A file that fails only in llama.cpp: this architecture needs values as long as keys.
 fn asserting_model() -> Vec<u8> {
     let mut writer = tiny_writer(&TinyOptions::default());
     writer.set("llama.attention.value_length", Meta::U32(8));
@@ -107,7 +107,7 @@ fn a_chat_goes_on_after_a_crash() {
     assert_eq!(n_turns(), 2);
 }
 
-/// How many filters of system calls a thread of this name has beyond those of this process, which a container may have.
+/// Number of seccomp filters of a thread beyond those of this process, which a container may have.
 fn n_filters(pid: u32, thread: &str) -> Option<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let statuses = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
@@ -134,7 +134,7 @@ fn the_engine_is_in_a_sandbox() {
         running.signal("INT");
         assert_eq!(running.finish().code, Some(130));
     }
-    // Of a chat only the engine: the editor of /edit may do what it likes.
+    // A chat confines only the engine: the editor of /edit stays free.
     let mut command = place.command(&["chat", "-n", "4", "--curve-budget", "0"]);
     let mut running = Running::start(command.stdin(Stdio::piped()));
     running.child.stdin.as_mut().unwrap().write_all(b"the rain\n").unwrap();
@@ -200,11 +200,11 @@ fn ends_of_processes_that_are_ignored_are_told_all_the_same() {
         return skip("ends_of_processes_that_are_ignored_are_told_all_the_same", "this env ignores no signals");
     }
     assert_eq!(finish(&mut ignoring(&arguments)).succeeds().stdout, expected);
-    // The code is the worker's.
+    // The exit code is the worker's.
     finish(&mut ignoring(&[&arguments[..], &["-c", "4"]].concat())).fails(6, &["the context has 4"]);
 }
 
-/// No thread that leaves the size of its stack to the standard library gets one of this size.
+/// A stack size that no thread can get, if it uses the standard library's default.
 const NO_STACK: u64 = 1 << 62;
 
 #[test]
@@ -212,7 +212,7 @@ fn without_a_thread_for_signals_the_work_is_done_in_one_process() {
     let place = Workplace::new();
     let mut command = place.run_command(&["-m", "no/such.gguf", "-p", PROMPT]);
     let ran = finish(command.env("RUST_MIN_STACK", NO_STACK.to_string()));
-    // Told once.
+    // The error appears once.
     ran.fails(4, &["no/such.gguf: no such model file"]).notices("the engine runs in this process");
 }
 

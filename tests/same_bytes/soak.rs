@@ -1,4 +1,4 @@
-//! Everything at random, for as long as one likes: `scripts/soak.sh` runs this.
+//! Random combinations of everything, for as long as wanted: `scripts/soak.sh` runs this.
 
 use std::io::Write as _;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// One of so many.
+/// A random element.
 fn pick<T: Clone>(dice: &mut Dice, all: &[T]) -> T {
     all[dice.roll(all.len())].clone()
 }
@@ -67,7 +67,7 @@ fn random_prompt(model: &Model, dice: &mut Dice) -> Vec<Token> {
     let most = pick(dice, &[8, 60, 300, 600]);
     let n = 1 + dice.roll(most);
     match dice.roll(3) {
-        // Tokens as no tokenizer would put them.
+        // Tokens that no tokenizer would produce.
         0 => (0..n + 1).map(|_| Token(dice.roll(model.n_vocab()) as i32)).collect(),
         _ => prompt(model, dice, n),
     }
@@ -76,7 +76,7 @@ fn random_prompt(model: &Model, dice: &mut Dice) -> Vec<Token> {
 const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "string", "maxLength": 12}, "b": {"type": "number"}},
     "required": ["a", "b"], "additionalProperties": false}"#;
 
-/// One text, plain and in another way. Tells the way and the difference.
+/// Compares one text, plain and in a random way. Returns a description of the first difference.
 fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<String> {
     let text = random_prompt(model, dice);
     let sampling = random_sampling(dice, &text);
@@ -108,7 +108,6 @@ fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<S
         target = Session::new(model, &other).unwrap();
         target.restore(&text[..n_restored], &state).unwrap();
     }
-    // What verifies 64 rows in each step takes long.
     let names: Vec<&str> = DRAFTERS.into_iter().chain(["none"]).filter(|_| dice.roll(3) > 0).collect();
     let name = if names.is_empty() { "auto" } else { pick(dice, &names) };
     let mut base = Counts::default();
@@ -126,7 +125,7 @@ fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<S
     })
 }
 
-/// Some texts side by side.
+/// Compares several texts in one batch.
 fn some_texts(model: &Model, dice: &mut Dice) -> Option<String> {
     let config = SessionConfig { n_ctx: 768, ..random_config(dice, 768) };
     let n_lanes = 1 + dice.roll(12);
@@ -181,7 +180,7 @@ fn soak() {
     let (mut n_cases, mut n_different) = (0, 0);
     while n_cases < most && start.elapsed() < seconds {
         let seed = first + n_cases;
-        // Neighbouring seeds of the generator begin alike.
+        // Neighbouring seeds start with similar numbers, so mix them.
         let mut dice = Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         (0..4).for_each(|_| _ = dice.roll(2));
         let difference = match dice.roll(4) {

@@ -1,4 +1,4 @@
-//! The engine's thread: what it keeps between answers.
+//! The worker: what it keeps between answers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn worker(config: WorkerConfig) -> Worker {
     Worker::spawn(config, Arc::default()).unwrap()
 }
 
-/// A job that measures nothing and keeps nothing.
+/// A job that measures and saves nothing.
 fn job(prompt: &str) -> Job {
     Job {
         prompt: vec![Segment { text: prompt.to_owned(), parse_special: false }],
@@ -54,7 +54,7 @@ fn job(prompt: &str) -> Job {
     }
 }
 
-/// The answer to a job, and notices.
+/// The answer to a job, and its notices.
 fn answer(worker: &Worker, job: Job) -> (Answer, String) {
     let mut notices = String::new();
     worker.submit(job);
@@ -74,7 +74,7 @@ fn a_session_goes_on_from_its_own_state() {
     let folder = tempfile::tempdir().unwrap();
     let (model, state) = (folder.path().join("model.gguf"), folder.path().join("session/state"));
     std::fs::write(&model, &*LLAMA).unwrap();
-    // The tokens, how many of the prompt were there already, and notices.
+    // Per prompt: the answer's tokens, the number of cached prompt tokens, and the notices.
     let answer = |prompts: &[&str]| -> Vec<(Vec<Token>, usize, String)> {
         let worker = worker(WorkerConfig { secret: Some(folder.path().join("secret")), ..config(&model) });
         let job = |prompt: &&str| Job {
@@ -93,7 +93,7 @@ fn a_session_goes_on_from_its_own_state() {
     let n_long = again[0].1;
     assert!(n_long > 2 * first[1].1 - 9, "all but the last token: {again:?}");
     assert_eq!((&again[0].0, again[0].2.as_str()), (&first[1].0, ""));
-    // A part of it, and then more than it in the same process.
+    // First a part of the prompt, then a longer one in the same process.
     let back = answer(&[&short, &long]);
     assert_eq!((&back[0].0, &back[1].0), (&first[0].0, &first[1].0));
 
@@ -104,7 +104,7 @@ fn a_session_goes_on_from_its_own_state() {
         assert_eq!((&read_anew[0].0, read_anew[0].1), (&first[1].0, 0));
         assert!(read_anew[0].2.contains("damaged"), "{read_anew:?}");
     }
-    // Of other weights it says nothing, and nothing is wrong with it.
+    // A state of other weights is ignored without a notice.
     std::fs::write(&model, tiny::tiny_llama(4)).unwrap();
     let other = answer(&[&long]);
     assert_eq!((other[0].1, other[0].2.as_str()), (0, ""));

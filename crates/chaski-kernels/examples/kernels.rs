@@ -1,4 +1,4 @@
-//! Measures the kernels of one type, and this machine's memory.
+//! Measures the kernels of one type or of all: multiply-adds per second in cache, bytes per second from memory.
 //!
 //! usage: kernels [TYPE [ISA]]      types as in ggml (q4_K), instruction sets as in CHASKI_KERNELS
 use std::time::Instant;
@@ -15,7 +15,7 @@ fn seconds(mut work: impl FnMut()) -> f64 {
     best
 }
 
-/// Cycles per second, by a chain of additions that depend on each other.
+/// The CPU's clock rate, from a chain of dependent additions.
 fn hertz() -> f64 {
     let n = 100_000_000u64;
     n as f64

@@ -1,6 +1,6 @@
-//! What a line may ask of its answer besides the prompt: OpenAI's names, and llama-server's where OpenAI has none.
+//! Parses the parameters of a line: OpenAI's names, and llama-server's where OpenAI has none.
 //!
-//! A parameter is honoured, or the line is refused. Only what says nothing about the answer is passed over.
+//! A parameter is honoured, or the line is refused. Only parameters that do not affect the answer are ignored.
 
 use serde_json::{Map, Value};
 
@@ -12,22 +12,22 @@ use crate::chat::template::TemplateValue;
 use crate::sampling::{KNOBS, Knob, Sampling};
 use crate::token::Token;
 
-/// Stop texts of a line.
+/// Most stop strings of a line.
 const MAX_STOPS: usize = 16;
-/// Bytes of a stop text.
+/// Most bytes of a stop string.
 const MAX_STOP_BYTES: usize = 1024;
-/// Biased tokens.
+/// Most biased tokens.
 const MAX_BIASES: usize = 1024;
-/// Alternatives told of a token.
+/// Most alternatives reported per token.
 const MAX_LOGPROBS: usize = 20;
-/// llama.cpp takes the number after this as a seed of its own choice.
+/// Largest seed: llama.cpp takes the next number as a request for a random seed.
 const MAX_SEED: u32 = u32::MAX - 1;
 
-/// Parameters that say nothing about the answer; `model` is whatever the file was written for.
+/// Ignored parameters, which do not affect the answer. `model` names whatever model the file was written for.
 const PASSED_OVER: [&str; 8] =
     ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
 
-/// Parameters with a value that changes nothing, under which alone they are accepted.
+/// Parameters that are accepted only with these values, which have no effect.
 const NEUTRAL: [(&str, &[&str]); 16] = [
     ("n", &["1", "1.0"]),
     ("best_of", &["1", "1.0"]),
@@ -47,49 +47,49 @@ const NEUTRAL: [(&str, &[&str]); 16] = [
     ("verbosity", &["\"medium\""]),
 ];
 
-/// What a line asks for; where it asks for nothing, the command's own parameters hold.
+/// The parameters of a line. The command's own parameters apply where a line sets none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parameters {
     /// Most tokens of the answer.
     pub max_tokens: Option<usize>,
-    /// Whether the answer is as long as the model makes it, whatever the command says.
+    /// Whether the line asks for no token limit, whatever the command's limit is.
     pub is_unlimited: bool,
-    /// Numbers of [`Sampling`], by their places in [`KNOBS`].
+    /// Numbers of [`Sampling`], each with its index in [`KNOBS`].
     pub knobs: Vec<(usize, f64)>,
     /// See [`Sampling`].
     pub logit_bias: Option<Vec<(Token, f32)>>,
     /// See [`Sampling`].
     pub ignore_eos: Option<bool>,
-    /// The seed of the draws, as it is.
+    /// The seed, used as it is.
     pub seed: Option<u32>,
-    /// Texts that end the answer.
+    /// Stop strings.
     pub stop: Option<Vec<String>>,
-    /// What the answer must be.
+    /// The JSON schema or grammar that the answer must match.
     pub constraint: Option<Constraint>,
-    /// Alternatives told of each token; `None` tells nothing of tokens.
+    /// Number of alternatives to report with each token; `None`: no log-probabilities.
     pub n_logprobs: Option<usize>,
-    /// Variables of the chat template, `tools` among them.
+    /// Variables of the chat template, including `tools`.
     pub template: Variables,
 }
 
 /// The command's own parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
-    /// How tokens are chosen; lines draw with seeds that follow from this one.
+    /// Sampling parameters. The seeds of lines are derived from this seed.
     pub sampling: Sampling,
-    /// Most tokens of an answer.
+    /// Most tokens of an answer; `None`: the engine's default limit.
     pub max_tokens: Option<usize>,
-    /// Texts that end an answer.
+    /// Stop strings.
     pub stop: Vec<String>,
 }
 
 impl Parameters {
-    /// Takes the parameters out of a request's object. `is_chat` says how log probabilities are asked for.
+    /// Parses all members of a request's object except the prompt. `is_chat` selects OpenAI's chat form of `logprobs`.
     ///
     /// # Errors
-    /// At the first that cannot be honoured.
+    /// For the first parameter that cannot be honoured.
     pub fn take(object: &mut Map<String, Value>, is_chat: bool) -> Result<Parameters, Refusal> {
-        // As in OpenAI's interfaces, null is as good as nothing.
+        // As in OpenAI's API, null means absent.
         object.retain(|_, value| !value.is_null());
         PASSED_OVER.iter().for_each(|name| drop(object.remove(*name)));
         for (name, neutral) in NEUTRAL {
@@ -117,7 +117,7 @@ impl Parameters {
         }
     }
 
-    /// How the tokens of this line are chosen.
+    /// The sampling parameters of this line, whose seed is derived from `custom_id` unless the line sets one.
     #[must_use]
     pub fn sampling(&self, defaults: &Sampling, custom_id: &str) -> Sampling {
         let mut sampling = defaults.clone();
@@ -133,7 +133,7 @@ fn invalid(name: &str, value: &Value, wanted: &str) -> Refusal {
     refuse(INVALID_VALUE, format!("{name} must be {wanted}, not {}", shortened(value)))
 }
 
-/// A value as it may stand in a message.
+/// A value for an error message, cut to 60 characters.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -151,7 +151,7 @@ fn knobs(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> 
     KNOBS.iter().enumerate().filter_map(take).collect()
 }
 
-/// As OpenAI has it: `{"15043": -100}`.
+/// OpenAI's form: `{"15043": -100}`.
 fn logit_bias(object: &mut Map<String, Value>) -> Result<Option<Vec<(Token, f32)>>, Refusal> {
     let Some(value) = object.remove("logit_bias") else { return Ok(None) };
     let bias = |(token, bias): (&String, &Value)| {
@@ -168,13 +168,14 @@ fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Ref
     value.as_bool().map(Some).ok_or_else(|| invalid(name, &value, "true or false"))
 }
 
-/// A whole number, also where it is written as 3.0: clients that know one kind of number write it so.
+/// A whole number. 3.0 counts too: clients with only one kind of number write it so.
 fn whole(value: &Value) -> Option<i128> {
     let exact = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     exact.or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i128))
 }
 
-/// Most tokens of the answer. As with llama-server, -1 is as many as the model makes, and -2 as many as there is room for.
+/// The line's token limit. `Some(None)` is no limit: -1, and also -2, which is "until the context is full" in
+/// llama-server.
 fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, Refusal> {
     let mut most = None;
     for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
@@ -188,8 +189,8 @@ fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, 
     Ok(most)
 }
 
-/// Null, -1 and 4294967295 leave the choice to the job. OpenAI's and vLLM's seeds have 64 bits: the halves of a larger one
-/// are put together.
+/// The line's seed; `None` for -1 and 4294967295, which leave it to the job. Seeds of OpenAI and vLLM have 64 bits: the
+/// halves of a larger one are combined by XOR.
 fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
     let Some(value) = object.remove("seed") else { return Ok(None) };
     let seed = whole(&value).filter(|seed| (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(seed));
@@ -216,7 +217,7 @@ fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal>
     texts.map(Some).ok_or_else(|| invalid("stop", &value, &wanted()))
 }
 
-/// `response_format`, as OpenAI has it and as llama-server does; or llama-server's `json_schema` or `grammar`.
+/// `response_format` in the forms of OpenAI and llama-server, or llama-server's `json_schema` or `grammar`.
 fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Refusal> {
     let asked = ["response_format", "json_schema", "grammar"].map(|name| (name, object.remove(name)));
     let mut asked = asked.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -227,7 +228,7 @@ fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Ref
     match (name, &value) {
         ("response_format", Value::Object(format)) => response_format(format),
         ("json_schema", Value::Object(_) | Value::Bool(_)) => Ok(Some(Constraint::JsonSchema(value.to_string()))),
-        // It is how llama-server's clients say that there is none.
+        // Clients of llama-server send an empty grammar for none.
         ("grammar", Value::String(grammar)) if grammar.is_empty() => Ok(None),
         ("grammar", Value::String(grammar)) => Ok(Some(Constraint::Grammar(grammar.clone()))),
         ("json_schema", _) => Err(invalid(name, &value, "a JSON schema")),
@@ -244,7 +245,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
     let members: &[&str] = match kind {
         "text" => &["type"],
         "json_object" => &["type", "schema"],
-        // Not all clients put the schema and its name into a member of their own.
+        // Some clients put the schema and its name here instead of into `json_schema`.
         "json_schema" => &["type", "json_schema", "schema", "name", "strict", "description"],
         _ => return Err(invalid("response_format", &whole(), "of the type text, json_object or json_schema")),
     };
@@ -255,7 +256,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
     match (kind, format.get("json_schema"), has_schema) {
         ("text", ..) => Ok(None),
         ("json_object", _, false) if !format.contains_key("schema") => Ok(Some(Constraint::JsonObject)),
-        // `strict` or not, the answer is held to the schema.
+        // The answer must match the schema, whether `strict` is set or not.
         ("json_object", _, true) | ("json_schema", None, true) => {
             Ok(Some(Constraint::JsonSchema(format["schema"].to_string())))
         }
@@ -271,7 +272,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
     }
 }
 
-/// What is said to the template besides messages. How tools are called is then the model's text, as its template has it.
+/// Variables for the template besides the messages. How the model calls tools depends on its template.
 fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
     let mut variables = Variables::new();
     let mut set =
@@ -304,7 +305,7 @@ fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
 
 fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
     let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
-    // Of no token, none: some clients always write it.
+    // Some clients always send `top_logprobs: 0`, so without `logprobs: true` it is ignored.
     let is_none = |top: &Value| whole(top) == Some(0) && asked != Some(Value::Bool(true));
     let top = top.filter(|top| !is_none(top));
     let count = |name: &str, value: &Value| {

@@ -1,21 +1,21 @@
-//! A part of a job, so that many machines share one file: `--shard 2/4` has every fourth line, from the second on.
+//! Splits a job over machines that share one input file: `--shard 2/4` does every fourth line, from the second on.
 //!
-//! Which line is in which shard depends on the line's place alone. Schedulers of array jobs say in variables which task a
-//! process is; the variables are passed in.
+//! A line's shard depends only on the line's position. `auto` reads the shard from the variables of a scheduler's array
+//! job; the variables are passed in.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Shards of a job.
+/// Most shards of a job.
 const MAX_SHARDS: u64 = 100_000;
 
-/// A share of the lines.
+/// One shard of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Which, from 1.
+    /// The shard's number, from 1.
     pub number: u64,
-    /// Of how many.
+    /// Number of shards.
     pub n_shards: u64,
 }
 
@@ -37,10 +37,10 @@ impl Shard {
         }
     }
 
-    /// Reads `I/N`; or `auto`, a Slurm array's task; or `auto/N`, also the index of a Kubernetes Indexed Job.
+    /// Parses `I/N`, `auto` (the task of a Slurm array), or `auto/N` (also the index of a Kubernetes Indexed Job).
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the text or the variables.
     pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, String> {
         let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
         let read = |name: &str| variable(name).map(|value| number(&value)).transpose();
@@ -52,7 +52,7 @@ impl Shard {
         if which != "auto" {
             return Shard::new(number(which)?, n_shards.ok_or("expected I/N")?);
         }
-        // An array may begin anywhere, and go in steps.
+        // An array may begin at any number and have any step.
         let task = match read("SLURM_ARRAY_TASK_ID")? {
             Some(task) => {
                 let (min, step) = (read("SLURM_ARRAY_TASK_MIN")?, read("SLURM_ARRAY_TASK_STEP")?);
@@ -72,19 +72,19 @@ impl Shard {
         Shard::new(task.saturating_add(1), n_shards)
     }
 
-    /// Whether a line is in it.
+    /// Whether the line at this position is in the shard.
     #[must_use]
     pub fn has(self, index: u64) -> bool {
         index % self.n_shards == self.number - 1
     }
 
-    /// How many of the first lines are in it.
+    /// How many of the first `n_lines` lines are in the shard.
     #[must_use]
     pub fn n_of(self, n_lines: u64) -> u64 {
         (n_lines + self.n_shards - self.number) / self.n_shards
     }
 
-    /// Where it writes to: `results.jsonl` becomes `results.2-of-4.jsonl`.
+    /// The shard's output: `results.jsonl` becomes `results.2-of-4.jsonl`.
     #[must_use]
     pub fn output(self, output: &Path) -> PathBuf {
         if self == Shard::ALL {

@@ -1,8 +1,8 @@
-//! Lines as data: `--template 'Summarize: {{text}}'` makes the prompts.
+//! Makes prompts from lines with the user's template: `--template 'Summarize: {{text}}'`.
 //!
-//! The template is the user's own Jinja. A line's fields are its variables: the columns of a table, the members of a
-//! JSON object, or `text`, the whole line. `row` has all of them, for names that are no identifiers:
-//! `row["first name"]`. A variable that a line does not have is an error of that line.
+//! The template is Jinja. Its variables are the line's fields: the columns of a table, the members of a JSON object, or
+//! `text` for a whole line of text. `row` holds all fields, for names that are not identifiers: `row["first name"]`. A
+//! variable that a line does not have is an error of that line.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,13 @@ use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, TEMPLATE_ERROR, refuse};
 
 const NAME: &str = "template";
 
-/// The variable that has all fields.
+/// The variable that holds all fields.
 const ROW: &str = "row";
 
-/// Fields that a message names.
+/// Most fields named in an error message.
 const MAX_TOLD: usize = 20;
 
-/// The user's template.
+/// A parsed template.
 #[derive(Debug)]
 pub struct LineTemplate {
     environment: Environment<'static>,
@@ -34,7 +34,7 @@ impl LineTemplate {
     /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the template.
     pub fn parse(source: &str) -> Result<LineTemplate, String> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -43,18 +43,18 @@ impl LineTemplate {
         Ok(LineTemplate { environment })
     }
 
-    /// The request of a line of text.
+    /// Makes a request from a line of text.
     ///
     /// # Errors
-    /// Where the template fails on it.
+    /// When the template fails on the line.
     pub fn ask_text(&self, line: &str, number: u64) -> Result<Ask, Rejected> {
         self.ask(None, BTreeMap::from([("text", Value::from(line))]), number)
     }
 
-    /// The request of a line of JSON.
+    /// Makes a request from a line of JSON.
     ///
     /// # Errors
-    /// Where it is no object, or the template fails on it.
+    /// When the line is not an object, or the template fails on it.
     pub fn ask_json(&self, line: &str, number: u64) -> Result<Ask, Rejected> {
         let mut fields: Map<String, serde_json::Value> = object(line).map_err(Rejected::nameless)?;
         let custom_id = take_id(&mut fields).map_err(Rejected::nameless)?;
@@ -65,10 +65,10 @@ impl LineTemplate {
         self.ask(custom_id, fields, number)
     }
 
-    /// The request of a row.
+    /// Makes a request from a row of a table.
     ///
     /// # Errors
-    /// Where it has other columns than the header, or the template fails on it.
+    /// When the row has other columns than the header, or the template fails on it.
     pub fn ask_row(&self, header: &[String], line: &str, delimiter: u8, number: u64) -> Result<Ask, Rejected> {
         let fields = row(line, delimiter).map_err(Rejected::nameless)?;
         if fields.len() != header.len() {
@@ -83,7 +83,7 @@ impl LineTemplate {
     }
 
     fn ask(&self, custom_id: Option<String>, mut fields: BTreeMap<&str, Value>, number: u64) -> Result<Ask, Rejected> {
-        // A field of that name is what it was before.
+        // A field named `row` takes precedence.
         let row = Value::from_iter(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         fields.entry(ROW).or_insert(row);
         let template = self.environment.get_template(NAME).expect("added by parse");
@@ -92,7 +92,7 @@ impl LineTemplate {
             let unknown = |name: &String| !fields.contains_key(name.as_str());
             let mut names: Vec<String> = template.undeclared_variables(false).into_iter().filter(unknown).collect();
             names.sort_unstable();
-            // `first-name` is a subtraction to Jinja.
+            // Jinja reads `first-name` as a subtraction.
             let subtracts = error.kind() == ErrorKind::InvalidOperation && !names.is_empty();
             if error.kind() == ErrorKind::UndefinedError || subtracts {
                 message += &missing(&names, &fields);
@@ -115,7 +115,7 @@ impl LineTemplate {
     }
 }
 
-/// What a line does not have, and how what it has is written where it is no identifier.
+/// The end of an error message: which fields are missing, and how to write a name that is not an identifier.
 fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
     let is_identifier = |name: &str| {
         name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit())
@@ -131,10 +131,10 @@ fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
     }
 }
 
-/// The fields of one row.
+/// Splits a row into fields.
 ///
 /// # Errors
-/// When it is not one.
+/// When the row is not valid.
 pub fn row(line: &str, delimiter: u8) -> Result<Vec<String>, Refusal> {
     let mut reader = csv::ReaderBuilder::new();
     let mut reader =

@@ -1,4 +1,4 @@
-//! The third stage: keeps the engine busy, and passes on what it tells.
+//! The third stage: submits requests to the engine and passes its events to the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,17 +10,17 @@ use super::{BatchError, Ready, Ticket, Told};
 use crate::batch::engine::{Engine, Event};
 use crate::batch::ledger::EngineLog;
 
-/// How long an idle engine waits before it looks for an interrupt.
+/// How long an idle driver waits before it checks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How it ended.
+/// How the engine ended.
 pub(super) struct Driven {
     pub(super) is_interrupted: bool,
-    /// Answers that were begun, and broken off.
+    /// Answers that were begun but not finished.
     pub(super) n_broken_off: usize,
 }
 
-/// Runs the engine to the end of all requests, or to an interrupt.
+/// Runs the engine until all requests are done, or until an interrupt.
 pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
     log: Option<&EngineLog>,
@@ -47,7 +47,7 @@ pub(super) fn drive(
         }
         let event = match driver.engine.next_event() {
             Ok(event) => event,
-            // An engine that hears of the interrupt ends by itself.
+            // The engine sees the interrupt too and ends by itself.
             Err(_) if interrupt.load(Ordering::Relaxed) => return done(true, driver.begun.len()),
             Err(message) => return Err(BatchError::Engine(message)),
         };
@@ -56,7 +56,7 @@ pub(super) fn drive(
             return done(false, 0);
         }
     }
-    // What was answered before the engine heard of it is kept.
+    // Keep the answers finished before the engine saw the interrupt.
     while !driver.at_work.is_empty()
         && let Ok(event) = driver.engine.next_event()
     {
@@ -71,20 +71,20 @@ pub(super) fn drive(
 struct Driver<'e, 's> {
     engine: Box<dyn Engine + 'e>,
     log: Option<&'s EngineLog>,
-    /// Its turn has come, and the engine has no place yet; and whether it is entered as begun.
+    /// The next request, refused by a full engine, and whether the journal has its `begun` entry.
     waiting: Option<(Ready, bool)>,
     at_work: BTreeMap<u64, Ticket>,
-    /// Those of them that have a place.
+    /// Lines of `at_work` that have a lane.
     begun: BTreeSet<u64>,
-    /// A suspect is at work.
+    /// Whether the line at work is a suspect, which runs alone.
     is_alone: bool,
 }
 
 impl Driver<'_, '_> {
-    /// Hands in what the engine takes. True at the end of all requests.
+    /// Submits requests until the engine is full. Returns true if there are no more requests.
     ///
-    /// A line is entered in the journal before the engine sees it; a suspect is entered, and at work, alone, so that no
-    /// other line can be blamed.
+    /// The journal records a line before the engine sees it. A suspect is recorded and decoded alone, so that no other
+    /// line can be blamed for a crash.
     fn submit(&mut self, ready: &Receiver<Ready>) -> Result<bool, BatchError> {
         loop {
             let (Ready { ticket, request }, is_begun) = match self.waiting.take() {
@@ -123,7 +123,7 @@ impl Driver<'_, '_> {
                 return Ok(Some(Told::Notice(format!("{line}{text}"))));
             }
             Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
-            // No line asks for tokens.
+            // Requests of a batch do not set `n_top`.
             Event::Prompt { .. } | Event::Token(_) => return Ok(None),
             Event::Done(answer) => (answer.id, Ok(*answer)),
             Event::Refused { id, refusal } => (id, Err(refusal)),

@@ -1,4 +1,4 @@
-//! The first two stages: from lines to requests, and the look-ahead.
+//! The first two stages: read lines, render requests, and order them within the look-ahead.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,7 +18,7 @@ use crate::batch::render::Renderer;
 use crate::batch::window::{KEY_BYTES, Window};
 use crate::chat::thinking::Opening;
 
-/// Reads the lines that are this job's and not done.
+/// Reads the lines of this shard that are not done.
 pub(super) fn read(
     mut source: Source,
     shard: Shard,
@@ -70,7 +70,7 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     Parsed { ticket, ask }
 }
 
-/// Renders prompts, and lets those follow each other that begin alike.
+/// Renders prompts, and orders them so that prompts with a common beginning follow each other.
 pub(super) fn render(
     renderer: &Renderer,
     defaults: &Defaults,
@@ -140,14 +140,14 @@ fn request(
     })
 }
 
-/// What is at hand for the engine. How much that is, the gauge bounds.
+/// Requests waiting for the engine; `InFlight` bounds their number.
 #[derive(Default)]
 struct Waiting {
-    /// Suspects go first, so that the others are not held up by one after the other.
+    /// Suspects go first: each runs alone, so interleaving them would stall the other lines again and again.
     suspects: VecDeque<Ready>,
     window: Window,
     requests: BTreeMap<u64, Ready>,
-    /// The one whose turn it is.
+    /// The request chosen to go next.
     next: Option<Ready>,
 }
 

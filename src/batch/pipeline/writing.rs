@@ -1,4 +1,4 @@
-//! The last stage: results to the output, in groups; the journal; the figures.
+//! The last stage: writes results in groups, syncs them, and reports progress.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,20 +16,20 @@ use crate::batch::record::{Label, Origin, text_line};
 use crate::batch::reorder::Reorder;
 use crate::chat::thinking::{Split, split};
 
-/// How often figures are told, and at least how often the time is looked at.
+/// How often progress is reported; also the longest wait for a message.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a result may wait to be safe; less than a second with what a sync takes.
+/// How long a record may stay unsynced; with the time of a sync, still less than a second.
 const SYNC_AFTER: Duration = Duration::from_millis(800);
-/// Results that may wait, however fast they come.
+/// Unsynced records that force a sync.
 const MAX_BEHIND: usize = 4096;
-/// Messages taken before the time is looked at.
+/// Messages handled before the clock is read again.
 const GROUP: usize = 256;
 
-/// Where results go.
+/// The destination of results.
 pub enum Sink<'d> {
     /// A file with a journal.
     Ledger(Box<Ledger<'d>>),
-    /// A stream, which is gone when it is written: nothing is kept of it, and it cannot be gone on with.
+    /// A stream. It has no journal, so the job cannot be resumed.
     Stream(Box<dyn Write + 'd>),
 }
 
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Sink<'_> {
 }
 
 impl Sink<'_> {
-    /// What was done before.
+    /// The journal with the results of earlier runs.
     pub(in crate::batch) fn journal(&self) -> Option<&Journal> {
         match self {
             Sink::Ledger(ledger) => Some(ledger.journal()),
@@ -97,7 +97,7 @@ impl<'d, 'g> Writer<'d, 'g> {
         Writer { sink, origin, form, gauge, early: Reorder::default(), progress, start: Instant::now() }
     }
 
-    /// Writes until all other stages have ended. Tells how many answers could not be written too.
+    /// Writes until all other stages have ended. Also returns the number of answers that could not be written.
     pub(super) fn write(
         mut self,
         told: Receiver<Told>,
@@ -138,8 +138,8 @@ impl<'d, 'g> Writer<'d, 'g> {
         Ok((self.progress, n_unwritten))
     }
 
-    /// What waits for its turn when the job ends before it comes: it is written, since the output is sorted when the job is
-    /// done. In a stream, and among texts without names, it would pass for others; then only how many there are is told.
+    /// Writes the results that still wait for their turn when the job ends. A file of records is sorted once the job is
+    /// done. In a stream or a text file they would be taken for other lines, so there they are only counted.
     fn write_early(&mut self) -> Result<usize, BatchError> {
         let early = std::mem::take(&mut self.early).into_rest();
         if self.form.is_text || matches!(self.sink, Sink::Stream(_)) {

@@ -1,4 +1,4 @@
-//! From prompts to the log: feeds a worker with requests, and keeps what it tells.
+//! Feeds prompts to the engine and writes its tokens to the log of `chaski align`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::llama::worker::Loaded;
 use crate::store::align_log::{AlignLog, LogError, MAX_BEFORE, MAX_TOP, Piece, Said};
 use crate::token::Token;
 
-/// Every so many-th text is sampled; the others take the likeliest tokens.
+/// Every Nth text is sampled; the others are greedy.
 const SAMPLED_EVERY: u64 = 4;
 
-/// Tokens of a text that are kept in memory before they go into the log: what a kill can lose.
+/// Tokens of a text buffered in memory before they go to the log; a kill loses at most these.
 const N_UNLOGGED: usize = 64;
 
-/// Has the model write until the log and what is pending make up `n_tokens`, or the prompts are used up.
+/// Decodes until logged and pending tokens reach `n_tokens`, or no prompts are left.
 pub(super) fn write(
     config: BatchEngineConfig,
     gguf: &Gguf,
@@ -74,7 +74,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Prompts as the model wants them: in its template, or as they are.
+/// Renders prompts with the model's chat template, or unchanged if it has none.
 struct Renderer {
     template: Option<ChatTemplate>,
     loaded: Loaded,
@@ -95,13 +95,13 @@ impl Renderer {
     }
 }
 
-/// Hands out requests, as many as the worker takes.
+/// Submits requests until the engine's queue is full.
 pub(super) struct Feeder<'a> {
     args: &'a AlignArgs,
     texts: Box<dyn Iterator<Item = (u64, String)>>,
-    /// Not taken yet.
+    /// The request that the engine refused last; it is submitted first next time.
     waiting: Option<Request>,
-    /// Texts handed out that have not ended.
+    /// Submitted texts that have not ended.
     n_open: usize,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Feeder<'a> {
         loop {
             let request = match self.waiting.take() {
                 Some(request) => request,
-                // A text that an earlier run has begun stays as long as it became.
+                // Skip texts that an earlier run started: they stay as long as they are.
                 None => match self.texts.by_ref().find(|(id, _)| !keeper.log.has(*id)) {
                     Some((id, text)) => self.request(id, renderer.render(text)?),
                     None => return Ok(()),
@@ -132,7 +132,7 @@ impl<'a> Feeder<'a> {
         let is_sampled = id % SAMPLED_EVERY == SAMPLED_EVERY - 1;
         let sampling = Sampling {
             temperature: if is_sampled { self.args.temp } else { 0.0 },
-            // The top bit is llama.cpp's: it means a seed of its own choice.
+            // llama.cpp treats seed 0xFFFFFFFF as "choose a random one", so the top bit stays 0.
             seed: (Dice(u64::from(self.args.seed) << 32 ^ id).next_u64() >> 33) as u32,
             ..Sampling::default()
         };
@@ -150,10 +150,10 @@ impl<'a> Feeder<'a> {
     }
 }
 
-/// Collects tokens to pieces of some length for the log.
+/// Collects tokens into pieces for the log.
 pub(super) struct Keeper<'a> {
     log: &'a mut AlignLog,
-    /// What is not in the log yet, by text.
+    /// Tokens not yet in the log, by text.
     pending: BTreeMap<u64, Piece>,
     n_pending: u64,
 }
@@ -183,7 +183,7 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    /// A text is over.
+    /// Logs the rest of a finished text.
     fn end(&mut self, text: u64) -> Result<(), LogError> {
         match self.pending.remove(&text) {
             Some(piece) if !piece.said.is_empty() => {
@@ -194,7 +194,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Puts everything into the log, and the log onto the disk.
+    /// Writes all pending tokens to the log and syncs it to disk.
     pub(super) fn flush_all(&mut self) -> Result<(), LogError> {
         self.n_pending = 0;
         for piece in std::mem::take(&mut self.pending).into_values().filter(|piece| !piece.said.is_empty()) {

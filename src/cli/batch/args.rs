@@ -154,7 +154,7 @@ pub struct BatchArgs {
 }
 
 impl BatchArgs {
-    /// Lines at a time, where a number was given.
+    /// Number of lanes, if given.
     #[must_use]
     pub fn parallel(&self) -> Option<usize> {
         self.parallel.and_then(|Parallel(n)| n)
@@ -168,7 +168,7 @@ pub enum BatchCommand {
     Merge(MergeArgs),
 }
 
-/// What to do with messages that are too long. `summarize` is not offered, but known: a settings file can have it for chats.
+/// Parser for `--on-overflow`. It hides `summarize` but accepts it, because a settings file may set it for chats.
 fn on_overflow() -> impl TypedValueParser<Value = OnOverflow> {
     let values = OnOverflow::value_variants().iter().filter_map(|value| {
         let value_name = value.to_possible_value()?;
@@ -189,7 +189,7 @@ pub struct MergeArgs {
     pub parts: Vec<PathBuf>,
 }
 
-/// What the lines are.
+/// Format of the input lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum FormatArg {
     /// One JSON object per line
@@ -216,7 +216,7 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// How a status is told.
+/// Output format of `--status`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum StatusFormat {
     /// Text
@@ -225,18 +225,18 @@ pub enum StatusFormat {
     Json,
 }
 
-/// [`EngineArgs`] whose model is not required by the parser: neither `--status` nor `merge` has one. Without one, it is empty.
+/// [`EngineArgs`] whose model is optional, because `--status` and `merge` need none. A missing model is an empty path.
 #[derive(Debug)]
 pub struct LateEngineArgs(pub EngineArgs);
 
 impl ClapArgs for LateEngineArgs {
     fn augment_args(command: Command) -> Command {
-        // A parser that takes the empty default, which that of a path does not.
+        // clap's parser for paths rejects the empty default.
         let any_path = OsStringValueParser::new().map(PathBuf::from);
         let any_or_none =
             |arg: Arg| arg.required(false).default_value("").hide_default_value(true).value_parser(any_path);
-        // What rows cost is measured as far as the number of places depends on it, whatever that takes.
-        // `auto` is for one text at a time.
+        // `--curve-budget` is hidden: the cost curve is measured as far as the choice of lanes needs it. `-c auto` is
+        // for one text at a time.
         let n_ctx = "Context size in tokens per line, prompt and answer [default: as needed]";
         EngineArgs::augment_args(command)
             .mut_arg("model", any_or_none)

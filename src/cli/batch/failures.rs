@@ -1,4 +1,4 @@
-//! What goes wrong with a batch, for people.
+//! Failures of `chaski batch` as messages for the user.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::batch::merge::MergeError;
 use crate::batch::pipeline::BatchError;
 use crate::cli::failure::{ExitCode, Failure};
 
-/// The same command is all it takes to go on.
+/// Hint: rerunning the command resumes the job.
 const GOES_ON: &str = "run the same command again to continue";
 
 /// The failure of a job that writes to `output`.
@@ -34,7 +34,7 @@ pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
     }
 }
 
-/// An interrupt, by which so many answers were lost.
+/// The failure for an interrupt that lost `n_lost` unfinished answers.
 pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
     let failure = match n_lost {
         0 => Failure::interrupted(),
@@ -48,7 +48,7 @@ pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
     }
 }
 
-/// What is safe in an output.
+/// A phrase that says how many lines of the output are safe; `None` if there is no journal.
 pub(super) fn safe(output: &Path) -> Option<String> {
     let (journal, _) = read_journal(&Files, &journal_path(output)).ok()??;
     let (totals, key) = (journal.totals(), journal.key());

@@ -1,4 +1,4 @@
-//! How a batch is getting on, on stderr: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a batch on stderr: a bar on a terminal, otherwise a line every 10 seconds.
 
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::cli::output::{Bars, stderr_line};
 use crate::llama::exact::Exactness;
 use crate::text::sanitize_for_terminal;
 
-/// Time between two lines where stderr is no terminal.
+/// Time between two progress lines if stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Lines of a kind that are told one by one; all are in the output.
+/// Number of notices of each kind to print. The output file has all of them.
 const MAX_TOLD: usize = 10;
 
-/// Tells it.
+/// Prints progress and notices.
 #[derive(Debug)]
 pub(super) struct Show {
     bars: Bars,
@@ -44,7 +44,7 @@ impl Show {
         self.bars.clear();
     }
 
-    /// Tells what is wrong with a line, which is the `n_th` of its kind.
+    /// Prints a notice about a line. `n_th` counts the notices of its kind.
     fn line(&self, number: u64, n_th: usize, what: &str) {
         if n_th > MAX_TOLD {
             return;
@@ -67,7 +67,7 @@ impl Watcher for Show {
         }
     }
 
-    /// Also with `-q`, as all of these: nothing goes wrong silently.
+    /// Notices are printed even with `-q`: no failure is silent.
     fn failed(&mut self, number: u64, refusal: &Refusal) {
         self.n_failed += 1;
         self.line(number, self.n_failed, &format!("{} ({})", refusal.message, refusal.code));
@@ -83,7 +83,7 @@ impl Watcher for Show {
     }
 }
 
-/// What was done, in one line.
+/// One line that summarizes the finished batch.
 pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -> String {
     let progress = &ended.progress;
     let Totals { n_ok, n_failed, .. } = progress.totals;

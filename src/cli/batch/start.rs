@@ -1,4 +1,4 @@
-//! The engine of a batch, from arguments.
+//! Starts the engine of a batch.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use crate::cli::output::{Bars, stderr_line};
 use crate::llama::batching::{self, BatchEngineConfig, Startup};
 use crate::llama::worker::{Loaded, WorkerConfig};
 
-/// Starts the engine, and waits until its model is loaded.
+/// Starts the engine and waits until its model is loaded.
 pub(super) fn start(
     args: &BatchArgs,
     engine: WorkerConfig,

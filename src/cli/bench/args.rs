@@ -71,7 +71,7 @@ pub struct BenchArgs {
     pub rows: RowsArgs,
 }
 
-/// What is measured, if not drafters.
+/// What to measure instead of drafters.
 #[derive(Debug, ClapArgs)]
 #[group(multiple = false)]
 pub struct ModeArgs {
@@ -88,7 +88,7 @@ pub struct ModeArgs {
     pub check: bool,
 }
 
-/// Arguments that belong to `--curve`, and widths.
+/// Flags of `--curve`, and `--widths`.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "With --curve")]
 pub struct CurveArgs {
@@ -105,7 +105,7 @@ pub struct CurveArgs {
     pub svg: Option<PathBuf>,
 }
 
-/// Arguments that belong to `--rows`.
+/// Flags of `--rows`.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "With --rows")]
 pub struct RowsArgs {
@@ -118,7 +118,7 @@ pub struct RowsArgs {
     pub tg: Vec<usize>,
 }
 
-/// What a table is written as.
+/// Output format of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Markdown table, rounded

@@ -1,37 +1,37 @@
-//! The cost curve drawn: as characters, and as a picture.
+//! The cost curve as a text plot and as an SVG picture.
 
 use plotters::prelude::*;
 
-/// One width.
+/// The cost of one width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     pub(super) n_rows: usize,
-    /// In units of one row, as the two below.
+    /// Median cost, in units of c(1); `least` and `greatest` likewise.
     pub(super) cost: f64,
     pub(super) least: f64,
     pub(super) greatest: f64,
 }
 
-/// One line of the chart; its points from narrow to wide.
+/// One line of the chart; points are sorted by width.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<Point>,
 }
 
-/// Characters across and down, without the axes.
+/// Size of the plot in characters, without the axes.
 const PLOT_SIZE: (usize, usize) = (64, 16);
 
 const MARKS: [char; 6] = ['*', 'o', '+', 'x', '#', '@'];
 
-/// The corner of the chart: greatest width and cost, at least 1 more than the least.
+/// The greatest width and cost, at least 2 each.
 fn limits(series: &[Series]) -> (f64, f64) {
     let points = || series.iter().flat_map(|series| &series.points);
     let n_rows = points().map(|point| point.n_rows as f64).fold(2.0, f64::max);
     (n_rows, points().map(|point| point.cost).fold(2.0, f64::max))
 }
 
-/// c(n) over n in characters; dots where n rows cost n times as much as one, so that nothing is gained.
+/// Plots c(n) over n. Dots mark parity: n rows cost as much as n single rows.
 pub(super) fn plot(series: &[Series]) -> String {
     let (columns, lines) = PLOT_SIZE;
     let (max_rows, max_cost) = limits(series);
@@ -62,7 +62,7 @@ pub(super) fn plot(series: &[Series]) -> String {
     out + "        . same cost as one row after the other"
 }
 
-/// The same as a picture, with the spread of the samples.
+/// The plot as SVG, with the spread of the samples.
 pub(super) fn svg(title: &str, series: &[Series]) -> Result<String, Box<dyn std::error::Error>> {
     let (max_rows, max_cost) = limits(series);
     let mut out = String::new();

@@ -1,5 +1,5 @@
-//! `bench --curve`: what n rows in one batch take, and c(n), that in units of one row: as a table, as a plot on stderr, and
-//! as a picture.
+//! `bench --curve`: measures the time of n rows in one batch, and c(n), as a table, a text plot on stderr, and an SVG
+//! picture.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::llama::worker::measure::What;
 
 const N_REPEATS: usize = 5;
 
-/// Every step of the staircases seen so far: groups of 4 and 8 rows.
+/// Covers every stair seen so far: groups of 4 and of 8 rows.
 const WIDTHS: [usize; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64];
 
 pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Vec<Table>, Failure> {
@@ -22,7 +22,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
     if widths.is_empty() {
         widths.extend(WIDTHS);
     }
-    // All others are compared with one row.
+    // c(n) is relative to one row.
     widths.push(1);
     widths.sort_unstable();
     widths.dedup();

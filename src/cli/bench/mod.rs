@@ -1,9 +1,9 @@
-//! `chaski bench`: evidence, measured on this machine.
+//! `chaski bench`: measures speed and losslessness on this machine.
 //!
-//! By itself it compares drafters with plain decoding on real text. `--curve` measures what n rows in one batch cost,
-//! `--rows` llama-bench's figures, `--check` whether wide batches decide as plain decoding does. Each makes rows of one
-//! table on stdout; what else is said goes to stderr. It compares nothing with other programs: `scripts/bench-peers.sh`
-//! does.
+//! Without a mode flag it compares drafters with plain decoding on real text. `--curve` measures what n rows in one
+//! batch cost, `--rows` measures what llama-bench measures, and `--check` compares the logits of wide batches with
+//! plain decoding. Tables go to stdout, everything else to stderr. To compare chaski with other programs, use
+//! `scripts/bench-peers.sh`.
 
 pub mod args;
 mod chart;
@@ -31,13 +31,13 @@ use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::llama::worker::measure::{Measured, Measurement, What};
 use crate::llama::worker::{Event, Worker, WorkerConfig};
 
-/// What every kind of measurement needs.
+/// State shared by all measurements.
 struct Bench<'a> {
     args: &'a BenchArgs,
-    /// Positions of the context, if they were given.
+    /// The context size, if one was given.
     n_ctx: Option<usize>,
     worker: Worker,
-    /// In every record.
+    /// The setup, included in every record.
     setup: Row,
     raw: RawOutput,
 }
@@ -45,7 +45,7 @@ struct Bench<'a> {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     if args.n_predict == 0 || args.repetitions == Some(0) {
         return Err(Failure::usage("-n and -r must be 1 or more"));
@@ -80,7 +80,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// The setup as figures.
+/// The setup as columns.
 fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
     let engine = &args.engine;
     Row::default()
@@ -114,7 +114,7 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
     )
 }
 
-/// The file's name: where it lies is nobody's business.
+/// Only the file name: records must not reveal the user's folders.
 fn base_name(config: &WorkerConfig) -> String {
     let name = config.drafters.base.as_ref().and_then(|base| base.path().file_name());
     name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -125,7 +125,7 @@ fn model_name(args: &BenchArgs) -> String {
 }
 
 impl Bench<'_> {
-    /// Has the worker measure something.
+    /// Runs a measurement on the worker, with a progress bar.
     fn measured(&self, text: Vec<Segment>, what: What) -> Result<Measured, Failure> {
         self.worker.submit(Measurement { text, what });
         let mut bars = Bars::default();
@@ -147,7 +147,7 @@ impl Bench<'_> {
         Err(Failure::new("the engine stopped without a result"))
     }
 
-    /// Times of something that is measured on any text: that of the shipped prompts.
+    /// Runs a timing measurement on the text of the shipped prompts.
     fn times(&self, what: What) -> Result<Vec<Vec<f64>>, Failure> {
         let text: String = prompts::shipped().into_iter().map(|prompt| prompt.prompt + "\n").collect();
         match self.measured(vec![Segment { text, parse_special: false }], what)? {
@@ -157,7 +157,7 @@ impl Bench<'_> {
     }
 }
 
-/// Says which prompt comes next, and renders it.
+/// Prints which prompt comes next, and renders it.
 fn next_prompt(number: usize, prompts: &[Prompt], renderer: &Renderer<'_>) -> Result<Vec<Segment>, Failure> {
     stderr_line(&format!("{}/{}: {}", number + 1, prompts.len(), prompts[number].id));
     renderer.segments(&prompts[number].prompt)

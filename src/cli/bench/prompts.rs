@@ -1,4 +1,4 @@
-//! The texts that are measured on: shipped ones, or a file of the user's.
+//! The prompts of `chaski bench`: shipped ones, or a file of the user's.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::llama::worker::Loaded;
 
 const SHIPPED: &str = include_str!("../../../bench/prompts.jsonl");
 
-/// A user's message.
+/// A user message.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Prompt {
     pub(super) id: String,
@@ -21,7 +21,7 @@ pub(super) struct Prompt {
     pub(super) prompt: String,
 }
 
-/// The prompts that were asked for.
+/// Reads the prompts that the arguments select.
 pub(super) fn read(args: &BenchArgs) -> Result<Vec<Prompt>, Failure> {
     let prompts = match &args.prompts {
         Some(path) => {
@@ -54,7 +54,7 @@ fn parse(text: &str, name: &str) -> Result<Vec<Prompt>, Failure> {
     if prompts.is_empty() { Err(Failure::new(format!("{name}: the file contains no prompts"))) } else { Ok(prompts) }
 }
 
-/// Those of one of `kinds` and one of `ids`; an empty list asks for nothing in particular.
+/// Selects the prompts that match `kinds` and `ids`. An empty list matches all prompts.
 fn choose(prompts: Vec<Prompt>, kinds: &[String], ids: &[String]) -> Result<Vec<Prompt>, Failure> {
     let must_be_there = |flag: &str, asked: &[String], of: &dyn Fn(&Prompt) -> String| {
         let mut known: Vec<String> = prompts.iter().map(of).collect();
@@ -77,14 +77,14 @@ fn choose(prompts: Vec<Prompt>, kinds: &[String], ids: &[String]) -> Result<Vec<
     }
 }
 
-/// Makes prompts of users' messages, as the model's template wants them.
+/// Renders user messages with the model's chat template.
 pub(super) struct Renderer<'a> {
     template: Option<ChatTemplate>,
     loaded: &'a Loaded,
 }
 
 impl<'a> Renderer<'a> {
-    /// Reads the model's template.
+    /// Parses the model's template.
     pub(super) fn new(gguf: &Gguf, loaded: &'a Loaded) -> Result<Renderer<'a>, Failure> {
         let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
         let template = template.transpose();

@@ -1,5 +1,7 @@
-//! `bench --rows`: llama-bench's figures, made as it makes them. Reading a prompt of n tokens (`pp`), and decoding n
-//! tokens one by one from an empty context, without sampling (`tg`): the mean and the standard deviation of the rates.
+//! `bench --rows`: the figures of llama-bench, measured the same way.
+//!
+//! `pp` decodes a prompt of n tokens. `tg` decodes n tokens one by one from an empty context, without sampling. Rows
+//! show the mean and standard deviation of the rates.
 
 use crate::cli::bench::Bench;
 use crate::cli::bench::stats::{mean, standard_deviation};
@@ -27,7 +29,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<Vec<Table>, Failure> {
     Ok(vec![Table { name: "rows", rows }])
 }
 
-/// Names are llama-bench's, where it has one.
+/// Column names are llama-bench's where it has the column.
 fn row(n_prompt: usize, n_gen: usize, samples_ms: &[f64]) -> Row {
     let n_tokens = n_prompt + n_gen;
     let rates: Vec<f64> = samples_ms.iter().map(|ms| n_tokens as f64 * 1e3 / ms).collect();

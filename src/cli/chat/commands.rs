@@ -1,4 +1,4 @@
-//! What is typed, carried out. Everything told here goes to stderr: stdout is for answers.
+//! Runs what the user types in a chat. All messages here go to stderr: stdout is for answers.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,35 +18,35 @@ use crate::gguf::ModelId;
 use crate::store::sessions::{Place, Sessions};
 use crate::text::sanitize_for_terminal;
 
-/// Longest part of a message that is told.
+/// Longest part of a message that a notice quotes, in characters.
 const MAX_TOLD: usize = 60;
 
-/// Whether the chat goes on.
+/// Whether the chat continues after an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// It does.
+    /// The chat continues.
     GoOn,
-    /// The user leaves.
+    /// The user leaves the chat.
     Leave,
 }
 
-/// A chat: a conversation, and where conversations are kept.
+/// A running chat and the folder of saved chats.
 pub struct Chat {
-    /// The one under way.
+    /// The current conversation.
     pub conversation: Conversation,
-    /// `None` where the system tells no data folder.
+    /// Saved chats; `None` if the system has no data folder.
     pub sessions: Option<Sessions>,
-    /// Whether somebody sits there.
+    /// Whether the input is a terminal.
     pub is_terminal: bool,
-    /// Files that go before the next message.
+    /// Texts of `/read`, to be sent before the next message.
     pub reading: Vec<String>,
 }
 
 impl Chat {
-    /// Answers a message, or does what a command says.
+    /// Answers a message, or runs a command.
     ///
     /// # Errors
-    /// When it cannot be done; the conversation is what it was.
+    /// If that fails; the conversation is then unchanged.
     pub fn take(&mut self, typed: &str) -> Result<Flow, Failure> {
         let line = command::parse(typed).map_err(|error| Failure::usage(error.to_string()).with_hint(error.hint()))?;
         match line {
@@ -88,7 +88,7 @@ impl Chat {
             Command::Load(name) => self.load(&name)?,
             Command::List => self.list()?,
             Command::Clear => self.clear(),
-            // Has been seen to by the caller.
+            // The caller handles it.
             Command::Exit => {}
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Chat {
         turn.map(|turn| (before, turn)).ok_or_else(|| Failure::new("there is no message yet"))
     }
 
-    /// Asks in the place of the last turn, which comes back if there is no answer.
+    /// Asks in place of the last turn. Restores `before` if there is no answer.
     fn ask_anew(&mut self, before: Session, message: &str, seed: Option<u32>) -> Result<(), Failure> {
         let n_turns = self.conversation.session.turns.len();
         let asked = self.conversation.ask(message, seed);
@@ -130,7 +130,7 @@ impl Chat {
         }
         let last = self.conversation.session.turns.last().map(|turn| turn.user.clone());
         let edited = editor::edit(last.as_deref().unwrap_or_default());
-        // The editor's: a terminal tells all that it runs.
+        // A terminal sends Ctrl-C to the editor and to chaski; this one was for the editor.
         self.conversation.engine.signals.take();
         let message = edited?;
         let message = message.trim();
@@ -251,25 +251,25 @@ impl Chat {
     }
 }
 
-/// Tells that another model answered so far, if one did.
+/// Prints a notice if another model wrote the answers so far.
 pub fn tell_other_model(session: &Session, model: &ModelId) {
     if session.model != *model && !session.turns.is_empty() {
         tell(&format!("notice: this chat was with another model ({}); this model reads its text again", session.model.name()));
     }
 }
 
-/// For a user without a home.
+/// The failure for a user without a home folder.
 #[must_use]
 pub fn no_folder() -> Failure {
     Failure::new("there is no folder for saved chats").with_hint("set HOME or XDG_DATA_HOME")
 }
 
-/// Writes lines to stderr, without what a terminal would obey.
+/// Writes lines to stderr, without control sequences.
 pub fn tell(text: &str) {
     stderr_line(&sanitize_for_terminal(text.trim_end()));
 }
 
-/// As it was typed or completed: with quotes around it, or with backslashes before blanks; `~` is the home.
+/// Parses a path as typed or completed: in quotes, or with backslashes before blanks; `~` is the home folder.
 fn path_of(typed: &str) -> PathBuf {
     let quoted = ['"', '\''].iter().find_map(|&quote| typed.strip_prefix(quote)?.strip_suffix(quote));
     let path = quoted.map_or_else(|| unescape(typed, Some('\\')), Into::into);

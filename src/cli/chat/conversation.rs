@@ -1,5 +1,5 @@
-//! A conversation with a model: from a message to its answer. [`crate::cli::chat::overflow`] makes room for them; what is typed
-//! is the business of [`crate::cli::chat::commands`].
+//! One chat with a model: sends messages and receives answers. [`crate::cli::chat::overflow`] makes room in the
+//! context; [`crate::cli::chat::commands`] runs what the user types.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -24,72 +24,72 @@ use crate::stats::Stats;
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::sessions::Place;
 
-/// What a prompt ends with.
+/// How a prompt ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opens {
-    /// What was said so far.
+    /// After the messages so far.
     Nothing,
-    /// The opening of an answer.
+    /// With the opening of an answer.
     Answer,
-    /// The same for a summary, which needs no thinking.
+    /// With the opening of a summary, without thinking.
     Summary,
 }
 
-/// What answers.
+/// The model, and all settings that stay fixed during a chat.
 pub struct Engine {
-    /// The model at work.
+    /// The engine thread.
     pub worker: Worker,
-    /// Its words around messages.
+    /// Renders messages with the chat template.
     pub prompter: Prompter,
-    /// What the template is given besides.
+    /// Extra variables of the template.
     pub variables: BTreeMap<String, TemplateValue>,
-    /// Name, size and a hash of the header.
+    /// The model.
     pub model: ModelId,
-    /// Positions of the context.
+    /// Context size, in tokens.
     pub n_ctx: usize,
-    /// As many as the model was trained with, where it says so.
+    /// The model's trained length, if the file says so.
     pub n_ctx_train: Option<usize>,
-    /// What drafts.
+    /// The drafter.
     pub drafter: DrafterKind,
-    /// Time for measuring the cost of drafts.
+    /// Time budget for measuring the cost curve.
     pub curve_budget: Duration,
-    /// Where prompts read before are kept.
+    /// The prompt cache, if it is in use.
     pub prompt_cache: Option<PromptCacheConfig>,
     /// Whether every answer must be exact.
     pub exact: ExactArg,
-    /// Whether it is told of every answer.
+    /// Whether to print the exactness of every answer.
     pub is_verbose: bool,
-    /// What breaks an answer off.
+    /// Signals that interrupt an answer.
     pub signals: Signals,
     /// Where answers go.
     pub screen: Screen,
 }
 
-/// A conversation under way.
+/// A chat in progress.
 pub struct Conversation {
     pub(super) engine: Engine,
     pub(super) session: Session,
     pub(super) settings: Settings,
-    /// Where it is kept, if it has a name.
+    /// Where the chat is saved, if it has a name.
     pub(super) place: Option<Place>,
-    /// Of the last answer.
+    /// Statistics and seed of the last answer.
     pub(super) stats: Option<(Stats, u32)>,
-    /// Whether the last answer was broken off.
+    /// Whether the last answer was interrupted.
     pub(super) was_interrupted: bool,
     is_merge_told: bool,
 }
 
 impl Conversation {
-    /// Goes on with `session`.
+    /// Continues `session`.
     pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
         Conversation { engine, session, settings, place, stats: None, was_interrupted: false, is_merge_told: false }
     }
 
-    /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
+    /// Answers a message. `seed` replaces the seed that follows from the turn's place in the chat.
     ///
     /// # Errors
-    /// When there is no answer: then nothing is added to the conversation. When it cannot be shown: then what there is of it
-    /// is kept, since a terminal that was closed, or a reader that is gone, takes nothing back.
+    /// If there is no answer; the chat is then unchanged. Also if the answer cannot be shown; then the chat keeps what
+    /// was generated, because a closed terminal or pipe does not undo it.
     pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
         let (turn, shown) = self.answer(message, seed)?;
         self.session.turns.push(turn);
@@ -98,10 +98,10 @@ impl Conversation {
         shown
     }
 
-    /// Writes the session where it is kept.
+    /// Saves the session, if the chat has a name.
     ///
     /// # Errors
-    /// When that fails.
+    /// If it cannot be saved.
     pub fn keep(&mut self) -> Result<(), Failure> {
         self.settings.given().clone_into(&mut self.session.settings);
         match &self.place {
@@ -110,12 +110,12 @@ impl Conversation {
         }
     }
 
-    /// Positions of the context that the conversation takes.
+    /// Number of context tokens that the chat uses.
     pub fn n_used(&mut self) -> usize {
         let has_text = !self.session.turns.is_empty() || self.session.system.is_some();
         let messages = self.messages(self.session.n_left_out, None);
         let rendered = has_text.then(|| self.render(&messages, Opens::Nothing).ok()).flatten();
-        // Some templates refuse a system prompt alone.
+        // Some templates reject a system prompt without messages.
         rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
     }
 
@@ -137,7 +137,7 @@ impl Conversation {
         let answered = self.run(job, |piece| {
             if shown.is_ok() {
                 shown = output.write(piece);
-                // Nobody reads the rest.
+                // Nobody reads the rest, so stop the answer.
                 self.engine.signals.raised.fetch_or(shown.is_err(), Ordering::Relaxed);
             }
             Ok(())
@@ -177,7 +177,7 @@ impl Conversation {
         self.engine.prompter.render(messages, opens != Opens::Nothing, extra)
     }
 
-    /// Tokens of the prompt that leaves out so many turns.
+    /// Tokens of the prompt without the first `n_left_out` turns.
     pub(super) fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
         self.count(self.render(&self.messages(n_left_out, Some(message)), Opens::Answer)?)
     }
@@ -217,7 +217,7 @@ impl Conversation {
         }
     }
 
-    /// The answer and its text, of which `each` is given every piece.
+    /// Runs a job and passes every piece of text to `each`. Returns the answer and its text.
     pub(super) fn run(
         &self,
         job: Job,

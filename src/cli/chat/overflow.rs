@@ -1,5 +1,5 @@
-//! Room for a message and its answer in a context that is full: what is left out, and the summary that the model writes of
-//! it. How much that is, is decided by [`crate::chat::overflow`].
+//! Makes room in a full context: leaves out old turns, or has the model summarize them. [`crate::chat::overflow`]
+//! decides how many.
 
 use crate::chat::overflow::{self, Budget, Fit, OnOverflow};
 use crate::chat::session::Turn;
@@ -11,17 +11,17 @@ use crate::cli::output::stderr_line;
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::StopType;
 
-/// A word is asked for no more often than there are so many tokens: models write more than they are asked for.
+/// Tokens allowed per requested word: models write more than they are asked for.
 const TOKENS_PER_WORD: usize = 2;
 
-/// Shortest answer that a hint leaves room for.
+/// Shortest answer that a hint leaves room for, in tokens.
 const LEAST_ANSWER: usize = 32;
 
 impl Conversation {
-    /// Sends again what was left out, if the context has room for it by now.
+    /// Restores the turns that were left out, if the context has room for all of them now.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// If the engine fails.
     pub fn recall(&mut self) -> Result<(), Failure> {
         if self.session.n_left_out == 0 {
             return Ok(());
@@ -34,7 +34,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Leaves out what has no room beside the message and its answer, and tells so.
+    /// Leaves out the oldest turns that do not fit beside the message and its answer, and prints a notice.
     pub(super) fn make_room(&mut self, message: &str) -> Result<(), Failure> {
         let budget = Budget::new(self.engine.n_ctx, self.settings.max_tokens);
         let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
@@ -71,7 +71,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// `n_alone` are the tokens of the prompt without any turn before the message.
+    /// `n_alone` is the length of a prompt with this message alone, in tokens.
     fn too_long(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Failure {
         let what = match self.settings.on_overflow {
             OnOverflow::Error => "the chat",
@@ -86,7 +86,7 @@ impl Conversation {
         .with_hint(self.what_helps(n_prompt, n_alone, budget).join(", or "))
     }
 
-    /// What makes room for a prompt, as it is typed; never what would not.
+    /// Hints that make room for the prompt, as the user types them. Omits those that would not help.
     fn what_helps(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Vec<String> {
         let drops = self.settings.on_overflow != OnOverflow::Error;
         let mut helps = Vec::new();
@@ -97,7 +97,7 @@ impl Conversation {
         if n_needed <= budget.n_ctx {
             helps.push(format!("/set n-predict {}", budget.n_ctx - n_prompt));
         }
-        // Without n-predict a quarter of the context is the answer's.
+        // Without `n-predict`, a quarter of the context is reserved for the answer.
         let n_ctx = match self.settings.max_tokens {
             Some(n) => n_prompt + n,
             None => n_prompt.div_ceil(3) * 4,
@@ -109,8 +109,8 @@ impl Conversation {
         helps
     }
 
-    /// A summary of the turns from `from` to `to` and of the summary before. What has no room in a context is summarized in
-    /// parts.
+    /// Summarizes the turns from `from` to `to` and the summary before them. If they do not fit into one context, it
+    /// works in parts.
     fn summarize(&self, from: usize, to: usize) -> Result<Option<String>, Failure> {
         let pair = |turn: &Turn| (turn.user.clone(), without_thinking(&turn.assistant));
         let turns: Vec<(String, String)> = self.session.turns[from..to].iter().map(pair).collect();
@@ -132,7 +132,7 @@ impl Conversation {
         Ok(summary)
     }
 
-    /// Most tokens of a summary.
+    /// Length limit of a summary, in tokens.
     fn n_summary(&self) -> usize {
         self.engine.n_ctx / 8
     }
@@ -142,10 +142,10 @@ impl Conversation {
         self.render(&[Message::new("user", text)], Opens::Summary)
     }
 
-    /// What the model itself answers to a request for a summary.
+    /// The model's answer to a request for a summary.
     fn summary_of(&self, request: Rendered) -> Result<String, Failure> {
         let opening = if opens_thinking(&request.text()) { thinking::OPEN } else { "" };
-        // The likeliest tokens: a summary depends on nothing but what it is of.
+        // Greedy: a summary must depend only on its text.
         let sampling = Sampling { temperature: 0.0, ..self.settings.sampling.clone() };
         let (answer, text) = self.run(self.job(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
         match answer.stop {

@@ -1,4 +1,4 @@
-//! `chaski config`: which settings are in force, and where each comes from.
+//! `chaski config`: shows the settings in effect, and where each comes from.
 
 use clap::{Args as ClapArgs, Command, Subcommand};
 use toml::de::DeValue;
@@ -26,7 +26,7 @@ pub enum ShowCommand {
 /// Runs the command. `command` has the flags.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
     let ShowCommand::Show(args) = &args.command;
     let config = Config::read(args, command)?;
@@ -35,7 +35,7 @@ pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// What is set, as a file of settings; what is not has its flag's default.
+/// The settings in effect, in the format of a settings file. Settings left at their flag's default are omitted.
 pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) -> Option<String>) -> String {
     let path = config.path.as_deref().map_or_else(|| "no settings file".to_owned(), |path| path.display().to_string());
     let mut text = format!("# {path}; all other settings have the defaults that --help shows\n");
@@ -57,7 +57,7 @@ pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) 
 }
 
 fn toml_value(values: &[String]) -> String {
-    // A JSON string is a TOML string.
+    // Every JSON string is also a TOML string.
     let quoted = |value: &String| serde_json::to_string(value).expect("a string serializes");
     let is_plain = |text: &str| {
         let parsed = DeValue::parse(text).ok().filter(|value| !value.get_ref().is_str());

@@ -1,4 +1,4 @@
-//! `chaski drafter inspect`: what is in a drafter file, and whether all of it is sound.
+//! `chaski drafter inspect`: shows what a drafter file contains, and checks it for damage.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::llama::tokenizer::Tokenizer;
 use crate::store::drafter_file::{BaseRow, DrafterFile, VERSION};
 use crate::store::vocabulary::Vocabulary;
 
-/// Rows that are shown as text, and successors of each.
+/// Number of rows shown as text, and of successors of each.
 const N_TOP_ROWS: usize = 10;
 const N_TOP_SUCCESSORS: usize = 3;
 
@@ -22,7 +22,7 @@ struct Report {
     version: u32,
     n_vocab: u32,
     vocabulary_hash: String,
-    /// Of contexts of two tokens, of one, of none.
+    /// Contexts of two tokens, then of one, then of none.
     trigrams: Counts,
     bigrams: Counts,
     unigrams: Counts,

@@ -1,4 +1,4 @@
-//! `chaski models fit`: which contexts fit, by the numbers of the cache.
+//! `chaski models fit`: shows which context sizes fit into memory, by KV cache type.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::cli::settings::settings_of;
 use crate::memory::{Estimate, ModelShape, cache_choices};
 use crate::tune::{FlashAttention, KvType, Settings};
 
-/// The shortest context of the table.
+/// Smallest context of the table, in tokens.
 const LEAST_N_CTX: usize = 2048;
 
 #[derive(Serialize)]
@@ -61,7 +61,7 @@ pub(super) fn fit(args: &FitArgs) -> Result<(), Failure> {
     })
 }
 
-/// Contexts: doubling, and last the model's own.
+/// Context sizes: powers of two, then the trained length.
 fn rows(shape: &ModelShape) -> impl Iterator<Item = usize> {
     let n_ctx_train = shape.n_ctx_train;
     let doubling = std::iter::successors(Some(LEAST_N_CTX), |n| n.checked_mul(2));

@@ -1,4 +1,4 @@
-//! `chaski models list`.
+//! `chaski models list`: lists the models on this machine.
 
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
@@ -26,7 +26,7 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Report<'a> {
     models: Vec<Row<'a>>,
-    /// Whether there is more than is looked at.
+    /// Whether the search stopped early.
     is_cut: bool,
 }
 
@@ -64,7 +64,7 @@ fn row(listed: &Listed) -> Row<'_> {
     }
 }
 
-/// A line for each model, columns side by side; of one that cannot be run, the reason.
+/// One line per model, in aligned columns. For a model that cannot run, the reason.
 fn table(listed: &[Listed]) -> String {
     let cells: Vec<[String; 6]> = listed.iter().map(cells).collect();
     let widths: [usize; 6] =
@@ -101,7 +101,7 @@ fn cells(listed: &Listed) -> [String; 6] {
     }
 }
 
-/// As people say it: 135M, 1.5B.
+/// A number of parameters, as in 135M or 1.5B.
 pub(super) fn parameters(n: u64) -> String {
     match n {
         0..1_000_000 => HumanCount(n).to_string(),
@@ -110,7 +110,7 @@ pub(super) fn parameters(n: u64) -> String {
     }
 }
 
-/// Names are strangers' as well: one line, no escapes.
+/// Makes a name from a file safe to print: one line, no escape sequences.
 pub(super) fn clean(text: &str) -> String {
     sanitize_for_terminal(text).replace(['\n', '\t'], " ")
 }

@@ -1,4 +1,4 @@
-//! From `-m NAME` to a file.
+//! Resolves `-m NAME` to a file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use crate::cli::models::places_with;
 use crate::models::names::{Meaning, meaning};
 use crate::models::search::{Found, search};
 
-/// Names in a message.
+/// Number of names shown in a message.
 const N_TOLD: usize = 8;
 
-/// How alike a name must be to be meant, in 0 ..= 1.
+/// Least similarity of a suggested name, from 0 to 1.
 const LEAST_LIKENESS: f64 = 0.8;
 
-/// Puts the file of a name in its place. What is a path stays as it is, whether or not there is such a file.
+/// Replaces a model name by its file. A path stays unchanged, even if there is no such file.
 ///
 /// # Errors
-/// When several models, or none, have the name.
+/// If no model has the name, or several have.
 pub fn resolve(model: &mut PathBuf) -> Result<(), Failure> {
     if is_path(model) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `chaski models show`: what is in a model file. All of it is a stranger's text: it is cleaned before it is shown.
+//! `chaski models show`: prints what a model file contains. Its texts are untrusted and are sanitized first.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,16 +25,16 @@ use crate::memory::Estimate;
 use crate::models::describe::{About, about};
 use crate::store::curves;
 
-/// Characters of a value that are shown.
+/// Characters of a value to show.
 const MAX_SHOWN: usize = 96;
 
-/// Elements of an array that are shown.
+/// Elements of an array to show.
 const N_SHOWN_ELEMENTS: usize = 4;
 
-/// The context whose memory is told, or the model's own if that is shorter.
+/// Context size of the memory estimate, in tokens, or the trained length if that is shorter.
 const N_CTX: usize = 4096;
 
-/// What templates are known by.
+/// Marker strings that identify a known template.
 const TEMPLATES: [(&str, &str); 7] = [
     ("<|im_start|>", "chatml"),
     ("<|start_header_id|>", "llama 3"),
@@ -61,7 +61,7 @@ struct Report {
     #[serde(skip)]
     exactness: Exactness,
     memory: Memory,
-    /// Plain decoding, by the cost curve that is kept for these settings.
+    /// Speed of plain decoding, from the saved cost curve for these settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second: Option<f64>,
     metadata: BTreeMap<String, Json>,
@@ -135,7 +135,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     })
 }
 
-/// Numbers and short texts as they are, long ones cut, of arrays the length and the first few.
+/// Converts a value: long texts are cut, and arrays become their length and first elements.
 fn to_json(value: &Value<'_>) -> Json {
     match value {
         Value::Bool(v) => json!(v),

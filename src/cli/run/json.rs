@@ -1,4 +1,4 @@
-//! An answer as JSON.
+//! An answer as JSON, for `run --json` and `--jsonl`.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::llama::worker::{Answer, StopType};
 use crate::stats::Stats;
 use crate::tune::Settings;
 
-/// Names are llama-server's, where it has one.
+/// Names are llama-server's where it has them.
 #[derive(Serialize)]
 pub(super) struct JsonAnswer<'a> {
     text: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct JsonAnswer<'a> {
     logprobs: Option<JsonLogprobs>,
 }
 
-/// As in OpenAI's chat completions.
+/// Format of OpenAI's chat completions.
 #[derive(Serialize)]
 struct JsonLogprobs {
     content: Vec<ChatToken>,
@@ -82,12 +82,12 @@ pub(super) struct End<'a> {
     pub(super) answer: JsonAnswer<'a>,
 }
 
-/// What `--json` prints.
+/// The object that `--json` prints.
 pub(super) fn to_json<'a>(said: &'a Said, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),
-        // llama-server knows one limit only.
+        // llama-server has only one kind of limit.
         StopType::Limit | StopType::Context => ("limit", None),
         StopType::Interrupted => ("interrupted", None),
     };

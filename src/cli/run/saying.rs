@@ -1,4 +1,4 @@
-//! An answer as it comes: its text to stdout, its thinking to stderr, or both as events.
+//! Writes an answer as it arrives: text to stdout and thinking to stderr, or both as events.
 
 use crate::chat::thinking::{Part, Thinking};
 use crate::cli::args::RunArgs;
@@ -7,33 +7,33 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{TextOutput, stderr_text};
 use crate::cli::run::Told;
 
-/// What a model said.
+/// What the model generated.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// The answer.
     pub(super) text: String,
-    /// What it thought before, with the tags.
+    /// The thinking before the answer, with its tags.
     pub(super) thinking: String,
-    /// Whether it ended within the thinking.
+    /// Whether it ended inside the thinking.
     pub(super) is_cut: bool,
 }
 
-/// How thinking is treated.
+/// How to treat thinking.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ThinkingPlan {
-    /// Whether the prompt has opened it; `None` is of texts without.
+    /// Whether the prompt has opened it; `None` turns the separation off.
     pub(super) is_open: Option<bool>,
-    /// Whether it is shown on stderr.
+    /// Whether to show it on stderr.
     pub(super) is_shown: bool,
 }
 
-/// Shows an answer.
+/// Shows one answer.
 pub(super) struct Saying {
     said: Said,
     splitter: Thinking,
     is_thinking_shown: bool,
     is_text_due: bool,
-    /// Whether everything is shown at the end.
+    /// Whether to show everything at the end (`--explain`).
     is_late: bool,
     output: TextOutput,
     events: Option<EventLines>,
@@ -53,7 +53,7 @@ impl Saying {
         }
     }
 
-    /// Takes what is told of the answer.
+    /// Handles one event of the job.
     pub(super) fn take(&mut self, told: &Told<'_>) -> Result<(), Failure> {
         let Told::Text(piece) = told else {
             return self.events.as_mut().map_or(Ok(()), |events| events.tell(told));
@@ -63,7 +63,7 @@ impl Saying {
         parts.iter().try_for_each(|(part, text)| self.say(*part, text))
     }
 
-    /// The answer, when all of it has come. Output that cannot be written is an error after that.
+    /// Writes the rest and returns the whole answer. Fails if the output cannot be written.
     pub(super) fn finish(mut self) -> Result<Said, Failure> {
         let mut parts = Vec::new();
         self.splitter.finish(|part, text| parts.push((part, text.to_owned())));

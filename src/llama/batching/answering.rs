@@ -1,4 +1,4 @@
-//! One request that is being answered: from tokens to text, and to the answer.
+//! One request being answered: collects tokens into text and builds the final answer.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::llama::model::Model;
 use crate::target::TargetError;
 use crate::text::TextAssembler;
 
-/// An answer in the making.
+/// An unfinished answer.
 pub(super) struct Answering {
     id: u64,
     n_prompt: usize,
@@ -20,7 +20,7 @@ pub(super) struct Answering {
     logprobs: Option<Logprobs>,
     n_top: Option<usize>,
     told: Vec<TokenLogprob>,
-    /// What it is when it may have no more tokens.
+    /// How the answer ends if it reaches its token limit.
     at_limit: End,
     placed: Instant,
     first: Option<Instant>,
@@ -43,17 +43,17 @@ impl Answering {
         }
     }
 
-    /// It has its lane from now on.
+    /// Starts the clock: the request got its lane.
     pub(super) fn placed(self) -> Answering {
         Answering { placed: Instant::now(), ..self }
     }
 
-    /// The request's.
+    /// Id of the request.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
 
-    /// How many of the likeliest tokens are reported with each.
+    /// How many of the most likely tokens to report with each token.
     pub(super) fn n_top(&self) -> Option<usize> {
         self.n_top
     }
@@ -63,7 +63,7 @@ impl Answering {
         self.first.is_none()
     }
 
-    /// Takes a token. Tells whether it is the last one.
+    /// Adds a token. Breaks if the answer ends with it.
     pub(super) fn take(&mut self, said: Said<'_>, model: &Model) -> ControlFlow<()> {
         self.first.get_or_insert_with(Instant::now);
         self.n_predicted += 1;
@@ -77,7 +77,7 @@ impl Answering {
         if self.assembler.stopped().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// The answer, or why there is none.
+    /// The answer, or the reason there is none.
     pub(super) fn finish(mut self, ended: &Ended) -> Event {
         let end = match &ended.end {
             batching::End::Broken => End::Stop,
@@ -103,7 +103,7 @@ impl Answering {
     }
 }
 
-/// What one text failed with; the others are not concerned.
+/// The refusal for a text that failed. Other texts continue.
 fn failure(error: &TargetError) -> Refusal {
     let code = if *error == TargetError::NotFinite { "not_finite" } else { "generation_failed" };
     Refusal { code: code.to_owned(), message: error.to_string() }

@@ -1,4 +1,4 @@
-//! The cost curve of a worker: kept, completed before drafting, and what memory allows for.
+//! The cost curve of a worker: loads, completes and saves it, and limits trees to the available memory.
 
 use crate::available::available;
 use crate::generate::Length;
@@ -10,20 +10,20 @@ use crate::store::curves;
 use crate::target::Target as _;
 use crate::token::Token;
 
-/// An answer of fewer tokens does not earn what measuring the curve costs.
+/// For shorter answers, measuring the curve costs more than it saves.
 const SHORT_ANSWER: usize = 32;
 
 impl<'a> Engine<'a> {
-    /// The widest tree that memory allows for.
+    /// The most rows of a tree that fit into memory.
     pub(super) fn max_rows(&self, n_ctx: usize) -> usize {
-        // Flash attention keeps no scores.
+        // Flash attention does not store the attention scores.
         let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
         let n_heads = if keeps_scores { self.model.n_heads() } else { 0 };
         let row = RowMemory { n_vocab: self.model.n_vocab(), n_heads, n_ctx };
         row.max_rows(available().unwrap_or(u64::MAX))
     }
 
-    /// Completes the curve for drafting on top of what `session` holds.
+    /// Measures what the curve lacks, on top of the content of `session`.
     pub(super) fn measure(
         &mut self,
         job: &Job,
@@ -32,7 +32,7 @@ impl<'a> Engine<'a> {
         length: Length,
     ) -> Result<(), Failure> {
         let n_past = session.n_past();
-        // Some models have no position beyond the context.
+        // Some models have no positions beyond the context.
         let max_rows = session.limits().max_nodes.min(length.n_ctx - n_past);
         let filler = *prompt.last().ok_or(Failure::EmptyPrompt)?;
         let is_short = job.max_tokens.is_some_and(|n| n < SHORT_ANSWER);
@@ -48,7 +48,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The curve kept for the settings at hand.
+    /// Loads the curve of the current settings.
     pub(super) fn load_curve(&mut self) {
         let kept = self
             .curves
@@ -63,7 +63,7 @@ impl<'a> Engine<'a> {
         let key = key.with_settings(&self.settings.to_string());
         if let Err(error) = curves::save(folder, &key, &self.curve, self.measured_unix_s) {
             self.outbox.send(Event::Notice(Notice::CurveNotKept(error)));
-            // Said once.
+            // Report the failure once.
             self.curves = None;
         }
     }

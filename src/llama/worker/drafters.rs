@@ -1,4 +1,4 @@
-//! The drafters of a worker: what they begin with, and what is kept of them.
+//! Creates the drafters of a worker, and loads and saves their learned state.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use crate::store::drafter_file::DrafterFile;
 use crate::store::learned::{self, LearnedKey, Updated};
 use crate::token::Token;
 
-/// What drafters begin with.
+/// Configuration of the drafters.
 #[derive(Clone, Debug, Default)]
 pub struct DraftersConfig {
-    /// Tri-grams made beforehand.
+    /// A drafter file: tri-grams built beforehand.
     pub base: Option<Arc<DrafterFile>>,
-    /// Where what is learned from generated tokens is kept, and as whose; `None` keeps nothing.
+    /// Folder and key of the learned state; `None`: do not learn.
     pub learned: Option<(PathBuf, LearnedKey)>,
 }
 
-/// What is known before an answer.
+/// Drafter files and learned state, from which a drafter is created for each answer.
 pub(in crate::llama) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
     has_told_of_damage: bool,
 }
 
-/// A drafter at work.
+/// The drafter of one answer.
 pub(super) enum Active {
     Auto(Box<Auto>),
     Other(Box<dyn Drafter>),
@@ -46,7 +46,7 @@ impl Active {
         }
     }
 
-    /// Drafts keep to `form`, where they are of more than one kind.
+    /// Restricts drafts to `form`. Other drafters do not support that; the sampler rejects their invalid tokens.
     pub(super) fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
         if let Active::Auto(auto) = self {
             auto.hold_to(form);
@@ -55,7 +55,7 @@ impl Active {
 }
 
 impl Drafters {
-    /// Reads what is kept. Where that cannot be used, a notice says so, and drafting begins without it.
+    /// Loads the learned state. If it is unusable, returns a notice and starts without it.
     pub(in crate::llama) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
         let kept = config.learned.as_ref().map(|(folder, key)| learned::load(folder, key));
         let (memory, notice) = match kept {
@@ -69,7 +69,7 @@ impl Drafters {
         (Drafters { config, memory: memory.unwrap_or_default(), has_told_of_damage: false }, notice)
     }
 
-    /// A drafter and its schedule. With `knows_past` it begins with what was learned from earlier answers.
+    /// A drafter and its schedule. With `knows_past` the drafter starts from the learned state.
     pub(super) fn make(
         &self,
         kind: DrafterKind,
@@ -90,7 +90,7 @@ impl Drafters {
         }
     }
 
-    /// A drafter for many texts, which begins with what was learned from earlier answers. Nothing is kept of it.
+    /// A drafter for many texts that starts from the learned state. It saves nothing.
     pub(in crate::llama) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
         Drafting::new(self.auto(&self.memory), n_lanes)
     }
@@ -100,11 +100,12 @@ impl Drafters {
         Auto::new(Auto::sources_with(base, memory.trigram.clone()), memory.experience.as_ref())
     }
 
-    /// Keeps what was learned from an answer, of which `generated` are the tokens.
+    /// Saves what an answer taught; `generated` are its tokens.
     pub(super) fn keep(&mut self, active: &Active, generated: &[Token]) -> Option<Notice> {
         let (Active::Auto(auto), Some((folder, key))) = (active, &self.config.learned) else { return None };
         let (memory, experience) = (&mut self.memory, auto.experience());
-        // Another process may have learned in the meantime, or forgotten: what is on the disk counts, and nothing is brought back.
+        // Another process may have updated or deleted the state meanwhile. The state on disk wins, so that nothing
+        // deleted comes back.
         let updated = learned::update(folder, key, |kept| {
             *memory = kept.and_then(|bytes| Memory::from_bytes(&bytes)).unwrap_or_default();
             memory.learn(generated, experience);
@@ -113,14 +114,14 @@ impl Drafters {
         match updated {
             Ok(Updated::Kept | Updated::Skipped) => None,
             Err(error) => {
-                // Said once.
+                // Report the failure once.
                 self.config.learned = None;
                 Some(Notice::NotLearned(error))
             }
         }
     }
 
-    /// Whether the base has just been found to be damaged.
+    /// A notice if the drafter file turned out to be damaged; given once.
     pub(super) fn damage(&mut self) -> Option<Notice> {
         let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.has_told_of_damage)?;
         self.has_told_of_damage = true;

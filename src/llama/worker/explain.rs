@@ -1,4 +1,4 @@
-//! Steps as messages: what was drafted, verified and accepted, and why so much. Words are the reader's business.
+//! Sends each step as data: what was drafted, verified and accepted, and why. The receiver formats it.
 
 use crate::generate::{Observer, Step};
 use crate::llama::model::Model;
@@ -7,44 +7,44 @@ use crate::llama::worker::Event;
 use crate::schedule::Explanation;
 use crate::token::Token;
 
-/// One step.
+/// One step of the loop.
 #[derive(Clone, Debug)]
 pub struct StepTold {
-    /// Positions before the step.
+    /// Positions in the cache before the step.
     pub n_past: usize,
-    /// The bytes of each token it brought.
+    /// The bytes of each emitted token.
     pub emitted: Vec<Vec<u8>>,
-    /// What was drafted, parents before children; the root is not among it.
+    /// The drafted nodes without the root, parents before children.
     pub nodes: Vec<NodeTold>,
-    /// Why as much of it was verified.
+    /// Why this many of them were verified.
     pub choice: Explanation,
 }
 
-/// One drafted token.
+/// One drafted node.
 #[derive(Clone, Debug)]
 pub struct NodeTold {
-    /// Its bytes.
+    /// Bytes of its token.
     pub bytes: Vec<u8>,
-    /// Its parent's place among the nodes; `None` is the root.
+    /// Index of its parent in [`StepTold::nodes`]; `None` is the root.
     pub parent: Option<usize>,
-    /// The probability that it is accepted, as the drafter saw it.
+    /// The drafter's estimate of the probability that it is accepted.
     pub p: f32,
-    /// What became of it.
+    /// Whether it was verified and accepted.
     pub fate: Fate,
 }
 
-/// What becomes of a drafted token.
+/// Outcome of a drafted node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It did not pay to verify it.
+    /// Not verified, because it would not have paid off.
     LeftAway,
-    /// The target says something else.
+    /// Verified, but the target chose another token.
     Rejected,
-    /// The target says the same.
+    /// Verified, and the target chose the same token.
     Accepted,
 }
 
-/// Tells every step.
+/// Sends every step.
 pub(super) struct Explainer<'a> {
     pub(super) model: &'a Model,
     pub(super) outbox: &'a Outbox<Event>,
@@ -64,13 +64,13 @@ impl Observer for Explainer<'_> {
                 true => Fate::Rejected,
             },
         });
-        // The last token before the step is its root: it has no position yet.
+        // The root is the last token before the step and has no position in the cache yet.
         let n_past = step.from - 1;
         self.outbox.send(Event::Step(Box::new(StepTold {
             n_past,
             emitted: step.context[step.from..].iter().map(bytes).collect(),
             nodes: nodes.collect(),
-            // The schedule has not recorded the step yet: it chooses the same again.
+            // The schedule has not recorded this step yet, so it makes the same choice again.
             choice: step.schedule.explain(step.draft, n_past),
         })));
     }

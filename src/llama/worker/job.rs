@@ -1,4 +1,4 @@
-//! What is said between a worker and whoever gives it work.
+//! The messages between a worker and its caller: jobs, events, notices and failures.
 
 use std::io;
 use std::path::PathBuf;
@@ -42,46 +42,47 @@ pub enum DrafterKind {
 /// A text to continue.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// What comes before.
+    /// The prompt.
     pub prompt: Vec<Segment>,
-    /// Most tokens to emit; `None` is until the end of the text or of the context.
+    /// Most tokens to generate; `None`: until the end of the text or of the context.
     pub max_tokens: Option<usize>,
-    /// Positions of the context; `None` is as many as needed.
+    /// Size of the context in positions; `None`: as many as needed.
     pub n_ctx: Option<usize>,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// Texts that end the answer and are not part of it.
+    /// Stop strings: each ends the answer and is cut off.
     pub stops: Vec<String>,
-    /// What the answer must be.
+    /// Schema, grammar or regex that the answer must match.
     pub constraint: Option<Constraint>,
-    /// Alternatives told of each token; `None` tells nothing of tokens.
+    /// Alternatives reported with each token's log-probability; `None`: no log-probabilities.
     pub n_logprobs: Option<usize>,
-    /// What proposes.
+    /// The drafter.
     pub drafter: DrafterKind,
     /// Time for measuring what the cost curve lacks.
     pub curve_budget: Duration,
-    /// Whether a trace is wanted.
+    /// Whether to record a trace.
     pub record: bool,
-    /// Whether the drafter begins with what was learned from earlier answers, and what it learns is kept.
+    /// Whether the drafter uses and updates the learned state.
     pub learns: bool,
-    /// Whether each step is told as [`Event::Step`].
+    /// Whether to send each step as [`Event::Step`].
     pub explain: bool,
-    /// Where prompts read before are kept; `None` neither reads nor writes there.
+    /// Where prompts are cached; `None`: do not read or write the cache.
     pub prompt_cache: Option<PromptCacheConfig>,
-    /// A state of this job's own, as a session has one: read where it holds more of the prompt than the context does, and
-    /// written after the answer. It may be missing, damaged or another model's: that costs time, never text.
+    /// State file of this job alone, such as a chat session's. It is read if it covers more of the prompt than the
+    /// context does, and written after the answer. A missing, damaged or foreign file costs time but never changes the
+    /// text.
     pub state_file: Option<PathBuf>,
 }
 
-/// Why an answer ended; names are llama-server's, and `interrupted`.
+/// Why an answer ended. The names are llama-server's, except `interrupted`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopType {
-    /// The model ended it.
+    /// The model emitted an end-of-generation token.
     Eos,
-    /// A stop string occurred: this one.
+    /// This stop string occurred.
     Word(String),
-    /// `max_tokens` were emitted.
+    /// The answer reached `max_tokens`.
     Limit,
     /// The context is full.
     Context,
@@ -89,38 +90,38 @@ pub enum StopType {
     Interrupted,
 }
 
-/// A finished answer; its text went out as [`Event::Text`].
+/// A finished answer. Its text was sent as [`Event::Text`].
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// What was emitted, without an end-of-generation token.
+    /// The generated tokens, without an end-of-generation token.
     pub tokens: Vec<Token>,
     /// Why it ended.
     pub stop: StopType,
     /// Counts and times.
     pub stats: Stats,
-    /// Positions of the context it had.
+    /// Positions of the context.
     pub n_ctx: usize,
-    /// What a replay needs, if it was wanted; its id is empty.
+    /// The trace, if requested, with an empty id.
     pub trace: Option<Box<Trace>>,
-    /// What the context was made with.
+    /// Settings of the context.
     pub settings: Settings,
-    /// How likely each token was, if it was wanted.
+    /// Log-probabilities of the tokens; empty unless requested.
     pub logprobs: Vec<TokenLogprob>,
-    /// Whether what its context computed until now was exact.
+    /// Whether everything this context has computed is exact.
     pub exactness: Exactness,
 }
 
-/// What a prompt is made with.
+/// What callers need to build prompts.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The special tokens that templates name.
+    /// The special tokens that chat templates name.
     pub specials: SpecialTexts,
-    /// Keeps all special tokens out of users' texts.
+    /// Escapes special tokens in user text.
     pub guard: SpecialGuard,
 }
 
 impl Loaded {
-    /// What `model` knows.
+    /// Reads them from `model`.
     #[must_use]
     pub fn of(model: &Model) -> Loaded {
         let (specials, all) = model.special_texts();
@@ -128,70 +129,70 @@ impl Loaded {
     }
 }
 
-/// What a worker tells.
+/// Events of a worker.
 #[derive(Debug)]
 pub enum Event {
-    /// Share of the model loaded, in 0 ..= 1.
+    /// Fraction of the model loaded, from 0 to 1.
     Loading(f32),
     /// The model is ready for jobs.
     Loaded(Box<Loaded>),
-    /// Prompt tokens done, and in all.
+    /// Prompt tokens done, and their total.
     Prefill(usize, usize),
     /// The cost curve is being measured.
     Measuring,
-    /// The next piece of the answer: valid UTF-8.
+    /// The next piece of the answer. Always valid UTF-8.
     Text(String),
-    /// What a step did and why, if it was wanted.
+    /// A step and the reasons for it, if requested.
     Step(Box<StepTold>),
-    /// Something the user should know.
+    /// A notice for the user.
     Notice(Notice),
-    /// Settings are being measured: the share of the time that is over, and which.
+    /// Settings are being measured: the fraction of the time used, and which settings.
     Tuning(f32, String),
     /// Settings were measured and chosen.
     Tuned(Box<Tuned>),
-    /// The job is finished.
+    /// The answer is finished.
     Done(Box<Answer>),
-    /// Steps of a measurement done, and in all.
+    /// Steps of a measurement done, and their total.
     Progress(usize, usize),
     /// The measurement is finished.
     Measured(Box<Measured>),
-    /// Tokens of a prompt.
+    /// Number of tokens of a prompt.
     Counted(usize),
-    /// The job, or the loading, failed.
+    /// Loading or a task failed.
     Failed(Failure),
 }
 
-/// Something the user should know, though the work goes on.
+/// A problem to report to the user; the work continues.
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
-    /// The model's memory cannot be rolled back.
+    /// The model's state cannot be rolled back.
     #[error("this model is recurrent: drafts cannot be undone in it, so chaski decodes plainly")]
     Recurrent,
-    /// The curve could not be kept.
+    /// The cost curve could not be saved.
     #[error("could not save the cost curve: {0}; it will be measured again next time")]
     CurveNotKept(io::Error),
-    /// What was learned before cannot be read.
+    /// The learned state cannot be read.
     #[error("{0}; drafting starts without the learned state; hint: to delete it, run chaski learn forget")]
     LearnedUnusable(LearnedError),
-    /// What was learned before is whole, and not what this version writes.
+    /// The learned state is intact, but in the format of another version.
     #[error(
         "the learned state is from another version of chaski; drafting starts without it; hint: to delete it, \
              run chaski learn forget"
     )]
     LearnedStrange,
-    /// What was learned now cannot be kept.
+    /// The learned state could not be saved.
     #[error("could not save the learned state: {0}; hint: to stop learning, run chaski learn off")]
     NotLearned(LearnedError),
     /// A state on disk cannot be used.
     #[error("{0}; the model reads the prompt again")]
     StateUnusable(StateError),
-    /// llama.cpp does not take or give a state.
+    /// llama.cpp failed to save or restore a state.
     #[error("{0}; the model reads the prompt again")]
     StateRefused(TargetError),
-    /// What was read cannot be kept.
+    /// The prompt could not be saved in the cache.
     #[error("could not save the prompt in the cache: {0}; hint: to turn the cache off, use --no-prompt-cache")]
     PromptNotKept(StateError),
-    /// A part of the base is damaged.
+    /// A part of the drafter file is damaged.
     #[error("{}: parts of this drafter file are damaged and not used; hint: see chaski drafter inspect FILE", .0.display())]
     BaseDamaged(PathBuf),
 }
@@ -202,25 +203,25 @@ pub enum Failure {
     /// The model could not be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The prompt leaves no room.
+    /// The prompt fills the context.
     #[error("the prompt has {n_prompt} tokens, but the context has {n_ctx}")]
     PromptTooLong {
         /// Tokens of the prompt.
         n_prompt: usize,
-        /// Positions there are.
+        /// Positions of the context.
         n_ctx: usize,
-        /// Positions the model knows.
+        /// Context length of the model's training.
         n_ctx_train: usize,
     },
-    /// More positions than the model knows: its output would be noise, or it would end the process.
+    /// More positions than the model was trained for: its output would be noise, or llama.cpp would abort.
     #[error("this needs a context of {n_ctx} tokens, but the model was trained for {n_ctx_train}")]
     ContextTooLong {
-        /// Positions asked for.
+        /// Positions needed.
         n_ctx: usize,
-        /// Positions the model knows.
+        /// Context length of the model's training.
         n_ctx_train: usize,
     },
-    /// The context does not fit into memory, beside what is loaded.
+    /// The context does not fit into the memory left beside the model.
     #[error(
         "a context of {n_ctx} tokens needs {} MiB of memory, but {} MiB are available",
         needed >> 20,
@@ -229,24 +230,24 @@ pub enum Failure {
     NotEnoughMemory {
         /// Positions of the context.
         n_ctx: usize,
-        /// Bytes for it.
+        /// Bytes it needs.
         needed: u64,
-        /// Bytes there are.
+        /// Bytes available.
         available: u64,
     },
-    /// Exactness was demanded.
+    /// Exactness was demanded, but this is not exact.
     #[error("this is not exact: {}", .0.reasons().join("; "))]
     Inexact(Exactness),
-    /// A model that is decoded plainly has no curve.
+    /// A recurrent model decodes plainly, so its settings cannot be tuned for drafts.
     #[error("this model is recurrent: chaski decodes it plainly, so there is nothing to tune for drafts")]
     NothingToTune,
-    /// Nothing to continue.
+    /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// A stop string is unusable.
+    /// A stop string is invalid.
     #[error(transparent)]
     Stop(#[from] StopError),
-    /// What the answer must be is unusable.
+    /// The constraint is invalid.
     #[error(transparent)]
     Structure(#[from] StructureError),
     /// The engine failed.
@@ -255,15 +256,15 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Refuses what is not exact.
+    /// Checks that `exactness` is exact.
     ///
     /// # Errors
-    /// Why it is not.
+    /// [`Failure::Inexact`] with the reasons.
     pub fn unless_exact(exactness: Exactness) -> Result<(), Failure> {
         if exactness.is_exact() { Ok(()) } else { Err(Failure::Inexact(exactness)) }
     }
 
-    /// Whether the user broke it off.
+    /// Whether the user interrupted the job.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Failure::Load(LoadError::Interrupted) | Failure::Target(TargetError::Interrupted))

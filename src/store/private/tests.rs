@@ -1,4 +1,4 @@
-//! Every change of the disk fails once, for everything that is kept with [`super`]; and who may read what is kept.
+//! Makes every change to the disk fail once, for every kind of file that [`super`] writes, and checks file permissions.
 
 use super::*;
 use crate::chat::session::{Session, Turn};
@@ -13,14 +13,14 @@ use crate::store::tuned;
 use crate::token::Token;
 use crate::tune::{BySpan, FlashAttention, KvType, Settings};
 
-/// Keeps version `n` of something in a folder. An error is told in words.
+/// Stores version `n` of something in a folder. Errors are messages.
 type Keep<'a> = &'a dyn Fn(&Path, u32) -> Result<(), String>;
 
-/// What version is kept; `None` is none. What is there, but is none, is told in words.
+/// The stored version; `None` if there is none. An unreadable one is an error message.
 type Kept<'a> = &'a dyn Fn(&Path) -> Result<Option<u32>, String>;
 
-/// For every n: on a disk with an old version, or none, the n-th change fails while a new one is kept, and all after it. `n_least` is
-/// how many changes it takes at least.
+/// For every n: on a disk with or without an old version, the n-th change and all after it fail while a new version is
+/// stored. Storing takes at least `n_least` changes.
 #[track_caller]
 fn every_change_fails_once(n_least: u64, keep: Keep<'_>, kept: Kept<'_>) {
     for old in [None, Some(1)] {
