@@ -44,11 +44,11 @@ impl Drop for Locked {
 
 /// Who else may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beside {
-    /// Nobody: an exclusive lock.
-    Nobody,
+pub(crate) enum LockKind {
+    /// Exclusive: an exclusive lock.
+    Exclusive,
     /// Everybody who also asks for a shared lock.
-    Alike,
+    Shared,
 }
 
 /// Locks the file at `path`, opened by `open`; `None` if another process holds the lock for longer than `patience`.
@@ -57,16 +57,16 @@ pub(crate) enum Beside {
 /// When the file cannot be opened, or the file system does not support locks.
 pub(crate) fn lock(
     path: &Path,
-    beside: Beside,
+    kind: LockKind,
     patience: Duration,
     mut open: impl FnMut() -> io::Result<File>,
 ) -> io::Result<Option<Locked>> {
     let start = Instant::now();
     loop {
         let file = open()?;
-        let tried = match beside {
-            Beside::Nobody => file.try_lock(),
-            Beside::Alike => file.try_lock_shared(),
+        let tried = match kind {
+            LockKind::Exclusive => file.try_lock(),
+            LockKind::Shared => file.try_lock_shared(),
         };
         match tried {
             Ok(()) => {
@@ -111,30 +111,30 @@ mod tests {
         (folder, path)
     }
 
-    fn now(path: &Path, beside: Beside) -> Option<Locked> {
-        lock(path, beside, Duration::ZERO, || File::open(path)).unwrap()
+    fn now(path: &Path, kind: LockKind) -> Option<Locked> {
+        lock(path, kind, Duration::ZERO, || File::open(path)).unwrap()
     }
 
     #[test]
     fn one_at_a_time_or_many_alike() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
-        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_none());
+        let first = now(&path, LockKind::Exclusive).unwrap();
+        assert!(now(&path, LockKind::Exclusive).is_none() && now(&path, LockKind::Shared).is_none());
         drop(first);
-        let alike = now(&path, Beside::Alike).unwrap();
-        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_some());
+        let alike = now(&path, LockKind::Shared).unwrap();
+        assert!(now(&path, LockKind::Exclusive).is_none() && now(&path, LockKind::Shared).is_some());
         drop(alike);
-        now(&path, Beside::Nobody).unwrap();
+        now(&path, LockKind::Exclusive).unwrap();
     }
 
     #[test]
     fn it_is_given_back_though_a_copy_of_the_descriptor_is_open() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
+        let first = now(&path, LockKind::Exclusive).unwrap();
         // A process that is being spawned holds such a copy.
         let _copy = first.try_clone().unwrap();
         drop(first);
-        now(&path, Beside::Nobody).unwrap();
+        now(&path, LockKind::Exclusive).unwrap();
     }
 
     #[test]
@@ -151,18 +151,18 @@ mod tests {
             }
             file
         };
-        let locked = lock(&path, Beside::Nobody, Duration::ZERO, open).unwrap().unwrap();
+        let locked = lock(&path, LockKind::Exclusive, Duration::ZERO, open).unwrap().unwrap();
         assert_eq!(locked.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
-        assert!(now(&path, Beside::Nobody).is_none() && n_opened == 2);
+        assert!(now(&path, LockKind::Exclusive).is_none() && n_opened == 2);
     }
 
     #[test]
     fn who_waits_gets_it() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
+        let first = now(&path, LockKind::Exclusive).unwrap();
         let patience = Duration::from_secs(3600);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock(&path, Beside::Nobody, patience, || File::open(&path)).unwrap());
+            let waiting = scope.spawn(|| lock(&path, LockKind::Exclusive, patience, || File::open(&path)).unwrap());
             drop(first);
             assert!(waiting.join().unwrap().is_some());
         });

@@ -1,6 +1,6 @@
 //! Sampling parameters, with llama.cpp's names, order and defaults.
 //!
-//! The command line and batch lines both take the allowed range of each number from one table ([`KNOBS`]). The samplers
+//! The command line and batch lines both take the allowed range of each number from one table ([`SAMPLING_OPTIONS`]). The samplers
 //! themselves are llama.cpp's: see `llama::sampler`.
 
 use std::ops::RangeInclusive;
@@ -166,13 +166,13 @@ impl Sampling {
     /// Checks the range of every number.
     ///
     /// # Errors
-    /// The first knob out of range, and its number.
-    pub fn check(&self) -> Result<(), (&'static Knob, f64)> {
+    /// The first option out of range, and its number.
+    pub fn check(&self) -> Result<(), (&'static SamplingOption, f64)> {
         let mut copy = self.clone();
-        for knob in &KNOBS {
-            let number = knob.get(&mut copy);
-            if !knob.allows(number) {
-                return Err((knob, number));
+        for option in &SAMPLING_OPTIONS {
+            let number = option.get(&mut copy);
+            if !option.allows(number) {
+                return Err((option, number));
             }
         }
         Ok(())
@@ -249,7 +249,7 @@ impl SamplerKind {
 
 /// A number of [`Sampling`], with its names and its range.
 #[derive(Debug)]
-pub struct Knob {
+pub struct SamplingOption {
     /// Name in JSON: OpenAI's if it has one, else llama-server's.
     pub name: &'static str,
     /// llama.cpp's flag on the command line.
@@ -264,7 +264,7 @@ enum Field {
     Whole(fn(&mut Sampling) -> &mut i32),
 }
 
-impl Knob {
+impl SamplingOption {
     /// Reads the number from `sampling`, without changing it.
     #[must_use]
     pub fn get(&self, sampling: &mut Sampling) -> f64 {
@@ -274,7 +274,7 @@ impl Knob {
         }
     }
 
-    /// Sets the number in `sampling`. The number must satisfy [`Knob::allows`].
+    /// Sets the number in `sampling`. The number must satisfy [`SamplingOption::allows`].
     pub fn set(&self, sampling: &mut Sampling, number: f64) {
         match self.field {
             Field::Real(field) => *field(sampling) = number as f32,
@@ -304,9 +304,9 @@ impl Knob {
     }
 }
 
-macro_rules! knobs {
+macro_rules! options {
     ($($kind:ident $name:literal $flag:literal $field:ident $start:expr, $end:expr;)*) => {
-        [$(Knob {
+        [$(SamplingOption {
             name: $name,
             flag: $flag,
             range: $start..=$end,
@@ -316,7 +316,7 @@ macro_rules! knobs {
 }
 
 /// Every number of [`Sampling`] except the seed.
-pub static KNOBS: [Knob; 23] = knobs![
+pub static SAMPLING_OPTIONS: [SamplingOption; 23] = options![
     Real "temperature" "--temp" temperature 0.0, HUGE;
     Real "dynatemp_range" "--dynatemp-range" dynatemp_range 0.0, HUGE;
     Real "dynatemp_exponent" "--dynatemp-exp" dynatemp_exponent 0.0, HUGE;
@@ -348,24 +348,25 @@ mod tests {
 
     #[test]
     fn the_default_is_in_range_and_every_knob_reaches_its_own_number() {
-        assert_eq!(Sampling::default().check().map_err(|(knob, _)| knob.flag), Ok(()));
-        for knob in &KNOBS {
+        assert_eq!(Sampling::default().check().map_err(|(option, _)| option.flag), Ok(()));
+        for option in &SAMPLING_OPTIONS {
             let mut sampling = Sampling::default();
-            let other = if knob.get(&mut sampling) == 0.0 { 1.0 } else { 0.0 };
-            knob.set(&mut sampling, other);
-            let changed =
-                KNOBS.iter().filter(|knob| knob.get(&mut sampling.clone()) != knob.get(&mut Sampling::default()));
-            assert_eq!(changed.map(|knob| knob.name).collect::<Vec<_>>(), [knob.name]);
-            assert!(!knob.allows(f64::NAN) && !knob.allows(f64::INFINITY), "{}", knob.name);
+            let other = if option.get(&mut sampling) == 0.0 { 1.0 } else { 0.0 };
+            option.set(&mut sampling, other);
+            let changed = SAMPLING_OPTIONS
+                .iter()
+                .filter(|option| option.get(&mut sampling.clone()) != option.get(&mut Sampling::default()));
+            assert_eq!(changed.map(|option| option.name).collect::<Vec<_>>(), [option.name]);
+            assert!(!option.allows(f64::NAN) && !option.allows(f64::INFINITY), "{}", option.name);
         }
     }
 
     #[test]
     fn what_is_out_of_range_is_named() {
         let wrong = Sampling { top_p: 1.5, ..Sampling::default() };
-        let (knob, number) = wrong.check().unwrap_err();
-        assert_eq!((knob.flag, number, knob.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
-        let wanted = |name: &str| KNOBS.iter().find(|knob| knob.name == name).unwrap().wanted();
+        let (option, number) = wrong.check().unwrap_err();
+        assert_eq!((option.flag, number, option.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
+        let wanted = |name: &str| SAMPLING_OPTIONS.iter().find(|option| option.name == name).unwrap().wanted();
         assert_eq!(wanted("top_k"), "a whole number, -1 or more");
         assert_eq!(wanted("dynatemp_range"), "a number, 0 or more");
         assert_eq!(wanted("repeat_penalty"), "a number above 0");

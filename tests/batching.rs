@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request, Shorter};
 use chaski::batching::chains::Drafting;
 use chaski::batching::schedule::BatchSchedule;
-use chaski::batching::{Batcher, Said, Text};
+use chaski::batching::{Batcher, EmittedToken, Text};
 use chaski::chat::template::Segment;
 use chaski::cost::CostCurve;
 use chaski::draft::NoDraft;
@@ -111,6 +111,7 @@ fn answer_all(engine: &BatchEngine, requests: &[Request]) -> (BTreeMap<u64, Answ
             coming.next();
         }
         match engine.next_event().unwrap() {
+            Event::Taken { .. } => {}
             Event::Begun { .. } => begun += 1,
             Event::Prompt { id, tokens } => assert!(prompts.insert(id, tokens.len()).is_none()),
             Event::Token(emitted) => {
@@ -216,7 +217,7 @@ fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &Co
                 form: None,
             });
         }
-        let mut listener = |said: Said<'_>| {
+        let mut listener = |said: EmittedToken<'_>| {
             texts[said.id as usize].push(said.token);
             if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

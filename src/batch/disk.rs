@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lock::{Beside, Locked, lock};
+use crate::lock::{LockKind, Locked, lock};
 
 /// How long to wait for a lock: a process that only checks whether a file is in use locks it for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -93,12 +93,12 @@ impl Disk for Files {
     }
 
     fn append_alone(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>> {
-        let locked = lock(path, Beside::Nobody, PATIENCE, || open(path))?;
+        let locked = lock(path, LockKind::Exclusive, PATIENCE, || open(path))?;
         Ok(locked.map(|file| Box::new(file) as Box<dyn Appended>))
     }
 
     fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
-        let locked = lock(path, Beside::Alike, Duration::ZERO, || File::open(path))?;
+        let locked = lock(path, LockKind::Shared, Duration::ZERO, || File::open(path))?;
         Ok(locked.map(|file| Box::new(file) as Box<dyn Send>))
     }
 

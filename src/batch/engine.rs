@@ -46,6 +46,11 @@ pub struct Shorter {
 /// A message from the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The engine has taken a request from its queue, so there is room for another.
+    Taken {
+        /// The request's id.
+        id: u64,
+    },
     /// The request has a lane, and its prompt is decoded.
     Begun {
         /// The request's id.
@@ -171,7 +176,11 @@ pub struct Progress {
 
 /// Decodes requests.
 pub trait Engine: Send {
-    /// Submits a request, or returns it if the engine's queue is full. Retry after each event to keep the engine busy.
+    /// Whether the engine's queue has room for a request. The queue is short, so that the caller decides late which
+    /// request is next, and so that few requests are to blame for a crash.
+    fn has_room(&self) -> bool;
+
+    /// Submits a request, or returns it if the queue is full. Retry after each event to keep the engine busy.
     ///
     /// # Errors
     /// The request, if the queue is full.

@@ -69,18 +69,18 @@ mod tests {
 
     #[test]
     fn no_more_is_under_way_than_may_be() {
-        let gauge = InFlight::new(3, 10);
+        let in_flight = InFlight::new(3, 10);
         let (n_bytes, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for worker in 0..8 {
-                let (gauge, n_bytes, most) = (&gauge, &n_bytes, &most);
+                let (in_flight, n_bytes, most) = (&in_flight, &n_bytes, &most);
                 scope.spawn(move || {
                     for n in 0..200 {
                         let size = (n + worker) % 6;
-                        assert!(gauge.enter(size));
+                        assert!(in_flight.enter(size));
                         most.fetch_max(n_bytes.fetch_add(size, Ordering::SeqCst) + size, Ordering::SeqCst);
                         n_bytes.fetch_sub(size, Ordering::SeqCst);
-                        gauge.leave(size);
+                        in_flight.leave(size);
                     }
                 });
             }
@@ -90,13 +90,13 @@ mod tests {
 
     #[test]
     fn a_long_line_goes_alone_and_closing_wakes() {
-        let gauge = InFlight::new(3, 10);
-        assert!(gauge.enter(1000));
+        let in_flight = InFlight::new(3, 10);
+        assert!(in_flight.enter(1000));
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| gauge.enter(1));
-            gauge.close();
+            let waiting = scope.spawn(|| in_flight.enter(1));
+            in_flight.close();
             assert!(!waiting.join().unwrap());
         });
-        assert!(!gauge.enter(0));
+        assert!(!in_flight.enter(0));
     }
 }

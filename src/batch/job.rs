@@ -15,14 +15,14 @@ use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Source, SourceError, Survey};
 use crate::batch::input::template::LineTemplate;
 use crate::batch::journal::{Journal, Key, Totals};
-use crate::batch::ledger::{Ledger, Opening};
+use crate::batch::ledger::{Ledger, OpenOptions};
 use crate::batch::pipeline::{self, BatchError, Ended, OutputShape, Plan, Sink, Watcher};
 use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
 use crate::gguf::ModelId;
-use crate::sampling::{KNOBS, Sampling};
+use crate::sampling::{SAMPLING_OPTIONS, Sampling};
 
 /// A batch job as the command line describes it.
 #[derive(Clone, Debug)]
@@ -103,8 +103,8 @@ impl Job {
             Output::Stream(stream) => Sink::Stream(stream),
             Output::File(disk, path) => {
                 let Job { has_seed, retry_failed, after_crash, .. } = *self;
-                let opening = Opening { ms: key.created_ms, after_crash, has_seed, retry_failed };
-                let ledger = Ledger::open(disk, path, &key, &opening)?;
+                let options = OpenOptions { ms: key.created_ms, after_crash, has_seed, retry_failed };
+                let ledger = Ledger::open(disk, path, &key, &options)?;
                 key = ledger.journal().key().clone();
                 Sink::Ledger(Box::new(ledger))
             }
@@ -127,12 +127,12 @@ impl Job {
         add("--text", self.form.is_text.to_string());
         add("--ordered", self.form.is_ordered.to_string());
         let (mut own, mut default) = (sampling.clone(), Sampling::default());
-        for knob in &KNOBS {
-            let (number, usual) = (knob.get(&mut own), knob.get(&mut default));
-            // Every journal's key has the knobs of `ALWAYS_KEYED`. The others are added only if they differ from their
-            // default, so that journals written before a knob existed still match.
-            if number != usual || ALWAYS_KEYED.contains(&knob.flag) {
-                add(knob.flag, (number as f32).to_string());
+        for option in &SAMPLING_OPTIONS {
+            let (number, usual) = (option.get(&mut own), option.get(&mut default));
+            // Every journal's key has the options of `ALWAYS_KEYED`. The others are added only if they differ from their
+            // default, so that journals written before a option existed still match.
+            if number != usual || ALWAYS_KEYED.contains(&option.flag) {
+                add(option.flag, (number as f32).to_string());
             }
         }
         let others = (&sampling.samplers, &sampling.dry_breakers, &sampling.logit_bias, sampling.ignore_eos);

@@ -73,7 +73,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// How to begin or resume a job.
 #[derive(Clone, Copy, Debug)]
-pub struct Opening {
+pub struct OpenOptions {
     /// The time, in milliseconds since 1970.
     pub ms: u64,
     /// Whether the previous process crashed.
@@ -115,7 +115,7 @@ impl<'d> Ledger<'d> {
     ///
     /// # Errors
     /// See [`LedgerError`]. Files of another job are not changed.
-    pub fn open(disk: &'d dyn Disk, path: &Path, key: &Key, opening: &Opening) -> Result<Ledger<'d>, LedgerError> {
+    pub fn open(disk: &'d dyn Disk, path: &Path, key: &Key, options: &OpenOptions) -> Result<Ledger<'d>, LedgerError> {
         let journal_path = journal_path(path);
         let error_at = |path: &Path| {
             let path = path.to_owned();
@@ -130,7 +130,7 @@ impl<'d> Ledger<'d> {
         let found = read_journal(disk, &journal_path)?;
         let (journal, n_sound_bytes) = match found {
             Some((journal, n_sound_bytes)) => {
-                let now = Key { seed: if opening.has_seed { key.seed } else { journal.key().seed }, ..key.clone() };
+                let now = Key { seed: if options.has_seed { key.seed } else { journal.key().seed }, ..key.clone() };
                 if let Some(difference) = journal.key().difference(&now) {
                     return Err(LedgerError::OtherKey { path: journal_path, difference });
                 }
@@ -164,9 +164,9 @@ impl<'d> Ledger<'d> {
             unsynced: Vec::new(),
             n_dropped_bytes,
         };
-        let ms = opening.ms;
-        ledger.enter(&[Entry::Opened { ms, after_crash: opening.after_crash }])?;
-        if opening.retry_failed && ledger.journal.totals().n_failed > 0 {
+        let ms = options.ms;
+        ledger.enter(&[Entry::Opened { ms, after_crash: options.after_crash }])?;
+        if options.retry_failed && ledger.journal.totals().n_failed > 0 {
             ledger.rewrite(ms, |finished| finished.error.is_none(), false)?;
             ledger.enter(&[Entry::Opened { ms, after_crash: false }])?;
         }

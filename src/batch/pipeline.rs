@@ -175,7 +175,7 @@ struct Ready {
 }
 
 /// A message to the writer.
-enum Told {
+enum WriterMessage {
     Settled(Ticket, Result<Answer, Refusal>),
     Notice(String),
     Progress(engine::Progress),
@@ -193,19 +193,19 @@ pub fn run(
     watcher: &mut dyn Watcher,
 ) -> Result<Ended, BatchError> {
     let Plan { source, shard, renderer, defaults, origin, form } = plan;
-    let gauge = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
+    let in_flight = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
     let (to_renderer, parsed) = bounded(CHANNEL);
     let (to_engine, ready) = bounded(CHANNEL_TO_ENGINE);
     let (to_writer, told) = bounded(CHANNEL);
     let done = sink.journal().cloned();
     let log = sink.engine_log();
-    let writer = writing::Writer::new(sink, origin, form, shard, &gauge, source.n_lines());
+    let writer = writing::Writer::new(sink, origin, form, shard, &in_flight, source.n_lines());
     thread::scope(|scope| {
         let start = |name: &str| thread::Builder::new().name(name.to_owned());
         let refused = to_writer.clone();
-        let (gauge, renderer, defaults) = (&gauge, &renderer, &defaults);
+        let (in_flight, renderer, defaults) = (&in_flight, &renderer, &defaults);
         let reader = start("batch-read")
-            .spawn_scoped(scope, move || reading::read(source, shard, done.as_ref(), gauge, &to_renderer))
+            .spawn_scoped(scope, move || reading::read(source, shard, done.as_ref(), in_flight, &to_renderer))
             .map_err(BatchError::Thread)?;
         start("batch-render")
             .spawn_scoped(scope, move || reading::render(renderer, defaults, &parsed, &to_engine, &refused))
@@ -213,13 +213,13 @@ pub fn run(
         let driver = start("batch-engine")
             .spawn_scoped(scope, move || {
                 let driven = driver::drive(engine, log.as_ref(), &ready, &to_writer, interrupt);
-                gauge.close();
+                in_flight.close();
                 driven
             })
             .map_err(BatchError::Thread)?;
         let written = writer.write(told, watcher);
         // The writer has ended, so no room is freed any more: wake the reader if it waits for some.
-        gauge.close();
+        in_flight.close();
         let driven = driver.join().expect("it does not panic");
         let read = reader.join().expect("it does not panic");
         let (progress, n_unwritten) = written?;

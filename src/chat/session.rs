@@ -110,7 +110,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 
 /// Why a file is not a session.
 #[derive(Debug, thiserror::Error)]
-pub enum FormError {
+pub enum SessionFileError {
     /// Not JSON, or not the JSON of a session.
     #[error("not a saved chat: {0}")]
     Damaged(#[from] serde_json::Error),
@@ -123,7 +123,7 @@ pub enum FormError {
 ///
 /// # Errors
 /// When it is not a session, or has another version.
-pub fn from_json(text: &[u8]) -> Result<Session, FormError> {
+pub fn from_json(text: &[u8]) -> Result<Session, SessionFileError> {
     #[derive(Deserialize)]
     struct Head {
         chaski_session: u64,
@@ -131,7 +131,7 @@ pub fn from_json(text: &[u8]) -> Result<Session, FormError> {
     // Check the version first: another version may have other fields.
     let head: Head = serde_json::from_slice(text)?;
     if head.chaski_session != u64::from(VERSION) {
-        return Err(FormError::Version(head.chaski_session));
+        return Err(SessionFileError::Version(head.chaski_session));
     }
     Ok(serde_json::from_slice(text)?)
 }
@@ -156,12 +156,12 @@ struct StoredSession {
     turns_left_out: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
-    messages: Vec<Said>,
+    messages: Vec<StoredMessage>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said {
+struct StoredMessage {
     role: Role,
     content: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,8 +178,8 @@ enum Role {
 impl From<Session> for StoredSession {
     fn from(session: Session) -> StoredSession {
         let said = session.turns.into_iter().flat_map(|turn| {
-            let user = Said { role: Role::User, content: turn.user, seed: None };
-            [user, Said { role: Role::Assistant, content: turn.assistant, seed: Some(turn.seed) }]
+            let user = StoredMessage { role: Role::User, content: turn.user, seed: None };
+            [user, StoredMessage { role: Role::Assistant, content: turn.assistant, seed: Some(turn.seed) }]
         });
         StoredSession {
             chaski_session: VERSION,

@@ -55,7 +55,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     {
         stderr_line(&format!("kernels: {}", KernelReport::of(&gguf)));
     }
-    folders::tell_if_nothing_is_kept();
+    folders::warn_if_nothing_is_saved();
     let settings = settings(args)?;
     if exact::is_demanded() {
         // The setup alone can rule out exactness, before the model is loaded.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
-use crate::cli::run::Told;
+use crate::cli::run::AnswerEvent;
 
 /// Writes events to stdout, one per line.
 #[derive(Debug)]
@@ -43,16 +43,16 @@ impl EventLines {
     ///
     /// # Errors
     /// If stdout fails.
-    pub fn tell(&mut self, told: &Told<'_>) -> Result<(), Failure> {
+    pub fn tell(&mut self, told: &AnswerEvent<'_>) -> Result<(), Failure> {
         let line = match *told {
-            Told::Prefill(processed, total) => {
+            AnswerEvent::Prefill(processed, total) => {
                 let cache = *self.n_cached.get_or_insert(processed);
                 Line::Prompt {
                     prompt_progress: Progress { total, cache, processed, time_ms: self.start.elapsed().as_millis() },
                 }
             }
-            Told::Text(content) => Line::Text { content },
-            Told::Thinking(reasoning_content) => Line::Reasoning { reasoning_content },
+            AnswerEvent::Text(content) => Line::Text { content },
+            AnswerEvent::Thinking(reasoning_content) => Line::Reasoning { reasoning_content },
         };
         write_stdout(&json_line(&line))
     }

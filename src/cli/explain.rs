@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::llama::worker::explain::{Fate, NodeTold, StepTold};
+use crate::llama::worker::explain::{Fate, NodeReport, StepReport};
 use crate::schedule::{Explanation, Reason, Verdict, Width};
 
 /// Number of other widths shown beside the chosen one.
@@ -10,7 +10,7 @@ const N_OTHERS: usize = 3;
 
 /// A plain step as one line; a drafted step as a line, the widths considered, and the tree.
 #[must_use]
-pub fn told(step: &StepTold) -> String {
+pub fn told(step: &StepReport) -> String {
     let choice = &step.choice;
     let said = step.emitted.iter().map(|bytes| quoted(bytes)).collect::<Vec<_>>().join(" ");
     let mut out = format!("step at {}: {said}: ", step.n_past);
@@ -48,7 +48,7 @@ fn reason(choice: &Explanation) -> String {
         Reason::Everything => "this drafter always verifies the whole draft".into(),
         Reason::NothingDrafted => "nothing was drafted".into(),
         Reason::PlainStepDue => "measuring the time of a plain step".into(),
-        Reason::LatchShut => "the loss budget is used up".into(),
+        Reason::BudgetUsedUp => "the loss budget is used up".into(),
         Reason::NotCovered => "the risk is more than the loss budget".into(),
         Reason::TooLittleGain => {
             format!("no draft is expected to be {:.0}% faster than plain decoding", (choice.least_gain - 1.0) * 100.0)
@@ -64,12 +64,12 @@ fn weighed(width: &Width) -> String {
 }
 
 /// Writes the nodes below `parent`, depth first. A tree is at most 64 deep.
-fn branches(nodes: &[NodeTold], parent: Option<usize>, depth: usize, out: &mut String) {
+fn branches(nodes: &[NodeReport], parent: Option<usize>, depth: usize, out: &mut String) {
     for (at, node) in nodes.iter().enumerate().filter(|(_, node)| node.parent == parent) {
         let mark = match node.fate {
             Fate::Accepted => '+',
             Fate::Rejected => '-',
-            Fate::LeftAway => '.',
+            Fate::NotVerified => '.',
         };
         write!(out, "\n{}{mark} {} {:.3}", "  ".repeat(depth), quoted(&node.bytes), node.p)
             .expect("a String takes all");
@@ -89,8 +89,8 @@ fn quoted(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn node(text: &str, parent: Option<usize>, p: f32, fate: Fate) -> NodeTold {
-        NodeTold { bytes: text.into(), parent, p, fate }
+    fn node(text: &str, parent: Option<usize>, p: f32, fate: Fate) -> NodeReport {
+        NodeReport { bytes: text.into(), parent, p, fate }
     }
 
     fn width(n_rows: usize, n_expected: f64, n_plain: f64, verdict: Verdict) -> Width {
@@ -107,10 +107,10 @@ mod tests {
         let nodes = vec![
             node(" a", None, 0.9, Fate::Accepted),
             node("\n", Some(0), 0.8, Fate::Rejected),
-            node(" c", None, 0.1, Fate::LeftAway),
+            node(" c", None, 0.1, Fate::NotVerified),
         ];
         let choice = Explanation { n_rows: 3, reason: Reason::Pays, widths, least_gain: 1.02 };
-        let step = StepTold { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
+        let step = StepReport { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
         assert_eq!(
             told(&step),
             "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: the most tokens by time\n  \
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn a_plain_step_is_a_line() {
         let choice = |reason| Explanation { n_rows: 1, reason, widths: Vec::new(), least_gain: 1.04 };
-        let step = |choice| StepTold { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
+        let step = |choice| StepReport { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
         let expected = "step at 8: \"x\": plain: shut by the loss_budget until what drafting lost is earned";
-        assert_eq!(told(&step(choice(Reason::LatchShut))), expected);
+        assert_eq!(told(&step(choice(Reason::BudgetUsedUp))), expected);
         let widths = vec![width(2, 1.3, 1.55, Verdict::NoBetter)];
         let expected = "step at 8: \"x\": plain: nothing promised 4% more than plain decoding; \
                         2 rows: 1.30 tokens in 1.55 steps, 0.84x";

@@ -10,7 +10,7 @@ use etcetera::BaseStrategy;
 use crate::cli::output::stderr_line;
 
 /// Prints a notice if there is no cache folder.
-pub fn tell_if_nothing_is_kept() {
+pub fn warn_if_nothing_is_saved() {
     if cache().is_none() {
         let value = |name| std::env::var_os(name).unwrap_or_default();
         // XDG_CACHE_HOME overrides the home folder.

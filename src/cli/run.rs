@@ -23,7 +23,7 @@ use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::run::json::{End, to_json};
-use crate::cli::run::saying::{Said, Saying, ThinkingPlan};
+use crate::cli::run::saying::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, interrupt};
 use crate::llama::logprobs::MAX_LOGPROBS;
@@ -175,8 +175,8 @@ fn receive_text(
     worker: &Worker,
     bars: &mut Bars,
     thinking: ThinkingPlan,
-) -> Result<(Said, Answer), Failure> {
-    let mut saying = Saying::new(args, thinking);
+) -> Result<(AnswerText, Answer), Failure> {
+    let mut saying = AnswerOutput::new(args, thinking);
     let answer = follow(worker, bars, &mut |told| saying.take(&told));
     let said = saying.finish()?;
     Ok((said, answer?))
@@ -291,7 +291,7 @@ pub fn cut_off_notice((why, hint): (String, String)) -> String {
 
 /// Events of a job that the caller shows.
 #[derive(Clone, Copy, Debug)]
-pub enum Told<'a> {
+pub enum AnswerEvent<'a> {
     /// Prompt tokens done, and in total.
     Prefill(usize, usize),
     /// The next piece of the answer.
@@ -309,25 +309,25 @@ pub fn receive(
     bars: &mut Bars,
     mut text: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
-    follow(worker, bars, &mut |told| if let Told::Text(piece) = told { text(piece) } else { Ok(()) })
+    follow(worker, bars, &mut |told| if let AnswerEvent::Text(piece) = told { text(piece) } else { Ok(()) })
 }
 
 /// Like [`receive`], but passes all events to `tell`.
 fn follow(
     worker: &Worker,
     bars: &mut Bars,
-    tell: &mut dyn FnMut(Told<'_>) -> Result<(), Failure>,
+    tell: &mut dyn FnMut(AnswerEvent<'_>) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
     while let Some(event) = worker.next_event() {
         match event {
             Event::Prefill(done, total) => {
                 bars.prefill(done, total);
-                tell(Told::Prefill(done, total))?;
+                tell(AnswerEvent::Prefill(done, total))?;
             }
             Event::Measuring => bars.measuring(),
             Event::Text(piece) => {
                 bars.clear();
-                tell(Told::Text(&piece))?;
+                tell(AnswerEvent::Text(&piece))?;
             }
             Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
             Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),

@@ -35,7 +35,7 @@ use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
 use crate::llama::sampler::sampler;
 use crate::llama::session::SessionConfig;
-use crate::llama::structured::Former;
+use crate::llama::structured::Constrainer;
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::worker::drafters::Drafters;
 use crate::llama::worker::{Failure, Loaded, Notice, WallClock, WorkerConfig};
@@ -45,7 +45,7 @@ use crate::text::TextAssembler;
 use crate::token::Token;
 
 /// Capacity of the request channel.
-const N_WAITING: usize = 64;
+const N_WAITING: usize = 4;
 
 /// Most prepared requests that wait for a lane.
 const N_READY: usize = 64;
@@ -88,7 +88,7 @@ pub enum Startup {
 
 /// Messages of the engine thread.
 #[derive(Debug)]
-enum Told {
+enum Message {
     Startup(Startup),
     Loaded(Box<Loaded>),
     Event(Event),
@@ -98,7 +98,7 @@ enum Told {
 /// A running engine. Dropping it interrupts the current work and waits for the thread.
 #[derive(Debug)]
 pub struct BatchEngine {
-    thread: EngineThread<Request, Told>,
+    thread: EngineThread<Request, Message>,
 }
 
 /// Starts an engine and waits until its model is loaded; `see` receives the events until then. Setting `interrupt` ends
@@ -111,9 +111,9 @@ pub fn start(
     interrupt: Arc<AtomicBool>,
     see: &mut dyn FnMut(Startup),
 ) -> Result<(BatchEngine, Loaded), Failure> {
-    let work = move |requests: &Receiver<Request>, outbox: &Outbox<Told>| {
+    let work = move |requests: &Receiver<Request>, outbox: &Outbox<Message>| {
         if let Err(failure) = work(&config, requests, outbox) {
-            outbox.send(Told::Failed(failure));
+            outbox.send(Message::Failed(failure));
         }
     };
     let engine_error = |reason: String| Failure::Target(TargetError::Engine(reason));
@@ -121,10 +121,10 @@ pub fn start(
     let thread = thread.map_err(|error| engine_error(format!("cannot start the engine's thread: {error}")))?;
     loop {
         match thread.next_event() {
-            Some(Told::Startup(startup)) => see(startup),
-            Some(Told::Loaded(loaded)) => return Ok((BatchEngine { thread }, *loaded)),
-            Some(Told::Failed(failure)) => return Err(failure),
-            Some(Told::Event(_)) | None => return Err(engine_error("the engine stopped while loading".to_owned())),
+            Some(Message::Startup(startup)) => see(startup),
+            Some(Message::Loaded(loaded)) => return Ok((BatchEngine { thread }, *loaded)),
+            Some(Message::Failed(failure)) => return Err(failure),
+            Some(Message::Event(_)) | None => return Err(engine_error("the engine stopped while loading".to_owned())),
         }
     }
 }
@@ -136,9 +136,9 @@ impl BatchEngine {
     /// The reason the engine ended.
     pub fn next(&self) -> Result<Event, Failure> {
         match self.thread.next_event() {
-            Some(Told::Event(event)) => Ok(event),
-            Some(Told::Failed(failure)) => Err(failure),
-            Some(Told::Startup(_) | Told::Loaded(_)) | None => {
+            Some(Message::Event(event)) => Ok(event),
+            Some(Message::Failed(failure)) => Err(failure),
+            Some(Message::Startup(_) | Message::Loaded(_)) | None => {
                 Err(TargetError::Engine("the engine stopped".to_owned()).into())
             }
         }
@@ -146,6 +146,10 @@ impl BatchEngine {
 }
 
 impl Engine for BatchEngine {
+    fn has_room(&self) -> bool {
+        self.thread.has_room()
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         self.thread.try_submit(request).map_err(Box::new)
     }
@@ -155,14 +159,14 @@ impl Engine for BatchEngine {
     }
 }
 
-fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbox<Told>) -> Result<(), Failure> {
+fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbox<Message>) -> Result<(), Failure> {
     let loading = outbox.clone();
     let model = Rc::new(Model::load(&config.engine.model, move |share| {
-        loading.send(Told::Startup(Startup::Loading(share)));
+        loading.send(Message::Startup(Startup::Loading(share)));
         !loading.is_interrupted()
     })?);
     let (drafters, notice) = Drafters::new(config.engine.drafters.clone());
-    notice.into_iter().for_each(|notice| outbox.send(Told::Startup(Startup::Notice(notice))));
+    notice.into_iter().for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
     let capacity = Capacity { model: &model, config, outbox };
     let mut settings = config.engine.settings.at(config.n_ctx.unwrap_or(0));
     if exact::is_demanded() {
@@ -170,12 +174,12 @@ fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbo
         capacity.try_out(settings)?;
     }
     let mut curve = capacity.curve(settings)?;
-    outbox.send(Told::Loaded(Box::new(Loaded::of(&model))));
-    let mut desk = Desk {
+    outbox.send(Message::Loaded(Box::new(Loaded::of(&model))));
+    let mut batch_loop = BatchLoop {
         model: &model,
         capacity,
         n_available: None,
-        former: Former::new(model.clone()),
+        constrainer: Constrainer::new(model.clone()),
         longest: config.n_ctx.unwrap_or_else(|| model.n_ctx_train()),
         most_tokens: config.n_ctx.map_or(DEFAULT_MAX_TOKENS, |_| usize::MAX),
         requests,
@@ -186,9 +190,9 @@ fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbo
         top: TopK::default(),
         outbox,
     };
-    let mut n_ctx = config.n_ctx.map_or(0, |_| desk.longest);
-    while desk.wait()? {
-        n_ctx = desk.ready.iter().map(|ready| ready.n_needed).fold(n_ctx, usize::max);
+    let mut n_ctx = config.n_ctx.map_or(0, |_| batch_loop.longest);
+    while batch_loop.wait()? {
+        n_ctx = batch_loop.ready.iter().map(|ready| ready.n_needed).fold(n_ctx, usize::max);
         if settings != config.engine.settings.at(n_ctx) {
             settings = config.engine.settings.at(n_ctx);
             if exact::is_demanded() {
@@ -201,13 +205,13 @@ fn work(config: &BatchEngineConfig, requests: &Receiver<Request>, outbox: &Outbo
         let context = SessionConfig::new(n_ctx, settings);
         let target = Parallel::new(&model, &context, n_lanes, schedule.max_rows(n_lanes))?;
         let shared_prefixes = SharedPrefixes::new(config, &model, &context, n_lanes, &curve).unwrap_or_else(|notice| {
-            desk.notice(&notice);
+            batch_loop.notice(&notice);
             None
         });
         let batcher = Batcher::new(target, schedule);
         let drafting = config.drafts && !model.is_recurrent();
         let batcher = if drafting { batcher.with_drafting(drafters.make_for_batch(n_lanes)) } else { batcher };
-        desk.answer(batcher, shared_prefixes)?;
+        batch_loop.answer(batcher, shared_prefixes)?;
     }
     Ok(())
 }
@@ -221,12 +225,12 @@ struct Ready {
 }
 
 /// The engine's queues: requests in, events out.
-struct Desk<'a> {
+struct BatchLoop<'a> {
     model: &'a Model,
     capacity: Capacity<'a>,
     /// Memory available before the lanes were allocated; `None` without a memory check per text.
     n_available: Option<u64>,
-    former: Former,
+    constrainer: Constrainer,
     /// Most positions of a text.
     longest: usize,
     /// Longest answer if a request does not set `max_tokens`.
@@ -240,15 +244,16 @@ struct Desk<'a> {
     done: Progress,
     /// Reused to avoid allocations.
     top: TopK,
-    outbox: &'a Outbox<Told>,
+    outbox: &'a Outbox<Message>,
 }
 
-impl Desk<'_> {
+impl BatchLoop<'_> {
     /// Waits until a request is ready, and takes those that arrive soon after it. Returns false when there are no more
     /// requests.
     fn wait(&mut self) -> Result<bool, Failure> {
         self.n_available = self.capacity.n_available();
-        while self.ready.len() < N_READY {
+        let n_wanted = self.capacity.config.n_parallel.unwrap_or(MAX_LANES).min(N_READY);
+        while self.ready.len() < n_wanted {
             let is_idle = self.ready.is_empty();
             match self.requests.recv_timeout(LOOK_EVERY) {
                 Ok(request) => self.prepare(request),
@@ -278,15 +283,22 @@ impl Desk<'_> {
         }
         loop {
             self.check_interrupt()?;
-            while self.ready.len() < N_READY
-                && let Ok(request) = self.requests.try_recv()
-            {
-                self.prepare(request);
-            }
-            while batcher.has_lane() && self.ready.front().is_some_and(|ready| ready.n_needed <= n_ctx) {
-                let Some(ready) = self.ready.pop_front() else { break };
-                self.answering.insert(ready.text.id, ready.answering.placed());
-                batcher.admit(ready.text);
+            while batcher.has_lane() {
+                match self.ready.pop_front() {
+                    Some(ready) if ready.n_needed <= n_ctx => {
+                        self.answering.insert(ready.text.id, ready.answering.placed());
+                        batcher.admit(ready.text);
+                    }
+                    Some(too_long) => {
+                        self.ready.push_front(too_long);
+                        break;
+                    }
+                    // Requests are prepared only when there is a lane for them: see `Engine::has_room`.
+                    None => match self.requests.try_recv() {
+                        Ok(request) => self.prepare(request),
+                        Err(_) => break,
+                    },
+                }
             }
             if batcher.n_working() == 0 {
                 break;
@@ -312,12 +324,12 @@ impl Desk<'_> {
         let ended = batcher.step(clock, &mut |said| {
             let answering = answering.get_mut(&said.id).expect("every text at work is being answered");
             if answering.is_new() {
-                outbox.send(Told::Event(Event::Begun { id: answering.id() }));
+                outbox.send(Message::Event(Event::Begun { id: answering.id() }));
             }
             if let Some(n_top) = answering.n_top() {
                 let top = top.of(said.logits, n_top).to_vec();
                 let emitted = Emitted { id: answering.id(), token: said.token, top };
-                outbox.send(Told::Event(Event::Token(emitted)));
+                outbox.send(Message::Event(Event::Token(emitted)));
             }
             answering.take(said, model)
         })?;
@@ -333,6 +345,7 @@ impl Desk<'_> {
     /// Queues a request for a lane, or refuses it.
     fn prepare(&mut self, request: Request) {
         let id = request.id;
+        self.tell(Event::Taken { id });
         match self.ready(request) {
             Ok(ready) => self.ready.push_back(ready),
             Err(refusal) => self.tell(Event::Refused { id, refusal }),
@@ -352,8 +365,8 @@ impl Desk<'_> {
         }
         // Depends on the request alone, not on the lane it happens to get.
         let max_tokens = request.max_tokens.unwrap_or(self.most_tokens).clamp(1, n_ctx - n_prompt);
-        if let Some(lack) = self.n_available.and_then(|n| self.capacity.lack(n_prompt, max_tokens, n)) {
-            return Err(refusal("not_enough_memory", lack));
+        if let Some(shortage) = self.n_available.and_then(|n| self.capacity.shortage(n_prompt, max_tokens, n)) {
+            return Err(refusal("not_enough_memory", shortage));
         }
         let n_vocab = self.model.n_vocab();
         if let Some(token) = request.sampling.unknown_token(n_vocab) {
@@ -364,7 +377,7 @@ impl Desk<'_> {
         let (sampler, form) = match &request.constraint {
             None => (sampler(&request.sampling, self.model, &prompt), None),
             Some(constraint) => {
-                let held = self.former.held(constraint, &request.sampling, &prompt);
+                let held = self.constrainer.sampler_and_filter(constraint, &request.sampling, &prompt);
                 let (sampler, form) = held.map_err(|error| refusal("invalid_grammar", error.to_string()))?;
                 (sampler, Some(form))
             }
@@ -396,7 +409,8 @@ impl Desk<'_> {
             (n_left_out, prompt) = (shorter.n_left_out, self.model.tokenize(&shorter.prompt));
         }
         if n_left_out > 0 && prompt.len() < self.longest {
-            let text = format!("the messages do not fit into the context: the oldest {n_left_out} are left out");
+            let text =
+                format!("the messages do not fit into the context: the oldest {n_left_out} messages are left out");
             self.tell(Event::Notice { id: Some(request.id), text });
         }
         prompt
@@ -417,7 +431,7 @@ impl Desk<'_> {
     }
 
     fn tell(&self, event: Event) {
-        self.outbox.send(Told::Event(event));
+        self.outbox.send(Message::Event(event));
     }
 
     fn check_interrupt(&self) -> Result<(), Failure> {

@@ -18,26 +18,26 @@ const N_TRIED: usize = 64;
 pub type Pair = (Box<dyn Sampler>, Box<dyn DraftFilter>);
 
 /// Creates structures for the vocabulary of a model.
-pub struct Former {
+pub struct Constrainer {
     model: Rc<Model>,
     /// Created on first use, which takes some tenths of a second.
     structures: Option<Structures>,
     tokenize: Tokenize,
 }
 
-impl Former {
+impl Constrainer {
     /// Creates none yet: the first constraint does.
     #[must_use]
-    pub fn new(model: Rc<Model>) -> Former {
+    pub fn new(model: Rc<Model>) -> Constrainer {
         let tokenizer = model.clone();
-        Former { model, structures: None, tokenize: Rc::new(move |bytes| tokenizer.tokenize_bytes(bytes)) }
+        Constrainer { model, structures: None, tokenize: Rc::new(move |bytes| tokenizer.tokenize_bytes(bytes)) }
     }
 
     /// A sampler for a text that continues `prompt` and must match `constraint`, and the filter for its drafts.
     ///
     /// # Errors
     /// If the constraint is invalid.
-    pub fn held(
+    pub fn sampler_and_filter(
         &mut self,
         constraint: &Constraint,
         sampling: &Sampling,
@@ -54,21 +54,21 @@ impl Former {
         });
         let structure = structures.structure(constraint)?;
         let forced = Forced::new(structure.fresh(), prompt.len(), self.tokenize.clone());
-        let held = Held { structure, chain: Chain::new(sampling, model, prompt) };
-        Ok((Box::new(held), Box::new(forced)))
+        let constrained = ConstrainedSampler { structure, chain: Chain::new(sampling, model, prompt) };
+        Ok((Box::new(constrained), Box::new(forced)))
     }
 }
 
 /// Samples freely, and again among the allowed tokens if the token is not allowed. So the draws depend only on the text
 /// and the seed.
-struct Held {
+struct ConstrainedSampler {
     structure: Structure,
     chain: Chain,
 }
 
-impl Held {
+impl ConstrainedSampler {
     /// Sets the candidates to the allowed ones of the most likely tokens; if there are none, to all allowed tokens.
-    fn hold(&mut self, logits: &[f32]) -> Result<(), TargetError> {
+    fn restrict(&mut self, logits: &[f32]) -> Result<(), TargetError> {
         self.chain.fill_likeliest(logits, N_TRIED);
         let (structure, candidates) = (&mut self.structure, &mut self.chain.candidates);
         candidates.data.retain(|candidate| structure.allows(Token(candidate.id().0)));
@@ -81,12 +81,12 @@ impl Held {
     }
 }
 
-impl Sampler for Held {
+impl Sampler for ConstrainedSampler {
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError> {
         self.chain.fill(logits)?;
         let mut token = self.chain.choose()?;
         if !self.structure.allows(Token(token.0)) {
-            self.hold(logits)?;
+            self.restrict(logits)?;
             if self.chain.candidates.data.is_empty() {
                 return Err(TargetError::Engine(
                     "the model has no token that continues the text as the constraint requires".to_owned(),

@@ -23,7 +23,7 @@ const N_EVENTS: usize = 256;
 pub struct EngineThread<Request, Event> {
     requests: Sender<Request>,
     events: Receiver<Event>,
-    is_unwanted: Arc<AtomicBool>,
+    is_abandoned: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -40,11 +40,11 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
     ) -> io::Result<EngineThread<Request, Event>> {
         let (requests, queue) = bounded(n_requests);
         let (event_queue, events) = bounded(N_EVENTS);
-        let is_unwanted = Arc::new(AtomicBool::new(false));
-        let outbox = Outbox { events: event_queue, interrupt, is_unwanted: is_unwanted.clone() };
+        let is_abandoned = Arc::new(AtomicBool::new(false));
+        let outbox = Outbox { events: event_queue, interrupt, is_abandoned: is_abandoned.clone() };
         let work = move || work(&queue, &outbox);
         let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(EngineThread { requests, events, is_unwanted, thread: Some(thread) })
+        Ok(EngineThread { requests, events, is_abandoned, thread: Some(thread) })
     }
 
     /// Submits a request; waits while the channel is full.
@@ -73,7 +73,7 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
 
 impl<Request, Event> Drop for EngineThread<Request, Event> {
     fn drop(&mut self) {
-        self.is_unwanted.store(true, Ordering::Relaxed);
+        self.is_abandoned.store(true, Ordering::Relaxed);
         // With both channels closed the engine gets no further request, and its sends fail.
         self.requests = bounded(0).0;
         self.events = never();
@@ -91,13 +91,13 @@ pub struct Outbox<Event> {
     /// Set by the user.
     interrupt: Arc<AtomicBool>,
     /// Set when nobody reads events any more.
-    is_unwanted: Arc<AtomicBool>,
+    is_abandoned: Arc<AtomicBool>,
 }
 
 impl<Event> Clone for Outbox<Event> {
     fn clone(&self) -> Outbox<Event> {
-        let Outbox { events, interrupt, is_unwanted } = self;
-        Outbox { events: events.clone(), interrupt: interrupt.clone(), is_unwanted: is_unwanted.clone() }
+        let Outbox { events, interrupt, is_abandoned } = self;
+        Outbox { events: events.clone(), interrupt: interrupt.clone(), is_abandoned: is_abandoned.clone() }
     }
 }
 
@@ -105,14 +105,14 @@ impl<Event> Outbox<Event> {
     /// Sends an event; waits while the channel is full. If the reader is gone, that counts as an interrupt.
     pub fn send(&self, event: Event) {
         if self.events.send(event).is_err() {
-            self.is_unwanted.store(true, Ordering::Relaxed);
+            self.is_abandoned.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether the engine should stop.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed) || self.is_unwanted.load(Ordering::Relaxed)
+        self.interrupt.load(Ordering::Relaxed) || self.is_abandoned.load(Ordering::Relaxed)
     }
 
     /// The same as a [`ControlFlow`].

@@ -21,7 +21,7 @@ use crate::llama::logprobs::{Logprobs, LogprobsOf};
 use crate::llama::model::{LoadError, Model, ModelConfig};
 use crate::llama::sampler::sampler;
 use crate::llama::session::{Session, SessionConfig};
-use crate::llama::structured::Former;
+use crate::llama::structured::Constrainer;
 use crate::llama::thread::{EngineThread, Outbox};
 use crate::llama::tune::{self, TuneConfig};
 use crate::llama::worker::drafters::{Drafters, DraftersConfig};
@@ -156,7 +156,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
     let mut engine = Engine {
         config,
         model: &model,
-        former: Former::new(model.clone()),
+        constrainer: Constrainer::new(model.clone()),
         drafters,
         states: States::new(config.secret.clone()),
         session: None,
@@ -190,7 +190,7 @@ fn work(config: &WorkerConfig, jobs: &Receiver<Task>, outbox: &Outbox<Event>) ->
 struct Engine<'a> {
     config: &'a WorkerConfig,
     model: &'a Model,
-    former: Former,
+    constrainer: Constrainer,
     drafters: Drafters,
     states: States,
     session: Option<Session<'a>>,
@@ -241,8 +241,8 @@ impl<'a> Engine<'a> {
         let mut sampler = match &job.constraint {
             None => sampler(&job.sampling, model, prompt),
             Some(constraint) => {
-                let (sampler, form) = self.former.held(constraint, &job.sampling, prompt)?;
-                drafter.hold_to(form);
+                let (sampler, form) = self.constrainer.sampler_and_filter(constraint, &job.sampling, prompt)?;
+                drafter.set_filter(form);
                 sampler
             }
         };

@@ -71,9 +71,11 @@ impl Walk {
         let is_new = fs::canonicalize(folder).is_ok_and(|folder| self.seen.insert(folder));
         let Some(entries) = is_new.then(|| fs::read_dir(folder).ok()).flatten() else { return Vec::new() };
         let n_left = (MAX_ENTRIES + 1).saturating_sub(self.n_seen);
-        let mut paths: Vec<PathBuf> = entries.flatten().take(n_left).map(|entry| entry.path()).collect();
-        self.n_seen += paths.len();
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        // Sorted first, so that the limit keeps the same files on every file system.
         paths.sort_unstable();
+        paths.truncate(n_left);
+        self.n_seen += paths.len();
         paths
     }
 

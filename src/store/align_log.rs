@@ -21,7 +21,7 @@ use twox_hash::XxHash3_64;
 
 use crate::draft::table::Successor;
 use crate::gguf::ModelId;
-use crate::lock::{Beside, Locked, lock};
+use crate::lock::{LockKind, Locked, lock};
 use crate::token::Token;
 
 const MAGIC: &[u8; 13] = b"chaski align\n";
@@ -56,7 +56,7 @@ pub struct LogKey {
 
 /// A token of a text, with the model's most likely tokens in its place.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct LoggedToken {
     /// The token.
     pub token: Token,
     /// The most likely tokens with their probabilities, likeliest first; at most [`MAX_TOP`].
@@ -71,7 +71,7 @@ pub struct Piece {
     /// The tokens before the piece; at most [`MAX_BEFORE`].
     pub before: Vec<Token>,
     /// The tokens of the piece; at most [`MAX_PIECE`].
-    pub said: Vec<Said>,
+    pub said: Vec<LoggedToken>,
 }
 
 impl Piece {
@@ -130,7 +130,7 @@ impl AlignLog {
     pub fn open(path: &Path, key: &LogKey) -> Result<AlignLog, LogError> {
         let io = |error| LogError::Io { path: path.to_owned(), error };
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = lock(path, Beside::Nobody, Duration::ZERO, open).map_err(io)?;
+        let file = lock(path, LockKind::Exclusive, Duration::ZERO, open).map_err(io)?;
         let file = file.ok_or_else(|| LogError::Busy(path.to_owned()))?;
         let mut log = AlignLog { path: path.to_owned(), file, n_tokens: 0, texts: BTreeSet::new() };
         let mut reader = Frames::open(log.file.try_clone().map_err(io)?, path)?;
@@ -262,7 +262,7 @@ fn decode(mut body: &[u8]) -> Option<Piece> {
         if top.len() > MAX_TOP {
             return None;
         }
-        said.push(Said { token: emitted, top });
+        said.push(LoggedToken { token: emitted, top });
     }
     (before.len() <= MAX_BEFORE && said.len() <= MAX_PIECE).then_some(Piece { text, before, said })
 }

@@ -20,7 +20,7 @@ use twox_hash::XxHash3_64;
 
 use crate::gguf::ModelId;
 use crate::lock::Locked;
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
 
@@ -276,7 +276,7 @@ fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
-    private::replace(path, &[bytes], Worth::Expendable)
+    private::replace(path, &[bytes], Durability::Expendable)
         .map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 /// Writes `value` as JSON. The file is replaced as a whole.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let written = private::replace(path, &[&serde_json::to_vec(value)?], private::Worth::Expendable);
+    let written = private::replace(path, &[&serde_json::to_vec(value)?], private::Durability::Expendable);
     written.map_err(|error| named(path, &error))
 }
 

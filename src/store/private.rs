@@ -10,14 +10,14 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lock::{self, Beside, Locked};
+use crate::lock::{self, LockKind, Locked};
 
 /// Prefix of temporary file names.
 pub(super) const WRITING: &str = ".writing-";
 
 /// How much care a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worth {
+pub(super) enum Durability {
     /// It can be recreated. After a power failure it may be cut off, which its checksum or format detects.
     Expendable,
     /// It is the only copy. It is flushed to the disk before it replaces the old file.
@@ -38,15 +38,15 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// Replaces the file at `path` by one with the given parts, and creates its folder if necessary. After an error the
 /// file is either the old one or the new one.
-pub(super) fn replace(path: &Path, parts: &[&[u8]], worth: Worth) -> io::Result<()> {
+pub(super) fn replace(path: &Path, parts: &[&[u8]], durability: Durability) -> io::Result<()> {
     let file = write_aside(path, parts)?;
-    if worth == Worth::Unique {
+    if durability == Durability::Unique {
         change(|| file.as_file().sync_all())?;
     }
     change(|| file.persist(path).map_err(|error| error.error))?;
-    match worth {
+    match durability {
         // The new name is durable only once the folder is flushed.
-        Worth::Unique if cfg!(unix) => change(|| File::open(folder_of(path))?.sync_all()),
+        Durability::Unique if cfg!(unix) => change(|| File::open(folder_of(path))?.sync_all()),
         _ => Ok(()),
     }
 }
@@ -85,7 +85,7 @@ pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<Locked>
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     }
-    lock::lock(path, Beside::Nobody, patience, || change(|| options.open(path)))
+    lock::lock(path, LockKind::Exclusive, patience, || change(|| options.open(path)))
 }
 
 /// The only function that changes the disk.

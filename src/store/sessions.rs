@@ -10,9 +10,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::chat::session::{self, FormError, Session};
+use crate::chat::session::{self, Session, SessionFileError};
 use crate::lock::Locked;
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 
 /// Maximum file size in bytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -38,11 +38,11 @@ pub enum SessionError {
     },
     /// Not a session, or of another version.
     #[error("{}: {error}", path.display())]
-    Form {
+    Format {
         /// The file.
         path: PathBuf,
         /// The cause.
-        error: FormError,
+        error: SessionFileError,
     },
     /// Longer than a session can be.
     #[error("{}: a saved chat can have at most {} MiB", .0.display(), MAX_BYTES >> 20)]
@@ -63,10 +63,10 @@ impl SessionError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            SessionError::Form { error: FormError::Version(_), .. } => {
+            SessionError::Format { error: SessionFileError::Version(_), .. } => {
                 Some("chaski does not change it; use another name")
             }
-            SessionError::Form { .. } | SessionError::TooLong(_) => {
+            SessionError::Format { .. } | SessionError::TooLong(_) => {
                 Some("chaski does not change it; repair or move the file, or use another name")
             }
             SessionError::Busy(_) => Some("leave it there first, or use another name"),
@@ -114,7 +114,8 @@ impl Sessions {
         let lock_path = path(".lock");
         let lock = private::lock(&lock_path, Duration::ZERO).map_err(|error| io_error(&lock_path, error))?;
         let lock = lock.ok_or_else(|| SessionError::Busy(name.to_owned()))?;
-        let place = Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(STATE_EXTENSION), _lock: lock };
+        let place =
+            Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(STATE_EXTENSION), _lock: lock };
         let session = read(&place.path)?;
         Ok((place, session))
     }
@@ -206,7 +207,8 @@ impl Place {
     /// When it cannot be written; the previously saved one stays.
     pub fn save(&self, session: &Session) -> Result<(), SessionError> {
         let text = session::to_json(session);
-        private::replace(&self.path, &[text.as_bytes()], Worth::Unique).map_err(|error| io_error(&self.path, error))
+        private::replace(&self.path, &[text.as_bytes()], Durability::Unique)
+            .map_err(|error| io_error(&self.path, error))
     }
 }
 
@@ -222,7 +224,7 @@ fn read(path: &Path) -> Result<Option<Session>, SessionError> {
     if text.len() as u64 > MAX_BYTES {
         return Err(SessionError::TooLong(path.to_owned()));
     }
-    session::from_json(&text).map(Some).map_err(|error| SessionError::Form { path: path.to_owned(), error })
+    session::from_json(&text).map(Some).map_err(|error| SessionError::Format { path: path.to_owned(), error })
 }
 
 fn io_error(path: &Path, error: io::Error) -> SessionError {

@@ -55,15 +55,14 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
     }
 }
 
-/// Maps a rule name to Lark's lower-case names. Distinct names stay distinct, except for one that spells an escape
-/// itself, such as `a-x5fz` and `a_`.
+/// Maps a rule name to Lark's lower-case names. Distinct names stay distinct: `_` always begins an escape.
 fn lark_name(name: &str) -> String {
     let mut out = String::from("r_");
     for c in name.chars() {
         match c {
             'a'..='z' | '0'..='9' => out.push(c),
-            '-' => out.push('_'),
-            // Upper-case letters and `_` are written as `_x`, the hexadecimal code, `z`.
+            '-' => out.push_str("_d"),
+            // The hexadecimal code, between `_x` and `z`.
             c => drop(write!(out, "_x{:x}z", u32::from(c))),
         }
     }

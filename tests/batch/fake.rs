@@ -67,6 +67,10 @@ pub(crate) fn answer(request: &Request) -> Answer {
 }
 
 impl Engine for Fake {
+    fn has_room(&self) -> bool {
+        self.state.lock().unwrap().waiting.len() < self.n_lanes
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         let mut state = self.state.lock().unwrap();
         if state.waiting.len() >= self.n_lanes {

@@ -147,6 +147,10 @@ struct Recorder<'a> {
 }
 
 impl Engine for Recorder<'_> {
+    fn has_room(&self) -> bool {
+        self.fake.has_room()
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         let id = request.id;
         self.fake.try_submit(request)?;
@@ -267,6 +271,10 @@ struct Breaking<'a> {
 }
 
 impl Engine for Breaking<'_> {
+    fn has_room(&self) -> bool {
+        self.fake.has_room()
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         self.fake.try_submit(request)
     }

@@ -10,7 +10,7 @@ use chaski::gguf::Gguf;
 use chaski::llama::model::{Lora, Model};
 use chaski::llama::sampler::sampler;
 use chaski::llama::session::{KvType, Session, SessionConfig};
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::sampling::{SamplerKind, Sampling};
 use chaski::structure::Constraint;
 use chaski::target::Target as _;
@@ -237,7 +237,7 @@ fn an_answer_of_a_form_is_the_same_with_any_draft() {
     let _turn = real::turn();
     let model = Rc::new(real::load(&path, None));
     let mut target = Session::new(&model, &config()).unwrap();
-    let mut former = Former::new(model.clone());
+    let mut constrainer = Constrainer::new(model.clone());
     let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"},
         "tags": {"type": "array", "items": {"enum": ["a", "bb", "ccc"]}, "maxItems": 4}}, "required": ["name", "age", "tags"],
         "additionalProperties": false}"#;
@@ -245,7 +245,7 @@ fn an_answer_of_a_form_is_the_same_with_any_draft() {
     let text = real::chat(&model, "Name, age and tags of Ana, who is 31.");
     for form in &forms {
         for sampling in [Sampling::greedy(), seeded(9)] {
-            let mut held = || former.held(form, &sampling, &text).unwrap().0;
+            let mut held = || constrainer.sampler_and_filter(form, &sampling, &text).unwrap().0;
             let plain = real::plain(&model, &mut target, &text, N_TOKENS, held());
             for drafter in ["auto", "wild trees", "wild chains"] {
                 let what = format!("{form:?}, {drafter}, temperature {}", sampling.temperature);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use chaski::batching::chains::Drafting;
 use chaski::batching::schedule::BatchSchedule;
 use chaski::batching::target::{BatchTarget as _, Run};
-use chaski::batching::{Batcher, Said, Text};
+use chaski::batching::{Batcher, EmittedToken, Text};
 use chaski::cost::CostCurve;
 use chaski::draft::auto::Auto;
 use chaski::llama::model::Model;
@@ -130,7 +130,7 @@ pub(super) fn side_by_side(
             let (prompt, max_tokens) = (prompt.clone(), *n_tokens);
             crowd.admit(Text { id: id as u64, prompt, max_tokens, sampler, form: None });
         }
-        let mut listener = |said: Said<'_>| {
+        let mut listener = |said: EmittedToken<'_>| {
             let id = said.id as usize;
             comparisons[id].take(&lines[id].plain, said.token, said.logits);
             if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -9,7 +9,7 @@ use chaski::accept::Sampler;
 use chaski::llama::model::Model;
 use chaski::llama::sampler::sampler;
 use chaski::llama::session::{KvType, Session, SessionConfig};
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::sampling::{SamplerKind, Sampling};
 use chaski::structure::Constraint;
 use chaski::token::Token;
@@ -77,14 +77,14 @@ const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "string"
     "required": ["a", "b"], "additionalProperties": false}"#;
 
 /// Compares one text, plain and in a random way. Returns a description of the first difference.
-fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<String> {
+fn one_text(model: &Rc<Model>, constrainer: &mut Constrainer, dice: &mut Dice) -> Option<String> {
     let text = random_prompt(model, dice);
     let sampling = random_sampling(dice, &text);
     let n_tokens = 4 + dice.roll(60);
     let form = [None, None, None, Some(Constraint::JsonSchema(SCHEMA.to_owned()))][dice.roll(4)].clone();
     let mut chooser = || -> Box<dyn Sampler> {
         match &form {
-            Some(form) => former.held(form, &sampling, &text).unwrap().0,
+            Some(form) => constrainer.sampler_and_filter(form, &sampling, &text).unwrap().0,
             None => sampler(&sampling, model, &text),
         }
     };
@@ -172,7 +172,7 @@ fn soak() {
     let path = exact_model("soak").expect("a model, and kernels that promise something");
     let _turn = real::turn();
     let model = Rc::new(real::load(&path, None));
-    let mut former = Former::new(model.clone());
+    let mut constrainer = Constrainer::new(model.clone());
     let seconds = Duration::from_secs(number("CHASKI_SOAK_SECONDS").unwrap_or(60));
     let (first, most) = (number("CHASKI_SOAK_SEED").unwrap_or(1), number("CHASKI_SOAK_CASES").unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout();
@@ -185,7 +185,7 @@ fn soak() {
         (0..4).for_each(|_| _ = dice.roll(2));
         let difference = match dice.roll(4) {
             0 => some_texts(&model, &mut dice),
-            _ => one_text(&model, &mut former, &mut dice),
+            _ => one_text(&model, &mut constrainer, &mut dice),
         };
         n_cases += 1;
         if let Some(difference) = difference {

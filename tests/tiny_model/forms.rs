@@ -13,7 +13,7 @@ use chaski::draft::{Drafter, NoDraft};
 use chaski::generate::{Generation, Length};
 use chaski::llama::model::{Model, ModelConfig};
 use chaski::llama::sampler::Sampling;
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::schedule::Schedule;
 use chaski::stats::Stats;
 use chaski::structure::Constraint;
@@ -39,9 +39,9 @@ impl Clock for Even {
 /// A text under this constraint, plain or drafted.
 fn text(model: &Rc<Model>, form: &Constraint, sampling: &Sampling, drafts: bool) -> (Vec<Token>, Stats) {
     let mut target = session(model, 2048);
-    let (mut sampler, narrow) = Former::new(model.clone()).held(form, sampling, &prompt()).unwrap();
+    let (mut sampler, narrow) = Constrainer::new(model.clone()).sampler_and_filter(form, sampling, &prompt()).unwrap();
     let (mut auto, mut none) = (Auto::default(), NoDraft);
-    auto.hold_to(narrow);
+    auto.set_filter(narrow);
     let drafter: &mut dyn Drafter = if drafts { &mut auto } else { &mut none };
     let mut schedule = Schedule::cost_aware(CostCurve::exact((1..=MAX_NODES).map(|n| (n, STEP_MS as f64))));
     let clock = Even::default();

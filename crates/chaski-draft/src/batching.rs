@@ -46,7 +46,7 @@ pub struct Text {
 
 /// An emitted token.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
+pub struct EmittedToken<'a> {
     /// The id of its text.
     pub id: u64,
     /// The token.
@@ -84,7 +84,7 @@ pub enum End {
 }
 
 /// Called with each emitted token; `Break` makes it the text's last.
-pub type Listener<'a> = dyn FnMut(Said<'_>) -> ControlFlow<()> + 'a;
+pub type Listener<'a> = dyn FnMut(EmittedToken<'_>) -> ControlFlow<()> + 'a;
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,7 +276,7 @@ impl<S: BatchTarget> Batcher<S> {
             let logits = self.target.logits(first + lane.text.len() - from);
             lane.text.push(token);
             work.n_left -= 1;
-            let flow = listener(Said { id: work.id, token, logits });
+            let flow = listener(EmittedToken { id: work.id, token, logits });
             end = match work.n_left {
                 _ if flow.is_break() => Some(End::Broken),
                 0 => Some(work.limit.clone()),

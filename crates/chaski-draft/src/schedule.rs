@@ -209,7 +209,7 @@ impl Schedule {
                 let reason = match draft.tree.len() {
                     _ if n_rows > 1 => Reason::Pays,
                     1 if ledger.needs_a_plain_step() => Reason::PlainStepDue,
-                    1 if ledger.loss_budget.is_shut() => Reason::LatchShut,
+                    1 if ledger.loss_budget.is_shut() => Reason::BudgetUsedUp,
                     1 => Reason::NothingDrafted,
                     _ if widths.is_empty() => Reason::UnknownCost,
                     _ if widths.iter().any(|width| width.verdict == Verdict::NotCovered) => Reason::NotCovered,

@@ -588,7 +588,7 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
                     let row = channels.wrapping_add(c * v.nb[1] as usize + v.nb[0] as usize * from);
                     // With a NaN the block may stay unsplit; the result is NaN anyway.
                     let m = magnitude(v.ty, row, n);
-                    largest = if m < largest { largest } else { m };
+                    largest = if largest.is_nan() || m < largest { largest } else { m };
                     for l in 0..n / D::LANES {
                         let cells = row.add(v.nb[0] as usize * l * D::LANES);
                         let converted = match v.ty {
@@ -600,8 +600,8 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
                     }
                 }
                 let p = (p, first_p.wrapping_add(4 * from));
-                if largest >= SMALL {
-                    if largest >= LARGEST {
+                if largest.is_nan() || largest >= SMALL {
+                    if largest.is_nan() || largest >= LARGEST {
                         audit::note_large();
                     }
                     if !is_split {

@@ -9,7 +9,7 @@ use crate::batch::input::ids::seed_of;
 use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
 use crate::batch::render::Variables;
 use crate::chat::template::TemplateValue;
-use crate::sampling::{KNOBS, Knob, Sampling};
+use crate::sampling::{SAMPLING_OPTIONS, Sampling, SamplingOption};
 use crate::token::Token;
 
 /// Most stop strings of a line.
@@ -54,8 +54,8 @@ pub struct Parameters {
     pub max_tokens: Option<usize>,
     /// Whether the line asks for no token limit, whatever the command's limit is.
     pub is_unlimited: bool,
-    /// Numbers of [`Sampling`], each with its index in [`KNOBS`].
-    pub knobs: Vec<(usize, f64)>,
+    /// Numbers of [`Sampling`], each with its index in [`SAMPLING_OPTIONS`].
+    pub options: Vec<(usize, f64)>,
     /// See [`Sampling`].
     pub logit_bias: Option<Vec<(Token, f32)>>,
     /// See [`Sampling`].
@@ -102,7 +102,7 @@ impl Parameters {
         let parameters = Parameters {
             max_tokens: most.flatten(),
             is_unlimited: most == Some(None),
-            knobs: knobs(object)?,
+            options: options(object)?,
             logit_bias: logit_bias(object)?,
             ignore_eos: flag(object, "ignore_eos")?,
             seed: seed(object)?,
@@ -121,7 +121,7 @@ impl Parameters {
     #[must_use]
     pub fn sampling(&self, defaults: &Sampling, custom_id: &str) -> Sampling {
         let mut sampling = defaults.clone();
-        self.knobs.iter().for_each(|&(place, number)| KNOBS[place].set(&mut sampling, number));
+        self.options.iter().for_each(|&(place, number)| SAMPLING_OPTIONS[place].set(&mut sampling, number));
         sampling.logit_bias = self.logit_bias.clone().unwrap_or(sampling.logit_bias);
         sampling.ignore_eos = self.ignore_eos.unwrap_or(sampling.ignore_eos);
         sampling.seed = self.seed.unwrap_or_else(|| seed_of(defaults.seed, custom_id));
@@ -142,13 +142,13 @@ fn shortened(value: &Value) -> String {
     }
 }
 
-fn knobs(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> {
-    let take = |(place, knob): (usize, &Knob)| {
-        let value = object.remove(knob.name)?;
-        let number = value.as_f64().filter(|&number| knob.allows(number));
-        Some(number.map(|number| (place, number)).ok_or_else(|| invalid(knob.name, &value, &knob.wanted())))
+fn options(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> {
+    let take = |(place, option): (usize, &SamplingOption)| {
+        let value = object.remove(option.name)?;
+        let number = value.as_f64().filter(|&number| option.allows(number));
+        Some(number.map(|number| (place, number)).ok_or_else(|| invalid(option.name, &value, &option.wanted())))
     };
-    KNOBS.iter().enumerate().filter_map(take).collect()
+    SAMPLING_OPTIONS.iter().enumerate().filter_map(take).collect()
 }
 
 /// OpenAI's form: `{"15043": -100}`.
@@ -325,8 +325,8 @@ fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usi
 mod tests {
     use super::*;
 
-    fn knob(name: &str, number: f64) -> (usize, f64) {
-        (KNOBS.iter().position(|knob| knob.name == name).unwrap(), number)
+    fn option(name: &str, number: f64) -> (usize, f64) {
+        (SAMPLING_OPTIONS.iter().position(|option| option.name == name).unwrap(), number)
     }
 
     fn take(json: &str, is_chat: bool) -> Result<Parameters, Refusal> {
@@ -355,7 +355,8 @@ mod tests {
         accepts(r#"{"max_tokens": 5, "max_completion_tokens": 6}"#, Parameters { max_tokens: Some(6), ..none() });
         let json = r#"{"temperature": 0, "presence_penalty": -0.5, "top_k": 0, "dry_multiplier": 0.8, "seed": 3}"#;
         let numbers = [("temperature", 0.0), ("top_k", 0.0), ("presence_penalty", -0.5), ("dry_multiplier", 0.8)];
-        let sampled = Parameters { knobs: numbers.map(|(name, x)| knob(name, x)).to_vec(), seed: Some(3), ..none() };
+        let sampled =
+            Parameters { options: numbers.map(|(name, x)| option(name, x)).to_vec(), seed: Some(3), ..none() };
         accepts(json, sampled);
         let biases = vec![(Token(5), 1.0), (Token(7), -100.0)];
         accepts(r#"{"logit_bias": {"5": 1, "7": -100}}"#, Parameters { logit_bias: Some(biases), ..none() });
@@ -415,11 +416,11 @@ mod tests {
         accepts(r#"{"n_predict": 3}"#, Parameters { max_tokens: Some(3), ..none() });
         accepts(r#"{"max_tokens": -1}"#, Parameters { is_unlimited: true, ..none() });
         accepts(r#"{"max_tokens": -1, "max_completion_tokens": 4}"#, Parameters { max_tokens: Some(4), ..none() });
-        accepts(r#"{"top_k": -1}"#, Parameters { knobs: vec![knob("top_k", -1.0)], ..none() });
-        accepts(r#"{"repeat_last_n": -1.0}"#, Parameters { knobs: vec![knob("repeat_last_n", -1.0)], ..none() });
+        accepts(r#"{"top_k": -1}"#, Parameters { options: vec![option("top_k", -1.0)], ..none() });
+        accepts(r#"{"repeat_last_n": -1.0}"#, Parameters { options: vec![option("repeat_last_n", -1.0)], ..none() });
         accepts(
             r#"{"dry_penalty_last_n": -1}"#,
-            Parameters { knobs: vec![knob("dry_penalty_last_n", -1.0)], ..none() },
+            Parameters { options: vec![option("dry_penalty_last_n", -1.0)], ..none() },
         );
         accepts(r#"{"seed": 5.0}"#, Parameters { seed: Some(5), ..none() });
         accepts(r#"{"seed": -1, "n": 1.0, "min_tokens": 0, "id_slot": -1}"#, none());
@@ -428,7 +429,8 @@ mod tests {
         accepts(r#"{"logprobs": true, "top_logprobs": 2.0}"#, Parameters { n_logprobs: Some(2), ..none() });
         accepts(r#"{"logprobs": false, "top_logprobs": 0}"#, none());
         assert_eq!(take(r#"{"logprobs": 3.0}"#, false).unwrap().n_logprobs, Some(3));
-        let sampling = Parameters { knobs: vec![knob("top_k", -1.0)], ..none() }.sampling(&Sampling::default(), "a");
+        let sampling =
+            Parameters { options: vec![option("top_k", -1.0)], ..none() }.sampling(&Sampling::default(), "a");
         assert!(!sampling.links().contains(&crate::sampling::SamplerKind::TopK));
     }
 
@@ -469,7 +471,7 @@ mod tests {
     #[test]
     fn a_line_wins_over_the_command_and_its_seed_follows_from_its_id() {
         let defaults = Sampling { seed: 7, presence_penalty: 0.5, ..Sampling::default() };
-        let line = Parameters { knobs: vec![knob("temperature", 0.1)], ..Parameters::default() };
+        let line = Parameters { options: vec![option("temperature", 0.1)], ..Parameters::default() };
         let expected = Sampling { temperature: 0.1, seed: seed_of(7, "a"), ..defaults.clone() };
         assert_eq!(line.sampling(&defaults, "a"), expected);
         assert_ne!(line.sampling(&defaults, "b").seed, expected.seed);

@@ -21,7 +21,7 @@ fn key() -> Key {
     }
 }
 
-const OPENING: Opening = Opening { ms: 1000, after_crash: false, has_seed: true, retry_failed: false };
+const OPENING: OpenOptions = OpenOptions { ms: 1000, after_crash: false, has_seed: true, retry_failed: false };
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +35,7 @@ fn finished(line: u64, is_ok: bool) -> Finished {
 
 /// A job whose lines finish out of order and partly fail, sorted at the end.
 fn job(disk: &dyn Disk, path: &Path, retry_failed: bool, fails: impl Fn(u64) -> bool) -> Result<Journal, LedgerError> {
-    let mut ledger = Ledger::open(disk, path, &key(), &Opening { retry_failed, ..OPENING })?;
+    let mut ledger = Ledger::open(disk, path, &key(), &OpenOptions { retry_failed, ..OPENING })?;
     for line in [3, 1, 0, 7, 2, 6, 5, 4] {
         if ledger.journal().is_done(line) {
             continue;
@@ -144,7 +144,7 @@ fn a_flipped_byte_ends_a_journal_there() {
 #[test]
 fn what_is_not_this_jobs_is_refused_and_not_touched() {
     let (_folder, path) = folder();
-    let open = |key: &Key, opening: &Opening| Ledger::open(&Files, &path, key, opening).map(drop);
+    let open = |key: &Key, options: &OpenOptions| Ledger::open(&Files, &path, key, options).map(drop);
     fs::write(&path, "precious\n").unwrap();
     assert!(matches!(open(&key(), &OPENING), Err(LedgerError::NoJournal(_))));
     assert!(!journal_path(&path).exists());
@@ -162,7 +162,7 @@ fn what_is_not_this_jobs_is_refused_and_not_touched() {
     let seeded = Key { seed: 8, ..key() };
     assert!(open(&seeded, &OPENING).unwrap_err().to_string().contains("--seed: 7, now 8"));
     // If the user sets no seed, the first run's seed is used.
-    let ledger = Ledger::open(&Files, &path, &seeded, &Opening { has_seed: false, ..OPENING }).unwrap();
+    let ledger = Ledger::open(&Files, &path, &seeded, &OpenOptions { has_seed: false, ..OPENING }).unwrap();
     assert_eq!(ledger.journal().key().seed, 7);
     assert!(matches!(open(&key(), &OPENING), Err(LedgerError::Busy(_))), "two processes");
     assert_eq!(is_running(&path).unwrap(), Some(true));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
-use super::{BatchError, Ready, Ticket, Told};
+use super::{BatchError, Ready, Ticket, WriterMessage};
 use crate::batch::engine::{Engine, Event};
 use crate::batch::ledger::EngineLog;
 
@@ -25,7 +25,7 @@ pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
     log: Option<&EngineLog>,
     ready: &Receiver<Ready>,
-    to_writer: &Sender<Told>,
+    to_writer: &Sender<WriterMessage>,
     interrupt: &AtomicBool,
 ) -> Result<Driven, BatchError> {
     let done = |is_interrupted, n_broken_off| Ok(Driven { is_interrupted, n_broken_off });
@@ -39,7 +39,7 @@ pub(super) fn drive(
                 return done(false, 0);
             }
             match ready.recv_timeout(PATIENCE) {
-                Ok(ready) => driver.waiting = Some((ready, false)),
+                Ok(ready) => driver.waiting = Some(ready),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_over = true,
             }
@@ -72,7 +72,7 @@ struct Driver<'e, 's> {
     engine: Box<dyn Engine + 'e>,
     log: Option<&'s EngineLog>,
     /// The next request, refused by a full engine, and whether the journal has its `begun` entry.
-    waiting: Option<(Ready, bool)>,
+    waiting: Option<Ready>,
     at_work: BTreeMap<u64, Ticket>,
     /// Lines of `at_work` that have a lane.
     begun: BTreeSet<u64>,
@@ -87,32 +87,33 @@ impl Driver<'_, '_> {
     /// line can be blamed for a crash.
     fn submit(&mut self, ready: &Receiver<Ready>) -> Result<bool, BatchError> {
         loop {
-            let (Ready { ticket, request }, is_begun) = match self.waiting.take() {
+            let Ready { ticket, request } = match self.waiting.take() {
                 Some(waiting) => waiting,
                 None => match ready.try_recv() {
-                    Ok(ready) => (ready, false),
+                    Ok(ready) => ready,
                     Err(TryRecvError::Empty) => return Ok(false),
                     Err(TryRecvError::Disconnected) => return Ok(true),
                 },
             };
-            if self.is_alone || ticket.is_suspect && !self.at_work.is_empty() {
-                self.waiting = Some((Ready { ticket, request }, is_begun));
+            let must_wait = self.is_alone || ticket.is_suspect && !self.at_work.is_empty();
+            if must_wait || !self.engine.has_room() {
+                self.waiting = Some(Ready { ticket, request });
                 return Ok(false);
             }
-            if let Some(log) = self.log.filter(|_| !is_begun) {
+            if let Some(log) = self.log {
                 log.begin(ticket.index)?;
             }
-            if let Err(request) = self.engine.try_submit(request) {
-                self.waiting = Some((Ready { ticket, request: *request }, true));
-                return Ok(false);
-            }
+            let submitted = self.engine.try_submit(request);
+            submitted.map_err(|_| BatchError::Engine("the engine has no room, though it said so".to_owned()))?;
             self.is_alone = ticket.is_suspect;
             self.at_work.insert(ticket.index, ticket);
         }
     }
 
-    fn told(&mut self, event: Event) -> Result<Option<Told>, BatchError> {
+    fn told(&mut self, event: Event) -> Result<Option<WriterMessage>, BatchError> {
         let (id, outcome) = match event {
+            // The next request is submitted after every event.
+            Event::Taken { .. } => return Ok(None),
             Event::Begun { id } => {
                 self.begun.insert(id);
                 return Ok(None);
@@ -120,9 +121,9 @@ impl Driver<'_, '_> {
             Event::Notice { id, text } => {
                 let ticket = id.and_then(|id| self.at_work.get(&id));
                 let line = ticket.map_or_else(String::new, |ticket| format!("line {}: ", ticket.number));
-                return Ok(Some(Told::Notice(format!("{line}{text}"))));
+                return Ok(Some(WriterMessage::Notice(format!("{line}{text}"))));
             }
-            Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
+            Event::Progress(progress) => return Ok(Some(WriterMessage::Progress(progress))),
             // Requests of a batch do not set `n_top`.
             Event::Prompt { .. } | Event::Token(_) => return Ok(None),
             Event::Done(answer) => (answer.id, Ok(*answer)),
@@ -136,6 +137,6 @@ impl Driver<'_, '_> {
         if let Some(log) = self.log {
             log.answered(id)?;
         }
-        Ok(Some(Told::Settled(ticket, outcome)))
+        Ok(Some(WriterMessage::Settled(ticket, outcome)))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crossbeam::channel::{Receiver, Sender};
 use crossbeam::select;
 
-use super::{Parsed, Ready, Ticket, Told};
+use super::{Parsed, Ready, Ticket, WriterMessage};
 use crate::batch::engine::{Refusal, Request};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
@@ -23,7 +23,7 @@ pub(super) fn read(
     mut source: Source,
     shard: Shard,
     journal: Option<&Journal>,
-    gauge: &InFlight,
+    in_flight: &InFlight,
     to_renderer: &Sender<Parsed>,
 ) -> Result<(), SourceError> {
     let mut place = 0;
@@ -34,7 +34,7 @@ pub(super) fn read(
         }
         let parsed = parsed(item, place, journal.map_or(0, |journal| journal.n_crashes(index)));
         place += 1;
-        if !gauge.enter(parsed.ticket.n_bytes) || to_renderer.send(parsed).is_err() {
+        if !in_flight.enter(parsed.ticket.n_bytes) || to_renderer.send(parsed).is_err() {
             return Ok(());
         }
     }
@@ -76,7 +76,7 @@ pub(super) fn render(
     defaults: &Defaults,
     parsed: &Receiver<Parsed>,
     to_engine: &Sender<Ready>,
-    refused: &Sender<Told>,
+    refused: &Sender<WriterMessage>,
 ) {
     let mut waiting = Waiting::default();
     let mut is_over = false;
@@ -105,7 +105,7 @@ pub(super) fn render(
         match request(renderer, defaults, &mut ticket, ask) {
             Ok(request) => waiting.insert(Ready { ticket, request }),
             Err(refusal) => {
-                if refused.send(Told::Settled(ticket, Err(refusal))).is_err() {
+                if refused.send(WriterMessage::Settled(ticket, Err(refusal))).is_err() {
                     return;
                 }
             }

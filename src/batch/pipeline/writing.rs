@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::{BatchError, Doubt, OutputShape, Ticket, Told, Watcher};
+use super::{BatchError, Doubt, OutputShape, Ticket, Watcher, WriterMessage};
 use crate::batch::engine::{Answer, End, Refusal};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::shard::Shard;
@@ -77,7 +77,7 @@ pub(super) struct Writer<'d, 'g> {
     sink: Sink<'d>,
     origin: Origin,
     form: OutputShape,
-    gauge: &'g InFlight,
+    in_flight: &'g InFlight,
     early: Reorder<(Ticket, Result<Answer, Refusal>)>,
     progress: Progress,
     start: Instant,
@@ -89,18 +89,18 @@ impl<'d, 'g> Writer<'d, 'g> {
         origin: Origin,
         form: OutputShape,
         shard: Shard,
-        gauge: &'g InFlight,
+        in_flight: &'g InFlight,
         n_lines: u64,
     ) -> Writer<'d, 'g> {
         let totals = sink.journal().map_or_else(Totals::default, Journal::totals);
         let progress = Progress { n_lines: shard.n_of(n_lines), totals, ..Progress::default() };
-        Writer { sink, origin, form, gauge, early: Reorder::default(), progress, start: Instant::now() }
+        Writer { sink, origin, form, in_flight, early: Reorder::default(), progress, start: Instant::now() }
     }
 
     /// Writes until all other stages have ended. Also returns the number of answers that could not be written.
     pub(super) fn write(
         mut self,
-        told: Receiver<Told>,
+        told: Receiver<WriterMessage>,
         watcher: &mut dyn Watcher,
     ) -> Result<(Progress, usize), BatchError> {
         let (mut behind_since, mut shown) = (None, None::<Instant>);
@@ -151,11 +151,11 @@ impl<'d, 'g> Writer<'d, 'g> {
         Ok(0)
     }
 
-    fn take(&mut self, told: Told, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
+    fn take(&mut self, told: WriterMessage, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
         match told {
-            Told::Progress(progress) => self.progress.engine = progress,
-            Told::Notice(text) => watcher.notice(&text),
-            Told::Settled(ticket, mut outcome) => {
+            WriterMessage::Progress(progress) => self.progress.engine = progress,
+            WriterMessage::Notice(text) => watcher.notice(&text),
+            WriterMessage::Settled(ticket, mut outcome) => {
                 if let (Some(is_open), Ok(answer)) = (ticket.is_thinking_open, &mut outcome) {
                     let Split { thinking, answer: text, is_cut } = split(&answer.text, is_open);
                     if is_cut {
@@ -207,7 +207,7 @@ impl<'d, 'g> Writer<'d, 'g> {
         self.progress.n_done_now += 1;
         self.progress.n_ok_now += u64::from(outcome.is_ok());
         self.sink.record(finished, &record)?;
-        self.gauge.leave(ticket.n_bytes);
+        self.in_flight.leave(ticket.n_bytes);
         Ok(())
     }
 }

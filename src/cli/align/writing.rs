@@ -15,7 +15,7 @@ use crate::gguf::Gguf;
 use crate::llama::batching::{self, BatchEngine, BatchEngineConfig, Startup};
 use crate::llama::sampler::Sampling;
 use crate::llama::worker::Loaded;
-use crate::store::align_log::{AlignLog, LogError, MAX_BEFORE, MAX_TOP, Piece, Said};
+use crate::store::align_log::{AlignLog, LogError, LoggedToken, MAX_BEFORE, MAX_TOP, Piece};
 use crate::token::Token;
 
 /// Every Nth text is sampled; the others are greedy.
@@ -60,7 +60,7 @@ pub(super) fn write(
                 bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {}", refusal.message)));
             }
             Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
-            Event::Token(_) | Event::Begun { .. } | Event::Progress(_) => {}
+            Event::Token(_) | Event::Taken { .. } | Event::Begun { .. } | Event::Progress(_) => {}
         }
         feeder.feed(&engine, &renderer, keeper)?;
     }
@@ -173,7 +173,7 @@ impl<'a> Keeper<'a> {
 
     fn keep(&mut self, emitted: Emitted) -> Result<(), LogError> {
         let Some(piece) = self.pending.get_mut(&emitted.id) else { return Ok(()) };
-        piece.said.push(Said { token: emitted.token, top: emitted.top });
+        piece.said.push(LoggedToken { token: emitted.token, top: emitted.top });
         self.n_pending += 1;
         if piece.said.len() >= N_UNLOGGED {
             self.n_pending -= piece.said.len() as u64;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::batch::record::{ChatToken, chat_logprobs};
 use crate::chat::thinking;
 use crate::cli::exact::ExactFields;
-use crate::cli::run::saying::Said;
+use crate::cli::run::saying::AnswerText;
 use crate::llama::worker::{Answer, StopType};
 use crate::stats::Stats;
 use crate::tune::Settings;
@@ -83,7 +83,7 @@ pub(super) struct End<'a> {
 }
 
 /// The object that `--json` prints.
-pub(super) fn to_json<'a>(said: &'a Said, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
+pub(super) fn to_json<'a>(said: &'a AnswerText, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
     let (stop_type, stopping_word) = match &answer.stop {
         StopType::Eos => ("eos", None),
         StopType::Word(word) => ("word", Some(word.as_str())),

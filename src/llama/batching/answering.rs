@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::batch::engine::{Answer, End, Event, Refusal, Request, TokenLogprob};
-use crate::batching::{self, Ended, Said};
+use crate::batching::{self, EmittedToken, Ended};
 use crate::llama::logprobs::Logprobs;
 use crate::llama::model::Model;
 use crate::target::TargetError;
@@ -64,7 +64,7 @@ impl Answering {
     }
 
     /// Adds a token. Breaks if the answer ends with it.
-    pub(super) fn take(&mut self, said: Said<'_>, model: &Model) -> ControlFlow<()> {
+    pub(super) fn take(&mut self, said: EmittedToken<'_>, model: &Model) -> ControlFlow<()> {
         self.first.get_or_insert_with(Instant::now);
         self.n_predicted += 1;
         if model.is_end(said.token) {

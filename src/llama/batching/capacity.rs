@@ -8,7 +8,7 @@ use crate::available::available;
 use crate::batching::lane_count::{LaneMemory, longest_fitting, n_worthwhile};
 use crate::batching::target::{BatchTarget as _, Run};
 use crate::cost::{CostCurve, lower_median};
-use crate::llama::batching::{BatchEngineConfig, Startup, Told};
+use crate::llama::batching::{BatchEngineConfig, Message, Startup};
 use crate::llama::exact;
 use crate::llama::model::Model;
 use crate::llama::parallel::{MAX_LANES, Parallel};
@@ -38,7 +38,7 @@ const BUDGET: Duration = Duration::from_secs(5);
 pub(super) struct Capacity<'a> {
     pub(super) model: &'a Model,
     pub(super) config: &'a BatchEngineConfig,
-    pub(super) outbox: &'a Outbox<Told>,
+    pub(super) outbox: &'a Outbox<Message>,
 }
 
 impl<'a> Capacity<'a> {
@@ -60,7 +60,7 @@ impl<'a> Capacity<'a> {
         let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
         let missing: Vec<usize> = WIDTHS.into_iter().filter(|n| *n <= widest && !known.contains_key(n)).collect();
         if !missing.is_empty() {
-            self.outbox.send(Told::Startup(Startup::Measuring));
+            self.outbox.send(Message::Startup(Startup::Measuring));
             for (n_rows, ms) in self.measure(settings, &missing)? {
                 curve.put(n_rows, 0, ms, u32::try_from(N_REPEATS).unwrap_or(u32::MAX));
             }
@@ -80,7 +80,7 @@ impl<'a> Capacity<'a> {
     fn keep(&self, kept_at: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
         let Some((folder, key)) = kept_at else { return };
         if let Err(error) = curves::save(folder, &key, curve, unix_s()) {
-            self.outbox.send(Told::Startup(Startup::Notice(Notice::CurveNotKept(error))));
+            self.outbox.send(Message::Startup(Startup::Notice(Notice::CurveNotKept(error))));
         }
     }
 
@@ -151,7 +151,7 @@ impl<'a> Capacity<'a> {
     }
 
     /// Why there is not enough memory for a text even alone; `None` if there is.
-    pub(super) fn lack(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
+    pub(super) fn shortage(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
         let lane = self.place_of_text(n_prompt + max_tokens);
         if lane.fits(n_available) {
             return None;

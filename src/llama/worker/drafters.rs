@@ -29,7 +29,7 @@ pub struct DraftersConfig {
 pub(in crate::llama) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
-    has_told_of_damage: bool,
+    is_damage_reported: bool,
 }
 
 /// The drafter of one answer.
@@ -47,9 +47,9 @@ impl Active {
     }
 
     /// Restricts drafts to `form`. Other drafters do not support that; the sampler rejects their invalid tokens.
-    pub(super) fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    pub(super) fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         if let Active::Auto(auto) = self {
-            auto.hold_to(form);
+            auto.set_filter(form);
         }
     }
 }
@@ -66,7 +66,7 @@ impl Drafters {
             },
             Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
         };
-        (Drafters { config, memory: memory.unwrap_or_default(), has_told_of_damage: false }, notice)
+        (Drafters { config, memory: memory.unwrap_or_default(), is_damage_reported: false }, notice)
     }
 
     /// A drafter and its schedule. With `knows_past` the drafter starts from the learned state.
@@ -123,8 +123,8 @@ impl Drafters {
 
     /// A notice if the drafter file turned out to be damaged; given once.
     pub(super) fn damage(&mut self) -> Option<Notice> {
-        let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.has_told_of_damage)?;
-        self.has_told_of_damage = true;
+        let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.is_damage_reported)?;
+        self.is_damage_reported = true;
         Some(Notice::BaseDamaged(base.path().to_owned()))
     }
 }

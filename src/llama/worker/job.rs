@@ -12,7 +12,7 @@ use crate::llama::exact::Exactness;
 use crate::llama::model::{LoadError, Model};
 use crate::llama::sampler::Sampling;
 use crate::llama::tune::Tuned;
-use crate::llama::worker::explain::StepTold;
+use crate::llama::worker::explain::StepReport;
 use crate::llama::worker::measure::Measured;
 use crate::replay::trace::Trace;
 use crate::stats::Stats;
@@ -143,7 +143,7 @@ pub enum Event {
     /// The next piece of the answer. Always valid UTF-8.
     Text(String),
     /// A step and the reasons for it, if requested.
-    Step(Box<StepTold>),
+    Step(Box<StepReport>),
     /// A notice for the user.
     Notice(Notice),
     /// Settings are being measured: the fraction of the time used, and which settings.

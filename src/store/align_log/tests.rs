@@ -8,7 +8,7 @@ fn key() -> LogKey {
 
 fn piece(text: u64, n: i32) -> Piece {
     let likely = |token: i32, weight| Successor { token: Token(token), weight };
-    let said = |i| Said { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)] };
+    let said = |i| LoggedToken { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)] };
     Piece { text, before: vec![Token(7), Token(8)], said: (0..n).map(said).collect() }
 }
 

@@ -116,14 +116,14 @@ impl Border {
     fn keeps(&self, context: &Context, successor: &Successor) -> bool {
         match level_of(successor).cmp(&self.level) {
             std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => lot(context, successor) < self.share,
+            std::cmp::Ordering::Equal => uniform(context, successor) < self.share,
             std::cmp::Ordering::Greater => true,
         }
     }
 }
 
 /// A pseudo-random number in 0 .. 1 that depends only on the tri-gram.
-fn lot(context: &Context, successor: &Successor) -> f64 {
+fn uniform(context: &Context, successor: &Successor) -> f64 {
     let mut bytes = [0xff; 4 * N_ORDERS];
     for (place, token) in bytes.chunks_exact_mut(4).zip(context.tokens().iter().chain([&successor.token])) {
         place.copy_from_slice(&token.0.to_le_bytes());
@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn lots_are_spread_evenly() {
         let context = Context::new(&[Token(1), Token(2)]).unwrap();
-        let lots = (0..1000).map(|id| lot(&context, &Successor { token: Token(id), weight: 1.0 }));
-        let n_low = lots.filter(|&lot| lot < 0.25).count();
+        let lots = (0..1000).map(|id| uniform(&context, &Successor { token: Token(id), weight: 1.0 }));
+        let n_low = lots.filter(|&uniform| uniform < 0.25).count();
         assert!((200..300).contains(&n_low), "{n_low}");
     }
 }

@@ -152,10 +152,10 @@ fn links_are_not_followed_and_only_the_owner_reads() {
     let (victim, path) = (place.path().join("victim"), place.path().join("new/kept"));
     fs::write(&victim, "as it was").unwrap();
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
-    for worth in [Worth::Expendable, Worth::Unique] {
+    for durability in [Durability::Expendable, Durability::Unique] {
         make_folder(path.parent().unwrap()).unwrap();
         symlink(&victim, &path).unwrap();
-        replace(&path, &[b"new", b"er"], worth).unwrap();
+        replace(&path, &[b"new", b"er"], durability).unwrap();
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!((fs::read_to_string(&path).unwrap(), mode(&path)), ("newer".to_owned(), 0o600));
         assert_eq!(mode(path.parent().unwrap()), 0o700);

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
 
@@ -115,7 +115,7 @@ pub fn write(path: &Path, state: &State<'_>, seal: &Seal) -> Result<(), StateErr
     };
     let too_long = || StateError::io(path)(io::Error::other("too many tokens for one state"));
     let head = head.to_bytes(seal).ok_or_else(too_long)?;
-    private::replace(path, &[&head, state.bytes], Worth::Expendable).map_err(StateError::io(path))
+    private::replace(path, &[&head, state.bytes], Durability::Expendable).map_err(StateError::io(path))
 }
 
 /// This user's secret; `None` if none has been created yet, so no state can have been sealed.
@@ -149,6 +149,6 @@ pub fn seal(path: &Path) -> Result<Seal, StateError> {
     }
     let mut secret = [0; Seal::N_BYTES];
     getrandom::fill(&mut secret).map_err(|error| StateError::io(path)(io::Error::other(error.to_string())))?;
-    private::replace(path, &[&secret], Worth::Expendable).map_err(StateError::io(path))?;
+    private::replace(path, &[&secret], Durability::Expendable).map_err(StateError::io(path))?;
     Ok(Seal::new(secret))
 }

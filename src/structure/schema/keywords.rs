@@ -61,7 +61,7 @@ const ANNOTATIONS: [&str; 27] = [
     "propertyOrdering",
 ];
 
-const HONOURED: [&str; 27] = [
+const SUPPORTED: [&str; 27] = [
     "anyOf",
     "oneOf",
     "allOf",
@@ -180,7 +180,7 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
 
 /// The message for an unknown keyword.
 pub(super) fn unknown(name: &str) -> String {
-    let known = HONOURED.iter().chain(&UNSUPPORTED).chain(&ANNOTATIONS);
+    let known = SUPPORTED.iter().chain(&UNSUPPORTED).chain(&ANNOTATIONS);
     let what = format!("{name:?} is not a keyword of JSON Schema");
     match nearest(name, known) {
         Some(known) => format!("{what}; did you mean {known:?}?"),

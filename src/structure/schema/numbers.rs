@@ -74,12 +74,12 @@ pub(super) fn multiple(value: &Value, _: &Map<String, Value>, path: &Pointer) ->
     let Some(float) = value.as_f64().filter(|&float| float > 0.0) else {
         return wrong(path, format!("expected a number above 0, found {}", shortened(value)));
     };
-    let (mut scaled, mut n_lanes) = (float, 0);
-    while scaled.fract() != 0.0 && n_lanes <= 20 {
+    let (mut scaled, mut n_decimals) = (float, 0);
+    while scaled.fract() != 0.0 && n_decimals <= 20 {
         scaled *= 10.0;
-        n_lanes += 1;
+        n_decimals += 1;
     }
-    let is_kept = scaled <= f64::from(u32::MAX) && format!("{scaled}e-{n_lanes}").parse() == Ok(float);
+    let is_kept = scaled <= f64::from(u32::MAX) && format!("{scaled}e-{n_decimals}").parse() == Ok(float);
     match is_kept {
         true => Ok(value.clone()),
         false => wrong(path, format!("{value} cannot be enforced exactly; use a number with fewer digits")),

@@ -35,7 +35,7 @@ impl<S: BatchTarget> Batcher<S> {
             text: prompt,
         };
         if let (Some(drafting), Some(form)) = (&mut self.drafting, form) {
-            drafting.hold_to(lane_id, form);
+            drafting.set_filter(lane_id, form);
         }
         self.n_admitted += 1;
     }

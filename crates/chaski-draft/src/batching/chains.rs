@@ -72,8 +72,8 @@ impl Drafting {
     }
 
     /// Restricts the drafts of this lane to `form` until its text ends.
-    pub(super) fn hold_to(&mut self, lane: usize, form: Box<dyn DraftFilter>) {
-        self.lanes[lane].timeline.hold_to(form);
+    pub(super) fn set_filter(&mut self, lane: usize, form: Box<dyn DraftFilter>) {
+        self.lanes[lane].timeline.set_filter(form);
     }
 
     /// A chain of at most `max_depth` tokens that may follow `text` in this lane.

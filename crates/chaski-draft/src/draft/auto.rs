@@ -61,7 +61,7 @@ pub struct Timeline {
     sources: Vec<Box<dyn Source>>,
     /// See [`Auto::estimates`].
     estimates: Vec<f32>,
-    /// See [`Auto::hold_to`].
+    /// See [`Auto::set_filter`].
     form: Option<Box<dyn DraftFilter>>,
 }
 
@@ -85,7 +85,7 @@ impl Timeline {
     }
 
     /// Restricts the drafts of this text to `form`, until a new text begins.
-    pub fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         self.form = Some(form);
     }
 
@@ -175,7 +175,7 @@ impl Auto {
     }
 
     /// Restricts the drafts of the current text to `form`.
-    pub fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         self.form = Some(form);
     }
 

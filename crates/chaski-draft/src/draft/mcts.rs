@@ -115,8 +115,8 @@ fn best_child(nodes: &[SearchNode], parent: usize) -> Option<usize> {
     nodes[parent].children.iter().copied().rev().max_by(|&a, &b| score(a).total_cmp(&score(b)))
 }
 
-/// Adds `path` below the root of the draft as far as it fits. Returns the last node reached.
-fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> NodeId {
+/// Adds `path` below the root of the draft as far as it fits.
+fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) {
     let mut node = NodeId::ROOT;
     for &(token, p) in path {
         node = match draft.tree.child(node, token) {
@@ -127,13 +127,12 @@ fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> Nod
                     || draft.tree.depth(node) == limits.max_depth
                     || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
                 let added = if is_full { None } else { draft.tree.push(node, token).ok() };
-                let Some(added) = added else { return node };
+                let Some(added) = added else { return };
                 draft.p.push(p);
                 added
             }
         };
     }
-    node
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ mod tests {
         let clock = SimulatedClock::default();
         let mut target = Replayed::new(&trace, &curve, &clock);
         let error = target.verify(&TokenTree::chain(Token(1), &[Token(2)]).unwrap()).unwrap_err();
-        assert!(error.to_string().contains("ends before 2 rows"), "{error}");
+        assert!(error.to_string().contains("has no time for 2 rows"), "{error}");
     }
 
     #[test]

@@ -167,7 +167,7 @@ pub(super) mod tests {
         fails(|trace| trace.tokens.push(3), "as many rows");
         fails(|trace| trace.tokens[0] = 32, "a token is outside");
         fails(|trace| trace.prompt[0] = -1, "a token is outside");
-        fails(|trace| trace.top[0][0].0 = 32, "a likely token is outside");
+        fails(|trace| trace.top[0][0].0 = 32, "a token of top is outside");
         fails(|trace| trace.top[0][0].1 = 1.01, "a probability");
         assert!(matches!(Trace::parse_all("{}"), Err(TraceError::Malformed { line: 1, .. })));
     }

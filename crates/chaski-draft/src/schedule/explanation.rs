@@ -25,7 +25,7 @@ pub enum Reason {
     /// The time of a plain step must be measured again.
     PlainStepDue,
     /// The loss budget is used up.
-    LatchShut,
+    BudgetUsedUp,
     /// Some width would pay, but the loss budget does not cover its risk.
     NotCovered,
     /// No width promises enough over plain decoding.

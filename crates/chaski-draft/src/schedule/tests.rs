@@ -135,7 +135,7 @@ fn explains_what_it_does() {
     lost.record(&step(8, 1, 191.0));
     assert_eq!(explained(&lost, &[0.6; 16]), (1, Reason::NotCovered));
     lost.record(&step(16, 1, 229.0));
-    assert_eq!(explained(&lost, &[1.0]), (1, Reason::LatchShut));
+    assert_eq!(explained(&lost, &[1.0]), (1, Reason::BudgetUsedUp));
     let mut long = schedule.clone();
     long.record(&step(1, 1, 62.0));
     (0..8).for_each(|_| long.record(&step(4, 4, 107.0)));
