@@ -4,7 +4,6 @@
 //! journal records what is done, so that the same command continues an interrupted job. This module knows neither
 //! llama.cpp nor command-line arguments; `cli::batch` connects them.
 
-pub mod engine;
 pub mod refuse;
 
 pub mod input;

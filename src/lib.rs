@@ -16,6 +16,8 @@ pub mod available;
 pub mod batch;
 pub mod chat;
 pub mod encoding;
+pub mod engine;
+pub mod exactness;
 pub mod gguf;
 mod lock;
 pub mod models;

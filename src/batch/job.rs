@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 use twox_hash::XxHash3_64;
 
 use crate::batch::disk::Disk;
-use crate::batch::engine::Engine;
 use crate::batch::input::format::Format;
 use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
@@ -21,6 +20,7 @@ use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
+use crate::engine::Engine;
 use crate::gguf::ModelId;
 use crate::sampling::{SAMPLING_OPTIONS, Sampling};
 

@@ -18,7 +18,6 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 
-use crate::batch::engine::{self, Answer, Engine, Refusal, Request};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Endpoint, Prompt};
@@ -27,7 +26,9 @@ use crate::batch::input::source::{Source, SourceError};
 use crate::batch::ledger::LedgerError;
 use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
+use crate::batch::refuse::Refusal;
 use crate::batch::render::Renderer;
+use crate::engine::{self, Answer, Engine, Request};
 
 pub use self::writing::Sink;
 pub(in crate::batch) use self::writing::unix_ms;

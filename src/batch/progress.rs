@@ -1,6 +1,6 @@
 //! Progress of a job, as counts and as text. Pure: the time is passed in.
 
-use crate::batch::engine;
+use crate::engine;
 use crate::batch::journal::Totals;
 
 /// The state of a running job.

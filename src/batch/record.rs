@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use crate::batch::engine::{Answer, End, Refusal, TokenLogprob};
 use crate::batch::input::request::Endpoint;
+use crate::batch::refuse::Refusal;
+use crate::engine::{Answer, End, TokenLogprob};
+use crate::stats::Stats;
 
 /// What OpenAI writes for a probability of 0, because JSON has no infinity.
 const LEAST_LOGPROB: f32 = -9999.0;
@@ -133,7 +135,7 @@ impl<'a> Body<'a> {
                 message: Some(message),
                 text: None,
                 logprobs: tokens,
-                finish_reason: reason(answer.end),
+                finish_reason: reason(&answer.end),
             }],
             ..Body::common(origin, label, answer, created)
         }
@@ -149,14 +151,14 @@ impl<'a> Body<'a> {
                 message: None,
                 text: Some(&answer.text),
                 logprobs: tokens,
-                finish_reason: reason(answer.end),
+                finish_reason: reason(&answer.end),
             }],
             ..Body::common(origin, label, answer, created)
         }
     }
 
     fn common(origin: &'a Origin, label: &Label<'_>, answer: &'a Answer, created: u64) -> Body<'a> {
-        let nothing = Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(answer.end) };
+        let nothing = Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(&answer.end) };
         Body {
             id: String::new(),
             object: "",
@@ -165,20 +167,20 @@ impl<'a> Body<'a> {
             seed: label.seed,
             choices: [nothing],
             usage: Usage {
-                prompt_tokens: answer.n_prompt,
-                completion_tokens: answer.n_predicted,
-                total_tokens: answer.n_prompt + answer.n_predicted,
-                prompt_tokens_details: PromptDetails { cached_tokens: answer.n_cached },
+                prompt_tokens: answer.stats.n_prompt,
+                completion_tokens: answer.stats.n_predicted,
+                total_tokens: answer.stats.n_prompt + answer.stats.n_predicted,
+                prompt_tokens_details: PromptDetails { cached_tokens: answer.stats.n_cached },
             },
-            timings: Timings::of(answer),
+            timings: Timings::from(&answer.stats),
         }
     }
 }
 
-fn reason(end: End) -> &'static str {
+fn reason(end: &End) -> &'static str {
     match end {
-        End::Stop => "stop",
-        End::Length | End::Context { .. } | End::DefaultLimit => "length",
+        End::Eos | End::Word(_) | End::Interrupted => "stop",
+        End::Limit | End::Context { .. } | End::DefaultLimit => "length",
     }
 }
 
@@ -195,9 +197,9 @@ struct PromptDetails {
     cached_tokens: usize,
 }
 
-/// Named as in llama-server.
-#[derive(Serialize)]
-struct Timings {
+/// Counts and times of an answer, named as in llama-server.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timings {
     prompt_n: usize,
     cache_n: usize,
     prompt_ms: f64,
@@ -209,20 +211,18 @@ struct Timings {
     draft_n_accepted: usize,
 }
 
-impl Timings {
-    fn of(answer: &Answer) -> Timings {
-        let per_second = |n: usize, ms: f64| if ms > 0.0 { n as f64 * 1e3 / ms } else { 0.0 };
-        let prompt_n = answer.n_prompt.saturating_sub(answer.n_cached);
+impl From<&Stats> for Timings {
+    fn from(stats: &Stats) -> Timings {
         Timings {
-            prompt_n,
-            cache_n: answer.n_cached,
-            prompt_ms: answer.prompt_ms,
-            prompt_per_second: per_second(prompt_n, answer.prompt_ms),
-            predicted_n: answer.n_predicted,
-            predicted_ms: answer.predicted_ms,
-            predicted_per_second: per_second(answer.n_predicted, answer.predicted_ms),
-            draft_n: answer.n_drafted,
-            draft_n_accepted: answer.n_accepted,
+            prompt_n: stats.n_prompt - stats.n_cached,
+            cache_n: stats.n_cached,
+            prompt_ms: stats.prompt_ms,
+            prompt_per_second: stats.prompt_per_second(),
+            predicted_n: stats.n_predicted,
+            predicted_ms: stats.predicted_ms,
+            predicted_per_second: stats.tokens_per_second(),
+            draft_n: stats.n_drafted,
+            draft_n_accepted: stats.n_accepted,
         }
     }
 }
@@ -304,14 +304,17 @@ mod tests {
             id: 4,
             text: "a \"b\"\nc\\d".to_owned(),
             reasoning: None,
-            end: End::Length,
-            n_prompt: 10,
-            n_cached: 4,
-            n_predicted: 5,
-            n_drafted: 3,
-            n_accepted: 2,
-            prompt_ms: 30.0,
-            predicted_ms: 0.0,
+            end: End::Limit,
+            stats: Stats {
+                n_prompt: 10,
+                n_cached: 4,
+                n_predicted: 5,
+                n_drafted: 3,
+                n_accepted: 2,
+                prompt_ms: 30.0,
+                ..Stats::default()
+            },
+            details: None,
             logprobs: vec![
                 TokenLogprob { bytes: b"a ".to_vec(), logprob: -0.5, top: vec![(b"a ".to_vec(), -0.5)] },
                 TokenLogprob { bytes: b"\xc3".to_vec(), logprob: f32::NEG_INFINITY, top: vec![] },

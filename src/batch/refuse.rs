@@ -1,6 +1,21 @@
 //! Error codes of refused lines, for programs. A refused line becomes an error record; the other lines continue.
 
-use crate::batch::engine::Refusal;
+use crate::engine::RequestError;
+
+/// Why a line is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// A code for programs: `context_length_exceeded`, `empty_prompt`, `invalid_grammar`, ...
+    pub code: String,
+    /// A message for people.
+    pub message: String,
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Refusal {
+        refuse(error.code(), error.to_string())
+    }
+}
 
 /// The bytes are not UTF-8.
 pub const INVALID_UTF8: &str = "invalid_utf8";

@@ -20,13 +20,13 @@ use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::drafter::{parse_size, refuse_overwrite};
-use crate::cli::engine::{confine, model_id, open_model, worker_config};
+use crate::cli::engine::{confine, model_id, open_model, engine_config};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
-use crate::llama::batching::BatchEngineConfig;
+use crate::llama::engine::{ManyTexts, Mode};
 use crate::llama::parallel::MAX_LANES;
 use crate::store::align_log::{AlignLog, LogError, LogKey};
 use crate::store::drafter_file::DrafterFile;
@@ -114,7 +114,7 @@ impl AlignArgs {
 /// The failure to show to the user.
 pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
-    let mut engine = worker_config(&args.engine)?;
+    let mut engine = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
@@ -127,16 +127,15 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     if log.n_tokens() < args.tokens {
         let n_ctx = given_n_ctx(&args.engine)?
             .unwrap_or_else(|| DEFAULT_N_CTX.min(gguf.context_length().map_or(usize::MAX, |n| n as usize)));
-        let config = BatchEngineConfig {
-            engine,
+        let mode = Mode::ManyTexts(ManyTexts {
             n_parallel: Some(args.parallel()),
             n_ctx: Some(n_ctx),
             drafts: false,
             prompt_cache: None,
-        };
+        });
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
-        let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
+        let written = write((engine, mode), &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
         // Also after a failure: the model wrote these tokens, and a rerun continues after them.
         keeper.flush_all()?;
         written.map_err(|failure| match failure.code {

@@ -27,7 +27,7 @@ use crate::cli::sandbox::SandboxArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
-use crate::llama::worker::DrafterKind;
+use crate::engine::DrafterKind;
 
 pub use crate::cli::sampling::SamplingArgs;
 

@@ -6,7 +6,6 @@
 pub mod args;
 mod failures;
 mod show;
-mod start;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -39,13 +38,13 @@ use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
-    check_prompting, confine, max_tokens, model_id, open_base, open_model, sampling, worker_config,
+    check_prompting, confine, max_tokens, model_id, open_base, open_model, sampling, engine_config, start,
 };
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
-use crate::cli::memory::{self, PickedBy};
+use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
@@ -53,7 +52,7 @@ use crate::cli::supervisor::{self, CrashMessage};
 use crate::gguf::Gguf;
 use crate::llama::exact;
 use crate::llama::parallel::MAX_LANES;
-use crate::llama::worker::{Loaded, WorkerConfig};
+use crate::llama::engine::{EngineConfig, Loaded, ManyTexts, Mode};
 
 /// Environment variable of a worker process. Its value says whether the worker before it crashed.
 const WORKER: &str = "CHASKI_BATCH_WORKER";
@@ -151,7 +150,7 @@ impl Work<'_> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
         args.exact.demand();
-        let mut engine = worker_config(&args.engine.0)?;
+        let mut engine = engine_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
         memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
@@ -184,18 +183,24 @@ impl Work<'_> {
     fn answer(
         &self,
         prepared: Prepared<'_>,
-        mut config: WorkerConfig,
+        mut config: EngineConfig,
         gguf: &Gguf,
         interrupt: Arc<AtomicBool>,
     ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
         confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
-        let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
+        let mode = Mode::ManyTexts(ManyTexts {
+            n_parallel: self.args.parallel(),
+            n_ctx: given_n_ctx(&self.args.engine.0)?,
+            drafts: !self.args.no_drafts,
+            prompt_cache: self.args.prompt_cache.config(),
+        });
+        let (engine, loaded) = start(config, mode, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
         let mut show = Show::new(bars, self.args.quiet);
         let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
-        let ended = prepared.run(engine, renderer, &interrupt, &mut show);
+        let ended = prepared.run(Box::new(engine), renderer, &interrupt, &mut show);
         show.clear();
         match survey.n_appended(&path) {
             0 => {}
@@ -256,7 +261,7 @@ impl Work<'_> {
             return Err(Failure::usage("no model given").with_hint(MODEL_HINT));
         }
         self.check_files(&input)?;
-        memory::given_n_ctx(engine)?;
+        given_n_ctx(engine)?;
         let mut sampling = sampling(&args.sampling)?;
         let mut has_seed = args.sampling.seed != -1;
         if self.shard != Shard::ALL && !has_seed {

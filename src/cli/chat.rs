@@ -23,7 +23,7 @@ use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
-use crate::cli::engine::{confine, drafters, model_id, open_model, start, worker_config};
+use crate::cli::engine::{confine, drafters, engine_config, model_id, open_model, start};
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
@@ -34,7 +34,7 @@ use crate::cli::prompt::Prompter;
 use crate::cli::sampling::check_biases;
 use crate::cli::template::TemplateArgs;
 use crate::gguf::Gguf;
-use crate::llama::worker::WorkerConfig;
+use crate::llama::engine::{EngineConfig, Mode};
 use crate::store::sessions::{Place, SessionError, Sessions};
 
 /// Default context size in tokens, or the trained length if that is shorter.
@@ -103,7 +103,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     given.extend(args.settings.given.clone());
     let settings = Settings::new(given, args.settings.defaults.clone())?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
     config.drafters = drafters(&args.drafting, &gguf);
@@ -114,16 +114,16 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::new()?;
     let state_folder = folders::sessions();
     // Confine only the engine's threads: an editor that `/edit` starts stays free.
-    let (worker, loaded) = thread::scope(|scope| {
+    let (engine, loaded) = thread::scope(|scope| {
         let start = || {
             confine(&args.engine, &config, &[state_folder]);
-            start(config, signals.raised.clone(), &mut Bars::default())
+            start(config, Mode::OneText, signals.raised.clone(), &mut Bars::default())
         };
         scope.spawn(start).join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
     let prompter = Prompter::new(&args.engine.model, &template, loaded)?;
     let engine = Engine {
-        worker,
+        engine,
         prompter,
         variables,
         model: model_id(gguf.path()),
@@ -213,7 +213,7 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
 
 /// Context size of the chat, in tokens. It is fixed at the start: a larger context would have to decode the whole chat
 /// again.
-fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
+fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut EngineConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };

@@ -13,10 +13,11 @@ use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::sandbox;
 use crate::cli::settings::{key, settings};
+use crate::engine::{DrafterKind, RequestError};
 use crate::gguf::{Gguf, ModelId};
+use crate::llama::engine::drafters::DraftersConfig;
+use crate::llama::engine::{Engine, EngineConfig, Loaded, Mode, Startup};
 use crate::llama::model::ModelConfig;
-use crate::llama::worker::drafters::DraftersConfig;
-use crate::llama::worker::{self, DrafterKind, Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{exact, logs, system_info};
 use crate::store::drafter_file::{DrafterFile, DrafterFileError};
 use crate::store::learned::LearnPolicy;
@@ -42,11 +43,11 @@ pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     opened.map_err(|error| Failure::from(error).about("model"))
 }
 
-/// The worker's configuration.
+/// The engine's configuration.
 ///
 /// # Errors
 /// If a flag has an invalid value.
-pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
+pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
     // Before the first call into llama.cpp, which may log something.
     logs::capture(args.verbose);
     kernels::check()?;
@@ -60,10 +61,10 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     if exact::is_demanded() {
         // The setup alone can rule out exactness, before the model is loaded.
         for settings in [&settings.short, &settings.long] {
-            worker::Failure::unless_exact(exact::of_setup(settings))?;
+            RequestError::unless_exact(exact::of_setup(settings))?;
         }
     }
-    Ok(WorkerConfig {
+    Ok(EngineConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,
         curves: curves_folder().map(|folder| (folder, key(&args.model, args.n_gpu_layers()))),
@@ -75,7 +76,7 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
 
 /// Confines this thread, and the threads it starts, to the sandbox. They may write to the cache, the learned state and
 /// `writable`.
-pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<PathBuf>]) {
+pub fn confine(args: &EngineArgs, config: &EngineConfig, writable: &[Option<PathBuf>]) {
     let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
     let writable = [cache_folder(), learned].into_iter().chain(writable.iter().cloned());
     sandbox::confine(args.sandbox, writable, args.verbose);
@@ -189,28 +190,21 @@ fn processor() -> String {
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-/// Starts a worker and waits until its model is loaded.
+/// Starts an engine and waits until its model is loaded. Shows the progress, and prints notices.
 ///
 /// # Errors
 /// If the model cannot be loaded.
-pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) -> Result<(Worker, Loaded), Failure> {
-    let worker = Worker::spawn(config, interrupt).map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    loop {
-        match worker.next_event() {
-            Some(Event::Loading(share)) => bars.loading(share),
-            Some(Event::Notice(notice)) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
-            Some(Event::Loaded(loaded)) => {
-                bars.clear();
-                return Ok((worker, *loaded));
-            }
-            Some(Event::Failed(failure)) => {
-                bars.clear();
-                return Err(failure.into());
-            }
-            Some(event) => {
-                return Err(Failure::new(format!("unexpected message from the engine while loading: {event:?}")));
-            }
-            None => return Err(Failure::new("the engine stopped while loading the model")),
-        }
-    }
+pub fn start(
+    config: EngineConfig,
+    mode: Mode,
+    interrupt: Arc<AtomicBool>,
+    bars: &mut Bars,
+) -> Result<(Engine, Loaded), Failure> {
+    let started = Engine::start(config, mode, interrupt, &mut |startup| match startup {
+        Startup::Loading(share) => bars.loading(share),
+        Startup::Measuring => bars.measuring(),
+        Startup::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+    });
+    bars.clear();
+    Ok(started?)
 }

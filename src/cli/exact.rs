@@ -6,8 +6,9 @@ use serde::{Serialize, Serializer};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{KernelReport, Left};
 use crate::cli::output::stderr_line;
-use crate::llama::exact::{self, Exactness};
-use crate::llama::worker;
+use crate::engine::RequestError;
+use crate::exactness::Exactness;
+use crate::llama::exact;
 use crate::tune::Settings;
 
 /// The flag `--exact`.
@@ -38,7 +39,7 @@ impl ExactArg {
             stderr_line(&format!("exact: {exactness}"));
         }
         match self.exact {
-            true => Ok(worker::Failure::unless_exact(exactness.clone())?),
+            true => Ok(RequestError::unless_exact(exactness.clone())?),
             false => Ok(()),
         }
     }

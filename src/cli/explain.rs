@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::llama::worker::explain::{Fate, NodeReport, StepReport};
+use crate::engine::{Fate, NodeReport, StepReport};
 use crate::schedule::{Explanation, Reason, Verdict, Width};
 
 /// Number of other widths shown beside the chosen one.

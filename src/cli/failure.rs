@@ -8,9 +8,11 @@ use indicatif::HumanBytes;
 
 use crate::cli::variables::Variables;
 use crate::encoding::TextError;
+use crate::engine::RequestError;
 use crate::gguf::GgufError;
-use crate::llama::worker;
+use crate::llama::engine;
 use crate::store::drafter_file::DrafterFileError;
+use crate::target::TargetError;
 
 /// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,12 +212,28 @@ impl From<DrafterFileError> for Failure {
     }
 }
 
-impl From<worker::Failure> for Failure {
-    fn from(failure: worker::Failure) -> Failure {
-        let message = failure.to_string();
+impl From<engine::Failure> for Failure {
+    fn from(failure: engine::Failure) -> Failure {
         match failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
-            worker::Failure::PromptTooLong { n_prompt, n_ctx_train, .. } => {
+            engine::Failure::Request(error) => error.into(),
+            engine::Failure::Load(_) => {
+                Failure::new(failure.to_string()).with_hint("see llama.cpp's log with -v")
+            }
+            engine::Failure::NothingToTune => {
+                Failure::new(failure.to_string()).with_hint("to choose the number of threads yourself, use -t N")
+            }
+            engine::Failure::Thread(_) | engine::Failure::Ended => Failure::new(failure.to_string()),
+        }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Failure {
+        let message = error.to_string();
+        match error {
+            RequestError::Target(TargetError::Interrupted) => Failure::interrupted(),
+            RequestError::PromptTooLong { n_prompt, n_ctx_train, .. } => {
                 let hint = match n_prompt + 512 {
                     n_ctx if n_ctx <= n_ctx_train => {
                         format!("use a larger context with room for the answer, as in -c {n_ctx}")
@@ -224,29 +242,24 @@ impl From<worker::Failure> for Failure {
                 };
                 Failure::new(message).with_code(ExitCode::PromptTooLong).about("ctx-size").with_hint(hint)
             }
-            worker::Failure::ContextTooLong { .. } => {
+            RequestError::ContextTooLong { .. } => {
                 Failure::usage(message).with_hint("use smaller numbers with --depth, --pp and --tg")
             }
-            worker::Failure::NotEnoughMemory { .. } => {
-                Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
-                    "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what \
-                            fits with chaski models fit",
-                )
-            }
-            worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
-            worker::Failure::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
-            worker::Failure::NothingToTune => {
-                Failure::new(message).with_hint("to choose the number of threads yourself, use -t N")
-            }
-            worker::Failure::Stop(_) => Failure::usage(message).with_hint("give a text, as in -r '###'"),
-            worker::Failure::Load(_) => Failure::new(message).with_hint("see llama.cpp's log with -v"),
-            worker::Failure::Target(_) if message.contains("does not divide") => Failure::new(message)
+            RequestError::NotEnoughMemory { .. } => Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
+                "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what fits with \
+                 chaski models fit",
+            ),
+            RequestError::TextTooLarge(_) => Failure::new(message).with_code(ExitCode::NotEnoughMemory),
+            RequestError::EmptyPrompt | RequestError::Structure(_) => Failure::usage(message),
+            RequestError::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
+            RequestError::Stop(_) => Failure::usage(message).with_hint("give a text, as in -r '###'"),
+            RequestError::Target(TargetError::CacheType(_)) => Failure::new(message)
                 .about("cache-type-k")
                 .about("cache-type-v")
                 .with_hint("this model cannot use these cache types; use -ctk f16 -ctv f16"),
-            worker::Failure::Target(_) if message.starts_with("cannot create a context") => Failure::new(message)
+            RequestError::Target(TargetError::Context(_)) => Failure::new(message)
                 .with_hint("use a smaller -c, which takes less memory; see llama.cpp's log with -v"),
-            worker::Failure::Target(_) => Failure::new(message),
+            RequestError::Target(_) => Failure::new(message),
         }
     }
 }

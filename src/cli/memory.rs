@@ -13,7 +13,7 @@ use crate::cli::kernels::memory_kernels;
 use crate::cli::output::stderr_line;
 use crate::gguf::Gguf;
 use crate::llama::has_gpu;
-use crate::llama::worker::WorkerConfig;
+use crate::llama::engine::EngineConfig;
 use crate::memory::{ModelShape, cache_choices};
 use crate::models::shape::shape;
 use crate::tune::{BySpan, Settings};
@@ -56,7 +56,7 @@ pub enum PickedBy {
 pub fn n_ctx(
     args: &EngineArgs,
     gguf: &Gguf,
-    config: &mut WorkerConfig,
+    config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
@@ -70,7 +70,7 @@ pub fn n_ctx(
 fn fitting(
     args: &EngineArgs,
     gguf: &Gguf,
-    config: &mut WorkerConfig,
+    config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {

@@ -11,7 +11,7 @@ use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Rendered, SpecialGuard, TemplateError, TemplateValue,
 };
 use crate::cli::failure::Failure;
-use crate::llama::worker::Loaded;
+use crate::llama::engine::Loaded;
 
 /// Printed if [`Rendered::merged_system`] is set.
 pub const MERGED_SYSTEM: &str = "notice: the model's chat template has no system role, so the system prompt goes at the start of the user's \

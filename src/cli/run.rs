@@ -13,7 +13,7 @@ use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
 use crate::cli::args::RunArgs;
 use crate::cli::drafter::refuse_overwrite;
-use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
+use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
@@ -22,12 +22,13 @@ use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::json::{End, to_json};
+use crate::cli::run::json::{LastLine, to_json};
 use crate::cli::run::saying::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, interrupt};
+use crate::engine::{Alone, Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request};
 use crate::llama::logprobs::MAX_LOGPROBS;
-use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, DrafterKind, Event, Job, StopType, Worker};
+use crate::llama::engine::{Engine, Mode};
 use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
@@ -39,48 +40,50 @@ const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-
 /// # Errors
 /// The failure to show to the user.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let Prepared { worker, job, mut bars, trace_file, late, thinking } = prepare(args)?;
-    let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
-    worker.submit(job);
-    let (said, answer) = receive_text(args, &worker, &mut bars, thinking)?;
-    if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &answer.trace) {
-        append_trace(path, file, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
+    let Prepared { engine, request, mut bars, trace_file, late, thinking } = prepare(args)?;
+    let sampling = &request.sampling;
+    let (seed, is_random, form) = (sampling.seed, sampling.temperature > 0.0, request.constraint.clone());
+    engine.submit(request);
+    let (said, answer) = receive_text(args, &engine, &mut bars, thinking)?;
+    let details = details(&answer)?;
+    if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &details.trace) {
+        append_trace(path, file, &Trace { id: args.trace_id.clone(), ..trace.clone() })?;
     }
-    let json = || to_json(&said, &answer, seed, args.logprobs.is_some());
+    let json = || to_json(&said, &answer, details, seed, args.logprobs.is_some());
     if args.json {
         write_stdout(&json_line(&json()))?;
     }
     if args.jsonl {
-        write_stdout(&json_line(&End { event: "end", answer: json() }))?;
+        write_stdout(&json_line(&LastLine { event: "end", answer: json() }))?;
     }
     if !args.quiet {
         let line = stats_line(&answer.stats, is_random.then_some(seed));
         // The drafter learns, and measured times decide how many rows are verified. In a context that is not exact,
         // both can turn a near-tie. The seed stays at the end of the line.
-        let may_differ = args.drafting.drafter != DrafterKind::None && !answer.exactness.is_exact();
+        let may_differ = args.drafting.drafter != DrafterKind::None && !details.exactness.is_exact();
         stderr_line(&match line.rsplit_once("; seed ") {
             Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
             _ => line,
         });
     }
-    if answer.stop == StopType::Context {
-        stderr_line(&cut_off_notice(cut_off(args, &answer)));
+    if let Some(cut_off) = cut_off(&answer.end) {
+        stderr_line(&cut_off_notice(cut_off));
     }
     if said.is_cut && !thinking.is_shown {
         stderr_line(THINKING_ONLY);
     }
     late.tell();
-    args.exact.check(&answer.exactness, args.engine.verbose)?;
+    args.exact.check(&details.exactness, args.engine.verbose)?;
     if let Some(form) = &form {
-        check_whole(args, form, &answer)?;
+        check_whole(form, &answer)?;
     }
-    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+    Ok(if answer.end == End::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
-/// A loaded model and the job for it.
+/// A loaded model and the request for it.
 struct Prepared {
-    worker: Worker,
-    job: Job,
+    engine: Engine,
+    request: Request,
     bars: Bars,
     trace_file: Option<File>,
     late: LateStdin,
@@ -115,7 +118,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     }
     check_trace(args)?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
@@ -136,7 +139,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     // From here on Ctrl-C ends cleanly; before, there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
-    let (worker, loaded) = start(config, interrupt, &mut bars)?;
+    let (engine, loaded) = start(config, Mode::OneText, interrupt, &mut bars)?;
     let (prompt, opening) = match template {
         // The author of a raw prompt writes its special tokens too.
         None => {
@@ -150,14 +153,8 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     };
     let thinking = thinking_plan(args, opening);
     let constraint = constraint.map(|form| form.after(opening, args.reasoning == Some(Reasoning::Off)));
-    let job = Job {
-        prompt,
-        max_tokens,
+    let alone = Alone {
         n_ctx,
-        sampling,
-        stops,
-        constraint,
-        n_logprobs: args.logprobs,
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
@@ -166,18 +163,28 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    Ok(Prepared { worker, job, bars, trace_file, late, thinking })
+    let request = Request {
+        prompt,
+        max_tokens,
+        sampling,
+        stop: stops,
+        constraint,
+        n_logprobs: args.logprobs,
+        alone,
+        ..Request::default()
+    };
+    Ok(Prepared { engine, request, bars, trace_file, late, thinking })
 }
 
 /// Receives the answer and writes it as it arrives: as text, or as events.
 fn receive_text(
     args: &RunArgs,
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
     thinking: ThinkingPlan,
 ) -> Result<(AnswerText, Answer), Failure> {
     let mut saying = AnswerOutput::new(args, thinking);
-    let answer = follow(worker, bars, &mut |told| saying.take(&told));
+    let answer = follow(engine, bars, &mut |told| saying.take(&told));
     let said = saying.finish()?;
     Ok((said, answer?))
 }
@@ -211,13 +218,13 @@ fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
 }
 
 /// Fails if the answer was cut off: it then does not match its constraint.
-fn check_whole(args: &RunArgs, form: &Constraint, answer: &Answer) -> Result<(), Failure> {
-    let hint = match answer.stop {
-        StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
-        StopType::Limit => "use a larger -n".to_owned(),
-        StopType::Context => cut_off(args, answer).1,
+fn check_whole(form: &Constraint, answer: &Answer) -> Result<(), Failure> {
+    let hint = match (&answer.end, cut_off(&answer.end)) {
+        (_, Some((_, hint))) => hint,
+        (End::Limit, None) => "use a larger -n".to_owned(),
+        (_, None) => return Ok(()),
     };
-    let n = answer.tokens.len();
+    let n = details(answer)?.tokens.len();
     Err(Failure::new(format!("the answer was cut off after {n} tokens, so it does not match {}", form.what()))
         .with_hint(format!("{hint}, or limit the length in the constraint, as with maxLength and maxItems")))
 }
@@ -271,16 +278,24 @@ pub fn context_full(n_ctx: usize) -> (String, String) {
     (format!("the context of {n_ctx} tokens is full"), "use a larger -c".to_owned())
 }
 
-/// The same for `run`. Without `-c`, the context was sized for the prompt and [`DEFAULT_MAX_TOKENS`].
-fn cut_off(args: &RunArgs, answer: &Answer) -> (String, String) {
-    let is_default = args.engine.ctx_size.is_none() && args.n_predict < 0;
-    match is_default && (DEFAULT_MAX_TOKENS..=DEFAULT_MAX_TOKENS + 1).contains(&answer.tokens.len()) {
-        true => (
+/// Why an answer ended before anybody asked for that, and a hint; `None` if it did not.
+fn cut_off(end: &End) -> Option<(String, String)> {
+    match *end {
+        End::Context { n_ctx } => Some(context_full(n_ctx)),
+        End::DefaultLimit => Some((
             format!("without -n and -c, an answer has at most {DEFAULT_MAX_TOKENS} tokens"),
             format!("use -n {}", 4 * DEFAULT_MAX_TOKENS),
-        ),
-        false => context_full(answer.n_ctx),
+        )),
+        End::Eos | End::Word(_) | End::Limit | End::Interrupted => None,
     }
+}
+
+/// The details of an answer, which an engine of one text always gives.
+///
+/// # Errors
+/// If there are none.
+pub fn details(answer: &Answer) -> Result<&Details, Failure> {
+    answer.details.as_deref().ok_or_else(|| Failure::new("the engine reported no details of the answer"))
 }
 
 /// The notice for a cut-off answer.
@@ -305,21 +320,21 @@ pub enum AnswerEvent<'a> {
 /// # Errors
 /// The failure of the job or of `text`.
 pub fn receive(
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
     mut text: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
-    follow(worker, bars, &mut |told| if let AnswerEvent::Text(piece) = told { text(piece) } else { Ok(()) })
+    follow(engine, bars, &mut |told| if let AnswerEvent::Text(piece) = told { text(piece) } else { Ok(()) })
 }
 
 /// Like [`receive`], but passes all events to `tell`.
 fn follow(
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
     tell: &mut dyn FnMut(AnswerEvent<'_>) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
-    while let Some(event) = worker.next_event() {
-        match event {
+    loop {
+        match engine.next()? {
             Event::Prefill(done, total) => {
                 bars.prefill(done, total);
                 tell(AnswerEvent::Prefill(done, total))?;
@@ -330,23 +345,17 @@ fn follow(
                 tell(AnswerEvent::Text(&piece))?;
             }
             Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
-            Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+            Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
             Event::Done(answer) => {
                 bars.clear();
                 return Ok(*answer);
             }
-            Event::Failed(failure) => {
+            Event::Refused { error, .. } => {
                 bars.clear();
-                return Err(failure.into());
+                return Err(error.into());
             }
-            Event::Loading(_)
-            | Event::Loaded(_)
-            | Event::Progress(..)
-            | Event::Measured(_)
-            | Event::Counted(_)
-            | Event::Tuning(..)
-            | Event::Tuned(_) => {}
+            // Of an engine of many texts.
+            Event::Taken { .. } | Event::Begun { .. } | Event::Prompt { .. } | Event::Token(_) | Event::Progress(_) => {}
         }
     }
-    Err(Failure::new("the engine stopped without an answer"))
 }

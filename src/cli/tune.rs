@@ -19,8 +19,7 @@ use crate::cost::lower_median;
 use crate::gguf::Gguf;
 use crate::llama::logs;
 use crate::llama::model::ModelConfig;
-use crate::llama::tune::{TuneConfig, Tuned};
-use crate::llama::worker::{Event, Worker};
+use crate::llama::engine::tune::{self, TuneConfig, Tuned, Tuning};
 use crate::store::{curves, tuned};
 use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 
@@ -153,27 +152,15 @@ fn not_kept(error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot save the settings: {error}")).with_hint("to use another folder, set XDG_CACHE_HOME")
 }
 
-/// Runs the measurement, with a progress bar.
+/// Measures, with a progress bar.
 fn measure(config: TuneConfig) -> Result<Tuned, Failure> {
-    let worker = Worker::tune(config, interrupt::flag()?);
-    let worker = worker.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let mut bars = Bars::default();
-    while let Some(event) = worker.next_event() {
-        match event {
-            Event::Loading(share) => bars.loading(share),
-            Event::Tuning(share, what) => bars.tuning(share, what),
-            Event::Tuned(tuned) => {
-                bars.clear();
-                return Ok(*tuned);
-            }
-            Event::Failed(failure) => {
-                bars.clear();
-                return Err(failure.into());
-            }
-            _ => {}
-        }
-    }
-    Err(Failure::new("the engine stopped without a result"))
+    let tuned = tune::tune(config, interrupt::flag()?, &mut |event| match event {
+        Tuning::Loading(share) => bars.loading(share),
+        Tuning::Measuring(share, what) => bars.tuning(share, what),
+    });
+    bars.clear();
+    Ok(tuned?)
 }
 
 fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {

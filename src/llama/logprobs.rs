@@ -1,6 +1,6 @@
 //! Log-probabilities of emitted tokens and of their alternatives, before the samplers, as in OpenAI's API.
 
-use crate::batch::engine::TokenLogprob;
+use crate::engine::TokenLogprob;
 use crate::draft::top::TopK;
 use crate::generate::{Observer, Step};
 use crate::llama::model::Model;

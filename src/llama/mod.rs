@@ -7,10 +7,8 @@
 //! - [`structured`]: structured output: a constrained sampler and the filter for its drafts
 //! - [`logprobs`]: log-probabilities of emitted tokens
 //! - [`parallel`]: one context as a [`crate::batching::target::BatchTarget`]
-//! - [`batching`]: the batch engine: a thread that answers many requests at once
+//! - [`engine`]: the engine: a thread that owns a model and answers requests, one at a time or many at once
 //! - [`thread`]: the engine thread and its channels
-//! - [`worker`]: the engine of one text: a thread that takes jobs and sends events
-//! - [`tune`]: measures settings on a worker's thread
 //! - [`kernels`]: which CPU kernels are in use: ours or ggml's
 //! - [`exact`]: whether the computation is exact
 //! - [`logs`]: llama.cpp's log
@@ -18,9 +16,9 @@
 //!
 //! llama.cpp aborts the process on a caller's mistake, so this module checks every call first.
 
-pub mod batching;
 #[cfg(unix)]
 pub mod crash_message;
+pub mod engine;
 pub mod exact;
 pub mod kernels;
 pub mod logprobs;
@@ -34,8 +32,6 @@ mod split_points;
 pub mod structured;
 pub mod thread;
 pub mod tokenizer;
-pub mod tune;
-pub mod worker;
 
 use std::ffi::CStr;
 
@@ -44,7 +40,7 @@ use std::ffi::CStr;
 #[expect(unsafe_code, reason = "the safe bindings do not offer these two functions")]
 pub fn system_info() -> SystemInfo {
     // SAFETY: both functions return a NUL-terminated string that is static or valid until the next call; it is copied
-    // here at once. `llama_print_system_info` is called by one thread at a time: `--version` and the start of a worker.
+    // here at once. `llama_print_system_info` is called by one thread at a time: `--version` and the start of an engine.
     let (version, info) = unsafe {
         let version = CStr::from_ptr(llama_cpp_sys_2::ggml_version());
         let info = CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info());
@@ -58,7 +54,7 @@ pub fn system_info() -> SystemInfo {
 
 /// Whether this build can offload layers to a GPU of this machine. If so, llama.cpp does it by default.
 #[must_use]
-#[expect(unsafe_code, reason = "the safe bindings ask for a backend, which only a worker has")]
+#[expect(unsafe_code, reason = "the safe bindings ask for a backend, which only an engine has")]
 pub fn has_gpu() -> bool {
     // SAFETY: the function takes no arguments and reads the list of devices, which is created once under a lock.
     unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }

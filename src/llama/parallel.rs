@@ -13,7 +13,7 @@ use crate::batching::target::{BatchTarget, Run};
 use crate::llama::logs;
 use crate::llama::model::Model;
 use crate::llama::sequence;
-use crate::llama::session::{N_CTX_STEP, SessionConfig, context_params, engine_error, position};
+use crate::llama::session::{N_CTX_STEP, SessionConfig, context_error, context_params, engine_error, position};
 use crate::target::TargetError;
 use crate::token::Token;
 
@@ -66,7 +66,7 @@ impl<'m> Parallel<'m> {
             .with_swa_full(true);
         let what = || format!("cannot create a context for {n_lanes} lanes of {n_ctx} tokens");
         let context = model.inner.new_context(&model.backend, params);
-        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        let mut context = context.map_err(|error| context_error(&what(), &error))?;
         model.adapt(&mut context)?;
         Ok(Parallel {
             context,

@@ -127,6 +127,16 @@ pub(super) fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetE
     }
 }
 
+/// The error of a context that cannot be created.
+pub(super) fn context_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
+    match engine_error(what, error) {
+        // llama.cpp names the types in its log only: "K cache type q8_0 with block size 32 does not divide ...".
+        TargetError::Engine(message) if message.contains("does not divide") => TargetError::CacheType(message),
+        TargetError::Engine(message) => TargetError::Context(message),
+        other => other,
+    }
+}
+
 pub(super) fn position(n: usize) -> u32 {
     u32::try_from(n).expect("positions are below n_ctx, which is an u32")
 }
@@ -145,7 +155,7 @@ impl<'m> Session<'m> {
             .with_swa_full(true);
         let context = model.inner.new_context(&model.backend, params);
         let what = || format!("cannot create a context of {} tokens", config.n_ctx);
-        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        let mut context = context.map_err(|error| context_error(&what(), &error))?;
         model.adapt(&mut context)?;
         Ok(Session {
             context,

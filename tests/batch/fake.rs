@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use chaski::batch::engine::{Answer, End, Engine, Event, Progress, Refusal, Request};
+use chaski::engine::{Answer, End, Engine, Event, Progress, Request, RequestError};
+use chaski::stats::Stats;
 
 /// A prompt that contains this crashes the process.
 pub(crate) const ABORT: &str = "ABORT";
@@ -54,14 +55,15 @@ pub(crate) fn answer(request: &Request) -> Answer {
         id: request.id,
         text: format!("{reversed}\n[{} {} {:?}]", sampling.temperature, sampling.seed, request.stop),
         reasoning: None,
-        end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Length } else { End::Stop },
-        n_prompt: text.len(),
-        n_cached: 0,
-        n_predicted: n_tokens(request),
-        n_drafted: 0,
-        n_accepted: 0,
-        prompt_ms: 1.0,
-        predicted_ms: 2.0,
+        end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Limit } else { End::Eos },
+        stats: Stats {
+            n_prompt: text.len(),
+            n_predicted: n_tokens(request),
+            prompt_ms: 1.0,
+            predicted_ms: 2.0,
+            ..Stats::default()
+        },
+        details: None,
         logprobs: Vec::new(),
     }
 }
@@ -92,9 +94,8 @@ impl Engine for Fake {
                 state.events.push_back(Event::Begun { id: request.id });
                 let text = prompt(&request);
                 if text.contains(REFUSE) {
-                    let refusal =
-                        Refusal { code: "context_length_exceeded".to_owned(), message: "too long".to_owned() };
-                    state.events.push_back(Event::Refused { id: request.id, refusal });
+                    let error = RequestError::PromptTooLong { n_prompt: 9, n_ctx: 8, n_ctx_train: 8 };
+                    state.events.push_back(Event::Refused { id: request.id, error });
                 } else if text.contains(FAIL) {
                     return Err("the engine is out of order".to_owned());
                 } else {

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use chaski::batch::engine::{Engine, Event, Refusal, Request};
 use chaski::batch::job::Output;
 use chaski::batch::pipeline::{BatchError, Watcher};
 use chaski::batch::progress::Progress;
+use chaski::batch::refuse::Refusal;
+use chaski::engine::{Engine, Event, Request};
 
 use crate::fake::Fake;
 use crate::place::{Place, Silent, lines, renderer};

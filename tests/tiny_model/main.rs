@@ -8,11 +8,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod engine;
 mod forms;
 mod samplers;
 mod states;
 mod tokenize;
-mod worker;
 
 use std::io::Write as _;
 use std::ops::ControlFlow;

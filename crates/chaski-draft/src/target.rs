@@ -110,6 +110,12 @@ pub enum TargetError {
     /// A logit is NaN or infinite, or every one is minus infinity.
     #[error("the model computed NaN or infinity; its file or its quantization is damaged")]
     NotFinite,
+    /// A context cannot be created.
+    #[error("{0}")]
+    Context(String),
+    /// The model cannot use a cache of this type.
+    #[error("{0}")]
+    CacheType(String),
     /// The engine failed.
     #[error("{0}")]
     Engine(String),

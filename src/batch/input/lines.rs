@@ -5,9 +5,8 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::format::Format;
-use crate::batch::refuse::{INVALID_CSV, INVALID_UTF8, LINE_TOO_LONG, refuse};
+use crate::batch::refuse::{INVALID_CSV, INVALID_UTF8, LINE_TOO_LONG, Refusal, refuse};
 
 /// Longest line. A million tokens fit into it.
 pub const MAX_LINE_BYTES: usize = 4 << 20;

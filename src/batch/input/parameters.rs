@@ -4,11 +4,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::batch::engine::{Constraint, Refusal};
 use crate::batch::input::ids::seed_of;
-use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
+use crate::batch::refuse::{INVALID_VALUE, Refusal, UNSUPPORTED_PARAMETER, refuse};
 use crate::batch::render::Variables;
 use crate::chat::template::TemplateValue;
+use crate::engine::Constraint;
 use crate::sampling::{SAMPLING_OPTIONS, Sampling, SamplingOption};
 use crate::token::Token;
 

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::format::{Format, Layout};
 use crate::batch::input::ids::Ids;
 use crate::batch::input::lines::{Line, Lines};
 use crate::batch::input::request::{Ask, Rejected};
 use crate::batch::input::template::{LineTemplate, row};
-use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, refuse};
+use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, Refusal, refuse};
 use crate::encoding::Utf8;
 
 /// Bytes read at a time.

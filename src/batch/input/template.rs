@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::ids::default_id;
 use crate::batch::input::lines::MAX_LINE_BYTES;
 use crate::batch::input::parameters::Parameters;
 use crate::batch::input::request::{Ask, Endpoint, Prompt, Rejected, object, take_id};
-use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, TEMPLATE_ERROR, refuse};
+use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, Refusal, TEMPLATE_ERROR, refuse};
 
 const NAME: &str = "template";
 

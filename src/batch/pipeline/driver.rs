@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::{BatchError, Ready, Ticket, WriterMessage};
-use crate::batch::engine::{Engine, Event};
 use crate::batch::ledger::EngineLog;
+use crate::engine::{Engine, Event};
 
 /// How long an idle driver waits before it checks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -127,7 +127,9 @@ impl Driver<'_, '_> {
             // Requests of a batch do not set `n_top`.
             Event::Prompt { .. } | Event::Token(_) => return Ok(None),
             Event::Done(answer) => (answer.id, Ok(*answer)),
-            Event::Refused { id, refusal } => (id, Err(refusal)),
+            Event::Refused { id, error } => (id, Err(error.into())),
+            // Only an engine of one text sends these.
+            Event::Prefill(..) | Event::Measuring | Event::Text(_) | Event::Step(_) => return Ok(None),
         };
         self.begun.remove(&id);
         let ticket = self.at_work.remove(&id);

@@ -6,17 +6,17 @@ use crossbeam::channel::{Receiver, Sender};
 use crossbeam::select;
 
 use super::{Parsed, Ready, Ticket, WriterMessage};
-use crate::batch::engine::{Refusal, Request};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Ask, Endpoint, Prompt};
 use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Item, Source, SourceError};
 use crate::batch::journal::{Journal, MAX_CRASHES};
-use crate::batch::refuse::{ENGINE_CRASHED, refuse};
+use crate::batch::refuse::{ENGINE_CRASHED, Refusal, refuse};
 use crate::batch::render::Renderer;
 use crate::batch::window::{KEY_BYTES, Window};
 use crate::chat::thinking::Opening;
+use crate::engine::Request;
 
 /// Reads the lines of this shard that are not done.
 pub(super) fn read(

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::{BatchError, Doubt, OutputShape, Ticket, Watcher, WriterMessage};
-use crate::batch::engine::{Answer, End, Refusal};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
 use crate::batch::ledger::{EngineLog, Ledger};
 use crate::batch::progress::Progress;
 use crate::batch::record::{Label, Origin, text_line};
+use crate::batch::refuse::Refusal;
 use crate::batch::reorder::Reorder;
 use crate::chat::thinking::{Split, split};
+use crate::engine::{Answer, End};
 
 /// How often progress is reported; also the longest wait for a message.
 const TICK: Duration = Duration::from_millis(100);
@@ -168,8 +169,8 @@ impl<'d, 'g> Writer<'d, 'g> {
                     Ok(Answer { end: End::Context { n_ctx }, .. }) => {
                         watcher.doubtful(ticket.number, Doubt::ContextFull { n_ctx: *n_ctx });
                     }
-                    Ok(Answer { end: End::DefaultLimit, n_predicted, .. }) => {
-                        watcher.doubtful(ticket.number, Doubt::DefaultLimit { n_tokens: *n_predicted });
+                    Ok(Answer { end: End::DefaultLimit, stats, .. }) => {
+                        watcher.doubtful(ticket.number, Doubt::DefaultLimit { n_tokens: stats.n_predicted });
                     }
                     Ok(_) => {}
                 }
@@ -196,8 +197,8 @@ impl<'d, 'g> Writer<'d, 'g> {
         let finished = Finished {
             line: ticket.index,
             end: 0,
-            n_prompt: count(|answer| answer.n_prompt),
-            n_predicted: count(|answer| answer.n_predicted),
+            n_prompt: count(|answer| answer.stats.n_prompt),
+            n_predicted: count(|answer| answer.stats.n_predicted),
             error: outcome.as_ref().err().map(|refusal| refusal.code.clone()),
         };
         let totals = &mut self.progress.totals;

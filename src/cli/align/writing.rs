@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::align::prompts::Dice;
-use crate::batch::engine::{Emitted, Engine as _, Event, Request};
 use crate::chat::template::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::cli::align::AlignArgs;
+use crate::cli::engine::start;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Bars, stderr_line};
+use crate::engine::{Emitted, Engine as _, Event, Request};
 use crate::gguf::Gguf;
-use crate::llama::batching::{self, BatchEngine, BatchEngineConfig, Startup};
+use crate::llama::engine::{Engine, EngineConfig, Loaded, Mode};
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::Loaded;
 use crate::store::align_log::{AlignLog, LogError, LoggedToken, MAX_BEFORE, MAX_TOP, Piece};
 use crate::token::Token;
 
@@ -26,7 +26,7 @@ const N_UNLOGGED: usize = 64;
 
 /// Decodes until logged and pending tokens reach `n_tokens`, or no prompts are left.
 pub(super) fn write(
-    config: BatchEngineConfig,
+    (config, mode): (EngineConfig, Mode),
     gguf: &Gguf,
     feeder: &mut Feeder<'_>,
     keeper: &mut Keeper<'_>,
@@ -34,13 +34,7 @@ pub(super) fn write(
     interrupt: Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let mut bars = Bars::default();
-    let started = batching::start(config, interrupt, &mut |startup| match startup {
-        Startup::Loading(share) => bars.loading(share),
-        Startup::Measuring => bars.measuring(),
-        Startup::Notice(notice) => bars.suspend(|| stderr_line(&notice.to_string())),
-    });
-    bars.clear();
-    let (engine, loaded) = started?;
+    let (engine, loaded) = start(config, mode, interrupt, &mut bars)?;
     let renderer = Renderer::new(gguf, loaded)?;
     let (start, n_before) = (Instant::now(), keeper.n_tokens());
     feeder.feed(&engine, &renderer, keeper)?;
@@ -55,12 +49,12 @@ pub(super) fn write(
                 feeder.n_open -= 1;
                 keeper.end(answer.id)?;
             }
-            Event::Refused { id, refusal } => {
+            Event::Refused { id, error } => {
                 feeder.n_open -= 1;
-                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {}", refusal.message)));
+                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {error}")));
             }
             Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
-            Event::Token(_) | Event::Taken { .. } | Event::Begun { .. } | Event::Progress(_) => {}
+            _ => {}
         }
         feeder.feed(&engine, &renderer, keeper)?;
     }
@@ -110,7 +104,7 @@ impl<'a> Feeder<'a> {
         Feeder { args, texts: Box::new((0..).zip(texts)), waiting: None, n_open: 0 }
     }
 
-    fn feed(&mut self, engine: &BatchEngine, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
+    fn feed(&mut self, engine: &Engine, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
         loop {
             let request = match self.waiting.take() {
                 Some(request) => request,
@@ -139,13 +133,10 @@ impl<'a> Feeder<'a> {
         Request {
             id,
             prompt,
-            shorter: Vec::new(),
             max_tokens: Some(self.args.n_predict),
             sampling,
-            stop: Vec::new(),
-            constraint: None,
-            n_logprobs: None,
             n_top: Some(MAX_TOP),
+            ..Request::default()
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use crate::batch::engine::Refusal;
 use crate::batch::journal::Totals;
 use crate::batch::pipeline::{Doubt, Ended, Watcher};
 use crate::batch::progress::{Progress, duration};
+use crate::batch::refuse::Refusal;
 use crate::cli::output::{Bars, stderr_line};
-use crate::llama::exact::Exactness;
+use crate::exactness::Exactness;
 use crate::text::sanitize_for_terminal;
 
 /// Time between two progress lines if stderr is not a terminal.
@@ -109,7 +109,7 @@ pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::engine;
+    use crate::engine;
 
     #[test]
     fn the_sum_is_told() {

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::cli::args::EngineArgs;
 use crate::cli::exact::ExactArg;
-use crate::llama::worker::DrafterKind;
+use crate::engine::DrafterKind;
 use crate::tree::MAX_NODES;
 
 /// Arguments of `bench`.

@@ -12,9 +12,9 @@ use crate::cli::bench::stats::{median, range};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::bench::{Bench, next_prompt};
 use crate::cli::failure::Failure;
-use crate::llama::exact::Exactness;
-use crate::llama::worker::forced::{Difference, Forced, Shape};
-use crate::llama::worker::measure::{Measured, What};
+use crate::exactness::Exactness;
+use crate::llama::engine::forced::{Difference, Forced, Shape};
+use crate::llama::engine::measure::{Measured, What};
 
 /// Default widths: the most used one, and one that uses another kernel.
 const WIDTHS: [usize; 2] = [4, 16];

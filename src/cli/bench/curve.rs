@@ -10,7 +10,7 @@ use crate::cli::bench::stats::{median, range};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
-use crate::llama::worker::measure::What;
+use crate::llama::engine::measure::What;
 
 const N_REPEATS: usize = 5;
 

@@ -18,9 +18,9 @@ use crate::cli::bench::{Bench, next_prompt};
 use crate::cli::failure::Failure;
 use crate::cli::output::Bars;
 use crate::cli::run::json::JsonTimings;
-use crate::cli::run::receive;
+use crate::cli::run::{details, receive};
+use crate::engine::{Alone, DrafterKind, End, Request};
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, DrafterKind, Job, StopType};
 use crate::stats::Stats;
 use crate::token::Token;
 
@@ -80,7 +80,7 @@ fn compare(
         for turn in 0..drafters.len() {
             // Plain decoding goes first: the other answers are compared with its text.
             let drafter = drafters[(turn + repetition) % drafters.len()];
-            let Answer { tokens, stats, .. } = answer(bench, segments, drafter, bench.args.n_predict)?;
+            let (tokens, stats) = answer(bench, segments, drafter, bench.args.n_predict)?;
             let plain = plain.get_or_insert_with(|| tokens.clone());
             let n_equal = tokens.iter().zip(&*plain).take_while(|(a, b)| a == b).count();
             let (id, kind, n_plain) = (prompt.id.clone(), prompt.kind.clone(), plain.len());
@@ -90,25 +90,25 @@ fn compare(
     Ok(records)
 }
 
-fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_tokens: usize) -> Result<Answer, Failure> {
-    bench.worker.submit(Job {
+fn answer(
+    bench: &Bench<'_>,
+    prompt: &[Segment],
+    drafter: DrafterKind,
+    max_tokens: usize,
+) -> Result<(Vec<Token>, Stats), Failure> {
+    let curve_budget = Duration::from_millis(bench.args.engine.curve_budget);
+    bench.engine.submit(Request {
         prompt: prompt.to_vec(),
         max_tokens: Some(max_tokens),
-        n_ctx: bench.n_ctx,
         sampling: Sampling::greedy(),
-        constraint: None,
-        n_logprobs: None,
-        stops: Vec::new(),
-        drafter,
-        curve_budget: Duration::from_millis(bench.args.engine.curve_budget),
-        record: false,
-        learns: false,
-        explain: false,
-        prompt_cache: None,
-        state_file: None,
+        alone: Alone { n_ctx: bench.n_ctx, drafter, curve_budget, ..Alone::default() },
+        ..Request::default()
     });
-    let answer = receive(&bench.worker, &mut Bars::default(), |_| Ok(()))?;
-    if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
+    let answer = receive(&bench.engine, &mut Bars::default(), |_| Ok(()))?;
+    match answer.end {
+        End::Interrupted => Err(Failure::interrupted()),
+        _ => Ok((details(&answer)?.tokens.clone(), answer.stats)),
+    }
 }
 
 impl Record {

@@ -23,20 +23,20 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
-use crate::cli::engine::{confine, machine, open_base, open_model, start, worker_config};
+use crate::cli::engine::{confine, machine, open_base, engine_config, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
-use crate::llama::worker::measure::{Measured, Measurement, What};
-use crate::llama::worker::{Event, Worker, WorkerConfig};
+use crate::llama::engine::measure::{Measured, Measurement, What};
+use crate::llama::engine::{Engine, EngineConfig, Measuring, Mode};
 
 /// State shared by all measurements.
 struct Bench<'a> {
     args: &'a BenchArgs,
     /// The context size, if one was given.
     n_ctx: Option<usize>,
-    worker: Worker,
+    engine: Engine,
     /// The setup, included in every record.
     setup: Row,
     raw: RawOutput,
@@ -52,7 +52,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     }
     let prompts = prompts::read(args)?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX, PickedBy::Text)?;
     let inputs: Vec<&Path> =
@@ -63,9 +63,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let setup = setup(args, n_ctx, &config);
     let mut heading = heading(args, &config);
     confine(&args.engine, &config, &[]);
-    let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
+    let (engine, loaded) = start(config, Mode::OneText, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
-    let mut bench = Bench { args, n_ctx, worker, setup, raw };
+    let mut bench = Bench { args, n_ctx, engine, setup, raw };
     let tables = match () {
         () if args.mode.curve => curve::measure(&mut bench, picture)?,
         () if args.mode.rows => rows::measure(&mut bench)?,
@@ -81,7 +81,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The setup as columns.
-fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
+fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
     let engine = &args.engine;
     Row::default()
         .text("model", "", &model_name(args))
@@ -95,7 +95,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
 }
 
 /// The setup in words.
-fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
+fn heading(args: &BenchArgs, config: &EngineConfig) -> String {
     let answers = match &args.mode {
         mode if mode.curve || mode.rows => String::new(),
         mode if mode.check => format!(", greedy, {} tokens", args.n_predict),
@@ -115,7 +115,7 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
 }
 
 /// Only the file name: records must not reveal the user's folders.
-fn base_name(config: &WorkerConfig) -> String {
+fn base_name(config: &EngineConfig) -> String {
     let name = config.drafters.base.as_ref().and_then(|base| base.path().file_name());
     name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
 }
@@ -125,26 +125,15 @@ fn model_name(args: &BenchArgs) -> String {
 }
 
 impl Bench<'_> {
-    /// Runs a measurement on the worker, with a progress bar.
+    /// Runs a measurement on the engine, with a progress bar.
     fn measured(&self, text: Vec<Segment>, what: What) -> Result<Measured, Failure> {
-        self.worker.submit(Measurement { text, what });
         let mut bars = Bars::default();
-        while let Some(event) = self.worker.next_event() {
-            match event {
-                Event::Progress(done, total) => bars.steps(done, total),
-                Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
-                Event::Measured(measured) => {
-                    bars.clear();
-                    return Ok(*measured);
-                }
-                Event::Failed(failure) => {
-                    bars.clear();
-                    return Err(failure.into());
-                }
-                _ => {}
-            }
-        }
-        Err(Failure::new("the engine stopped without a result"))
+        let measured = self.engine.measure(Measurement { text, what }, &mut |event| match event {
+            Measuring::Steps(done, total) => bars.steps(done, total),
+            Measuring::Notice(text) => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
+        });
+        bars.clear();
+        Ok(measured?)
     }
 
     /// Runs a timing measurement on the text of the shipped prompts.

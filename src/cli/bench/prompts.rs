@@ -9,7 +9,7 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::failure::Failure;
 use crate::cli::input::{MAX_BYTES, read_file};
 use crate::gguf::Gguf;
-use crate::llama::worker::Loaded;
+use crate::llama::engine::Loaded;
 
 const SHIPPED: &str = include_str!("../../../bench/prompts.jsonl");
 

@@ -7,7 +7,7 @@ use crate::cli::bench::Bench;
 use crate::cli::bench::stats::{mean, standard_deviation};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::failure::Failure;
-use crate::llama::worker::measure::What;
+use crate::llama::engine::measure::What;
 
 const N_REPEATS: usize = 5;
 

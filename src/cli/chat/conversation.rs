@@ -16,10 +16,11 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::{context_full, cut_off_notice, receive};
+use crate::cli::run::{context_full, cut_off_notice, details, receive};
+use crate::engine::{Alone, Answer, DrafterKind, End, Request};
 use crate::gguf::ModelId;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
+use crate::llama::engine;
 use crate::stats::Stats;
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::sessions::Place;
@@ -38,7 +39,7 @@ pub(super) enum Opens {
 /// The model, and all settings that stay fixed during a chat.
 pub struct Engine {
     /// The engine thread.
-    pub worker: Worker,
+    pub engine: engine::Engine,
     /// Renders messages with the chat template.
     pub prompter: Prompter,
     /// Extra variables of the template.
@@ -131,10 +132,11 @@ impl Conversation {
         let sampling = Sampling { seed, ..self.settings.sampling.clone() };
         let is_thinking = opens_thinking(&rendered.text());
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
-        let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
+        let mut request = self.request(rendered, self.settings.max_tokens, sampling);
+        request.alone.state_file = state_file;
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
         let mut shown = Ok(());
-        let answered = self.run(job, |piece| {
+        let answered = self.run(request, |piece| {
             if shown.is_ok() {
                 shown = output.write(piece);
                 // Nobody reads the rest, so stop the answer.
@@ -144,7 +146,7 @@ impl Conversation {
         });
         let ended = output.finish();
         let (answer, mut text) = answered?;
-        self.was_interrupted = answer.stop == StopType::Interrupted;
+        self.was_interrupted = answer.end == End::Interrupted;
         if self.was_interrupted && text.is_empty() {
             return Err(Failure::interrupted());
         }
@@ -183,61 +185,44 @@ impl Conversation {
     }
 
     pub(super) fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
-        self.engine.worker.count(rendered.segments);
-        loop {
-            match self.engine.worker.next_event() {
-                Some(Event::Counted(n)) => return Ok(n),
-                Some(Event::Notice(notice)) => stderr_line(&format!("notice: {notice}")),
-                Some(Event::Failed(failure)) => return Err(failure.into()),
-                event => {
-                    return Err(Failure::new(format!(
-                        "unexpected message from the engine while counting tokens: {event:?}"
-                    )));
-                }
-            }
-        }
+        let mut notice = |text: &str| stderr_line(&format!("notice: {text}"));
+        Ok(self.engine.engine.count(rendered.segments, &mut notice)?)
     }
 
-    pub(super) fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
-        Job {
-            prompt: rendered.segments,
-            max_tokens,
+    pub(super) fn request(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Request {
+        let alone = Alone {
             n_ctx: Some(self.engine.n_ctx),
-            sampling,
-            stops: self.settings.stops.clone(),
-            constraint: None,
-            n_logprobs: None,
             drafter: self.engine.drafter,
             curve_budget: self.engine.curve_budget,
-            record: false,
             learns: true,
-            explain: false,
             prompt_cache: self.engine.prompt_cache.clone(),
-            state_file: None,
-        }
+            ..Alone::default()
+        };
+        let stop = self.settings.stops.clone();
+        Request { prompt: rendered.segments, max_tokens, sampling, stop, alone, ..Request::default() }
     }
 
-    /// Runs a job and passes every piece of text to `each`. Returns the answer and its text.
+    /// Answers a request and passes every piece of text to `each`. Returns the answer and its text.
     pub(super) fn run(
         &self,
-        job: Job,
+        request: Request,
         mut each: impl FnMut(&str) -> Result<(), Failure>,
     ) -> Result<(Answer, String), Failure> {
-        self.engine.worker.submit(job);
+        self.engine.engine.submit(request);
         let mut text = String::new();
-        let answer = receive(&self.engine.worker, &mut Bars::default(), |piece| {
+        let answer = receive(&self.engine.engine, &mut Bars::default(), |piece| {
             text.push_str(piece);
             each(piece)
         })?;
-        self.engine.exact.check(&answer.exactness, self.engine.is_verbose)?;
+        self.engine.exact.check(&details(&answer)?.exactness, self.engine.is_verbose)?;
         Ok((answer, text))
     }
 }
 
 fn tell_end(answer: &Answer) {
-    match answer.stop {
-        StopType::Interrupted => stderr_line("notice: interrupted; the chat keeps this part of the answer"),
-        StopType::Context => stderr_line(&cut_off_notice(context_full(answer.n_ctx))),
-        StopType::Eos | StopType::Word(_) | StopType::Limit => {}
+    match answer.end {
+        End::Interrupted => stderr_line("notice: interrupted; the chat keeps this part of the answer"),
+        End::Context { n_ctx } => stderr_line(&cut_off_notice(context_full(n_ctx))),
+        End::Eos | End::Word(_) | End::Limit | End::DefaultLimit => {}
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::chat::conversation::{Conversation, Opens};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::StopType;
+use crate::engine::End;
 
 /// Tokens allowed per requested word: models write more than they are asked for.
 const TOKENS_PER_WORD: usize = 2;
@@ -147,9 +147,9 @@ impl Conversation {
         let opening = if opens_thinking(&request.text()) { thinking::OPEN } else { "" };
         // Greedy: a summary must depend only on its text.
         let sampling = Sampling { temperature: 0.0, ..self.settings.sampling.clone() };
-        let (answer, text) = self.run(self.job(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
-        match answer.stop {
-            StopType::Interrupted => Err(Failure::interrupted()),
+        let (answer, text) = self.run(self.request(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
+        match answer.end {
+            End::Interrupted => Err(Failure::interrupted()),
             _ => Ok(without_thinking(&format!("{opening}{text}")).trim().to_owned()),
         }
     }

@@ -20,7 +20,7 @@ use crate::cli::models::list::{clean, parameters};
 use crate::cli::output::write_stdout;
 use crate::cli::settings::{key, settings_of};
 use crate::gguf::{Gguf, TypeTotals, Value};
-use crate::llama::exact::Exactness;
+use crate::exactness::Exactness;
 use crate::memory::Estimate;
 use crate::models::describe::{About, about};
 use crate::store::curves;

@@ -1,22 +1,21 @@
 //! Chooses the number of lanes of a batch engine: measures the cost curve and checks the memory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::available::available;
 use crate::batching::lane_count::{LaneMemory, longest_fitting, n_worthwhile};
 use crate::batching::target::{BatchTarget as _, Run};
 use crate::cost::{CostCurve, lower_median};
-use crate::llama::batching::{BatchEngineConfig, Message, Startup};
+use crate::engine::RequestError;
+use crate::llama::engine::curves::Curves;
+use crate::llama::engine::{EngineConfig, ManyTexts, Message, Startup, unix_s};
 use crate::llama::exact;
 use crate::llama::model::Model;
 use crate::llama::parallel::{MAX_LANES, Parallel};
 use crate::llama::session::{N_CTX_STEP, SessionConfig};
 use crate::llama::thread::Outbox;
-use crate::llama::worker::{Failure, Notice, unix_s};
 use crate::memory::cache_choices;
-use crate::store::curves::{self, CurveKey};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::{FlashAttention, Settings};
@@ -37,17 +36,16 @@ const BUDGET: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy)]
 pub(super) struct Capacity<'a> {
     pub(super) model: &'a Model,
-    pub(super) config: &'a BatchEngineConfig,
+    pub(super) config: &'a EngineConfig,
+    pub(super) options: &'a ManyTexts,
     pub(super) outbox: &'a Outbox<Message>,
 }
 
 impl<'a> Capacity<'a> {
     /// The cost curve for these settings: loaded from disk, or measured now.
-    pub(super) fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
-        let kept_at = self.config.engine.curves.as_ref();
-        let kept_at = kept_at.map(|(folder, key)| (folder, key.with_settings(&format!("{settings} batch"))));
-        let kept = kept_at.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
-        let mut curve = kept.unwrap_or_default().0.aged();
+    pub(super) fn curve(&self, settings: &Settings, curves: &mut Curves<'_>) -> Result<CostCurve, TargetError> {
+        let name = format!("{settings} batch");
+        let (mut curve, _) = curves.load(&name);
         // One row takes a few steps to measure. A stale curve would choose a wrong number of lanes for the whole batch.
         if curve.plain_ms(0).is_some() {
             let seen = CostCurve::exact(self.measure(settings, &[1])?);
@@ -56,7 +54,7 @@ impl<'a> Capacity<'a> {
             }
         }
         let known = curve.at(0);
-        let widest = self.config.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
+        let widest = self.options.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
         let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
         let missing: Vec<usize> = WIDTHS.into_iter().filter(|n| *n <= widest && !known.contains_key(n)).collect();
         if !missing.is_empty() {
@@ -64,24 +62,17 @@ impl<'a> Capacity<'a> {
             for (n_rows, ms) in self.measure(settings, &missing)? {
                 curve.put(n_rows, 0, ms, u32::try_from(N_REPEATS).unwrap_or(u32::MAX));
             }
-            self.keep(kept_at, &curve);
+            curves.save(&name, &curve, unix_s());
         }
         Ok(curve)
     }
 
     /// Fails if a context with these settings is not exact. Decodes two rows in a small context to find out.
-    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), Failure> {
+    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), RequestError> {
         let context = SessionConfig::new(N_CTX_STEP, settings);
         let mut target = Parallel::new(self.model, &context, 2, 2)?;
         target.decode(&[Run { lane_id: 0, tokens: vec![Token(0); 2], n_logits: 2 }])?;
-        Failure::unless_exact(exact::of_work(settings))
-    }
-
-    fn keep(&self, kept_at: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
-        let Some((folder, key)) = kept_at else { return };
-        if let Err(error) = curves::save(folder, &key, curve, unix_s()) {
-            self.outbox.send(Message::Startup(Startup::Notice(Notice::CurveNotKept(error))));
-        }
+        RequestError::unless_exact(exact::of_work(settings))
     }
 
     /// Milliseconds per batch width: one row in each lane, in almost empty caches.
@@ -115,7 +106,7 @@ impl<'a> Capacity<'a> {
 
     /// Number of lanes of `n_ctx` positions each.
     pub(super) fn n_lanes(&self, curve: &CostCurve, n_ctx: usize, settings: &Settings) -> usize {
-        let n_wanted = self.config.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
+        let n_wanted = self.options.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
         self.n_fitting(n_wanted.clamp(1, MAX_LANES), n_ctx, settings)
     }
 
@@ -129,7 +120,7 @@ impl<'a> Capacity<'a> {
         let keeps_scores = settings.flash_attention == FlashAttention::Off;
         let n_scores = if keeps_scores { self.model.n_heads() } else { 0 };
         // The shape from the file's header covers every layer; the model knows only the first.
-        let (of_position, of_states) = match &self.config.engine.shape {
+        let (of_position, of_states) = match &self.config.shape {
             Some(shape) => {
                 let [none, one] = [0, 1].map(|n| shape.cache_bytes(n, settings.kv_type));
                 (one - none, none)
@@ -146,13 +137,13 @@ impl<'a> Capacity<'a> {
     /// Memory available for the lane of a single text; `None` if it is not checked. With `-c` all texts have the same
     /// size, which was checked before the model was loaded.
     pub(super) fn n_available(&self) -> Option<u64> {
-        let is_looked_at = self.config.engine.shape.is_some() && self.config.n_ctx.is_none();
+        let is_looked_at = self.config.shape.is_some() && self.options.n_ctx.is_none();
         available().filter(|_| is_looked_at)
     }
 
     /// Why there is not enough memory for a text even alone; `None` if there is.
     pub(super) fn shortage(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
-        let lane = self.place_of_text(n_prompt + max_tokens);
+        let lane = self.lane_for(n_prompt + max_tokens);
         if lane.fits(n_available) {
             return None;
         }
@@ -168,19 +159,19 @@ impl<'a> Capacity<'a> {
         ))
     }
 
-    fn place_of_text(&self, n_ctx: usize) -> LaneMemory {
-        self.lane(n_ctx, self.config.engine.settings.at(n_ctx))
+    fn lane_for(&self, n_ctx: usize) -> LaneMemory {
+        self.lane(n_ctx, self.config.settings.at(n_ctx))
     }
 
     /// Alternatives that would fit: a shorter text, or smaller types in the cache.
     fn fitting(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Vec<String> {
         let n_ctx = n_prompt + max_tokens;
-        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.place_of_text(n)) {
+        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.lane_for(n)) {
             0 => None,
             most if most <= n_prompt => Some(format!("at most {most} tokens for prompt and answer")),
             most => Some(format!("max_tokens {}", most - n_prompt)),
         };
-        let smaller = cache_choices(self.config.engine.settings.at(n_ctx)).into_iter();
+        let smaller = cache_choices(self.config.settings.at(n_ctx)).into_iter();
         let smaller = smaller.filter(|(_, settings)| self.lane(n_ctx, settings).fits(n_available));
         shorter.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
     }

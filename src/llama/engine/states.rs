@@ -4,11 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::Alone;
 use crate::gguf::{ModelId, written_ns};
+use crate::llama::engine::Notice;
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
-use crate::llama::worker::{Job, Notice};
 use crate::llama::{exact, kernels};
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
@@ -32,8 +33,8 @@ impl States {
 
     /// Computes the model's key before the first job that needs it. If the model's file cannot be read, states are
     /// turned off.
-    pub(super) fn prepare(&mut self, model: &ModelConfig, job: &Job) -> Result<(), Notice> {
-        let is_needed = job.prompt_cache.is_some() || job.state_file.is_some();
+    pub(super) fn prepare(&mut self, model: &ModelConfig, alone: &Alone) -> Result<(), Notice> {
+        let is_needed = alone.prompt_cache.is_some() || alone.state_file.is_some();
         if self.model.is_some() || self.secret.is_none() || !is_needed {
             return Ok(());
         }
@@ -54,7 +55,7 @@ impl States {
         let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_truncate() };
         let mut n_have = session.n_reusable(prefix);
         let (mut best, mut errors) = (None, Vec::new());
-        if let Some(path) = context.job.state_file.as_deref().filter(|_| n_have < prefix.len()) {
+        if let Some(path) = context.alone.state_file.as_deref().filter(|_| n_have < prefix.len()) {
             match own(path, &key, &seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state)))
             {
                 Ok(Some((n, state))) if n > n_have => {
@@ -65,7 +66,7 @@ impl States {
                 Err(error) => errors.push(error),
             }
         }
-        if let Some(cache) = &context.job.prompt_cache {
+        if let Some(cache) = &context.alone.prompt_cache {
             let found = cache.find(&key, prefix, n_have, fit, &seal);
             errors.extend(found.errors);
             best = found.state.or(best);
@@ -82,7 +83,7 @@ impl States {
         n_new: usize,
         new_ms: f64,
     ) -> Result<(), Notice> {
-        let (Some(secret), Some(model), Some(cache)) = (&self.secret, &self.model, &context.job.prompt_cache) else {
+        let (Some(secret), Some(model), Some(cache)) = (&self.secret, &self.model, &context.alone.prompt_cache) else {
             return Ok(());
         };
         let us_per_token = (new_ms * 1e3 / n_new.max(1) as f64) as u32;
@@ -99,7 +100,7 @@ impl States {
 
     /// Saves all of `session` in the job's own file. An empty session does not overwrite it.
     pub(super) fn keep_own(&self, session: &mut Session<'_>, context: &Context<'_>) -> Result<(), Notice> {
-        let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.job.state_file) else {
+        let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.alone.state_file) else {
             return Ok(());
         };
         if session.committed().is_empty() {
@@ -113,7 +114,7 @@ impl States {
 }
 
 /// The part of a state's key that depends on the model, its adapter and the GPU layers.
-pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
+pub(super) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
     // llama.cpp believes a state, so the files' times count as well as their contents.
     let weights = |path: &Path| {
         let id = ModelId::of(path).and_then(|id| Ok(format!("{} {}", id.hash(), written_ns(path)?)));
@@ -127,7 +128,7 @@ pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateEr
 }
 
 /// The key of a state: everything that its numbers or their layout depend on. Threads and drafts do not affect it.
-pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
+pub(super) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
     let Settings { flash_attention, kv_type, .. } = settings;
     let ggml = system_info().ggml_version;
     let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");
@@ -147,7 +148,7 @@ fn own(path: &Path, key: &str, seal: &Seal) -> Result<Option<OpenState>, StateEr
 
 /// What the key of a state depends on, besides the model's file.
 pub(super) struct Context<'a> {
-    pub(super) job: &'a Job,
+    pub(super) alone: &'a Alone,
     pub(super) model: &'a Model,
     pub(super) settings: Settings,
     /// Size of the context in positions.

@@ -1,39 +1,18 @@
-//! Measures a worker for `chaski bench`: the times of batches, prefill and decoding, and whether wide batches choose
+//! Measures an engine of one text for `chaski bench`: the times of batches, prefill and decoding, and whether wide batches choose
 //! the same tokens as plain decoding. Nothing is saved or learned.
 
 use std::ops::ControlFlow;
 
 use crate::chat::template::Segment;
 use crate::cost::{Clock, time_of};
+use crate::engine::RequestError;
 use crate::generate::Length;
-use crate::llama::worker::forced::{self, Forced, Shape};
-use crate::llama::worker::{Engine, Event, Failure, Job};
+use crate::llama::engine::Message;
+use crate::llama::engine::forced::{self, Forced, Shape};
+use crate::llama::engine::one_text::OneTextPolicy;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
-
-/// A task for a worker.
-#[derive(Clone, Debug)]
-pub enum Task {
-    /// Answer a prompt.
-    Answer(Box<Job>),
-    /// Measure something.
-    Measure(Measurement),
-    /// Count the tokens of a prompt.
-    Count(Vec<Segment>),
-}
-
-impl From<Job> for Task {
-    fn from(job: Job) -> Task {
-        Task::Answer(Box::new(job))
-    }
-}
-
-impl From<Measurement> for Task {
-    fn from(measurement: Measurement) -> Task {
-        Task::Measure(measurement)
-    }
-}
 
 /// A measurement on a text.
 #[derive(Clone, Debug)]
@@ -90,15 +69,15 @@ pub enum Measured {
     Forced(Forced),
 }
 
-impl Engine<'_> {
+impl OneTextPolicy<'_> {
     /// Measures in the current session, or in a new one if it is too short.
-    pub(super) fn measurement(&mut self, job: &Measurement) -> Result<Measured, Failure> {
-        let text = self.model.tokenize(&job.text);
+    pub(super) fn measurement(&mut self, job: &Measurement) -> Result<Measured, RequestError> {
+        let text = self.parts.model.tokenize(&job.text);
         let n_ctx = self.positions(&job.what, text.len())?;
         let mut session = self.session(Length { max_tokens: 0, n_ctx }, n_ctx)?;
-        let (model, outbox, settings) = (self.model, self.outbox, self.settings);
+        let (model, outbox, settings) = (self.parts.model, self.parts.outbox, self.settings);
         let mut progress = |done, total| {
-            outbox.send(Event::Progress(done, total));
+            outbox.send(Message::Steps(done, total));
             outbox.go_on()
         };
         let measured = match &job.what {
@@ -118,11 +97,11 @@ impl Engine<'_> {
     }
 
     /// Positions that a measurement needs.
-    fn positions(&self, what: &What, n_prompt: usize) -> Result<usize, Failure> {
+    fn positions(&self, what: &What, n_prompt: usize) -> Result<usize, RequestError> {
         if n_prompt == 0 {
-            return Err(Failure::EmptyPrompt);
+            return Err(RequestError::EmptyPrompt);
         }
-        let n_ctx_train = self.model.n_ctx_train();
+        let n_ctx_train = self.parts.model.n_ctx_train();
         let n_ctx = match what {
             What::Batches { depth, widths, .. } => depth + widths.iter().max().unwrap_or(&1),
             What::Prefill { n_tokens, .. } | What::Decode { n_tokens, .. } => *n_tokens,
@@ -130,10 +109,10 @@ impl Engine<'_> {
         };
         let is_given = matches!(what, What::Forced { n_ctx: Some(_), .. });
         if n_ctx > n_ctx_train && !is_given {
-            return Err(Failure::ContextTooLong { n_ctx, n_ctx_train });
+            return Err(RequestError::ContextTooLong { n_ctx, n_ctx_train });
         }
         if matches!(what, What::Forced { .. }) && n_prompt >= n_ctx {
-            return Err(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
+            return Err(RequestError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }
         Ok(n_ctx)
     }

@@ -1,17 +1,52 @@
-//! The interface between a batch and the engine that decodes it: requests in, events out.
+//! The protocol between an engine, which decodes texts with a model, and its clients: requests in, events out.
 //!
-//! It consists of messages and uses no type of the engine, so an engine can run in a thread, in another process, or as
-//! a fake in a test.
+//! It is plain data and names no type of llama.cpp, so an engine can run in a thread, in another process, or as a fake
+//! in a test. [`crate::llama::engine`] is the real one.
+
+mod error;
+mod step;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::chat::template::Segment;
 use crate::draft::table::Successor;
+use crate::exactness::Exactness;
+use crate::replay::trace::Trace;
 use crate::sampling::Sampling;
+use crate::stats::Stats;
+use crate::store::prompt_cache::PromptCacheConfig;
 use crate::token::Token;
+use crate::tune::Settings;
 
 pub use crate::structure::Constraint;
 
+pub use self::error::RequestError;
+pub use self::step::{Fate, NodeReport, StepReport};
+
+/// Longest answer, in tokens, if neither the request nor the context size limits it.
+pub const DEFAULT_MAX_TOKENS: usize = 2048;
+
+/// Which drafter to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum DrafterKind {
+    /// Draft from several sources, as many tokens as pay off on this machine
+    #[default]
+    Auto,
+    /// ADED as published: always draft 64 tokens
+    Aded,
+    /// ADED's drafts, cut to the size that pays off
+    AdedSized,
+    /// Do not draft
+    None,
+}
+
 /// A prompt to answer, and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
     /// Identifies the request in events.
     pub id: u64,
@@ -32,6 +67,8 @@ pub struct Request {
     pub n_logprobs: Option<usize>,
     /// If set, report the prompt's tokens and each emitted token, with this many of the most likely tokens.
     pub n_top: Option<usize>,
+    /// Options of an engine that decodes one text at a time.
+    pub alone: Alone,
 }
 
 /// A prompt without its oldest messages.
@@ -41,6 +78,28 @@ pub struct Shorter {
     pub n_left_out: usize,
     /// The remaining messages, rendered.
     pub prompt: Vec<Segment>,
+}
+
+/// What a request can ask of an engine that decodes one text at a time. An engine of many texts ignores it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alone {
+    /// Positions of the context; `None`: as many as needed.
+    pub n_ctx: Option<usize>,
+    /// The drafter.
+    pub drafter: DrafterKind,
+    /// Time budget for completing the cost curve.
+    pub curve_budget: Duration,
+    /// Whether to record a trace.
+    pub record: bool,
+    /// Whether the drafter starts from the learned state and saves what it learns.
+    pub learns: bool,
+    /// Whether to send each step as [`Event::Step`].
+    pub explain: bool,
+    /// The prompt cache; `None`: do not read or write it.
+    pub prompt_cache: Option<PromptCacheConfig>,
+    /// A file with the state of this text alone, such as a chat's. It is read if it covers more of the prompt than the
+    /// context does, and written after the answer. A missing or damaged file costs time, never text.
+    pub state_file: Option<PathBuf>,
 }
 
 /// A message from the engine.
@@ -63,6 +122,14 @@ pub enum Event {
         /// The message.
         text: String,
     },
+    /// Prompt tokens decoded, and in total. Only of an engine of one text, like the next three.
+    Prefill(usize, usize),
+    /// The cost curve is being measured.
+    Measuring,
+    /// The next piece of the answer: valid UTF-8.
+    Text(String),
+    /// One step of the loop, if the request asked for it.
+    Step(Box<StepReport>),
     /// The prompt's tokens, for a request with `n_top`.
     Prompt {
         /// The request's id.
@@ -74,14 +141,14 @@ pub enum Event {
     Token(Emitted),
     /// An answer is complete.
     Done(Box<Answer>),
-    /// The request is refused; the other requests continue.
+    /// The request failed; the engine continues with other requests.
     Refused {
         /// The request's id.
         id: u64,
         /// Why.
-        refusal: Refusal,
+        error: RequestError,
     },
-    /// Progress, sent several times a second.
+    /// Progress of an engine of many texts, sent several times a second.
     Progress(Progress),
 }
 
@@ -103,26 +170,30 @@ pub struct Answer {
     pub id: u64,
     /// The text, without the stop string.
     pub text: String,
-    /// The model's thinking. Engines leave it in `text`; the pipeline splits it off.
+    /// The model's thinking. Engines leave it in `text`; the batch pipeline splits it off.
     pub reasoning: Option<String>,
     /// Why it ended.
     pub end: End,
-    /// Tokens of the prompt.
-    pub n_prompt: usize,
-    /// Prompt tokens that were already in the KV cache, computed for another request.
-    pub n_cached: usize,
-    /// Tokens emitted.
-    pub n_predicted: usize,
-    /// Tokens drafted.
-    pub n_drafted: usize,
-    /// Drafted tokens accepted.
-    pub n_accepted: usize,
-    /// Milliseconds from getting a lane to the first token.
-    pub prompt_ms: f64,
-    /// Milliseconds from the first token to the end. Other requests are decoded in the same time.
-    pub predicted_ms: f64,
+    /// Counts and times. In an engine of many texts, other requests are decoded in the same time, and steps are not
+    /// counted.
+    pub stats: Stats,
     /// Log-probabilities of each token, if requested.
     pub logprobs: Vec<TokenLogprob>,
+    /// More about the answer, from an engine of one text.
+    pub details: Option<Box<Details>>,
+}
+
+/// What only an engine of one text reports with an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Details {
+    /// The emitted tokens, without an end-of-generation token.
+    pub tokens: Vec<Token>,
+    /// The settings of the context.
+    pub settings: Settings,
+    /// Whether everything computed in this context so far was exact.
+    pub exactness: Exactness,
+    /// The trace, if requested; its id is empty.
+    pub trace: Option<Trace>,
 }
 
 /// A token with its alternatives.
@@ -137,31 +208,40 @@ pub struct TokenLogprob {
 }
 
 /// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it, or a stop string did.
-    Stop,
+    /// The model ended it.
+    Eos,
+    /// This stop string occurred.
+    Word(String),
     /// `max_tokens` were emitted.
-    Length,
+    Limit,
+    /// The request had no `max_tokens`, and the engine's default limit was reached.
+    DefaultLimit,
     /// The context was full before `max_tokens` were emitted.
     Context {
         /// Context size for this text, in tokens.
         n_ctx: usize,
     },
-    /// The request had no `max_tokens`, and the engine's default limit was reached.
-    DefaultLimit,
+    /// The user interrupted it.
+    Interrupted,
 }
 
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// A code for programs: `context_length_exceeded`, `empty_prompt`, `invalid_grammar`, ...
-    pub code: String,
-    /// A message for people.
-    pub message: String,
+impl End {
+    /// llama-server's `stop_type`, and `interrupted`.
+    #[must_use]
+    pub fn stop_type(&self) -> &'static str {
+        match self {
+            End::Eos => "eos",
+            End::Word(_) => "word",
+            // llama-server has only one kind of limit.
+            End::Limit | End::DefaultLimit | End::Context { .. } => "limit",
+            End::Interrupted => "interrupted",
+        }
+    }
 }
 
-/// Counts of a running engine.
+/// Counts of an engine of many texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Requests being decoded.

@@ -1,4 +1,4 @@
-//! Creates the drafters of a worker, and loads and saves their learned state.
+//! Creates the drafters of an engine, and loads and saves their learned state.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::learned_state::Memory;
 use crate::draft::{DraftFilter, Drafter, NoDraft};
-use crate::llama::worker::{DrafterKind, Notice};
+use crate::engine::DrafterKind;
+use crate::llama::engine::Notice;
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
 use crate::store::learned::{self, LearnedKey, Updated};
@@ -26,7 +27,7 @@ pub struct DraftersConfig {
 }
 
 /// Drafter files and learned state, from which a drafter is created for each answer.
-pub(in crate::llama) struct Drafters {
+pub(super) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
     is_damage_reported: bool,
@@ -56,7 +57,7 @@ impl Active {
 
 impl Drafters {
     /// Loads the learned state. If it is unusable, returns a notice and starts without it.
-    pub(in crate::llama) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
+    pub(super) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
         let kept = config.learned.as_ref().map(|(folder, key)| learned::load(folder, key));
         let (memory, notice) = match kept {
             None | Some(Ok(None)) => (None, None),
@@ -91,7 +92,7 @@ impl Drafters {
     }
 
     /// A drafter for many texts that starts from the learned state. It saves nothing.
-    pub(in crate::llama) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
+    pub(super) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
         Drafting::new(self.auto(&self.memory), n_lanes)
     }
 

@@ -5,14 +5,18 @@
 //! are filled with copies (`Session::fill`). Nothing is written to disk here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
 
 use crate::chat::template::Segment;
 use crate::cost::{Clock as _, CostCurve, time_of};
+use crate::llama::engine::{Failure, N_WAITING, WallClock, load};
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{Session, SessionConfig};
-use crate::llama::thread::Outbox;
-use crate::llama::worker::{Event, Failure, WallClock, load};
+use crate::llama::thread::{EngineThread, Outbox};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
@@ -56,32 +60,59 @@ pub struct Tuned {
 /// Milliseconds of the samples, by width.
 type Samples = BTreeMap<usize, Vec<f64>>;
 
-/// Loads the model, measures, and sends the result.
+/// Events of a tuning run.
+#[derive(Debug)]
+pub enum Tuning {
+    /// Fraction of the model loaded, from 0 to 1.
+    Loading(f32),
+    /// Fraction of the time spent, and the settings being measured.
+    Measuring(f32, String),
+}
+
+/// Messages of the thread that measures.
+enum Message {
+    Tuning(Tuning),
+    Tuned(Result<Box<Tuned>, Failure>),
+}
+
+/// Loads the model and measures settings, on a thread of its own; `see` receives the events. Setting `interrupt` stops
+/// it.
 ///
 /// # Errors
 /// If the model cannot be loaded, its default settings cannot be measured, or the user interrupts.
-pub(super) fn tune(config: &TuneConfig, outbox: &Outbox<Event>) -> Result<(), Failure> {
-    let model = load(&config.model, outbox)?;
+pub fn tune(config: TuneConfig, interrupt: Arc<AtomicBool>, see: &mut dyn FnMut(Tuning)) -> Result<Tuned, Failure> {
+    let work = move |_: &Receiver<()>, outbox: &Outbox<Message>| {
+        outbox.send(Message::Tuned(measure(&config, outbox).map(Box::new)));
+    };
+    let thread = EngineThread::spawn(N_WAITING, interrupt, work).map_err(Failure::Thread)?;
+    loop {
+        match thread.next_event() {
+            Some(Message::Tuning(event)) => see(event),
+            Some(Message::Tuned(tuned)) => return tuned.map(|tuned| *tuned),
+            None => return Err(Failure::Ended),
+        }
+    }
+}
+
+fn measure(config: &TuneConfig, outbox: &Outbox<Message>) -> Result<Tuned, Failure> {
+    let model = load(&config.model, outbox, |share| Message::Tuning(Tuning::Loading(share)))?;
     if model.is_recurrent() {
         return Err(Failure::NothingToTune);
     }
     let n_long = LONG.min(model.n_ctx_train().saturating_sub(MAX_NODES));
     if n_long <= SHORT {
-        return Err(Failure::Target(TargetError::ContextFull { needed: SHORT, n_ctx: model.n_ctx_train() }));
+        return Err(TargetError::ContextFull { needed: SHORT, n_ctx: model.n_ctx_train() }.into());
     }
     let words = model.tokenize(&[Segment { text: " the".to_owned(), parse_special: false }]);
     let filler = words.last().copied().unwrap_or(Token(0));
     let clock = WallClock(Instant::now());
-    let mut tuner = Tuner { model: &model, config, outbox, clock, filler, n_long, trials: Vec::new() };
-    let tuned = tuner.run()?;
-    outbox.send(Event::Tuned(Box::new(tuned)));
-    Ok(())
+    Tuner { model: &model, config, outbox, clock, filler, n_long, trials: Vec::new() }.run()
 }
 
 struct Tuner<'a> {
     model: &'a Model,
     config: &'a TuneConfig,
-    outbox: &'a Outbox<Event>,
+    outbox: &'a Outbox<Message>,
     clock: WallClock,
     filler: Token,
     n_long: usize,
@@ -233,7 +264,8 @@ impl<'a> Tuner<'a> {
 
     fn tell(&self, settings: &Settings, n_positions: usize) {
         let share = self.clock.now().as_secs_f64() / self.config.budget.as_secs_f64();
-        self.outbox.send(Event::Tuning(share.min(1.0) as f32, format!("{settings}, {n_positions} tokens")));
+        let what = format!("{settings}, {n_positions} tokens");
+        self.outbox.send(Message::Tuning(Tuning::Measuring(share.min(1.0) as f32, what)));
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 
-use crate::llama::exact::{self, Exactness};
+use crate::exactness::Exactness;
+use crate::llama::engine::measure::go_on;
+use crate::llama::exact;
 use crate::llama::model::Model;
-use crate::llama::worker::measure::go_on;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};

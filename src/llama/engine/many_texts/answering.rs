@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::batch::engine::{Answer, End, Event, Refusal, Request, TokenLogprob};
 use crate::batching::{self, EmittedToken, Ended};
+use crate::engine::{Answer, End, Event, Request, TokenLogprob};
 use crate::llama::logprobs::Logprobs;
 use crate::llama::model::Model;
-use crate::target::TargetError;
+use crate::stats::Stats;
 use crate::text::TextAssembler;
 
 /// An unfinished answer.
@@ -80,31 +80,30 @@ impl Answering {
     /// The answer, or the reason there is none.
     pub(super) fn finish(mut self, ended: &Ended) -> Event {
         let end = match &ended.end {
-            batching::End::Broken => End::Stop,
+            batching::End::Broken => self.assembler.stopped().map_or(End::Eos, |stop| End::Word(stop.to_owned())),
             batching::End::Limit | batching::End::Full => self.at_limit,
-            batching::End::Failed(error) => return Event::Refused { id: self.id, refusal: failure(error) },
+            batching::End::Failed(error) => return Event::Refused { id: self.id, error: error.clone().into() },
         };
         self.text.push_str(self.assembler.finish());
         let first = self.first.unwrap_or(self.placed);
+        let stats = Stats {
+            n_prompt: self.n_prompt,
+            n_cached: ended.n_cached,
+            prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
+            n_predicted: self.n_predicted,
+            predicted_ms: first.elapsed().as_secs_f64() * 1e3,
+            n_drafted: ended.n_drafted,
+            n_accepted: ended.n_accepted,
+            ..Stats::default()
+        };
         Event::Done(Box::new(Answer {
             id: self.id,
             text: self.text,
             reasoning: None,
             end,
-            n_prompt: self.n_prompt,
-            n_cached: ended.n_cached,
-            n_predicted: self.n_predicted,
-            n_drafted: ended.n_drafted,
-            n_accepted: ended.n_accepted,
-            prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
-            predicted_ms: first.elapsed().as_secs_f64() * 1e3,
+            stats,
             logprobs: self.told,
+            details: None,
         }))
     }
-}
-
-/// The refusal for a text that failed. Other texts continue.
-fn failure(error: &TargetError) -> Refusal {
-    let code = if *error == TargetError::NotFinite { "not_finite" } else { "generation_failed" };
-    Refusal { code: code.to_owned(), message: error.to_string() }
 }

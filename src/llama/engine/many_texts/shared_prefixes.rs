@@ -8,12 +8,11 @@ use std::path::Path;
 
 use crate::batching::Batcher;
 use crate::cost::CostCurve;
-use crate::llama::batching::BatchEngineConfig;
+use crate::llama::engine::states::{model_key, state_key};
+use crate::llama::engine::{EngineConfig, ManyTexts, Notice};
 use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
 use crate::llama::session::SessionConfig;
-use crate::llama::worker::Notice;
-use crate::llama::worker::states::{model_key, state_key};
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::prompt_cache::choice::{Fit, MIN_TOKENS, is_worth_keeping, n_common};
 use crate::store::prompt_cache::file::{State, known_seal, seal};
@@ -37,19 +36,20 @@ impl<'a> SharedPrefixes<'a> {
     /// # Errors
     /// If the model's file cannot be read.
     pub(super) fn new(
-        config: &'a BatchEngineConfig,
+        config: &'a EngineConfig,
+        options: &'a ManyTexts,
         model: &Model,
         context: &SessionConfig,
         n_lanes: usize,
         curve: &CostCurve,
     ) -> Result<Option<SharedPrefixes<'a>>, Notice> {
-        let (Some(cache), Some(secret)) = (&config.prompt_cache, &config.engine.secret) else { return Ok(None) };
+        let (Some(cache), Some(secret)) = (&options.prompt_cache, &config.secret) else { return Ok(None) };
         // llama.cpp saves only the last window of a sliding-window model.
         if model.is_recurrent() || model.has_window() {
             return Ok(None);
         }
-        let settings = config.engine.settings.at(context.n_ctx);
-        let key = model_key(&config.engine.model).map_err(Notice::StateUnusable)?;
+        let settings = config.settings.at(context.n_ctx);
+        let key = model_key(&config.model).map_err(Notice::StateUnusable)?;
         let key = format!("{} {n_lanes} lanes", state_key(&key, model, settings, context.n_ctx));
         let us = curve.at(0).into_iter().map(|(n_rows, ms)| ms * 1e3 / n_rows as f64).fold(f64::INFINITY, f64::min);
         Ok(Some(SharedPrefixes { cache, secret, key, us_per_token: us as u32, tokens: Vec::new(), n_recalled: 0 }))
