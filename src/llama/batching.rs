@@ -32,7 +32,7 @@ use crate::llama::batching::capacity::Capacity;
 use crate::llama::batching::shared_prefixes::SharedPrefixes;
 use crate::llama::exact;
 use crate::llama::model::Model;
-use crate::llama::parallel::Parallel;
+use crate::llama::parallel::{MAX_LANES, Parallel};
 use crate::llama::sampler::sampler;
 use crate::llama::session::SessionConfig;
 use crate::llama::structured::Constrainer;
