@@ -8,7 +8,6 @@ pub mod screen;
 pub mod settings;
 
 use std::panic::resume_unwind;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 

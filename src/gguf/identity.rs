@@ -17,7 +17,7 @@ const BLOCK_BYTES: usize = 4096;
 /// A model: equal for equal contents, whatever the file is called and wherever it lies.
 ///
 /// It is written as `NAME HASH`, so that files and messages stay readable.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ModelId {
     name: String,

@@ -64,6 +64,12 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
         }
     }
 
+    /// Whether a request can be submitted without waiting.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.requests.is_full()
+    }
+
     /// Waits for the next event; `None` if the engine has ended.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {

@@ -36,7 +36,7 @@ fn openais_lines_are_understood() {
 #[test]
 fn short_forms_have_the_same_parameters() {
     let short = ask(r#"{"prompt": "Hello", "temperature": 0}"#);
-    assert_eq!((short.custom_id.as_str(), &short.parameters.knobs[..]), ("line-3", &[(0, 0.0)][..]));
+    assert_eq!((short.custom_id.as_str(), &short.parameters.options[..]), ("line-3", &[(0, 0.0)][..]));
     assert_eq!(short.prompt, Prompt::User("Hello".to_owned()));
     let named = ask(r#"{"custom_id": "x", "messages": [{"role": "user", "content": "Hi", "name": null}]}"#);
     assert_eq!((named.custom_id.as_str(), named.endpoint), ("x", Endpoint::Chat));
