@@ -172,16 +172,16 @@ pub enum Notice {
     #[error("could not save the cost curve: {0}; it will be measured again next time")]
     CurveNotKept(io::Error),
     /// The learned state cannot be read.
-    #[error("{0}; drafting starts without the learned state; hint: to delete it, run chaski learn forget")]
+    #[error("{0}; drafting starts without the learned state; hint: to delete it, run chaski data delete learned")]
     LearnedUnusable(LearnedError),
     /// The learned state is intact, but in the format of another version.
     #[error(
         "the learned state is from another version of chaski; drafting starts without it; hint: to delete it, \
-             run chaski learn forget"
+             run chaski data delete learned"
     )]
     LearnedStrange,
     /// The learned state could not be saved.
-    #[error("could not save the learned state: {0}; hint: to stop learning, run chaski learn off")]
+    #[error("could not save the learned state: {0}; hint: to stop learning, run chaski data learning off")]
     NotLearned(LearnedError),
     /// A state on disk cannot be used.
     #[error("{0}; the model reads the prompt again")]
