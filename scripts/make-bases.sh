@@ -29,7 +29,7 @@ write_own() { # NAME
     local model
     model=$(scripts/get-model.sh "$1")
     say "$1: $TOKENS tokens"
-    "$chaski" align -m "$model" -o "$own/$1.chaski" --tokens "$TOKENS" --max-size 64M --keep-log
+    "$chaski" drafter align -m "$model" -o "$own/$1.chaski" --tokens "$TOKENS" --max-size 64M --keep-log
 }
 
 # Merges a model's own file with its siblings' into its base.

@@ -74,6 +74,6 @@ base=()
 for model in "$small" "$large"; do
     if [ -e "${model%.gguf}.chaski" ]; then base=(--base "${model%.gguf}.chaski"); fi
 done
-"$CARGO_TARGET_DIR/release/chaski" replay --train crates/chaski-draft/src/draft/shipped.json ${base[@]+"${base[@]}"} \
+"$CARGO_TARGET_DIR/release/chaski" drafter replay --train crates/chaski-draft/src/draft/shipped.json ${base[@]+"${base[@]}"} \
     "$traces/small.jsonl" "$traces/small-sampled.jsonl" "$traces/large.jsonl"
-say 'crates/chaski-draft/src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski replay judges it'
+say 'crates/chaski-draft/src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski drafter replay judges it'

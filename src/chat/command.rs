@@ -303,12 +303,12 @@ mod tests {
             mistake("/imagine a cat")
                 .starts_with("there is no command /imagine; /help lists all commands; to send a message")
         );
-        assert!(mistake("/exti").contains("; /exit? "));
-        assert!(mistake("/exit.").contains("; /exit? "));
-        assert!(mistake("/hel1").contains("; /help? "));
+        assert!(mistake("/exti").contains("; did you mean /exit? "));
+        assert!(mistake("/exit.").contains("; did you mean /exit? "));
+        assert!(mistake("/hel1").contains("; did you mean /help? "));
         assert!(mistake("/ help").contains("there is no command /;"));
-        assert!(mistake("/regne").contains("; /regen? "));
-        assert!(mistake("/sy").contains("; /system? "));
+        assert!(mistake("/regne").contains("; did you mean /regen? "));
+        assert!(mistake("/sy").contains("; did you mean /system? "));
         assert_eq!(mistake("/read"), "/read needs a file; /read FILE");
         assert_eq!(mistake("/set temp"), "/set needs a key and a value; /set KEY VALUE");
         assert_eq!(mistake("/undo all"), "/undo takes no argument, but got \"all\"; /undo");

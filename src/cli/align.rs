@@ -1,5 +1,5 @@
-//! `chaski align`: lets the target model answer many prompts and builds a drafter file (base) from its tokens and their
-//! top probabilities.
+//! `chaski drafter align`: lets the target model answer many prompts and builds a drafter file (base) from its tokens
+//! and their top probabilities.
 //!
 //! Every token goes into a log beside the output, so an interrupted run can continue. This module picks prompts and
 //! saves tokens; `llama::parallel` decodes, and `store::align_log` owns the log.

@@ -367,7 +367,7 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Do not read or write the learned state (see chaski learn)
+    /// Do not read or write the learned state (see chaski data)
     #[arg(hide_short_help = true, long)]
     pub no_learn: bool,
 }
@@ -458,7 +458,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub drafting: DraftingArgs,
 
-    /// Append a trace of the answer to this file, for chaski replay
+    /// Append a trace of the answer to this file, for chaski drafter replay
     ///
     /// A trace is one line of JSON: the prompt and the answer as tokens, and the likeliest tokens at each
     /// position.

@@ -1,4 +1,4 @@
-//! `chaski cache`, and the flags of the prompt cache.
+//! The flags of the prompt cache, and `chaski cache`, the old name of `chaski data show` and `data delete prompts`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ const DEFAULT_SIZE: &str = "2G";
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Drafting and prompt cache")]
 pub struct PromptCacheArgs {
-    /// Do not read or write the prompt cache (see chaski cache)
+    /// Do not read or write the prompt cache (see chaski data)
     #[arg(long)]
     pub no_prompt_cache: bool,
 

@@ -158,7 +158,10 @@ fn show(as_json: bool) -> Result<(), Failure> {
     };
     let Report { prompts, learned, curves, tuned, chats } = &report;
     line("prompts", prompts);
-    line("learned", &Some(Files::of(learned_folder.clone(), &learned.models.iter().map(|m| m.bytes).collect::<Vec<_>>())));
+    line(
+        "learned",
+        &Some(Files::of(learned_folder.clone(), &learned.models.iter().map(|m| m.bytes).collect::<Vec<_>>())),
+    );
     line("curves", curves);
     line("tuned", tuned);
     line("chats", chats);

@@ -14,10 +14,10 @@ use crate::tune::Settings;
 /// The flag `--exact`.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub struct ExactArg {
-    /// Refuse to run where a text could depend on drafts, threads or what is decoded beside it
+    /// Refuse to run if drafts, threads or batching could change the text
     ///
-    /// chaski models show tells where that is. Types of matrices without exact kernels are then computed in an exact way, which takes
-    /// longer for prompts.
+    /// `chaski models show` shows whether they could. With this flag, types of matrices without exact kernels are
+    /// computed in an exact way too, which takes longer for prompts.
     #[arg(long)]
     pub exact: bool,
 }

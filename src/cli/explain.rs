@@ -113,9 +113,9 @@ mod tests {
         let step = StepReport { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
         assert_eq!(
             told(&step),
-            "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: the most tokens by time\n  \
+            "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: most tokens per time\n  \
              * 3 rows: 2.70 tokens in 1.73 steps, 1.56x\n    \
-             4 rows: 2.80 tokens in 2.25 steps, 1.24x, refused by the loss_budget\n    \
+             4 rows: 2.80 tokens in 2.25 steps, 1.24x, over the loss budget\n    \
              2 rows: 1.90 tokens in 1.55 steps, 1.23x\n  \
              + \" a\" 0.900\n    \
              - \"\\n\" 0.800\n  \
@@ -127,10 +127,10 @@ mod tests {
     fn a_plain_step_is_a_line() {
         let choice = |reason| Explanation { n_rows: 1, reason, widths: Vec::new(), least_gain: 1.04 };
         let step = |choice| StepReport { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
-        let expected = "step at 8: \"x\": plain: shut by the loss_budget until what drafting lost is earned";
+        let expected = "step at 8: \"x\": plain decoding: the loss budget is used up";
         assert_eq!(told(&step(choice(Reason::BudgetUsedUp))), expected);
         let widths = vec![width(2, 1.3, 1.55, Verdict::NoBetter)];
-        let expected = "step at 8: \"x\": plain: nothing promised 4% more than plain decoding; \
+        let expected = "step at 8: \"x\": plain decoding: no draft is expected to be 4% faster than plain decoding; \
                         2 rows: 1.30 tokens in 1.55 steps, 0.84x";
         assert_eq!(told(&step(Explanation { widths, ..choice(Reason::TooLittleGain) })), expected);
     }

@@ -1,4 +1,5 @@
-//! `chaski learn`: shows, deletes, and turns on or off what chaski learns from its answers.
+//! What chaski learns from its answers: shows it, deletes it, turns it on or off. `chaski learn` is the old name of
+//! commands of `chaski data`.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -37,8 +38,8 @@ pub enum LearnCommand {
     On(SwitchArgs),
     /// Turn learning off, for all models or for one
     ///
-    /// The learned state is neither read nor written from now on. It stays on disk until you run chaski learn
-    /// forget.
+    /// The learned state is neither read nor written from now on. It stays on disk until you run chaski
+    /// data delete learned.
     Off(SwitchArgs),
     /// Show whether learning is on, and what chaski has learned
     Status(StatusArgs),
@@ -106,9 +107,8 @@ pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
 /// # Errors
 /// When the system names no data folder.
 pub fn required_folder() -> Result<PathBuf, Failure> {
-    folder().ok_or_else(|| {
-        Failure::new("there is no folder for the learned state").with_hint("set HOME or XDG_DATA_HOME")
-    })
+    folder()
+        .ok_or_else(|| Failure::new("there is no folder for the learned state").with_hint("set HOME or XDG_DATA_HOME"))
 }
 
 /// Folder of the learned state; `None` if the system has no data folder.

@@ -267,7 +267,10 @@ mod tests {
         let failure = refused(8192, needed - 1).unwrap();
         assert_eq!(failure.code, ExitCode::NotEnoughMemory);
         let text = failure.to_string();
-        assert!(text.contains("8192 positions") && text.contains("-c 7936") && text.contains("-ctk q8_0"), "{text}");
+        assert!(
+            text.contains("a context of 8192 tokens") && text.contains("-c 7936") && text.contains("-ctk q8_0"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `chaski replay`: compares drafters on recorded answers, in seconds and without a model.
+//! `chaski drafter replay`: compares drafters on recorded answers, in seconds and without a model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -48,7 +48,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "TRACES", num_args = 1..)]
     pub ablation: Vec<PathBuf>,
 
-    /// Drafter file to start from, made by chaski align or chaski drafter build
+    /// Drafter file to start from, made by chaski drafter align or chaski drafter build
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 

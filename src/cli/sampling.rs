@@ -16,8 +16,10 @@ const MAX_SEED: u32 = u32::MAX - 1;
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Seed of the draws; -1 takes a random one and reports it. The same seed gives the same text where that is exact (see chaski models
-    /// show); elsewhere add --drafter none --no-prompt-cache to chaski run
+    /// Seed of the draws (-1: take a random one and report it)
+    ///
+    /// The same seed gives the same text where chaski is exact (see `chaski models show`). Elsewhere, add
+    /// --drafter none --no-prompt-cache to `chaski run`.
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     pub seed: i64,
 

@@ -103,7 +103,7 @@ pub fn written_ns(path: &Path) -> io::Result<u128> {
 
 /// All files of a model: the one given, or its shards if it is the first of several.
 #[must_use]
-pub fn files(first: &Path) -> Vec<PathBuf> {
+pub(super) fn files(first: &Path) -> Vec<PathBuf> {
     let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stem = name.strip_suffix(".gguf").and_then(|name| name.split_once("-00001-of-"));
     match stem.and_then(|(stem, n)| Some((stem, n, n.parse::<u32>().ok().filter(|_| n.len() == 5)?))) {
@@ -145,7 +145,7 @@ mod tests {
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         fs::write(&path, bytes).unwrap();
         let id = ModelId::of(&path).unwrap();
-        assert_eq!(id.to_string(), "my model.gguf HASH");
+        assert_eq!(id.to_string(), "my model.gguf 68e6e0150cf4b046");
         let json = serde_json::to_string(&id).unwrap();
         let again: ModelId = serde_json::from_str(&json).unwrap();
         assert_eq!((again.name(), again.hash()), (id.name(), id.hash()));

@@ -103,9 +103,9 @@ mod tests {
         assert!(fault_of(layer(MODEL_LAYER, &format!("sha256:{digest}"))).unwrap().contains("missing"));
         fs::write(folder.path().join("blobs").join(format!("sha256-{digest}")), b"").unwrap();
         assert_eq!(fault_of(layer(MODEL_LAYER, &format!("sha256:{digest}"))), None);
-        assert!(fault_of(layer("text/plain", &format!("sha256:{digest}"))).unwrap().contains("names no model"));
+        assert!(fault_of(layer("text/plain", &format!("sha256:{digest}"))).unwrap().contains("contains no model"));
         for bad in ["sha256:../../../etc/passwd", "md5:00", "sha256:", &format!("sha256:{}", "A1".repeat(32))] {
-            assert!(fault_of(layer(MODEL_LAYER, bad)).unwrap().contains("no sha256"), "{bad}");
+            assert!(fault_of(layer(MODEL_LAYER, bad)).unwrap().contains("without a sha256"), "{bad}");
         }
         assert!(fault_of("{".to_owned()).unwrap().contains("damaged"));
     }

@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(names(&search), ["deep", "a", "b", "c", "half"]);
         assert!(search.found[2].path.ends_with("b-00001-of-00002.gguf"));
         assert!(search.found[3].path.ends_with("c-00002-of-00003.gguf"));
-        assert!(search.found[4].fault.as_ref().is_some_and(|fault| fault.contains("not finished")));
+        assert!(search.found[4].fault.as_ref().is_some_and(|fault| fault.contains("the download is incomplete")));
         assert!(!search.is_cut);
     }
 
@@ -262,7 +262,7 @@ mod tests {
         let search = search(&[place(Store::HuggingFace, hub.path())]);
         assert_eq!(names(&search), ["x.Q4_0", "y"]);
         assert_eq!(search.found[0].aliases, ["org/name-GGUF/x.Q4_0"]);
-        assert!(search.found[1].fault.as_ref().is_some_and(|fault| fault.contains("leads nowhere")));
+        assert!(search.found[1].fault.as_ref().is_some_and(|fault| fault.contains("the link is broken")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A log of a model's output for `chaski align`: the tokens, and the most likely tokens of every row. The file is
+//! A log of a model's output for `chaski drafter align`: the tokens, and the most likely tokens of every row. The file is
 //! append-only and survives being cut anywhere, so an interrupted run can continue.
 //!
 //! ```text
@@ -94,7 +94,7 @@ pub enum LogError {
         error: io::Error,
     },
     /// The file is something else.
-    #[error("{0}: not a log of chaski align, or written by another version")]
+    #[error("{0}: not a log of chaski drafter align, or written by another version")]
     Foreign(PathBuf),
     /// The log was started with another key.
     #[error("{path}: started with another {what}: {was:?} then, {is:?} now")]

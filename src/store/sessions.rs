@@ -273,7 +273,7 @@ mod tests {
         drop(first);
         sessions.create("a").unwrap().save(&session()).unwrap();
         assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is already a saved chat a");
-        assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no session c");
+        assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no saved chat c");
     }
 
     #[test]
@@ -283,7 +283,10 @@ mod tests {
         for text in ["", "{\"chaski_session\": 1}", "{\"chaski_session\": 9}"] {
             fs::write(&created.path, text).unwrap();
             let told = read(&created.path).unwrap_err();
-            assert!(told.to_string().contains("a.json: ") && told.hint().unwrap().contains("stays as it is"), "{told}");
+            assert!(
+                told.to_string().contains("a.json: ") && told.hint().unwrap().contains("chaski does not change it"),
+                "{told}"
+            );
             assert_eq!(fs::read_to_string(&created.path).unwrap(), text);
         }
         assert_eq!(sessions.list().unwrap()[0].n_turns, None);

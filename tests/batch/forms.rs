@@ -338,7 +338,7 @@ fn issue_13_12_an_array_is_refused_whole() {
     let place = Place::new();
     let array = "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\"}\n]\n";
     let setup = place.setup("a.json", array);
-    assert!(setup.run().unwrap_err().to_string().contains("a.json: this is a JSON array"));
+    assert!(setup.run().unwrap_err().to_string().contains("a.json: the file is a JSON array"));
     assert!(!setup.output.exists());
     let spread = place.setup("b.json", "{\n  \"prompt\": \"a\"\n}\n");
     assert!(spread.run().unwrap_err().to_string().contains("spans several lines"));

@@ -84,13 +84,13 @@ fn another_configuration_is_refused_by_name() {
     let before = fs::read(&setup.output).unwrap();
     let mut other = setup.clone();
     other.is_ordered = true;
-    assert!(other.run().unwrap_err().to_string().contains("another --ordered: false, now true"));
+    assert!(other.run().unwrap_err().to_string().contains("another --ordered: false then, true now"));
     let mut other = setup.clone();
     other.seed = Some(8);
-    assert!(other.run().unwrap_err().to_string().contains("another --seed: 7, now 8"));
+    assert!(other.run().unwrap_err().to_string().contains("another --seed: 7 then, 8 now"));
     let mut other = setup.clone();
     other.template = Some("{{prompt}}".to_owned());
-    assert!(other.run().unwrap_err().to_string().contains("another --template: none, now"));
+    assert!(other.run().unwrap_err().to_string().contains("another --template: none then, "));
     fs::write(&setup.input, lines(21)).unwrap();
     assert!(setup.run().unwrap_err().to_string().contains("another input: 20 lines"));
     assert_eq!(fs::read(&setup.output).unwrap(), before);

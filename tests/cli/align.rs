@@ -1,4 +1,5 @@
-//! `chaski align`: builds a base from the model's own answers, and continues the log after a cut, a kill and Ctrl-C.
+//! `chaski drafter align`: builds a base from the model's own answers, and continues the log after a cut, a kill and
+//! Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,8 @@ use super::harness::{Ran, Running, Workplace, finish, wait_until};
 use super::support::tiny;
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
-    place.command(&[&["align", "-o", "base.chaski", "-np", "4", "-n", "24", "-c", "512"], arguments].concat())
+    place
+        .command(&[&["drafter", "align", "-o", "base.chaski", "-np", "4", "-n", "24", "-c", "512"], arguments].concat())
 }
 
 fn align(place: &Workplace, arguments: &[&str]) -> Ran {
@@ -82,7 +84,8 @@ fn what_is_written_does_not_depend_on_how_many_at_a_time() {
     // Greedy and exact, so the texts must be equal. Each is complete, since no prompts are left.
     let texts = |n_parallel: &str| {
         let arguments = ["--prompts", "prompts.jsonl", "--temp", "0", "--tokens", "100000", "--keep-log"];
-        let mut command = place.command(&["align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
+        let mut command =
+            place.command(&["drafter", "align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
         let ran = finish(command.args(arguments));
         assert!(ran.succeeds().stderr.contains("no prompts are left"), "{ran:#?}");
         let mut texts: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
@@ -199,6 +202,6 @@ fn no_file_of_another_kind_is_overwritten() {
     assert_eq!(fs::read(place.path("base.chaski")).unwrap(), b"notes");
     fs::remove_file(place.path("base.chaski")).unwrap();
     place.write("base.chaski.log", "a log of someone else");
-    align(&place, &["--tokens", "50"]).fails(1, &["base.chaski.log", "not a log of chaski align"]);
+    align(&place, &["--tokens", "50"]).fails(1, &["base.chaski.log", "not a log of chaski drafter align"]);
     assert_eq!(fs::read(place.path("base.chaski.log")).unwrap(), b"a log of someone else");
 }

@@ -443,7 +443,7 @@ fn the_oldest_messages_go_where_that_is_asked_for() {
     let expected = answered(&[], line("q", &short)).0;
     let (texts, ran) = answered(&["--on-overflow", "drop-oldest"], line("a", &full));
     assert_eq!(texts, expected);
-    ran.succeeds().notices("line 1: the messages do not fit into the context: the oldest 2 are left out");
+    ran.succeeds().notices("line 1: the messages do not fit into the context: the oldest 2 messages are left out");
     let (texts, ran) = answered(&[], line("a", &full));
     assert_eq!((texts, ran.code), (vec!["context_length_exceeded".to_owned()], Some(3)), "{ran:#?}");
     let one = answered(&["--on-overflow", "drop-oldest"], line("a", &json!([message("user", &long.repeat(3))])));
@@ -470,7 +470,7 @@ fn issue_13_12_lines_that_are_added_while_a_job_runs_are_told() {
     std::io::Write::write_all(&mut file, b"{\"prompt\": \"x\"}\n{\"prompt\": \"y\"}\n").unwrap();
     let ran = running.finish();
     ran.succeeds();
-    assert!(ran.stderr.contains("prompts.jsonl: 2 more lines were added while the job ran"), "{ran:#?}");
+    assert!(ran.stderr.contains("prompts.jsonl: 2 lines were added while the job ran"), "{ran:#?}");
     assert_eq!(answers(&place, "results.jsonl").len(), 1500);
 }
 

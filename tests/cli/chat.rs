@@ -119,7 +119,8 @@ fn what_is_told_never_goes_to_stdout() {
     let input = format!("/help\n/show\n/list\n/stats\n{PROMPT}\n/stats\n/set temp 0.5\n/save kept\n/list\n");
     let ran = chat(&place, &[], &input);
     assert_eq!(ran.succeeds().stdout, place.text_of(&["-p", PROMPT]) + "\n");
-    for part in ["/regen", "messages  0", "no saved chats", "no answer yet", "; seed 7\n", "temp is 0.5", "2 messages"]
+    for part in
+        ["/regen", "messages  0", "no saved chats", "no answer yet", "; seed 7\n", "temp is now 0.5", "2 messages"]
     {
         assert!(ran.stderr.contains(part), "{part}: {ran:#?}");
     }
@@ -165,7 +166,7 @@ fn settings_stay_with_a_session_and_flags_win() {
     assert_eq!((&kept["settings"]["temp"][0], &kept["settings"]["n-predict"][0]), (&"0".into(), &"3".into()));
     assert_eq!(kept["system"], "be brief");
     let shown = chat(&place, &["rain", "--temp", "0.5"], "/show\n");
-    for part in ["/set temp 0.5\n", "/set n-predict 3\n", "/set top-k 40\n", "system    be brief\n", "session   rain\n"]
+    for part in ["/set temp 0.5\n", "/set n-predict 3\n", "/set top-k 40\n", "system    be brief\n", "chat      rain\n"]
     {
         assert!(shown.succeeds().stderr.contains(part), "{part}: {shown:#?}");
     }
@@ -216,7 +217,7 @@ fn another_model_goes_on_with_the_text() {
     chat(&place, &["rain"], PROMPT).succeeds();
     place.write("other.gguf", tiny_llama(4));
     let ran = chat(&place, &["rain", "-m", "other.gguf"], SECOND);
-    ran.succeeds().notices("so far another model answered (model.gguf ");
+    ran.succeeds().notices("this chat was with another model (model.gguf); this model reads its text again");
     assert!(session(&place, "rain")["model"].as_str().unwrap().starts_with("other.gguf "));
     assert_eq!(answers(&place, "rain").len(), 2);
 }
@@ -259,7 +260,8 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
     let refused = chat(&place, &[&["--on-overflow", "error"], &arguments[..]].concat(), &input);
     assert_eq!(refused.code, Some(6), "{refused:#?}");
     assert!(refused.stderr.contains("error: the chat has ") && refused.stderr.contains("hint: "), "{refused:#?}");
-    chat(&place, &["-c", "32", "-n", "24"], PROMPT).fails(6, &["error: the message has ", "keeps 24 for the answer"]);
+    chat(&place, &["-c", "32", "-n", "24"], PROMPT)
+        .fails(6, &["error: the message has ", "of which 24 are reserved for the answer"]);
 }
 
 #[test]

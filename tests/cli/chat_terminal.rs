@@ -131,7 +131,10 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let place = Workplace::new();
     let mut screen = Screen::start(command(&place, model, &["-s", "7", "-n", "16", "-c", n_ctx]));
     let (greeting, n_used) = screen.prompt();
-    assert!(greeting.join("\n").contains("seed 7; /help lists the commands") && n_used == 0, "{greeting:?}");
+    assert!(
+        greeting.join("\n").contains("seed 7; type /help for the commands, Ctrl-D to leave") && n_used == 0,
+        "{greeting:?}"
+    );
     screen.keys("\x03");
     assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: press Ctrl-D or type /exit to leave"));
 
@@ -147,13 +150,16 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     answers.push(screen.line("/reg\t"));
     assert_ne!(answers[2], again, "another seed");
     let told = screen.line("/nope");
-    assert!(told.contains("error: there is no command /nope") && told.contains("hint: /help lists them"), "{told}");
-    assert!(screen.line("/save rain").contains("kept as rain"));
+    assert!(
+        told.contains("error: there is no command /nope") && told.contains("hint: /help lists all commands"),
+        "{told}"
+    );
+    assert!(screen.line("/save rain").contains("saved as rain"));
     answers.push(screen.line("/edit"));
 
     // A very long answer, interrupted.
-    assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is {n_endless}"));
-    assert_eq!(screen.line("/set ignore-eos true"), "ignore-eos is true");
+    assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is now {n_endless}"));
+    assert_eq!(screen.line("/set ignore-eos true"), "ignore-eos is now true");
     screen.keys("he said\r");
     // The spinner is not ASCII.
     let is_bar = |line: &str| line.starts_with("read") || line.starts_with(|first: char| !first.is_ascii());
@@ -205,7 +211,7 @@ fn alt_enter_begins_another_line() {
     let mut screen = Screen::start(command(&place, Path::new("model.gguf"), &["-s", "7"]));
     screen.prompt();
     screen.line("is it\x1b\rthe station");
-    assert!(screen.line("/save rain").contains("kept as rain"));
+    assert!(screen.line("/save rain").contains("saved as rain"));
     screen.leave("\x04");
     assert_eq!(kept(&place)[0].0, "is it\nthe station");
 }
@@ -240,6 +246,6 @@ fn issue_13_1_a_terminal_is_told_that_stdin_is_waited_for() {
         };
     }
     let shown = Screen::start(shell).read_until(|shown| String::from_utf8_lossy(shown).contains("over"), PAUSE);
-    let waiting = "notice: waiting for stdin to end; hint: use --no-stdin or </dev/null if there is none";
+    let waiting = "notice: reading stdin until it ends; hint: use --no-stdin if there is nothing to read";
     assert_eq!(shown.matches(waiting).count(), 1, "{shown:?}");
 }

@@ -74,5 +74,5 @@ fn mistakes_are_told_where_they_stand_and_help_is_not_in_their_way() {
     place.write("c.toml", "tempp = 1");
     assert!(run(&["--help"]).succeeds().stdout.contains("Usage"));
     // A command that takes no settings does not read the file.
-    finish(place.command(&["learn", "status"]).env("CHASKI_PROFILE", "x")).succeeds();
+    finish(place.command(&["data", "show"]).env("CHASKI_PROFILE", "x")).succeeds();
 }

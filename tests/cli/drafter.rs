@@ -36,7 +36,12 @@ fn a_file_is_built_and_inspected() {
     let ran = drafter(&place, &["inspect", "base.chaski", "-m", "model.gguf"]);
     ran.succeeds();
     assert_eq!(ran.stderr, "");
-    for part in ["vocabulary: 384 tokens, hash ", "right in all 1 blocks", "fits the model", "most frequent:\n  \""] {
+    for part in [
+        "vocabulary: 384 tokens, hash ",
+        "checksums: all 1 blocks are correct",
+        "fits the model",
+        "most frequent:\n  \"",
+    ] {
         assert!(ran.stdout.contains(part), "{part:?}: {ran:#?}");
     }
     let report = inspect(&place, "base.chaski");

@@ -111,7 +111,7 @@ fn a_trace_or_a_drafter_file_in_the_place_of_the_model_is_refused() {
         for arguments in [
             &["run", "-p", PROMPT, "--trace", output][..],
             &["drafter", "build", "-o", output, "text.txt"],
-            &["align", "-o", output, "--tokens", "10"],
+            &["drafter", "align", "-o", output, "--tokens", "10"],
             &["bench", "--rows", "--raw-output", output],
         ] {
             let ran = finish(&mut place.command(arguments));

@@ -20,6 +20,7 @@ mod chat;
 #[cfg(unix)]
 mod chat_terminal;
 mod config;
+mod data;
 mod drafter;
 mod encodings;
 mod errors;

@@ -51,7 +51,7 @@ fn nothing_is_learned_where_that_is_not_wanted() {
     let place = Workplace::new();
     place.run(&["-p", PROMPT, "--no-learn"]).succeeds();
     finish(place.run_command(&["-p", PROMPT]).env("CHASKI_LEARN", "off")).succeeds();
-    finish(&mut place.command(&["learn", "off"])).succeeds();
+    finish(&mut place.command(&["data", "learning", "off"])).succeeds();
     place.run(&["-p", PROMPT]).succeeds();
     place.run(&["-p", PROMPT, "--drafter", "none"]).succeeds();
     assert_eq!(kept(&place).len(), 0);

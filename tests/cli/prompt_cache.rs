@@ -126,22 +126,22 @@ fn a_folder_that_cannot_be_used_is_a_notice() {
 #[test]
 fn the_size_is_a_limit_and_the_command_tells_and_clears() {
     let place = Workplace::new();
-    let status = |place: &Workplace| finish(&mut place.command(&["cache", "status", "--json"])).json();
-    assert_eq!(status(&place)["prompts"], 0);
+    let status = |place: &Workplace| finish(&mut place.command(&["data", "show", "--json"])).json()["prompts"].clone();
+    assert_eq!(status(&place)["files"], 0);
     for start in ["a", "b", "c"] {
         place.json(&["--raw", "-p", &[start, &document()].concat()]);
     }
-    assert_eq!(status(&place)["prompts"], 3);
+    assert_eq!(status(&place)["files"], 3);
     let bytes = status(&place)["bytes"].as_u64().unwrap();
     let limit = (bytes + (100 << 10)).to_string();
     place.json(&["--raw", "-p", &["d", &document()].concat(), "--prompt-cache-size", &limit]);
-    assert_eq!(status(&place)["prompts"], 3);
+    assert_eq!(status(&place)["files"], 3);
     place.json(&["--raw", "-p", &["e", &document()].concat(), "--prompt-cache-size", "1k"]);
-    assert_eq!(status(&place)["prompts"], 3, "larger than everything that may be kept");
-    let told = finish(&mut place.command(&["cache", "status"]));
-    assert!(told.succeeds().stdout.contains("prompts: 3"), "{told:#?}");
-    let cleared = finish(&mut place.command(&["cache", "clear"]));
-    assert_eq!((cleared.succeeds().stdout.as_str(), status(&place)["prompts"].as_u64()), ("", Some(0)));
+    assert_eq!(status(&place)["files"], 3, "larger than everything that may be kept");
+    let told = finish(&mut place.command(&["data", "show"]));
+    assert!(told.succeeds().stdout.starts_with("prompts      3  "), "{told:#?}");
+    let cleared = finish(&mut place.command(&["data", "delete", "prompts"]));
+    assert_eq!((cleared.succeeds().stdout.as_str(), status(&place)["files"].as_u64()), ("", Some(0)));
     finish(&mut place.run_command(&["-p", "x", "--prompt-cache-size", "much"])).fails(2, &["--prompt-cache-size"]);
 }
 

@@ -153,7 +153,7 @@ fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
         let ran = run(&script);
         assert_eq!(ran.succeeds().stdout.lines().count(), 1, "{ran:#?}");
         if is_told_everywhere {
-            ran.notices("stdin was taken as a document: 2 lines, 22 bytes").notices("--no-stdin");
+            ran.notices("stdin is part of the prompt: 2 lines, 22 bytes").notices("--no-stdin");
         }
         let ran = run(&script.replace("run -q", "run -q --no-stdin"));
         assert_eq!((ran.stdout.lines().count(), ran.stderr.as_str()), (3, ""), "{ran:#?}");
@@ -164,7 +164,7 @@ fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
 fn issue_13_1_a_document_is_counted_where_statistics_are_told() {
     let place = Workplace::new();
     let ran = place.run_with_stdin(&["-p", QUESTION], "the rain\nthe train\n");
-    ran.succeeds().notices("stdin was taken as a document: 2 lines, 19 bytes");
+    ran.succeeds().notices("stdin is part of the prompt: 2 lines, 19 bytes");
     let ran = place.run_with_stdin(&["-p", QUESTION, "--no-stdin", "-s", "7", "-q"], "the rain\n");
     assert_eq!((ran.stdout, ran.stderr), (place.text_of(&["-p", QUESTION]), String::new()));
     place.run(&["-f", "-", "--no-stdin"]).fails(2, &["--no-stdin", "-f -"]);

@@ -1,4 +1,4 @@
-//! `chaski replay` on answers recorded with `run --trace`.
+//! `chaski drafter replay` on answers recorded with `run --trace`.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn recorded() -> Workplace {
 }
 
 fn replay(place: &Workplace, arguments: &[&str]) -> Ran {
-    finish(&mut place.command(&[&["replay"], arguments].concat()))
+    finish(&mut place.command(&[&["drafter", "replay"], arguments].concat()))
 }
 
 fn first_trace(place: &Workplace) -> Value {
@@ -126,9 +126,9 @@ fn explain_tells_each_step_and_changes_nothing() {
         match drafter {
             "aded" => assert!(ran.stderr.contains("this drafter always verifies the whole draft\n  "), "{ran:#?}"),
             "none" => {
-                assert!(ran.stderr.lines().all(|line| line.ends_with("plain: nothing was drafted")))
+                assert!(ran.stderr.lines().all(|line| line.ends_with("plain decoding: nothing was drafted")))
             }
-            _ => assert!(ran.stderr.contains(": plain: "), "{ran:#?}"),
+            _ => assert!(ran.stderr.contains(": plain decoding: "), "{ran:#?}"),
         }
     }
     let traces = fs::read_to_string(place.path("t.jsonl")).unwrap();

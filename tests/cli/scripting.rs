@@ -75,15 +75,15 @@ fn stdout_of_every_command_is_its_data_and_nothing_else() {
         (&["batch", "-i", "prompts.txt", "-o", "results.jsonl"], &is_empty),
         (&["batch", "-o", "results.jsonl", "--status=json"], &is_json),
         (&["bench", "--prompts", "traces.jsonl"], &is_empty),
-        (&["replay", "traces.jsonl", "-o", "json"], &is_json),
-        (&["replay", "traces.jsonl"], &is_table),
+        (&["drafter", "replay", "traces.jsonl", "-o", "json"], &is_json),
+        (&["drafter", "replay", "traces.jsonl"], &is_table),
         (&["drafter", "inspect", "--json", "a.chaski"], &is_json),
         (&["drafter", "merge", "-o", "b.chaski", "a.chaski", "a.chaski"], &is_empty),
-        (&["learn", "status", "--json"], &is_json),
-        (&["learn", "off"], &is_empty),
-        (&["learn", "forget", "--all"], &is_empty),
-        (&["cache", "status", "--json"], &is_json),
-        (&["cache", "clear"], &is_empty),
+        (&["data", "show"], &begins("prompts ")),
+        (&["data", "show", "--json"], &is_json),
+        (&["data", "learning", "off"], &is_empty),
+        (&["data", "delete", "learned"], &is_empty),
+        (&["data", "delete", "all"], &is_empty),
         (&["config", "show"], &is_toml),
         (&["completions", "fish"], &begins("# Print an optspec for argparse")),
         (&["man"], &begins(".ie \\n(.g")),
@@ -123,7 +123,7 @@ fn shells_and_man_know_all_commands() {
     }
     command(&place, &["completions", "cmd"]).fails(2, &["cmd"]);
     command(&place, &["man", "made/on/demand"]).succeeds();
-    for page in ["chaski.1", "chaski-run.1", "chaski-batch.1", "chaski-cache-clear.1"] {
+    for page in ["chaski.1", "chaski-run.1", "chaski-batch.1", "chaski-data-delete.1", "chaski-drafter-align.1"] {
         let text = fs::read_to_string(place.path("made/on/demand").join(page)).unwrap();
         assert!(text.contains(".SH NAME"), "{page}");
     }

@@ -67,7 +67,7 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
     refused(r#"{"name": "n", "strict": true, "schema": {"typ": "string"}}"#, &["#/schema/typ"]);
     refused(
         r#"{"type": "integer", "minimum": 9007199254740993}"#,
-        &["#/minimum: 9007199254740993 cannot be kept exactly"],
+        &["#/minimum: 9007199254740993 cannot be enforced exactly"],
     );
     refused(r#"{"items": {"type": "string", "pattern": "(?!a)b"}}"#, &["#/items: pattern: look-ahead"]);
     let long = place.write("huge.json", format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));

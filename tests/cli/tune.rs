@@ -43,7 +43,10 @@ fn settings_are_kept_used_and_forgotten() {
     fs::remove_dir_all(place.path("cache")).unwrap();
 
     let ran = tune(&place, &["-o", "json"]);
-    ran.succeeds().hints("saved: chaski uses these settings");
+    ran.succeeds();
+    let saved =
+        "saved: chaski uses these settings from now on; flags override them; to delete them: chaski tune --forget\n";
+    assert!(ran.stderr.ends_with(saved), "{ran:#?}");
     let report = ran.json();
     assert_eq!(report["trials"][0]["settings"], default, "the default is measured first");
     assert!(report["trials"][0]["times"]["long"]["ms"]["16"].as_f64().unwrap() > 0.0);
@@ -121,7 +124,10 @@ fn mistakes_are_told() {
     let ran = finish(place.command(&["tune", "--budget", "1"]).env("XDG_CACHE_HOME", &file));
     assert_eq!(ran.code, Some(1));
     // Before anything is measured.
-    assert!(ran.stderr.contains("error: there is no folder to keep settings in") && ran.stdout.is_empty(), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("error: there is no folder to save the settings in") && ran.stdout.is_empty(),
+        "{ran:#?}"
+    );
     let mamba = Workplace::with_model(&super::support::tiny::tiny_mamba(1));
     finish(&mut mamba.command(&["tune"])).fails(1, &["recurrent"]).hints("-t N");
 }

@@ -400,7 +400,7 @@ mod tests {
         accepts(r#"{"grammar": "root ::= \"a\""}"#, Parameters { constraint: Some(grammar), ..none() });
         accepts(r#"{"grammar": ""}"#, none());
         let two = r#"{"grammar": "root ::= \"a\"", "response_format": {"type": "text"}}"#;
-        refuses(two, INVALID_VALUE, "not both");
+        refuses(two, INVALID_VALUE, "response_format and grammar cannot be used together");
         let shema = r#"{"response_format": {"type": "json_object", "shema": {}}}"#;
         refuses(shema, UNSUPPORTED_PARAMETER, "\"shema\"");
         let strct = r#"{"response_format": {"type": "json_schema", "json_schema": {"strct": true, "schema": {}}}}"#;

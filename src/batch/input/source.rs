@@ -361,7 +361,7 @@ mod tests {
                     Err(error) => break error.to_string(),
                 }
             };
-            assert!(error.contains("a.txt: the file changed"), "{error}");
+            assert!(error.contains("a.txt: the input file changed while the job ran"), "{error}");
         }
     }
 

@@ -158,9 +158,9 @@ fn what_is_not_this_jobs_is_refused_and_not_touched() {
     job(&Files, &path, false, |_| false).unwrap();
     let other = Key { model: "m.gguf 7b".to_owned().into(), ..key() };
     let error = open(&other, &OPENING).unwrap_err().to_string();
-    assert!(error.contains("another model: model, now another"), "{error}");
+    assert!(error.contains("another model: m.gguf 7a then, m.gguf 7b now"), "{error}");
     let seeded = Key { seed: 8, ..key() };
-    assert!(open(&seeded, &OPENING).unwrap_err().to_string().contains("--seed: 7, now 8"));
+    assert!(open(&seeded, &OPENING).unwrap_err().to_string().contains("another --seed: 7 then, 8 now"));
     // If the user sets no seed, the first run's seed is used.
     let ledger = Ledger::open(&Files, &path, &seeded, &OpenOptions { has_seed: false, ..OPENING }).unwrap();
     assert_eq!(ledger.journal().key().seed, 7);

@@ -16,7 +16,7 @@ use crate::batch::refuse::{ENGINE_CRASHED, Refusal, refuse};
 use crate::batch::render::Renderer;
 use crate::batch::window::{KEY_BYTES, Window};
 use crate::chat::thinking::Opening;
-use crate::engine::Request;
+use crate::engine::{Alone, Request};
 
 /// Reads the lines of this shard that are not done.
 pub(super) fn read(
@@ -137,6 +137,7 @@ fn request(
         constraint: parameters.constraint.map(|form| form.after(opening, renderer.is_thinking_unwanted)),
         n_logprobs: parameters.n_logprobs,
         n_top: None,
+        alone: Alone::default(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Builds a base file from the log of `chaski align`.
+//! Builds a base file from the log of `chaski drafter align`.
 //!
 //! Each position counts as 1, spread over the model's top tokens there. So a share in a row is the mean of the
 //! probabilities that the model gave.

@@ -1,4 +1,4 @@
-//! Feeds prompts to the engine and writes its tokens to the log of `chaski align`.
+//! Feeds prompts to the engine and writes its tokens to the log of `chaski drafter align`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

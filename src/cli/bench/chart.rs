@@ -120,18 +120,21 @@ mod tests {
 
     #[test]
     fn the_plot_has_every_point_in_its_place() {
-        let plot = plot(&[series("256 positions", &[(1, 1.0), (33, 7.0), (64, 15.0)]), series("8192", &[(64, 14.0)])]);
+        let plot = plot(&[
+            series("256 tokens in the context", &[(1, 1.0), (33, 7.0), (64, 15.0)]),
+            series("8192", &[(64, 14.0)]),
+        ]);
         let lines: Vec<&str> = plot.lines().collect();
         assert_eq!(lines[1], format!(" 15.0 | {}.{}*", " ".repeat(14), " ".repeat(48)));
         assert!(lines[2].ends_with('o'), "{plot}");
         assert!(lines[15].starts_with("      | *"), "c(1) = 1 is one line above 0: {plot}");
-        assert!(plot.contains("* 256 positions\n") && plot.contains("o 8192\n"), "{plot}");
+        assert!(plot.contains("* 256 tokens in the context\n") && plot.contains("o 8192\n"), "{plot}");
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{plot}");
     }
 
     #[test]
     fn the_picture_is_an_svg_with_all_of_it() {
-        let svg = svg("a <model>", &[series("256 positions", &[(1, 1.0), (64, 9.0)])]).unwrap();
+        let svg = svg("a <model>", &[series("256 tokens in the context", &[(1, 1.0), (64, 9.0)])]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
         for part in ["256 tokens in the context", "rows: tokens in one step (n)", "a &lt;model&gt;"] {
             assert!(svg.contains(part), "{part} in {svg}");

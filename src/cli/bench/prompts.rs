@@ -116,7 +116,7 @@ mod tests {
     fn a_wrong_line_is_named() {
         let good = r#"{"id": "a", "kind": "k", "prompt": "p"}"#;
         let twice = parse(&format!("{good}\n\n{good}\n"), "my.jsonl").unwrap_err().to_string();
-        assert!(twice.contains("my.jsonl:3: the id \"a\""), "{twice}");
+        assert!(twice.contains("my.jsonl:3: an earlier line has the same id \"a\""), "{twice}");
         let broken = parse("{}", "my.jsonl").unwrap_err().to_string();
         assert!(broken.contains("my.jsonl:1: missing field"), "{broken}");
         assert!(parse("\n", "my.jsonl").is_err());

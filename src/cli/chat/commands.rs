@@ -254,7 +254,10 @@ impl Chat {
 /// Prints a notice if another model wrote the answers so far.
 pub fn tell_other_model(session: &Session, model: &ModelId) {
     if session.model != *model && !session.turns.is_empty() {
-        tell(&format!("notice: this chat was with another model ({}); this model reads its text again", session.model.name()));
+        tell(&format!(
+            "notice: this chat was with another model ({}); this model reads its text again",
+            session.model.name()
+        ));
     }
 }
 

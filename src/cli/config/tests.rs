@@ -67,9 +67,9 @@ fn mistakes_are_told_with_their_line() {
         ("flash-attn = 'of'", None, "c.toml:1: 'flash-attn': invalid value 'of'"),
         ("quiet = 1", None, "c.toml:1: 'quiet': expected true or false"),
         ("temp = [1, 2]", None, "c.toml:1: 'temp': expected one value"),
-        ("temp = { a = 1 }", None, "c.toml:1: 'temp' takes a text"),
-        ("temp = 0x10", None, "c.toml:1: 'temp' takes a text"),
-        ("[profiles]\na = 1", None, "c.toml:1: profiles are tables"),
+        ("temp = { a = 1 }", None, "c.toml:1: 'temp' must be a text"),
+        ("temp = 0x10", None, "c.toml:1: 'temp' must be a text"),
+        ("[profiles]\na = 1", None, "c.toml:1: profiles must be tables"),
         ("[profiles.a]\ntemp = 1\nseedd = 2", None, "c.toml:3: there is no setting 'seedd'\nhint: did you mean seed?"),
         (TEXT, Some("hot"), "c.toml: there is no profile 'hot'\nhint: the profiles in this file: cold, other"),
     ] {

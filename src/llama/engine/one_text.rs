@@ -51,10 +51,8 @@ impl Policy for OneTextPolicy<'_> {
         for task in tasks {
             match task {
                 Task::Answer(request) => {
-                    self.parts.send(match self.answer(&request) {
-                        Ok(answer) => Event::Done(Box::new(answer)),
-                        Err(error) => Event::Refused { id: request.id, error },
-                    });
+                    let answer = self.answer(&request).map(|answer| Event::Done(Box::new(answer)));
+                    self.parts.send(answer.unwrap_or_else(|error| Event::Refused { id: request.id, error }));
                     // After `Done`, so that it runs while the user reads the answer.
                     self.save_own_state(&request);
                 }

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 
 fn key() -> LogKey {
-    LogKey { model: "m".to_owned().into(), prompts: "shipped".into(), settings: "s=1".into() }
+    LogKey { model: "m.gguf 7a".to_owned().into(), prompts: "shipped".into(), settings: "s=1".into() }
 }
 
 fn piece(text: u64, n: i32) -> Piece {
@@ -93,9 +93,9 @@ fn another_key_and_another_file_are_refused_and_left_alone() {
     let path = folder.path().join("a.log");
     AlignLog::open(&path, &key()).unwrap().append(&piece(0, 1)).unwrap();
     let before = fs::read(&path).unwrap();
-    let other = LogKey { model: "another".to_owned().into(), ..key() };
+    let other = LogKey { model: "m.gguf 7b".to_owned().into(), ..key() };
     let error = AlignLog::open(&path, &other).unwrap_err().to_string();
-    assert!(error.contains("another model: \"m\", now \"another\""), "{error}");
+    assert!(error.contains("another model: \"m.gguf 7a\" then, \"m.gguf 7b\" now"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 
     fs::write(&path, "a file of someone else").unwrap();

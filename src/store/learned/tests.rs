@@ -80,7 +80,7 @@ fn a_newer_file_is_told_apart_and_left_alone() {
     newer[MAGIC.len()] = 9;
     fs::write(&path, &newer).unwrap();
     let error = load(place.path(), &key("a")).unwrap_err().to_string();
-    assert!(error.contains("version 9"), "{error}");
+    assert!(error.contains("format 9"), "{error}");
     assert!(update(place.path(), &key("a"), |_| vec![]).is_err());
     assert_eq!(fs::read(&path).unwrap(), newer);
 }

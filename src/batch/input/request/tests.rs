@@ -65,8 +65,8 @@ fn what_is_wrong_is_said_and_who_it_was() {
     refuses(&named(&format!("{chat}, {body}, \"method\": \"GET\"")), Some("a"), INVALID_REQUEST, "POST");
     refuses(&named(&format!("{chat}, {body}, \"prio\": 1")), Some("a"), UNSUPPORTED_PARAMETER, "prio");
     refuses(&named(r#""prompt": 5"#), Some("a"), INVALID_REQUEST, "prompt");
-    refuses(&named(r#""text": "x""#), Some("a"), INVALID_REQUEST, "neither");
-    refuses(&named(r#""prompt": "x", "messages": []"#), Some("a"), INVALID_REQUEST, "not both");
+    refuses(&named(r#""text": "x""#), Some("a"), INVALID_REQUEST, "no body, prompt or messages");
+    refuses(&named(r#""prompt": "x", "messages": []"#), Some("a"), INVALID_REQUEST, "cannot be used together");
     refuses(&named(r#""prompt": "x", "label": 1"#), Some("a"), UNSUPPORTED_PARAMETER, "label");
     refuses(&named(r#""prompt": "x", "n": 3"#), Some("a"), UNSUPPORTED_PARAMETER, "n cannot be 3");
     for (messages, part) in [
