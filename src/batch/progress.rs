@@ -1,7 +1,7 @@
 //! Progress of a job, as counts and as text. Pure: the time is passed in.
 
-use crate::engine;
 use crate::batch::journal::Totals;
+use crate::engine;
 
 /// The state of a running job.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -158,7 +158,8 @@ impl<'a> Body<'a> {
     }
 
     fn common(origin: &'a Origin, label: &Label<'_>, answer: &'a Answer, created: u64) -> Body<'a> {
-        let nothing = Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(&answer.end) };
+        let nothing =
+            Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(&answer.end) };
         Body {
             id: String::new(),
             object: "",

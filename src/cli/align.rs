@@ -20,7 +20,7 @@ use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::drafter::{parse_size, refuse_overwrite};
-use crate::cli::engine::{confine, model_id, open_model, engine_config};
+use crate::cli::engine::{confine, engine_config, model_id, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;

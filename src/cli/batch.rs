@@ -38,7 +38,7 @@ use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
-    check_prompting, confine, max_tokens, model_id, open_base, open_model, sampling, engine_config, start,
+    check_prompting, confine, engine_config, max_tokens, model_id, open_base, open_model, sampling, start,
 };
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
@@ -50,9 +50,9 @@ use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::cli::supervisor::{self, CrashMessage};
 use crate::gguf::Gguf;
+use crate::llama::engine::{EngineConfig, Loaded, ManyTexts, Mode};
 use crate::llama::exact;
 use crate::llama::parallel::MAX_LANES;
-use crate::llama::engine::{EngineConfig, Loaded, ManyTexts, Mode};
 
 /// Environment variable of a worker process. Its value says whether the worker before it crashed.
 const WORKER: &str = "CHASKI_BATCH_WORKER";

@@ -217,9 +217,7 @@ impl From<engine::Failure> for Failure {
         match failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
             engine::Failure::Request(error) => error.into(),
-            engine::Failure::Load(_) => {
-                Failure::new(failure.to_string()).with_hint("see llama.cpp's log with -v")
-            }
+            engine::Failure::Load(_) => Failure::new(failure.to_string()).with_hint("see llama.cpp's log with -v"),
             engine::Failure::NothingToTune => {
                 Failure::new(failure.to_string()).with_hint("to choose the number of threads yourself, use -t N")
             }
@@ -245,10 +243,12 @@ impl From<RequestError> for Failure {
             RequestError::ContextTooLong { .. } => {
                 Failure::usage(message).with_hint("use smaller numbers with --depth, --pp and --tg")
             }
-            RequestError::NotEnoughMemory { .. } => Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
-                "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what fits with \
+            RequestError::NotEnoughMemory { .. } => {
+                Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
+                    "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what fits with \
                  chaski models fit",
-            ),
+                )
+            }
             RequestError::TextTooLarge(_) => Failure::new(message).with_code(ExitCode::NotEnoughMemory),
             RequestError::EmptyPrompt | RequestError::Structure(_) => Failure::usage(message),
             RequestError::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
-use crate::gguf::Gguf;
 use crate::exactness::Inexact;
+use crate::gguf::Gguf;
 use crate::llama::kernels::{self, ChoiceError};
 use crate::llama::system_info;
 use crate::models::shape::{Kernels, is_matrix};

@@ -27,8 +27,8 @@ use crate::cli::run::saying::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, interrupt};
 use crate::engine::{Alone, Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request};
-use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::llama::engine::{Engine, Mode};
+use crate::llama::logprobs::MAX_LOGPROBS;
 use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
@@ -355,7 +355,8 @@ fn follow(
                 return Err(error.into());
             }
             // Of an engine of many texts.
-            Event::Taken { .. } | Event::Begun { .. } | Event::Prompt { .. } | Event::Token(_) | Event::Progress(_) => {}
+            Event::Taken { .. } | Event::Begun { .. } | Event::Prompt { .. } | Event::Token(_) | Event::Progress(_) => {
+            }
         }
     }
 }

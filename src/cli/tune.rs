@@ -17,9 +17,9 @@ use crate::cli::sandbox::{SandboxArgs, confine};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
 use crate::gguf::Gguf;
+use crate::llama::engine::tune::{self, TuneConfig, Tuned, Tuning};
 use crate::llama::logs;
 use crate::llama::model::ModelConfig;
-use crate::llama::engine::tune::{self, TuneConfig, Tuned, Tuning};
 use crate::store::{curves, tuned};
 use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 

@@ -263,12 +263,7 @@ impl Parts<'_> {
     }
 }
 
-fn work(
-    config: &EngineConfig,
-    mode: &Mode,
-    tasks: &Receiver<Task>,
-    outbox: &Outbox<Message>,
-) -> Result<(), Failure> {
+fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Outbox<Message>) -> Result<(), Failure> {
     let model = Rc::new(load(&config.model, outbox, |share| Message::Startup(Startup::Loading(share)))?);
     let (drafters, unusable) = Drafters::new(config.drafters.clone());
     let drafts = !matches!(mode, Mode::ManyTexts(ManyTexts { drafts: false, .. }));

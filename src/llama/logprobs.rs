@@ -1,7 +1,7 @@
 //! Log-probabilities of emitted tokens and of their alternatives, before the samplers, as in OpenAI's API.
 
-use crate::engine::TokenLogprob;
 use crate::draft::top::TopK;
+use crate::engine::TokenLogprob;
 use crate::generate::{Observer, Step};
 use crate::llama::model::Model;
 use crate::token::Token;

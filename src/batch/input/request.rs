@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::batch::input::ids::default_id;
 use crate::batch::input::parameters::Parameters;
-use crate::batch::refuse::{INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, Refusal, UNSUPPORTED_PARAMETER, UNSUPPORTED_URL, refuse};
+use crate::batch::refuse::{
+    INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, Refusal, UNSUPPORTED_PARAMETER,
+    UNSUPPORTED_URL, refuse,
+};
 use crate::chat::template::{Message, TemplateValue};
 
 /// Members that a message may have besides `role` and `content`; they are passed to the template.

@@ -23,7 +23,7 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
-use crate::cli::engine::{confine, machine, open_base, engine_config, open_model, start};
+use crate::cli::engine::{confine, engine_config, machine, open_base, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy};

@@ -8,8 +8,8 @@ use crate::chat::thinking::{self, opens_thinking, without_thinking};
 use crate::cli::chat::conversation::{Conversation, Opens};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
-use crate::llama::sampler::Sampling;
 use crate::engine::End;
+use crate::llama::sampler::Sampling;
 
 /// Tokens allowed per requested word: models write more than they are asked for.
 const TOKENS_PER_WORD: usize = 2;
