@@ -23,7 +23,7 @@ for n in $(seq "$lines"); do
     printf '{"prompt": "What is %d plus %d?", "max_tokens": %d}\n' "$n" $((n * 7 % 1000)) $((4 + n % 9))
 done >"$folder/prompts.jsonl"
 
-# Of the process that watches and the one that works.
+# Resident memory of the watcher and the worker.
 rss_mib() {
     local pid kib total=0
     for pid in "$job" $(pgrep -P "$job"); do

@@ -15,7 +15,7 @@ import sys
 def tokens_per_second(command, in_one_process):
     environment, read, write = dict(os.environ), *os.pipe()
     if in_one_process:
-        # What a worker is told by the process that watches it; its last words would come through the pipe.
+        # Makes the process believe that it is a worker; its last message would go through the pipe.
         environment["CHASKI_WORKER"] = f"{os.getpid()}:{write}"
         command = [*command, "--no-sandbox"]
     ran = subprocess.run(command, env=environment, pass_fds=[write], stdin=subprocess.DEVNULL, capture_output=True, check=True)

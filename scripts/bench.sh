@@ -50,7 +50,7 @@ PYTHON
     done
 } >"$out.md.part"
 mv "$out.md.part" "$out.md"
-# The cost curve as it was in the end: what the schedule chose by.
+# The final cost curve: the one that the schedule used.
 curves=${XDG_CACHE_HOME:-$HOME/.cache}/chaski/curves
 curve=$(grep -lF "$(basename "$model")" "$curves"/*.json 2>/dev/null | xargs -r ls -t | head -1)
 [ -z "$curve" ] || cp "$curve" "$out.curve.json"

@@ -1,8 +1,8 @@
 """Times a batch of prompts: `chaski batch`, `chaski run` in a loop, and llama-server with a client that keeps all of its
-slots busy; used by bench-batch.sh.
+slots busy. Used by bench-batch.sh.
 
-Two jobs: `chat`, 64 short questions with answers of 128 tokens, and `extract`, 200 records of which the same JSON is to be
-extracted, after instructions and examples of some 600 tokens that all prompts share. Both are made here, by a seed.
+There are two jobs, both generated from a seed. `chat`: 64 short questions with answers of 128 tokens. `extract`: JSON from
+each of 200 records, after about 600 tokens of instructions and examples that all prompts share.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ITEM = ["desk lamp", "office chair", "water filter", "phone stand", "rain jacket
 
 
 def order(dice):
-    """A message from a customer, and what is to be extracted of it."""
+    """A customer's message, and the JSON to extract from it."""
     name = f"{dice.choice(FIRST)} {dice.choice(LAST)}"
     city, item, count = dice.choice(CITY), dice.choice(ITEM), dice.randint(1, 9)
     number, day = f"{dice.randint(10000, 99999)}", f"2026-{dice.randint(1, 12):02}-{dice.randint(1, 28):02}"
@@ -82,7 +82,7 @@ def say(line):
 
 
 def chaski_batch(options, prompts, n_predict, folder):
-    """One whole command, loading included."""
+    """Times one whole command, loading included."""
     lines, results = Path(folder, "prompts.jsonl"), Path(folder, "results.jsonl")
     lines.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
     for old in folder.glob("results.jsonl*"):
@@ -104,7 +104,7 @@ def chaski_batch(options, prompts, n_predict, folder):
 
 
 def chaski_run(options, prompts, n_predict, folder):
-    """A command for each prompt, the first ones only: a loop takes long."""
+    """Times one command per prompt, for the first prompts only: a loop takes long."""
     tokens, start = 0, time.monotonic()
     for prompt in prompts[:options.loop]:
         command = [options.chaski, "run", "-m", options.model, "-p", prompt, "-n", str(n_predict), "--temp", "0",
@@ -117,7 +117,7 @@ def chaski_run(options, prompts, n_predict, folder):
 
 
 class Server:
-    """A running llama-server of some slots."""
+    """A running llama-server with several slots."""
 
     def __init__(self, options, n_slots, folder):
         with socket.socket() as probe:
@@ -156,7 +156,7 @@ class Server:
 
 
 def llama_server(options, n_slots, prompts, n_predict, folder):
-    """From the first request to the last answer; the model is loaded before. As many requests at a time as slots."""
+    """Times from the first request to the last answer, without loading. Keeps one request per slot running."""
     server = Server(options, n_slots, folder)
     try:
         queue, counts, errors = Queue(), [], []
@@ -186,7 +186,7 @@ def llama_server(options, n_slots, prompts, n_predict, folder):
 
 
 def measure(options, folder, raw):
-    """Rates by mode, every mode in turn in each repetition."""
+    """Measures the rates of all modes, in turn in each repetition."""
     make, n_prompts, n_predict = JOBS[options.job]
     prompts = make(options.n_prompts or n_prompts)
     modes = {"chaski batch": lambda: chaski_batch(options, prompts, n_predict, folder)}
@@ -230,7 +230,7 @@ def interrupt(*_):
 
 
 def main(arguments):
-    # Whatever ends this, its server ends too.
+    # Stop the server however this ends.
     signal.signal(signal.SIGTERM, interrupt)
     options = parse(arguments)
     try:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What the kernels are called in the picture.
+# Names of the kernels in the picture.
 LABELS = {"default": "Chaski"}
 
 SHOWN = [1, 2, 3, 4, 6, 8, 12, 16, 32, 64]
@@ -31,7 +31,7 @@ def measure(options, kernels, what):
 
 
 def figures(report):
-    """Name -> milliseconds: `c1`, `c2`, ... of batches; `pp512`, `tg128` of reading and decoding."""
+    """Milliseconds by name: `c1`, `c2`, ... for batches of n rows; `pp512`, `tg128` for prefill and decoding."""
     out = {}
     for row in report.get("curve") or report["rows"]:
         out[row.get("test") or f"c{row['n_rows']}"] = row["samples_ms"][0]
@@ -39,7 +39,7 @@ def figures(report):
 
 
 def picture(title, curves):
-    """Both curves as an SVG."""
+    """All curves as an SVG."""
     width, height, left, bottom = 640, 360, 50, 40
     most = max(c for points in curves.values() for _, c in points)
     x = lambda n: left + (n - 1) / 31 * (width - left - 20)

@@ -1,7 +1,7 @@
-"""Runs prompts through llama-server in several modes and through `chaski bench`, in turn; used by bench-peers.sh.
+"""Runs prompts through llama-server in several modes and through `chaski bench`, in turn. Used by bench-peers.sh.
 
-Decoding is timed by each program itself. llama-server's clock starts when the first token is there, so its rate is that
-of the tokens after it; chaski's starts before the first.
+Each program times its own decoding. llama-server's clock starts after the first token, so its rate counts the tokens
+after it; chaski's clock starts before the first token.
 """
 
 import argparse
@@ -25,12 +25,12 @@ ANSWER_S = 3600
 
 
 def ngram(kind):
-    """A type of n-gram speculation at its defaults, and with short n-grams and drafts."""
+    """Modes for one kind of n-gram speculation: its defaults, and short n-grams and drafts."""
     short = [f"--spec-{kind}-size-n", "3", f"--spec-{kind}-size-m", "8"]
     return {kind: ["--spec-type", kind], f"{kind}-3-8": ["--spec-type", kind, *short]}
 
 
-# Arguments of llama-server by mode; "none" and "auto" are chaski's drafters.
+# llama-server's arguments by mode; "none" and "auto" are chaski's drafters.
 SERVER_MODES = {
     "llama-plain": [],
     **ngram("ngram-simple"),
@@ -57,7 +57,7 @@ class Failure(Exception):
 
 
 class Server:
-    """A llama-server of one mode, started when made."""
+    """A llama-server in one mode; the constructor starts it."""
 
     def __init__(self, mode, options, folder):
         self.mode = mode
@@ -102,7 +102,7 @@ class Server:
             raise Failure(f"llama-server in mode {self.mode}: {reason}", "a longer context, as in -c 9216?") from error
 
     def answer(self, rendered, n_predict):
-        """One answer, as a record."""
+        """Gets one answer, as a record."""
         body = {"prompt": rendered, "n_predict": n_predict, "temperature": 0, "cache_prompt": True, "return_tokens": True}
         answer = self.ask("/completion", body)
         timings = answer["timings"]
@@ -125,7 +125,7 @@ class Server:
 
 
 def chaski_answers(options, modes, prompt, folder):
-    """chaski's answers to one prompt: plain decoding, and the drafters asked for."""
+    """chaski's answers to one prompt, with plain decoding and with the chosen drafters."""
     prompts, raw = Path(folder, "prompt.jsonl"), Path(folder, "raw.jsonl")
     prompts.write_text(json.dumps(prompt) + "\n", encoding="utf-8")
     drafters = ",".join(mode for mode in modes if mode in CHASKI_MODES)
@@ -159,7 +159,7 @@ def read_prompts(options):
 
 
 def measure(options, servers, prompts, folder, setup, raw):
-    """All records: every mode in turn for each repetition of each prompt."""
+    """Measures all records: every mode in turn, in each repetition of each prompt."""
     records = []
     for number, prompt in enumerate(prompts, 1):
         rendered = None
@@ -184,7 +184,7 @@ def measure(options, servers, prompts, folder, setup, raw):
 
 
 def speedups(records, mode, baseline):
-    """By prompt: the median over the repetitions of the ratio of rates."""
+    """The median speedup of each prompt over its repetitions."""
     by_key = {(r["id"], r["repetition"], r["mode"]): r["rate"] for r in records}
     ratios = {}
     for (prompt, repetition, of), rate in by_key.items():
@@ -200,7 +200,7 @@ def geometric_mean(values):
 
 
 def table(records, modes):
-    """One row per kind and mode, and a last one per mode over all prompts."""
+    """One row per kind and mode, then one per mode over all prompts."""
     present = [mode for mode in (*modes, "none") if any(record["mode"] == mode for record in records)]
     present = list(dict.fromkeys(present))
     lines = ["| kind | mode | tokens/s | over llama plain | worst – best | over chaski none | equal texts |",
@@ -210,7 +210,7 @@ def table(records, modes):
         for mode in present:
             own = [record for record in chosen if record["mode"] == mode]
             over_llama = speedups(chosen, mode, "llama-plain").values()
-            # Equal to the plain text of the same program.
+            # Compared with the plain text of the same program.
             plain = "none" if mode in CHASKI_MODES else "llama-plain"
             texts = {(r["id"], r["repetition"]): r["tokens"] for r in chosen if r["mode"] == plain}
             equal = [texts[r["id"], r["repetition"]] == r["tokens"] for r in own if (r["id"], r["repetition"]) in texts]
@@ -230,7 +230,7 @@ def first_line(command):
 
 
 def server_build(server):
-    """What llama-server was built from and for. Its log tells the latter, before it looks for a model."""
+    """llama-server's ggml version and CPU features. It logs the features before it looks for a model."""
     libraries = sorted(path.name for path in Path(server).resolve().parent.glob("libggml-base.*"))
     ggml = re.search(r"(\d+\.\d+\.\d+)", " ".join(libraries))
     ran = subprocess.run([server, "-lv", "5", "-m", "no-such-model.gguf", "--port", "0"], stdin=subprocess.DEVNULL,
@@ -300,7 +300,7 @@ def run(options):
                 if mode in SERVER_MODES:
                     say(f"starting llama-server: {mode}")
                     servers.append(Server(mode, options, folder))
-                    # One after the other: loading competes for the same cores.
+                    # One at a time: loading uses the same cores.
                     servers[-1].wait()
             records = measure(options, servers, prompts, folder, setup, raw)
         finally:
@@ -318,7 +318,7 @@ def interrupt(*_):
 
 
 def main(arguments):
-    # Whatever ends this, its servers end too.
+    # Stop the servers however this ends.
     signal.signal(signal.SIGTERM, interrupt)
     try:
         options = parse(arguments)

@@ -1,6 +1,6 @@
-"""Answers of a JSON schema: `chaski batch` over 200 records (the job `extract` of bench_batch.py), and `chaski run` over the
-first of them, with drafts and without, in turn and again. Every answer is checked: JSON, the required keys and no others, the types.
-Used by bench-structured.sh.
+"""Measures answers that must match a JSON schema: `chaski batch` over 200 records (the job `extract` of bench_batch.py), and
+`chaski run` over the first of them, with and without drafts in turn. Checks each answer: valid JSON, exactly the required
+keys, and their types. Used by bench-structured.sh.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def call(command):
 
 
 def batch(options, prompts, is_drafted, folder):
-    """One whole command; tokens, seconds, and how many answers are valid."""
+    """Runs one whole command. Returns tokens, seconds, and the number of valid answers."""
     lines, results = Path(folder, "in.jsonl"), Path(folder, f"out-{is_drafted}-{time.monotonic_ns()}.jsonl")
     form = {"type": "json_schema", "json_schema": {"name": "order", "schema": SCHEMA}}
     lines.write_text("".join(json.dumps({"prompt": prompt, "response_format": form}) + "\n" for prompt in prompts))
@@ -63,7 +63,7 @@ def batch(options, prompts, is_drafted, folder):
 
 
 def runs(options, prompts, is_drafted, folder):
-    """A command for each prompt; the time of decoding alone, since loading takes longer."""
+    """Runs one command per prompt. Times only decoding, because loading takes longer."""
     Path(folder, "schema.json").write_text(json.dumps(SCHEMA))
     tokens = seconds = valid = 0
     for prompt in prompts:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Blocks of 256 columns do not fit the widths of the small model.
+# The small model's widths are not multiples of 256, the block size of the large list.
 SMALL = ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "mxfp4"]
 LARGE = ["q6_K", "q5_K", "q4_K", "q3_K", "q2_K", "iq4_xs"]
 MANY = 256
@@ -33,7 +33,7 @@ def run(command, kernels="default"):
 
 
 def times(options, model):
-    """Kernels -> rows -> milliseconds of every sample; and the machine."""
+    """Milliseconds of every sample, by kernels and rows; and the machine."""
     samples = {"ggml": {}, "default": {}}
     for _ in range(options.rounds):
         for kernels, of in samples.items():
@@ -45,7 +45,7 @@ def times(options, model):
 
 
 def distances(options, model, folder, one_row_positions):
-    """How far apart the logits are: name -> mean KL divergence, share of equal greedy decisions and positions."""
+    """Distances between logits: by name, mean KL divergence, share of equal greedy tokens, and positions."""
     def logits(model, kernels, rows, positions):
         out = folder / f"{kernels}-{rows}-{Path(model).stem}.logits"
         n_vocab = run([options.examples / "accuracy", "logits", model, options.text, positions, rows, out], kernels).strip()
@@ -61,7 +61,7 @@ def distances(options, model, folder, one_row_positions):
     one, _ = logits(model, "ggml", 1, one_row_positions)
     found = {"ours": compare(many, ours), "ggml_one_row": compare(many, one)}
     one.unlink()
-    # The same weights as floats: what both kinds of kernels approximate.
+    # The same weights as floats, which both kinds of kernels approximate.
     exact_model = folder / "exact.gguf"
     run([options.examples / "requantize", model, exact_model, "f32"])
     exact, _ = logits(exact_model, "ggml", MANY, one_row_positions)

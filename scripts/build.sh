@@ -10,14 +10,14 @@
 # build their own.
 . "$(dirname "$0")/lib.sh"
 
-# For tests: another machine's `uname -sm` and /proc/cpuinfo.
+# Tests set these to another machine's `uname -sm` and /proc/cpuinfo.
 machine=${CHASKI_MACHINE:-$(uname -sm)}
 cpuinfo=${CHASKI_CPUINFO:-/proc/cpuinfo}
 
-# llama.cpp's switches for x86. A switch is ON if its parent is, the compiler knows the option ("-": any does) and
-# the CPU has every flag, in the kernel's spelling. AMX is never enabled: on some virtual machines a test program passes and
-# llama.cpp faults. All are passed, OFF ones too: llama.cpp turns SSE4.2 to AVX2 on by
-# itself, which would crash on a CPU without them, and CMake keeps what an earlier build had set.
+# llama.cpp's switches for x86. A switch is ON if its parent is, the compiler knows the option ("-": any does) and the
+# CPU has every flag, in the kernel's spelling. AMX is never enabled: on some virtual machines a test program passes and
+# llama.cpp faults. OFF switches are passed too: llama.cpp turns on SSE4.2 to AVX2 by itself, which would crash on a CPU
+# without them, and CMake keeps the values of earlier builds.
 x86_switches='
 SSE42        -            -              sse4_2
 AVX          SSE42        -              avx
@@ -38,7 +38,7 @@ AMX_BF16     AMX_TILE     -mamx-bf16     never
 cpu_flags() {
     case $machine in
         Linux*) awk -F: '/^flags/ { print $2; exit }' "$cpuinfo" ;;
-        # Intel Macs: lower case, and the kernel's spelling where it differs.
+        # Intel Macs: lower case, converted to the kernel's spelling.
         Darwin*) sysctl -n machdep.cpu.features machdep.cpu.leaf7_features 2>/dev/null | tr 'A-Z\n' 'a-z ' |
             sed 's/sse4\.2/sse4_2/; s/avx1\.0/avx/; s/avx512vnni/avx512_vnni/; s/avx512bf16/avx512_bf16/' ;;
     esac
@@ -56,13 +56,13 @@ is_on() {
     esac
 }
 
-# Exports the variables for this machine, and names them in `tuned`.
+# Exports the variables for this machine and lists their names in `tuned`.
 tuned=()
 tune() {
     case $machine in
         *' x86_64' | *' amd64') tune_x86 ;;
-        # llama.cpp then asks the compiler for this CPU and tries dotprod, i8mm, SVE and SME by running them. Its
-        # crate knows no other way: without target-cpu=native it insists on plain armv8-a, several times slower.
+        # llama.cpp then asks the compiler for this CPU and tries dotprod, i8mm, SVE and SME by running them. Its crate
+        # has no other way: without target-cpu=native it insists on plain armv8-a, which is several times slower.
         *' aarch64' | *' arm64')
             case ${RUSTFLAGS:-} in
                 *target-cpu=*) ;;
@@ -97,8 +97,9 @@ set_if_unset() {
     [ -n "${!1:-}" ] || export "$1=$2"
 }
 
-# Cargo re-runs llama.cpp's build only for GGML_ variables that were set the last time, and CMake keeps the value of
-# one that is set no more. So compare with what CMake has and with what we asked for; if in doubt, start afresh.
+# Cargo re-runs llama.cpp's build only for GGML_ variables that were set the last time, and CMake keeps the value of a
+# variable that is no longer set. So compare with CMake's cache and with the settings of the last build; if in doubt,
+# rebuild.
 drop_stale() {
     local stamp=$CARGO_TARGET_DIR/release/.llama-cpp-settings settings cache
     settings=$(env | LC_ALL=C grep -E '^(GGML|CMAKE)_' | LC_ALL=C sort || true)

@@ -9,13 +9,13 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 cd "${1:-$root}"
 
 core='memory sampling tune text'
-# The pure part of a chat.
+# Modules of a chat that must be pure.
 core="$core chat/command chat/markdown chat/overflow chat/session chat/thinking"
 
 failures=0
 
-# Rust code of a file, `FILE:LINE:text`: without comments, without the tests at its end, and each `use` on one line,
-# so that `use std::{\n fs,` does not escape.
+# Prints the Rust code of a file as `FILE:LINE:text`: without comments, without the tests at its end, and with each
+# `use` on one line, so that `use std::{\n fs,` is caught.
 code_of() {
     awk '
         /^[ \t]*#\[cfg\(test\)\]/ { test = NR }
@@ -51,7 +51,7 @@ core_files=()
 for name in $core; do core_files+=("src/$name.rs" "src/$name/mod.rs"); done
 while IFS= read -r file; do core_files+=("$file"); done < <(find crates/chaski-draft/src -name '*.rs' 2>/dev/null | sort)
 
-# Around the core, what is said to be pure.
+# Files outside the core that must be pure too.
 core_files+=(src/store/prompt_cache/choice.rs)
 
 forbid '\bllama_cpp(_sys)?_2\b' 'only src/llama may name llama.cpp' ${all_files[@]+"${all_files[@]}"}

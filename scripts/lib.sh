@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share. Sourced, never run. Bash 3.2 (macOS) must understand all of them.
+# Shared by the scripts: sourced, never run. All scripts must work in Bash 3.2 (macOS).
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -12,7 +12,7 @@ die() {
     exit "${3:-1}"
 }
 
-# usage: the comment at the head of the running script, after its `#!` line.
+# usage: prints the comment at the head of the running script, after its `#!` line.
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
 # shellcheck disable=SC2034 # used by the scripts that source this one
@@ -21,8 +21,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # rustup's installer changes PATH only for shells started after it.
 have cargo || PATH="$HOME/.cargo/bin:$PATH"
 
-# Cargo reads a relative path from the current directory: settle it before any cd, and pass it on, so that every
-# script finds the binary where cargo put it.
+# Cargo reads a relative path from the current directory. Make it absolute before any cd, and export it, so that every
+# script finds cargo's output.
 : "${CARGO_TARGET_DIR:=$root/target}"
 case $CARGO_TARGET_DIR in
     /*) ;;
@@ -30,8 +30,8 @@ case $CARGO_TARGET_DIR in
 esac
 export CARGO_TARGET_DIR
 
-# find_server PATH OR NAME: the absolute path of a llama-server that starts, or the end, with how to make one. Its kernels
-# have to be those of chaski's llama.cpp, or a comparison is one of compilers.
+# find_server PATH OR NAME: prints the absolute path of a llama-server that starts, or fails with build instructions.
+# Its ggml must be built like chaski's; otherwise the comparison would be between compilers.
 find_server() {
     local path why cmake_args
     path=$(command -v "$1" || true)

@@ -24,15 +24,15 @@ chaski=$CARGO_TARGET_DIR/release/chaski
 own=$CARGO_TARGET_DIR/bases
 mkdir -p "$own"
 
-# What the model wrote by itself, whole: it is pruned when all are together.
+# The model's own tokens, unpruned: pruning follows the merge.
 write_own() { # NAME
     local model
     model=$(scripts/get-model.sh "$1")
     say "$1: $TOKENS tokens"
-    "$chaski" align -m "$model" -o "$own/$1.chaski" --tokens "$TOKENS" --max-size 64M --keep-log
+    "$chaski" drafter align -m "$model" -o "$own/$1.chaski" --tokens "$TOKENS" --max-size 64M --keep-log
 }
 
-# The base of a model, from its own file and its siblings'.
+# Merges a model's own file with its siblings' into its base.
 make_base() { # NAME [SIBLING...]
     local weights=1 files=("$own/$1.chaski") sibling out
     out=$(scripts/get-model.sh "$1")
@@ -53,6 +53,6 @@ for name in $small $qwens; do write_own "$name"; done
 make_base "$small"
 # shellcheck disable=SC2086 # names have no spaces
 set -- $qwens
-# The merge refuses files of different vocabularies.
+# merge fails on files of different vocabularies.
 make_base "$1" "$2"
 make_base "$2" "$1"

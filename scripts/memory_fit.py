@@ -1,4 +1,4 @@
-"""Runs models with full contexts and compares their peak memory with what was predicted; scripts/memory-fit.sh says more."""
+"""Runs models with full contexts and compares peak memory with the prediction; see scripts/memory-fit.sh."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_DIFFERENCE = 0.10
-# Room for the answer.
+# Context left for the answer, in tokens.
 N_LEFT = 40
 N_PREDICT = 16
 
 
 def text(n_bytes):
-    """So many bytes of the project's own prose, repeated if need be."""
+    """The first `n_bytes` bytes of the project's own prose, repeated if necessary."""
     words = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("ARCHITECTURE.md", "README.md"))
     return (words * (n_bytes // len(words) + 1))[:n_bytes]
 
 
 def peak(command):
-    """Runs a command; its stderr, and the peak of its resident memory in bytes."""
+    """Runs a command. Returns its status, its stderr, and its peak resident memory in bytes."""
     with tempfile.TemporaryFile("w+") as stderr:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
         _, status, usage = os.wait4(child.pid, 0)
@@ -35,7 +35,7 @@ def peak(command):
 def measured(chaski, model, n_ctx):
     common = [chaski, "run", "-m", model, "--raw", "--no-prompt-cache", "--no-learn", "-c", str(n_ctx)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as prompt:
-        # A prompt that is too long is refused with its number of tokens.
+        # The error for a prompt that is too long tells its number of tokens.
         n_bytes = 8 * n_ctx
         prompt.write(text(n_bytes))
         prompt.flush()

@@ -1,4 +1,4 @@
-"""Runs damaged copies of a model; scripts/mutate-model.sh says more."""
+"""Runs damaged copies of a model; see scripts/mutate-model.sh."""
 
 import random
 import shutil
@@ -9,19 +9,19 @@ from collections import Counter
 from pathlib import Path
 
 TIMEOUT_S = 60
-# Of the mutations, so many are in the header, and so many cut the file.
+# Share of mutations in the header, and share of cuts.
 SHARE_HEADER, SHARE_CUT = 0.85, 0.1
-# Most of a header is a vocabulary; what is before and behind it has more fields that matter.
+# Most of a header is vocabulary; the fields before and after it matter more.
 N_FIRST, N_LAST = 2048, 24576
 
 
 def header_bytes(data):
-    """Where the weights begin, nearly: after the name of the last tensor."""
+    """Roughly where the weights start: after the name of the last tensor."""
     return max(data.find(b"output_norm.weight"), data.rfind(b".weight", 0, len(data) // 2)) + 64
 
 
 def mutate(path, original, n_header, rng):
-    """Damages the file at `path`, and tells how; `restore` undoes it."""
+    """Damages the file at `path`. Returns what it did, and how `restore` undoes it."""
     size = len(original)
     if rng.random() < SHARE_CUT:
         n = rng.randrange(n_header if rng.random() < 0.5 else size)
@@ -45,7 +45,7 @@ def restore(path, original, damaged):
 
 
 def verdict(chaski, path, home):
-    """How a run ended, and what is wrong with that, if anything."""
+    """Runs the model. Returns how the run ended, and what is wrong with that, if anything."""
     command = [chaski, "run", "-m", path, "-p", "hi", "-n", "1", "-c", "256", "-t", "1", "-q", "--no-learn", "--no-prompt-cache"]
     env = {"HOME": home, "PATH": "/usr/bin:/bin"}
     try:

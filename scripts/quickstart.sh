@@ -12,7 +12,7 @@ esac
 [ $# -le 2 ] || die "too many arguments" "put the prompt in quotes" 2
 
 "$root/scripts/setup.sh"
-# The model first: an unknown name should be told before minutes of building.
+# The model first, so that an unknown name fails before minutes of building.
 model=$("$root/scripts/get-model.sh" ${1:+"$1"})
 "$root/scripts/build.sh" >&2
 exec "$CARGO_TARGET_DIR/release/chaski" run -m "$model" -n 128 -p "${2:-Explain in three sentences why the sky is blue.}"

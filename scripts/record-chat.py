@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Plays a chat on a pseudo-terminal and draws what stands on the screen at its end: docs/img/chat.svg.
+"""Plays a chat on a pseudo-terminal and draws its final screen: docs/img/chat.svg.
 
-Nothing is made up: the keys below are typed, the model answers, a terminal emulator (pyte, from PyPI) says what is shown.
+Nothing is faked: the script types the keys below, the model answers, and a terminal emulator (pyte, from PyPI) keeps the
+screen.
 
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install pyte==0.8.2
     /tmp/venv/bin/python scripts/record-chat.py target/release/chaski MODEL.gguf >docs/img/chat.svg
@@ -36,7 +37,7 @@ COLOURS = {"cyan": "#6fc3d6", "red": "#e0757d", "green": "#93c47d", "brown": "#d
 
 
 class Screen(pyte.Screen):
-    """pyte knows no dimmed text: it is shown as a colour of its own."""
+    """A screen that shows dimmed text, which pyte does not support, in its own colour."""
 
     def select_graphic_rendition(self, *attributes, **kwargs):
         dim = 2 in attributes
@@ -46,7 +47,7 @@ class Screen(pyte.Screen):
 
 
 def start(chaski, model):
-    """The chat on a terminal of its own, in a home without settings or history."""
+    """Starts the chat on its own terminal, in a home without settings or history."""
     pid, terminal = pty.fork()
     if pid == 0:
         home = tempfile.mkdtemp()
@@ -57,7 +58,7 @@ def start(chaski, model):
 
 
 def until_prompt(terminal, screen, stream):
-    """Feeds the screen until a prompt stands there and nothing more comes."""
+    """Feeds the screen until it shows a prompt and no more output arrives."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         if select.select([terminal], [], [], PAUSE_S)[0]:
@@ -69,7 +70,7 @@ def until_prompt(terminal, screen, stream):
 
 
 def runs(row):
-    """Neighbouring cells of one style: where they begin, their text, and the style."""
+    """Runs of cells with the same style: first column, text, and style."""
     found = []
     for column in range(COLUMNS):
         cell = row[column]
@@ -107,12 +108,12 @@ def main():
     terminal = start(chaski, model)
     until_prompt(terminal, screen, stream)
     for line in TYPED:
-        # Key by key would be the same to the editor.
+        # The editor sees no difference to typing key by key.
         os.write(terminal, line.encode() + b"\r")
         until_prompt(terminal, screen, stream)
     draw(screen)
     os.write(terminal, b"\x04")
-    # What is not read keeps it from ending.
+    # Unread output would keep the chat from ending.
     try:
         while os.read(terminal, 4096):
             pass

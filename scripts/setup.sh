@@ -14,7 +14,7 @@ esac
 
 have_cxx() { have "${CXX:-c++}" || have g++ || have clang++; }
 
-# Where bindgen looks. The `so*` and the digit keep libclang-cpp, another library, from counting.
+# Where bindgen looks. `so*` and the digit exclude libclang-cpp, which is another library.
 have_libclang() {
     local file
     for file in "${LIBCLANG_PATH:-/nonexistent}"/libclang* \
@@ -29,7 +29,7 @@ have_libclang() {
     return 1
 }
 
-# The headers that belong to libclang come with clang's program; Xcode and a library of one's own bring theirs.
+# libclang's headers come with the clang program; Xcode and a custom library bring their own.
 have_clang_headers() { have clang || [ -n "${LIBCLANG_PATH:-}" ] || [ "$(uname -s)" = Darwin ]; }
 
 have_pip() {
@@ -37,7 +37,7 @@ have_pip() {
         python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("pip") is None)' 2>/dev/null
 }
 
-# What is missing, in words that package_of turns into package names.
+# Lists what is missing, in words that package_of turns into package names.
 missing() {
     have cmake || echo cmake
     have make || echo make
@@ -93,7 +93,7 @@ install() { # NEED...
     say "installing ${packages[*]} with $manager"
     case $manager in
         apt-get)
-            # A fresh container has no package lists; stale ones elsewhere often do still.
+            # A fresh container has no package lists; elsewhere, stale lists often still work.
             as_root apt-get update -qq || say "warning: apt-get update failed; trying with the lists that are here"
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
             ;;

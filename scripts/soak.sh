@@ -22,7 +22,7 @@ model=${model:-${CHASKI_TEST_MODEL:-$("$root/scripts/get-model.sh" smollm2-135m-
 model=$(cd "$(dirname "$model")" && pwd)/$(basename "$model")
 
 cd "$root"
-# What llama.cpp is built with has to be settled first, or it is built again.
+# Settle llama.cpp's build settings first; otherwise it is built again.
 environment=$(scripts/build.sh --print-env)
 eval "$environment"
 scripts/build.sh --drop-stale

@@ -18,7 +18,7 @@ trap 'rm -rf "$place"' EXIT
 mkdir "$place/bin" "$place/home" "$place/work"
 ln -s "$chaski" "$place/bin/chaski"
 
-# Blocks as files, in order.
+# Writes the blocks to files, in order.
 awk -v place="$place" '
     /^```sh$/ { inside = 1; block = sprintf("%s/block-%02d.sh", place, ++n); next }
     /^```$/ { inside = 0 }

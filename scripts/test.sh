@@ -22,7 +22,7 @@ skip() { printf '\n== %s\nskipped: %s\n' "$1" "$2"; }
 
 check "setup" scripts/setup.sh
 
-# One set of variables and one profile for all that follows: llama.cpp is compiled once.
+# One set of variables and one profile for everything below, so that llama.cpp is compiled once.
 environment=$(scripts/build.sh --print-env)
 eval "$environment"
 scripts/build.sh --drop-stale
@@ -48,7 +48,7 @@ check "tests" cargo test --release --workspace --locked
 check "recipes" scripts/test-recipes.sh "$CARGO_TARGET_DIR/release/chaski" "$CHASKI_TEST_MODEL"
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace --locked
 if have cargo-deny; then
-    # Without advisories, and offline: a check of this tree, that a network or a new advisory cannot break.
+    # Without advisories and offline, so that no network problem or new advisory breaks the check.
     check "licences and sources" cargo deny --offline check bans licenses sources
 else
     skip "licences and sources" "cargo-deny is not installed"

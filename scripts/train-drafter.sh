@@ -22,14 +22,14 @@ scripts/setup.sh
 scripts/build.sh
 mkdir -p "$traces"
 
-# ids FILE: of its lines; half a line at its end is cut off.
+# ids FILE: prints the ids of its lines; cuts off an incomplete last line.
 ids() {
     python3 - "$1" <<'PY'
 import json, os, sys
 path = sys.argv[1]
 if os.path.exists(path):
     with open(path, "r+b") as file:
-        # An answer that was broken off while it was written is written again.
+        # An answer interrupted while it was written is generated again.
         file.truncate(file.read().rfind(b"\n") + 1)
         file.seek(0)
         for line in file:
@@ -37,7 +37,7 @@ if os.path.exists(path):
 PY
 }
 
-# prompt ID: its text, to the byte.
+# prompt ID: prints its text, byte for byte.
 prompt() {
     python3 - "$prompts" "$1" <<'PY'
 import json, sys
@@ -69,11 +69,11 @@ record "$small" small.jsonl --temp 0
 record "$small" small-sampled.jsonl --temp 0.8 -s 7
 record "$large" large.jsonl --temp 0
 
-# Both share one vocabulary: the larger model's base serves them all.
+# Both models share one vocabulary, so the larger model's base serves both.
 base=()
 for model in "$small" "$large"; do
     if [ -e "${model%.gguf}.chaski" ]; then base=(--base "${model%.gguf}.chaski"); fi
 done
-"$CARGO_TARGET_DIR/release/chaski" replay --train crates/chaski-draft/src/draft/shipped.json ${base[@]+"${base[@]}"} \
+"$CARGO_TARGET_DIR/release/chaski" drafter replay --train crates/chaski-draft/src/draft/shipped.json ${base[@]+"${base[@]}"} \
     "$traces/small.jsonl" "$traces/small-sampled.jsonl" "$traces/large.jsonl"
-say 'crates/chaski-draft/src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski replay judges it'
+say 'crates/chaski-draft/src/draft/shipped.json is written; scripts/build.sh compiles it in, and chaski drafter replay judges it'

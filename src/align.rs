@@ -1,7 +1,7 @@
-//! Alignment: what a target writes by itself teaches a drafter more per token than any other text.
+//! Alignment: teaches a drafter from text that the target writes, which helps more per token than any other text.
 //!
-//! Here are the shipped [`prompts`] that make it write. Deliberately no engine and no files: decoding is done by
-//! `llama::parallel`, keeping by `store::align_log`, and both are put together by `cli::align`.
+//! This module holds the shipped [`prompts`] for that, and uses neither engine nor files. `llama::parallel` decodes,
+//! `store::align_log` saves, and `cli::align` connects them.
 
 pub mod prompts;
 mod table;

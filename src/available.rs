@@ -1,13 +1,13 @@
-//! How much memory this process may still take: what the system has available, and what its control group (a
-//! container's limit) leaves, in whichever group above it leaves least. Pages that can be dropped, as those of a mapped
-//! model, count as available.
+//! Finds out how much memory this process may still take, for the memory check and `-c auto`.
 //!
-//! A limit on the address space (`ulimit -v`) counts as well: what is mapped already is gone from it.
+//! The answer is the least of three limits: the memory the system has available, the limits of the control groups (a
+//! container's limit), and the limit on the address space (`ulimit -v`), less what is already mapped. Pages that the
+//! kernel can drop, such as those of a mapped model, count as available.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes that are available; `None` where the system does not tell.
+/// Available memory in bytes; `None` if the system does not report it.
 #[must_use]
 pub fn available() -> Option<u64> {
     #[cfg(target_os = "linux")]
@@ -28,7 +28,7 @@ fn of_system() -> Option<u64> {
     None
 }
 
-/// The same by the `proc` and `sys` below `root`.
+/// Like [`available`], with `proc` and `sys` below `root`.
 fn available_in(root: &Path) -> Option<u64> {
     let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let of_system = field(&meminfo, "MemAvailable:")?.saturating_mul(1024);
@@ -36,14 +36,14 @@ fn available_in(root: &Path) -> Option<u64> {
     Some(limits.into_iter().flatten().fold(of_system, u64::min))
 }
 
-/// The limit on this process's address space in bytes, where there is one and the system tells.
+/// The limit on this process's address space in bytes; `None` if there is no limit or the system does not report it.
 #[must_use]
 pub fn address_space_limit() -> Option<u64> {
     address_space_limit_in(Path::new("/"))
 }
 
 fn address_space_limit_in(root: &Path) -> Option<u64> {
-    // "unlimited" is no number.
+    // "unlimited" does not parse as a number.
     field(&fs::read_to_string(root.join("proc/self/limits")).ok()?, "Max address space")
 }
 
@@ -53,12 +53,12 @@ fn left_of_address_space(root: &Path) -> Option<u64> {
     Some(limit.saturating_sub(field(&status, "VmSize:").unwrap_or(0).saturating_mul(1024)))
 }
 
-/// The number after a name at the beginning of a line.
+/// The number after `name`, on the line that starts with `name`.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// What the tightest of this process's groups leaves, if any has a limit.
+/// The bytes left in the tightest control group of this process; `None` if no group has a limit.
 fn left_in_groups(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounted = root.join("sys/fs/cgroup");
@@ -74,11 +74,11 @@ fn left_in_groups(root: &Path) -> Option<u64> {
     left.min()
 }
 
-/// The files of a version of control groups.
+/// File and field names of one version of control groups.
 struct Version {
     limit: &'static str,
     current: &'static str,
-    /// In `memory.stat`: pages of files, which can be dropped.
+    /// Fields of `memory.stat` that count file pages, which the kernel can drop.
     file_pages: [&'static str; 2],
 }
 
@@ -90,18 +90,18 @@ const V1: Version = Version {
     file_pages: ["total_inactive_file ", "total_active_file "],
 };
 
-/// The least that a group on the way from the mounted root to `path` leaves. In a container the path may be that of the
-/// host, of which nothing is visible but the root.
+/// The bytes left in the tightest group from `path` up to the mounted root. In a container, `path` may be the host's
+/// path, and only the root is visible.
 fn left_along(mounted: &Path, path: &str, version: &Version) -> Option<u64> {
     let below: PathBuf =
         Path::new(path).components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
     below.ancestors().filter_map(|group| left_in(&mounted.join(group), version)).min()
 }
 
-/// What one group leaves; `None` if it has no limit.
+/// The bytes left in one group; `None` if it has no limit.
 fn left_in(group: &Path, version: &Version) -> Option<u64> {
     let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    // "max" is no number; version 1 writes a number near 2^63 where there is no limit.
+    // Version 2 writes "max" for no limit; version 1 writes a number near 2^63.
     let limit = number(version.limit).filter(|limit| *limit < 1 << 62)?;
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let droppable = version.file_pages.iter().filter_map(|name| field(&stat, name)).fold(0, u64::saturating_add);

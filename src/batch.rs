@@ -1,10 +1,9 @@
-//! Offline batches: many lines, one engine, nothing lost.
+//! Offline batches: answers the lines of a file with one engine, and resumes after a crash or a kill.
 //!
-//! A line is read and parsed, rendered in the model's template, answered by an [`engine::Engine`], written, and kept
-//! in a journal, so that the same command goes on after whatever interrupted it. Nothing here knows llama.cpp, nor
-//! arguments: that is the business of `cli::batch`.
+//! Each line is read, parsed, rendered in the model's chat template, answered by an [`engine::Engine`], and written. A
+//! journal records what is done, so that the same command continues an interrupted job. This module knows neither
+//! llama.cpp nor command-line arguments; `cli::batch` connects them.
 
-pub mod engine;
 pub mod refuse;
 
 pub mod input;

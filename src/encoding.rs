@@ -1,47 +1,48 @@
-//! Text as files hold it: UTF-8 with or without a byte-order mark, or UTF-16 with one. Whatever reads a user's text reads it
-//! through [`Utf8`] or [`read_text`], so a mark reaches neither a model nor a parser.
+//! Decodes the user's text files to UTF-8 without a byte-order mark. Everything that reads a user's text goes through
+//! [`Utf8`] or [`read_text`], so no mark reaches a model or a parser.
 //!
-//! Other encodings are not guessed: they are errors, and each has a hint with the command that converts them.
+//! The input is UTF-8 with or without a mark, or UTF-16 with one. Other encodings are not guessed: they are errors,
+//! with a hint that names the command to convert them.
 
 use std::io::{self, Read};
 
-/// The mark itself, as a character.
+/// The byte-order mark as a character.
 const MARK: char = '\u{feff}';
 
-/// Bytes looked at for UTF-16 without a mark: four characters.
+/// Bytes examined to detect UTF-16 without a mark: four characters.
 const N_SNIFFED: usize = 8;
 
-/// Bytes of UTF-16 converted at a time.
+/// Bytes of UTF-16 converted per read.
 const CHUNK_BYTES: usize = 8 << 10;
 
-/// Why bytes are not the text that was expected.
+/// Why the bytes are not the expected text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// A byte that UTF-8 does not have there.
+    /// A byte that is not valid UTF-8.
     #[error("not UTF-8 at byte {at}")]
     NotUtf8 {
-        /// Its place in the file, from 0.
+        /// Byte offset in the file, from 0.
         at: u64,
     },
-    /// The mark says UTF-16, and here stands half a character.
-    #[error("not UTF-16 at byte {at}, though it begins with the byte-order mark of UTF-16")]
+    /// Half a surrogate pair, or half a code unit, after a UTF-16 mark.
+    #[error("not UTF-16 at byte {at}, although it starts with the byte-order mark of UTF-16")]
     NotUtf16 {
-        /// Its place in the file, from 0.
+        /// Byte offset in the file, from 0.
         at: u64,
     },
-    /// The mark says UTF-32.
+    /// The file starts with a UTF-32 mark.
     #[error("UTF-32 is not supported")]
     Utf32,
     /// Every second byte is zero.
     #[error("looks like UTF-16 without a byte-order mark")]
     Unmarked {
-        /// Whether the zeros come first.
+        /// Whether the zero comes first in each pair.
         is_big_endian: bool,
     },
-    /// More than was allowed.
+    /// The text exceeds the limit.
     #[error("longer than {n_max} bytes")]
     TooLong {
-        /// Most bytes of the text in UTF-8.
+        /// The limit, in bytes of UTF-8.
         n_max: u64,
     },
 }
@@ -60,7 +61,7 @@ impl TextError {
         }
     }
 
-    /// The one that a reader failed with, if it was one of these.
+    /// The [`TextError`] inside an IO error, if there is one.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<TextError> {
         error.get_ref()?.downcast_ref().copied()
@@ -73,16 +74,16 @@ impl From<TextError> for io::Error {
     }
 }
 
-/// A text without the mark that it may begin with.
+/// `text` without a leading byte-order mark.
 #[must_use]
 pub fn without_mark(text: &str) -> &str {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 
-/// All of a source, as text of at most `n_max` bytes.
+/// Reads all of a source as text of at most `n_max` bytes.
 ///
 /// # Errors
-/// When it cannot be read, and a [`TextError`] for what is no such text.
+/// When reading fails, or with a [`TextError`] when the bytes are not valid text or exceed `n_max`.
 pub fn read_text(source: impl Read, n_max: u64) -> io::Result<String> {
     let mut source = Utf8::new(source);
     let mut bytes = Vec::new();
@@ -96,19 +97,20 @@ pub fn read_text(source: impl Read, n_max: u64) -> io::Result<String> {
     Ok(String::from_utf8(bytes).map_err(not_text)?)
 }
 
-/// A reader of UTF-8 without a mark, from one of UTF-8 or UTF-16. It does not check what was UTF-8 before.
+/// Reads UTF-8 or UTF-16 and returns UTF-8 without a mark. It does not validate input that is UTF-8 already.
 ///
-/// It never waits for more than what tells the encoding: one line of a pipe can be read before the next one is written.
+/// It reads no further ahead than it needs to detect the encoding, so one line of a pipe can be read before the next
+/// one is written.
 #[derive(Debug)]
 pub struct Utf8<R> {
     source: R,
     form: Encoding,
     n_mark: usize,
-    /// Bytes of the source that are no whole character yet.
+    /// Bytes that do not form a whole character yet.
     raw: Vec<u8>,
-    /// Bytes of the source before these.
+    /// Offset of `raw` in the source.
     n_converted: u64,
-    /// Bytes to give out; those before `n_given` are.
+    /// Converted bytes; those before `n_given` have been returned.
     ready: Vec<u8>,
     n_given: usize,
 }
@@ -121,7 +123,7 @@ enum Encoding {
 }
 
 impl<R: Read> Utf8<R> {
-    /// Reads from here on.
+    /// A reader that starts at the source's current position.
     pub fn new(source: R) -> Utf8<R> {
         Utf8 {
             source,
@@ -134,7 +136,7 @@ impl<R: Read> Utf8<R> {
         }
     }
 
-    /// What was read from.
+    /// The underlying source.
     pub fn into_inner(self) -> R {
         self.source
     }
@@ -159,7 +161,7 @@ impl<R: Read> Utf8<R> {
         Ok(())
     }
 
-    /// Makes more bytes ready; `false` at the end.
+    /// Converts more bytes into `ready`; returns `false` at the end.
     fn convert(&mut self, is_big_endian: bool) -> io::Result<bool> {
         let mut bytes = [0; CHUNK_BYTES];
         let n = self.source.read(&mut bytes)?;
@@ -179,7 +181,7 @@ impl<R: Read> Utf8<R> {
                     n_done += 2 * character.len_utf16();
                     self.ready.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
                 }
-                // The other half may come with the next bytes.
+                // The other half of the pair may come with the next read.
                 Err(_) if !is_end && n_done + 2 == n_whole => break,
                 Err(_) => return Err(TextError::NotUtf16 { at: self.n_converted + n_done as u64 }.into()),
             }
@@ -216,7 +218,7 @@ impl<R: Read> Read for Utf8<R> {
     }
 }
 
-/// The encoding of a text that begins so, and the length of its mark; `None` where more bytes may tell, up to the end.
+/// The encoding of a text that begins with `start`, and the length of its mark; `None` if more bytes are needed.
 fn known(start: &[u8], is_end: bool) -> Result<Option<(Encoding, usize)>, TextError> {
     const UTF_8: &[u8] = b"\xef\xbb\xbf";
     const UTF_16_LE: &[u8] = b"\xff\xfe";
@@ -225,7 +227,7 @@ fn known(start: &[u8], is_end: bool) -> Result<Option<(Encoding, usize)>, TextEr
     const UTF_32_BE: &[u8] = b"\0\0\xfe\xff";
     let marks = [UTF_8, UTF_16_LE, UTF_16_BE, UTF_32_LE, UTF_32_BE];
     let is_open = marks.iter().any(|mark| mark.len() > start.len() && mark.starts_with(start));
-    // A line may be empty, and then nothing else need come.
+    // A line feed may be a whole (empty) line with nothing after it, so do not wait for more.
     let is_alternating = (0..start.len()).all(|at| (start[at] == 0) == (at % 2 == 1)) && !start.starts_with(b"\n")
         || (0..start.len()).all(|at| (start[at] == 0) == (at % 2 == 0));
     if !is_end && (is_open || is_alternating && start.len() < N_SNIFFED) {
@@ -249,7 +251,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives out so many bytes at a time.
+    /// Returns at most this many bytes per read.
     struct Slow<'a>(&'a [u8], usize);
 
     impl Read for Slow<'_> {
@@ -271,7 +273,7 @@ mod tests {
     proptest! {
         #[test]
         fn issue_13_5_text_is_the_same_with_and_without_a_mark(text in "(\\PC|[a\n😀ß€]){0,40}", n in 1_usize..20) {
-            // A mark of the text itself would be taken for the file's.
+            // The text's own leading mark would be taken for the file's.
             prop_assume!(!text.starts_with(MARK));
             let marked = format!("{MARK}{text}");
             for bytes in [text.as_bytes(), marked.as_bytes(), &utf16(&text, false), &utf16(&text, true)] {
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_line_is_read_before_the_next_is_written() {
-        /// Fails where it would wait.
+        /// Fails where a real source would block.
         struct Waits<'a>(&'a [u8]);
         impl Read for Waits<'_> {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

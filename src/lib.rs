@@ -1,8 +1,8 @@
 //! Chaski runs quantized GGUF models on laptops, faster: an adaptive tri-gram drafter proposes several candidate
 //! continuations, and the target verifies them as one token tree. The text is the target's own.
 //!
-//! The modules, in the order a token meets them. The core knows nothing of files, clocks, threads or llama.cpp, and
-//! builds without them (`--no-default-features`).
+//! The core modules come from `chaski-draft`. They know nothing of files, clocks, threads or llama.cpp, and build
+//! without them (`--no-default-features`).
 
 pub use chaski_draft::{accept, batching, cost, draft, generate, replay, schedule, stats, target, token, tree};
 
@@ -16,6 +16,8 @@ pub mod available;
 pub mod batch;
 pub mod chat;
 pub mod encoding;
+pub mod engine;
+pub mod exactness;
 pub mod gguf;
 mod lock;
 pub mod models;

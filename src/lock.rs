@@ -1,9 +1,11 @@
-//! Locks on files, between processes.
+//! File locks between processes.
 //!
-//! A lock belongs to an open file: not to its path, and not to a descriptor alone. Two things follow, and both are seen to here.
-//! Whoever has the lock may have replaced or removed the file, so one that is got must be of the file that lies at the path now.
-//! And a process that is being started has a copy of every descriptor until its program begins, so closing does not give a
-//! lock back for sure: that has to be said.
+//! A lock belongs to an open file description, not to a path and not to one descriptor. Two consequences are handled
+//! here:
+//! - The previous holder may have replaced or removed the file. After locking, check that the locked file is still the
+//!   one at the path.
+//! - A process being spawned holds a copy of every descriptor until its program starts, so closing the file does not
+//!   reliably release the lock. Unlock explicitly.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,10 +14,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Pause between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A file that is locked until it is dropped.
+/// A locked file; dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Locked(File);
 
@@ -35,36 +37,36 @@ impl DerefMut for Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // Where this fails, closing does it.
+        // If this fails, closing the file releases the lock.
         let _ = self.0.unlock();
     }
 }
 
-/// Who may have a lock beside this process.
+/// Who else may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beside {
-    /// Nobody.
-    Nobody,
-    /// All who say this, too.
-    Alike,
+pub(crate) enum LockKind {
+    /// Exclusive: an exclusive lock.
+    Exclusive,
+    /// Everybody who also asks for a shared lock.
+    Shared,
 }
 
-/// Locks what lies at `path`, which `open` opens; `None` where another process has it for longer than `patience`.
+/// Locks the file at `path`, opened by `open`; `None` if another process holds the lock for longer than `patience`.
 ///
 /// # Errors
-/// When it cannot be opened, or the file system has no locks.
+/// When the file cannot be opened, or the file system does not support locks.
 pub(crate) fn lock(
     path: &Path,
-    beside: Beside,
+    kind: LockKind,
     patience: Duration,
     mut open: impl FnMut() -> io::Result<File>,
 ) -> io::Result<Option<Locked>> {
     let start = Instant::now();
     loop {
         let file = open()?;
-        let tried = match beside {
-            Beside::Nobody => file.try_lock(),
-            Beside::Alike => file.try_lock_shared(),
+        let tried = match kind {
+            LockKind::Exclusive => file.try_lock(),
+            LockKind::Shared => file.try_lock_shared(),
         };
         match tried {
             Ok(()) => {
@@ -87,7 +89,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((identity(file.metadata()), identity(fs::metadata(path))), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Elsewhere a file that is open cannot be replaced.
+/// On other systems an open file cannot be replaced.
 #[cfg(not(unix))]
 fn is_at(_file: &File, _path: &Path) -> bool {
     true
@@ -109,30 +111,30 @@ mod tests {
         (folder, path)
     }
 
-    fn now(path: &Path, beside: Beside) -> Option<Locked> {
-        lock(path, beside, Duration::ZERO, || File::open(path)).unwrap()
+    fn now(path: &Path, kind: LockKind) -> Option<Locked> {
+        lock(path, kind, Duration::ZERO, || File::open(path)).unwrap()
     }
 
     #[test]
     fn one_at_a_time_or_many_alike() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
-        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_none());
+        let first = now(&path, LockKind::Exclusive).unwrap();
+        assert!(now(&path, LockKind::Exclusive).is_none() && now(&path, LockKind::Shared).is_none());
         drop(first);
-        let alike = now(&path, Beside::Alike).unwrap();
-        assert!(now(&path, Beside::Nobody).is_none() && now(&path, Beside::Alike).is_some());
+        let alike = now(&path, LockKind::Shared).unwrap();
+        assert!(now(&path, LockKind::Exclusive).is_none() && now(&path, LockKind::Shared).is_some());
         drop(alike);
-        now(&path, Beside::Nobody).unwrap();
+        now(&path, LockKind::Exclusive).unwrap();
     }
 
     #[test]
     fn it_is_given_back_though_a_copy_of_the_descriptor_is_open() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
-        // What a process has that is just being started.
+        let first = now(&path, LockKind::Exclusive).unwrap();
+        // A process that is being spawned holds such a copy.
         let _copy = first.try_clone().unwrap();
         drop(first);
-        now(&path, Beside::Nobody).unwrap();
+        now(&path, LockKind::Exclusive).unwrap();
     }
 
     #[test]
@@ -143,24 +145,24 @@ mod tests {
             n_opened += 1;
             let file = File::open(&path);
             if n_opened == 1 {
-                // Another process is as fast as that.
+                // Another process replaces the file between open and lock.
                 fs::write(folder.path().join("new"), "").unwrap();
                 fs::rename(folder.path().join("new"), &path).unwrap();
             }
             file
         };
-        let locked = lock(&path, Beside::Nobody, Duration::ZERO, open).unwrap().unwrap();
+        let locked = lock(&path, LockKind::Exclusive, Duration::ZERO, open).unwrap().unwrap();
         assert_eq!(locked.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
-        assert!(now(&path, Beside::Nobody).is_none() && n_opened == 2);
+        assert!(now(&path, LockKind::Exclusive).is_none() && n_opened == 2);
     }
 
     #[test]
     fn who_waits_gets_it() {
         let (_folder, path) = place();
-        let first = now(&path, Beside::Nobody).unwrap();
+        let first = now(&path, LockKind::Exclusive).unwrap();
         let patience = Duration::from_secs(3600);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock(&path, Beside::Nobody, patience, || File::open(&path)).unwrap());
+            let waiting = scope.spawn(|| lock(&path, LockKind::Exclusive, patience, || File::open(&path)).unwrap());
             drop(first);
             assert!(waiting.join().unwrap().is_some());
         });

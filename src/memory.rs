@@ -1,88 +1,88 @@
-//! How much memory a model takes: pure arithmetic over the numbers of its header.
+//! Estimates how much memory a model takes, from the numbers in its header.
 //!
-//! What counts is what is touched: mapped weights, the rearranged copies that some kernels want, the cache, what a
-//! batch is computed in, and the program. llama.cpp reserves more (logits for every row of a batch), which takes no
-//! memory as long as nobody asks for them. `scripts/memory-fit.sh` compares it with the peak of real runs.
+//! The estimate counts memory that is touched: mapped weights, the repacked copies that some kernels make, the KV
+//! cache, the compute buffer, and the program. llama.cpp reserves more (logits for every row of a batch), but pages
+//! that are never touched take no memory. `scripts/memory-fit.sh` compares the estimate with the peak of real runs.
 //!
-//! It does not know how much there is, and nothing of memory on a GPU.
+//! This module does not know how much memory the machine has, and does not cover GPU memory.
 
 use serde::Serialize;
 
 use crate::tree::{MAX_LEAVES, MAX_NODES};
 use crate::tune::{CacheType, FlashAttention, KvType, Settings};
 
-/// Rows of the largest batch, that of a prefill.
+/// Rows of the largest batch, a prefill.
 const N_BATCH: u64 = 256;
 
 /// llama.cpp pads a context to a multiple of this.
 const N_CTX_STEP: usize = 256;
 
-/// The program, its libraries and threads' stacks: measured.
+/// The program, its libraries and the threads' stacks, in bytes: measured.
 const PROGRAM_BYTES: u64 = 20 << 20;
 
-/// What each token of a vocabulary, and each merge of a BPE tokenizer, takes in tables of llama.cpp and ours: measured.
+/// Bytes per token of the vocabulary and per merge of a BPE tokenizer, in llama.cpp's tables and ours: measured.
 const BYTES_PER_TOKEN: u64 = 200;
 
-/// What a drafter takes: its tables are bounded.
+/// Bytes of a drafter, whose tables are bounded.
 const DRAFTER_BYTES: u64 = 8 << 20;
 
-/// What a layer remembers, in numbers.
+/// How many numbers a layer stores in the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerShape {
-    /// Of keys for each position.
+    /// Keys per position.
     pub keys: u64,
-    /// Of values for each position.
+    /// Values per position.
     pub values: u64,
-    /// Of a state, whatever the length of the text.
+    /// Recurrent state, independent of the length of the text.
     pub state: u64,
 }
 
-/// What of a model its memory depends on.
+/// The properties of a model that determine its memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelShape {
     /// Bytes of all tensors.
     pub mapped_bytes: u64,
-    /// Bytes of those that are copied into another order.
+    /// Bytes of the tensors that kernels copy into another layout.
     pub copied_bytes: u64,
-    /// Its layers.
+    /// The layers, in order.
     pub layers: Vec<LayerShape>,
-    /// Tokens.
+    /// Tokens in the vocabulary.
     pub n_vocab: u64,
     /// Merges of a BPE tokenizer.
     pub n_merges: u64,
     /// Width of the residual stream.
     pub n_embd: u64,
-    /// Heads of attention, of the layer with most.
+    /// Attention heads of the layer that has the most.
     pub n_heads: u64,
-    /// Width of the feed-forward part, of the layer with most.
+    /// Width of the feed-forward network in the widest layer.
     pub n_ff: u64,
-    /// Positions it was trained on.
+    /// Context length the model was trained on.
     pub n_ctx_train: usize,
 }
 
-/// Bytes that a run takes at its peak.
+/// Peak memory of a run, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Estimate {
     /// Weights, mapped from the file.
     pub weights: u64,
-    /// Weights in another order, beside those.
+    /// Repacked copies of weights.
     pub copies: u64,
     /// Keys, values and states.
     pub cache: u64,
-    /// What a batch is computed in, and the logits.
+    /// Compute buffer and logits.
     pub compute: u64,
-    /// The program, its tables of the vocabulary, and the drafter.
+    /// The program, its vocabulary tables, and the drafter.
     pub program: u64,
 }
 
 impl Estimate {
-    /// All of it.
+    /// The sum of all parts.
     #[must_use]
     pub fn total(&self) -> u64 {
         [self.weights, self.copies, self.program].into_iter().fold(self.context(), u64::saturating_add)
     }
 
-    /// What a context adds to a loaded model.
+    /// The bytes that a context adds to a loaded model.
     #[must_use]
     pub fn context(&self) -> u64 {
         self.cache.saturating_add(self.compute)
@@ -90,10 +90,10 @@ impl Estimate {
 }
 
 impl ModelShape {
-    /// What a run with room for `n_ctx` positions takes.
+    /// Estimates a run with a context of `n_ctx` positions.
     #[must_use]
     pub fn estimate(&self, n_ctx: usize, settings: &Settings) -> Estimate {
-        // Beside the text there is room for the widest tree.
+        // The cache holds the widest tree in addition to the text.
         let n_cells = n_ctx.saturating_add(MAX_NODES).checked_next_multiple_of(N_CTX_STEP).unwrap_or(usize::MAX) as u64;
         Estimate {
             weights: self.mapped_bytes,
@@ -105,12 +105,12 @@ impl ModelShape {
         }
     }
 
-    /// The most positions, in steps of llama.cpp and no more than the model was trained on, that fit into
-    /// `n_available` bytes; `None` where not even one step does.
+    /// The largest context that fits into `n_available` bytes: a multiple of llama.cpp's step, at most the context the
+    /// model was trained on. `None` if not even one step fits.
     #[must_use]
     pub fn most_positions(&self, n_available: u64, settings: &Settings) -> Option<usize> {
         let fits = |n_ctx: &usize| self.estimate(*n_ctx, settings).total() <= n_available;
-        // Memory grows with positions, so the last step that fits is found by halving.
+        // Memory grows with the context, so bisect for the last step that fits.
         let n_steps = self.n_ctx_train.div_ceil(N_CTX_STEP);
         let n_ctx = |step: usize| (step * N_CTX_STEP).min(self.n_ctx_train);
         let (mut fitting, mut beyond) = (0, n_steps + 1);
@@ -121,25 +121,25 @@ impl ModelShape {
         (fitting > 0).then(|| n_ctx(fitting))
     }
 
-    /// What one text takes in the cache: keys and values of so many positions, and states.
+    /// Cache bytes of one text: keys and values of `n_cells` positions, and the recurrent states.
     #[must_use]
     pub fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
         let of_layer = |layer: &LayerShape| {
             let cell = bytes(kv_type.k, layer.keys).saturating_add(bytes(kv_type.v, layer.values));
-            // States are always kept as F32.
+            // llama.cpp always stores states as F32.
             cell.saturating_mul(n_cells).saturating_add(layer.state.saturating_mul(4))
         };
         self.layers.iter().map(of_layer).fold(0, u64::saturating_add)
     }
 
-    /// The largest of the stages of a batch, which use one buffer in turn, and the logits that are handed out.
+    /// The largest stage of a batch (the stages share one buffer), plus the logits that are handed out.
     fn compute_bytes(&self, n_cells: u64, flash_attention: FlashAttention) -> u64 {
         let has_attention = self.layers.iter().any(|layer| layer.keys > 0);
         let n_scores = match flash_attention {
             _ if !has_attention => 0,
-            // They are turned into f16 beside, to be multiplied with the values.
+            // llama.cpp also makes an f16 copy of the scores, to multiply it with the values.
             FlashAttention::Off => self.n_heads.saturating_add(self.n_heads / 2),
-            // Flash attention keeps no scores, the mask it wants has half the size.
+            // Flash attention stores no scores. Its mask is half as large too, which this estimate leaves out.
             FlashAttention::On | FlashAttention::Auto => 0,
         };
         let mask = if has_attention { 1 } else { 0 };
@@ -153,7 +153,7 @@ impl ModelShape {
     }
 }
 
-/// Settings that differ in the numbers of the cache, each with its flags, the most precise first.
+/// Cache types to suggest, each with its flags, the most precise first.
 #[must_use]
 pub fn cache_choices(base: &Settings) -> [(&'static str, Settings); 3] {
     let with = |k, v, flash_attention| Settings { kv_type: KvType { k, v }, flash_attention, ..*base };
@@ -166,7 +166,7 @@ pub fn cache_choices(base: &Settings) -> [(&'static str, Settings); 3] {
 }
 
 fn bytes(cache_type: CacheType, n: u64) -> u64 {
-    // A header may say anything: beyond this the product would not fit.
+    // A header may claim any number: clamp it, so the product cannot overflow.
     cache_type.bytes(usize::try_from(n).unwrap_or(usize::MAX).min(usize::MAX / 64)) as u64
 }
 
@@ -179,7 +179,7 @@ mod tests {
     const SETTINGS: Settings =
         Settings { flash_attention: FlashAttention::Off, n_threads: 2, n_threads_batch: 2, kv_type: KvType::F16 };
 
-    /// As Qwen2.5-Coder-0.5B.
+    /// The shape of Qwen2.5-Coder-0.5B.
     fn qwen() -> ModelShape {
         ModelShape {
             mapped_bytes: 485 << 20,

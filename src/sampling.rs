@@ -1,85 +1,85 @@
-//! How tokens are chosen: llama.cpp's samplers, with its names, its order and its defaults.
+//! Sampling parameters, with llama.cpp's names, order and defaults.
 //!
-//! Parameters only. What each number may be stands in one table ([`KNOBS`]), which the command line and the lines of a
-//! batch both go by. The samplers themselves are llama.cpp's: see `llama::sampler`.
+//! The command line and batch lines both take the allowed range of each number from one table ([`SAMPLING_OPTIONS`]). The samplers
+//! themselves are llama.cpp's: see `llama::sampler`.
 
 use std::ops::RangeInclusive;
 
 use crate::token::Token;
 
-/// Where DRY sees no repetition across, unless told otherwise.
+/// DRY's default sequence breakers: it sees no repetition across these texts.
 pub const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
-/// Most tokens that a penalty looks back on: it keeps them.
+/// Maximum window of a penalty, in tokens. The sampler allocates memory for the whole window.
 const MAX_LAST_N: f64 = (1 << 20) as f64;
 
-/// How many tokens a number of them to look back on means.
+/// The window in tokens that `last_n` stands for: any negative number means the longest window.
 #[must_use]
 pub fn n_looked_back(last_n: i32) -> i32 {
     if last_n < 0 { MAX_LAST_N as i32 } else { last_n }
 }
 
-/// A bound for numbers that have none by themselves.
+/// An upper bound for numbers that have no natural one.
 const HUGE: f64 = 1e6;
 
-/// How tokens are chosen. The default is llama.cpp's.
+/// How tokens are sampled. The default is llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Seed of the draws.
+    /// Seed of the random draws.
     pub seed: u32,
-    /// 0 or less takes the likeliest token.
+    /// 0 or less always takes the likeliest token.
     pub temperature: f32,
-    /// How far entropy moves the temperature, up and down; 0 is off.
+    /// How far the entropy moves the temperature up or down; 0 is off.
     pub dynatemp_range: f32,
-    /// The power of the entropy by which it does.
+    /// Exponent of the entropy in dynamic temperature.
     pub dynatemp_exponent: f32,
-    /// Only the k likeliest; 0 is off, and so is -1, as with vLLM.
+    /// Keeps the k likeliest tokens; 0 is off, and so is -1, as in vLLM.
     pub top_k: i32,
-    /// Only the likeliest that make up this probability; 1 is off.
+    /// Keeps the likeliest tokens that make up this probability; 1 is off.
     pub top_p: f32,
-    /// Only those at least this likely relative to the likeliest; 0 is off.
+    /// Keeps tokens at least this likely relative to the likeliest; 0 is off.
     pub min_p: f32,
-    /// Only the most typical that make up this probability; 1 is off.
+    /// Keeps the most typical tokens that make up this probability; 1 is off.
     pub typical_p: f32,
-    /// Only those within so many standard deviations of the likeliest logit; 0 or less is off.
+    /// Keeps tokens within this many standard deviations of the highest logit; 0 or less is off.
     pub top_n_sigma: f32,
-    /// The chance with which all but the least of the likely tokens go; 0 is off.
+    /// Probability of removing all likely tokens but the least likely of them; 0 is off.
     pub xtc_probability: f32,
-    /// Which tokens are likely ones for that; above 0.5 is off.
+    /// Probability from which XTC counts a token as likely; above 0.5 is off.
     pub xtc_threshold: f32,
-    /// Tokens that the penalties look back on; 0 is off, -1 is all.
+    /// Window of the penalties in tokens; 0 is off, -1 is all.
     pub repeat_last_n: i32,
     /// Divides the logits of recent tokens; 1 is off.
     pub repeat_penalty: f32,
-    /// Taken from the logit of a token once for each time it occurred; 0 is off.
+    /// Subtracted from a token's logit once per occurrence; 0 is off.
     pub frequency_penalty: f32,
-    /// Taken from the logit of a token that occurred; 0 is off.
+    /// Subtracted from the logit of every token that occurred; 0 is off.
     pub presence_penalty: f32,
-    /// DRY takes this times a power from the logit of a token that goes on with a repetition; 0 is off.
+    /// Scales DRY's penalty on tokens that continue a repetition; 0 is off.
     pub dry_multiplier: f32,
-    /// The base of that power.
+    /// Base of DRY's penalty, which grows exponentially with the length of the repetition.
     pub dry_base: f32,
-    /// Repetitions up to this length are free.
+    /// Repetitions up to this length are not penalized.
     pub dry_allowed_length: i32,
-    /// Tokens that DRY looks back on; 0 is off, -1 is all.
+    /// DRY's window in tokens; 0 is off, -1 is all.
     pub dry_penalty_last_n: i32,
-    /// Texts across which DRY sees no repetition; `None` is [`DRY_BREAKERS`].
+    /// DRY's sequence breakers; `None` is [`DRY_BREAKERS`].
     pub dry_breakers: Option<Vec<String>>,
-    /// Mirostat of this version, after the temperature and instead of all others; 0 is off.
+    /// Mirostat version, applied after the temperature and instead of all other samplers; 0 is off.
     pub mirostat: i32,
-    /// The surprise it aims at.
+    /// Mirostat's target surprise.
     pub mirostat_tau: f32,
-    /// How fast it learns.
+    /// Mirostat's learning rate.
     pub mirostat_eta: f32,
-    /// The probability that adaptive-p favours, where `samplers` name it; below 0 it favours none.
+    /// Target probability of adaptive-p, if `samplers` includes it; below 0 there is no target.
     pub adaptive_target: f32,
-    /// How much of its memory it keeps from token to token.
+    /// Decay of adaptive-p's running average per token.
     pub adaptive_decay: f32,
-    /// Which samplers, in order; `None` is [`DEFAULT_ORDER`].
+    /// The samplers, in order; `None` is [`DEFAULT_ORDER`].
     pub samplers: Option<Vec<SamplerKind>>,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(Token, f32)>,
-    /// Never chooses a token that ends the text.
+    /// Never samples an end-of-generation token.
     pub ignore_eos: bool,
 }
 
@@ -119,13 +119,13 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The likeliest token, always.
+    /// Always takes the likeliest token.
     #[must_use]
     pub fn greedy() -> Sampling {
         Sampling { temperature: 0.0, ..Sampling::default() }
     }
 
-    /// The samplers in order, without those that change nothing.
+    /// The samplers in order, without those that have no effect.
     #[must_use]
     pub fn links(&self) -> Vec<SamplerKind> {
         let order = self.samplers.as_deref().unwrap_or(&DEFAULT_ORDER);
@@ -150,7 +150,7 @@ impl Sampling {
         }
     }
 
-    /// Whether the likeliest token of the logits, as they are, is what is chosen.
+    /// Whether sampling always takes the token with the highest raw logit.
     #[must_use]
     pub fn is_greedy(&self) -> bool {
         let links = self.links();
@@ -163,22 +163,22 @@ impl Sampling {
         is_as_it_is && self.temperature <= 0.0 && (self.mirostat != 0 || is_cold && before.all(keeps_likeliest))
     }
 
-    /// Finds a number that is out of its range.
+    /// Checks the range of every number.
     ///
     /// # Errors
-    /// The knob, and the number it has.
-    pub fn check(&self) -> Result<(), (&'static Knob, f64)> {
+    /// The first option out of range, and its number.
+    pub fn check(&self) -> Result<(), (&'static SamplingOption, f64)> {
         let mut copy = self.clone();
-        for knob in &KNOBS {
-            let number = knob.get(&mut copy);
-            if !knob.allows(number) {
-                return Err((knob, number));
+        for option in &SAMPLING_OPTIONS {
+            let number = option.get(&mut copy);
+            if !option.allows(number) {
+                return Err((option, number));
             }
         }
         Ok(())
     }
 
-    /// The first biased token that a vocabulary of this many tokens has not.
+    /// The first token in `logit_bias` that a vocabulary of `n_vocab` tokens does not have.
     #[must_use]
     pub fn unknown_token(&self, n_vocab: usize) -> Option<Token> {
         let is_known = |token: Token| usize::try_from(token.0).is_ok_and(|index| index < n_vocab);
@@ -189,9 +189,9 @@ impl Sampling {
 /// One of llama.cpp's samplers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SamplerKind {
-    /// Repetition, frequency and presence.
+    /// Repetition, frequency and presence penalties.
     Penalties,
-    /// Repetitions of sequences.
+    /// Penalty on repeated sequences.
     Dry,
     /// See [`Sampling::top_n_sigma`].
     TopNSigma,
@@ -207,7 +207,7 @@ pub enum SamplerKind {
     Xtc,
     /// See [`Sampling::temperature`].
     Temperature,
-    /// See [`Sampling::adaptive_target`]. It chooses, wherever it stands, at the end.
+    /// See [`Sampling::adaptive_target`]. It always samples last, wherever the list names it.
     AdaptiveP,
 }
 
@@ -225,7 +225,7 @@ pub const DEFAULT_ORDER: [SamplerKind; 9] = [
 ];
 
 impl SamplerKind {
-    /// All of them, with llama.cpp's names.
+    /// All samplers, with llama.cpp's names.
     pub const NAMES: [(&str, SamplerKind); 10] = [
         ("penalties", SamplerKind::Penalties),
         ("dry", SamplerKind::Dry),
@@ -239,7 +239,7 @@ impl SamplerKind {
         ("adaptive_p", SamplerKind::AdaptiveP),
     ];
 
-    /// The sampler of a name, with `_` or `-`.
+    /// Looks up a sampler by name, written with `_` or `-`.
     #[must_use]
     pub fn named(name: &str) -> Option<SamplerKind> {
         let name = name.replace('-', "_");
@@ -247,12 +247,12 @@ impl SamplerKind {
     }
 }
 
-/// A number of [`Sampling`]: what it is called, and what it may be.
+/// A number of [`Sampling`], with its names and its range.
 #[derive(Debug)]
-pub struct Knob {
-    /// Its name in JSON: OpenAI's, else llama-server's.
+pub struct SamplingOption {
+    /// Name in JSON: OpenAI's if it has one, else llama-server's.
     pub name: &'static str,
-    /// Its flag on the command line: llama.cpp's.
+    /// llama.cpp's flag on the command line.
     pub flag: &'static str,
     range: RangeInclusive<f64>,
     field: Field,
@@ -264,8 +264,8 @@ enum Field {
     Whole(fn(&mut Sampling) -> &mut i32),
 }
 
-impl Knob {
-    /// The number of `sampling`; nothing is changed.
+impl SamplingOption {
+    /// Reads the number from `sampling`, without changing it.
     #[must_use]
     pub fn get(&self, sampling: &mut Sampling) -> f64 {
         match self.field {
@@ -274,7 +274,7 @@ impl Knob {
         }
     }
 
-    /// Changes the number of `sampling`, to one that [`Knob::allows`].
+    /// Sets the number in `sampling`. The number must satisfy [`SamplingOption::allows`].
     pub fn set(&self, sampling: &mut Sampling, number: f64) {
         match self.field {
             Field::Real(field) => *field(sampling) = number as f32,
@@ -282,21 +282,21 @@ impl Knob {
         }
     }
 
-    /// Whether this is a number that makes sense.
+    /// Whether the number is in range, and whole if it has to be.
     #[must_use]
     pub fn allows(&self, number: f64) -> bool {
         let is_kind = matches!(self.field, Field::Real(_)) || number.fract() == 0.0;
         is_kind && self.range.contains(&number)
     }
 
-    /// What it may be, in words.
+    /// The allowed range, in words.
     #[must_use]
     pub fn wanted(&self) -> String {
         let kind = if matches!(self.field, Field::Whole(_)) { "a whole number" } else { "a number" };
         let (&start, &end) = (self.range.start(), self.range.end());
         match (start, end) {
             (start, end) if end < HUGE => format!("{kind} from {start} to {end}"),
-            (0.0, _) => format!("{kind} that is not negative"),
+            (0.0, _) => format!("{kind}, 0 or more"),
             (start, _) if start > 0.0 && start < 0.1 => format!("{kind} above 0"),
             (start, _) if start == -HUGE => kind.to_owned(),
             (start, _) => format!("{kind}, {start} or more"),
@@ -304,9 +304,9 @@ impl Knob {
     }
 }
 
-macro_rules! knobs {
+macro_rules! options {
     ($($kind:ident $name:literal $flag:literal $field:ident $start:expr, $end:expr;)*) => {
-        [$(Knob {
+        [$(SamplingOption {
             name: $name,
             flag: $flag,
             range: $start..=$end,
@@ -315,8 +315,8 @@ macro_rules! knobs {
     };
 }
 
-/// Every number of [`Sampling`] but the seed.
-pub static KNOBS: [Knob; 23] = knobs![
+/// Every number of [`Sampling`] except the seed.
+pub static SAMPLING_OPTIONS: [SamplingOption; 23] = options![
     Real "temperature" "--temp" temperature 0.0, HUGE;
     Real "dynatemp_range" "--dynatemp-range" dynatemp_range 0.0, HUGE;
     Real "dynatemp_exponent" "--dynatemp-exp" dynatemp_exponent 0.0, HUGE;
@@ -348,26 +348,27 @@ mod tests {
 
     #[test]
     fn the_default_is_in_range_and_every_knob_reaches_its_own_number() {
-        assert_eq!(Sampling::default().check().map_err(|(knob, _)| knob.flag), Ok(()));
-        for knob in &KNOBS {
+        assert_eq!(Sampling::default().check().map_err(|(option, _)| option.flag), Ok(()));
+        for option in &SAMPLING_OPTIONS {
             let mut sampling = Sampling::default();
-            let other = if knob.get(&mut sampling) == 0.0 { 1.0 } else { 0.0 };
-            knob.set(&mut sampling, other);
-            let changed =
-                KNOBS.iter().filter(|knob| knob.get(&mut sampling.clone()) != knob.get(&mut Sampling::default()));
-            assert_eq!(changed.map(|knob| knob.name).collect::<Vec<_>>(), [knob.name]);
-            assert!(!knob.allows(f64::NAN) && !knob.allows(f64::INFINITY), "{}", knob.name);
+            let other = if option.get(&mut sampling) == 0.0 { 1.0 } else { 0.0 };
+            option.set(&mut sampling, other);
+            let changed = SAMPLING_OPTIONS
+                .iter()
+                .filter(|option| option.get(&mut sampling.clone()) != option.get(&mut Sampling::default()));
+            assert_eq!(changed.map(|option| option.name).collect::<Vec<_>>(), [option.name]);
+            assert!(!option.allows(f64::NAN) && !option.allows(f64::INFINITY), "{}", option.name);
         }
     }
 
     #[test]
     fn what_is_out_of_range_is_named() {
         let wrong = Sampling { top_p: 1.5, ..Sampling::default() };
-        let (knob, number) = wrong.check().unwrap_err();
-        assert_eq!((knob.flag, number, knob.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
-        let wanted = |name: &str| KNOBS.iter().find(|knob| knob.name == name).unwrap().wanted();
+        let (option, number) = wrong.check().unwrap_err();
+        assert_eq!((option.flag, number, option.wanted().as_str()), ("--top-p", 1.5, "a number from 0 to 1"));
+        let wanted = |name: &str| SAMPLING_OPTIONS.iter().find(|option| option.name == name).unwrap().wanted();
         assert_eq!(wanted("top_k"), "a whole number, -1 or more");
-        assert_eq!(wanted("dynatemp_range"), "a number that is not negative");
+        assert_eq!(wanted("dynatemp_range"), "a number, 0 or more");
         assert_eq!(wanted("repeat_penalty"), "a number above 0");
         assert_eq!(wanted("presence_penalty"), "a number");
         assert_eq!(wanted("dry_base"), "a number, 1 or more");

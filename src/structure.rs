@@ -1,11 +1,12 @@
-//! Forms that answers are held to: JSON schemas, grammars, regular expressions.
+//! Constrains answers to a JSON schema, a grammar or a regular expression.
 //!
-//! llguidance does the work: an Earley parser over derivatives of regular expressions, with a trie of the vocabulary. It
-//! tells whether a token may come in microseconds, and which bytes must come, which is what drafts are made of
-//! ([`forced`]). GBNF, the language of llama.cpp's grammars, is translated for it ([`gbnf`]); a schema is read before it
-//! (`schema`), and what grammars cannot say of names is seen to beside it (`names`).
+//! llguidance does the work: an Earley parser over derivatives of regular expressions, with a trie of the vocabulary.
+//! Within microseconds it decides whether a token may come next, and which bytes must come next; drafts are built from
+//! the latter ([`forced`]). GBNF, llama.cpp's grammar language, is translated for it ([`gbnf`]). Schemas are checked
+//! and normalized first (`schema`), and duplicate member names, which grammars cannot forbid, are rejected separately
+//! (`names`).
 //!
-//! Nothing here knows of llama.cpp: a vocabulary is what its tokens spell.
+//! Nothing here knows llama.cpp: a vocabulary is a list of the bytes that its tokens spell.
 
 pub mod forced;
 pub mod gbnf;
@@ -31,33 +32,33 @@ use crate::structure::schema::{Plain, Pointer, explained, plain, unwrapped};
 use crate::structure::thinking::{Before, Role};
 use crate::token::Token;
 
-/// Longest schema, grammar or expression; what it may expand to is bounded by llguidance.
+/// Largest schema, grammar or expression in bytes. llguidance bounds what it expands to.
 pub const MAX_BYTES: usize = 64 << 10;
 
-/// Forms that are kept compiled: the lines of a batch often share one.
+/// Number of compiled constraints to cache; the lines of a batch often share one.
 const N_KEPT: usize = 16;
 
-/// A form that an answer is held to.
+/// A form that the answer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Constraint {
     /// Any JSON object.
     JsonObject,
-    /// A JSON value of this schema, which is JSON itself.
+    /// A JSON value that matches this schema, given as JSON.
     JsonSchema(String),
-    /// A text of this grammar, in llama.cpp's GBNF; its first rule is `root`.
+    /// A text that matches this grammar, in llama.cpp's GBNF; its first rule is `root`.
     Grammar(String),
-    /// A text that this regular expression matches from beginning to end.
+    /// A text that this regular expression matches as a whole.
     Regex(String),
-    /// The same after the model's thinking.
+    /// Free thinking, followed by a text of the inner form.
     AfterThinking {
-        /// Whether the prompt has opened the block; else the model may open it.
+        /// Whether the prompt has already opened the thinking block; if not, the model may open it.
         is_open: bool,
-        /// What comes after it.
+        /// The form after the block.
         form: Box<Constraint>,
     },
 }
 
-/// What is wrong with a constraint.
+/// Why a constraint cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} cannot be used: {reason}")]
 pub struct StructureError {
@@ -66,16 +67,17 @@ pub struct StructureError {
 }
 
 impl Constraint {
-    /// Finds out whether it can be used, with no model at hand.
+    /// Checks the constraint without a model.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When the constraint cannot be used.
     pub fn check(&self) -> Result<(), StructureError> {
         let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
         Structures::new(&bytes, &[Token(256)]).structure(self).map(drop)
     }
 
-    /// The same where an answer begins so. A prompt that opens the block has to see it closed, also where `is_unwanted`.
+    /// Adapts the constraint to how the answer begins. If the prompt opens the thinking block, the block must be closed
+    /// first, even if `is_unwanted`.
     #[must_use]
     pub fn after(self, opening: Opening, is_unwanted: bool) -> Constraint {
         match opening {
@@ -85,7 +87,7 @@ impl Constraint {
         }
     }
 
-    /// What messages call it.
+    /// The constraint's name in messages.
     #[must_use]
     pub fn what(&self) -> &'static str {
         match self {
@@ -100,7 +102,7 @@ impl Constraint {
         StructureError { what: self.what(), reason }
     }
 
-    /// What it is written as.
+    /// The source text of the form.
     fn source(&self) -> &str {
         match self {
             Constraint::AfterThinking { form, .. } => form.source(),
@@ -109,7 +111,7 @@ impl Constraint {
         }
     }
 
-    /// The same for llguidance.
+    /// Translates the constraint for llguidance.
     fn grammar(&self) -> Result<Grammar, String> {
         let source = self.source();
         if source.len() > MAX_BYTES {
@@ -127,34 +129,34 @@ impl Constraint {
     }
 }
 
-/// What is said of a form of so many bytes.
+/// The message for a source of `n_bytes`, which is too long.
 #[must_use]
 pub fn too_long(n_bytes: usize) -> String {
-    format!("it has {n_bytes} bytes, more than {MAX_BYTES}")
+    format!("it has {n_bytes} bytes; the limit is {MAX_BYTES}")
 }
 
-/// A constraint for llguidance.
+/// A constraint translated for llguidance.
 struct Grammar {
     grammar: TopLevelGrammar,
     schema: Option<Schema>,
 }
 
-/// A schema as it was read, and how JSON is laid out.
+/// A normalized schema and the layout of the JSON.
 struct Schema {
     plain: Plain,
-    /// Where it stands in what the user wrote.
+    /// Path of the schema in the user's document.
     start: Pointer,
     layout: Value,
 }
 
-/// JSON on one line, as Python writes it, unless the schema has an `x-guidance` of its own: where whitespace is free
-/// nothing is forced, and small models go on with it for ever.
+/// Translates a schema. JSON is laid out on one line, as Python does, unless the schema sets `x-guidance`: with free
+/// whitespace nothing is forced, and small models can write blanks forever.
 fn json_form(source: &str) -> Result<Grammar, String> {
-    // Its reader bounds the depth, which is followed by recursion.
-    let given: Value = serde_json::from_str(source).map_err(|error| format!("it is not JSON: {error}"))?;
+    // serde_json bounds the nesting depth; the recursion below relies on it.
+    let given: Value = serde_json::from_str(source).map_err(|error| format!("not valid JSON: {error}"))?;
     let (schema, start) = unwrapped(&given).map_err(|error| error.to_string())?;
     if !schema.is_object() && !schema.is_boolean() {
-        return Err("it is not a JSON object".to_owned());
+        return Err("not a JSON object".to_owned());
     }
     let layout = schema.get("x-guidance").cloned();
     let layout = layout
@@ -165,7 +167,7 @@ fn json_form(source: &str) -> Result<Grammar, String> {
 }
 
 impl Schema {
-    /// `schema`, which is this one or a part of it, for llguidance.
+    /// Translates `schema`, which is this schema or a part of it, for llguidance.
     fn grammar(&self, mut schema: Value) -> TopLevelGrammar {
         if let Value::Object(object) = &mut schema {
             object.insert("x-guidance".to_owned(), self.layout.clone());
@@ -174,7 +176,7 @@ impl Schema {
     }
 }
 
-/// Without the anchors, which are understood and which llguidance does not know.
+/// Strips `^` and `$`. The expression has to match the whole text anyway, and llguidance does not support anchors.
 fn whole(expression: &str) -> &str {
     let start = expression.strip_prefix('^').unwrap_or(expression);
     match start.strip_suffix('$') {
@@ -183,20 +185,20 @@ fn whole(expression: &str) -> &str {
     }
 }
 
-/// A vocabulary for which forms are compiled.
+/// Compiles constraints for one vocabulary.
 pub struct Structures {
     factory: ParserFactory,
     vocabulary: Rc<Vocabulary>,
     kept: Vec<(Constraint, Structure)>,
 }
 
-/// What the parser has no use for.
+/// The parts of a vocabulary that the parser does not store.
 struct Vocabulary {
-    /// What each token spells; empty for those that spell nothing, and for ends.
+    /// The bytes of each token; empty for tokens without text and for `ends`.
     pieces: Vec<Vec<u8>>,
-    /// The tokens that end a text.
+    /// The end-of-generation tokens.
     ends: Vec<Token>,
-    /// See [`LongestTokens`]; made when it is needed first.
+    /// See [`LongestTokens`]; built on first use.
     longest_tokens: OnceCell<LongestTokens>,
     /// See [`Vocabulary::letters`].
     letters: OnceCell<Vec<Token>>,
@@ -211,7 +213,7 @@ impl Vocabulary {
         self.longest_tokens.get_or_init(|| LongestTokens::new(&self.pieces))
     }
 
-    /// Tokens of one character or one byte: in them everything can be said. The end of a name comes first.
+    /// Tokens of one character or one byte; they can spell any text. The quote, which ends a name, comes first.
     fn letters(&self) -> &[Token] {
         self.letters.get_or_init(|| {
             let is_letter = |piece: &[u8]| {
@@ -226,7 +228,8 @@ impl Vocabulary {
 }
 
 impl Structures {
-    /// For a vocabulary whose tokens spell `pieces`; those of `ends` end a text. There is at least one of each.
+    /// For a vocabulary whose tokens spell `pieces` and whose end-of-generation tokens are `ends`. Both must not be
+    /// empty.
     #[must_use]
     pub fn new(pieces: &[Vec<u8>], ends: &[Token]) -> Structures {
         let text = |at: usize| if ends.iter().any(|end| end.index() == at) { &[][..] } else { &pieces[at] };
@@ -234,7 +237,7 @@ impl Structures {
         let end = ends.first().map_or(0, |end| end.0.unsigned_abs());
         let info = TokRxInfo::new(u32::try_from(pieces.len()).unwrap_or(u32::MAX), end);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &pieces)));
-        // No slices: they speed up masks of the whole vocabulary, which are seldom asked for here.
+        // No slices: they speed up full masks, which are rarely computed here.
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[]).expect("no slices, no error");
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
@@ -244,10 +247,10 @@ impl Structures {
         Structures { factory, vocabulary: Rc::new(vocabulary), kept: Vec::new() }
     }
 
-    /// A text of this form, of which nothing is there yet.
+    /// The state at the start of a text that has to match `constraint`.
     ///
     /// # Errors
-    /// What is wrong with the constraint.
+    /// When the constraint cannot be used.
     pub fn structure(&mut self, constraint: &Constraint) -> Result<Structure, StructureError> {
         let known = self.kept.iter().find(|(known, _)| known == constraint);
         if let Some((_, structure)) = known {
@@ -281,12 +284,12 @@ impl Structures {
 
     fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
-        // The first mask compiles what is compiled late, and finds forms that nothing has.
+        // Computing the first mask runs deferred compilation, and finds forms that no text can match.
         let first = matcher.compute_mask();
         match matcher.get_error().or(first.err().map(|error| error.to_string())) {
             None => Ok(matcher),
             Some(reason) => {
-                // What is wrong with an expression stands behind a drawing of where.
+                // llguidance first draws where in an expression the mistake is; the cause follows after `error: `.
                 let cause = reason.lines().find_map(|line| line.strip_prefix("error: "));
                 Err(cause.or(reason.lines().next()).unwrap_or("unknown").to_owned())
             }
@@ -294,31 +297,31 @@ impl Structures {
     }
 }
 
-/// A text that is held to a form, as far as it is there.
+/// The state of a constrained text, up to the last accepted token.
 pub struct Structure {
     matcher: Matcher,
-    /// Where the form is JSON.
+    /// Set if the form is JSON.
     names: Option<Following>,
     vocabulary: Rc<Vocabulary>,
-    /// What may come before the form.
+    /// Set if thinking may come before the form.
     thinking: Option<Before>,
 }
 
-/// Names of members, as far as the text is there.
+/// Tracks the member names in the text so far.
 #[derive(Clone)]
 struct Following {
     names: Names,
-    /// What they were before each token.
+    /// Copies of `names` from before each token, for taking tokens back.
     before: Vec<Names>,
-    /// Whether there may be no name left that is not there.
+    /// Whether the schema may allow only finitely many names, so that all may be used already.
     may_run_out: bool,
 }
 
-/// Masks that are asked for to find out whether there is a name left.
+/// Maximum number of masks to compute in the search for an unused name.
 const MAX_TRIED: usize = 300;
 
 impl Structure {
-    /// The same again, going its own way.
+    /// An independent copy.
     #[must_use]
     pub fn fresh(&self) -> Structure {
         Structure {
@@ -333,22 +336,22 @@ impl Structure {
         self.vocabulary.ends.contains(&token)
     }
 
-    /// Whether the text is whole as it is.
+    /// Whether the text may end here.
     fn is_whole(&mut self) -> bool {
         self.thinking.as_ref().is_none_or(Before::may_end) && self.matcher.is_accepting().unwrap_or(false)
     }
 
-    /// Whether the text is whole and nothing may follow.
+    /// Whether the text is complete and nothing may follow.
     fn is_over(&self) -> bool {
         self.matcher.is_stopped() && !self.matcher.is_error()
     }
 
-    /// What a token is for a text that may begin with thinking.
+    /// Whether a token is part of the thinking or of the form.
     fn role(&mut self, token: Token) -> Role {
         let Some(before) = &self.thinking else { return Role::Constrained };
         let piece = self.vocabulary.pieces.get(token.index()).map_or(&[][..], Vec::as_slice);
         let (role, begins_tag) = (before.role(piece), before.begins_tag(piece));
-        // A form may begin as a tag does.
+        // A form may start with the same bytes as a tag.
         if begins_tag && self.constraint_allows(token) { Role::Constrained } else { role }
     }
 
@@ -356,7 +359,7 @@ impl Structure {
         !self.is_over() && self.matcher.validate_tokens(&[token.0.unsigned_abs()]).is_ok_and(|n| n == 1)
     }
 
-    /// The bytes that must come next.
+    /// The bytes that must come next; empty if there is a choice.
     fn forced_bytes(&mut self) -> Vec<u8> {
         let is_form = self.thinking.as_ref().is_none_or(Before::is_form);
         if is_form { self.matcher.compute_ff_bytes() } else { Vec::new() }
@@ -376,7 +379,8 @@ impl Structure {
         has_text && self.constraint_allows(token) && self.repeats_nothing(token)
     }
 
-    /// Whether no name comes again with this token, which the grammar allows, nor must come again after it.
+    /// Whether no member name repeats with this token, and a new name is still possible after it. The grammar cannot
+    /// check either.
     fn repeats_nothing(&mut self, token: Token) -> bool {
         let Some(following) = &self.names else { return true };
         let mut names = following.names.clone();
@@ -390,7 +394,8 @@ impl Structure {
         self.after(token, |structure| structure.has_way_out(&names, &mut n_left)).unwrap_or(true)
     }
 
-    /// Whether a name can be ended from here that is not there yet. If it takes too long to tell, it can.
+    /// Whether a name that the object does not have yet can still be completed. Returns true when `n_left` masks were
+    /// not enough to decide.
     fn has_way_out(&mut self, names: &Names, n_left: &mut usize) -> bool {
         if !names.may_repeat() || *n_left == 0 {
             return true;
@@ -405,7 +410,7 @@ impl Structure {
         })
     }
 
-    /// What is so after a token, which is taken back. `None` where the grammar does not go on with it.
+    /// Evaluates `what` after `token`, then takes the token back. `None` if the grammar does not allow the token.
     fn after<T>(&mut self, token: Token, what: impl FnOnce(&mut Structure) -> T) -> Option<T> {
         self.matcher.consume_token(token.0.unsigned_abs()).ok()?;
         let so = what(self);
@@ -416,7 +421,7 @@ impl Structure {
     /// All tokens that may come next.
     ///
     /// # Errors
-    /// When the form is too intricate to tell.
+    /// When llguidance hits a limit on this form.
     pub fn allowed(&mut self) -> Result<Vec<Token>, String> {
         let mut allowed = Vec::new();
         if !self.is_over() {
@@ -434,7 +439,7 @@ impl Structure {
         Ok(allowed)
     }
 
-    /// Adds the tokens that thinking may go on with, and takes away those with which no form begins yet.
+    /// Adds the tokens that may continue the thinking, and removes tokens of the form if the form cannot begin yet.
     fn add_thinking(&mut self, allowed: &mut Vec<Token>) {
         let vocabulary = self.vocabulary.clone();
         let all = (0..i32::try_from(vocabulary.pieces.len()).unwrap_or(i32::MAX)).map(Token);
@@ -446,10 +451,10 @@ impl Structure {
         }));
     }
 
-    /// Takes in that the text goes on with this token, which is allowed.
+    /// Appends an allowed token to the text.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the token is not allowed.
     pub fn accept(&mut self, token: Token) -> Result<(), String> {
         if self.is_end(token) {
             return Ok(());
@@ -476,7 +481,7 @@ impl Structure {
     /// Takes back the last `n` tokens.
     ///
     /// # Errors
-    /// When there are not as many.
+    /// When there are fewer than `n` tokens.
     fn take_back(&mut self, n: usize) -> Result<(), String> {
         let n_form = self.thinking.as_mut().map_or(n, |thinking| thinking.take_back(n));
         self.matcher.rollback(n_form).map_err(|error| error.to_string())?;

@@ -1,14 +1,13 @@
-//! From token bytes to text that may be shown: UTF-8 assembly, stop strings, and terminal safety.
+//! Turns token bytes into text that can be shown: UTF-8 assembly, stop strings, and terminal safety.
 //!
-//! A token is a run of bytes, not of characters, and one step can accept several tokens at once. What leaves this
-//! module is valid UTF-8 at every flush and never holds any part of a stop string, wherever the token borders fall.
+//! A token is a run of bytes, not of characters, and one step can accept several tokens. The output is valid UTF-8 at
+//! every flush and never contains part of a stop string, wherever the token borders fall.
 //!
-//! It does no IO, and knows nothing of tokens, vocabularies or end-of-generation tokens: those stop a generation
-//! without passing through here.
+//! The module does no IO and knows nothing of tokens or vocabularies. End-of-generation tokens never reach it.
 
 use std::borrow::Cow;
 
-/// A refused list of stop strings.
+/// A list of stop strings that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StopError {
     /// An empty stop string would match before the first byte.
@@ -21,27 +20,27 @@ pub enum StopError {
 
 /// Assembles token bytes into text and cuts it at the first stop string.
 ///
-/// Which stop wins: the match that *completes* first, as the bytes arrive; if two complete at the same byte, the
-/// longer one. So of the stops `abcd` and `bc`, the text `abcd` is cut before `bc`. This is the only rule that needs
-/// no look-ahead beyond the end of a match, and so the only one under which generation can end at once.
+/// The match that *completes* first wins; if two complete at the same byte, the longer one wins. With the stops `abcd`
+/// and `bc`, the text `abcd` is cut before `bc`. Only this rule lets generation end as soon as a match ends, without
+/// look-ahead.
 ///
-/// Bytes that are not UTF-8 become U+FFFD exactly as [`String::from_utf8_lossy`] would place them in the whole; a character
-/// that is not complete at the end is left out.
+/// Invalid bytes become U+FFFD, exactly where [`String::from_utf8_lossy`] would put them in the whole text. An
+/// incomplete character at the end is dropped.
 #[derive(Debug, Clone)]
 pub struct TextAssembler {
     stops: Vec<String>,
-    /// The bytes of a character that is not complete yet: 3 at most.
+    /// The bytes of an incomplete character: at most 3.
     partial: Vec<u8>,
-    /// Decoded text that may be the beginning of a stop string: the longest suffix that is.
+    /// Decoded text withheld because it may begin a stop string: the longest such suffix.
     held: String,
-    /// What the latest call released; kept to reuse its memory.
+    /// Text released by the latest call; a field so that its memory is reused.
     flushed: String,
-    /// Index of the stop string that was met.
+    /// Index of the stop string that matched.
     met: Option<usize>,
 }
 
 impl TextAssembler {
-    /// An assembler with these stop strings, none of which may be empty. The list itself may be.
+    /// Creates an assembler. The list may be empty.
     pub fn new(stops: Vec<String>) -> Result<Self, StopError> {
         if let Some(index) = stops.iter().position(String::is_empty) {
             return Err(StopError::Empty { number: index + 1 });
@@ -49,9 +48,9 @@ impl TextAssembler {
         Ok(Self { stops, partial: Vec::new(), held: String::new(), flushed: String::new(), met: None })
     }
 
-    /// Takes the bytes of a token (or of several) and returns the text that may be shown now, often empty.
+    /// Takes the bytes of one or more tokens and returns the text that may be shown now, often empty.
     ///
-    /// After a stop string was met, everything is dropped.
+    /// After a stop string matched, everything is dropped.
     pub fn push(&mut self, bytes: &[u8]) -> &str {
         self.flushed.clear();
         if self.met.is_none() {
@@ -66,21 +65,20 @@ impl TextAssembler {
         &self.flushed
     }
 
-    /// Releases what is held, when generation ended without a stop string. An incomplete character is
-    /// left out: the text was cut within it.
+    /// Releases the withheld text when generation ended without a stop string. An incomplete last character is dropped.
     ///
-    /// Nothing is pushed after this; a second call returns the empty string.
+    /// Do not push after this. A second call returns the empty string.
     pub fn finish(&mut self) -> &str {
         self.flushed.clear();
         if self.met.is_none() {
-            // No stop is complete in there, and no character makes one complete.
+            // `held` contains no complete stop, and the dropped bytes cannot complete one.
             self.partial.clear();
             std::mem::swap(&mut self.held, &mut self.flushed);
         }
         &self.flushed
     }
 
-    /// The stop string that ended the text, if one did.
+    /// The stop string that ended the text, if any.
     pub fn stopped(&self) -> Option<&str> {
         self.met.map(|index| self.stops[index].as_str())
     }
@@ -112,8 +110,8 @@ impl TextAssembler {
         }
     }
 
-    /// Looks for the stop that completes first after `held[..n_known]`, which is known to hold no whole stop. If there
-    /// is one, releases the text before it, drops the rest and returns true.
+    /// Finds the stop that completes first after `held[..n_known]`, which contains no whole stop. If there is one,
+    /// releases the text before it, drops the rest and returns true.
     fn cut_at_stop(&mut self, n_known: usize) -> bool {
         let ends = self.held[n_known..].char_indices().map(|(at, c)| n_known + at + c.len_utf8());
         for end in ends {
@@ -132,7 +130,7 @@ impl TextAssembler {
         false
     }
 
-    /// Length in bytes of the longest suffix of `held` that is a proper beginning of a stop string.
+    /// Length in bytes of the longest suffix of `held` that is a proper prefix of a stop string.
     fn stop_prefix_len(&self) -> usize {
         let longest_of = |stop: &String| {
             let beginnings = stop.char_indices().map(|(at, _)| at).rev();
@@ -142,10 +140,10 @@ impl TextAssembler {
     }
 }
 
-/// Removes what a terminal would obey: the C0 control characters except newline and tab, DEL, and the C1 controls.
+/// Removes the characters that a terminal obeys: C0 controls except newline and tab, DEL, and C1 controls.
 ///
-/// Without its ESC an escape sequence is harmless visible text, so no state is kept and each flush can be treated on
-/// its own. Data written to a file or a pipe is not passed through here.
+/// An escape sequence without its ESC is harmless visible text, so no state is needed between flushes. Do not use this
+/// for data written to a file or a pipe.
 pub fn sanitize_for_terminal(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.contains(obeyed) { Cow::Owned(text.chars().filter(|&c| !obeyed(c)).collect()) } else { Cow::Borrowed(text) }
@@ -157,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of a character at the end that is not complete.
+    /// Number of bytes of an incomplete character at the end.
     fn n_open(bytes: &[u8]) -> usize {
         (0..=bytes.len().min(3))
             .rev()
@@ -168,7 +166,8 @@ mod tests {
             .unwrap_or(0)
     }
 
-    /// The naive twin: decode the whole, try every end from the left, prefer the longest stop there.
+    /// Reference implementation: decodes the whole text, tries every end from the left, and prefers the longest stop
+    /// there.
     fn naive(bytes: &[u8], stops: &[String]) -> (String, Option<String>) {
         let text = String::from_utf8_lossy(&bytes[..bytes.len() - n_open(bytes)]).into_owned();
         for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
@@ -181,8 +180,8 @@ mod tests {
         (text, None)
     }
 
-    /// What may have been shown once exactly these bytes have arrived: all but an incomplete character and the longest
-    /// suffix that a stop begins with.
+    /// The text that may have been shown after exactly these bytes: all but an incomplete character and the longest
+    /// suffix that is a prefix of a stop.
     fn naive_shown(bytes: &[u8], stops: &[String]) -> String {
         let (text, stop) = naive(bytes, stops);
         if stop.is_some() {
@@ -252,7 +251,7 @@ mod tests {
         assert!(matches!(sanitize_for_terminal("plain\n\ttext 🍃"), Cow::Borrowed(_)));
     }
 
-    /// Few different bytes, so that stops, their beginnings and broken characters are met often.
+    /// A small alphabet, so that stops, their prefixes and broken characters occur often.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let unit = prop_oneof![
             6 => prop::sample::select(vec!["a", "b", "ab", "é", "🍃", "\u{fffd}"]).prop_map(|s| s.as_bytes().to_vec()),
@@ -283,7 +282,7 @@ mod tests {
             for border in borders {
                 shown.push_str(assembler.push(&bytes[from..border]));
                 from = border;
-                // Nothing too early, and nothing held longer than needed.
+                // No text may come too early, and none may be withheld longer than needed.
                 prop_assert_eq!(&shown, &naive_shown(&bytes[..border], &stops));
             }
             shown.push_str(assembler.finish());

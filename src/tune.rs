@@ -1,13 +1,13 @@
-//! Which settings to decode with: from measured times to a choice.
+//! Chooses decoding settings for `chaski tune` from measured times.
 //!
-//! Attention kernels, threads and the KV cache's numbers change what a row costs, and what several cost beside it. No
-//! default is right everywhere, so `chaski tune` measures them ([`Plan`] says what next) and [`choose`] takes
+//! Attention kernels, threads and the KV cache's type change the cost of one row and of several rows. No default is
+//! right everywhere, so `chaski tune` measures settings in the order of [`Plan`], and [`choose`] picks one:
 //!
-//! 1. of the settings whose plain decoding is as fast as the fastest (within [`LEAST_DIFFERENCE`]),
-//! 2. the one that promises the least time per token of a fixed mixture ([`Times::ms_per_token`]),
-//! 3. and the default where that is not better by more than the measurement's own spread.
+//! 1. Drop settings whose plain decoding is slower than the fastest by more than [`LEAST_DIFFERENCE`].
+//! 2. Take the least time per token of a fixed mixture ([`Times::ms_per_token`]).
+//! 3. Keep the default unless the winner is better by more than the spread of the measurement.
 //!
-//! Everything here is arithmetic; `llama::tune` does the measuring.
+//! This module only computes; `llama::tune` measures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,35 +16,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::lower_median;
 
-/// Widths that are measured: kernels work in groups of 4 rows.
+/// Measured widths, in rows. Kernels work in groups of 4 rows.
 pub const WIDTHS: [usize; 5] = [1, 4, 8, 12, 16];
 
-/// Positions of a short context, as a question has.
+/// Positions of a short context, such as a question.
 pub const SHORT: usize = 256;
 
-/// Positions of a long context, as a file to edit has.
+/// Positions of a long context, such as a file to edit.
 pub const LONG: usize = 4096;
 
-/// Differences below this are noise.
+/// Relative differences below this are noise.
 pub const LEAST_DIFFERENCE: f64 = 0.02;
 
-/// Samples of one width that tell how far apart they lie.
+/// Minimum number of samples of one width for a spread.
 const N_FOR_A_SPREAD: usize = 3;
 
-/// What samples differ by where there are too few to tell.
+/// The spread assumed when there are too few samples.
 const UNKNOWN_SPREAD: f64 = 0.1;
 
-/// The mixture that settings are chosen for: so many tokens are decoded plainly, the others in chains.
+/// Share of the tokens that are decoded plainly in the mixture; the others are decoded in drafted chains.
 const SHARE_PLAIN: f64 = 0.5;
 
-/// The probability that a token of such a chain is accepted after the one before it.
+/// Probability that a chain's token is accepted, given that the token before it was.
 const P_ACCEPTED: f64 = 0.9;
 
-/// Whether flash attention is used. On a CPU it makes verifying a tree on a long context twice as slow.
+/// Whether to use flash attention. On a CPU it doubles the time to verify a tree on a long context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlashAttention {
-    /// As llama.cpp decides for the device.
+    /// llama.cpp decides by the device.
     Auto,
     /// Always.
     On,
@@ -52,7 +52,7 @@ pub enum FlashAttention {
     Off,
 }
 
-/// A number of the KV cache.
+/// Number format of the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheType {
@@ -60,7 +60,7 @@ pub enum CacheType {
     F32,
     /// 2 bytes, the default.
     F16,
-    /// 2 bytes, of more range and less precision.
+    /// 2 bytes, with more range and less precision.
     Bf16,
     /// A little more than 1 byte, in blocks of 32.
     #[serde(rename = "q8_0")]
@@ -68,7 +68,7 @@ pub enum CacheType {
     /// About three quarters of a byte.
     #[serde(rename = "q5_1")]
     Q5_1,
-    /// A little less.
+    /// About 0.69 bytes.
     #[serde(rename = "q5_0")]
     Q5_0,
     /// About five eighths of a byte.
@@ -77,19 +77,19 @@ pub enum CacheType {
     /// A little more than half a byte.
     #[serde(rename = "q4_0")]
     Q4_0,
-    /// The same, with levels that are not evenly spaced.
+    /// As `Q4_0`, with unevenly spaced levels.
     #[serde(rename = "iq4_nl")]
     Iq4Nl,
 }
 
 impl CacheType {
-    /// What `n` numbers take.
+    /// Bytes of `n` numbers.
     #[must_use]
     pub fn bytes(self, n: usize) -> usize {
         match self {
             CacheType::F32 => 4 * n,
             CacheType::F16 | CacheType::Bf16 => 2 * n,
-            // Each block of 32 has a scale of 2 bytes, and those of _1 a minimum as well.
+            // Each block of 32 numbers has a 2-byte scale; the `_1` types also have a 2-byte minimum.
             CacheType::Q8_0 => n.div_ceil(32) * 34,
             CacheType::Q5_1 => n.div_ceil(32) * 24,
             CacheType::Q5_0 => n.div_ceil(32) * 22,
@@ -98,31 +98,31 @@ impl CacheType {
         }
     }
 
-    /// Whether numbers are kept in blocks with a scale.
+    /// Whether numbers are stored in blocks with a scale.
     #[must_use]
     pub fn is_quantized(self) -> bool {
         !matches!(self, CacheType::F32 | CacheType::F16 | CacheType::Bf16)
     }
 }
 
-/// How keys and values are kept. Quantized values need flash attention.
+/// Number formats of keys and values. Quantized values need flash attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvType {
-    /// Keys.
+    /// Format of the keys.
     #[serde(rename = "cache_type_k")]
     pub k: CacheType,
-    /// Values.
+    /// Format of the values.
     #[serde(rename = "cache_type_v")]
     pub v: CacheType,
 }
 
 impl KvType {
-    /// 4 bytes a number: exact, for tests.
+    /// 4 bytes per number: exact, for tests.
     pub const F32: KvType = KvType { k: CacheType::F32, v: CacheType::F32 };
-    /// 2 bytes a number, as llama.cpp's default.
+    /// 2 bytes per number: llama.cpp's default.
     pub const F16: KvType = KvType { k: CacheType::F16, v: CacheType::F16 };
 
-    /// Whether the target's own numbers, hence possibly its text, are less precise than by default.
+    /// Whether the cache is less precise than the default, which can change the text.
     #[must_use]
     pub fn is_lossy(self) -> bool {
         let keeps = |cache_type| matches!(cache_type, CacheType::F32 | CacheType::F16);
@@ -130,10 +130,10 @@ impl KvType {
     }
 }
 
-/// What decoding times depend on besides the model, the machine and the length of the context.
+/// Settings that affect decoding time, besides the model, the machine and the context length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Kind of attention kernels.
+    /// Whether to use flash attention.
     #[serde(rename = "flash_attn")]
     pub flash_attention: FlashAttention,
     /// Threads for one row.
@@ -142,16 +142,16 @@ pub struct Settings {
     /// Threads for more than one row.
     #[serde(rename = "threads_batch")]
     pub n_threads_batch: usize,
-    /// How keys and values are kept.
+    /// Number formats of the KV cache.
     #[serde(flatten)]
     pub kv_type: KvType,
 }
 
-/// The most threads that can be asked for.
+/// Maximum number of threads.
 pub const MAX_THREADS: usize = 512;
 
 impl Settings {
-    /// Whether a context can be made of these.
+    /// Whether a context can be created with these settings.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let has_threads = |n| (1..=MAX_THREADS).contains(&n);
@@ -176,7 +176,7 @@ impl fmt::Display for CacheType {
     }
 }
 
-/// As flags.
+/// Formats the settings as command-line flags.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = match self.flash_attention {
@@ -189,26 +189,26 @@ impl fmt::Display for Settings {
     }
 }
 
-/// The same thing for a short and for a long context.
+/// One value for a short and one for a long context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BySpan<T> {
-    /// For a context like [`SHORT`].
+    /// For a context of about [`SHORT`] positions.
     pub short: T,
-    /// For a context like [`LONG`].
+    /// For a context of about [`LONG`] positions.
     pub long: T,
 }
 
-/// One of the two lengths of context.
+/// A short or a long context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// Like [`SHORT`].
+    /// About [`SHORT`] positions.
     Short,
-    /// Like [`LONG`].
+    /// About [`LONG`] positions.
     Long,
 }
 
 impl<T> BySpan<T> {
-    /// The one for this length.
+    /// The value for this context length.
     #[must_use]
     pub fn of(&self, span: Span) -> &T {
         match span {
@@ -217,31 +217,31 @@ impl<T> BySpan<T> {
         }
     }
 
-    /// The one that fits a text of `n_positions`: the nearer by factor.
+    /// The value for a text of `n_positions`: the nearer length by ratio.
     #[must_use]
     pub fn at(&self, n_positions: usize) -> &T {
         if n_positions.saturating_mul(n_positions) < SHORT * LONG { &self.short } else { &self.long }
     }
 
-    /// Both changed the same way.
+    /// Applies `change` to both values.
     pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> BySpan<U> {
         BySpan { short: change(self.short), long: change(self.long) }
     }
 }
 
-/// What one setting takes at one length of context.
+/// Measured times of one setting at one context length.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Times {
-    /// Milliseconds by width.
+    /// Median milliseconds per batch, by width in rows.
     pub ms: BTreeMap<usize, f64>,
-    /// How far apart samples of one width lie: what the median is above the fastest, as a share of it.
+    /// Spread of the samples of one width: `(median - fastest) / median`.
     pub spread: f64,
-    /// Samples of the width that has the fewest.
+    /// Samples of the width with the fewest.
     pub n_samples: u32,
 }
 
 impl Times {
-    /// From samples in milliseconds by width; `None` unless one row and several were measured.
+    /// Summarizes samples in milliseconds by width; `None` unless one row and at least one other width were measured.
     #[must_use]
     pub fn from_samples(samples: &BTreeMap<usize, Vec<f64>>) -> Option<Times> {
         let is_sound = |ms: &f64| ms.is_finite() && *ms > 0.0;
@@ -257,13 +257,13 @@ impl Times {
         (ms.contains_key(&1) && ms.len() > 1).then_some(Times { ms, spread, n_samples })
     }
 
-    /// One step of plain decoding.
+    /// Milliseconds of one step of plain decoding.
     #[must_use]
     pub fn plain_ms(&self) -> f64 {
         self.ms[&1]
     }
 
-    /// The time a token takes in chains of the best width.
+    /// Expected milliseconds per token with chains of the best width.
     #[must_use]
     pub fn drafted_ms(&self) -> f64 {
         let per_token = |(&width, ms): (&usize, &f64)| {
@@ -273,15 +273,15 @@ impl Times {
         self.ms.iter().map(per_token).fold(f64::INFINITY, f64::min)
     }
 
-    /// What settings are judged by: the time of a token where half of the tokens are decoded plainly and half in chains
-    /// whose tokens are accepted with probability 0.9 each, of the width that suits these times best.
+    /// The figure of merit: expected milliseconds per token when half of the tokens are decoded plainly and half in
+    /// chains. A chain's tokens are accepted with probability 0.9 each, and its width is the best for these times.
     #[must_use]
     pub fn ms_per_token(&self) -> f64 {
         SHARE_PLAIN * self.plain_ms() + (1.0 - SHARE_PLAIN) * self.drafted_ms()
     }
 
-    /// These times as they would have been when `baseline` was measured: `then` is the same thing as the baseline, but
-    /// measured in turns with these. A machine that has become slower has slowed both.
+    /// Scales these times to the machine's speed when `baseline` was measured. `then` measures the baseline's setting
+    /// again, interleaved with these times, so a machine that became slower slowed both.
     #[must_use]
     pub fn corrected(mut self, baseline: &Times, then: &Times) -> Times {
         let drift = baseline.ms.iter().filter_map(|(width, ms)| Some(ms / then.ms.get(width)?));
@@ -291,17 +291,17 @@ impl Times {
     }
 }
 
-/// One setting, measured. `None` where it could not be.
+/// The measured times of one setting; `None` where the measurement failed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trial {
-    /// What was set.
+    /// The setting.
     pub settings: Settings,
-    /// What it takes.
+    /// Its times.
     pub times: BySpan<Option<Times>>,
 }
 
-/// The place of the best of `trials`, the first of which is the default. `None` is what could not be measured, or may
-/// not be chosen.
+/// The index of the best of `trials`, where index 0 is the default. `None` marks a trial that failed or must not be
+/// chosen.
 #[must_use]
 pub fn choose(trials: &[Option<&Times>]) -> usize {
     let known = || trials.iter().enumerate().filter_map(|(place, times)| Some((place, (*times)?)));
@@ -311,7 +311,7 @@ pub fn choose(trials: &[Option<&Times>]) -> usize {
     let best = known().filter(is_eligible).min_by(|a, b| a.1.ms_per_token().total_cmp(&b.1.ms_per_token()));
     let (place, best) = best.unwrap_or((fastest_place, fastest));
     let Some(default) = trials[0] else { return place };
-    // The default has the benefit of the doubt: it goes if its plain decoding is clearly too slow, or the whole clearly slower.
+    // Keep the default unless its plain decoding, or its total, is slower by more than the noise.
     let noise = |other: &Times| default.spread.max(other.spread).max(LEAST_DIFFERENCE);
     let is_slower = |own: f64, other: f64, noise: f64| own > other * (1.0 + noise);
     let eligible_ms = fastest.plain_ms() * (1.0 + LEAST_DIFFERENCE);
@@ -320,7 +320,7 @@ pub fn choose(trials: &[Option<&Times>]) -> usize {
     if must_go || is_beaten { place } else { 0 }
 }
 
-/// The best settings of `trials` for each length of context; of lossy KV types only if they are asked for.
+/// The best settings of `trials` for each context length. Lossy KV types are eligible only if `allow_lossy`.
 #[must_use]
 pub fn chosen(trials: &[Trial], allow_lossy: bool) -> Option<BySpan<Settings>> {
     let best = |span| {
@@ -331,19 +331,19 @@ pub fn chosen(trials: &[Trial], allow_lossy: bool) -> Option<BySpan<Settings>> {
     Some(BySpan { short: best(Span::Short)?, long: best(Span::Long)? })
 }
 
-/// What to measure, one after the other: each stage varies one thing of the best settings so far.
+/// The order of measurements: each stage varies one setting of the best combination so far.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is used without tuning; measured first.
+    /// The settings used without tuning; measured first.
     pub default: Settings,
-    /// Numbers of threads worth trying.
+    /// Thread counts worth trying.
     pub threads: Vec<usize>,
     /// Whether a lossy KV type may be chosen. It is measured in any case.
     pub allow_lossy: bool,
 }
 
 impl Plan {
-    /// The settings to measure next; `None` when nothing is left.
+    /// The next settings to measure; `None` when nothing is left.
     #[must_use]
     pub fn next(&self, trials: &[Trial]) -> Option<Settings> {
         let Some(best) = chosen(trials, self.allow_lossy) else { return Some(self.default) };
@@ -354,7 +354,7 @@ impl Plan {
         candidates.find(|settings| is_new(settings) && settings.is_sound())
     }
 
-    /// How many settings are measured in all, if the best for a short and a long context do not differ.
+    /// The number of settings measured in all, if short and long contexts have the same best.
     #[must_use]
     pub fn n_expected(&self) -> usize {
         4 + self.threads.iter().filter(|&&n| n != self.default.n_threads).count()
@@ -369,7 +369,7 @@ impl Plan {
         self.threads.iter().map(|&n| Settings { n_threads: n, n_threads_batch: n, ..base }).collect()
     }
 
-    /// One row is bound by memory, several by arithmetic: each has its own best number.
+    /// One row is memory-bound, several rows are compute-bound: each has its own best thread count.
     fn mixed_threads(&self, base: Settings, trials: &[Trial]) -> Vec<Settings> {
         let comparable = |trial: &&Trial| {
             let Settings { n_threads, n_threads_batch, .. } = trial.settings;

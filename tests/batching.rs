@@ -1,7 +1,7 @@
-//! The engine of a batch on models small enough for thousands of decodes: texts side by side are the texts alone,
-//! whatever their number, and every way to end is told.
+//! The batch engine on tiny models, fast enough for thousands of decodes: a text in a batch equals the text alone for
+//! any number of lanes, and every way an answer can end is reported.
 //!
-//! Model and cache are F32, so one row and many rows take kernels that differ in rounding only.
+//! Model and cache are F32, so the kernels for one row and for many rows differ only in rounding.
 
 #![cfg(feature = "llama")]
 
@@ -14,22 +14,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use chaski::batch::engine::{Answer, Constraint, End, Engine, Event, Request, Shorter};
 use chaski::batching::chains::Drafting;
 use chaski::batching::schedule::BatchSchedule;
-use chaski::batching::{Batcher, Said, Text};
+use chaski::batching::{Batcher, EmittedToken, Text};
 use chaski::chat::template::Segment;
 use chaski::cost::CostCurve;
 use chaski::draft::NoDraft;
 use chaski::draft::auto::Auto;
+use chaski::engine::{Answer, Constraint, End, Engine as _, Event, Request, Shorter};
 use chaski::generate::{Generation, Length};
-use chaski::llama::batching::{BatchEngine, BatchEngineConfig, start};
+use chaski::llama::engine::drafters::DraftersConfig;
+use chaski::llama::engine::{Engine, EngineConfig, ManyTexts, Mode};
 use chaski::llama::model::{Model, ModelConfig};
 use chaski::llama::parallel::Parallel;
 use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
-use chaski::llama::worker::WorkerConfig;
-use chaski::llama::worker::drafters::DraftersConfig;
 use chaski::schedule::Schedule;
 use chaski::store::prompt_cache::PromptCacheConfig;
 use chaski::text::TextAssembler;
@@ -38,13 +37,13 @@ use chaski::tune::{BySpan, Settings};
 use support::loop_parts::{Dice, Still};
 use support::tiny;
 
-/// llama.cpp is initialized once in a process, so the tests take turns.
+/// llama.cpp is initialized once per process, so the tests run one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 const SETTINGS: Settings =
     Settings { flash_attention: FlashAttention::Off, n_threads: 1, n_threads_batch: 1, kv_type: KvType::F32 };
 
-/// A model in a file, and the right to use llama.cpp.
+/// A model file, and the lock for llama.cpp.
 struct Fixture {
     file: tempfile::NamedTempFile,
     _turn: MutexGuard<'static, ()>,
@@ -59,22 +58,20 @@ impl Fixture {
         Fixture { file, _turn: turn }
     }
 
-    fn engine(&self, n_parallel: Option<usize>, n_ctx: Option<usize>) -> BatchEngine {
+    fn engine(&self, n_parallel: Option<usize>, n_ctx: Option<usize>) -> Engine {
         engine(self.file.path(), n_parallel, n_ctx, Arc::default())
     }
 }
 
-fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> BatchEngine {
-    let engine = worker_config(path);
-    start(BatchEngineConfig { engine, n_parallel, n_ctx, drafts: true, prompt_cache: None }, interrupt, &mut |_| {})
-        .unwrap()
-        .0
+fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> Engine {
+    let mode = Mode::ManyTexts(ManyTexts { n_parallel, n_ctx, drafts: true, prompt_cache: None });
+    Engine::start(engine_config(path), mode, interrupt, &mut |_| {}).unwrap().0
 }
 
-fn worker_config(path: &Path) -> WorkerConfig {
+fn engine_config(path: &Path) -> EngineConfig {
     let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
-    WorkerConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None }
+    EngineConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None }
 }
 
 fn segments(text: &str) -> Vec<Segment> {
@@ -89,18 +86,15 @@ fn request(id: u64, text: &str, max_tokens: usize) -> Request {
     Request {
         id,
         prompt: segments(text),
-        shorter: Vec::new(),
         max_tokens: Some(max_tokens),
         sampling: greedy(),
-        stop: Vec::new(),
-        constraint: None,
-        n_logprobs: None,
         n_top: Some(3),
+        ..Request::default()
     }
 }
 
-/// Hands in all requests as they are taken, and collects what becomes of each.
-fn answer_all(engine: &BatchEngine, requests: &[Request]) -> (BTreeMap<u64, Answer>, BTreeMap<u64, String>) {
+/// Submits all requests as the engine takes them, and collects the answers and refusals.
+fn answer_all(engine: &Engine, requests: &[Request]) -> (BTreeMap<u64, Answer>, BTreeMap<u64, String>) {
     let (mut answers, mut refused, mut begun) = (BTreeMap::new(), BTreeMap::new(), 0);
     let (mut prompts, mut n_tokens) = (BTreeMap::new(), BTreeMap::<u64, usize>::new());
     let mut coming = requests.iter().cloned().peekable();
@@ -118,20 +112,20 @@ fn answer_all(engine: &BatchEngine, requests: &[Request]) -> (BTreeMap<u64, Answ
                 *n_tokens.entry(emitted.id).or_default() += 1;
             }
             Event::Done(answer) => {
-                assert_eq!(prompts.get(&answer.id), Some(&answer.n_prompt));
-                assert_eq!(n_tokens.get(&answer.id), Some(&answer.n_predicted), "every token was reported");
+                assert_eq!(prompts.get(&answer.id), Some(&answer.stats.n_prompt));
+                assert_eq!(n_tokens.get(&answer.id), Some(&answer.stats.n_predicted), "every token was reported");
                 assert!(answers.insert(answer.id, *answer).is_none());
             }
-            Event::Refused { id, refusal } => assert!(refused.insert(id, refusal.code).is_none()),
+            Event::Refused { id, error } => assert!(refused.insert(id, error.code().to_owned()).is_none()),
             Event::Notice { id: None, text } => panic!("{text}"),
-            Event::Progress(_) | Event::Notice { .. } => {}
+            _ => {}
         }
     }
     assert_eq!(begun, answers.len());
     (answers, refused)
 }
 
-/// Prompts of which many begin alike, and lengths, temperatures and seeds of all sorts.
+/// Requests with various lengths, temperatures and seeds. Many prompts share a prefix.
 fn mixed(n: u64) -> Vec<Request> {
     let mut dice = Dice(7);
     let shared = "this is the beginning that all of them have in common, with some words more than are needed ";
@@ -147,7 +141,7 @@ fn mixed(n: u64) -> Vec<Request> {
     (0..n).map(one).collect()
 }
 
-/// What each request is answered with when it is alone, by the loop of `chaski run`.
+/// The answers of single texts, computed by the loop of `chaski run`.
 fn alone(path: &Path, requests: &[Request]) -> Vec<String> {
     let model =
         Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None }, |_| true).unwrap();
@@ -193,7 +187,7 @@ fn texts_side_by_side_are_the_texts_alone() {
     }
 }
 
-/// The texts of a batcher on a machine of which the cost is known, and how many drafted tokens were accepted.
+/// The texts of a batcher with this cost curve, and the number of accepted draft tokens.
 fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &CostCurve) -> (Vec<Vec<Token>>, usize) {
     let schedule = BatchSchedule::new(curve.clone());
     let config = SessionConfig::new(512, &SETTINGS);
@@ -216,7 +210,7 @@ fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &Co
                 form: None,
             });
         }
-        let mut listener = |said: Said<'_>| {
+        let mut listener = |said: EmittedToken<'_>| {
             texts[said.id as usize].push(said.token);
             if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -234,7 +228,7 @@ fn drafted_texts_side_by_side_are_plain_texts() {
         let model = Model::load(&config, |_| true).unwrap();
         let requests: Vec<Request> =
             mixed(30).into_iter().map(|request| Request { max_tokens: Some(120), ..request }).collect();
-        // On the one nothing pays, on the other everything does.
+        // With the first curve no draft pays off, with the second every draft does.
         let dear = CostCurve::exact([(1, 10.0), (64, 640.0)]);
         let free = CostCurve::exact([(1, 10.0), (64, 11.0)]);
         let (plain, n_none) = batched_texts(&model, &requests, 5, &dear);
@@ -253,31 +247,31 @@ fn a_common_beginning_is_read_once() {
     let shared = "the sun in the water and ".repeat(20);
     let requests: Vec<Request> = (0..12).map(|id| request(id, &format!("{shared} number {id}"), 8)).collect();
     let (answers, _) = answer_all(&fixture.engine(Some(4), None), &requests);
-    let n_read: usize = answers.values().map(|answer| answer.n_prompt - answer.n_cached).sum();
-    let longest = answers[&11].n_prompt;
+    let n_read: usize = answers.values().map(|answer| answer.stats.n_prompt - answer.stats.n_cached).sum();
+    let longest = answers[&11].stats.n_prompt;
     assert!(n_read < longest + 12 * 32, "{n_read} tokens read for prompts of {longest}");
-    let cold = answers.values().filter(|answer| answer.n_cached == 0).count();
+    let cold = answers.values().filter(|answer| answer.stats.n_cached == 0).count();
     assert_eq!(cold, 1);
 }
 
-/// A job whose lines begin alike, and another one of the same beginning on another day.
+/// A job whose lines share a prefix, and a later job with the same prefix.
 #[test]
 fn what_lines_have_in_common_is_kept_between_jobs() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let folder = tempfile::tempdir().unwrap();
     let job = |question: &str, n_lanes: usize, keeps: bool| {
-        let engine = WorkerConfig { secret: Some(folder.path().join("secret")), ..worker_config(fixture.file.path()) };
+        let config = EngineConfig { secret: Some(folder.path().join("secret")), ..engine_config(fixture.file.path()) };
         let cache = PromptCacheConfig { folder: folder.path().join("prompts"), max_bytes: 1 << 30 };
         let prompt_cache = keeps.then_some(cache);
-        let config =
-            BatchEngineConfig { engine, n_parallel: Some(n_lanes), n_ctx: Some(1000), drafts: false, prompt_cache };
-        let engine = start(config, Arc::default(), &mut |_| {}).unwrap().0;
+        let mode =
+            Mode::ManyTexts(ManyTexts { n_parallel: Some(n_lanes), n_ctx: Some(1000), drafts: false, prompt_cache });
+        let engine = Engine::start(config, mode, Arc::default(), &mut |_| {}).unwrap().0;
         let shared = "the rain in the station and the sun on the water ".repeat(12);
         let requests: Vec<Request> =
             (0..7).map(|id| request(id, &format!("{shared} {question} {}", id * 7), 20)).collect();
         let (answers, refused) = answer_all(&engine, &requests);
         assert!(answers.len() == 7 && refused.is_empty());
-        let n_read: usize = answers.values().map(|answer| answer.n_prompt - answer.n_cached).sum();
+        let n_read: usize = answers.values().map(|answer| answer.stats.n_prompt - answer.stats.n_cached).sum();
         (answers.into_values().map(|answer| answer.text).collect::<Vec<_>>(), n_read)
     };
     let states = || std::fs::read_dir(folder.path().join("prompts")).map_or(0, Iterator::count);
@@ -288,7 +282,7 @@ fn what_lines_have_in_common_is_kept_between_jobs() {
     let (second, n_second) = job("is it", 3, true);
     assert_eq!((&second, states()), (&texts, 1));
     assert!(n_second + 200 < n_cold, "{n_second} tokens read, {n_cold} without");
-    // Other lines with the same beginning, and other lanes, whose states are others.
+    // Other lines with the same prefix. The number of lanes is part of a state's key.
     let (other, n_other) = job("he said", 3, true);
     assert_eq!(other, job("he said", 3, false).0);
     assert!(n_other + 200 < n_cold);
@@ -323,11 +317,11 @@ fn what_cannot_be_answered_is_refused_and_the_rest_goes_on() {
 fn a_prompt_may_fill_the_context_but_for_one_token() {
     let fixture = Fixture::new(&tiny::tiny_llama(3));
     let engine = fixture.engine(Some(2), Some(50));
-    // One token a repetition; one begins the text, and one is a space.
+    // One token per repetition, plus BOS and a space.
     let requests: Vec<Request> = (0..3).map(|id| request(id, &" the".repeat(47 + id as usize), 9)).collect();
     let (answers, refused) = answer_all(&engine, &requests);
-    assert_eq!(answers.values().map(|answer| answer.n_prompt).collect::<Vec<_>>(), [49]);
-    assert_eq!((answers[&0].end, answers[&0].n_predicted), (End::Context { n_ctx: 50 }, 1));
+    assert_eq!(answers.values().map(|answer| answer.stats.n_prompt).collect::<Vec<_>>(), [49]);
+    assert_eq!((&answers[&0].end, answers[&0].stats.n_predicted), (&End::Context { n_ctx: 50 }, 1));
     assert_eq!(refused.len(), 2, "50 and 51 of 50 positions");
 }
 
@@ -344,12 +338,12 @@ fn a_shorter_prompt_stands_in_where_the_answer_has_no_room() {
     drop(engine);
     let (answers, _) = answer_all(&fixture.engine(Some(2), Some(50)), &[long(0), request(1, &" the".repeat(30), 15)]);
     assert_eq!(
-        (answers[&0].n_prompt, &answers[&0].text),
+        (answers[&0].stats.n_prompt, &answers[&0].text),
         (32, &answers[&1].text),
         "32 and 15 have room, 42 and 15 not"
     );
     let (answers, _) = answer_all(&fixture.engine(Some(2), Some(100)), &[long(0)]);
-    assert_eq!(answers[&0].n_prompt, 52, "nothing is left out where there is room");
+    assert_eq!(answers[&0].stats.n_prompt, 52, "nothing is left out where there is room");
 }
 
 #[test]
@@ -362,7 +356,7 @@ fn a_longer_request_gets_a_larger_context() {
     assert!(answers.len() == 3 && refused.is_empty());
     let (answers, refused) = answer_all(&engine, &requests[3..]);
     assert!(answers.len() == 6 && refused.is_empty());
-    assert!(answers[&3].n_prompt > 300 && answers[&7].n_prompt > 300);
+    assert!(answers[&3].stats.n_prompt > 300 && answers[&7].stats.n_prompt > 300);
 }
 
 #[test]
@@ -376,7 +370,7 @@ fn a_stop_text_ends_an_answer_and_is_no_part_of_it() {
     let stopped = Request { stop: vec![stop.clone()], ..request(1, "the sun", 60) };
     let (answers, _) = answer_all(&engine, &[stopped]);
     assert_eq!(answers[&1].text, whole[..whole.find(&stop).unwrap()]);
-    assert_eq!(answers[&1].end, End::Stop);
+    assert_eq!(answers[&1].end, End::Word(stop));
 }
 
 #[test]
@@ -392,15 +386,15 @@ fn an_answer_is_held_to_its_schema() {
     let requests: Vec<Request> = (0..6).map(|id| held(id, if id < 2 { 0.0 } else { 1.0 })).collect();
     let (answers, refused) = answer_all(&engine, &requests);
     assert!(refused.is_empty());
-    for answer in answers.values().filter(|answer| answer.end == End::Stop) {
+    for answer in answers.values().filter(|answer| answer.end == End::Eos) {
         let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
         assert!(value["ok"].is_boolean() && [17, 23].contains(&value["n"].as_i64().unwrap()), "{value}");
     }
-    assert!(answers.values().any(|answer| answer.end == End::Stop));
+    assert!(answers.values().any(|answer| answer.end == End::Eos));
     assert_eq!(answers[&0].text, answers[&1].text);
 }
 
-/// Needs `CHASKI_TEST_MODEL`, which `scripts/test.sh` sets: tokens of a real vocabulary are more than letters.
+/// Needs `CHASKI_TEST_MODEL`, which `scripts/test.sh` sets: a real vocabulary has more than single letters.
 #[test]
 fn a_real_model_is_held_to_its_schema() {
     let Some(path) = std::env::var_os("CHASKI_TEST_MODEL") else {
@@ -424,12 +418,12 @@ fn a_real_model_is_held_to_its_schema() {
     let requests: Vec<Request> = people.iter().enumerate().map(ask).collect();
     let (answers, refused) = answer_all(&engine, &requests);
     assert!(refused.is_empty(), "{refused:?}");
-    assert!(answers.values().filter(|answer| answer.n_cached > 32).count() >= 5);
-    for answer in answers.values().filter(|answer| answer.end == End::Stop) {
+    assert!(answers.values().filter(|answer| answer.stats.n_cached > 32).count() >= 5);
+    for answer in answers.values().filter(|answer| answer.end == End::Eos) {
         let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
         assert!(value["name"].is_string() && (0..=120).contains(&value["age"].as_i64().unwrap()), "{value}");
     }
-    assert!(answers.values().filter(|answer| answer.end == End::Stop).count() >= 4, "{answers:?}");
+    assert!(answers.values().filter(|answer| answer.end == End::Eos).count() >= 4, "{answers:?}");
 }
 
 #[test]
@@ -459,8 +453,8 @@ fn a_model_that_answers_nan_is_told_line_by_line() {
     }
     let mut codes = Vec::new();
     while codes.len() < 2 {
-        if let Event::Refused { refusal, .. } = engine.next_event().unwrap() {
-            codes.push(refusal.code);
+        if let Event::Refused { error, .. } = engine.next_event().unwrap() {
+            codes.push(error.code());
         }
     }
     assert_eq!(codes, ["not_finite", "not_finite"]);

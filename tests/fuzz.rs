@@ -1,4 +1,4 @@
-//! A short run of every fuzz target: its corpus as it is, and mutations of it. `fuzz/README.md` tells of longer ones.
+//! Runs every fuzz target briefly: on its corpus and on mutations of it. `fuzz/README.md` describes longer runs.
 
 #[path = "../fuzz/mutate.rs"]
 mod mutate;
@@ -26,7 +26,7 @@ fn targets_survive_their_corpus_and_mutations_of_it() {
     }
 }
 
-/// The corpus must reach beyond the first check, else nothing is fuzzed but that.
+/// Corpus files must pass the first check; otherwise the fuzzer reaches nothing beyond it.
 #[test]
 fn corpora_are_sound() {
     let read = |path: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(path)).unwrap();

@@ -1,5 +1,5 @@
-//! The GGUF reader against files made by an independent writer: sound ones pass, each defect has its own error, and
-//! nothing panics, whatever the bytes.
+//! The GGUF reader against files of an independent writer: valid files pass, each defect has its own error, and no
+//! bytes make it panic.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn check(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
     Ok(gguf)
 }
 
-/// A sound file of about 1 kB: fast enough to be damaged at every byte.
+/// A valid file of about 1 kB, small enough to damage every byte in turn.
 fn small() -> GgufWriter {
     let mut w = GgufWriter::default();
     w.meta("general.architecture", Meta::str("llama"));
@@ -191,7 +191,7 @@ fn defects_of_tensors() {
     assert_defect!(|w| w.tensors[2].offset = Some(140), Defect::TensorOffset { .. });
     assert_defect!(|w| w.tensors.clear(), Defect::NoTensors);
     assert_defect!(|w| w.tensors[2].data.truncate(96), Defect::Incomplete { .. });
-    // Each is small enough alone; only the sum overflows.
+    // Each tensor fits alone; only the sum overflows.
     let huge = |i: u64| TensorSpec { offset: Some(i << 62), ..tensor(&format!("t{i}"), &[1 << 60], 0, 0) };
     assert_defect!(|w| w.tensors = (0..3).map(huge).collect(), Defect::TensorTooLarge { .. });
     let mut w = small();
@@ -214,7 +214,7 @@ fn last_padding_may_be_absent() {
     bytes.pop();
     let error = check(bytes).expect_err("one byte of data is missing");
     let text = error.to_string();
-    assert!(text.contains("bytes, the file has") && text.ends_with("incomplete download"), "{text}");
+    assert!(text.contains("bytes, but the file has") && text.ends_with("incomplete download"), "{text}");
     assert!(error.hint().is_some_and(|hint| hint.contains("download it again")));
 }
 
@@ -286,7 +286,7 @@ fn defects_of_tokenizers() {
         |w| _ = w.set(&key("tokens"), Meta::strs(&["a", "b", "a", "c"])),
         Defect::DuplicateToken { id: 2, .. }
     );
-    // To llama.cpp a token ends at the first zero byte.
+    // For llama.cpp a token ends at the first zero byte.
     let twins = Meta::strs(&["a", "b\0x", "b\0y", "c"]);
     assert_defect!(|w| _ = w.set(&key("tokens"), twins), Defect::DuplicateToken { id: 2, .. });
     let mut w = small();
@@ -326,7 +326,7 @@ fn defects_of_tokenizers() {
     assert_defect!(single, Defect::NoSpecialToken { which: "bos" });
 }
 
-/// llama.cpp aborts while it tokenizes text that holds such a byte.
+/// llama.cpp aborts when it tokenizes text with a byte that the vocabulary lacks.
 #[test]
 fn sentencepiece_needs_all_bytes() {
     for (text, is_sound) in [("<0x0A>", true), ("\n", true), ("<0x0a>", false), ("newline", false)] {
@@ -354,7 +354,7 @@ fn defects_of_templates() {
     check(w.finish()).expect("the longest template");
 }
 
-/// Recurrent models say 0 heads, hybrid ones 0 for some blocks; llama.cpp loads both.
+/// Recurrent models declare 0 heads, hybrid models 0 for some blocks. llama.cpp loads both.
 #[test]
 fn zero_heads_are_sound_where_there_is_no_attention() {
     let mut w = small();
@@ -499,7 +499,7 @@ proptest! {
         let _ = check(bytes);
     }
 
-    /// Eight bytes at a time: lengths, counts, offsets and dimensions at their extremes.
+    /// Overwrites eight bytes at a time: lengths, counts, offsets and dimensions at their extremes.
     #[test]
     fn overwritten_numbers_never_panic(
         edits in prop::collection::vec((8_usize..1200, prop_oneof![
@@ -532,7 +532,7 @@ proptest! {
     }
 }
 
-/// Run this after a change of `small`: it is what `fuzz/corpus/gguf` begins with.
+/// Run this after changing `small`: it rewrites the files in `fuzz/corpus/gguf`.
 #[test]
 #[ignore = "writes into the source tree"]
 fn the_fuzz_corpus_is_renewed() {
@@ -545,7 +545,7 @@ fn the_fuzz_corpus_is_renewed() {
     std::fs::write(folder.join("experts"), experts.finish()).expect("the corpus");
 }
 
-/// 200,000 tokens take a fraction of the time that loading takes, whatever the machine.
+/// Checking 200,000 tokens must take a fraction of the loading time, whatever the machine.
 #[test]
 fn large_vocabularies_are_fast() {
     let tokens: Vec<String> = (0..200_000).map(|i| format!("token {i}")).collect();

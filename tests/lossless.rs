@@ -1,4 +1,4 @@
-//! The first property: what is drafted never changes the text.
+//! Losslessness: drafts never change the text.
 //!
 //! On an exact target, speculative output equals plain output for every drafter, sampler, seed, vocabulary and limit.
 
@@ -19,7 +19,7 @@ use chaski::tree::{NodeId, TokenTree};
 use proptest::prelude::*;
 use support::loop_parts::{Dice, Still, flat_curve};
 
-/// Draws from the softmax with a penalty on what was emitted before: state that must advance once per token.
+/// Samples from the softmax with a penalty on earlier tokens: its state must advance once per emitted token.
 struct Seeded {
     dice: Dice,
     temperature: f32,
@@ -45,7 +45,7 @@ impl Sampler for Seeded {
     }
 }
 
-/// Random trees of every shape: half of the nodes are what the target would say, half are not.
+/// Random trees of every shape. Half of the nodes are the target's choice.
 struct Wild(Dice, Scripted);
 
 impl Drafter for Wild {
@@ -136,7 +136,7 @@ fn generate(case: &Case, drafter: &mut dyn Drafter, mut schedule: Schedule) -> G
     };
     let generated = generation.run(&case.prompt, prefilled, case.length, &mut emit).unwrap();
     assert_eq!(streamed, generated.tokens, "what is streamed is what is returned");
-    // The timeline holds everything but the last token, whatever was drafted and dropped.
+    // The cache holds every committed token except the last one.
     let whole: Vec<Token> = case.prompt.iter().chain(&generated.tokens).copied().collect();
     if !generated.tokens.is_empty() {
         assert_eq!(target.n_past(), whole.len() - 1);
@@ -173,7 +173,7 @@ proptest! {
     }
 }
 
-/// A property that holds because nothing is ever drafted would say nothing.
+/// Losslessness would be trivial if nothing were ever drafted.
 #[test]
 fn drafts_are_made_and_accepted() {
     let case = Case {

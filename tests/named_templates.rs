@@ -1,4 +1,4 @@
-//! Templates that have a name: what chaski renders is what llama.cpp's own code makes of the same messages.
+//! Named chat templates: chaski renders the same text as llama.cpp's own code.
 
 #![cfg(feature = "llama")]
 
@@ -12,7 +12,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate, LlamaModel};
 
-/// With blanks around them, since some templates trim.
+/// With white space around the texts, because some templates trim them.
 const CONVERSATIONS: [&[(&str, &str)]; 4] = [
     &[("user", " hi\n")],
     &[("system", " be brief "), ("user", "hi")],
@@ -33,7 +33,7 @@ fn issue_13_8_named_templates_are_llama_cpps() {
         let template = ChatTemplate::parse(&named(name).unwrap(), SpecialTexts::default()).unwrap();
         let theirs = LlamaChatTemplate::new(name).unwrap();
         for conversation in CONVERSATIONS {
-            // llama.cpp loses the system prompt there; here it goes into the user's message.
+            // llama.cpp drops the system prompt there; chaski puts it into the user's message.
             if name == "yandex" && conversation[0].0 == "system" {
                 continue;
             }

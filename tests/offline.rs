@@ -1,7 +1,7 @@
-//! No network code: the command imports nothing that opens a connection, and it works where no socket can be had.
+//! Chaski has no network code: the binary imports nothing that opens a connection, and it works without sockets.
 //!
-//! What it does import are `socketpair`, `send`, `recv` and the like: the standard library starts processes with them, and
-//! signals wake threads through them. Such pairs lead nowhere outside of the process and what it starts.
+//! It does import `socketpair`, `send`, `recv` and the like. The standard library starts processes with them, and
+//! signals wake threads through them. Such socket pairs connect only the process and its children.
 
 #![cfg(feature = "llama")]
 
@@ -12,7 +12,7 @@ use std::fs;
 
 use object::Object as _;
 
-/// Without any of these there is no connection.
+/// Without any of these functions no connection can be opened.
 const NETWORK: [&str; 15] = [
     "socket",
     "connect",
@@ -40,7 +40,7 @@ fn nothing_is_imported_that_connects() {
         .iter()
         .map(|import| String::from_utf8_lossy(import.name()).trim_start_matches('_').to_owned())
         .collect();
-    // A file that was not understood would have none.
+    // Guards against a parser that finds no imports.
     assert!(names.iter().any(|name| name == "read") && names.len() > 50, "{names:?}");
     let found: Vec<&String> = names.iter().filter(|name| NETWORK.contains(&name.as_str())).collect();
     assert!(found.is_empty(), "{found:?}");
@@ -65,7 +65,7 @@ mod banned {
         libc::SYS_io_uring_setup,
     ];
 
-    /// Runs a command that is killed as soon as it, or what it starts, makes one of these calls.
+    /// Runs a command that is killed as soon as it or a child makes one of these system calls.
     fn run(command: &mut Command) -> Output {
         let in_a_thread = || {
             let rules: BTreeMap<i64, _> = CALLS.into_iter().map(|call| (call, Vec::new())).collect();
@@ -85,7 +85,7 @@ mod banned {
         write("model.gguf", &crate::support::tiny::tiny_llama(3));
         write("prompts.txt", b"the rain\nin the station\n");
         write("text.txt", b"the rain in the station");
-        // Also without a sandbox: it is not that which keeps it offline.
+        // Without the sandbox too: the program itself must be offline.
         for line in [
             "run -m model.gguf -p rain -n 8 --no-sandbox",
             "run -m model.gguf -p rain -n 8",

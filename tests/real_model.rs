@@ -1,8 +1,8 @@
-//! A real quantized model: drafted text is plain text, with every drafter, greedy and with seeds. With kernels of ours so is
-//! every row of logits that a token is chosen from, to the bit.
+//! A real quantized model: drafted text equals plain text with every drafter, greedy and seeded. With our kernels, the
+//! logits of every emitted token have the same bits too.
 //!
 //! `scripts/test.sh` runs this on SmolLM2-135M-Instruct, where each drafter answers a share of the prompts. With
-//! `CHASKI_TEST_ALL=1` each answers all; any model will do, and `CHASKI_TEST_TOKENS` makes answers of a large one shorter:
+//! `CHASKI_TEST_ALL=1` each answers all. Any model works; `CHASKI_TEST_TOKENS` shortens the answers of a large one:
 //!
 //! ```sh
 //! eval "$(scripts/build.sh --print-env)"
@@ -22,7 +22,7 @@ use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::Session;
 use support::real::{self, Counts, DRAFTERS, Way};
 
-/// Of every so many prompts a drafter answers one, unless `CHASKI_TEST_ALL` is set: all of them would take ten minutes.
+/// Each drafter answers every n-th prompt, unless `CHASKI_TEST_ALL` is set: all prompts would take ten minutes.
 const SHARES: [usize; DRAFTERS.len()] = [2, 4, 8, 8, 8, 8, 2, 2, 8];
 
 const PROMPTS: [&str; 32] = [
@@ -73,11 +73,11 @@ fn drafted_text_is_plain_text() {
     let is_exact = real::is_exact();
     let (wants_all, n_tokens) = (number("CHASKI_TEST_ALL").is_some(), number("CHASKI_TEST_TOKENS").unwrap_or(128));
     let mut base = Counts::default();
-    // Per drafter: answers, those that are equal to the bit, accepted tokens, time.
+    // Per drafter: answers, bit-exact answers, accepted tokens, seconds.
     let mut told: BTreeMap<&str, (usize, usize, usize, f64)> = BTreeMap::new();
     let (mut differences, mut n_other_texts) = (Vec::new(), 0);
     for (i, text) in PROMPTS.into_iter().enumerate() {
-        // Whoever answers each fourth or eighth prompt meets both kinds, too.
+        // Mixed so that a drafter with every fourth or eighth prompt also gets greedy and seeded answers.
         let is_greedy = (i + i / 4 + i / 8) % 2 == 0;
         let temperature = if is_greedy { 0.0 } else { 0.8 };
         let sampling = Sampling { temperature, seed: 7 + i as u32, ..Sampling::default() };
@@ -117,7 +117,7 @@ fn drafted_text_is_plain_text() {
     if is_exact {
         assert!(differences.is_empty(), "{differences:#?}");
     } else {
-        // ggml's kernels round otherwise for several rows than for one: near-ties turn out otherwise.
+        // ggml's kernels round differently for several rows than for one, so near-ties can flip.
         let n: usize = told.values().map(|told| told.0).sum();
         let _ = writeln!(stderr, "not exact (ggml's kernels): {n_other_texts} of {n} texts differ");
         assert!(n_other_texts * 2 < n, "{differences:#?}");

@@ -1,4 +1,4 @@
-//! The tests that docs/reliability.md names are there.
+//! Every test that docs/reliability.md names exists.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,6 @@
-//! The default drafter on real answers, recorded once: one per kind of prompt, of Qwen2.5-Coder-0.5B-Instruct Q4_K_M.
+//! The default drafter on recorded answers of Qwen2.5-Coder-0.5B-Instruct Q4_K_M, one per kind of prompt.
 //!
-//! Bounds are a little looser than what was seen when they were set: they hold a drafter that is trained anew, and fail
-//! one that became worse.
+//! The bounds are a little looser than the scores when they were set: a retuned drafter passes, a worse one fails.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use chaski::replay::trace::Trace;
 use chaski::schedule::Schedule;
 use chaski::tree::MAX_NODES;
 
-/// What drafting takes is not of interest here.
+/// Drafting takes no time.
 struct Stopped;
 
 impl Clock for Stopped {
@@ -27,12 +26,12 @@ fn traces() -> Vec<Trace> {
     Trace::parse_all(include_str!("data/traces.jsonl")).unwrap()
 }
 
-/// Each row takes this share of the first.
+/// Each further row costs this share of the first.
 fn even(share: f64) -> CostCurve {
     CostCurve::exact((1..=MAX_NODES).map(|n| (n, 1.0 + share * (n - 1) as f64)))
 }
 
-/// A 1.5B Q4_K_M on two AVX-512 cores.
+/// Milliseconds of a 1.5B Q4_K_M model on two AVX-512 cores.
 fn laptop() -> CostCurve {
     CostCurve::exact([
         (1, 62.0),
@@ -47,7 +46,7 @@ fn laptop() -> CostCurve {
     ])
 }
 
-/// A fresh drafter on each trace.
+/// Scores of each trace, with a fresh drafter for each.
 fn scores(curve: &CostCurve, drafter: impl Fn() -> Box<dyn Drafter>) -> Vec<(String, Score)> {
     let score = |trace: &Trace| {
         replay(trace, curve, drafter().as_mut(), Schedule::cost_aware(curve.clone()), &Stopped).unwrap()
@@ -103,7 +102,7 @@ fn auto_knows_what_it_does() {
     let (hoped, accepted) = calibration.bins.iter().fold((0.0, 0), |(p, n), bin| (p + bin.sum_p, n + bin.n_accepted));
     assert!((hoped - accepted as f64).abs() < 0.03 * n, "{hoped:.0} hoped for, {accepted} accepted of {n}");
     assert!(calibration.log_loss / n < 0.28, "log-loss {:.3}", calibration.log_loss / n);
-    // A fresh drafter, without a base, on eight answers: a bin of 372 is 5.7 points too careful.
+    // A fresh drafter without a base on eight answers: a bin of 372 predicts 5.7 points too little.
     for bin in calibration.bins.iter().filter(|bin| bin.n >= 200) {
         let (predicted, realized) = (bin.sum_p / bin.n as f64, bin.n_accepted as f64 / bin.n as f64);
         assert!((predicted - realized).abs() < 0.07, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The headers that the hook includes, below the source tree of llama.cpp.
+/// The headers that the shim includes, relative to llama.cpp's source tree.
 const HEADERS: [&str; 4] =
     ["ggml/include/ggml-cpu.h", "ggml/src/ggml-backend-impl.h", "ggml/src/ggml-impl.h", "ggml/src/ggml-cpu/traits.h"];
 
@@ -32,17 +32,17 @@ fn main() {
         .include(source.join("ggml/include"))
         .include(source.join("ggml/src"))
         .include(source.join("ggml/src/ggml-cpu"))
-        // ggml's headers are written for its own flags.
+        // ggml's headers produce warnings without ggml's own compiler flags.
         .warnings(false)
         .compile("chaski_kernels_hook");
 }
 
-/// llama.cpp's source tree: CMake notes it in the cache of the build.
+/// llama.cpp's source tree, which CMake records in its cache.
 fn source_tree() -> PathBuf {
     let package = std::env::var("DEP_LLAMA_GGML_CMAKE_DIR").expect(
         "llama-cpp-sys-2 names no folder of ggml's CMake package: was it built with system-ggml or dynamic back ends?",
     );
-    // out/lib/cmake beside out/build
+    // The package is in out/lib/cmake, CMake's build folder is out/build.
     let out = Path::new(&package).ancestors().nth(2).expect("a folder within the build");
     let cache = out.join("build/CMakeCache.txt");
     let text = std::fs::read_to_string(&cache).unwrap_or_else(|e| panic!("cannot read {}: {e}", cache.display()));

@@ -1,28 +1,28 @@
-//! Prompts without end, of the eight kinds that `chaski bench` has, made from a table of forms and fillings. The same seed
-//! gives the same prompts in the same order, and none twice.
+//! Generates prompts of the eight kinds of `chaski bench` from a table of forms and fillings. The same seed gives the
+//! same prompts in the same order, and no prompt twice.
 //!
-//! None of them may be, or paraphrase, a prompt of `bench/prompts.jsonl`: those are held out for measuring.
+//! No prompt may equal or paraphrase one of `bench/prompts.jsonl`, because those are held out for measuring.
 
 use std::collections::BTreeSet;
 
 use crate::align::table::{KINDS, Kind, LISTS};
 
-/// Draws without a new prompt before giving up: the table is used up.
+/// Draws without a new prompt after which the table counts as used up.
 const MAX_TRIES: usize = 1000;
 
-/// How deep fillings may stand in fillings.
+/// Deepest nesting of fillings.
 const MAX_DEPTH: usize = 4;
 
 /// A prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its kind, as in `bench/prompts.jsonl`.
+    /// Its kind, named as in `bench/prompts.jsonl`.
     pub kind: &'static str,
-    /// What the user says.
+    /// The user's message.
     pub text: String,
 }
 
-/// The shipped prompts of a seed, in order.
+/// An iterator over the prompts of a seed.
 #[derive(Clone, Debug)]
 pub struct Prompts {
     dice: Dice,
@@ -30,7 +30,7 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// The prompts of this seed.
+    /// Starts the prompts of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Prompts {
         Prompts { dice: Dice(seed), given: BTreeSet::new() }
@@ -54,7 +54,7 @@ impl Iterator for Prompts {
 
     fn next(&mut self) -> Option<Prompt> {
         let kind = self.draw_kind();
-        // Forms with few fillings are used up first: another one then keeps the shares of the kinds.
+        // Forms with few fillings are used up first. Another form of the same kind then keeps the kinds' shares.
         for _ in 0..MAX_TRIES {
             let form = kind.forms[self.dice.roll(kind.forms.len())];
             let text = Filler { dice: &mut self.dice, chosen: Vec::new() }.fill(form, 0);
@@ -66,8 +66,8 @@ impl Iterator for Prompts {
     }
 }
 
-/// Fills the slots of one prompt: `$NAME` takes any filling of its list, `$NAME1`, `$NAME2` different ones, and the same
-/// wherever they stand.
+/// Fills the slots of one prompt. `$NAME` takes any filling of its list. `$NAME1` and `$NAME2` take different fillings,
+/// each the same wherever the slot occurs.
 struct Filler<'a> {
     dice: &'a mut Dice,
     chosen: Vec<(&'a str, &'static str)>,
@@ -86,7 +86,7 @@ impl<'a> Filler<'a> {
                     let filling = self.choose(slot, list);
                     text += &self.fill(filling, depth + 1);
                 }
-                // A dollar of the text's own.
+                // Not a slot: a dollar sign in the text.
                 None => {
                     text.push('$');
                     text += slot;
@@ -103,7 +103,7 @@ impl<'a> Filler<'a> {
             return filling;
         }
         let start = self.dice.roll(list.len());
-        // The first of the list, from a random place on, that no other slot of this list has.
+        // From a random start, the first filling that no other slot has taken.
         let is_free = |filling: &&&str| !is_named || self.chosen.iter().all(|(_, taken)| taken != *filling);
         let filling = list[start..].iter().chain(&list[..start]).find(is_free).unwrap_or(&list[start]);
         self.chosen.push((slot, filling));
@@ -116,12 +116,12 @@ fn fillings(slot: &str) -> Option<&'static [&'static str]> {
     LISTS.iter().find(|(name, _)| *name == list).map(|(_, fillings)| *fillings)
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers on every machine.
+/// The SplitMix64 generator (Steele, Lea, Flood 2014): the same numbers on every machine.
 #[derive(Clone, Debug)]
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// Any number.
+    /// The next 64-bit number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -130,7 +130,10 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number below `n_sides`, which is not 0.
+    /// A number below `n_sides`.
+    ///
+    /// # Panics
+    /// If `n_sides` is 0.
     pub fn roll(&mut self, n_sides: usize) -> usize {
         (self.next_u64() % n_sides as u64) as usize
     }
@@ -144,7 +147,7 @@ mod tests {
 
     const HELD_OUT: &str = include_str!("../../bench/prompts.jsonl");
 
-    /// Words in a row that two unrelated texts do not share.
+    /// Length of a run of words that two unrelated texts do not share.
     const N_WORDS: usize = 6;
 
     fn runs(text: &str) -> Vec<String> {

@@ -1,6 +1,6 @@
-//! Forms and their fillings: what the shipped prompts are made from. `$NAME` is a slot, see `prompts`.
+//! The forms and fillings that the shipped prompts are made from. `$NAME` is a slot, see `prompts`.
 //!
-//! All of it was written for this project. It must stay away from the subjects of `bench/prompts.jsonl`.
+//! All texts were written for this project. They must avoid the subjects of `bench/prompts.jsonl`.
 
 mod code;
 mod passages;
@@ -8,15 +8,16 @@ mod subjects;
 
 /// A kind of prompt.
 pub(super) struct Kind {
-    /// As in `bench/prompts.jsonl`.
+    /// Its name, as in `bench/prompts.jsonl`.
     pub(super) name: &'static str,
-    /// Its share, in tickets of a lottery.
+    /// Its weight in the draw of a kind.
     pub(super) n_tickets: usize,
-    /// What a prompt looks like.
+    /// Templates of its prompts.
     pub(super) forms: &'static [&'static str],
 }
 
-/// Chat and code most: they repeat little of their own text, so they profit most from what is known before.
+/// The kinds of prompts. Chat and code have the most weight: they repeat little of their own text, so they gain most
+/// from what the drafter learned before.
 #[rustfmt::skip]
 pub(super) const KINDS: &[Kind] = &[
     Kind { name: "chat", n_tickets: 10, forms: &[
@@ -90,7 +91,7 @@ pub(super) const KINDS: &[Kind] = &[
     ]},
 ];
 
-/// The fillings of each slot.
+/// The fillings of each slot, by name.
 #[rustfmt::skip]
 pub(super) const LISTS: &[(&str, &[&str])] = &[
     ("CONCEPT", subjects::CONCEPT), ("AUDIENCE", subjects::AUDIENCE), ("LENGTH", subjects::LENGTH),

@@ -1,88 +1,89 @@
-//! The seam to the file system: what the ledger does with files, and nothing else, so that a test can make any of it fail.
+//! The file operations of the ledger, as a trait, so that tests can make each of them fail.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lock::{Beside, Locked, lock};
+use crate::lock::{LockKind, Locked, lock};
 
-/// How long a file is waited for that another process has: one that looks whether somebody has it, has it for a moment itself.
+/// How long to wait for a lock: a process that only checks whether a file is in use locks it for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A file that is read from anywhere.
+/// A file open for reading and seeking.
 pub trait Readable: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Readable for T {}
 
-/// A file that grows at its end.
+/// A file open for appending.
 pub trait Appended: Send {
-    /// Adds bytes. After an error, part of them may be there.
+    /// Appends bytes. After an error, some of them may have been written.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the bytes cannot be written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Its length.
+    /// The file's length in bytes.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// When the length cannot be read.
     fn n_bytes(&self) -> io::Result<u64>;
 
-    /// Shortens it to this length.
+    /// Truncates the file to this length.
     ///
     /// # Errors
-    /// When it cannot be changed.
+    /// When the file cannot be truncated.
     fn cut(&mut self, n_bytes: u64) -> io::Result<()>;
 
-    /// Waits until everything appended is on the disk. After an error nothing is known of what was appended since the
-    /// last success: trying again would be told that all is well.
+    /// Waits until all appended bytes are on disk. After an error, the bytes appended since the last success may be
+    /// lost, and a second call may wrongly succeed.
     ///
     /// # Errors
-    /// When it is not.
+    /// When syncing fails.
     fn sync(&mut self) -> io::Result<()>;
 }
 
 /// A file system.
 pub trait Disk: Send + Sync {
-    /// Opens a file, which is made where there is none.
+    /// Opens a file for appending, and creates it if it does not exist.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn append(&self, path: &Path) -> io::Result<Box<dyn Appended>>;
 
-    /// The same, and keeps all others from doing so, until it is dropped; `None` while another has it.
+    /// Like [`Disk::append`], with an exclusive lock until the file is dropped. `None` if another process holds a lock.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn append_alone(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>>;
 
-    /// Keeps all from having this file alone, until what is returned is dropped; `None` while one has it.
+    /// Takes a shared lock on a file, until the returned value is dropped. `None` if a process holds the exclusive
+    /// lock.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>>;
 
-    /// Opens a file for reading; `None` where there is none.
+    /// Opens a file for reading; `None` if it does not exist.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn read(&self, path: &Path) -> io::Result<Option<Box<dyn Readable>>>;
 
-    /// Has `from` take the place of `to`, for good: the folder is synced.
+    /// Renames `from` to `to`, replacing it, and syncs the folder.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When renaming or syncing fails.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file if it is there.
+    /// Deletes a file if it exists.
     ///
     /// # Errors
-    /// When it is there and stays.
+    /// When it exists and cannot be deleted.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
-/// The real one.
+/// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Files;
 
@@ -92,12 +93,12 @@ impl Disk for Files {
     }
 
     fn append_alone(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>> {
-        let locked = lock(path, Beside::Nobody, PATIENCE, || open(path))?;
+        let locked = lock(path, LockKind::Exclusive, PATIENCE, || open(path))?;
         Ok(locked.map(|file| Box::new(file) as Box<dyn Appended>))
     }
 
     fn hold(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
-        let locked = lock(path, Beside::Alike, Duration::ZERO, || File::open(path))?;
+        let locked = lock(path, LockKind::Shared, Duration::ZERO, || File::open(path))?;
         Ok(locked.map(|file| Box::new(file) as Box<dyn Send>))
     }
 
@@ -122,7 +123,7 @@ impl Disk for Files {
     }
 }
 
-/// Whether some process has this file alone; `None` where there is no such file.
+/// Whether a process holds the exclusive lock on a file; `None` if the file does not exist.
 ///
 /// # Errors
 /// When it cannot be opened.
@@ -134,7 +135,7 @@ pub fn is_in_use(path: &Path) -> io::Result<Option<bool>> {
     }
 }
 
-/// Opens a file at its end, and makes it where there is none.
+/// Opens a file at its end, and creates it if it does not exist.
 fn open(path: &Path) -> io::Result<File> {
     let is_new = !path.exists();
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -182,7 +183,7 @@ impl Appended for Locked {
     }
 }
 
-/// A new name is safe only when its folder is.
+/// A new file name survives a power cut only after its folder is synced.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
@@ -221,7 +222,7 @@ mod tests {
         Files.remove(&other).unwrap();
         assert!(!other.exists());
     }
-    /// As when one process is asked how a job is getting on, and another one begins to work at it.
+    /// A process that checks a job's status must not keep a starting batch from its lock.
     #[test]
     fn who_looks_is_in_nobodys_way() {
         let folder = tempfile::tempdir().unwrap();

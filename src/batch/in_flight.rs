@@ -1,8 +1,8 @@
-//! Bounds what is between the file and the results: lines, and their bytes.
+//! Bounds the lines between input and output, in number and in bytes.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What may be under way.
+/// A limit on lines in flight.
 #[derive(Debug)]
 pub struct InFlight {
     max_lines: usize,
@@ -19,13 +19,13 @@ struct Level {
 }
 
 impl InFlight {
-    /// At most so many lines, of so many bytes in all; a line that is longer goes alone.
+    /// Admits at most `max_lines` lines with `max_bytes` bytes in all. A longer line is admitted alone.
     #[must_use]
     pub fn new(max_lines: usize, max_bytes: usize) -> InFlight {
         InFlight { max_lines, max_bytes, level: Mutex::default(), falls: Condvar::new() }
     }
 
-    /// Waits for room, and takes it. False after [`InFlight::close`].
+    /// Waits for room for a line and takes it. Returns false after [`InFlight::close`].
     pub fn enter(&self, n_bytes: usize) -> bool {
         let is_full = |level: &mut Level| {
             let has_room = level.n_lines < self.max_lines && level.n_bytes.saturating_add(n_bytes) <= self.max_bytes;
@@ -40,7 +40,7 @@ impl InFlight {
         true
     }
 
-    /// Gives the room of a line back.
+    /// Frees the room of a line.
     pub fn leave(&self, n_bytes: usize) {
         let mut level = self.level();
         level.n_lines -= 1;
@@ -49,7 +49,7 @@ impl InFlight {
         self.falls.notify_one();
     }
 
-    /// Wakes whoever waits: nothing leaves any more.
+    /// Makes all present and future calls of [`InFlight::enter`] return false.
     pub fn close(&self) {
         self.level().is_closed = true;
         self.falls.notify_all();
@@ -69,18 +69,18 @@ mod tests {
 
     #[test]
     fn no_more_is_under_way_than_may_be() {
-        let gauge = InFlight::new(3, 10);
+        let in_flight = InFlight::new(3, 10);
         let (n_bytes, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for worker in 0..8 {
-                let (gauge, n_bytes, most) = (&gauge, &n_bytes, &most);
+                let (in_flight, n_bytes, most) = (&in_flight, &n_bytes, &most);
                 scope.spawn(move || {
                     for n in 0..200 {
                         let size = (n + worker) % 6;
-                        assert!(gauge.enter(size));
+                        assert!(in_flight.enter(size));
                         most.fetch_max(n_bytes.fetch_add(size, Ordering::SeqCst) + size, Ordering::SeqCst);
                         n_bytes.fetch_sub(size, Ordering::SeqCst);
-                        gauge.leave(size);
+                        in_flight.leave(size);
                     }
                 });
             }
@@ -90,13 +90,13 @@ mod tests {
 
     #[test]
     fn a_long_line_goes_alone_and_closing_wakes() {
-        let gauge = InFlight::new(3, 10);
-        assert!(gauge.enter(1000));
+        let in_flight = InFlight::new(3, 10);
+        assert!(in_flight.enter(1000));
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| gauge.enter(1));
-            gauge.close();
+            let waiting = scope.spawn(|| in_flight.enter(1));
+            in_flight.close();
             assert!(!waiting.join().unwrap());
         });
-        assert!(!gauge.enter(0));
+        assert!(!in_flight.enter(0));
     }
 }

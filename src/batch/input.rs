@@ -1,6 +1,6 @@
-//! From a file to requests: what a line is, what it asks, and who it is.
+//! Turns the lines of an input file into requests: formats, lines, parameters, ids, templates and shards.
 //!
-//! Everything here but [`source`] is pure. Nothing knows what becomes of a request.
+//! Everything here except [`source`] is pure.
 
 pub mod format;
 pub mod lines;

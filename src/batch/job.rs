@@ -1,4 +1,4 @@
-//! A job from its description to its end: survey the input, open the results, do what is left.
+//! Runs a batch job from its description: surveys the input, opens the output, and does the lines that are left.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,55 +8,56 @@ use std::sync::atomic::AtomicBool;
 use twox_hash::XxHash3_64;
 
 use crate::batch::disk::Disk;
-use crate::batch::engine::Engine;
 use crate::batch::input::format::Format;
 use crate::batch::input::parameters::Defaults;
 use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Source, SourceError, Survey};
 use crate::batch::input::template::LineTemplate;
 use crate::batch::journal::{Journal, Key, Totals};
-use crate::batch::ledger::{Ledger, Opening};
+use crate::batch::ledger::{Ledger, OpenOptions};
 use crate::batch::pipeline::{self, BatchError, Ended, OutputShape, Plan, Sink, Watcher};
 use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
 use crate::batch::render::Renderer;
 use crate::chat::template::LocalTime;
-use crate::sampling::{KNOBS, Sampling};
+use crate::engine::Engine;
+use crate::gguf::ModelId;
+use crate::sampling::{SAMPLING_OPTIONS, Sampling};
 
-/// What is to be done, as a command says it.
+/// A batch job as the command line describes it.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The file of lines.
+    /// The input file.
     pub input: PathBuf,
-    /// Its form, where it is not to be told from the file.
+    /// The input's format; `None`: detect it from the file.
     pub format: Option<Format>,
-    /// Makes prompts of lines.
+    /// The template that makes prompts from lines.
     pub template: Option<String>,
-    /// Which lines.
+    /// The lines to do.
     pub shard: Shard,
-    /// How results look.
+    /// Form and order of the results.
     pub form: OutputShape,
-    /// What holds where a line asks for nothing else.
+    /// Parameters for lines that set none of their own.
     pub defaults: Defaults,
-    /// Whether the seed in there was asked for; else an earlier run's is taken.
+    /// Whether the user set the seed in `defaults`. If not, the seed of an earlier run is used.
     pub has_seed: bool,
-    /// Which model it is: name, size, hash.
-    pub model: String,
-    /// How results name it.
+    /// The model.
+    pub model: ModelId,
+    /// The model's name in results.
     pub model_name: String,
-    /// Everything else that shapes results, by the name the user knows it by.
+    /// All other parameters that affect the results, by flag.
     pub parameters: BTreeMap<String, String>,
-    /// Whether lines that failed are done again.
+    /// Whether to do failed lines again.
     pub retry_failed: bool,
-    /// Whether the process before crashed.
+    /// Whether the previous process crashed.
     pub after_crash: bool,
 }
 
-/// Where results go.
+/// The destination of results.
 pub enum Output<'d> {
     /// A file with a journal.
     File(&'d dyn Disk, &'d Path),
-    /// A stream.
+    /// A stream, without a journal.
     Stream(Box<dyn Write + 'd>),
 }
 
@@ -69,7 +70,7 @@ impl std::fmt::Debug for Output<'_> {
     }
 }
 
-/// A job that may begin.
+/// A job that is ready to run.
 #[derive(Debug)]
 pub struct Prepared<'d> {
     source: Source,
@@ -83,10 +84,10 @@ pub struct Prepared<'d> {
 }
 
 impl Job {
-    /// Reads the input once, checks that the results are this job's, and locks them.
+    /// Reads the input once, checks that the output belongs to this job, and locks it.
     ///
     /// # Errors
-    /// When the input or the results cannot be used. Nothing is changed then.
+    /// When the input or the output cannot be used. Files of another job are not changed.
     pub fn prepare<'d>(&self, output: Output<'d>) -> Result<Prepared<'d>, BatchError> {
         let io = |error: io::Error| SourceError::Io { path: self.input.clone(), error };
         let survey = Survey::of(&self.input, self.format).map_err(io)?;
@@ -102,8 +103,8 @@ impl Job {
             Output::Stream(stream) => Sink::Stream(stream),
             Output::File(disk, path) => {
                 let Job { has_seed, retry_failed, after_crash, .. } = *self;
-                let opening = Opening { ms: key.created_ms, after_crash, has_seed, retry_failed };
-                let ledger = Ledger::open(disk, path, &key, &opening)?;
+                let options = OpenOptions { ms: key.created_ms, after_crash, has_seed, retry_failed };
+                let ledger = Ledger::open(disk, path, &key, &options)?;
                 key = ledger.journal().key().clone();
                 Sink::Ledger(Box::new(ledger))
             }
@@ -116,7 +117,7 @@ impl Job {
         Ok(Prepared { source, sink, shard, form, defaults, origin, survey, created_ms })
     }
 
-    /// What must be the same for another process to go on with it.
+    /// The job's key, which must match for another process to resume the job.
     fn key(&self, survey: &Survey, created_ms: u64) -> Key {
         let sampling = &self.defaults.sampling;
         let mut parameters = self.parameters.clone();
@@ -126,11 +127,12 @@ impl Job {
         add("--text", self.form.is_text.to_string());
         add("--ordered", self.form.is_ordered.to_string());
         let (mut own, mut default) = (sampling.clone(), Sampling::default());
-        for knob in &KNOBS {
-            let (number, usual) = (knob.get(&mut own), knob.get(&mut default));
-            // The first ones have always been here; the others count once they are used.
-            if number != usual || ALWAYS_KEYED.contains(&knob.flag) {
-                add(knob.flag, (number as f32).to_string());
+        for option in &SAMPLING_OPTIONS {
+            let (number, usual) = (option.get(&mut own), option.get(&mut default));
+            // Every journal's key has the options of `ALWAYS_KEYED`. The others are added only if they differ from their
+            // default, so that journals written before a option existed still match.
+            if number != usual || ALWAYS_KEYED.contains(&option.flag) {
+                add(option.flag, (number as f32).to_string());
             }
         }
         let others = (&sampling.samplers, &sampling.dry_breakers, &sampling.logit_bias, sampling.ignore_eos);
@@ -152,10 +154,10 @@ impl Job {
     }
 }
 
-/// Numbers that are a part of every key.
+/// Knobs that are part of every key.
 const ALWAYS_KEYED: [&str; 5] = ["--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty"];
 
-/// A text that may be long, as a part of a key.
+/// A long text as part of a key: its beginning and its hash.
 #[must_use]
 pub fn summary(text: &str) -> String {
     let start: String = text.chars().take(40).collect();
@@ -163,31 +165,31 @@ pub fn summary(text: &str) -> String {
 }
 
 impl Prepared<'_> {
-    /// The input.
+    /// The input file.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.source.path()
     }
 
-    /// What the input holds.
+    /// The survey of the input.
     #[must_use]
     pub fn survey(&self) -> &Survey {
         &self.survey
     }
 
-    /// Seed of all draws.
+    /// Seed of all sampling.
     #[must_use]
     pub fn seed(&self) -> u32 {
         self.defaults.sampling.seed
     }
 
-    /// What was done before; a stream has no such thing.
+    /// The journal with the results of earlier runs; `None` for a stream.
     #[must_use]
     pub fn journal(&self) -> Option<&Journal> {
         self.sink.journal()
     }
 
-    /// Bytes of the journal that were damaged or torn.
+    /// Damaged or torn bytes dropped from the end of the journal.
     #[must_use]
     pub fn n_dropped_bytes(&self) -> u64 {
         match &self.sink {
@@ -196,13 +198,13 @@ impl Prepared<'_> {
         }
     }
 
-    /// Lines that are still to be done.
+    /// Lines of this shard that are not done.
     #[must_use]
     pub fn n_left(&self) -> u64 {
         self.journal().map_or_else(|| self.shard.n_of(self.survey.n_lines), Journal::n_left)
     }
 
-    /// What templates take for now: when the job began, also where it goes on later.
+    /// The time that templates see: when the job began, also if it is resumed later.
     #[must_use]
     pub fn now(&self) -> LocalTime {
         LocalTime { unix_s: i64::try_from(self.created_ms / 1000).unwrap_or(0), utc_offset_s: 0 }
@@ -210,7 +212,7 @@ impl Prepared<'_> {
 }
 
 impl Prepared<'_> {
-    /// Does what is left.
+    /// Does the lines that are left.
     ///
     /// # Errors
     /// See [`BatchError`].
@@ -226,7 +228,7 @@ impl Prepared<'_> {
         pipeline::run(plan, engine, sink, interrupt, watcher)
     }
 
-    /// Closes a job of which nothing is left to do.
+    /// Closes a job that has no lines left.
     ///
     /// # Errors
     /// See [`BatchError`].

@@ -1,68 +1,75 @@
-//! What became of each line: a pure state machine over the entries of a journal, and their form in a file.
+//! The state of a job, line by line: a state machine over the entries of a journal, and the entries' file format.
 //!
 //! ```text
 //! chaski batch journal 1
-//! 9f86d081 {"key":{...}}                 what the job is: another key is another job
-//! 60303ae2 {"opened":{"ms":...}}         a process begins, or goes on
-//! fd61a03a {"begun":{"line":17}}         the engine is given a line
-//! 2c6ee24b {"answered":{"line":17}}      it came back, whatever becomes of its record
-//! e4e8d4a0 {"finished":{"line":17,...}}  the line's record is safe in the output, and ends there
+//! 9f86d081 {"key":{...}}                 identifies the job; another key is another job
+//! 60303ae2 {"opened":{"ms":...}}         a process begins or resumes the job
+//! fd61a03a {"begun":{"line":17}}         a line is given to the engine
+//! 2c6ee24b {"answered":{"line":17}}      the engine has finished it; its record is not safe yet
+//! e4e8d4a0 {"finished":{"line":17,...}}  its record is synced to the output, and ends there
 //! ```
 //!
-//! Each entry is one line of its own checksum and JSON. A `finished` entry is written only after the output was synced,
-//! so whatever of a journal survives speaks of records that survived too. The first line that is torn, damaged or
-//! senseless ends a journal: what follows is dropped. No IO here; the time is passed in.
+//! Each entry is one line: a checksum and JSON. A `finished` entry is written only after the output was synced, so
+//! every entry that survives describes a record that survived. The first torn, damaged or inconsistent line ends a
+//! journal; the rest is dropped. Pure: no IO, and the time is passed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::gguf::ModelId;
+
 /// First line of a journal.
 pub const MAGIC: &str = "chaski batch journal 1\n";
 
-/// Longest line: longer ones are damage.
+/// Longest line; a longer one is damaged.
 pub const MAX_ENTRY_BYTES: usize = 256 << 10;
 
-/// How often a line may take the process down.
+/// Crashes after which a line is given up.
 pub const MAX_CRASHES: u32 = 2;
 
-/// What a job is. Where another process is to go on with it, all of it must be the same.
+/// Identifies a job. A process may resume a job only if it has the same key, except for `created_ms` and a seed that
+/// the user did not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
-    /// The input: lines, bytes, hash.
+    /// The input: number of lines, bytes, hash.
     pub input: String,
-    /// The model: name, size, hash of its header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Lines of the whole input.
     pub n_lines: u64,
-    /// Lines of this shard of it.
+    /// Lines of this shard.
     pub n_own: u64,
-    /// Seed of all draws. One that was drawn itself is no part of what must be the same.
+    /// Seed of all sampling.
     pub seed: u32,
-    /// Everything else that shapes the results, by the name the user knows it by.
+    /// All other parameters that affect the results, by flag.
     pub parameters: BTreeMap<String, String>,
-    /// When it was begun, in milliseconds since 1970; that may differ.
+    /// When the job began, in milliseconds since 1970.
     pub created_ms: u64,
 }
 
 /// How two keys differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What of.
+    /// The parameter that differs.
     pub what: String,
-    /// Before.
+    /// Its old value.
     pub was: String,
-    /// Now.
+    /// Its new value.
     pub is: String,
 }
 
 impl Key {
-    /// The first difference between this key and another.
+    /// The first difference between this key and `now`.
     #[must_use]
     pub fn difference(&self, now: &Key) -> Option<Difference> {
+        if self.model != now.model {
+            let (was, is) = (self.model.to_string(), now.model.to_string());
+            return Some(Difference { what: "model".to_owned(), was, is });
+        }
         let parts = |key: &Key| {
-            let fixed = [("input", key.input.clone()), ("model", key.model.clone()), ("--seed", key.seed.to_string())];
+            let fixed = [("input", key.input.clone()), ("--seed", key.seed.to_string())];
             let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
             let lines = ("number of lines".to_owned(), format!("{} of {}", key.n_own, key.n_lines));
             fixed.into_iter().chain([lines]).chain(key.parameters.clone()).collect::<Vec<(String, String)>>()
@@ -77,65 +84,65 @@ impl Key {
     }
 }
 
-/// A line that is done with.
+/// A line that is done: answered or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
-    /// Its place among all lines.
+    /// Position among all lines of the input.
     pub line: u64,
-    /// Where its record ends in the output; it begins where the one before ends.
+    /// Offset where its record ends in the output; it begins where the previous record ends.
     pub end: u64,
-    /// Tokens of its prompt.
+    /// Tokens of the prompt.
     #[serde(rename = "prompt")]
     pub n_prompt: u64,
-    /// Tokens of its answer.
+    /// Tokens of the answer.
     #[serde(rename = "predicted")]
     pub n_predicted: u64,
-    /// What was wrong with it, if something was.
+    /// The error code, if the line failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What happened.
+/// An entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// The first entry.
     Key(Key),
-    /// A process begins or goes on.
+    /// A process begins or resumes the job.
     Opened {
-        /// When, in milliseconds since 1970.
+        /// Milliseconds since 1970.
         ms: u64,
-        /// Whether the one before crashed, as opposed to being killed or interrupted.
+        /// Whether the previous process crashed, rather than being killed or interrupted.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         after_crash: bool,
     },
-    /// The engine is given a line.
+    /// A line is given to the engine.
     Begun {
-        /// Which.
+        /// The line.
         line: u64,
     },
-    /// The engine is done with a line. Its record is not safe yet.
+    /// The engine has finished a line. Its record is not safe yet.
     Answered {
-        /// Which.
+        /// The line.
         line: u64,
     },
-    /// A line's record is safe.
+    /// A line's record is synced to the output.
     Finished(Finished),
-    /// All entries before this one are safe.
+    /// A group of records has been synced.
     Synced {
-        /// When, in milliseconds since 1970.
+        /// Milliseconds since 1970.
         ms: u64,
     },
-    /// The process ends by itself.
+    /// The process ends regularly: finished or interrupted.
     Closed {
-        /// When, in milliseconds since 1970.
+        /// Milliseconds since 1970.
         ms: u64,
     },
-    /// Output and journal were written anew; the finished lines follow.
+    /// Output and journal were rewritten; the finished lines follow.
     Rewritten {
-        /// When, in milliseconds since 1970.
+        /// Milliseconds since 1970.
         ms: u64,
-        /// Milliseconds that were spent before.
+        /// Working time before, in milliseconds.
         active_ms: u64,
     },
 }
@@ -148,7 +155,7 @@ impl Entry {
         format!("{:08x} {json}\n", checksum(&json))
     }
 
-    /// Reads a line, with its line break; `None` where it is not one.
+    /// Reads an entry from a line with its line break; `None` if it is not valid.
     #[must_use]
     pub fn decode(line: &[u8]) -> Option<Entry> {
         let text = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
@@ -162,7 +169,7 @@ fn checksum(json: &str) -> u32 {
     XxHash3_64::oneshot(json.as_bytes()) as u32
 }
 
-/// One bit a line.
+/// A set of lines, one bit per line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Bits(Vec<u64>);
 
@@ -180,17 +187,17 @@ impl Bits {
     }
 }
 
-/// The state of a job.
+/// The state of a job, from the entries applied so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journal {
     key: Key,
     done: Bits,
-    /// Given to the engine by the latest process, and not come back.
+    /// Lines given to the engine by the latest process and not finished.
     at_work: BTreeSet<u64>,
-    /// Crashes while a line was at work.
+    /// Number of crashes while a line was at work.
     crashes: BTreeMap<u64, u32>,
     totals: Totals,
-    /// The latest line done.
+    /// The line that finished last.
     latest: Option<u64>,
     is_sorted: bool,
     clock: Option<u64>,
@@ -211,12 +218,12 @@ pub struct Totals {
     pub n_predicted: u64,
     /// Bytes of the output.
     pub n_bytes: u64,
-    /// Milliseconds at work, over all processes.
+    /// Working time of all processes, in milliseconds.
     pub active_ms: u64,
 }
 
 impl Totals {
-    /// Lines done with.
+    /// Lines answered or failed.
     #[must_use]
     pub fn n_done(&self) -> u64 {
         self.n_ok + self.n_failed
@@ -224,7 +231,7 @@ impl Totals {
 }
 
 impl Journal {
-    /// A job of which nothing is done.
+    /// A job with no line done.
     #[must_use]
     pub fn new(key: Key) -> Journal {
         Journal {
@@ -241,7 +248,7 @@ impl Journal {
         }
     }
 
-    /// Takes an entry in; false where it makes no sense here, and nothing is changed then.
+    /// Applies an entry. If it is inconsistent with the state, returns false and changes nothing.
     pub fn apply(&mut self, entry: &Entry) -> bool {
         let is_line = |line: u64| line < self.key.n_lines;
         match *entry {
@@ -293,81 +300,81 @@ impl Journal {
         totals.n_bytes = finished.end;
     }
 
-    /// Nothing is held against a line that the engine has got through.
+    /// The engine finished the line, so it is not blamed for earlier crashes.
     fn clear(&mut self, line: u64) {
         self.at_work.remove(&line);
         self.crashes.remove(&line);
     }
 
-    /// A clock that was set back takes no time.
+    /// Adds the time since the last entry; zero if the clock was set back.
     fn tick(&mut self, ms: u64) {
         let passed = self.clock.map_or(0, |clock| ms.saturating_sub(clock));
         self.totals.active_ms = self.totals.active_ms.saturating_add(passed);
         self.clock = Some(ms);
     }
 
-    /// What the job is.
+    /// The job's key.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Sums.
+    /// Sums over all lines done.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Whether nothing more is to be done for a line.
+    /// Whether a line is answered or failed.
     #[must_use]
     pub fn is_done(&self, line: u64) -> bool {
         self.done.has(line)
     }
 
-    /// Lines still to be done.
+    /// Lines of this shard that are not done.
     #[must_use]
     pub fn n_left(&self) -> u64 {
         self.key.n_own.saturating_sub(self.totals.n_done())
     }
 
-    /// How often a line was at work when the process crashed. One that was is to be tried alone, so that no other line
-    /// is blamed; after [`MAX_CRASHES`] it is given up.
+    /// Number of crashes while this line was at work. A line with one crash must run alone, so that no other line is
+    /// blamed; after [`MAX_CRASHES`] it is given up.
     #[must_use]
     pub fn n_crashes(&self, line: u64) -> u32 {
         self.crashes.get(&line).copied().unwrap_or(0)
     }
 
-    /// Lines that the engine has been given and that have not come back.
+    /// Lines given to the engine and not finished.
     #[must_use]
     pub fn n_at_work(&self) -> usize {
         self.at_work.len()
     }
 
-    /// The line whose record is the last of the output.
+    /// The line of the last record in the output.
     #[must_use]
     pub fn latest(&self) -> Option<u64> {
         self.latest
     }
 
-    /// Whether the records stand in the order of their lines.
+    /// Whether the records are in line order.
     #[must_use]
     pub fn is_sorted(&self) -> bool {
         self.is_sorted
     }
 
-    /// Whether the latest process ended by itself.
+    /// Whether the latest process ended regularly.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    /// When something was last written, in milliseconds since 1970.
+    /// Time of the latest entry that has one, in milliseconds since 1970.
     #[must_use]
     pub fn clock_ms(&self) -> Option<u64> {
         self.clock
     }
 
-    /// Whether both files were written anew, and nobody has opened them since.
+    /// Whether both files were rewritten and not opened since.
     #[must_use]
     pub fn is_rewritten(&self) -> bool {
         self.is_rewritten

@@ -1,10 +1,10 @@
-//! The results of a job on disk: the output, and the journal beside it.
+//! Writes the results of a job to disk: the output file and the journal beside it.
 //!
-//! A record is one complete line, appended; a group of records is synced, and only then entered in the journal as
-//! finished. So a job that was cut off anywhere, by a kill or by a power cut, goes on after the last line that the
-//! journal has: what the output holds beyond that is cut off and done again, at most a second's worth.
+//! A record is one complete line, appended to the output. A group of records is synced first and only then entered in
+//! the journal as finished. After a kill or a power cut, the job resumes after the last line in the journal. Whatever
+//! the output holds beyond that, at most a second's worth, is cut off and done again.
 //!
-//! What is entered, and what it means, is the business of [`crate::batch::journal`].
+//! [`crate::batch::journal`] defines the entries.
 
 pub(in crate::batch) mod rewrite;
 
@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::batch::disk::{Appended, Disk, Readable, is_in_use};
 use crate::batch::journal::{Difference, Entry, Finished, Journal, Key, MAGIC, MAX_ENTRY_BYTES};
 
-/// Bytes of records that are held back for one write.
+/// Bytes of records collected for one write.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Why results cannot be kept.
+/// Why output and journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// A file cannot be read or written.
@@ -27,39 +27,39 @@ pub enum LedgerError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// The output holds something, and there is no journal that says what.
-    #[error("{0}: it exists, and no journal says that it is the output of a batch")]
+    /// The output is not empty, and it has no journal.
+    #[error("{0}: the file exists, but it has no journal, so it is not the output of a batch")]
     NoJournal(PathBuf),
-    /// The journal is something else.
-    #[error("{0}: not a journal of chaski batch, or one of another version")]
+    /// The journal file is not a journal of this version.
+    #[error("{0}: not a journal of chaski batch, or written by another version")]
     Foreign(PathBuf),
-    /// The journal is another job's.
-    #[error("{path}: it was begun with another {}: {}, now {}", .difference.what, .difference.was, .difference.is)]
+    /// The journal belongs to another job.
+    #[error("{path}: the job was started with another {}: {} then, {} now", .difference.what, .difference.was, .difference.is)]
     OtherKey {
         /// The journal.
         path: PathBuf,
-        /// How they differ.
+        /// The first difference.
         difference: Difference,
     },
-    /// Another process writes to it.
+    /// Another process is writing to the output.
     #[error("{0}: another process is writing to it")]
     Busy(PathBuf),
-    /// The output lost what the journal says is in it.
-    #[error("{path}: it has {n_bytes} bytes, and its journal says {n_expected}: it was changed by others")]
+    /// The output is shorter than its journal says.
+    #[error("{path}: the file was changed: it has {n_bytes} bytes, but its journal says {n_expected}")]
     Shortened {
         /// The output.
         path: PathBuf,
-        /// Its length.
+        /// The output's length.
         n_bytes: u64,
-        /// The length of all finished records.
+        /// The length of all finished records, by the journal.
         n_expected: u64,
     },
 }
 
-/// The journal beside an output.
+/// The path of an output's journal.
 #[must_use]
 pub fn journal_path(output: &Path) -> PathBuf {
     with_suffix(output, ".journal")
@@ -71,16 +71,16 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// How a job is gone on with.
+/// How to begin or resume a job.
 #[derive(Clone, Copy, Debug)]
-pub struct Opening {
-    /// Now, in milliseconds since 1970.
+pub struct OpenOptions {
+    /// The time, in milliseconds since 1970.
     pub ms: u64,
-    /// Whether the process before crashed.
+    /// Whether the previous process crashed.
     pub after_crash: bool,
-    /// Whether the key's seed was asked for. If not, that of an earlier run is taken.
+    /// Whether the user set the key's seed. If not, the seed of an earlier run is used.
     pub has_seed: bool,
-    /// Whether lines that failed are forgotten, so that they are done again.
+    /// Whether to forget failed lines, so that they are done again.
     pub retry_failed: bool,
 }
 
@@ -91,13 +91,13 @@ pub struct Ledger<'d> {
     output: Box<dyn Appended>,
     log: EngineLog,
     journal: Journal,
-    /// Records not written yet.
+    /// Records not yet written to the output.
     buffer: Vec<u8>,
-    /// Bytes of the output with them.
+    /// Length of the output, including `buffer`.
     n_bytes: u64,
-    /// Records not entered yet.
+    /// Records not yet entered in the journal.
     unsynced: Vec<Finished>,
-    /// Bytes of the journal that were no entries.
+    /// Bytes dropped from the end of the journal.
     n_dropped_bytes: u64,
 }
 
@@ -111,11 +111,11 @@ impl std::fmt::Debug for Ledger<'_> {
 }
 
 impl<'d> Ledger<'d> {
-    /// Begins a job, or goes on with it.
+    /// Begins or resumes a job.
     ///
     /// # Errors
-    /// See [`LedgerError`]; files that are not this job's are not changed.
-    pub fn open(disk: &'d dyn Disk, path: &Path, key: &Key, opening: &Opening) -> Result<Ledger<'d>, LedgerError> {
+    /// See [`LedgerError`]. Files of another job are not changed.
+    pub fn open(disk: &'d dyn Disk, path: &Path, key: &Key, options: &OpenOptions) -> Result<Ledger<'d>, LedgerError> {
         let journal_path = journal_path(path);
         let error_at = |path: &Path| {
             let path = path.to_owned();
@@ -130,7 +130,7 @@ impl<'d> Ledger<'d> {
         let found = read_journal(disk, &journal_path)?;
         let (journal, n_sound_bytes) = match found {
             Some((journal, n_sound_bytes)) => {
-                let now = Key { seed: if opening.has_seed { key.seed } else { journal.key().seed }, ..key.clone() };
+                let now = Key { seed: if options.has_seed { key.seed } else { journal.key().seed }, ..key.clone() };
                 if let Some(difference) = journal.key().difference(&now) {
                     return Err(LedgerError::OtherKey { path: journal_path, difference });
                 }
@@ -164,9 +164,9 @@ impl<'d> Ledger<'d> {
             unsynced: Vec::new(),
             n_dropped_bytes,
         };
-        let ms = opening.ms;
-        ledger.enter(&[Entry::Opened { ms, after_crash: opening.after_crash }])?;
-        if opening.retry_failed && ledger.journal.totals().n_failed > 0 {
+        let ms = options.ms;
+        ledger.enter(&[Entry::Opened { ms, after_crash: options.after_crash }])?;
+        if options.retry_failed && ledger.journal.totals().n_failed > 0 {
             ledger.rewrite(ms, |finished| finished.error.is_none(), false)?;
             ledger.enter(&[Entry::Opened { ms, after_crash: false }])?;
         }
@@ -179,19 +179,19 @@ impl<'d> Ledger<'d> {
         &self.journal
     }
 
-    /// Bytes of the journal that were damaged or torn, and are dropped.
+    /// Damaged or torn bytes that were dropped from the end of the journal.
     #[must_use]
     pub fn n_dropped_bytes(&self) -> u64 {
         self.n_dropped_bytes
     }
 
-    /// Where what goes to the engine and comes back is entered.
+    /// The journal's log of lines given to the engine and finished by it.
     #[must_use]
     pub fn engine_log(&self) -> EngineLog {
         self.log.clone()
     }
 
-    /// Adds a line's record, which ends with a line break. Its `end` is set here.
+    /// Adds a line's record, which must end with a line break. Sets `finished.end`.
     ///
     /// # Errors
     /// When the output cannot be written.
@@ -202,7 +202,7 @@ impl<'d> Ledger<'d> {
         if self.buffer.len() < BUFFER_BYTES { Ok(()) } else { self.write() }
     }
 
-    /// Hands all records to the system: they survive this process then, but not yet a power cut.
+    /// Writes all records to the file. They then survive a crash of this process, but not yet a power cut.
     ///
     /// # Errors
     /// When the output cannot be written.
@@ -215,16 +215,16 @@ impl<'d> Ledger<'d> {
         written.map_err(|error| self.error(error))
     }
 
-    /// Records that are not entered.
+    /// Records not yet entered in the journal.
     #[must_use]
     pub fn n_behind(&self) -> usize {
         self.unsynced.len()
     }
 
-    /// Makes all records safe and enters them.
+    /// Syncs all records and enters them in the journal.
     ///
     /// # Errors
-    /// When that fails. What was entered before is safe.
+    /// When writing or syncing fails. Earlier journal entries stay valid.
     pub fn sync(&mut self, ms: u64) -> Result<(), LedgerError> {
         self.write()?;
         if self.unsynced.is_empty() {
@@ -235,8 +235,8 @@ impl<'d> Ledger<'d> {
         self.enter(&finished.chain([Entry::Synced { ms }]).collect::<Vec<Entry>>())
     }
 
-    /// Ends by itself: done, or interrupted. Where the records are to stand in the order of their lines and do not,
-    /// they are written anew.
+    /// Closes the job, finished or interrupted. If `sorted` is set, all lines are done and the records are not in line
+    /// order, both files are rewritten in that order.
     ///
     /// # Errors
     /// As [`Ledger::sync`].
@@ -263,8 +263,8 @@ impl<'d> Ledger<'d> {
     }
 }
 
-/// The journal as it is appended to, from two threads. Its entries of the engine's are not synced: they are there in case of a
-/// crash, which leaves the system's memory as it is.
+/// The journal file, appended to by two threads. The entries `begun` and `answered` are not synced: they matter only
+/// after a crash of this process, which does not lose what the system has buffered.
 #[derive(Clone)]
 pub struct EngineLog {
     path: PathBuf,
@@ -274,7 +274,7 @@ pub struct EngineLog {
 struct LogFile {
     file: Box<dyn Appended>,
     n_bytes: u64,
-    /// A torn line that could not be removed: nothing may follow it.
+    /// Set if a torn line could not be removed or a sync failed: nothing may be appended any more.
     is_broken: bool,
 }
 
@@ -289,7 +289,7 @@ impl EngineLog {
         EngineLog { path, file: Arc::new(Mutex::new(LogFile { file, n_bytes, is_broken: false })) }
     }
 
-    /// Enters that the engine is given a line: should it take the process down, it is known who it was.
+    /// Records that the engine is given a line, so that a crash can be traced to it.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -297,7 +297,7 @@ impl EngineLog {
         self.append(&Entry::Begun { line }.encode(), false)
     }
 
-    /// Enters that the engine is done with a line: whatever happens next is not its fault.
+    /// Records that the engine has finished a line, so that a later crash is not blamed on it.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -318,7 +318,7 @@ impl EngineLog {
         }
         log.n_bytes += text.len() as u64;
         if sync && let Err(error) = log.file.sync() {
-            // What is on the disk now, nobody knows.
+            // After a failed sync, the content on disk is unknown.
             log.is_broken = true;
             return Err(error_at(error));
         }
@@ -326,7 +326,7 @@ impl EngineLog {
     }
 }
 
-/// What stands at the head of every journal.
+/// The first two lines of a journal.
 fn head(key: &Key) -> String {
     format!("{MAGIC}{}", Entry::Key(key.clone()).encode())
 }
@@ -338,14 +338,14 @@ fn has_bytes(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Reads entries one after the other, up to the first that is none.
+/// Reads entries one by one, up to the first invalid one.
 struct Entries {
     reader: BufReader<Box<dyn Readable>>,
     n_sound_bytes: u64,
 }
 
 impl Entries {
-    /// `None` where there is no file, or not even its head.
+    /// `None` if there is no file, or its head is incomplete.
     fn open(disk: &dyn Disk, path: &Path) -> Result<Option<(Entries, Key)>, LedgerError> {
         let io = |error| LedgerError::Io { path: path.to_owned(), error };
         let Some(file) = disk.read(path).map_err(io)? else { return Ok(None) };
@@ -371,10 +371,11 @@ impl Entries {
     }
 }
 
-/// Reads a journal; `None` where there is none, or not even its key. Also told is how far it is sound.
+/// Reads a journal, and returns it with the length of its valid part. `None` if there is no file, or its head is
+/// incomplete.
 ///
 /// # Errors
-/// When it cannot be read, or is something else.
+/// When the file cannot be read or is not a journal.
 pub fn read_journal(disk: &dyn Disk, path: &Path) -> Result<Option<(Journal, u64)>, LedgerError> {
     let io = |error| LedgerError::Io { path: path.to_owned(), error };
     let Some((mut entries, key)) = Entries::open(disk, path)? else { return Ok(None) };
@@ -389,7 +390,7 @@ pub fn read_journal(disk: &dyn Disk, path: &Path) -> Result<Option<(Journal, u64
     Ok(Some((journal, n_sound_bytes)))
 }
 
-/// The finished lines of a journal in its order, each with the place where its record begins.
+/// The finished lines of a journal in its order, each with the offset of its record in the output.
 ///
 /// # Errors
 /// As [`read_journal`].
@@ -411,10 +412,10 @@ pub fn read_finished(disk: &dyn Disk, path: &Path) -> Result<Vec<(u64, Finished)
     Ok(all)
 }
 
-/// Whether a process is writing to an output; `None` where it has no journal.
+/// Whether a process is writing to an output; `None` if the output has no journal.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the journal cannot be opened.
 pub fn is_running(output: &Path) -> Result<Option<bool>, LedgerError> {
     let path = journal_path(output);
     is_in_use(&path).map_err(|error| LedgerError::Io { path, error })

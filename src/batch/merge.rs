@@ -1,8 +1,8 @@
-//! The results of shards as one file, in the order of the lines.
+//! Merges the results of all shards of a job into one file, in line order.
 //!
-//! Each shard's journal says what it is; only shards of one job, all of them, each once and each complete, are joined.
-//! The output is written aside and then takes its place, with a journal, as if one process had done it all. Places are
-//! held in memory: some 64 bytes a line.
+//! The journals show whether the parts are the shards of one job, all present, each once and each complete. The output
+//! is written under another name and then renamed, with a journal as if one process had done the whole job. The offsets
+//! of all records are held in memory: about 64 bytes per line.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -17,48 +17,49 @@ use crate::batch::ledger::{LedgerError, journal_path, read_finished, read_journa
 /// The parameter of a key that differs from shard to shard.
 const SHARD: &str = "--shard";
 
-/// Why shards cannot be joined.
+/// Why shards cannot be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A part has no journal.
-    #[error("{0}: no journal says what it is")]
+    #[error("{0}: no journal found for this file")]
     NoJournal(PathBuf),
-    /// A part is of another job.
-    #[error("{path}: it is of another job: its {} is {}, not {}", .difference.what, .difference.is, .difference.was)]
+    /// A part belongs to another job.
+    #[error("{path}: belongs to another job: its {} is {}, not {}", .difference.what, .difference.is, .difference.was)]
     OtherJob {
         /// The part.
         path: PathBuf,
-        /// How they differ.
+        /// The first difference.
         difference: Difference,
     },
-    /// A part is there twice.
-    #[error("{0}: another part has the same lines")]
+    /// A shard is given twice.
+    #[error("{0}: has the same lines as another file")]
     Twice(PathBuf),
-    /// A part has lines that are not done.
-    #[error("{path}: {n_left} of its lines are not done")]
+    /// A shard has lines that are not done.
+    #[error("{path}: {n_left} lines of this shard are not done")]
     Incomplete {
         /// The part.
         path: PathBuf,
-        /// How many.
+        /// Number of these lines.
         n_left: u64,
     },
-    /// The parts are not all there.
-    #[error("{n_missing} of {n_lines} lines are in none of the parts")]
+    /// Some shards are missing.
+    #[error("{n_missing} of {n_lines} lines are missing from the shards")]
     Missing {
-        /// Lines that are nowhere.
+        /// Lines in none of the parts.
         n_missing: u64,
         /// Lines of the job.
         n_lines: u64,
     },
-    /// The output is there already.
-    #[error("{0}: it exists")]
+    /// The output exists already.
+    #[error("{0}: the file already exists")]
     Exists(PathBuf),
 }
 
-/// The outputs of a job's shards, beside `output`; none where there is not even the first.
+/// The outputs of all shards of `output`, for the smallest number of shards up to `max` whose first shard has a
+/// journal. Empty if there is none.
 #[must_use]
 pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<PathBuf> {
     let shard = |number, n_shards| Shard { number, n_shards }.output(output);
@@ -66,14 +67,14 @@ pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<
     n_shards.map_or_else(Vec::new, |n| (1..=n).map(|number| shard(number, n)).collect())
 }
 
-/// Joins the results of shards.
+/// Merges the results of shards into `output`.
 ///
 /// # Errors
-/// See [`MergeError`]; the parts are never changed.
+/// See [`MergeError`]. The parts are never changed.
 pub fn merge(disk: &dyn Disk, output: &Path, parts: &[PathBuf], ms: u64) -> Result<Totals, MergeError> {
     let log = journal_path(output);
     let at_log = |error| LedgerError::Io { path: log.clone(), error };
-    // Nobody else writes this output meanwhile: no batch that begins, and no other merge.
+    // Lock the output against a batch that begins and against another merge.
     let alone = disk.append_alone(&log).map_err(at_log)?;
     let alone = alone.ok_or_else(|| LedgerError::Busy(output.to_owned()))?;
     let is_new = alone.n_bytes().map_err(at_log)? == 0;
@@ -105,8 +106,7 @@ fn merge_alone(disk: &dyn Disk, output: &Path, is_new: bool, parts: &[PathBuf], 
     Ok(totals)
 }
 
-/// Keeps parts as they are, until what is returned is dropped: a process that works at one writes it anew at its end, in the
-/// order of the lines.
+/// Locks the parts against writers until the result is dropped: a batch rewrites its output in line order when it ends.
 fn hold(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Vec<Box<dyn Send>>, MergeError> {
     let hold = |path: &PathBuf| {
         let log = journal_path(path);
@@ -119,7 +119,7 @@ fn hold(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Vec<Box<dyn Send>>, MergeE
     parts.iter().map(hold).collect()
 }
 
-/// The job that all parts are of, the time it took, and all records.
+/// The common job of all parts, their working time in milliseconds, and all records.
 fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), MergeError> {
     let mut shards: BTreeSet<String> = BTreeSet::new();
     let (mut job, mut active_ms, mut places) = (None::<Key>, 0, Vec::new());
@@ -153,7 +153,7 @@ fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), 
     Ok((key, active_ms, places))
 }
 
-/// The job that a shard's key is a part of.
+/// The key of the whole job that a shard's key belongs to.
 fn whole(key: &Key) -> Key {
     let mut key = Key { n_own: key.n_lines, ..key.clone() };
     key.parameters.insert(SHARD.to_owned(), Shard::ALL.to_string());

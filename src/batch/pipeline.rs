@@ -1,13 +1,12 @@
-//! The stages of a job, each on a thread of its own, with bounded channels between them:
+//! Runs a batch job as a pipeline of stages, each on its own thread, connected by bounded channels:
 //!
 //! ```text
 //! read + parse ─► render, look ahead ─► engine ─► write, sync
-//!        └───────────────┴── what is refused ──────▲
+//!        └───────────────┴── refused lines ────────▲
 //! ```
 //!
-//! A [`InFlight`] bounds the lines under way from the file to the output, and their bytes: memory does not grow with the
-//! input. A stage that ends lets go of its channels, and so ends its neighbours; nothing is lost by that but what was
-//! under way.
+//! [`InFlight`] bounds the number and bytes of the lines between input and output, so memory does not grow with the
+//! input. A stage that ends drops its channels, which ends its neighbours; only the lines in flight are lost.
 
 mod driver;
 mod reading;
@@ -19,7 +18,6 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 
-use crate::batch::engine::{self, Answer, Engine, Refusal, Request};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Endpoint, Prompt};
@@ -28,72 +26,76 @@ use crate::batch::input::source::{Source, SourceError};
 use crate::batch::ledger::LedgerError;
 use crate::batch::progress::Progress;
 use crate::batch::record::Origin;
+use crate::batch::refuse::Refusal;
 use crate::batch::render::Renderer;
+use crate::engine::{self, Answer, Engine, Request};
 
 pub use self::writing::Sink;
 pub(in crate::batch) use self::writing::unix_ms;
 
-/// Lines under way where results come as they come: also how far is looked ahead.
+/// Most lines in flight if results are written in completion order; also the look-ahead.
 const MAX_LINES: usize = 1024;
-/// Lines under way where results wait for their turn: fewer, since what waits is lost by a kill.
+/// Most lines in flight if results are written in input order. Fewer, because a kill loses the results that wait for
+/// their turn.
 const MAX_LINES_ORDERED: usize = 512;
-/// Their bytes.
+/// Most bytes of lines in flight.
 const MAX_BYTES: usize = 64 << 20;
-/// Messages between two stages.
+/// Capacity of a channel between two stages.
 const CHANNEL: usize = 64;
-/// Fewer, since who goes next is decided as late as possible.
+/// Capacity of the channel to the engine: small, to choose the next request as late as possible.
 const CHANNEL_TO_ENGINE: usize = 8;
 
-/// What is to be done.
+/// What a pipeline runs.
 #[derive(Debug)]
 pub struct Plan {
-    /// The lines.
+    /// The input.
     pub source: Source,
-    /// Which of them.
+    /// The lines of it to answer.
     pub shard: Shard,
-    /// How prompts are rendered.
+    /// Renders prompts.
     pub renderer: Renderer,
-    /// What holds where a line asks for nothing else.
+    /// Parameters for lines that set none of their own.
     pub defaults: Defaults,
-    /// What all records have in common.
+    /// What all records share.
     pub origin: Origin,
-    /// How results look, and in which order.
+    /// Form and order of the results.
     pub form: OutputShape,
 }
 
-/// How results look, and in which order.
+/// Form and order of the results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutputShape {
-    /// Texts alone, not records.
+    /// Write plain text instead of JSON records.
     pub is_text: bool,
-    /// In the order of the lines, not as they are done.
+    /// Write results in input order instead of completion order.
     pub is_ordered: bool,
 }
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ended {
-    /// The last figures.
+    /// The final counts.
     pub progress: Progress,
-    /// Whether it was asked to stop.
+    /// Whether it was interrupted.
     pub is_interrupted: bool,
-    /// Answers that are not kept: broken off by that, or made before those that come before them in the output.
+    /// Answers lost by the interrupt: unfinished ones, and finished ones that could not be written before earlier
+    /// lines.
     pub n_lost: usize,
 }
 
-/// Why a job ended before its time.
+/// Why a job failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// The input cannot be read to its end.
+    /// The input cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Output or journal cannot be written.
+    /// The output or the journal cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A stream that results go to failed.
-    #[error("the output: {0}")]
+    /// The output stream cannot be written.
+    #[error("cannot write the output: {0}")]
     Stream(io::Error),
-    /// The engine ended.
+    /// The engine failed.
     #[error("{0}")]
     Engine(String),
     /// A thread cannot be started.
@@ -101,81 +103,89 @@ pub enum BatchError {
     Thread(io::Error),
 }
 
-/// Who looks on.
+/// Receives the progress and problems of a running job.
 pub trait Watcher {
-    /// How it goes, several times a second.
+    /// Called with the progress several times a second.
     fn progress(&mut self, progress: &Progress);
 
     /// A line failed.
     fn failed(&mut self, number: u64, refusal: &Refusal);
 
-    /// A line has an answer, and the user should know something of it.
+    /// A line was answered, but the answer has a problem.
     fn doubtful(&mut self, number: u64, doubt: Doubt) {
         self.notice(&format!("line {number}: {doubt}"));
     }
 
-    /// The user should know this.
+    /// A message for the user.
     fn notice(&mut self, text: &str);
 }
 
-/// What can be wrong with an answer.
+/// A problem with an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
-    /// It is not whole, and nobody asked for that.
-    #[error("the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")]
+    /// The answer was cut off because the context is full.
+    #[error("the answer was cut off: the context of {n_ctx} tokens is full; hint: use a larger -c")]
     ContextFull {
-        /// The positions it had.
+        /// Context size for this text, in tokens.
         n_ctx: usize,
     },
-    /// There is no content.
-    #[error("the answer ended within the model's thinking; hint: a larger -n or max_tokens")]
+    /// The answer was cut off at the engine's default limit, because neither a token limit nor a context size was set.
+    #[error(
+        "the answer was cut off: without max_tokens, -n and -c, an answer has at most {n_tokens} tokens; hint: use -n"
+    )]
+    DefaultLimit {
+        /// Tokens of the answer.
+        n_tokens: usize,
+    },
+    /// The answer has only thinking and no content.
+    #[error("the answer ended within the model's thinking, so it is empty; hint: use a larger -n or max_tokens")]
     ThinkingOnly,
 }
 
-/// A line on its way.
+/// A line in flight, without its prompt.
 #[derive(Clone, Debug)]
 struct Ticket {
-    /// Its place among the lines of this run.
+    /// Position among the lines of this run.
     place: u64,
-    /// Its place in the input.
+    /// Position among all lines of the input.
     index: u64,
-    /// The number that an editor shows.
+    /// Line number as an editor shows it.
     number: u64,
     n_bytes: usize,
     custom_id: Option<String>,
     endpoint: Endpoint,
     wants_logprobs: bool,
-    /// The seed of its draws, once that is known.
+    /// The seed for sampling, set once the request is rendered.
     seed: Option<u32>,
-    /// It was at work when the process crashed.
+    /// Whether the engine was decoding it when the process crashed.
     is_suspect: bool,
-    /// Whether the prompt opens the model's thinking; `None` where the answer is not taken apart.
+    /// Whether the prompt has opened the thinking block; `None` if the answer is not split.
     is_thinking_open: Option<bool>,
 }
 
-/// A line that was read.
+/// A parsed line.
 struct Parsed {
     ticket: Ticket,
     ask: Result<(Prompt, Parameters), Refusal>,
 }
 
-/// A line for the engine.
+/// A line ready for the engine.
 struct Ready {
     ticket: Ticket,
     request: Request,
 }
 
-/// What the last stage is told.
-enum Told {
+/// A message to the writer.
+enum WriterMessage {
     Settled(Ticket, Result<Answer, Refusal>),
     Notice(String),
     Progress(engine::Progress),
 }
 
-/// Does a job, or what is left of it. The engine is dropped when it is done. `interrupt` ends it in time.
+/// Runs a job, or what is left of it, and drops the engine at the end. Setting `interrupt` stops it early.
 ///
 /// # Errors
-/// See [`BatchError`]; what was done until then is kept.
+/// See [`BatchError`]. The results written before the error are kept.
 pub fn run(
     plan: Plan,
     engine: Box<dyn Engine + '_>,
@@ -184,19 +194,19 @@ pub fn run(
     watcher: &mut dyn Watcher,
 ) -> Result<Ended, BatchError> {
     let Plan { source, shard, renderer, defaults, origin, form } = plan;
-    let gauge = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
+    let in_flight = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
     let (to_renderer, parsed) = bounded(CHANNEL);
     let (to_engine, ready) = bounded(CHANNEL_TO_ENGINE);
     let (to_writer, told) = bounded(CHANNEL);
     let done = sink.journal().cloned();
     let log = sink.engine_log();
-    let writer = writing::Writer::new(sink, origin, form, shard, &gauge, source.n_lines());
+    let writer = writing::Writer::new(sink, origin, form, shard, &in_flight, source.n_lines());
     thread::scope(|scope| {
         let start = |name: &str| thread::Builder::new().name(name.to_owned());
         let refused = to_writer.clone();
-        let (gauge, renderer, defaults) = (&gauge, &renderer, &defaults);
+        let (in_flight, renderer, defaults) = (&in_flight, &renderer, &defaults);
         let reader = start("batch-read")
-            .spawn_scoped(scope, move || reading::read(source, shard, done.as_ref(), gauge, &to_renderer))
+            .spawn_scoped(scope, move || reading::read(source, shard, done.as_ref(), in_flight, &to_renderer))
             .map_err(BatchError::Thread)?;
         start("batch-render")
             .spawn_scoped(scope, move || reading::render(renderer, defaults, &parsed, &to_engine, &refused))
@@ -204,13 +214,13 @@ pub fn run(
         let driver = start("batch-engine")
             .spawn_scoped(scope, move || {
                 let driven = driver::drive(engine, log.as_ref(), &ready, &to_writer, interrupt);
-                gauge.close();
+                in_flight.close();
                 driven
             })
             .map_err(BatchError::Thread)?;
         let written = writer.write(told, watcher);
-        // Nothing leaves any more: whoever waits for room must not wait for ever.
-        gauge.close();
+        // The writer has ended, so no room is freed any more: wake the reader if it waits for some.
+        in_flight.close();
         let driven = driver.join().expect("it does not panic");
         let read = reader.join().expect("it does not panic");
         let (progress, n_unwritten) = written?;

@@ -1,59 +1,59 @@
-//! How a job is getting on, in figures and in words. Pure: the time is passed in.
+//! Progress of a job, as counts and as text. Pure: the time is passed in.
 
-use crate::batch::engine;
 use crate::batch::journal::Totals;
+use crate::engine;
 
 /// The state of a running job.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Lines of this job.
+    /// Lines of this shard.
     pub n_lines: u64,
-    /// Sums over all runs.
+    /// Sums over all runs of the job.
     pub totals: Totals,
-    /// Of the lines done, those of this run.
+    /// Lines done in this run.
     pub n_done_now: u64,
-    /// And of those, the ones that were answered.
+    /// Lines answered in this run.
     pub n_ok_now: u64,
-    /// The engine's latest word.
+    /// The engine's latest counts.
     pub engine: engine::Progress,
     /// Seconds since this run began.
     pub seconds: f64,
 }
 
 impl Progress {
-    /// Tokens emitted a second.
+    /// Tokens emitted per second in this run.
     #[must_use]
     pub fn predicted_per_second(&self) -> f64 {
         per(self.engine.n_predicted as f64, self.seconds)
     }
 
-    /// Prompt tokens read a second.
+    /// Prompt tokens decoded per second in this run.
     #[must_use]
     pub fn prompt_per_second(&self) -> f64 {
         per(self.engine.n_prompt as f64, self.seconds)
     }
 
-    /// Tokens emitted in one step of one request.
+    /// Tokens emitted per step of one request.
     #[must_use]
     pub fn tokens_per_step(&self) -> f64 {
         per(self.engine.n_predicted as f64, self.engine.n_steps as f64)
     }
 
-    /// Seconds until all lines are done, as fast as they were answered in this run; `None` before the first. A line that is
-    /// refused says nothing of the pace.
+    /// Estimated seconds until all lines are done, at this run's rate of answers; `None` before the first answer.
+    /// Refused lines take no time, so they do not count for the rate.
     #[must_use]
     pub fn seconds_left(&self) -> Option<f64> {
         let n_left = self.n_lines.saturating_sub(self.totals.n_done());
         (self.n_ok_now > 0).then(|| n_left as f64 * self.seconds / self.n_ok_now as f64)
     }
 
-    /// All but the number of lines, for a bar.
+    /// Progress without the number of lines, for a progress bar.
     #[must_use]
     pub fn details(&self) -> String {
         let engine = &self.engine;
         let mut words =
-            format!("{:.1} tokens/s, prompts {:.0}/s", self.predicted_per_second(), self.prompt_per_second());
-        words += &format!(", {} at a time, {:.2} tokens/step", engine.n_running, self.tokens_per_step());
+            format!("{:.1} tokens/s (prompts: {:.0} tokens/s)", self.predicted_per_second(), self.prompt_per_second());
+        words += &format!(", {} lanes, {:.2} tokens/step", engine.n_running, self.tokens_per_step());
         if self.totals.n_failed > 0 {
             words += &format!(", {} failed", self.totals.n_failed);
         }
@@ -63,7 +63,7 @@ impl Progress {
         }
     }
 
-    /// One line for people.
+    /// The progress as one line of text.
     #[must_use]
     pub fn line(&self) -> String {
         format!("{}/{} lines: {}", self.totals.n_done(), self.n_lines, self.details())
@@ -97,9 +97,12 @@ mod tests {
         let progress = Progress { n_lines: 100, totals, n_done_now: 22, n_ok_now: 20, engine, seconds: 10.0 };
         assert_eq!(
             progress.line(),
-            "40/100 lines: 50.0 tokens/s, prompts 200/s, 16 at a time, 2.00 tokens/step, 3 failed, 30s left"
+            "40/100 lines: 50.0 tokens/s (prompts: 200 tokens/s), 16 lanes, 2.00 tokens/step, 3 failed, 30s left"
         );
-        assert_eq!(Progress::default().line(), "0/0 lines: 0.0 tokens/s, prompts 0/s, 0 at a time, 0.00 tokens/step");
+        assert_eq!(
+            Progress::default().line(),
+            "0/0 lines: 0.0 tokens/s (prompts: 0 tokens/s), 0 lanes, 0.00 tokens/step"
+        );
     }
 
     #[test]

@@ -1,39 +1,41 @@
-//! A result as a line of the output: in OpenAI's form with llama-server's timings, or its text alone.
+//! Formats a result as a line of the output: JSON in OpenAI's batch format with llama-server's timings, or plain text.
 
 use serde::Serialize;
 
-use crate::batch::engine::{Answer, End, Refusal, TokenLogprob};
 use crate::batch::input::request::Endpoint;
+use crate::batch::refuse::Refusal;
+use crate::engine::{Answer, End, TokenLogprob};
+use crate::stats::Stats;
 
-/// OpenAI's number for a probability of nothing: JSON has no infinity.
+/// What OpenAI writes for a probability of 0, because JSON has no infinity.
 const LEAST_LOGPROB: f32 = -9999.0;
 
-/// What a record tells besides the answer.
+/// The fields of a record besides the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Label<'a> {
-    /// The line's name, where it is known.
+    /// The line's `custom_id`, if known.
     pub custom_id: Option<&'a str>,
-    /// The number that an editor shows.
+    /// Line number as an editor shows it.
     pub number: u64,
-    /// What was asked for.
+    /// The endpoint, which decides the form of the body.
     pub endpoint: Endpoint,
-    /// Whether log probabilities were.
+    /// Whether log-probabilities were requested.
     pub wants_logprobs: bool,
-    /// The seed of the answer's draws: `run` repeats the answer by it.
+    /// The seed used for sampling; `run` with this seed repeats the answer.
     pub seed: Option<u32>,
 }
 
-/// What all records of a job have in common.
+/// What all records of a job share.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The model, as results name it.
+    /// The model's name in results.
     pub model: String,
-    /// Names the job in the ids of results.
+    /// Identifies the job in the ids of results.
     pub job: u64,
 }
 
 impl Origin {
-    /// A result as a line, with its line break. `created_s` is the time in seconds since 1970.
+    /// Formats a result as a line of JSON, with its line break. `created_s` is the time in seconds since 1970.
     #[must_use]
     pub fn record(&self, label: &Label<'_>, outcome: &Result<Answer, Refusal>, created_s: u64) -> String {
         let id = format!("{:016x}-{}", self.job, label.number);
@@ -57,8 +59,8 @@ impl Origin {
     }
 }
 
-/// A result as one line of text: line breaks in it are written as `\n`, backslashes as `\\`. What failed is an empty
-/// line.
+/// Formats a result as one line of text: line breaks are written as `\n`, backslashes as `\\`. A failed line gives an
+/// empty line.
 #[must_use]
 pub fn text_line(outcome: &Result<Answer, Refusal>) -> String {
     let text = outcome.as_ref().map_or("", |answer| answer.text.as_str());
@@ -133,7 +135,7 @@ impl<'a> Body<'a> {
                 message: Some(message),
                 text: None,
                 logprobs: tokens,
-                finish_reason: reason(answer.end),
+                finish_reason: reason(&answer.end),
             }],
             ..Body::common(origin, label, answer, created)
         }
@@ -149,14 +151,15 @@ impl<'a> Body<'a> {
                 message: None,
                 text: Some(&answer.text),
                 logprobs: tokens,
-                finish_reason: reason(answer.end),
+                finish_reason: reason(&answer.end),
             }],
             ..Body::common(origin, label, answer, created)
         }
     }
 
     fn common(origin: &'a Origin, label: &Label<'_>, answer: &'a Answer, created: u64) -> Body<'a> {
-        let nothing = Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(answer.end) };
+        let nothing =
+            Choice { index: 0, message: None, text: None, logprobs: None, finish_reason: reason(&answer.end) };
         Body {
             id: String::new(),
             object: "",
@@ -165,20 +168,20 @@ impl<'a> Body<'a> {
             seed: label.seed,
             choices: [nothing],
             usage: Usage {
-                prompt_tokens: answer.n_prompt,
-                completion_tokens: answer.n_predicted,
-                total_tokens: answer.n_prompt + answer.n_predicted,
-                prompt_tokens_details: PromptDetails { cached_tokens: answer.n_cached },
+                prompt_tokens: answer.stats.n_prompt,
+                completion_tokens: answer.stats.n_predicted,
+                total_tokens: answer.stats.n_prompt + answer.stats.n_predicted,
+                prompt_tokens_details: PromptDetails { cached_tokens: answer.stats.n_cached },
             },
-            timings: Timings::of(answer),
+            timings: Timings::from(&answer.stats),
         }
     }
 }
 
-fn reason(end: End) -> &'static str {
+fn reason(end: &End) -> &'static str {
     match end {
-        End::Stop => "stop",
-        End::Length | End::Context { .. } => "length",
+        End::Eos | End::Word(_) | End::Interrupted => "stop",
+        End::Limit | End::Context { .. } | End::DefaultLimit => "length",
     }
 }
 
@@ -195,9 +198,9 @@ struct PromptDetails {
     cached_tokens: usize,
 }
 
-/// Names are llama-server's.
-#[derive(Serialize)]
-struct Timings {
+/// Counts and times of an answer, named as in llama-server.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timings {
     prompt_n: usize,
     cache_n: usize,
     prompt_ms: f64,
@@ -209,20 +212,18 @@ struct Timings {
     draft_n_accepted: usize,
 }
 
-impl Timings {
-    fn of(answer: &Answer) -> Timings {
-        let per_second = |n: usize, ms: f64| if ms > 0.0 { n as f64 * 1e3 / ms } else { 0.0 };
-        let prompt_n = answer.n_prompt.saturating_sub(answer.n_cached);
+impl From<&Stats> for Timings {
+    fn from(stats: &Stats) -> Timings {
         Timings {
-            prompt_n,
-            cache_n: answer.n_cached,
-            prompt_ms: answer.prompt_ms,
-            prompt_per_second: per_second(prompt_n, answer.prompt_ms),
-            predicted_n: answer.n_predicted,
-            predicted_ms: answer.predicted_ms,
-            predicted_per_second: per_second(answer.n_predicted, answer.predicted_ms),
-            draft_n: answer.n_drafted,
-            draft_n_accepted: answer.n_accepted,
+            prompt_n: stats.n_prompt - stats.n_cached,
+            cache_n: stats.n_cached,
+            prompt_ms: stats.prompt_ms,
+            prompt_per_second: stats.prompt_per_second(),
+            predicted_n: stats.n_predicted,
+            predicted_ms: stats.predicted_ms,
+            predicted_per_second: stats.tokens_per_second(),
+            draft_n: stats.n_drafted,
+            draft_n_accepted: stats.n_accepted,
         }
     }
 }
@@ -234,7 +235,7 @@ enum Logprobs {
     Completion { tokens: Vec<String>, token_logprobs: Vec<f32>, top_logprobs: Vec<Tops>, text_offset: Vec<usize> },
 }
 
-/// A token and its alternatives, as OpenAI writes them.
+/// A token and its alternatives, in OpenAI's format.
 #[derive(Debug, Serialize)]
 pub struct ChatToken {
     #[serde(flatten)]
@@ -249,7 +250,7 @@ struct ChatTop {
     bytes: Vec<u8>,
 }
 
-/// What OpenAI's chat completions tell of tokens.
+/// The `logprobs.content` of OpenAI's chat completions.
 #[must_use]
 pub fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
     let one = |bytes: &[u8], logprob| ChatTop { token: text(bytes), logprob: finite(logprob), bytes: bytes.to_vec() };
@@ -260,7 +261,7 @@ pub fn chat_logprobs(tokens: &[TokenLogprob]) -> Vec<ChatToken> {
     tokens.iter().map(token).collect()
 }
 
-/// An object from token to number, the likeliest first.
+/// Serializes as an object from token to log-probability, most likely first.
 struct Tops(Vec<(String, f32)>);
 
 impl Serialize for Tops {
@@ -304,14 +305,17 @@ mod tests {
             id: 4,
             text: "a \"b\"\nc\\d".to_owned(),
             reasoning: None,
-            end: End::Length,
-            n_prompt: 10,
-            n_cached: 4,
-            n_predicted: 5,
-            n_drafted: 3,
-            n_accepted: 2,
-            prompt_ms: 30.0,
-            predicted_ms: 0.0,
+            end: End::Limit,
+            stats: Stats {
+                n_prompt: 10,
+                n_cached: 4,
+                n_predicted: 5,
+                n_drafted: 3,
+                n_accepted: 2,
+                prompt_ms: 30.0,
+                ..Stats::default()
+            },
+            details: None,
             logprobs: vec![
                 TokenLogprob { bytes: b"a ".to_vec(), logprob: -0.5, top: vec![(b"a ".to_vec(), -0.5)] },
                 TokenLogprob { bytes: b"\xc3".to_vec(), logprob: f32::NEG_INFINITY, top: vec![] },

@@ -1,51 +1,51 @@
-//! Prompts as the model wants them: in its chat template, or as they are.
+//! Renders prompts in the model's chat template, or as raw text.
 //!
-//! What a user says is never parsed for special tokens; what the template writes is, and a raw prompt, whose author writes
-//! the template himself.
+//! Text from users is never parsed for special tokens. Text from the template is, and so is a raw prompt, whose author
+//! writes the template text himself.
 
 use std::collections::BTreeMap;
 
-use crate::batch::engine::{Refusal, Shorter};
 use crate::batch::input::request::Prompt;
-use crate::batch::refuse::{INVALID_REQUEST, TEMPLATE_ERROR, refuse};
+use crate::batch::refuse::{INVALID_REQUEST, Refusal, TEMPLATE_ERROR, refuse};
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError, TemplateValue,
 };
 use crate::chat::thinking::Opening;
+use crate::engine::Shorter;
 
-/// Where a conversation is shortened, each step has so much less text than the one before: all of them together are no
-/// more than a few times as long as the conversation.
+/// Each shorter version of a conversation has at most this fraction of the text before it. So all versions together are
+/// only a few times as long as the conversation.
 const SHORTER: (usize, usize) = (3, 4);
 
 /// Renders prompts.
 #[derive(Debug)]
 pub struct Renderer {
-    /// The model's template. Without one, a user's text is continued as it is, and conversations are refused.
+    /// The model's template. Without one, a user's text is continued as it is and conversations are refused.
     pub template: Option<ChatTemplate>,
-    /// Keeps special tokens out of what users say.
+    /// Keeps special tokens out of text from users.
     pub guard: SpecialGuard,
-    /// What comes before a user's text; conversations bring their own.
+    /// System message for single prompts; conversations bring their own.
     pub system: Option<String>,
-    /// Whether a user's text is the prompt as the model sees it.
+    /// Whether single prompts are used as they are, without the template.
     pub is_raw: bool,
-    /// What templates take for now: the same for all lines, also of a job that goes on another day.
+    /// The time that templates see. It is the same for all lines, also if the job is resumed on another day.
     pub now: LocalTime,
-    /// Variables of the template; those of a line come before them.
+    /// Variables of the template; a line's own variables override them.
     pub variables: Variables,
-    /// Whether conversations may be shortened.
+    /// Whether the oldest messages of a conversation may be dropped.
     pub drops_oldest: bool,
-    /// Whether models are asked not to think.
+    /// Whether to ask the model not to think.
     pub is_thinking_unwanted: bool,
 }
 
-/// Variables of a template.
+/// Variables of a chat template.
 pub type Variables = BTreeMap<String, TemplateValue>;
 
 impl Renderer {
-    /// The parts of a prompt.
+    /// Renders a prompt into segments. The line's own variables are `own`.
     ///
     /// # Errors
-    /// When the template refuses or fails.
+    /// When the template rejects the messages or fails.
     pub fn render(&self, prompt: Prompt, own: Variables) -> Result<Vec<Segment>, Refusal> {
         match prompt {
             Prompt::Raw(text) => Ok(vec![Segment { text, parse_special: true }]),
@@ -63,12 +63,15 @@ impl Renderer {
             },
             Prompt::Messages(messages) => match &self.template {
                 Some(template) => self.expand(template, &messages, own),
-                None => Err(refuse(INVALID_REQUEST, "this model has no chat template, so it takes no messages")),
+                None => Err(refuse(
+                    INVALID_REQUEST,
+                    "the model has no chat template, so it cannot take messages; hint: give --chat-template",
+                )),
             },
         }
     }
 
-    /// Whether a prompt is put into a chat template: only then it is an answer, with thinking before it, that comes.
+    /// Whether a prompt is rendered in a chat template. Only then can its answer begin with thinking.
     #[must_use]
     pub fn is_templated(&self, prompt: &Prompt) -> bool {
         let is_raw = matches!(prompt, Prompt::Raw(_)) || matches!(prompt, Prompt::User(_)) && self.is_raw;
@@ -82,11 +85,11 @@ impl Renderer {
         Opening::after(last, self.template.as_ref().is_some_and(ChatTemplate::knows_thinking))
     }
 
-    /// A conversation without its oldest turns, in some steps down to its last turn alone. System messages at its
-    /// beginning are always kept.
+    /// Shorter versions of a conversation: without its oldest turns, in steps down to its last turn. System messages at
+    /// the beginning are always kept.
     ///
     /// # Errors
-    /// When the template refuses or fails.
+    /// When the template rejects the messages or fails.
     pub fn shorter(&self, prompt: &Prompt, own: &Variables) -> Result<Vec<Shorter>, Refusal> {
         let (Prompt::Messages(messages), Some(template), true) = (prompt, &self.template, self.drops_oldest) else {
             return Ok(Vec::new());
@@ -108,8 +111,8 @@ impl Renderer {
         Ok(shorter)
     }
 
-    /// As with llama-server and vLLM, an assistant's message at the end is the beginning of the answer, and words that are
-    /// null are none to a template that fails on them.
+    /// As in llama-server and vLLM, a final assistant message is the beginning of the answer. If the template fails on
+    /// a message with null content, the content is replaced by an empty string.
     fn expand(&self, template: &ChatTemplate, messages: &[Message], own: Variables) -> Result<Vec<Segment>, Refusal> {
         let mut extra = self.variables.clone();
         if self.is_thinking_unwanted {
@@ -134,20 +137,20 @@ impl Renderer {
     }
 }
 
-/// Whether a conversation ends with the beginning of an answer.
+/// Whether a conversation ends with an assistant message to continue.
 ///
 /// # Errors
-/// When it ends with what cannot be one.
+/// When its last message is an assistant message that cannot be continued.
 fn continues_last(messages: &[Message]) -> Result<bool, Refusal> {
     let is_assistants = |message: &Message| message.role == "assistant";
     let Some((last, before)) = messages.split_last().filter(|(last, _)| is_assistants(last)) else { return Ok(false) };
     let place = messages.len();
     let what = if before.last().is_some_and(is_assistants) {
-        "the last two are the assistant's, and only one can be continued"
+        "the last two messages are the assistant's; only one can be continued"
     } else if last.extra.contains_key("tool_calls") {
-        "a call of a tool cannot be continued; add the message of the role tool that answers it"
+        "a tool call cannot be continued; add a message of the role tool with its result"
     } else if last.extra.keys().any(|name| ["reasoning_content", "reasoning", "thinking"].contains(&name.as_str())) {
-        "an answer that is continued cannot have reasoning; leave it out, or add a user's message"
+        "an answer that is continued cannot have reasoning; remove it, or add a user message"
     } else {
         return Ok(true);
     };
@@ -244,7 +247,7 @@ mod tests {
         };
         assert_eq!(rendered("{% for m in messages %}[{{ m.content }}]{% endfor %}"), "[Hi][None][x]");
         assert_eq!(rendered("{% for m in messages %}[{{ m.content or '' }}]{% endfor %}"), "[Hi][][x]");
-        // Python fails here, and servers go on.
+        // Python raises an error here; servers use an empty string.
         assert_eq!(rendered("{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}"), "[Hi][][x]");
         assert_eq!(
             rendered("{% for m in messages %}[{{ m.content | trim }}{{ m['content'].strip() }}]{% endfor %}"),

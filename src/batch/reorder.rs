@@ -1,8 +1,8 @@
-//! Results back in the order of their lines. Pure; how many wait is bounded by how many lines are under way.
+//! Puts results back into line order. Pure. The number that wait is bounded by the lines in flight.
 
 use std::collections::BTreeMap;
 
-/// Holds what came too early.
+/// Holds values that arrive too early.
 #[derive(Debug)]
 pub struct Reorder<T> {
     next: u64,
@@ -16,19 +16,19 @@ impl<T> Default for Reorder<T> {
 }
 
 impl<T> Reorder<T> {
-    /// Takes in the `place`-th of all.
+    /// Adds the value with this position, counted from 0.
     pub fn insert(&mut self, place: u64, value: T) {
         self.early.insert(place, value);
     }
 
-    /// The one whose turn it is, once it is there.
+    /// Removes and returns the next value in order, if it has arrived.
     pub fn take(&mut self) -> Option<T> {
         let value = self.early.remove(&self.next)?;
         self.next += 1;
         Some(value)
     }
 
-    /// What has come too early, in order.
+    /// The remaining values, in order.
     pub fn into_rest(self) -> Vec<T> {
         self.early.into_values().collect()
     }

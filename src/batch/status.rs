@@ -1,4 +1,4 @@
-//! What a journal says about its job, for people and for programs.
+//! The status of a job from its journal, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -7,22 +7,22 @@ use serde::Serialize;
 use crate::batch::journal::{Journal, Key, Totals};
 use crate::batch::progress::duration;
 
-/// Where a job is.
+/// The phase of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// A process is at it.
+    /// A process is working on it.
     Running,
     /// All lines are done.
     Finished,
     /// It was interrupted, or ended with an error.
     Stopped,
-    /// It was killed, it crashed, or the machine went down.
+    /// It was killed or crashed, or the machine went down.
     Killed,
 }
 
 impl Phase {
-    /// A word for it.
+    /// The name shown to users.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,34 +34,34 @@ impl Phase {
     }
 }
 
-/// The state of a job.
+/// The status of a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
-    /// Where it is.
+    /// The phase.
     pub phase: Phase,
-    /// Lines of this job; of a shard, its own.
+    /// Lines of this shard.
     pub n_lines: u64,
-    /// Lines still to be done.
+    /// Lines not done.
     pub n_left: u64,
-    /// Lines the engine has in hand.
+    /// Lines given to the engine and not finished; 0 if no process is running.
     pub n_at_work: usize,
-    /// Sums.
+    /// Sums over all lines done.
     #[serde(flatten)]
     pub totals: Totals,
-    /// Tokens of answers a second, over all the time at work.
+    /// Generated tokens per second of working time.
     pub predicted_per_second: f64,
-    /// Lines a second.
+    /// Lines per second of working time.
     pub lines_per_second: f64,
-    /// Seconds until all is done, at that rate.
+    /// Estimated seconds until all lines are done, at that rate.
     pub seconds_left: Option<f64>,
-    /// When something was last written, in milliseconds since 1970.
+    /// Time of the journal's latest timed entry, in milliseconds since 1970.
     pub updated_ms: Option<u64>,
-    /// What the job is.
+    /// The job's key.
     pub job: Key,
 }
 
 impl Status {
-    /// What `journal` says.
+    /// The status of a journal's job. `is_running`: whether a process is working on it.
     #[must_use]
     pub fn of(journal: &Journal, is_running: bool) -> Status {
         let totals = journal.totals();
@@ -87,7 +87,7 @@ impl Status {
         }
     }
 
-    /// A few lines for people.
+    /// The status as text.
     #[must_use]
     pub fn text(&self) -> String {
         let Totals { n_ok, n_failed, n_prompt, n_predicted, active_ms, .. } = self.totals;
@@ -99,10 +99,10 @@ impl Status {
         .expect("a text takes all");
         let spent = duration(active_ms as f64 / 1e3);
         let rate = self.predicted_per_second;
-        writeln!(text, "{n_prompt} prompt tokens and {n_predicted} generated in {spent}: {rate:.1} tokens/s")
+        writeln!(text, "{n_prompt} prompt tokens, and {n_predicted} generated in {spent}: {rate:.1} tokens/s")
             .expect("a text takes all");
         let Key { input, model, seed, .. } = &self.job;
-        writeln!(text, "input: {input}\nmodel: {model}\nseed: {seed}").expect("a text takes all");
+        writeln!(text, "input: {input}\nmodel: {}\nseed: {seed}", model.name()).expect("a text takes all");
         for (name, value) in &self.job.parameters {
             writeln!(text, "{name} {value}").expect("a text takes all");
         }
@@ -120,7 +120,7 @@ mod tests {
     fn journal(entries: &[Entry]) -> Journal {
         let mut journal = Journal::new(Key {
             input: "10 lines".to_owned(),
-            model: "m".to_owned(),
+            model: "m.gguf 7a".to_owned().into(),
             n_lines: 10,
             n_own: 10,
             seed: 7,
@@ -153,7 +153,7 @@ mod tests {
     fn it_is_told_to_people_and_programs() {
         let status = Status::of(&journal(&half()), true);
         let expected = "running: 5 ok + 0 failed of 10 lines, 5 left (about 10s)\n\
-             50 prompt tokens and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m\nseed: 7\n--temp 0\n";
+             50 prompt tokens, and 100 generated in 10s: 10.0 tokens/s\ninput: 10 lines\nmodel: m.gguf\nseed: 7\n--temp 0\n";
         assert_eq!(status.text(), expected);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["phase"], &json["n_ok"], &json["n_at_work"]), (&"running".into(), &5.into(), &1.into()));

@@ -1,8 +1,8 @@
-//! A process that watches the one that works: should the engine take that down, the job goes on without the line that
-//! did it.
+//! Runs a batch in a child process. If the engine crashes the child, a new child resumes the job, finds the line that
+//! causes the crash, and skips it.
 //!
-//! Only a crash is a reason to begin again. A process that is killed from outside stays dead: whoever did it meant it.
-//! What was at work is known from the journal; who is to blame, [`crate::batch::journal`] finds out.
+//! Only a crash leads to a restart. A process killed from outside is not restarted, because someone meant to stop it.
+//! The journal records which lines were at work; [`crate::batch::journal`] finds the one to blame.
 
 use std::io::{self, Read as _};
 use std::process::{Child, ExitStatus};
@@ -11,27 +11,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How often the child is looked at.
+/// How often the child is polled.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Crashes in one run; a line has two of them.
+/// Crashes after which a run is given up. A line that crashes the engine causes two.
 const MAX_CRASHES: u32 = 100;
 
-/// How the work ended.
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// By itself, with this status.
+    /// A child ended without a crash, with this status.
     Ended(ExitStatus),
-    /// By crashes that no line can be blamed for, or too many of them.
+    /// A child crashed while no line was at work, or after an interrupt.
     Crashed(ExitStatus),
 }
 
-/// Runs children until one ends by itself. `spawn` is told whether the one before crashed, and starts a child with a pipe as its
-/// stdin, which is how it hears that it should stop (see [`stop_with_parent`]). `n_at_work` counts the lines that a crash
-/// interrupted.
+/// Runs children until one ends without a crash. `spawn` gets whether the previous child crashed. It must pipe the
+/// child's stdin, because closing that pipe tells the child to stop (see [`stop_with_parent`]). `n_at_work` returns the
+/// number of lines that a crash interrupted.
 ///
 /// # Errors
-/// When a child cannot be started or watched.
+/// When a child cannot be started or watched, or after too many crashes.
 pub fn supervise(
     mut spawn: impl FnMut(bool) -> io::Result<Child>,
     interrupt: &AtomicBool,
@@ -47,10 +47,10 @@ pub fn supervise(
             return Ok(Fate::Crashed(status));
         }
         let lines = if n_at_work == 1 { "1 line".to_owned() } else { format!("{n_at_work} lines") };
-        notice(&format!("the engine crashed ({name}) with {lines} at work; starting again, with each of these alone"));
+        notice(&format!("the engine crashed ({name}) while {lines} ran; it starts again, and runs each of them alone"));
         after_crash = true;
     }
-    Err(io::Error::other(format!("{MAX_CRASHES} crashes")))
+    Err(io::Error::other(format!("the engine crashed {MAX_CRASHES} times")))
 }
 
 fn wait(mut child: Child, interrupt: &AtomicBool) -> io::Result<ExitStatus> {
@@ -66,12 +66,12 @@ fn wait(mut child: Child, interrupt: &AtomicBool) -> io::Result<ExitStatus> {
     }
 }
 
-/// What took a process down, if it was itself.
+/// The name of the fault if a process crashed; `None` if it ended or was killed from outside.
 #[cfg(unix)]
 #[must_use]
 pub fn crash(status: ExitStatus) -> Option<&'static str> {
     use std::os::unix::process::ExitStatusExt as _;
-    // Numbers that all systems share, but for SIGBUS.
+    // These numbers are the same on all Unix systems, except SIGBUS.
     match status.signal()? {
         4 => Some("illegal instruction"),
         5 => Some("trap"),
@@ -84,17 +84,17 @@ pub fn crash(status: ExitStatus) -> Option<&'static str> {
     }
 }
 
-/// What took a process down, if it was itself: exceptions have the top bits set.
+/// The name of the fault if a process crashed: exception codes have the two top bits set.
 #[cfg(not(unix))]
 #[must_use]
 pub fn crash(status: ExitStatus) -> Option<&'static str> {
     (status.code()? as u32 >= 0xC000_0000).then_some("exception")
 }
 
-/// In a child: raises `interrupt` when the parent asks for it, or is gone.
+/// In a child: sets `interrupt` when the parent closes the child's stdin or ends.
 ///
 /// # Errors
-/// When no thread can be started.
+/// When the thread cannot be started.
 pub fn stop_with_parent(interrupt: Arc<AtomicBool>) -> io::Result<()> {
     let listen = move || {
         let _ = io::stdin().read(&mut [0]);

@@ -1,24 +1,24 @@
-//! The look-ahead window: which of the requests at hand goes next, so that those with a common beginning follow each other
-//! and it is computed once.
+//! The look-ahead window: chooses the next request so that requests with a common prompt prefix follow each other and
+//! the prefix is computed once.
 //!
-//! Requests go in the order of their prompts, from the latest one upwards and then from the start again: neighbours in
-//! that order share the most. None is passed over for ever. Pure: it holds keys, not requests.
+//! Requests are taken in the order of their prompts, upwards from the latest one, then from the start again: neighbours
+//! in that order share the longest prefixes. No request waits forever. Pure: it holds keys, not requests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-/// Bytes of a prompt that are compared.
+/// Bytes compared at the start of a prompt.
 pub const KEY_BYTES: usize = 32 << 10;
 
-/// How many may go between a request's arrival and its turn.
+/// Most requests taken between a request's arrival and its turn.
 pub const MAX_PASSED: u64 = 4096;
 
-/// A bounded look-ahead is the caller's: this takes what it is given.
+/// The waiting requests. It has no size limit; the caller bounds it.
 #[derive(Debug)]
 pub struct Window {
-    /// Waiting, by the beginning of their prompts.
+    /// Waiting requests, ordered by the start of their prompts.
     waiting: BTreeSet<(Rc<[u8]>, u64)>,
-    /// By arrival: how many had gone then.
+    /// Requests in order of arrival, each with `n_gone` at that time.
     arrivals: VecDeque<(u64, u64)>,
     keys: BTreeMap<u64, Rc<[u8]>>,
     latest: (Rc<[u8]>, u64),
@@ -38,7 +38,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Takes in a request by a number of its own and the beginning of its prompt.
+    /// Adds a request with a unique id and its prompt.
     pub fn insert(&mut self, id: u64, prompt: &[u8]) {
         let key = Rc::<[u8]>::from(&prompt[..prompt.len().min(KEY_BYTES)]);
         self.arrivals.push_back((id, self.n_gone));
@@ -46,7 +46,7 @@ impl Window {
         self.waiting.insert((key, id));
     }
 
-    /// Takes out the one that goes next.
+    /// Removes and returns the next request.
     pub fn take(&mut self) -> Option<u64> {
         while self.arrivals.front().is_some_and(|(id, _)| !self.keys.contains_key(id)) {
             self.arrivals.pop_front();
@@ -64,13 +64,13 @@ impl Window {
         Some(id)
     }
 
-    /// Requests waiting.
+    /// Number of waiting requests.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none is waiting.
+    /// Whether no request is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -92,7 +92,7 @@ mod tests {
         let order: Vec<u64> = std::iter::from_fn(|| window.take()).collect();
         let documents: Vec<u64> = order.iter().map(|id| id % 3).collect();
         assert_eq!(documents.iter().zip(&documents[1..]).filter(|(a, b)| a != b).count(), 2);
-        // Of equal beginnings, the first comes first.
+        // Among equal keys, the lowest id goes first.
         let long = vec![b'x'; KEY_BYTES];
         (0..5).for_each(|id| window.insert(id, &long));
         assert_eq!(std::iter::from_fn(|| window.take()).collect::<Vec<u64>>(), [0, 1, 2, 3, 4]);

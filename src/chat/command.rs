@@ -1,70 +1,70 @@
-//! What is typed into a chat: a message, a block of several lines between `"""`, or a command that begins with `/`.
+//! Parses the lines typed into a chat: a message, a block of lines between `"""`, or a command that starts with `/`.
 //!
-//! It executes nothing: names, arguments and mistakes only.
+//! It only parses; `cli::chat` executes the commands.
 
 use std::fmt::Write as _;
 
-/// Begins and ends a message of several lines.
+/// Starts and ends a message of several lines.
 const QUOTES: &str = "\"\"\"";
 
-/// Commands that take their text in quotes as well.
+/// The command whose text may be in quotes.
 const QUOTABLE: &str = "/system";
 
-/// What was typed.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// Nothing.
+    /// An empty line.
     Empty,
-    /// Something to answer.
+    /// A message to answer.
     Message(String),
-    /// Something to do.
+    /// A command to execute.
     Command(Command),
 }
 
-/// Something to do.
+/// A chat command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// List the commands.
     Help,
     /// Answer the last message again.
     Regen,
-    /// Take the last message and its answer back.
+    /// Remove the last message and its answer.
     Undo,
     /// Change the last message in an editor, and answer it again.
     Edit,
     /// Put a file before the next message.
     Read(String),
-    /// Set the system prompt; an empty one is none.
+    /// Set the system prompt; an empty text removes it.
     System(String),
-    /// Set a key to a value.
+    /// Set the value of a key.
     Set(String, String),
-    /// Tell the settings and what the chat holds.
+    /// Show the settings and the state of the chat.
     Show,
-    /// Tell how fast the last answer was.
+    /// Show how fast the last answer was.
     Stats,
-    /// Keep the chat under a name.
+    /// Save the chat under a name.
     Save(String),
-    /// Go on with a chat that was kept.
+    /// Continue a saved chat.
     Load(String),
-    /// List the chats that were kept.
+    /// List the saved chats.
     List,
-    /// Begin anew.
+    /// Start a new chat.
     Clear,
-    /// Leave.
+    /// Leave the chat.
     Exit,
 }
 
-/// Why a line is no command.
+/// Why a line is not a valid command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// There is none of this name.
+    /// There is no command with this name.
     #[error("there is no command /{0}")]
     Unknown(String),
-    /// It needs an argument.
+    /// The argument is missing.
     #[error("/{0} needs {1}")]
     Missing(&'static str, &'static str),
-    /// It takes no argument.
-    #[error("/{0} takes nothing, but was given {1:?}")]
+    /// The command takes no argument.
+    #[error("/{0} takes no argument, but got {1:?}")]
     Unwanted(&'static str, String),
 }
 
@@ -74,8 +74,13 @@ impl CommandError {
     pub fn hint(&self) -> String {
         match self {
             CommandError::Unknown(name) => match nearest(name) {
-                Some(known) => format!("/{known}? /help lists all; a message that begins with / goes between \"\"\""),
-                None => "/help lists them; a message that begins with / goes between \"\"\"".to_owned(),
+                Some(known) => format!(
+                    "did you mean /{known}? /help lists all commands; to send a message that \
+                                        starts with /, put it between \"\"\""
+                ),
+                None => {
+                    "/help lists all commands; to send a message that starts with /, put it between \"\"\"".to_owned()
+                }
             },
             CommandError::Missing(name, _) | CommandError::Unwanted(name, _) => {
                 SPECS.iter().find(|spec| spec.name == *name).map_or_else(String::new, Spec::usage)
@@ -84,10 +89,10 @@ impl CommandError {
     }
 }
 
-/// A command as it is typed.
+/// A command's name, argument and help text.
 struct Spec {
     name: &'static str,
-    /// What it takes, empty for nothing.
+    /// Placeholder of the argument; empty if the command takes none.
     argument: &'static str,
     help: &'static str,
     make: fn(String) -> Command,
@@ -103,22 +108,22 @@ const fn spec(name: &'static str, argument: &'static str, help: &'static str, ma
     Spec { name, argument, help, make }
 }
 
-/// All of them, in the order of `/help`.
+/// All commands, in the order of `/help`.
 const SPECS: [Spec; 14] = [
-    spec("help", "", "list the commands", |_| Command::Help),
-    spec("regen", "", "answer the last message again, with other draws", |_| Command::Regen),
-    spec("undo", "", "take the last message and its answer back", |_| Command::Undo),
+    spec("help", "", "list the commands (also /?)", |_| Command::Help),
+    spec("regen", "", "answer the last message again, with another seed", |_| Command::Regen),
+    spec("undo", "", "remove the last message and its answer", |_| Command::Undo),
     spec("edit", "", "change the last message in $VISUAL or $EDITOR, and answer it again", |_| Command::Edit),
-    spec("read", "FILE", "put a file before the next message", Command::Read),
-    spec("system", "TEXT", "set the system prompt; without TEXT there is none", Command::System),
-    spec("set", "KEY VALUE", "change a setting; /show lists them", set),
-    spec("show", "", "tell the settings and what the chat holds", |_| Command::Show),
-    spec("stats", "", "tell how fast the last answer was", |_| Command::Stats),
-    spec("save", "NAME", "keep this chat under a name, from now on", Command::Save),
-    spec("load", "NAME", "go on with a chat that was kept", Command::Load),
-    spec("list", "", "list the chats that were kept", |_| Command::List),
-    spec("clear", "", "begin anew; a chat with a name stays as it is", |_| Command::Clear),
-    spec("exit", "", "leave, as Ctrl-D does", |_| Command::Exit),
+    spec("read", "FILE", "put a file before your next message", Command::Read),
+    spec("system", "TEXT", "set the system prompt; without TEXT, remove it", Command::System),
+    spec("set", "KEY VALUE", "change a setting, as in /set temp 0.5; VALUE default resets it", set),
+    spec("show", "", "show the settings and the state of the chat", |_| Command::Show),
+    spec("stats", "", "show how fast the last answer was", |_| Command::Stats),
+    spec("save", "NAME", "save this chat now and after each answer", Command::Save),
+    spec("load", "NAME", "switch to another saved chat", Command::Load),
+    spec("list", "", "list the saved chats", |_| Command::List),
+    spec("clear", "", "start a new chat; a saved chat keeps its messages", |_| Command::Clear),
+    spec("exit", "", "leave (also /quit, /bye, /q, or Ctrl-D)", |_| Command::Exit),
 ];
 
 fn set(argument: String) -> Command {
@@ -131,29 +136,28 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     SPECS.iter().map(|spec| spec.name)
 }
 
-/// What `/help` prints.
+/// The text of `/help`.
 #[must_use]
 pub fn help() -> String {
     let mut text = String::new();
     for spec in &SPECS {
         let _ = writeln!(text, "{:<15} {}", spec.usage(), spec.help);
     }
-    text + "\"\"\"             begins and ends a message of several lines\n\
-            Alt-Enter       begins another line of a message\n\
-            Ctrl-C          stops an answer and keeps what there is of it\n\
-            Ctrl-R          searches what was typed before\n"
+    text + "\"\"\"             starts and ends a message of several lines\nAlt-Enter       starts another line of \
+            the same message\nCtrl-C          stops an answer and keeps what is there\nCtrl-R          searches what \
+            you typed before\n"
 }
 
-/// Whether more lines belong to this: quotes were opened and not closed.
+/// Whether more lines follow: quotes are open.
 #[must_use]
 pub fn is_open(text: &str) -> bool {
     quoted(text).is_some_and(|quoted| quoted.trim_end().strip_suffix(QUOTES).is_none())
 }
 
-/// Understands what was typed; blocks are whole.
+/// Parses a complete line or block.
 ///
 /// # Errors
-/// When it begins like a command and is none.
+/// When the text starts like a command but is not a valid one.
 pub fn parse(text: &str) -> Result<Line, CommandError> {
     let trimmed = text.trim();
     if let Some(rest) = trimmed.strip_prefix('/').filter(|rest| is_command(rest)) {
@@ -163,11 +167,11 @@ pub fn parse(text: &str) -> Result<Line, CommandError> {
     Ok(if message.trim().is_empty() { Line::Empty } else { Line::Message(message) })
 }
 
-/// Whether what stands after a / can be meant as a command: a word of letters, or nearly a command's name. `// comment`, `/usr/bin`
-/// and `/24` are messages.
+/// Whether the text after a `/` can be meant as a command: a word of letters, or nearly a command's name. `// comment`,
+/// `/usr/bin` and `/24` are messages.
 fn is_command(rest: &str) -> bool {
     let name = rest.split(char::is_whitespace).next().unwrap_or_default();
-    // As in `/exit.`; and `/ help`.
+    // Accept `/exit.`, and `/ help`.
     let word = name.trim_end_matches(|c: char| c.is_ascii_punctuation() && c != '/' && c != '*');
     match word {
         "" if name.is_empty() => rest.trim().is_empty() || names().any(|known| rest.trim() == known),
@@ -182,9 +186,9 @@ fn is_command(rest: &str) -> bool {
 fn command(rest: &str) -> Result<Command, CommandError> {
     let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let argument = unquoted(argument.trim());
-    // Keyboards begin with a capital.
+    // Keyboards of phones capitalize the first letter.
     let lower = name.to_ascii_lowercase();
-    // Common elsewhere.
+    // Names that other programs use.
     let name = match lower.as_str() {
         "quit" | "bye" | "q" => "exit",
         "?" => "help",
@@ -204,13 +208,13 @@ fn command(rest: &str) -> Result<Command, CommandError> {
     Ok((spec.make)(argument))
 }
 
-/// What stands after opening quotes, where there are any.
+/// The text after opening quotes, if there are any.
 fn quoted(text: &str) -> Option<&str> {
     let text = text.trim_start();
     text.strip_prefix(QUOTABLE).map_or(text, str::trim_start).strip_prefix(QUOTES)
 }
 
-/// Without the quotes around it, and without the line breaks next to them.
+/// The text without surrounding quotes and the line breaks next to them.
 fn unquoted(text: &str) -> String {
     let Some(inner) = text.strip_prefix(QUOTES) else { return text.to_owned() };
     let inner = inner.trim_end();
@@ -219,7 +223,7 @@ fn unquoted(text: &str) -> String {
     inner.strip_suffix('\n').unwrap_or(inner).to_owned()
 }
 
-/// The command that a name was meant to be: the only one that begins so, or the one that differs least.
+/// The command that was probably meant: the only one with this prefix, or the closest by edit distance.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = &*name.trim_end_matches(|c: char| c.is_ascii_punctuation()).to_ascii_lowercase();
     let mut beginning = names().filter(|known| !name.is_empty() && known.starts_with(name));
@@ -229,7 +233,7 @@ fn nearest(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Levenshtein's distance; names are short.
+/// Levenshtein distance; names are short.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().take(32).enumerate() {
@@ -295,16 +299,19 @@ mod tests {
             let error = parse(text).unwrap_err();
             format!("{error}; {}", error.hint())
         };
-        assert!(mistake("/imagine a cat").starts_with("there is no command /imagine; /help lists them; a message"));
-        assert!(mistake("/exti").contains("; /exit? "));
-        assert!(mistake("/exit.").contains("; /exit? "));
-        assert!(mistake("/hel1").contains("; /help? "));
+        assert!(
+            mistake("/imagine a cat")
+                .starts_with("there is no command /imagine; /help lists all commands; to send a message")
+        );
+        assert!(mistake("/exti").contains("; did you mean /exit? "));
+        assert!(mistake("/exit.").contains("; did you mean /exit? "));
+        assert!(mistake("/hel1").contains("; did you mean /help? "));
         assert!(mistake("/ help").contains("there is no command /;"));
-        assert!(mistake("/regne").contains("; /regen? "));
-        assert!(mistake("/sy").contains("; /system? "));
+        assert!(mistake("/regne").contains("; did you mean /regen? "));
+        assert!(mistake("/sy").contains("; did you mean /system? "));
         assert_eq!(mistake("/read"), "/read needs a file; /read FILE");
         assert_eq!(mistake("/set temp"), "/set needs a key and a value; /set KEY VALUE");
-        assert_eq!(mistake("/undo all"), "/undo takes nothing, but was given \"all\"; /undo");
+        assert_eq!(mistake("/undo all"), "/undo takes no argument, but got \"all\"; /undo");
         assert!(mistake("/").contains("there is no command /;"));
     }
 

@@ -1,67 +1,67 @@
-//! Markdown as it streams in: each piece of text with the style it is shown in.
+//! Styles Markdown while it streams: each piece of text comes out with the style to show it in.
 //!
-//! Nothing is removed, moved or wrapped: the pieces together are the text, markers included (in a style of their own), so
-//! what is copied from a screen is what the model wrote, and a marker that is never closed costs nothing. Held back is
-//! no more than a run of marker characters whose next character decides what it is.
+//! Nothing is removed, moved or wrapped. The pieces together are the whole text, with markers in a style of their own,
+//! so text copied from the screen is what the model wrote, and an unclosed marker does no harm. At most a run of marker
+//! characters is held back, until the next character decides what it is.
 //!
-//! It knows headings, emphasis, code, lists and quotes; tables, links and HTML are shown as they are. An emphasis ends
-//! with its line at the latest. Colours are the business of whoever prints.
+//! It handles headings, emphasis, code, lists and quotes; tables, links and HTML pass through. Emphasis ends with its
+//! line at the latest. The caller chooses the colours.
 
-/// How a piece is shown.
+/// How to show a piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Of strong emphasis, or of a heading.
+    /// Strong emphasis, or a heading.
     pub bold: bool,
-    /// Of emphasis.
+    /// Emphasis.
     pub italic: bool,
-    /// Of code, in a line or in a block.
+    /// Inline code or a code block.
     pub code: bool,
-    /// A marker, the bullet of a list for instance.
+    /// A marker, such as the bullet of a list.
     pub marker: bool,
 }
 
 const MARKER: Style = Style { bold: false, italic: false, code: false, marker: true };
 const CODE: Style = Style { bold: false, italic: false, code: true, marker: false };
 
-/// A longer run is no marker.
+/// A longer run is not a marker.
 const MAX_RUN: usize = 64;
 
-/// What the characters of a line are taken for.
+/// Position in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// Nothing of the line but `held` has come: blanks and one kind of marker character.
+    /// Only `held` so far: blanks and one kind of marker character.
     #[default]
     LineStart,
-    /// In its text.
+    /// In the text of the line.
     Text,
-    /// In what follows a code fence on its line.
+    /// After a code fence, on the same line.
     FenceLine,
-    /// In a line of a code block.
+    /// In a code block.
     CodeLine,
 }
 
-/// The state between two pieces.
+/// Parser state between two pieces.
 #[derive(Clone, Debug, Default)]
 pub struct Markdown {
     place: Place,
-    /// The fence of the code block that is open: its character and length.
+    /// The fence of the open code block: its character and length.
     fence: Option<(char, usize)>,
     is_heading: bool,
     bold: bool,
     italic: bool,
-    /// Backticks that opened the code of the line.
+    /// Number of backticks that opened the inline code.
     code: usize,
     is_escaped: bool,
-    /// The last character handed on; a newline at the start.
+    /// The last character emitted; a newline at the start.
     last: Option<char>,
-    /// A run of marker characters that is not decided yet; at the start of a line with blanks before it.
+    /// An undecided run of marker characters, with the blanks before it at the start of a line.
     held: String,
 }
 
 impl Markdown {
-    /// Takes a piece, and hands on what is certain by now.
+    /// Takes a piece, and emits the text whose style is decided.
     pub fn push(&mut self, text: &str, mut each: impl FnMut(Style, &str)) {
-        // Neighbours in one style are handed on together.
+        // Join neighbours with the same style.
         let (mut style, mut run) = (Style::default(), String::new());
         let mut join = |next: Style, piece: &str| {
             if next != style && !run.is_empty() {
@@ -77,7 +77,7 @@ impl Markdown {
         }
     }
 
-    /// Hands on what is held, at the end of the text.
+    /// Emits the held text at the end of the input.
     pub fn finish(&mut self, mut each: impl FnMut(Style, &str)) {
         if self.place == Place::LineStart {
             self.decide_line(None, &mut each);
@@ -129,7 +129,7 @@ impl Markdown {
         each(style, c.encode_utf8(&mut [0; 4]));
     }
 
-    /// Whether `c` belongs to what the start of a line is decided by: blanks, then one kind of marker character.
+    /// Whether `c` is still part of the undecided start of a line: blanks, then one kind of marker character.
     fn is_held_at_start(&self, c: char) -> bool {
         if self.held.len() >= MAX_RUN {
             return false;
@@ -142,7 +142,7 @@ impl Markdown {
         }
     }
 
-    /// Decides what a line is, by what is held and the character after it; `None` is the end of the text.
+    /// Decides the kind of a line from `held` and the next character; `None` is the end of the text.
     fn decide_line(&mut self, next: Option<char>, each: &mut impl FnMut(Style, &str)) {
         let held = std::mem::take(&mut self.held);
         let run = held.trim_start();
@@ -175,10 +175,10 @@ impl Markdown {
             return hand_on(MARKER, &held);
         }
         if next == Some('>') && first.is_none() {
-            // What follows the marker of a quote is like a line of its own.
+            // The text after a quote marker is parsed like a line of its own.
             self.place = Place::LineStart;
         }
-        // What is left to decide: runs of emphasis and of code.
+        // Runs of emphasis and code are decided later.
         let n_marker = if matches!(first, Some('*' | '`')) { run.len() } else { 0 };
         let (text, marker) = held.split_at(held.len() - n_marker);
         hand_on(Style::default(), text);
@@ -186,7 +186,7 @@ impl Markdown {
         marker.clone_into(&mut self.held);
     }
 
-    /// Decides what a run of marker characters is, by the characters around it.
+    /// Decides whether a run of marker characters is a marker, from the characters around it.
     fn decide_run(&mut self, next: Option<char>, each: &mut impl FnMut(Style, &str)) {
         let run = std::mem::take(&mut self.held);
         let Some(c) = run.chars().next() else { return };
@@ -203,7 +203,7 @@ impl Markdown {
         } else {
             let (italic, bold) = (n == 1 || n == 3, n == 2 || n == 3);
             let closes = is_text(self.last) && (!italic || self.italic) && (!bold || self.bold);
-            // Inside of a word it is multiplication, or a part of a name.
+            // Inside a word it is multiplication, or part of a name.
             let opens = is_text(next) && !is_word(self.last) && (!italic || !self.italic) && (!bold || !self.bold);
             let is_marker = n <= 3 && (closes || opens);
             if is_marker {
@@ -239,7 +239,7 @@ mod tests {
         pieces
     }
 
-    /// `style:text` for each piece, apart by bars.
+    /// `style:text` for each piece, separated by bars.
     fn shown(text: &str) -> String {
         pieces(&[text]).iter().map(|(style, text)| format!("{style}:{text}")).collect::<Vec<_>>().join("|")
     }

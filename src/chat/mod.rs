@@ -1,5 +1,4 @@
-//! Chat: from messages to the text a model was trained to see, and what a conversation is made of. Nothing here reads or
-//! writes files, or knows of a model.
+//! Chat: templates, sessions, commands and Markdown. Nothing here reads or writes files, or knows a model.
 
 pub mod template;
 

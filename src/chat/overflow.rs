@@ -1,7 +1,7 @@
-//! What becomes of a conversation that is longer than its context.
+//! Decides what to leave out when a conversation is longer than its context.
 //!
-//! Whole turns are left out, the oldest first; never the system prompt, and never the last message. A place for the answer
-//! is kept free. It counts nothing itself: whoever asks knows the model's tokens. What is left out stays in the session.
+//! Whole turns are left out, the oldest first; never the system prompt, and never the last message. Room for the answer
+//! stays free. The caller counts the tokens. Turns that are left out stay in the session.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,63 +10,63 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnOverflow {
-    /// Answer nothing, and say so
+    /// Do not answer
     Error,
-    /// Leave out the oldest messages, and say so
+    /// Leave out the oldest messages, with a notice
     DropOldest,
-    /// The same, with a summary in their place that the model writes
+    /// Replace the oldest messages with a summary by the model
     Summarize,
 }
 
-/// How the positions of a context are used.
+/// How the positions of a context are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// All of them.
+    /// All positions.
     pub n_ctx: usize,
-    /// Those kept free for the answer.
+    /// Positions reserved for the answer.
     pub n_answer: usize,
 }
 
 impl Budget {
-    /// The place of an answer is as long as it may become, else a quarter.
+    /// Reserves `max_tokens` for the answer, or a quarter of the context if there is no limit.
     #[must_use]
     pub fn new(n_ctx: usize, max_tokens: Option<usize>) -> Budget {
         Budget { n_ctx, n_answer: max_tokens.unwrap_or(n_ctx / 4).min(n_ctx) }
     }
 
-    /// Longest prompt.
+    /// Maximum prompt in tokens.
     #[must_use]
     pub fn n_prompt(&self) -> usize {
         self.n_ctx - self.n_answer
     }
 
-    /// What a prompt is shortened to. Less than there is room for, so that several turns pass before the next time: what
-    /// follows on another beginning has to be read anew.
+    /// Length to shorten a prompt to. Less than the longest prompt, because every new beginning has to be read again:
+    /// this way several turns pass before the next shortening.
     #[must_use]
     pub fn n_shortened(&self) -> usize {
         self.n_prompt() * 3 / 4
     }
 }
 
-/// What of a conversation is sent.
+/// Which part of a conversation to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// All from this turn on, which makes a prompt of so many tokens.
+    /// Everything after the first `n_left_out` turns.
     From {
-        /// Turns left out.
+        /// Number of turns to leave out.
         n_left_out: usize,
         /// Tokens of the prompt.
         n_prompt: usize,
     },
-    /// Not even the last message has room, or nothing may be left out: so many tokens.
+    /// The prompt has this many tokens, and nothing (more) may be left out.
     TooLong(usize),
 }
 
-/// Decides how many of `n_turns` turns are left out; `n_left_out` are already. `count` tells the tokens of the prompt that
-/// leaves out so many, and is asked about as few numbers as possible.
+/// Decides how many of `n_turns` turns to leave out; `n_left_out` of them are already. `count` returns the tokens of
+/// the prompt without that many turns. It is called as rarely as possible.
 ///
 /// # Errors
-/// Those of `count`.
+/// The errors of `count`.
 pub fn fit<E>(
     n_turns: usize,
     n_left_out: usize,
@@ -81,7 +81,7 @@ pub fn fit<E>(
     if policy == OnOverflow::Error {
         return Ok(Fit::TooLong(n_prompt));
     }
-    // Too long with `long` turns left out; short enough with `short`, or nothing is known of it.
+    // Too long with `long` turns left out; short enough with `short` if `n_short` is known.
     let (mut long, mut short, mut n_short) = (n_left_out, n_turns.saturating_sub(1).max(n_left_out), None);
     while short - long > 1 {
         let middle = long.midpoint(short);
@@ -100,10 +100,10 @@ pub fn fit<E>(
     Ok(if fits { Fit::From { n_left_out: short, n_prompt } } else { Fit::TooLong(n_prompt) })
 }
 
-/// The most items of `1 ..= n` that `fits` holds of, where it holds of fewer whenever it holds of more; `None` if not of one.
+/// The largest number in `1 ..= n` for which `fits` holds; `None` if there is none. `fits` must be monotonic.
 ///
 /// # Errors
-/// Those of `fits`.
+/// The errors of `fits`.
 pub fn most_that_fit<E>(n: usize, mut fits: impl FnMut(usize) -> Result<bool, E>) -> Result<Option<usize>, E> {
     let (mut known, mut beyond) = (0, n + 1);
     while beyond - known > 1 {
@@ -113,7 +113,7 @@ pub fn most_that_fit<E>(n: usize, mut fits: impl FnMut(usize) -> Result<bool, E>
     Ok((known > 0).then_some(known))
 }
 
-/// What asks a model for a summary of at most `n_words` words of what was said.
+/// The prompt that asks a model for a summary of at most `n_words` words.
 #[must_use]
 pub fn summary_request(before: Option<&str>, turns: &[(String, String)], n_words: usize) -> String {
     let mut text = format!(
@@ -130,7 +130,7 @@ pub fn summary_request(before: Option<&str>, turns: &[(String, String)], n_words
     text
 }
 
-/// The system prompt with the summary that stands for what is left out.
+/// The system prompt, followed by the summary of the turns left out.
 #[must_use]
 pub fn system_with_summary(system: Option<&str>, summary: Option<&str>) -> Option<String> {
     let summary = summary.map(|summary| format!("Summary of the conversation so far: {summary}"));
@@ -148,12 +148,12 @@ mod tests {
 
     use super::*;
 
-    /// Tokens of the prompt with so many turns left out.
+    /// Tokens of the prompt with this many turns left out.
     fn n_tokens(system: usize, turns: &[usize], n_left_out: usize) -> usize {
         system + turns[n_left_out..].iter().sum::<usize>()
     }
 
-    /// The naive twin: one turn after another.
+    /// Reference implementation: tries one turn after another.
     fn naive(system: usize, turns: &[usize], already: usize, budget: Budget) -> Fit {
         let of = |n| n_tokens(system, turns, n);
         if of(already) <= budget.n_prompt() {
@@ -184,8 +184,8 @@ mod tests {
             prop_assert_eq!(fit, naive(system, &turns, already, budget));
             prop_assert!(n_asked <= 8);
             if let Fit::From { n_left_out, n_prompt } = fit {
-                // The answer has its place (all of it where it may be longer than the context), the last message is there, and nothing
-                // comes back by itself.
+                // The answer has its room (the whole context, if it may be longer), the last message stays, and no turn
+                // comes back.
                 prop_assert!(n_prompt + max_tokens.unwrap_or(n_ctx / 4).min(n_ctx) <= n_ctx);
                 prop_assert!((already..turns.len()).contains(&n_left_out));
             }

@@ -1,6 +1,6 @@
-//! A conversation that can be kept: what was said, with what settings, and its form as JSON.
+//! A conversation that can be saved: turns, settings, and its JSON form.
 //!
-//! It reads and writes no files; that is [`crate::store::sessions`].
+//! This module does no IO; [`crate::store::sessions`] does.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,25 @@ use twox_hash::XxHash3_64;
 
 use crate::chat::template::Message;
 use crate::chat::thinking::without_thinking;
+use crate::gguf::ModelId;
 
-/// What this version writes, and the only one it reads.
+/// The format version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// Most turns of a session.
+/// Maximum turns in a session.
 const MAX_TURNS: usize = 100_000;
 
-/// Longest name.
+/// Maximum name in bytes.
 const MAX_NAME: usize = 64;
 
 /// A message and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// What was asked.
+    /// The user's message.
     pub user: String,
-    /// What the model answered, its thinking included.
+    /// The model's answer, including its thinking.
     pub assistant: String,
-    /// The seed of the answer's draws.
+    /// The seed used to sample the answer.
     pub seed: u32,
 }
 
@@ -34,22 +35,22 @@ pub struct Turn {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "StoredSession", try_from = "StoredSession")]
 pub struct Session {
-    /// Which model answered last: name, size and a hash of the header.
-    pub model: String,
+    /// Which model answered last.
+    pub model: ModelId,
     /// The system prompt.
     pub system: Option<String>,
-    /// What was set, by the long names of the flags, as they are given on the command line.
+    /// Settings, by the long names of their flags, with values as on the command line.
     pub settings: BTreeMap<String, Vec<String>>,
-    /// What was said, from the beginning.
+    /// All turns from the beginning.
     pub turns: Vec<Turn>,
-    /// Oldest turns that are no longer sent, because the context is full.
+    /// Number of oldest turns that are no longer sent because the context is full.
     pub n_left_out: usize,
-    /// What stands for them.
+    /// Summary of the turns left out.
     pub summary: Option<String>,
 }
 
 impl Session {
-    /// What is sent: all but the first `n_left_out` turns, then `message`.
+    /// The messages to send: the system prompt, all but the first `n_left_out` turns, then `message`.
     #[must_use]
     pub fn messages(&self, system: Option<String>, n_left_out: usize, message: Option<&str>) -> Vec<Message> {
         let system = system.map(|system| Message::new("system", system));
@@ -61,39 +62,40 @@ impl Session {
         system.into_iter().chain(turns).chain(message.map(|text| Message::new("user", text))).collect()
     }
 
-    /// Takes the last turn back.
+    /// Removes and returns the last turn.
     pub fn undo(&mut self) -> Option<Turn> {
         let turn = self.turns.pop()?;
         if self.n_left_out > self.turns.len() {
-            // The summary tells of what is taken back.
+            // The summary covers the removed turn.
             (self.n_left_out, self.summary) = (0, None);
         }
         Some(turn)
     }
 }
 
-/// The seed of turn `n`, counted from 0. The first one has the seed itself, so that it is the answer of `chaski run`.
-/// No other thing enters: the same messages bring the same text, whatever was taken back in between.
+/// The seed of turn `n`, counted from 0. The first turn uses `seed` itself, so its answer is the same as that of
+/// `chaski run`. The seed depends on nothing else: the same messages give the same text, whatever was undone in
+/// between.
 #[must_use]
 pub fn turn_seed(seed: u32, n: usize) -> u32 {
     if n == 0 { seed } else { derived(seed, &format!("turn {n}")) }
 }
 
-/// The seed of an answer that is to be another one than that of `seed`.
+/// The seed for another answer to the same message.
 #[must_use]
 pub fn next_seed(seed: u32) -> u32 {
     derived(seed, "again")
 }
 
-/// The top bit is left alone: it means a seed of llama.cpp's own choice.
+/// The top bit stays 0, so the result is never the value that makes llama.cpp choose a seed.
 fn derived(seed: u32, of: &str) -> u32 {
     (XxHash3_64::oneshot_with_seed(u64::from(seed), of.as_bytes()) >> 33) as u32
 }
 
-/// Refuses what is no name of a session: a name is a part of a file's name, and never a path.
+/// Checks a session name. A name becomes part of a file name, and must never be a path.
 ///
 /// # Errors
-/// What a name is made of.
+/// A message that says what a name may contain.
 pub fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let is_name = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain) && !name.starts_with(['.', '-']);
@@ -101,51 +103,51 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{name:?} is no name of a session: 1 to {MAX_NAME} letters, digits, '.', '_' and '-', of which the first is a letter, \
-         a digit or '_'"
+        "{name:?} cannot be the name of a chat: a name has 1 to {MAX_NAME} letters, digits, '.', '_' and '-', and \
+         starts with a letter, a digit or '_'"
     ))
 }
 
-/// Why a file is no session.
+/// Why a file is not a session.
 #[derive(Debug, thiserror::Error)]
-pub enum FormError {
-    /// Not JSON, or not of this form.
-    #[error("not a session: {0}")]
+pub enum SessionFileError {
+    /// Not JSON, or not the JSON of a session.
+    #[error("not a saved chat: {0}")]
     Damaged(#[from] serde_json::Error),
-    /// Of another version.
-    #[error("a session of version {0}, but this chaski knows version {VERSION}")]
+    /// Written in another format version.
+    #[error("saved by another version of chaski (format {0}, this version reads {VERSION})")]
     Version(u64),
 }
 
-/// A session as the text of its file.
+/// Parses a session file.
 ///
 /// # Errors
-/// When it is none.
-pub fn from_json(text: &[u8]) -> Result<Session, FormError> {
+/// When it is not a session, or has another version.
+pub fn from_json(text: &[u8]) -> Result<Session, SessionFileError> {
     #[derive(Deserialize)]
     struct Head {
         chaski_session: u64,
     }
-    // First of all: the fields of another version are not known.
+    // Check the version first: another version may have other fields.
     let head: Head = serde_json::from_slice(text)?;
     if head.chaski_session != u64::from(VERSION) {
-        return Err(FormError::Version(head.chaski_session));
+        return Err(SessionFileError::Version(head.chaski_session));
     }
     Ok(serde_json::from_slice(text)?)
 }
 
-/// The text of a session's file, for people too.
+/// The text of a session file, readable for people.
 #[must_use]
 pub fn to_json(session: &Session) -> String {
     serde_json::to_string_pretty(session).expect("strings and numbers serialize") + "\n"
 }
 
-/// What stands in the file: messages as everywhere else.
+/// The JSON of a session file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredSession {
     chaski_session: u32,
-    model: String,
+    model: ModelId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     system: Option<String>,
     #[serde(default)]
@@ -154,12 +156,12 @@ struct StoredSession {
     turns_left_out: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
-    messages: Vec<Said>,
+    messages: Vec<StoredMessage>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said {
+struct StoredMessage {
     role: Role,
     content: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,8 +178,8 @@ enum Role {
 impl From<Session> for StoredSession {
     fn from(session: Session) -> StoredSession {
         let said = session.turns.into_iter().flat_map(|turn| {
-            let user = Said { role: Role::User, content: turn.user, seed: None };
-            [user, Said { role: Role::Assistant, content: turn.assistant, seed: Some(turn.seed) }]
+            let user = StoredMessage { role: Role::User, content: turn.user, seed: None };
+            [user, StoredMessage { role: Role::Assistant, content: turn.assistant, seed: Some(turn.seed) }]
         });
         StoredSession {
             chaski_session: VERSION,
@@ -229,7 +231,7 @@ mod tests {
 
     fn session() -> Session {
         Session {
-            model: "m.gguf 7 ab".to_owned(),
+            model: "m.gguf 7ab".to_owned().into(),
             system: Some("Be brief.".to_owned()),
             settings: BTreeMap::from([("temp".to_owned(), vec!["0".to_owned()])]),
             turns: vec![turn("a", "b", 7), turn("c", "d", 8)],
@@ -242,7 +244,7 @@ mod tests {
     fn the_form_is_plain_json() {
         let json: serde_json::Value = serde_json::from_str(&to_json(&session())).unwrap();
         let expected = serde_json::json!({
-            "chaski_session": 1, "model": "m.gguf 7 ab", "system": "Be brief.", "settings": {"temp": ["0"]},
+            "chaski_session": 1, "model": "m.gguf 7ab", "system": "Be brief.", "settings": {"temp": ["0"]},
             "turns_left_out": 1, "summary": "ab",
             "messages": [
                 {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "seed": 7},
@@ -255,9 +257,12 @@ mod tests {
     #[test]
     fn what_is_none_is_told() {
         let told = |text: &str| from_json(text.as_bytes()).unwrap_err().to_string();
-        assert!(told("").starts_with("not a session: EOF"));
+        assert!(told("").starts_with("not a saved chat: EOF"));
         assert!(told("{}").contains("missing field `chaski_session`"));
-        assert_eq!(told(r#"{"chaski_session": 2, "x": 0}"#), "a session of version 2, but this chaski knows version 1");
+        assert_eq!(
+            told(r#"{"chaski_session": 2, "x": 0}"#),
+            "saved by another version of chaski (format 2, this version reads 1)"
+        );
         let with = |rest: &str| told(&format!(r#"{{"chaski_session": 1, "model": "m", {rest}}}"#));
         assert!(with(r#""messages": [], "x": 0"#).contains("unknown field `x`"));
         let user = r#"{"role": "user", "content": "a"}"#;

@@ -1,4 +1,4 @@
-//! The chat template of a GGUF file: from messages to the text that the model was trained to see.
+//! Renders chat templates: from messages to the text that the model was trained to see.
 //!
 //! A template is Jinja as Hugging Face's `apply_chat_template` runs it: `trim_blocks` and `lstrip_blocks` on, Python's
 //! string and dict methods, `tojson` like Python's `json.dumps`, `raise_exception`, `strftime_now`, loop controls and
@@ -6,8 +6,8 @@
 //!
 //! The text of a message is never parsed for special tokens: see [`SpecialGuard`].
 //!
-//! This module does no IO: the time is passed in. It does not tokenize, and it does not limit how long a template may
-//! loop: a template comes from the same file as the weights and can waste no more time than they can.
+//! This module does no IO: the caller passes the time. It does not tokenize. A rendering that runs too many
+//! instructions is an error.
 
 mod clock;
 mod guard;
@@ -33,43 +33,43 @@ pub use minijinja::Value as TemplateValue;
 /// The name under which the template is registered. Without a file extension nothing is HTML-escaped.
 const NAME: &str = "chat_template";
 
-/// Instructions of a rendering at most. A message takes some tens; this many take a second.
+/// Maximum template instructions per rendering. A message takes a few dozen; this many take a second.
 const MAX_INSTRUCTIONS: u64 = 10_000_000;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or another role that the template knows. ASCII letters, digits, `_`
-    /// and `-` only, since templates print it between their special tokens.
+    /// The speaker: `system`, `user`, `assistant`, or another role that the template knows. Only ASCII letters, digits,
+    /// `_` and `-`, since templates print it between their special tokens.
     pub role: String,
-    /// What is said. Any text.
+    /// Any text.
     pub content: String,
-    /// What else a template may look at: `reasoning_content`, `tool_calls`, `tool_call_id`, `name`. Like the content, no
-    /// text in it is parsed for special tokens.
+    /// Other fields that a template may read: `reasoning_content`, `tool_calls`, `tool_call_id`, `name`. As in the
+    /// content, no text in them is parsed for special tokens.
     #[serde(flatten)]
     pub extra: BTreeMap<String, TemplateValue>,
 }
 
 impl Message {
-    /// A message of this role.
+    /// A message with this role and content.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), extra: BTreeMap::new() }
     }
 
-    /// The same with a content that is none, as beside a call of a tool.
+    /// Sets the content to none, as in a message that only calls a tool.
     #[must_use]
     pub fn without_content(mut self) -> Self {
         self.extra.insert("content".to_owned(), Value::from(()));
         self
     }
 
-    /// Whether its content is none.
+    /// Whether the content is none.
     #[must_use]
     pub fn has_no_content(&self) -> bool {
         self.extra.get("content").is_some_and(Value::is_none)
     }
 
-    /// The same with a content of no words, where it is none.
+    /// Replaces a content of none by an empty text.
     #[must_use]
     pub fn with_empty_content(mut self) -> Self {
         if self.has_no_content() {
@@ -78,14 +78,14 @@ impl Message {
         self
     }
 
-    /// The same with other words.
+    /// A copy with all texts mapped.
     fn with_texts(&self, content: impl Fn(&str) -> String, other: &dyn Fn(&str) -> String) -> Self {
         let extra = self.extra.iter().map(|(name, value)| (name.clone(), map_texts(value, other)));
         Self { role: self.role.clone(), content: content(&self.content), extra: extra.collect() }
     }
 }
 
-/// The texts of the special tokens that a template may name; empty where the vocabulary has none.
+/// The texts of the special tokens that a template may name; empty if the vocabulary lacks the token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTexts {
     /// `bos_token`
@@ -98,15 +98,15 @@ pub struct SpecialTexts {
     pub pad: String,
 }
 
-/// What a rendering depends on besides the messages.
+/// Inputs of a rendering besides the messages.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions {
     /// Whether to end with the opening of the assistant's turn.
     pub add_generation_prompt: bool,
-    /// Whether the last message, which is the assistant's, is the beginning of that turn: its content then comes last, as it
-    /// is, and nothing after it.
+    /// Whether the last message, the assistant's, is the start of the answer. Its content then ends the prompt,
+    /// unchanged.
     pub continues_last: bool,
-    /// What `strftime_now` prints.
+    /// The time that `strftime_now` prints.
     pub now: LocalTime,
     /// Further template variables such as `enable_thinking` or `tools`. They are trusted: special tokens in them are
     /// parsed. `messages` and `add_generation_prompt` cannot be replaced from here.
@@ -116,9 +116,9 @@ pub struct RenderOptions {
 /// A rendered conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The prompt, to be tokenized segment by segment; none if the template printed nothing.
+    /// The prompt, to be tokenized segment by segment; empty if the template printed nothing.
     pub segments: Vec<Segment>,
-    /// True if the template has no place for system messages, so that [`merge_system`] was applied.
+    /// Whether [`merge_system`] was applied, because the template has no place for system messages.
     pub merged_system: bool,
 }
 
@@ -132,7 +132,7 @@ impl Rendered {
 /// Why a template could not be parsed or rendered. Lines are counted from 1; 0 if unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// The template is not Jinja that we understand.
+    /// The template is not valid Jinja, or uses a feature that we do not support.
     #[error("the model's chat template cannot be parsed: line {line}: {message}")]
     Parse {
         /// Line of the template.
@@ -148,12 +148,12 @@ pub enum TemplateError {
         /// The template author's words.
         message: String,
     },
-    /// The assistant's turn begins with thinking, so an answer cannot be its beginning.
+    /// The template opens the answer with thinking, so an answer cannot be continued.
     #[error(
         "the model's chat template opens the answer with thinking, so the assistant's last message cannot be continued"
     )]
     OpensThinking,
-    /// The template failed on the way.
+    /// The template failed while rendering.
     #[error("the model's chat template failed: line {line}: {message}")]
     Render {
         /// Line of the template.
@@ -161,8 +161,8 @@ pub enum TemplateError {
         /// What the Jinja engine says.
         message: String,
     },
-    /// A role that could be mistaken for a part of the template.
-    #[error("message {number} has the role {role:?}; a role is made of ASCII letters, digits, '_' and '-'")]
+    /// A role with characters that could be mistaken for part of the template.
+    #[error("message {number} has the role {role:?}; a role can contain ASCII letters, digits, '_' and '-'")]
     Role {
         /// The message, counted from 1.
         number: usize,
@@ -175,9 +175,11 @@ impl TemplateError {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Parse { .. } | Self::Render { .. } => "use --raw to send the prompt without a template",
+            Self::Parse { .. } | Self::Render { .. } => {
+                "replace the template with --chat-template, or send the prompt without one with --raw"
+            }
             Self::Refused { .. } => {
-                "check the order and the roles of the messages, or use --raw to send the prompt without a template"
+                "check the order and the roles of the messages; or send the prompt without a template with --raw"
             }
             Self::OpensThinking => "turn thinking off: {\"chat_template_kwargs\": {\"enable_thinking\": false}}",
             Self::Role { .. } => "the usual roles are system, user and assistant",
@@ -190,9 +192,9 @@ impl TemplateError {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     specials: SpecialTexts,
-    /// The template wants `content` as a list of typed parts, not as a string.
+    /// Whether the template wants `content` as a list of typed parts, not as a string.
     wants_parts: bool,
-    /// The template renders a conversation with a system message, but without its text.
+    /// Whether the template renders a conversation without the text of its system message.
     drops_system: bool,
     knows_thinking: bool,
 }
@@ -217,7 +219,7 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Whether it names the tags of a thinking model.
+    /// Whether the template names the tags of a thinking model.
     #[must_use]
     pub fn knows_thinking(&self) -> bool {
         self.knows_thinking
@@ -225,8 +227,8 @@ impl ChatTemplate {
 
     /// Renders the messages.
     ///
-    /// If the template refuses or drops system messages, it is rendered with [`merge_system`] instead, and the result
-    /// says so. If that is refused too, the error is that of the messages as they were given.
+    /// If the template refuses or drops system messages, the messages are rendered with [`merge_system`], and the
+    /// result says so. If that is refused too, the error is the one for the original messages.
     pub fn render(
         &self,
         messages: &[Message],
@@ -250,9 +252,9 @@ impl ChatTemplate {
 
     /// Renders, and keeps special texts inside message contents from being parsed.
     ///
-    /// Ordinary messages are rendered once. Where a content holds a special text it is rendered again with marks; marks
-    /// can disturb a template that splits, trims or compares contents, so the style of marks is chosen under which the
-    /// text stays what it is without them.
+    /// Most conversations are rendered once. If a content holds a special text, it is rendered again with marks. Marks
+    /// can disturb a template that splits, trims or compares contents, so this tries the mark styles until the text
+    /// without marks is unchanged.
     fn render_guarded(
         &self,
         messages: &[Message],
@@ -275,11 +277,12 @@ impl ChatTemplate {
                 return Ok(guard.segments(&candidate));
             }
         }
-        // No style is invisible to this template. Safety first: its text may differ a little, but nothing is parsed.
+        // Every style changes this template's output. Prefer safety: the text may differ a little, but nothing is
+        // parsed.
         self.expand(&marked(MarkStyle::Around), options).map(|text| guard.segments(&text))
     }
 
-    /// One run of the template.
+    /// Runs the template once.
     fn expand(&self, messages: &[Message], options: &RenderOptions) -> Result<String, TemplateError> {
         match messages.split_last() {
             Some((last, before)) if options.continues_last => {
@@ -301,7 +304,7 @@ impl ChatTemplate {
         };
         let message = |m: &Message| {
             let said = context! { role => m.role, content => content(&m.content) };
-            // The first one that has a name wins.
+            // In `context!`, the first value for a name wins.
             if m.extra.is_empty() {
                 said
             } else {
@@ -320,14 +323,14 @@ impl ChatTemplate {
             strftime_now => Value::from_function(move |format: String| now.strftime(&format)),
         };
         let fixed = context! { messages, add_generation_prompt => options.add_generation_prompt };
-        // The first one that has a name wins.
+        // The first value for a name wins.
         let variables = context! { ..fixed, ..Value::from_serialize(&options.extra), ..defaults };
         let template = self.environment.get_template(NAME).expect("added by parse");
         template.render(variables).map_err(|error| render_error(&error))
     }
 
-    /// Finds out what the template does with contents, by a needle in each. A template that fails on the probe is
-    /// taken to be an ordinary one: a real conversation will show.
+    /// Finds out how the template treats contents, by rendering messages with known texts. A template that fails on
+    /// these is treated as an ordinary one; a real conversation will show the error.
     fn probe(&mut self) {
         let shows = |template: &Self, messages: &[Message], needle: &str| {
             let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
@@ -345,7 +348,7 @@ impl ChatTemplate {
     }
 }
 
-/// A value with other words: all texts in it, also those that name something.
+/// Maps all texts in a value, including keys.
 fn map_texts(value: &Value, map: &dyn Fn(&str) -> String) -> Value {
     match value.kind() {
         ValueKind::String => value.as_str().map_or_else(|| value.clone(), |text| Value::from(map(text))),
@@ -363,8 +366,8 @@ fn map_texts(value: &Value, map: &dyn Fn(&str) -> String) -> Value {
     }
 }
 
-/// Moves the text of each system message to the front of the next user message, two newlines between them, for
-/// templates that have no system role. Without a next user message it becomes one.
+/// For templates without a system role: moves the text of each system message to the front of the next user message,
+/// separated by an empty line. If no user message follows, it becomes one.
 pub fn merge_system(messages: &[Message]) -> Vec<Message> {
     let mut merged = Vec::with_capacity(messages.len());
     let mut pending: Vec<&str> = Vec::new();
@@ -395,7 +398,7 @@ fn check_roles(messages: &[Message]) -> Result<(), TemplateError> {
     }
 }
 
-/// Marks an error of the template engine as the template author's own.
+/// Marks an error that the template raised itself.
 #[derive(Debug)]
 struct Raised;
 

@@ -1,61 +1,60 @@
-//! Tells a model's thinking from its answer: a block `<think>...</think>` at the beginning.
+//! Separates a model's thinking from its answer: a block `<think>...</think>` at the start of the text.
 //!
-//! Only there: what an answer says about such tags later on is text. Nothing is held back for longer than a tag that is
-//! not complete yet.
+//! Tags later in the text are part of the answer. Only an incomplete tag is held back.
 
-/// What opens the block.
+/// Opens the block.
 pub const OPEN: &str = "<think>";
-/// What closes it.
+/// Closes the block.
 pub const CLOSE: &str = "</think>";
 
-/// What is done with a model's thinking.
+/// How to handle a model's thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "llama", derive(clap::ValueEnum))]
 pub enum Reasoning {
-    /// Shown before the answer, dimmed on a terminal
+    /// Show it before the answer, dimmed on a terminal
     Show,
-    /// Not shown
+    /// Do not show it
     Hide,
-    /// Not shown, and the model is asked not to think, where its template can
+    /// Do not show it, and ask the model not to think, if its template allows that
     Off,
 }
 
-/// Whether an answer begins with thinking.
+/// Whether an answer may begin with thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// It does not.
     Never,
     /// The model may open the block.
     Possible,
-    /// The prompt has opened it.
+    /// The prompt has opened the block already.
     Open,
 }
 
 impl Opening {
-    /// After this prompt; `is_known` says whether the model's template knows of thinking.
+    /// How the answer to `prompt` begins; `is_known` says whether the model's template knows thinking.
     #[must_use]
     pub fn after(prompt: &str, is_known: bool) -> Opening {
         match () {
             () if opens_thinking(prompt) => Opening::Open,
-            // Some templates close the block where no thinking is wanted.
+            // Some templates close an empty block when thinking is unwanted.
             () if is_known && !prompt.trim_end().ends_with(CLOSE) => Opening::Possible,
             () => Opening::Never,
         }
     }
 }
 
-/// An answer and its thinking.
+/// An answer split from its thinking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
-    /// The block without its tags and the blanks around it.
+    /// The content of the block, without tags and surrounding blanks.
     pub thinking: String,
-    /// What comes after it.
+    /// The text after the block.
     pub answer: String,
-    /// Whether the text ended within the block.
+    /// Whether the text ended inside the block.
     pub is_cut: bool,
 }
 
-/// Takes an answer apart. The block may be open already.
+/// Splits a complete text; `is_open` says whether the prompt has opened the block.
 #[must_use]
 pub fn split(text: &str, is_open: bool) -> Split {
     let mut splitter = Thinking::new(is_open);
@@ -71,7 +70,7 @@ pub fn split(text: &str, is_open: bool) -> Split {
     split
 }
 
-/// A block without its tags and the blanks around them.
+/// The content of a block, without tags and surrounding blanks.
 #[must_use]
 pub fn bare(block: &str) -> &str {
     let block = block.trim();
@@ -79,20 +78,20 @@ pub fn bare(block: &str) -> &str {
     block.strip_suffix(CLOSE).unwrap_or(block).trim()
 }
 
-/// Which part of an answer a text belongs to.
+/// The part of the output that a text belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The block, with its tags and the empty lines after it.
+    /// The block, with its tags and the blanks after it.
     Thinking,
-    /// What it is for.
+    /// The answer itself.
     Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Blanks, and what may become the opening tag.
+    /// Blanks, or text that may become the opening tag.
     Start,
-    /// Inside of the block.
+    /// Inside the block.
     Inside,
     /// Blanks after the block.
     After,
@@ -100,7 +99,7 @@ enum State {
     Answer,
 }
 
-/// Splits a text that comes in pieces.
+/// Splits a text that arrives in pieces.
 #[derive(Clone, Debug)]
 pub struct Thinking {
     state: State,
@@ -108,25 +107,25 @@ pub struct Thinking {
 }
 
 impl Thinking {
-    /// For an answer; the block may be open already, where a prompt ended with its tag.
+    /// A splitter at the start of a text; `is_open` says whether the prompt has opened the block.
     #[must_use]
     pub fn new(is_open: bool) -> Thinking {
         Thinking { state: if is_open { State::Inside } else { State::Start }, held: String::new() }
     }
 
-    /// For a text that is all answer.
+    /// A splitter for a text without thinking.
     #[must_use]
     pub fn never() -> Thinking {
         Thinking { state: State::Answer, held: String::new() }
     }
 
-    /// Whether the block is not closed yet.
+    /// Whether the text is inside the block.
     #[must_use]
     pub fn is_inside(&self) -> bool {
         self.state == State::Inside
     }
 
-    /// Takes a piece, and hands on what is certain by now.
+    /// Takes a piece, and emits the text whose part is decided.
     pub fn push(&mut self, piece: &str, mut each: impl FnMut(Part, &str)) {
         self.held.push_str(piece);
         while let Some((n, next)) = self.next() {
@@ -141,14 +140,14 @@ impl Thinking {
         }
     }
 
-    /// Hands on what is held, at the end of the text.
+    /// Emits the held text at the end of the input.
     pub fn finish(&mut self, mut each: impl FnMut(Part, &str)) {
         if !self.held.is_empty() {
             each(self.part(), &std::mem::take(&mut self.held));
         }
     }
 
-    /// An unfinished opening tag is an answer that begins with `<`.
+    /// An unfinished opening tag is an answer that starts with `<`.
     fn part(&self) -> Part {
         match self.state {
             State::Inside | State::After => Part::Thinking,
@@ -156,7 +155,7 @@ impl Thinking {
         }
     }
 
-    /// How many bytes of what is held belong to the state, and the state after them; `None` is none yet.
+    /// How many held bytes belong to the current state, and the state after them; `None` if that is undecided.
     fn next(&self) -> Option<(usize, State)> {
         let held = self.held.as_str();
         let n_blank = held.len() - held.trim_start().len();
@@ -175,13 +174,13 @@ impl Thinking {
     }
 }
 
-/// Whether a prompt opens the block itself, as some templates do.
+/// Whether the prompt itself opens the block, as some templates do.
 #[must_use]
 pub fn opens_thinking(prompt: &str) -> bool {
     prompt.trim_end().ends_with(OPEN)
 }
 
-/// An answer without its thinking.
+/// The answer without its thinking.
 #[must_use]
 pub fn without_thinking(answer: &str) -> String {
     let mut text = String::new();
@@ -196,7 +195,7 @@ pub fn without_thinking(answer: &str) -> String {
     text
 }
 
-/// Length of the longest suffix of `text` that is a proper beginning of `tag`, which is ASCII.
+/// Length of the longest suffix of `text` that is a proper prefix of `tag`, which is ASCII.
 fn partial_len(text: &str, tag: &str) -> usize {
     (1..tag.len()).rev().find(|&n| text.ends_with(&tag[..n])).unwrap_or(0)
 }
@@ -207,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// The parts after each piece, and what is still held.
+    /// The parts after each piece, and the text still held.
     fn split(prompt: &str, pieces: &[&str]) -> (String, String) {
         let (mut thinking, mut answer) = (String::new(), String::new());
         let mut each = |part, text: &str| match part {

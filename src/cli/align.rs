@@ -1,7 +1,8 @@
-//! `chaski align`: the target answers many prompts, and what it says, and holds possible, becomes a drafter's base.
+//! `chaski drafter align`: lets the target model answer many prompts and builds a drafter file (base) from its tokens
+//! and their top probabilities.
 //!
-//! Every token goes into a log beside the output, so that an interrupted run goes on where it was. Here prompts are
-//! picked and tokens are kept; decoding is the business of `llama::parallel`, the log of `store::align_log`.
+//! Every token goes into a log beside the output, so an interrupted run can continue. This module picks prompts and
+//! saves tokens; `llama::parallel` decodes, and `store::align_log` owns the log.
 
 mod base;
 mod writing;
@@ -19,60 +20,64 @@ use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::drafter::{parse_size, refuse_overwrite};
-use crate::cli::engine::{confine, fingerprint, open_model, worker_config};
+use crate::cli::engine::{confine, engine_config, model_id, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::sandbox::folder_of;
-use crate::llama::batching::BatchEngineConfig;
+use crate::llama::engine::{ManyTexts, Mode};
 use crate::llama::parallel::MAX_LANES;
 use crate::store::align_log::{AlignLog, LogError, LogKey};
 use crate::store::drafter_file::DrafterFile;
 use crate::store::vocabulary::Vocabulary;
 
-/// Positions of a text where nothing else is asked for: the longest shipped prompt and an answer.
+/// Default context size per answer, in tokens: the longest shipped prompt and its answer.
 const DEFAULT_N_CTX: usize = 768;
 
-/// Most tokens of a base: what a day of a fast machine makes.
+/// Limit of `--tokens`: about one day on a fast machine.
 const MAX_TOKENS: u64 = 1 << 32;
 
-/// Answers written at a time where nothing else is asked for.
+/// Default number of lanes.
 const DEFAULT_PARALLEL: usize = 64;
 
-/// Longest file of prompts.
+/// Size limit of a prompts file, in bytes.
 const MAX_PROMPTS_BYTES: u64 = 256 << 20;
 
 /// Arguments of `align`.
 #[derive(Debug, ClapArgs)]
-// Nothing is drafted, so nothing is measured for drafts.
+// `align` drafts nothing, so it measures no cost curve.
 #[command(mut_arg("curve_budget", |arg| arg.hide(true)))]
+#[command(mut_arg("ctx_size", |arg| {
+    let help = "Context size in tokens, prompt and answer together [default: 768]";
+    arg.help(help).long_help(help)
+}))]
 pub struct AlignArgs {
-    /// Base file to write; while it is made, there is a FILE.log beside it
+    /// Drafter file to write; while it works, there is a FILE.log beside it
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Tokens the model writes in all, those of an interrupted run included
+    /// Total number of tokens to write, including those of interrupted runs
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub tokens: u64,
 
-    /// Prompts as JSON lines {"prompt"} [default: thousands of shipped ones, of 8 kinds]
+    /// File of prompts, one {"prompt": "..."} per line [default: thousands of 8 kinds]
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
 
-    /// Most tokens of one answer
+    /// Stop each answer after N tokens
     #[arg(short, long, value_name = "N", default_value_t = 320)]
     pub n_predict: usize,
 
-    /// Size of the base file at most: what was seen least often is dropped
+    /// Size limit of the drafter file; the rarest sequences are dropped
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
     pub max_size: u64,
 
-    /// Keep the log, so that a later run with a larger --tokens goes on
+    /// Keep the log, so that you can continue with a larger --tokens later
     #[arg(long)]
     pub keep_log: bool,
 
-    /// -np: answers written at a time; -1 is the default
+    /// Lanes: how many answers run at a time (-1: the default) [short: -np]
     #[arg(
         long,
         value_name = "N",
@@ -83,11 +88,11 @@ pub struct AlignArgs {
     )]
     pub parallel: Parallel,
 
-    /// Temperature of every fourth answer; the others always take the likeliest token
+    /// Temperature of every fourth answer; the others take the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     pub temp: f32,
 
-    /// Seed of the order of the prompts and of the draws
+    /// Seed for the order of the prompts and for sampling
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub seed: u32,
 
@@ -106,15 +111,15 @@ impl AlignArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
-    let mut engine = worker_config(&args.engine)?;
+    let mut engine = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     memory::n_ctx(&args.engine, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
-    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     check_output(args, &log_path)?;
     let interrupt = interrupt::flag()?;
     confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
@@ -122,29 +127,32 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     if log.n_tokens() < args.tokens {
         let n_ctx = given_n_ctx(&args.engine)?
             .unwrap_or_else(|| DEFAULT_N_CTX.min(gguf.context_length().map_or(usize::MAX, |n| n as usize)));
-        let config = BatchEngineConfig {
-            engine,
+        let mode = Mode::ManyTexts(ManyTexts {
             n_parallel: Some(args.parallel()),
             n_ctx: Some(n_ctx),
             drafts: false,
             prompt_cache: None,
-        };
+        });
         let mut keeper = Keeper::new(&mut log);
         let mut feeder = Feeder::new(args, texts(args.seed, given));
-        let written = write(config, &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
-        // Also after a failure: it was written by the model, and a rerun goes on after it.
+        let written = write((engine, mode), &gguf, &mut feeder, &mut keeper, args.tokens, interrupt.clone());
+        // Also after a failure: the model wrote these tokens, and a rerun continues after them.
         keeper.flush_all()?;
         written.map_err(|failure| match failure.code {
             ExitCode::Interrupted => {
                 let (n, all) = (log.n_tokens(), args.tokens);
-                failure
-                    .with_hint(format!("{n} of {all} tokens are in {}; the same command goes on", log_path.display()))
+                failure.with_hint(format!(
+                    "{n} of {all} tokens are saved in {}; run the same command again to continue",
+                    log_path.display()
+                ))
             }
             _ => failure,
         })?;
     }
     if log.n_tokens() == 0 {
-        return Err(Failure::new("the model wrote nothing: no prompt fits").with_hint("a larger -c makes room"));
+        return Err(
+            Failure::new("the model wrote nothing: no prompt fits into the context").with_hint("use a larger -c")
+        );
     }
     base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
     if !args.keep_log {
@@ -153,13 +161,13 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash() -> String {
-    "the same command goes on with what was written".to_owned()
+    "run the same command again to continue".to_owned()
 }
 
-/// The output may replace a drafter file, and nothing else.
+/// Checks that the output does not overwrite an input or any file that is not a drafter file.
 fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
     let inputs = [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten();
     refuse_overwrite(&args.output, inputs.clone())?;
@@ -179,7 +187,7 @@ fn check(args: &AlignArgs) -> Result<(), Failure> {
             .about("parallel"));
     }
     if args.n_predict == 0 {
-        return Err(Failure::usage("-n must be more than 0"));
+        return Err(Failure::usage("-n must be 1 or more"));
     }
     if !(args.temp.is_finite() && args.temp >= 0.0) {
         return Err(Failure::usage(format!("--temp must be 0 or more, not {}", args.temp)));
@@ -193,25 +201,25 @@ fn log_path(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What the texts depend on.
+/// Identifies the log: a rerun may only continue a log with the same model, prompts and settings.
 fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
     let hash = |prompts: &mut dyn Iterator<Item = String>| {
         XxHash3_64::oneshot(prompts.collect::<Vec<String>>().join("\0").as_bytes())
     };
     let prompts = match given {
         Some(prompts) => format!("{} given {:016x}", prompts.len(), hash(&mut prompts.iter().cloned())),
-        // The beginning stands for the table they are made from.
+        // The first 1000 prompts stand for the whole generated list.
         None => format!("shipped {:016x}", hash(&mut Prompts::new(0).take(1000).map(|prompt| prompt.text))),
     };
     let AlignArgs { n_predict, temp, seed, .. } = args;
     LogKey {
-        model: fingerprint(&args.engine.model),
+        model: model_id(&args.engine.model),
         prompts,
         settings: format!("-n {n_predict} --temp {temp} --seed {seed}"),
     }
 }
 
-/// All prompts in their order.
+/// All prompts, in a shuffled order that depends only on `seed`.
 fn texts(seed: u32, given: Option<Vec<String>>) -> Box<dyn Iterator<Item = String>> {
     match given {
         None => Box::new(Prompts::new(u64::from(seed)).map(|prompt| prompt.text)),
@@ -233,20 +241,25 @@ fn read_prompts(path: &Path) -> Result<Vec<String>, Failure> {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(number, line)| {
         serde_json::from_str(line).map(|line: Line| line.prompt).map_err(|error| {
-            Failure::new(format!("{}:{number}: {error}", path.display())).with_hint(r#"a line is {"prompt": "..."}"#)
+            Failure::new(format!("{}:{number}: {error}", path.display()))
+                .with_hint(r#"each line must be {"prompt": "..."}"#)
         })
     });
     let prompts = parsed.collect::<Result<Vec<String>, Failure>>()?;
-    if prompts.is_empty() { Err(Failure::new(format!("{}: no prompts", path.display()))) } else { Ok(prompts) }
+    if prompts.is_empty() {
+        Err(Failure::new(format!("{}: the file contains no prompts", path.display())))
+    } else {
+        Ok(prompts)
+    }
 }
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Failure {
         let hint = match &error {
             LogError::Io { .. } => None,
-            LogError::Foreign(_) => Some("give another -o, or move the file away"),
-            LogError::OtherKey { .. } => Some("give the arguments as before, another -o, or delete the log"),
-            LogError::Busy(_) => Some("wait for it, or give another -o"),
+            LogError::Foreign(_) => Some("give another -o, or move the file"),
+            LogError::OtherKey { .. } => Some("use the same arguments as before, give another -o, or delete the log"),
+            LogError::Busy(_) => Some("wait until it is done, or give another -o"),
         };
         let failure = Failure::new(error.to_string());
         match hint {

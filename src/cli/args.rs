@@ -1,4 +1,5 @@
-//! The raw command line. Names and defaults are llama.cpp's where it has them.
+//! The raw command line: commands, flags and their types. Names and defaults are llama.cpp's where it has the same
+//! flag.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::cli::chat::ChatArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::constraint::ConstraintArgs;
+use crate::cli::data::DataArgs;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::exact::ExactArg;
 use crate::cli::learn::LearnArgs;
@@ -25,16 +27,18 @@ use crate::cli::sandbox::SandboxArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::template::TemplateArgs;
 use crate::cli::tune::TuneArgs;
-use crate::llama::worker::DrafterKind;
+use crate::engine::DrafterKind;
 
 pub use crate::cli::sampling::SamplingArgs;
 
-/// How to give a model.
-pub const MODEL_HINT: &str =
-    "-m FILE.gguf, a name that chaski models list tells, or LLAMA_ARG_MODEL; scripts/get-model.sh fetches a model";
+/// Hint that says how to give a model.
+pub const MODEL_HINT: &str = "give -m FILE.gguf, -m NAME from chaski models list, or set LLAMA_ARG_MODEL; scripts/get-model.sh downloads \
+     a model";
 
-/// Runs quantized GGUF models on laptops, faster: drafts several candidate continuations and has the model verify them
-/// in one batch. The text is the model's own.
+/// Run GGUF language models on your own machine: fast, offline, and with the model's own words
+///
+/// Chaski drafts likely continuations and has the model verify several tokens in one step. The model still chooses
+/// every token.
 #[derive(Debug, Parser)]
 #[command(name = "chaski", disable_version_flag = true, arg_required_else_help = true, max_term_width = 110)]
 pub struct Args {
@@ -42,7 +46,7 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Print the versions of chaski and llama.cpp, and the CPU features compiled in
+    /// Print the versions of chaski and llama.cpp, and the CPU features of this build
     #[arg(short = 'V', long)]
     pub version: bool,
 }
@@ -52,61 +56,65 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     ///
-    /// The prompt is what comes in on stdin, then -f, then -p or PROMPT. The answer goes to stdout, everything else to stderr.
+    /// The prompt is stdin, then -f FILE, then PROMPT or -p TEXT. The answer goes to stdout, everything else to
+    /// stderr.
     Run(Box<RunArgs>),
-    /// Talk with a model: a prompt with history and completion, sessions that go on another day
+    /// Chat with a model, and continue saved chats
     ///
-    /// What is typed is a message, or a command that begins with /, /help for instance. Without a terminal each line of
-    /// stdin is a message, and stdout carries the answers and nothing else. The context has 4096 positions unless -c says
-    /// otherwise.
+    /// Type a message, or a command such as /help. If stdin is not a terminal, each line of it is a message, and
+    /// only the answers go to stdout.
     Chat(Box<ChatArgs>),
-    /// Answer many prompts, offline: a request a line in, a result a line out, and nothing lost
+    /// Answer many prompts from a file, and resume after an interruption
     ///
-    /// Lines are answered side by side. The same command goes on after Ctrl-C, a crash or a power cut, and does nothing
-    /// twice. Exit code 3 means that some lines failed; each has a record with an error.
+    /// Chaski answers many lines at a time. After Ctrl-C, a crash or a power cut, run the same command again: it
+    /// continues, and every line gets exactly one result. Exit code 3 means that some lines failed; each has an
+    /// error record.
     Batch(Box<BatchArgs>),
-    /// Compare drafters with plain decoding on real text, and measure this machine
-    ///
-    /// Every prompt is answered by every drafter in turn, and again, so that a machine that slows down slows all. With
-    /// --curve, --rows or --check something else is measured. The table goes to stdout, everything else to stderr.
-    Bench(BenchArgs),
-    /// Judge drafters on recorded answers, in seconds and without a model
-    Replay(ReplayArgs),
-    /// Measure which settings decode fastest on this machine, and keep them
-    ///
-    /// Once per model, in about a minute: flash attention, threads and the numbers of the KV cache, with a short and a
-    /// long context. A quantized KV cache is measured but not chosen, unless --lossy-kv is given.
-    Tune(TuneArgs),
-    /// Have a model write a base for its drafter
-    ///
-    /// The model answers many prompts side by side; its tokens and what else it held possible become a base file.
-    /// Ctrl-C keeps what is done, and the same command goes on.
-    Align(AlignArgs),
-    /// Rule what is kept from normal use
-    ///
-    /// From what models generate, chaski learns to draft better; it keeps statistics of generated tokens, of bounded
-    /// size, in a private folder of this user. Prompts are not kept, and nothing leaves this machine.
-    /// CHASKI_LEARN=off turns it off for one run.
-    Learn(LearnArgs),
-    /// Rule which prompts are kept
-    ///
-    /// A prompt that a model read is kept on disk as the model's own numbers, with its tokens: a prompt that begins like it
-    /// is answered at once. Files are private to this user and bounded in size; those used longest ago go first.
-    Cache(CacheArgs),
-    /// Tell which models there are, what is in them, and what fits into memory
+    /// List models, inspect a file, check memory fit
     Models(ModelsArgs),
-    /// Show the settings in force
-    Config(ShowArgs),
-    /// Print a script that completes commands and flags in a shell
-    Completions(CompletionsArgs),
-    /// Print the manual's first page, or write all its pages
-    Man(ManArgs),
-    /// Make, show and change drafter files: tri-grams that drafting starts from
+    /// Measure how fast a model runs on this machine, with drafting and without
+    ///
+    /// bench answers each prompt with plain decoding and with each drafter in turn, and compares them. --curve,
+    /// --rows and --check measure something else instead. The table goes to stdout, everything else to stderr.
+    Bench(BenchArgs),
+    /// Find the fastest settings for a model on this machine, and save them
+    ///
+    /// tune takes about a minute per model. It measures flash attention, thread counts and KV cache types, with a
+    /// short and a long context. A quantized KV cache changes the model's output: tune measures it, but chooses
+    /// it only with --lossy-kv.
+    Tune(TuneArgs),
+    /// Make drafter files, so that drafting starts with knowledge
+    ///
+    /// A drafter file (a base) contains sequences of three tokens and how often they occurred. `align` lets the
+    /// model write one for itself, `build` makes one from your texts.
     Drafter(DrafterArgs),
+    /// Show or delete what chaski has saved; turn learning on or off
+    ///
+    /// Chaski saves prompts it has read, statistics of generated tokens, and measured times, so that the next
+    /// answer comes sooner. Sizes are limited, only you can read the files, and nothing leaves this machine.
+    Data(DataArgs),
+    /// Show the settings in use, and where each comes from
+    Config(ShowArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all pages into a folder
+    Man(ManArgs),
+    /// Old name of `chaski drafter align`
+    #[command(hide = true)]
+    Align(AlignArgs),
+    /// Old name of `chaski drafter replay`
+    #[command(hide = true)]
+    Replay(ReplayArgs),
+    /// Old name of `chaski data learning` and `chaski data delete learned`
+    #[command(hide = true)]
+    Learn(LearnArgs),
+    /// Old name of `chaski data show` and `chaski data delete prompts`
+    #[command(hide = true)]
+    Cache(CacheArgs),
 }
 
 impl Command {
-    /// The model that was given: a file, or a name.
+    /// The model flag of the command: a file or a name.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             Command::Run(args) => Some(&mut args.engine.model),
@@ -117,6 +125,7 @@ impl Command {
             Command::Tune(args) => Some(&mut args.model),
             Command::Learn(args) => args.command.model(),
             Command::Drafter(args) => args.command.model(),
+            Command::Data(args) => args.command.model(),
             Command::Models(args) => args.command.model(),
             Command::Replay(_) | Command::Cache(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 None
@@ -125,52 +134,74 @@ impl Command {
     }
 }
 
-/// Which model, and on what.
+/// Flags that choose the model and the machine's resources.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Model and machine")]
 pub struct EngineArgs {
-    /// GGUF file, or a name that chaski models list tells
+    /// GGUF file, or a name from `chaski models list`
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// Positions of the context: prompt and answer; auto is as many as fit into memory, 0 as many as the model was trained with
-    /// [default: as needed]
+    /// Context size in tokens, prompt and answer together [default: as needed]
+    ///
+    /// `auto` is as much as fits into memory, 0 as much as the model was trained with.
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", hide_env = true)]
     pub ctx_size: Option<ContextSize>,
 
-    /// Threads for one row; 0 and -1 are the default [default: as tuned, or the physical cores]
+    /// Threads [default: as tuned, or one per physical core]
+    ///
+    /// 0 and -1 mean the default.
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS", hide_env = true)]
     pub threads: Option<usize>,
 
-    /// -tb: threads for prompts and drafts [default: as --threads, or as tuned]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
+    /// Threads for prompts and drafts [default: as tuned, or as --threads] [short: -tb]
+    #[arg(hide_short_help = true, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
     pub threads_batch: Option<usize>,
 
-    /// -ngl: layers on the GPU, in a build that has one; all, auto and -1 are the default [default: all that fit]
+    /// Layers to run on the GPU [default: all that fit] [short: -ngl]
+    ///
+    /// `all`, `auto` and -1 mean the default. Only builds with GPU support use it.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<GpuLayers>,
 
-    /// -fa: flash attention [default: as tuned, or off on a CPU, where it makes verifying slower]
-    #[arg(long, value_name = "WHEN", allow_negative_numbers = true, env = "LLAMA_ARG_FLASH_ATTN", hide_env = true)]
+    /// Use flash attention [default: as tuned, or off on a CPU] [short: -fa]
+    ///
+    /// On a CPU it makes verifying drafts slower.
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "WHEN",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_FLASH_ATTN",
+        hide_env = true
+    )]
     pub flash_attn: Option<When>,
 
-    /// -ctk: numbers of the KV cache's keys; all but f32 and f16 change the model's output [default: as tuned, or f16]
-    #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K", hide_env = true)]
+    /// Type of the keys in the KV cache [default: as tuned, or f16] [short: -ctk]
+    ///
+    /// All types but f32 and f16 change the model's output.
+    #[arg(hide_short_help = true, long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K", hide_env = true)]
     pub cache_type_k: Option<CacheTypeArg>,
 
-    /// -ctv: the same for its values; q8_0 and smaller need flash attention [default: as tuned, or f16]
-    #[arg(long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
+    /// Type of the values in the KV cache [default: as tuned, or f16] [short: -ctv]
+    ///
+    /// All types but f32 and f16 change the model's output. q8_0 and smaller types need flash attention.
+    #[arg(hide_short_help = true, long, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", hide_env = true)]
     pub cache_type_v: Option<CacheTypeArg>,
 
-    /// LoRA adapter for the model, a GGUF file; =SCALE says how much of it, as in style.gguf=0.5
-    #[arg(long, value_name = "FILE[=SCALE]")]
+    /// Apply a LoRA adapter (GGUF), optionally scaled, as in style.gguf=0.5
+    #[arg(hide_short_help = true, long, value_name = "FILE[=SCALE]")]
     pub lora: Option<LoraArg>,
 
-    /// Load it whatever memory there is: what does not fit is read from the disk again and again, or ends the process
-    #[arg(long)]
+    /// Skip the memory check (may swap heavily or crash)
+    #[arg(hide_short_help = true, long)]
     pub no_memory_check: bool,
 
-    /// Time for measuring the cost of drafts on this machine, once per model and settings, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    /// Milliseconds for measuring the cost curve, once per model and settings
+    ///
+    /// The cost curve is what verifying several tokens in one step costs on this machine. It decides how much to
+    /// draft.
+    #[arg(hide_short_help = true, long, value_name = "MS", default_value_t = 1000)]
     pub curve_budget: u64,
 
     /// Show llama.cpp's log
@@ -183,20 +214,20 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// Layers on the GPU; `None` is as many as fit.
+    /// Layers to run on the GPU; `None` is as many as fit.
     #[must_use]
     pub fn n_gpu_layers(&self) -> Option<u32> {
         self.n_gpu_layers.and_then(|GpuLayers(n)| n)
     }
 }
 
-/// A number in which everything below 1 means the default, as in llama.cpp; then it is 0.
+/// Parses a number; 0 and negative numbers are 0, the default, as in llama.cpp.
 fn or_default(text: &str) -> Result<usize, String> {
-    let n: i64 = text.trim().parse().map_err(|_| "expected a number of threads".to_owned())?;
+    let n: i64 = text.trim().parse().map_err(|_| "expected a number of threads, or -1 for the default".to_owned())?;
     usize::try_from(n.max(0)).map_err(|error| error.to_string())
 }
 
-/// Layers on the GPU: a number, or `None` for as many as fit.
+/// GPU layers: a number, or `None` for as many as fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GpuLayers(pub Option<u32>);
 
@@ -206,7 +237,7 @@ impl FromStr for GpuLayers {
     fn from_str(text: &str) -> Result<GpuLayers, String> {
         match text.trim() {
             "auto" | "all" => Ok(GpuLayers(None)),
-            // Below 0 they are llama.cpp's numbers for these words.
+            // llama.cpp uses negative numbers for `auto` and `all`.
             text => match text.parse::<i64>() {
                 Ok(n) if n < 0 => Ok(GpuLayers(None)),
                 Ok(n) => u32::try_from(n).map(|n| GpuLayers(Some(n))).map_err(|error| error.to_string()),
@@ -216,7 +247,7 @@ impl FromStr for GpuLayers {
     }
 }
 
-/// Texts at a time: a number, or `None` for the default, which is -1 in llama.cpp.
+/// Number of lanes, or `None` for the default (-1 in llama.cpp).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parallel(pub Option<usize>);
 
@@ -234,19 +265,19 @@ impl FromStr for Parallel {
     }
 }
 
-/// How many positions a context has.
+/// Size of a context, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContextSize {
-    /// As many as fit, and no more than the model knows.
+    /// As many as fit into memory, at most the model's trained length.
     Auto,
-    /// As many as the model was trained with.
+    /// The model's trained length.
     Trained,
-    /// So many.
+    /// A given number.
     Positions(usize),
 }
 
 impl ContextSize {
-    /// The number, if one was given.
+    /// The given number, if there is one.
     #[must_use]
     pub fn number(self) -> Option<usize> {
         match self {
@@ -266,7 +297,7 @@ impl FromStr for ContextSize {
             text => text
                 .parse()
                 .map(ContextSize::Positions)
-                .map_err(|_| "expected a number of positions, 0 or auto".to_owned()),
+                .map_err(|_| "expected a number of tokens, 0 (as trained) or auto (what fits into memory)".to_owned()),
         }
     }
 }
@@ -281,7 +312,7 @@ impl fmt::Display for ContextSize {
     }
 }
 
-/// Whether a setting is used.
+/// When to use a setting.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum When {
     /// Always
@@ -290,97 +321,104 @@ pub enum When {
     /// Never
     #[value(aliases = ["disabled", "false", "0"])]
     Off,
-    /// As llama.cpp decides
+    /// Let llama.cpp decide
     #[value(alias = "-1")]
     Auto,
 }
 
-/// A number of the KV cache.
+/// Data type of KV cache entries.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum CacheTypeArg {
-    /// 4 bytes
+    /// 4 bytes per number
     F32,
-    /// 2 bytes
+    /// 2 bytes per number
     F16,
-    /// 2 bytes, less precise
+    /// 2 bytes per number, less precise than f16
     Bf16,
-    /// About 1 byte
+    /// 1.06 bytes per number
     #[value(name = "q8_0")]
     Q8_0,
-    /// About 3/4 of a byte
+    /// 0.75 bytes per number
     #[value(name = "q5_1")]
     Q5_1,
-    /// A little less
+    /// 0.69 bytes per number
     #[value(name = "q5_0")]
     Q5_0,
-    /// About 5/8 of a byte
+    /// 0.63 bytes per number
     #[value(name = "q4_1")]
     Q4_1,
-    /// About half a byte
+    /// 0.56 bytes per number
     #[value(name = "q4_0")]
     Q4_0,
-    /// About half a byte, in levels that are not evenly spaced
+    /// 0.56 bytes per number, in levels that are not evenly spaced
     #[value(name = "iq4_nl")]
     Iq4Nl,
 }
 
-/// What drafts, and from what.
+/// Flags of the drafter.
 #[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Drafting and prompt cache")]
 pub struct DraftingArgs {
-    /// What drafts
+    /// How to draft
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
 
-    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
-    #[arg(long, value_name = "FILE")]
+    /// Drafter file to start from, or none [default: MODEL.chaski beside the model]
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Neither use nor keep what is learned from answers; see chaski learn
-    #[arg(long)]
+    /// Do not read or write the learned state (see chaski data)
+    #[arg(hide_short_help = true, long)]
     pub no_learn: bool,
 }
 
 /// Arguments of `run`.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
-    /// Text of the prompt, the same as -p TEXT
+    /// The prompt, same as -p TEXT
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     pub text: Option<String>,
 
-    /// Text of the prompt
+    /// The prompt
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
 
-    /// File with the prompt; - is stdin
+    /// Read the prompt from a file; - is stdin
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Read \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r; files and stdin stay as they are
-    #[arg(short, long)]
+    /// Replace \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r (not in files and stdin)
+    #[arg(hide_short_help = true, short, long)]
     pub escape: bool,
 
-    /// Leave stdin alone: a loop over lines keeps its other lines
+    /// Do not read stdin (use it inside `while read` loops)
     #[arg(long)]
     pub no_stdin: bool,
 
-    /// -sys: system prompt
+    /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// Most tokens to generate; -1 is until the model ends its answer
+    /// Stop after N tokens (-1: 2048, or until -c is full)
+    ///
+    /// With -1, an answer has at most 2048 tokens; if you give -c, it can fill the context.
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
     pub n_predict: i64,
 
-    /// End the answer where this text would begin (repeatable)
+    /// End the answer before this text (repeatable)
     #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
     pub reverse_prompt: Vec<String>,
 
-    /// Send the prompt as it is: no chat template, special tokens parsed
+    /// Use the prompt as it is, without the chat template
+    ///
+    /// Special tokens in the prompt are parsed.
     #[arg(long)]
     pub raw: bool,
 
-    /// What is done with the model's thinking: it is never on stdout; with --json it is reasoning_content [default: show on
-    /// stderr, unless -q or --raw]
+    /// Show, hide or turn off the model's thinking [default: show, or hide with -q]
+    ///
+    /// Thinking never goes to stdout; --json has it as reasoning_content. With --raw, the text stays as it is
+    /// unless you give this flag.
     #[arg(long, value_name = "WHAT")]
     pub reasoning: Option<Reasoning>,
 
@@ -388,35 +426,15 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Print what happens, one JSON object a line: progress, pieces of text, and at the end what --json prints
+    /// Print one JSON object per event; the last has all of --json
     #[arg(long, conflicts_with = "json")]
     pub jsonl: bool,
 
-    /// Tell with --json how likely each token was, and the N likeliest instead of it (0 to 20), as OpenAI does
-    #[arg(long, value_name = "N", requires = "json")]
+    /// Include log-probabilities in --json: each token's and the top N (0 to 20)
+    #[arg(hide_short_help = true, long, value_name = "N", requires = "json")]
     pub logprobs: Option<usize>,
 
-    /// What drafts, and from what.
-    #[command(flatten)]
-    pub drafting: DraftingArgs,
-
-    /// Append what a replay needs to this file, one JSON object a line: prompt and answer as tokens, and what the model
-    /// held likely
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
-
-    /// Names the answer in the trace; what comes before the last - is its kind
-    #[arg(long, value_name = "ID", default_value = "run-1", requires = "trace")]
-    pub trace_id: String,
-
-    /// Print every step on stderr: the tree, what it promised, how much was verified and why; the answer comes after them
-    ///
-    /// Before each drafted token stands what became of it: + accepted, - rejected, . not verified; after it, how
-    /// probable that was. Costs are in plain steps.
-    #[arg(long)]
-    pub explain: bool,
-
-    /// No statistics on stderr; notices stay
+    /// Do not print progress and statistics; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -428,14 +446,6 @@ pub struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
 
-    /// What was read before.
-    #[command(flatten)]
-    pub prompt_cache: PromptCacheArgs,
-
-    /// How prompts are put into words.
-    #[command(flatten)]
-    pub template: TemplateArgs,
-
     /// What the answer must be.
     #[command(flatten)]
     pub form: ConstraintArgs,
@@ -444,12 +454,50 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
 
+    /// What drafts, and from what.
+    #[command(flatten)]
+    pub drafting: DraftingArgs,
+
+    /// Append a trace of the answer to this file, for chaski drafter replay
+    ///
+    /// A trace is one line of JSON: the prompt and the answer as tokens, and the likeliest tokens at each
+    /// position.
+    #[arg(help_heading = "Drafting and prompt cache", hide_short_help = true, long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// Name of the answer in the trace, as KIND-NUMBER
+    #[arg(
+        help_heading = "Drafting and prompt cache",
+        hide_short_help = true,
+        long,
+        value_name = "ID",
+        default_value = "run-1",
+        requires = "trace"
+    )]
+    pub trace_id: String,
+
+    /// Print each step on stderr: the drafted tree, its size, and what was accepted
+    ///
+    /// Each drafted token has a mark: + accepted, - rejected, . not verified. The number after it is its
+    /// predicted probability. Rows are the tokens verified in one step; costs are in steps of plain decoding. The
+    /// answer follows at the end.
+    #[arg(help_heading = "Drafting and prompt cache", hide_short_help = true, long)]
+    pub explain: bool,
+
+    /// What was read before.
+    #[command(flatten)]
+    pub prompt_cache: PromptCacheArgs,
+
+    /// How prompts are put into words.
+    #[command(flatten)]
+    pub template: TemplateArgs,
+
     /// What is said in a file.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
-/// All commands and flags; at the end of a command's long help stand the variables that its flags can be set by.
+/// The clap command. The long help of each command ends with the environment variables of its flags.
 #[must_use]
 pub fn command() -> clap::Command {
     with_variables(Args::command())
@@ -461,7 +509,8 @@ fn with_variables(command: clap::Command) -> clap::Command {
     let command = command.mut_subcommands(with_variables);
     match variables.is_empty() {
         true => command,
-        false => command.after_long_help(format!("Variables for flags that are not given: {}", variables.join(", "))),
+        false => command
+            .after_long_help(format!("Environment variables, used if the flag is not given: {}", variables.join(", "))),
     }
 }
 

@@ -1,13 +1,11 @@
-//! `chaski batch`: many lines, one engine, nothing lost.
+//! `chaski batch`: answers every line of a file and resumes after interruptions.
 //!
-//! A job runs in two processes: one works, the other watches it, so that a line which takes the engine down does not end
-//! the job. Here arguments become a job and an engine; what a job is, and how it goes on, is the business of
-//! [`crate::batch`].
+//! A job runs in two processes. One works; the other watches it, so a line that crashes the engine does not end the
+//! job. This module turns arguments into a job and an engine; [`crate::batch`] runs the job.
 
 pub mod args;
 mod failures;
 mod show;
-mod start;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,36 +38,36 @@ use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
 use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
-    check_prompting, confine, fingerprint, max_tokens, open_base, open_model, sampling, worker_config,
+    check_prompting, confine, engine_config, max_tokens, model_id, open_base, open_model, sampling, start,
 };
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
-use crate::cli::memory::{self, PickedBy};
+use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::cli::supervisor::{self, CrashMessage};
 use crate::gguf::Gguf;
+use crate::llama::engine::{EngineConfig, Loaded, ManyTexts, Mode};
 use crate::llama::exact;
 use crate::llama::parallel::MAX_LANES;
-use crate::llama::worker::{Loaded, WorkerConfig};
 
-/// In a worker's environment: that it is one, and whether the one before crashed.
+/// Environment variable of a worker process. Its value says whether the worker before it crashed.
 const WORKER: &str = "CHASKI_BATCH_WORKER";
 const AFTER_CRASH: &str = "after-crash";
 
-/// Longest template, in bytes.
+/// Size limit of a template, in bytes.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// Shards that `merge` looks for.
+/// Most shards that `merge` looks for.
 const MAX_PARTS: u64 = 10_000;
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     if let Some(BatchCommand::Merge(args)) = &args.command {
         return join(args);
@@ -79,7 +77,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
             .map_err(|message| Failure::usage(format!("--shard {shard}: {message}")).with_hint("as in --shard 2/4"))?,
         None => Shard::ALL,
     };
-    let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output is given"))?;
+    let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output file given"))?;
     let output = shard.output(given);
     if let Some(format) = args.status {
         return status(&output, format);
@@ -94,7 +92,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A job to be done.
+/// The arguments of a job, with its shard and output path.
 struct Work<'a> {
     args: &'a BatchArgs,
     shard: Shard,
@@ -102,12 +100,12 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What is no regular file is written and gone: no journal, no second process, no resuming.
+    /// Whether the output is not a regular file. A stream has no journal and no second process, and cannot resume.
     fn is_stream(&self) -> bool {
         self.output == Path::new("-") || fs::metadata(&self.output).is_ok_and(|metadata| !metadata.is_file())
     }
 
-    /// Watches the process that works.
+    /// Spawns worker processes and restarts them after crashes.
     fn supervise(&self) -> Result<ExitCode, Failure> {
         let interrupt = interrupt::flag()?;
         let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
@@ -130,29 +128,29 @@ impl Work<'_> {
             read.map_or(0, |(journal, _)| journal.n_at_work())
         };
         let fate = supervise(spawn, &interrupt, n_at_work, notice);
-        match fate.map_err(|error| Failure::new(format!("the worker: {error}")))? {
+        match fate.map_err(|error| Failure::new(format!("the engine's process failed: {error}")))? {
             Fate::Ended(status) => match status.code().map(ExitCode::from_number) {
                 Some(code) => Ok(code),
                 None => Err(self.ended(&format!("the process was killed ({status})"))),
             },
             Fate::Crashed(status) => {
                 let words = crash_message.take().take().unwrap_or_else(|| status.to_string());
-                Err(self.ended(&format!("the engine stopped with no line at work: {words}")))
+                Err(self.ended(&format!("the engine stopped while no line was running: {words}")))
             }
         }
     }
 
     fn ended(&self, what: &str) -> Failure {
-        let safe = failures::safe(&self.output).unwrap_or_else(|| "nothing is done".to_owned());
-        Failure::new(what).with_hint(format!("{safe}; the same command goes on"))
+        let safe = failures::safe(&self.output).unwrap_or_else(|| "no line is done".to_owned());
+        Failure::new(what).with_hint(format!("{safe}; run the same command again to continue"))
     }
 
-    /// Does the job. `worker` says whether the worker before crashed; a stream has no worker.
+    /// Runs the job in this process. `worker` says whether the previous worker crashed; it is `None` for a stream.
     fn run(&self, worker: Option<bool>) -> Result<ExitCode, Failure> {
         let args = self.args;
         let job = self.job(worker == Some(true))?;
         args.exact.demand();
-        let mut engine = worker_config(&args.engine.0)?;
+        let mut engine = engine_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
         memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
@@ -185,32 +183,38 @@ impl Work<'_> {
     fn answer(
         &self,
         prepared: Prepared<'_>,
-        mut config: WorkerConfig,
+        mut config: EngineConfig,
         gguf: &Gguf,
         interrupt: Arc<AtomicBool>,
     ) -> Result<Ended, Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
         confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
-        let (engine, loaded) = start::start(self.args, config, interrupt.clone(), &mut bars)?;
+        let mode = Mode::ManyTexts(ManyTexts {
+            n_parallel: self.args.parallel(),
+            n_ctx: given_n_ctx(&self.args.engine.0)?,
+            drafts: !self.args.no_drafts,
+            prompt_cache: self.args.prompt_cache.config(),
+        });
+        let (engine, loaded) = start(config, mode, interrupt.clone(), &mut bars)?;
         let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
         let mut show = Show::new(bars, self.args.quiet);
         let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
-        let ended = prepared.run(engine, renderer, &interrupt, &mut show);
+        let ended = prepared.run(Box::new(engine), renderer, &interrupt, &mut show);
         show.clear();
         match survey.n_appended(&path) {
             0 => {}
             n => stderr_line(&format!(
-                "notice: {}: {n} more lines were added while the job ran, and are not answered; hint: put them into a file of \
-                 their own, with another -o",
+                "notice: {}: {n} lines were added while the job ran; they are not answered; hint: put them into a \
+                 separate file, and run it with another -o",
                 path.display()
             )),
         }
         ended.map_err(|error| failures::of_job(error, &self.output))
     }
 
-    /// The folder in which output and journal are written anew, if they are: where results came out of order. Otherwise
-    /// both are open, and what is written to a stream is gone.
+    /// The folder that the sandbox must allow for rewriting output and journal. Only ordered results are rewritten;
+    /// otherwise both files stay open.
     fn rewritten(&self) -> Option<PathBuf> {
         let is_ordered = self.args.ordered || self.args.text;
         (is_ordered && !self.is_stream()).then(|| folder_of(&self.output))
@@ -232,17 +236,18 @@ impl Work<'_> {
         let notice = |text: String| stderr_line(&format!("notice: {text}"));
         match prepared.survey().n_blank {
             0 => {}
-            1 => notice("1 blank line is left out".to_owned()),
-            n => notice(format!("{n} blank lines are left out")),
+            1 => notice("1 blank line is skipped".to_owned()),
+            n => notice(format!("{n} blank lines are skipped")),
         }
         if let Some(journal) = prepared.journal()
             && journal.totals().n_done() > 0
         {
-            notice(format!("{} of {} lines were done before", journal.totals().n_done(), journal.key().n_own));
+            notice(format!("{} of {} lines were already done", journal.totals().n_done(), journal.key().n_own));
         }
         if prepared.n_dropped_bytes() > 0 {
             notice(format!(
-                "the journal's last {} bytes were torn or damaged, and are dropped",
+                "the last {} bytes of the journal were incomplete or damaged; they are deleted, and their lines run \
+                 again",
                 prepared.n_dropped_bytes()
             ));
         }
@@ -250,31 +255,30 @@ impl Work<'_> {
 
     fn job(&self, after_crash: bool) -> Result<Job, Failure> {
         let (args, engine) = (self.args, &self.args.engine.0);
-        let no_input = || Failure::usage("no input is given").with_hint("-i prompts.jsonl");
+        let no_input = || Failure::usage("no input file given").with_hint("give one, as in -i prompts.jsonl");
         let input = args.input_file.clone().ok_or_else(no_input)?;
         if engine.model.as_os_str().is_empty() {
-            return Err(Failure::usage("no model is given").with_hint(MODEL_HINT));
+            return Err(Failure::usage("no model given").with_hint(MODEL_HINT));
         }
         self.check_files(&input)?;
-        memory::given_n_ctx(engine)?;
+        given_n_ctx(engine)?;
         let mut sampling = sampling(&args.sampling)?;
         let mut has_seed = args.sampling.seed != -1;
         if self.shard != Shard::ALL && !has_seed {
             if sampling.temperature > 0.0 {
-                return Err(
-                    Failure::usage("shards of one job need one seed").with_hint("as in --seed 1, for all of them")
-                );
+                return Err(Failure::usage("the shards of a job need the same seed")
+                    .with_hint("give --seed to all of them, as in --seed 1"));
             }
             (sampling.seed, has_seed) = (0, true);
         }
         let max_tokens = max_tokens(args.n_predict)?;
         check_prompting(&args.reverse_prompt, args.raw, args.system_prompt.as_deref())?;
         if args.on_overflow == OnOverflow::Summarize {
-            return Err(Failure::usage("--on-overflow summarize is for chats: a batch writes no summaries")
-                .with_hint("drop-oldest, or error"));
+            return Err(Failure::usage("--on-overflow summarize works in chats only")
+                .with_hint("use --on-overflow drop-oldest or --on-overflow error"));
         }
         if args.parallel().is_some_and(|n| !(1..=MAX_LANES).contains(&n)) {
-            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}")).about("parallel"));
+            return Err(Failure::usage(format!("--parallel must be from 1 to {MAX_LANES}, or -1")).about("parallel"));
         }
         let none = || "none".to_owned();
         let cache_type = |given: Option<CacheTypeArg>| given.map_or_else(|| "default".to_owned(), name_of);
@@ -288,11 +292,11 @@ impl Work<'_> {
             ("--cache-type-k".to_owned(), cache_type(engine.cache_type_k)),
             ("--cache-type-v".to_owned(), cache_type(engine.cache_type_v)),
         ]);
-        // Without it some types of matrices are computed otherwise.
+        // `--exact` changes how some matrix types are computed.
         if args.exact.exact {
             parameters.insert("--exact".to_owned(), true.to_string());
         }
-        // Show and hide have the same results.
+        // `show` and `hide` give the same results.
         if args.reasoning == Reasoning::Off {
             parameters.insert("--reasoning".to_owned(), name_of(args.reasoning));
         }
@@ -301,24 +305,24 @@ impl Work<'_> {
             format: args.format.map(Into::into),
             template: self.template()?,
             shard: self.shard,
-            // A text has no name, so its place must tell.
+            // Text output has no ids, so it must be in input order.
             form: OutputShape { is_text: args.text, is_ordered: args.ordered || args.text },
             defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
             has_seed,
-            model: fingerprint(&engine.model),
+            model: model_id(&engine.model),
             model_name: engine.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             parameters,
-            // Those that failed again in this run are not tried for ever.
+            // Otherwise lines that fail again in this run would be retried forever.
             retry_failed: args.retry_failed && !after_crash,
             after_crash,
         })
     }
 
-    /// The input must be there, and stay: it is read more than once.
+    /// Rejects an input that is not a regular file (it is read twice), or that the output would overwrite.
     fn check_files(&self, input: &Path) -> Result<(), Failure> {
         let not_regular = |what: &str| {
             Failure::usage(format!("{what}: not a regular file"))
-                .with_hint("a batch reads its input twice, and again when it goes on: save it to a file")
+                .with_hint("chaski batch reads its input twice: save it to a file, and give that with -i")
         };
         if input == Path::new("-") {
             return Err(not_regular("stdin"));
@@ -350,7 +354,8 @@ impl Work<'_> {
             .map_err(|failure| failure.about("chat-template").about("chat-template-file"))?;
         if template.is_none() && !self.args.raw {
             stderr_line(
-                "notice: this model has no chat template; prompts are continued as they are (--raw says so yourself)",
+                "notice: the model has no chat template; prompts are used as they are; hint: give --chat-template, \
+                 or --raw to hide this notice",
             );
         }
         let system = self.args.system_prompt.clone();
@@ -369,7 +374,7 @@ impl Work<'_> {
     }
 }
 
-/// What a value is called on the command line.
+/// The name of a value on the command line.
 fn name_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
@@ -379,8 +384,8 @@ fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {
     let is_running = is_running(output)?;
     let read = read_journal(&Files, &path)?;
     let (Some(is_running), Some((journal, _))) = (is_running, read) else {
-        return Err(Failure::new(format!("{}: there is no such journal", path.display()))
-            .with_hint("-o takes the results of a batch, whose journal is beside them"));
+        return Err(Failure::new(format!("{}: no such journal", path.display()))
+            .with_hint("give the job's output file with -o; its journal is beside it"));
     };
     let status = Status::of(&journal, is_running);
     match format {

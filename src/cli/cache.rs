@@ -1,4 +1,4 @@
-//! `chaski cache`, and the flags that rule which prompts are kept.
+//! The flags of the prompt cache, and `chaski cache`, the old name of `chaski data show` and `data delete prompts`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,24 +12,24 @@ use crate::cli::output::{stderr_line, write_stdout};
 use crate::store::prompt_cache::file::StateError;
 use crate::store::prompt_cache::{Entry, PromptCacheConfig};
 
-/// What is kept where nothing is given: some tens of thousands of tokens of a small model.
+/// Default size limit of the prompt cache: some tens of thousands of tokens of a small model.
 const DEFAULT_SIZE: &str = "2G";
 
-/// Prompts on disk.
+/// Flags of the prompt cache.
 #[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Prompt cache")]
+#[command(next_help_heading = "Drafting and prompt cache")]
 pub struct PromptCacheArgs {
-    /// Neither use nor keep prompts that were read; see chaski cache
+    /// Do not read or write the prompt cache (see chaski data)
     #[arg(long)]
     pub no_prompt_cache: bool,
 
-    /// Most bytes of kept prompts, as in 500M or 4G; never more than a tenth of the free disk
-    #[arg(long, value_name = "BYTES", default_value = DEFAULT_SIZE)]
+    /// Size limit of the prompt cache, as in 500M or 4G; at most a tenth of the free disk
+    #[arg(hide_short_help = true, long, value_name = "BYTES", default_value = DEFAULT_SIZE)]
     pub prompt_cache_size: Bytes,
 }
 
 impl PromptCacheArgs {
-    /// Where prompts are kept; `None` where they are not to be, or the system tells no folder.
+    /// The prompt cache to use; `None` if the flags turn it off or there is no cache folder.
     #[must_use]
     pub fn config(&self) -> Option<PromptCacheConfig> {
         if self.no_prompt_cache {
@@ -39,7 +39,7 @@ impl PromptCacheArgs {
     }
 }
 
-/// A number of bytes.
+/// A size in bytes, as in `500M`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -53,7 +53,7 @@ impl FromStr for Bytes {
         let unit = units.iter().find_map(|(name, shift)| Some((number.strip_suffix(name)?, 1 << shift)));
         let (number, unit): (&str, u64) = unit.unwrap_or((number, 1));
         let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(unit));
-        bytes.map(Bytes).ok_or_else(|| "a number of bytes, as in 500M or 4G".to_owned())
+        bytes.map(Bytes).ok_or_else(|| "expected a size in bytes, as in 500M or 4G".to_owned())
     }
 }
 
@@ -68,13 +68,13 @@ pub struct CacheArgs {
 /// A command of `cache`.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Tell how many prompts are kept, and where
+    /// Show how many prompts the cache holds, their size, and where they are
     Status {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Delete all kept prompts
+    /// Delete all cached prompts
     Clear,
 }
 
@@ -88,11 +88,9 @@ struct Status<'a> {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
-    let folder =
-        prompt_cache_folder().ok_or_else(|| Failure::new("this user has no cache folder").with_hint("set HOME"))?;
-    let config = PromptCacheConfig { folder, max_bytes: 0 };
+    let config = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 };
     let size = |entries: &[Entry]| entries.iter().map(|entry| entry.n_bytes).sum();
     match args.command {
         CacheCommand::Status { json } => {
@@ -102,21 +100,33 @@ pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
                 serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))? + "\n"
             } else {
                 format!(
-                    "prompts: {}, {:.1} MiB\nfolder: {}\n\
-                     kept: what models read, as tokens and numbers, so that it is not read again; nobody else can read it\n",
+                    "prompts: {}, {:.1} MiB\nfolder: {}\nThe cache contains your prompts, as tokens, and the model's \
+                     state after them. Only you can read it.\n",
                     status.prompts,
                     status.bytes as f64 / f64::from(1 << 20),
                     status.folder.display()
                 )
             })?;
         }
-        CacheCommand::Clear => {
-            let gone = config.clear()?;
-            let n_bytes: u64 = size(&gone);
-            stderr_line(&format!("deleted: {} prompts, {:.1} MiB", gone.len(), n_bytes as f64 / f64::from(1 << 20)));
-        }
+        CacheCommand::Clear => clear()?,
     }
     Ok(ExitCode::Success)
+}
+
+/// Deletes all cached prompts.
+///
+/// # Errors
+/// When there is no cache folder, or a file cannot be deleted.
+pub fn clear() -> Result<(), Failure> {
+    let deleted = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 }.clear()?;
+    let n_bytes: u64 = deleted.iter().map(|entry| entry.n_bytes).sum();
+    stderr_line(&format!("deleted: {} prompts, {:.1} MiB", deleted.len(), n_bytes as f64 / f64::from(1 << 20)));
+    Ok(())
+}
+
+fn required_folder() -> Result<PathBuf, Failure> {
+    prompt_cache_folder()
+        .ok_or_else(|| Failure::new("there is no cache folder").with_hint("set HOME or XDG_CACHE_HOME"))
 }
 
 impl From<StateError> for Failure {

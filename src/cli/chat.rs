@@ -8,7 +8,6 @@ pub mod screen;
 pub mod settings;
 
 use std::panic::resume_unwind;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
-use crate::cli::engine::{confine, drafters, fingerprint, open_model, start, worker_config};
+use crate::cli::engine::{confine, drafters, engine_config, model_id, open_model, start};
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
@@ -34,27 +33,32 @@ use crate::cli::prompt::Prompter;
 use crate::cli::sampling::check_biases;
 use crate::cli::template::TemplateArgs;
 use crate::gguf::Gguf;
-use crate::llama::worker::WorkerConfig;
+use crate::llama::engine::{EngineConfig, Mode};
 use crate::store::sessions::{Place, SessionError, Sessions};
 
-/// Positions of a context when nothing is said of it, as far as the model knows as many.
+/// Default context size in tokens, or the trained length if that is shorter.
 const DEFAULT_N_CTX: usize = 4096;
 
 /// Arguments of `chat`.
 #[derive(Debug, ClapArgs)]
+#[command(mut_arg("ctx_size", |arg| {
+    let help = "Context size in tokens for the whole chat [default: 4096]";
+    let values = "`auto` is as much as fits into memory, 0 as much as the model was trained with.";
+    arg.help(help).long_help(format!("{help}\n\n{values}"))
+}))]
 pub struct ChatArgs {
-    /// Goes on with the chat of this name, or begins it; without a name nothing is kept until /save
+    /// Start or continue the saved chat of this name [default: a chat that is not saved]
     pub name: Option<String>,
 
-    /// -sys: system prompt
+    /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// When styles are used
+    /// Use colors and styles
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorWhen,
 
-    /// Neither read nor keep what is typed, for the arrow keys and Ctrl-R
+    /// Do not read or write the input history (arrow keys, Ctrl-R)
     #[arg(long)]
     pub no_history: bool,
 
@@ -62,17 +66,17 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub exact: ExactArg,
 
-    /// What drafts, and from what.
+    /// What may change during a chat.
     #[command(flatten)]
-    pub drafting: DraftingArgs,
+    pub settings: GivenArgs,
 
     /// The model and the machine.
     #[command(flatten)]
     pub engine: EngineArgs,
 
-    /// What may change during a chat.
+    /// What drafts, and from what.
     #[command(flatten)]
-    pub settings: GivenArgs,
+    pub drafting: DraftingArgs,
 
     /// Prompts on disk.
     #[command(flatten)]
@@ -90,38 +94,38 @@ pub struct ChatArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
-    let sessions = sessions_folder().map(Sessions::new);
+    let sessions = folders::sessions().map(Sessions::new);
     let (place, session) = open_session(args, sessions.as_ref())?;
     let mut given = session.settings.clone();
     given.extend(args.settings.given.clone());
     let settings = Settings::new(given, args.settings.defaults.clone())?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
     config.drafters = drafters(&args.drafting, &gguf);
     let n_ctx = n_ctx(args, &gguf, &mut config)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
-    // Before the model is loaded: without input there is nothing to load it for.
+    // Open the input before loading the model: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
     let signals = Signals::new()?;
-    let state_folder = sessions_folder();
-    // The engine's threads alone: an editor that /edit starts may do what it likes.
-    let (worker, loaded) = thread::scope(|scope| {
+    let state_folder = folders::sessions();
+    // Confine only the engine's threads: an editor that `/edit` starts stays free.
+    let (engine, loaded) = thread::scope(|scope| {
         let start = || {
             confine(&args.engine, &config, &[state_folder]);
-            start(config, signals.raised.clone(), &mut Bars::default())
+            start(config, Mode::OneText, signals.raised.clone(), &mut Bars::default())
         };
         scope.spawn(start).join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
     let prompter = Prompter::new(&args.engine.model, &template, loaded)?;
     let engine = Engine {
-        worker,
+        engine,
         prompter,
         variables,
-        model: fingerprint(gguf.path()),
+        model: model_id(gguf.path()),
         n_ctx,
         n_ctx_train: gguf.context_length().map(|n| n as usize),
         drafter: args.drafting.drafter,
@@ -136,7 +140,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let (is_terminal, seed, is_seed_random) = (source.is_terminal(), settings.sampling.seed, settings.is_seed_random);
     if is_terminal {
         let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
-        tell(&format!("{}seed {seed}; /help lists the commands, Ctrl-D leaves", name.unwrap_or_default()));
+        tell(&format!("{}seed {seed}; type /help for the commands, Ctrl-D to leave", name.unwrap_or_default()));
     } else if is_seed_random {
         tell(&format!("seed {seed}"));
     }
@@ -147,16 +151,16 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     converse(&mut chat, &mut source, &signals)
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash(args: &ChatArgs) -> String {
     match &args.name {
-        Some(name) => format!("chaski chat {name} goes on after the last answer"),
-        None => "chaski chat NAME goes on after the last answer, if /save NAME came before".to_owned(),
+        Some(name) => format!("to continue after the last answer: chaski chat {name}"),
+        None => "if you saved the chat with /save NAME, continue after its last answer: chaski chat NAME".to_owned(),
     }
 }
 
-/// The session of the command line, or a new one.
+/// Opens the session named on the command line, or a new one.
 fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<Place>, Session), Failure> {
     let (place, session) = match &args.name {
         None => (None, None),
@@ -172,12 +176,12 @@ fn open_session(args: &ChatArgs, sessions: Option<&Sessions>) -> Result<(Option<
     Ok((place, session))
 }
 
-/// Takes one message or command after another.
+/// Reads and runs messages and commands until the user leaves.
 fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<ExitCode, Failure> {
     loop {
         let n_used = if chat.is_terminal { chat.conversation.n_used() } else { 0 };
         let prompt = format!("[{n_used}/{}] > ", chat.conversation.engine.n_ctx);
-        // One that came at the end of an answer.
+        // A signal can arrive just as an answer ends.
         if signals.take() && !chat.is_terminal || signals.is_terminated() {
             return Ok(ExitCode::Interrupted);
         }
@@ -185,7 +189,7 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
         let taken = match typed? {
             Typed::End => return Ok(ExitCode::Success),
             Typed::Interrupt => {
-                tell("hint: Ctrl-D or /exit leaves");
+                tell("hint: press Ctrl-D or type /exit to leave");
                 continue;
             }
             Typed::Text(text) => chat.take(&text),
@@ -193,9 +197,11 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
         match taken {
             Ok(Flow::GoOn) => {}
             Ok(Flow::Leave) => return Ok(ExitCode::Success),
-            // A script is not to go on as if it had its answer.
+            // A script must not continue as if it had its answer.
             Err(failure) if !chat.is_terminal || failure.is_silent() => return Err(failure),
-            Err(failure) if failure.code == ExitCode::Interrupted => tell("notice: interrupted; nothing was answered"),
+            Err(failure) if failure.code == ExitCode::Interrupted => {
+                tell("notice: interrupted before the answer began")
+            }
             Err(failure) => tell(&failure.to_string()),
         }
         if signals.is_terminated() || chat.conversation.was_interrupted && !chat.is_terminal {
@@ -204,17 +210,14 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
     }
 }
 
-/// Room for a conversation. It is one context from the beginning: a larger one would have to read everything again.
-fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut WorkerConfig) -> Result<usize, Failure> {
+/// Context size of the chat, in tokens. It is fixed at the start: a larger context would have to decode the whole chat
+/// again.
+fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut EngineConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
     let n_ctx = memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)?;
     Ok(n_ctx.unwrap_or_else(|| DEFAULT_N_CTX.min(known)))
-}
-
-fn sessions_folder() -> Option<PathBuf> {
-    Some(folders::data()?.join("sessions"))
 }
 
 impl From<SessionError> for Failure {

@@ -1,4 +1,4 @@
-//! Settings from a file: what flags say where they are not given.
+//! Settings file: default values for flags.
 //!
 //! ```toml
 //! model = "~/models/some.gguf"        # keys are the names of long flags; ~ is the user's folder
@@ -9,10 +9,9 @@
 //! reverse-prompt = ["###", "END"]      # flags that can be repeated take lists
 //! ```
 //!
-//! A setting is a default of its flag: what the command line says wins, then the environment, then the profile, then the
-//! top of the file. It holds in the commands that answer ([`ConfigArgs`] is among their flags), wherever they have such a
-//! flag. A key that none has is an error, and so is a value that the flag would not take, in profiles not
-//! chosen as well; whether a number is in its range is looked at when it is used.
+//! A setting is a default of its flag. Precedence: command line, environment, profile, top of the file. Settings apply
+//! to every command that has [`ConfigArgs`], if it has the flag. An unknown key is an error, and so is a value that the
+//! flag rejects, even in profiles that are not chosen. Ranges of numbers are checked when the command uses them.
 
 pub mod show;
 
@@ -35,56 +34,56 @@ use crate::cli::output::stderr_line;
 use crate::cli::variables::Variables;
 use crate::encoding::read_text;
 
-/// Names the profile.
+/// Environment variable that names the profile.
 const VARIABLE: &str = "CHASKI_PROFILE";
 
-/// The table of profiles.
+/// Name of the table of profiles.
 const PROFILES: &str = "profiles";
 
-/// Flags that say which settings to take are none themselves.
+/// Flags that are not settings.
 const NO_SETTINGS: [&str; 4] = ["config", "profile", "help", "version"];
 
-/// Names farther from all flags than this are like none of them (Jaro-Winkler).
+/// Least Jaro-Winkler similarity of a name suggested for a typo.
 const LEAST_LIKENESS: f64 = 0.8;
 
-/// Which settings a command takes.
+/// Flags that choose the settings file and the profile.
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Configuration")]
 pub struct ConfigArgs {
-    /// File of settings: long flags' names as keys [default: chaski/config.toml in the folder of settings]
-    #[arg(long, value_name = "FILE")]
+    /// Read settings from this file [default: ~/.config/chaski/config.toml]
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Profile of that file, or CHASKI_PROFILE; its settings win over the others there
-    #[arg(long, value_name = "NAME", env = VARIABLE, hide_env = true)]
+    /// Use a profile of the settings file
+    #[arg(hide_short_help = true, long, value_name = "NAME", env = VARIABLE, hide_env = true)]
     pub profile: Option<String>,
 }
 
-/// A setting of the file.
+/// A setting from the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// As the flag's values.
+    /// The values, as the flag takes them.
     pub values: Vec<String>,
-    /// Where it stands, from 1.
+    /// Line in the file, from 1.
     pub line: usize,
-    /// In this profile.
+    /// The profile that contains it.
     pub profile: Option<String>,
 }
 
 /// Settings by the long names of their flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The file they come from, if there is one.
+    /// The file that was read, if any.
     pub path: Option<PathBuf>,
-    /// Those in force.
+    /// The settings in effect.
     pub settings: BTreeMap<String, Setting>,
 }
 
 impl Config {
-    /// Reads the file given, or else the usual one, if it is there.
+    /// Reads the given file, or the usual one if it exists.
     ///
     /// # Errors
-    /// When it cannot be read, or anything in it is wrong.
+    /// If it cannot be read, or contains a mistake.
     pub fn read(args: &ConfigArgs, command: &Command) -> Result<Config, Failure> {
         let path = args.config.clone().or_else(usual_path);
         let text = path.as_deref().map(|path| File::open(path).and_then(|file| read_text(file, MAX_BYTES)));
@@ -92,30 +91,32 @@ impl Config {
             let kinds = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
             args.config.is_none() && kinds.contains(&error.kind())
         };
-        // Of a home that this user may not look into, nobody knows whether there is one.
+        // In a home folder that this user may not read, the file may or may not exist.
         let is_hidden = |error: &io::Error| {
             args.config.is_none() && args.profile.is_none() && error.kind() == io::ErrorKind::PermissionDenied
         };
         match (path, text) {
             (Some(path), Some(Err(error))) if is_hidden(&error) => {
-                stderr_line(&format!("notice: {}: settings cannot be read: permission denied", path.display()));
+                stderr_line(&format!("notice: {}: permission denied; the settings file is not used", path.display()));
                 Ok(Config::default())
             }
             (Some(path), Some(Ok(text))) => Config::parse(&path, &text, args.profile.as_deref(), command),
             (Some(path), Some(Err(error))) if !is_missing(&error) => Err(Failure::io(&path, &error)),
             (path, _) => match &args.profile {
                 None => Ok(Config::default()),
-                Some(name) => Err(Failure::usage(format!("there is no profile '{name}': no file of settings"))
-                    .about("profile")
-                    .with_hint(format!("write one: {}", path.unwrap_or_default().display()))),
+                Some(name) => {
+                    Err(Failure::usage(format!("there is no profile '{name}', because there is no settings file"))
+                        .about("profile")
+                        .with_hint(format!("create the file {}", path.unwrap_or_default().display())))
+                }
             },
         }
     }
 
-    /// Reads the text of the file `path`; `command` has the flags.
+    /// Parses the text of the file `path`. `command` has the flags.
     ///
     /// # Errors
-    /// When anything in it is wrong.
+    /// If it contains a mistake.
     pub fn parse(path: &Path, text: &str, profile: Option<&str>, command: &Command) -> Result<Config, Failure> {
         let line = |at: usize| 1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count();
         let wrong = |at, message: &str| Failure::usage(format!("{}:{}: {message}", path.display(), line(at)));
@@ -132,11 +133,11 @@ impl Config {
                 let failure = wrong(at, &format!("there is no setting '{name}'"));
                 match nearest(name, flags.keys()) {
                     Some(like) => failure.with_hint(format!("did you mean {like}?")),
-                    None => failure.with_hint("keys are the names of long flags: see chaski run --help"),
+                    None => failure.with_hint("settings have the names of long flags; chaski run --help lists them"),
                 }
             })?;
             let values = values(value.get_ref())
-                .ok_or_else(|| wrong(at, &format!("'{name}' takes a text, a number, true or false, or a list")))?;
+                .ok_or_else(|| wrong(at, &format!("'{name}' must be a text, a number, true or false, or a list")))?;
             let values =
                 if flag.iter().any(is_path) { values.iter().map(|path| at_home(path)).collect() } else { values };
             check(flag, &values).map_err(|message| wrong(at, &format!("'{name}': {message}")))?;
@@ -149,7 +150,7 @@ impl Config {
         settings.into_iter().try_for_each(|(key, value)| add(None, key, value))?;
         let mut names = Vec::new();
         for (key, profiles) in tables {
-            let no_table = || wrong(key.span().start, "profiles are tables, as in [profiles.NAME]");
+            let no_table = || wrong(key.span().start, "profiles must be tables, as in [profiles.NAME]");
             for (name, settings) in profiles.get_ref().as_table().ok_or_else(no_table)? {
                 names.push(name.get_ref().to_string());
                 let settings = settings.get_ref().as_table().ok_or_else(no_table)?;
@@ -161,22 +162,22 @@ impl Config {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Failure::usage(format!("{}: there is no profile '{name}'", path.display()))
                 .about("profile")
-                .with_hint(format!("profiles there: {known}")));
+                .with_hint(format!("the profiles in this file: {known}")));
         }
-        // The profile's come last, and win.
+        // The profile's settings come last, so they win.
         let (chosen, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, setting)| setting.profile.is_some());
         let chosen = chosen.into_iter().filter(|(_, setting)| setting.profile.as_deref() == profile);
         let settings = others.into_iter().chain(chosen).collect();
         Ok(Config { path: Some(path.to_owned()), settings })
     }
 
-    /// The same commands with these settings as their defaults.
+    /// Makes these settings the defaults of the commands' flags.
     #[must_use]
     pub fn apply(&self, mut command: Command) -> Command {
         for name in names(&command) {
             command = command.mut_subcommand(name, |answering| {
                 answering.mut_args(|arg| match arg.get_long().and_then(|long| self.settings.get(long)) {
-                    // It is no longer missing where it is not given.
+                    // A required flag is no longer missing.
                     Some(setting) => arg.required(false).default_values(setting.values.clone()),
                     None => arg,
                 })
@@ -186,12 +187,12 @@ impl Config {
     }
 }
 
-/// The command with the settings of the file that `arguments` name, or of the usual one.
+/// Applies the settings of the file that `arguments` name, or of the usual one.
 ///
 /// # Errors
-/// When there is something wrong with it.
+/// If the file contains a mistake.
 pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, Failure> {
-    // Mistakes are told when all is parsed.
+    // Wrong arguments are reported later, by the full parse.
     let given = command.clone().ignore_errors(true).try_get_matches_from(arguments);
     let Ok(all) = given else { return Ok(command) };
     let Some((name, given)) = all.subcommand() else { return Ok(command) };
@@ -206,18 +207,18 @@ pub fn configured(command: Command, arguments: &[OsString]) -> Result<Command, F
     Ok(read.map_err(|failure| failure.with_variables(&Variables::of(&command, &all)))?.apply(command))
 }
 
-/// Where the file is if none is given.
+/// Default path of the file.
 fn usual_path() -> Option<PathBuf> {
     Some(folders::config()?.join("chaski").join("config.toml"))
 }
 
-/// The commands that settings are for.
+/// Names of the commands that take settings.
 fn names(command: &Command) -> Vec<String> {
     let takes = |command: &&Command| command.get_arguments().any(|arg| arg.get_id() == "profile");
     command.get_subcommands().filter(takes).map(|command| command.get_name().to_owned()).collect()
 }
 
-/// All that can be set, by its name.
+/// All flags that can be settings, by long name.
 fn flags(command: &Command) -> BTreeMap<String, Vec<Arg>> {
     let names = names(command);
     let answering = command.get_subcommands().filter(|command| names.iter().any(|name| name == command.get_name()));
@@ -230,7 +231,7 @@ fn flags(command: &Command) -> BTreeMap<String, Vec<Arg>> {
     flags
 }
 
-/// A value as texts; `None` for what no flag takes.
+/// A TOML value as texts; `None` if no flag takes its type.
 fn values(value: &DeValue<'_>) -> Option<Vec<String>> {
     let one = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -251,24 +252,24 @@ fn is_path(flag: &Arg) -> bool {
     type_id == TypeId::of::<PathBuf>() || type_id == TypeId::of::<LoraArg>()
 }
 
-/// A path in which `~` is the user's folder, as in a shell, which reads no file of settings.
+/// Expands `~` at the start of a path: no shell does it in a settings file.
 fn at_home(path: &str) -> String {
     let home = || Some(etcetera::home_dir().ok()?.to_str()?.to_owned());
     let rest = path.strip_prefix('~').filter(|rest| rest.starts_with('/'));
     rest.and_then(|rest| Some(home()? + rest)).unwrap_or_else(|| path.to_owned())
 }
 
-/// Whether all flags of a name would take these values.
+/// Checks that every flag of this name accepts these values.
 fn check(flags: &[Arg], values: &[String]) -> Result<(), String> {
     let takes = |flag: &Arg| {
         if matches!(flag.get_action(), ArgAction::SetTrue) {
             let is_bool = matches!(values, [value] if value == "true" || value == "false");
-            return if is_bool { Ok(()) } else { Err("it is true or false".to_owned()) };
+            return if is_bool { Ok(()) } else { Err("expected true or false".to_owned()) };
         }
         if values.len() != 1 && !matches!(flag.get_action(), ArgAction::Append) {
-            return Err("it takes one value".to_owned());
+            return Err("expected one value".to_owned());
         }
-        // The flag alone, so that nothing else can be wrong.
+        // Parse the flag alone, so that nothing else can be wrong.
         let alone = Arg::new("flag")
             .long("flag")
             .action(flag.get_action().clone())
@@ -280,7 +281,7 @@ fn check(flags: &[Arg], values: &[String]) -> Result<(), String> {
     flags.iter().try_for_each(takes)
 }
 
-/// What clap says of a value, without the command line that there was none of.
+/// clap's message about a value, without the parts about a command line.
 fn what_is_wrong(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(|line| line.trim().trim_start_matches("error: "));

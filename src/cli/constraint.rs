@@ -1,4 +1,5 @@
-//! What an answer must be: a schema, a grammar or an expression, checked before a model is loaded.
+//! Constraints on an answer: a JSON schema, a grammar or a regular expression. They are checked before the model is
+//! loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,14 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_file;
 use crate::structure::{Constraint, MAX_BYTES, too_long};
 
-/// What an answer must be.
+/// Flags that constrain the answer.
 #[derive(Debug, Default, ClapArgs)]
-#[command(next_help_heading = "Form of the answer")]
+#[command(next_help_heading = "Constraints on the answer")]
 #[group(id = "form", multiple = false)]
 pub struct ConstraintArgs {
-    /// The answer is JSON of this schema, on one line; {} is any JSON. OpenAI's {"name","strict","schema"} is unwrapped
+    /// Answer in JSON that matches this schema; {} is any JSON
+    ///
+    /// The JSON is on one line. OpenAI's wrapper {"name", "strict", "schema"} is accepted too.
     #[arg(short, long, value_name = "SCHEMA")]
     pub json_schema: Option<String>,
 
@@ -21,24 +24,26 @@ pub struct ConstraintArgs {
     #[arg(long, value_name = "FILE")]
     pub json_schema_file: Option<PathBuf>,
 
-    /// The answer is a text of this grammar, in llama.cpp's GBNF; its first rule is root
+    /// Answer in text that matches this grammar (GBNF)
+    ///
+    /// The rule named root describes the whole answer.
     #[arg(long, value_name = "GBNF")]
     pub grammar: Option<String>,
 
     /// The same from a file
-    #[arg(long, value_name = "FILE")]
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub grammar_file: Option<PathBuf>,
 
-    /// The answer is a text that this regular expression matches, all of it
+    /// Answer in text that this regular expression matches as a whole
     #[arg(long, value_name = "RE", allow_hyphen_values = true)]
     pub regex: Option<String>,
 }
 
 impl ConstraintArgs {
-    /// What is asked for, if anything is.
+    /// The constraint that the flags give, if any.
     ///
     /// # Errors
-    /// When it cannot be read or used.
+    /// If its file cannot be read.
     pub fn constraint(&self) -> Result<Option<Constraint>, Failure> {
         let constraint = if let Some(schema) = &self.json_schema {
             Constraint::JsonSchema(schema.clone())
@@ -60,13 +65,13 @@ impl ConstraintArgs {
     }
 }
 
-/// A form's text; one that is too long is refused with its real size.
+/// Reads the text of a constraint. A file over the limit fails with its real size.
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
     let n_bytes = metadata.and_then(|metadata| usize::try_from(metadata.len()).ok());
     if let Some(n_bytes) = n_bytes.filter(|&n| n > MAX_BYTES) {
         let hint =
-            "forms are up to 64 KiB: move what repeats into $defs or rules of its own, or leave descriptions out";
+            "the limit is 64 KiB: move repeated parts into $defs (or into their own rules), or remove descriptions";
         return Err(Failure::usage(format!("{}: {}", path.display(), too_long(n_bytes))).with_hint(hint));
     }
     read_file(path, MAX_BYTES as u64, what)

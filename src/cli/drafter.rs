@@ -1,4 +1,4 @@
-//! `chaski drafter`: makes, shows and changes drafter files.
+//! `chaski drafter`: builds, inspects, merges and prunes drafter files.
 
 mod build;
 mod corpus;
@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::cli::align::{self, AlignArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, is_same_file, stderr_line};
+use crate::cli::replay::{self, ReplayArgs};
+use crate::cli::supervisor::contained;
 use crate::store::drafter_file::{DrafterFile, DrafterWriter, merge, prune};
 
-/// Rows between two looks at the progress bar.
+/// Rows between two updates of the progress bar.
 const ROWS_PER_TICK: u64 = 4096;
 
 /// Arguments of `drafter`.
@@ -30,27 +33,37 @@ pub struct DrafterArgs {
 /// A command of `drafter`.
 #[derive(Debug, Subcommand)]
 pub enum DrafterCommand {
-    /// Make a drafter file from texts
+    /// Let a model write a drafter file (base) for itself
     ///
-    /// A TEXT is a file, a folder (all of it, but no hidden and no binary files), or - for stdin. Of a .jsonl file each
-    /// line is an object, and these fields are taken, each as a text of its own: "text", "prompt", "response", and the
-    /// "content" of each of "messages". Temporary files lie beside the output: up to 12 bytes for each byte of text.
+    /// The model answers many prompts. Statistics of its answers, and of the likeliest alternatives to each
+    /// token, go into the file. Ctrl-C loses nothing: run the same command again to continue.
+    Align(AlignArgs),
+    /// Build a drafter file from your own texts
+    ///
+    /// A TEXT is a file, a folder or - for stdin. Hidden and binary files in a folder are skipped. In a .jsonl
+    /// file, each line is an object; its "text", "prompt" and "response", and the "content" of its "messages",
+    /// are separate texts.
+    ///
+    /// Temporary files beside the output take up to 12 bytes for each byte of text.
     Build(BuildArgs),
-    /// Tell what is in a drafter file, and check all of it
+    /// Show what a drafter file contains, and check it for damage
     Inspect(InspectArgs),
-    /// Make one drafter file from several: counts are added
+    /// Merge drafter files into one: counts are added
     Merge(MergeArgs),
-    /// Make a smaller drafter file: what was seen least often is dropped
+    /// Make a drafter file smaller: the rarest sequences are dropped
     Prune(PruneArgs),
+    /// Compare drafters on recorded answers, in seconds and without a model
+    Replay(ReplayArgs),
 }
 
 impl DrafterCommand {
-    /// The model that was given.
+    /// The model flag of the command, if given.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
+            DrafterCommand::Align(args) => Some(&mut args.engine.model),
             DrafterCommand::Build(args) => Some(&mut args.model),
             DrafterCommand::Inspect(args) => args.model.as_mut(),
-            DrafterCommand::Merge(_) | DrafterCommand::Prune(_) => None,
+            DrafterCommand::Merge(_) | DrafterCommand::Prune(_) | DrafterCommand::Replay(_) => None,
         }
     }
 }
@@ -58,19 +71,19 @@ impl DrafterCommand {
 /// Arguments of `drafter build`.
 #[derive(Debug, ClapArgs)]
 pub struct BuildArgs {
-    /// GGUF file whose vocabulary is used; models with the same tokens share drafter files
+    /// GGUF file or model name; models with the same vocabulary can share drafter files
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// The drafter file to make
+    /// Drafter file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Drop what was seen less often than this; 1 keeps all that --max-size has room for
+    /// Drop sequences that occur fewer than N times
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub min_count: u32,
 
-    /// Size of the file at most: what was seen least often is dropped, as by prune
+    /// Size limit of the file; the rarest sequences are dropped
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub max_size: u64,
 
@@ -82,11 +95,11 @@ pub struct BuildArgs {
 /// Arguments of `drafter inspect`.
 #[derive(Debug, ClapArgs)]
 pub struct InspectArgs {
-    /// The drafter file
+    /// Drafter file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// GGUF file: checks that the vocabulary is this model's, and shows the most frequent rows as text
+    /// Check that the file fits this model, and show the most frequent sequences as text
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 
@@ -98,19 +111,19 @@ pub struct InspectArgs {
 /// Arguments of `drafter merge`.
 #[derive(Debug, ClapArgs)]
 pub struct MergeArgs {
-    /// The drafter file to make
+    /// Drafter file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// What the counts of each file are multiplied by [default: 1 for each]
+    /// Factor for the counts of each file, as in 1,0.5 [default: 1 each]
     #[arg(long, value_name = "X", value_delimiter = ',')]
     pub weights: Vec<f32>,
 
-    /// Size of the file at most, as by prune [default: as it comes]
+    /// Size limit of the file; the rarest sequences are dropped [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
 
-    /// Drafter files of one vocabulary
+    /// Drafter files of the same vocabulary
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -118,15 +131,15 @@ pub struct MergeArgs {
 /// Arguments of `drafter prune`.
 #[derive(Debug, ClapArgs)]
 pub struct PruneArgs {
-    /// Size of the new file at most: bytes, or with K, M or G (powers of 1024)
+    /// Size limit of the new file, as in 500K or 4M
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: u64,
 
-    /// The drafter file to make
+    /// Drafter file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// The drafter file to read
+    /// Drafter file to read
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -134,13 +147,15 @@ pub struct PruneArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
     match &args.command {
+        DrafterCommand::Align(args) => return contained(align::on_crash, || align::align(args)),
         DrafterCommand::Build(args) => build::build(args)?,
         DrafterCommand::Inspect(args) => inspect::inspect(args)?,
         DrafterCommand::Merge(args) => merge_files(args)?,
         DrafterCommand::Prune(args) => prune_file(args)?,
+        DrafterCommand::Replay(args) => return replay::replay(args),
     }
     Ok(ExitCode::Success)
 }
@@ -148,7 +163,7 @@ pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
 fn merge_files(args: &MergeArgs) -> Result<(), Failure> {
     if !args.weights.is_empty() && args.weights.len() != args.files.len() {
         let (n, n_files) = (args.weights.len(), args.files.len());
-        return Err(Failure::usage(format!("{n} weights for {n_files} files"))
+        return Err(Failure::usage(format!("--weights has {n} numbers, but there are {n_files} files"))
             .with_hint("give one weight for each file, as in --weights 1,0.5"));
     }
     if let Some(weight) = args.weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
@@ -186,7 +201,7 @@ fn prune_file(args: &PruneArgs) -> Result<(), Failure> {
     report(&args.output)
 }
 
-/// A walk over rows that the user watches and may interrupt.
+/// Work over the rows of a file, with a progress bar; the user may interrupt it.
 struct Work {
     what: &'static str,
     bars: Bars,
@@ -200,7 +215,7 @@ impl Work {
         Ok(Work { what, bars: Bars::default(), interrupt: interrupt::flag()?, n_done: 0, n_in_all })
     }
 
-    /// One row more; false when interrupted.
+    /// Counts one row. Returns false after an interrupt.
     fn go_on(&mut self) -> bool {
         self.n_done += 1;
         if self.n_done.is_multiple_of(ROWS_PER_TICK) {
@@ -210,7 +225,7 @@ impl Work {
     }
 }
 
-/// Tells what was made.
+/// Prints the size of a new drafter file.
 pub(super) fn report(path: &Path) -> Result<(), Failure> {
     let file = DrafterFile::open_any(path)?;
     let [_, n_bigrams, n_trigrams] = file.totals().n_successors;
@@ -219,16 +234,16 @@ pub(super) fn report(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is made must not destroy what it is made of.
+/// Checks that the output does not overwrite an input.
 pub(super) fn refuse_overwrite<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
     match inputs.into_iter().find(|input| is_same_file(output, input)) {
-        Some(input) => Err(Failure::usage(format!("{}: this would overwrite what is read", input.display()))
-            .with_hint("-o takes a file of its own")),
+        Some(input) => Err(Failure::usage(format!("{}: the output would overwrite an input file", input.display()))
+            .with_hint("give another file with -o")),
         None => Ok(()),
     }
 }
 
-/// A number of bytes, or of K, M or G.
+/// Parses a size in bytes, with K, M or G.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 10),
@@ -237,7 +252,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         _ => (text, 0),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "expected bytes, or a number with K, M or G, as in 64M".to_owned())
+    bytes.ok_or_else(|| "expected a size in bytes, or with K, M or G, as in 64M".to_owned())
 }
 
 #[cfg(test)]

@@ -1,13 +1,8 @@
-//! From arguments to a running worker: pre-flight of the model file, where curves are kept.
+//! Starts the engine from arguments: checks the model file, finds the folders, and spawns the worker.
 
-use std::fs::File;
-use std::hash::Hasher as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-use rustc_hash::FxHasher;
 
 use crate::cli::args::{DraftingArgs, EngineArgs};
 use crate::cli::failure::{ExitCode, Failure};
@@ -18,10 +13,11 @@ use crate::cli::lora::lora;
 use crate::cli::output::{Bars, stderr_line};
 use crate::cli::sandbox;
 use crate::cli::settings::{key, settings};
-use crate::gguf::Gguf;
+use crate::engine::{DrafterKind, RequestError};
+use crate::gguf::{Gguf, ModelId};
+use crate::llama::engine::drafters::DraftersConfig;
+use crate::llama::engine::{Engine, EngineConfig, Loaded, Mode, Startup};
 use crate::llama::model::ModelConfig;
-use crate::llama::worker::drafters::DraftersConfig;
-use crate::llama::worker::{self, DrafterKind, Event, Loaded, Worker, WorkerConfig};
 use crate::llama::{exact, logs, system_info};
 use crate::store::drafter_file::{DrafterFile, DrafterFileError};
 use crate::store::learned::LearnPolicy;
@@ -29,30 +25,30 @@ use crate::store::vocabulary::Vocabulary;
 
 pub use crate::cli::sampling::sampling;
 
-/// What drafter files are called.
+/// File extension of drafter files.
 const DRAFTER_EXTENSION: &str = "chaski";
 
 /// Opens and checks a model file.
 ///
 /// # Errors
-/// When there is none, or it is not one that can be run.
+/// If there is no such file, or the model cannot run.
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
     if !path.exists() {
         let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
         return Err(failure
             .with_code(ExitCode::ModelNotFound)
-            .with_hint("scripts/get-model.sh fetches one and prints its path"));
+            .with_hint("check the path; or download a model: scripts/get-model.sh prints its path"));
     }
     let opened = Gguf::open(path).and_then(|gguf| gguf.check().map(|_| gguf));
     opened.map_err(|error| Failure::from(error).about("model"))
 }
 
-/// The worker's configuration.
+/// The engine's configuration.
 ///
 /// # Errors
-/// When a number makes no sense.
-pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
-    // Before the first call into llama.cpp, which may have something to say.
+/// If a flag has an invalid value.
+pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
+    // Before the first call into llama.cpp, which may log something.
     logs::capture(args.verbose);
     kernels::check()?;
     if args.verbose
@@ -60,64 +56,65 @@ pub fn worker_config(args: &EngineArgs) -> Result<WorkerConfig, Failure> {
     {
         stderr_line(&format!("kernels: {}", KernelReport::of(&gguf)));
     }
-    folders::tell_if_nothing_is_kept();
+    folders::warn_if_nothing_is_saved();
     let settings = settings(args)?;
     if exact::is_demanded() {
-        // What the setup tells needs no model.
+        // The setup alone can rule out exactness, before the model is loaded.
         for settings in [&settings.short, &settings.long] {
-            worker::Failure::unless_exact(exact::of_setup(settings))?;
+            RequestError::unless_exact(exact::of_setup(settings))?;
         }
     }
-    Ok(WorkerConfig {
+    Ok(EngineConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
         settings,
-        curves: cache_folder().map(|folder| (folder.join("curves"), key(&args.model, args.n_gpu_layers()))),
+        curves: curves_folder().map(|folder| (folder, key(&args.model, args.n_gpu_layers()))),
         drafters: DraftersConfig::default(),
         shape: None,
         secret: prompt_cache_folder().map(|folder| folder.join("secret")),
     })
 }
 
-/// Takes from this thread, and from those that it starts, what an engine does not need: it may write what is kept between runs,
-/// and into `writable`.
-pub fn confine(args: &EngineArgs, config: &WorkerConfig, writable: &[Option<PathBuf>]) {
+/// Confines this thread, and the threads it starts, to the sandbox. They may write to the cache, the learned state and
+/// `writable`.
+pub fn confine(args: &EngineArgs, config: &EngineConfig, writable: &[Option<PathBuf>]) {
     let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
     let writable = [cache_folder(), learned].into_iter().chain(writable.iter().cloned());
     sandbox::confine(args.sandbox, writable, args.verbose);
 }
 
-/// The most tokens of an answer, from `-n`; `None` is until the model ends it.
+/// The token limit of an answer, from `-n`; `None` means no limit.
 ///
 /// # Errors
-/// For what is no number of tokens.
+/// If `n_predict` is neither positive nor -1 or -2.
 pub fn max_tokens(n_predict: i64) -> Result<Option<usize>, Failure> {
-    // -2 is llama.cpp's number for "until the context is full", where an answer ends here anyway.
+    // llama.cpp's -2 means "until the context is full"; answers end there anyway.
     if n_predict == -1 || n_predict == -2 {
         return Ok(None);
     }
     let n = usize::try_from(n_predict).ok().filter(|&n| n > 0);
     n.map(Some).ok_or_else(|| {
-        Failure::usage(format!("-n must be -1 or more than 0, not {n_predict}"))
+        Failure::usage(format!("-n must be -1, or 1 or more, not {n_predict}"))
             .about("n-predict")
-            .with_hint("-1 is until the model ends its answer")
+            .with_hint("for no limit, use -n -1")
     })
 }
 
-/// Refuses what cannot be honoured around a prompt.
+/// Rejects stop strings and system prompts that cannot work.
 ///
 /// # Errors
-/// When a stop string is empty, or there is no template that a system prompt could stand in.
+/// If a stop string is empty, or a system prompt is given with `--raw`.
 pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> Result<(), Failure> {
     if stop.iter().any(String::is_empty) {
-        return Err(Failure::usage("a stop string is empty").with_hint("-r takes a text, as in -r '###'"));
+        return Err(Failure::usage("-r: the stop string is empty").with_hint("give a text, as in -r '###'"));
     }
     if is_raw && system.is_some() {
-        return Err(Failure::usage("--raw has no place for a system prompt").with_hint("write it into the prompt"));
+        return Err(Failure::usage("--raw and a system prompt cannot be used together")
+            .with_hint("write the system prompt into the prompt itself"));
     }
     Ok(())
 }
 
-/// What drafters begin with: the base, and what was learned, as far as they may be used.
+/// What the drafter starts from: the base and the learned state, as far as the flags and settings allow.
 #[must_use]
 pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
     if args.drafter != DrafterKind::Auto {
@@ -131,8 +128,8 @@ pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
     DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned() }
 }
 
-/// The base that drafting starts from: the file given, or the one beside the model; `none` is none. One that cannot be
-/// used is told, and drafting goes on without it.
+/// Opens the base: the given file, or the one beside the model. `none` means no base. If a base cannot be used, prints
+/// a notice and returns `None`.
 #[must_use]
 pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> {
     let beside = gguf.path().with_extension(DRAFTER_EXTENSION);
@@ -152,70 +149,62 @@ fn tell_unusable(error: &DrafterFileError) {
         DrafterFileError::Io { path, source } => Failure::io(path, source).message().to_owned(),
         _ => error.to_string(),
     };
-    stderr_line(&format!("notice: {told}; drafting goes on without it{hint}"));
+    stderr_line(&format!("notice: {told}; drafting continues without it{hint}"));
 }
 
-/// Where what is expendable is kept.
+/// Cache folder, for files that can be regenerated.
 #[must_use]
 pub fn cache_folder() -> Option<PathBuf> {
     folders::cache()
 }
 
-/// Where prompts that were read are kept, and the secret that they are sealed with.
+/// Folder of the prompt cache, and of the secret that seals it.
 #[must_use]
 pub fn prompt_cache_folder() -> Option<PathBuf> {
     Some(cache_folder()?.join("prompts"))
 }
 
-/// Name, size, and a hash of the first megabyte (the metadata); of a file that vanished, the name alone.
+/// The folder of saved cost curves.
 #[must_use]
-pub fn fingerprint(path: &Path) -> String {
-    let mut start = Vec::new();
-    let mut size = 0;
-    if let Ok(file) = File::open(path) {
-        size = file.metadata().map_or(0, |metadata| metadata.len());
-        let _ = file.take(1 << 20).read_to_end(&mut start);
-    }
-    let mut hasher = FxHasher::default();
-    hasher.write(&start);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!("{name} {size} {:016x}", hasher.finish())
+pub fn curves_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("curves"))
 }
 
-/// The processor and what the engine was compiled for.
+/// Which model a file holds. A file that cannot be read gets an id that no model has: whoever opens it reports the error.
+#[must_use]
+pub fn model_id(path: &Path) -> ModelId {
+    ModelId::of(path).unwrap_or_else(|_| ModelId::from("unreadable".to_owned()))
+}
+
+/// The processor, and what the engine was compiled for.
 #[must_use]
 pub fn machine() -> String {
     let info = system_info();
     format!("{} x{}, ggml {}, {}", processor(), num_cpus::get(), info.ggml_version, info.features.join(" "))
 }
 
-/// The processor's name where the system tells it, or else its kind.
+/// The processor's name if the system reports it, else the architecture.
 fn processor() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-/// Starts a worker and waits until its model is loaded.
+/// Starts an engine and waits until its model is loaded. Shows the progress, and prints notices.
 ///
 /// # Errors
-/// When the model cannot be loaded.
-pub fn start(config: WorkerConfig, interrupt: Arc<AtomicBool>, bars: &mut Bars) -> Result<(Worker, Loaded), Failure> {
-    let worker = Worker::spawn(config, interrupt).map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    loop {
-        match worker.next_event() {
-            Some(Event::Loading(share)) => bars.loading(share),
-            Some(Event::Notice(notice)) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
-            Some(Event::Loaded(loaded)) => {
-                bars.clear();
-                return Ok((worker, *loaded));
-            }
-            Some(Event::Failed(failure)) => {
-                bars.clear();
-                return Err(failure.into());
-            }
-            Some(event) => return Err(Failure::new(format!("the engine said {event:?} while loading"))),
-            None => return Err(Failure::new("the engine stopped while loading the model")),
-        }
-    }
+/// If the model cannot be loaded.
+pub fn start(
+    config: EngineConfig,
+    mode: Mode,
+    interrupt: Arc<AtomicBool>,
+    bars: &mut Bars,
+) -> Result<(Engine, Loaded), Failure> {
+    let started = Engine::start(config, mode, interrupt, &mut |startup| match startup {
+        Startup::Loading(share) => bars.loading(share),
+        Startup::Measuring => bars.measuring(),
+        Startup::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+    });
+    bars.clear();
+    Ok(started?)
 }

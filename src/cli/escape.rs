@@ -1,11 +1,11 @@
-//! Escapes in texts of the command line: `\n` and its like, as llama.cpp reads them.
+//! Escapes in command-line texts, such as `\n`, as llama.cpp reads them.
 
 use crate::cli::failure::Failure;
 
-/// A text with its escapes replaced. What is no escape stays as it is, its backslash too.
+/// Replaces the escapes in a text given with `flag`. An unknown escape stays unchanged, backslash included.
 ///
 /// # Errors
-/// When bytes that are given in hexadecimal make no text; `flag` gave it.
+/// If hexadecimal bytes do not form UTF-8.
 pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
     let bytes = text.as_bytes();
     let mut all = Vec::with_capacity(bytes.len());
@@ -17,12 +17,12 @@ pub fn unescaped(flag: &str, text: &str) -> Result<String, Failure> {
         at += n;
     }
     String::from_utf8(all).map_err(|_| {
-        Failure::usage(format!("{flag}: with its escapes replaced, it is not UTF-8"))
-            .with_hint(r"write a character itself, or all its bytes, as in \xc3\xa9 for é")
+        Failure::usage(format!("{flag}: not UTF-8 after its escapes are replaced"))
+            .with_hint(r"write the character itself, or all of its bytes, as in \xc3\xa9 for é")
     })
 }
 
-/// The byte that an escape stands for, and the escape's length without its backslash.
+/// The byte that an escape stands for, and the length of the escape without its backslash.
 fn escape(rest: &[u8]) -> Option<(u8, usize)> {
     let digit = |at: usize| rest.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     match rest.first()? {

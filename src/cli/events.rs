@@ -1,4 +1,4 @@
-//! `run --jsonl`: what happens, one JSON object a line. Names are llama-server's where it has them; docs/scripting.md lists
+//! `run --jsonl`: writes one JSON object per event. Names are llama-server's where it has them; docs/scripting.md lists
 //! all.
 
 use std::time::Instant;
@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
-use crate::cli::run::Told;
+use crate::cli::run::AnswerEvent;
 
-/// Lines of events on stdout.
+/// Writes events to stdout, one per line.
 #[derive(Debug)]
 pub struct EventLines {
     start: Instant,
@@ -42,17 +42,17 @@ impl EventLines {
     /// Writes a line.
     ///
     /// # Errors
-    /// When stdout fails.
-    pub fn tell(&mut self, told: &Told<'_>) -> Result<(), Failure> {
+    /// If stdout fails.
+    pub fn tell(&mut self, told: &AnswerEvent<'_>) -> Result<(), Failure> {
         let line = match *told {
-            Told::Prefill(processed, total) => {
+            AnswerEvent::Prefill(processed, total) => {
                 let cache = *self.n_cached.get_or_insert(processed);
                 Line::Prompt {
                     prompt_progress: Progress { total, cache, processed, time_ms: self.start.elapsed().as_millis() },
                 }
             }
-            Told::Text(content) => Line::Text { content },
-            Told::Thinking(reasoning_content) => Line::Reasoning { reasoning_content },
+            AnswerEvent::Text(content) => Line::Text { content },
+            AnswerEvent::Thinking(reasoning_content) => Line::Reasoning { reasoning_content },
         };
         write_stdout(&json_line(&line))
     }

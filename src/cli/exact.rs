@@ -1,4 +1,4 @@
-//! `--exact`, and how users are told whether a context is exact.
+//! `--exact`, and how chaski reports whether a context is exact.
 
 use clap::Args as ClapArgs;
 use serde::{Serialize, Serializer};
@@ -6,45 +6,46 @@ use serde::{Serialize, Serializer};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{KernelReport, Left};
 use crate::cli::output::stderr_line;
-use crate::llama::exact::{self, Exactness};
-use crate::llama::worker;
+use crate::engine::RequestError;
+use crate::exactness::Exactness;
+use crate::llama::exact;
 use crate::tune::Settings;
 
-/// Whether exactness is demanded.
+/// The flag `--exact`.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub struct ExactArg {
-    /// Refuse to run where a text could depend on drafts, threads or what is decoded beside it
+    /// Refuse to run if drafts, threads or batching could change the text
     ///
-    /// chaski models show tells where that is. Types of matrices without exact kernels are then computed in an exact way, which takes
-    /// longer for prompts.
+    /// `chaski models show` shows whether they could. With this flag, types of matrices without exact kernels are
+    /// computed in an exact way too, which takes longer for prompts.
     #[arg(long)]
     pub exact: bool,
 }
 
 impl ExactArg {
-    /// Demands exactness of all contexts, if it was asked for. Call it before anything of the engine is set up.
+    /// Demands exactness of all contexts if the flag is given. Call it before setting up the engine.
     pub fn demand(self) {
         if self.exact {
             exact::demand();
         }
     }
 
-    /// Tells with `-v` whether what was computed was exact, and fails if that was demanded and it was not.
+    /// Prints with `-v` whether the answer was exact.
     ///
     /// # Errors
-    /// Why it was not exact.
+    /// If exactness was demanded and the answer was not exact; the failure has the reasons.
     pub fn check(self, exactness: &Exactness, is_verbose: bool) -> Result<(), Failure> {
         if is_verbose {
             stderr_line(&format!("exact: {exactness}"));
         }
         match self.exact {
-            true => Ok(worker::Failure::unless_exact(exactness.clone())?),
+            true => Ok(RequestError::unless_exact(exactness.clone())?),
             false => Ok(()),
         }
     }
 }
 
-/// Two members of a JSON object: `exact`, and `inexact` with the reasons where it is not.
+/// Two members of a JSON object: `exact`, and `inexact` with the reasons if it is not exact.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExactFields {
     #[serde(serialize_with = "is_exact")]
@@ -63,7 +64,7 @@ impl From<&Exactness> for ExactFields {
     }
 }
 
-/// What the header of a model file and the settings allow to know.
+/// The exactness that follows from a model's header and the settings.
 #[must_use]
 pub fn of_file(kernels: &KernelReport, settings: &Settings) -> Exactness {
     let Exactness(mut reasons) = exact::of_setup(settings);

@@ -1,21 +1,21 @@
-//! `run --explain`: one step in words, safe for terminals.
+//! `run --explain`: describes one step in text, safe for terminals.
 
 use std::fmt::Write as _;
 
-use crate::llama::worker::explain::{Fate, NodeTold, StepTold};
+use crate::engine::{Fate, NodeReport, StepReport};
 use crate::schedule::{Explanation, Reason, Verdict, Width};
 
-/// Widths shown beside the chosen one.
+/// Number of other widths shown beside the chosen one.
 const N_OTHERS: usize = 3;
 
-/// A plain step as one line; a drafted one as a line, the widths that were weighed, and the tree.
+/// A plain step as one line; a drafted step as a line, the widths considered, and the tree.
 #[must_use]
-pub fn told(step: &StepTold) -> String {
+pub fn told(step: &StepReport) -> String {
     let choice = &step.choice;
     let said = step.emitted.iter().map(|bytes| quoted(bytes)).collect::<Vec<_>>().join(" ");
     let mut out = format!("step at {}: {said}: ", step.n_past);
     if choice.n_rows == 1 {
-        out += &format!("plain: {}", reason(choice));
+        out += &format!("plain decoding: {}", reason(choice));
         if let Some(best) = others(choice).first() {
             out += &format!("; {}", weighed(best));
         }
@@ -44,32 +44,32 @@ fn others(choice: &Explanation) -> Vec<&Width> {
 
 fn reason(choice: &Explanation) -> String {
     match choice.reason {
-        Reason::Pays => "the most tokens by time".into(),
-        Reason::Everything => "all of a draft is verified, always".into(),
+        Reason::Pays => "most tokens per time".into(),
+        Reason::Everything => "this drafter always verifies the whole draft".into(),
         Reason::NothingDrafted => "nothing was drafted".into(),
-        Reason::PlainStepDue => "a plain step is due, to see what one takes".into(),
-        Reason::LatchShut => "shut by the loss_budget until what drafting lost is earned".into(),
-        Reason::NotCovered => "the loss_budget does not cover the risk".into(),
+        Reason::PlainStepDue => "measuring the time of a plain step".into(),
+        Reason::BudgetUsedUp => "the loss budget is used up".into(),
+        Reason::NotCovered => "the risk is more than the loss budget".into(),
         Reason::TooLittleGain => {
-            format!("nothing promised {:.0}% more than plain decoding", (choice.least_gain - 1.0) * 100.0)
+            format!("no draft is expected to be {:.0}% faster than plain decoding", (choice.least_gain - 1.0) * 100.0)
         }
-        Reason::UnknownCost => "what drafts cost is not known".into(),
+        Reason::UnknownCost => "the cost of drafts is unknown".into(),
     }
 }
 
 fn weighed(width: &Width) -> String {
     let Width { n_rows, n_expected, n_plain, verdict } = width;
-    let refused = if *verdict == Verdict::NotCovered { ", refused by the loss_budget" } else { "" };
+    let refused = if *verdict == Verdict::NotCovered { ", over the loss budget" } else { "" };
     format!("{n_rows} rows: {n_expected:.2} tokens in {n_plain:.2} steps, {:.2}x{refused}", width.gain())
 }
 
-/// The nodes below one, each followed by those below it. A tree is at most 64 deep.
-fn branches(nodes: &[NodeTold], parent: Option<usize>, depth: usize, out: &mut String) {
+/// Writes the nodes below `parent`, depth first. A tree is at most 64 deep.
+fn branches(nodes: &[NodeReport], parent: Option<usize>, depth: usize, out: &mut String) {
     for (at, node) in nodes.iter().enumerate().filter(|(_, node)| node.parent == parent) {
         let mark = match node.fate {
             Fate::Accepted => '+',
             Fate::Rejected => '-',
-            Fate::LeftAway => '.',
+            Fate::NotVerified => '.',
         };
         write!(out, "\n{}{mark} {} {:.3}", "  ".repeat(depth), quoted(&node.bytes), node.p)
             .expect("a String takes all");
@@ -77,7 +77,7 @@ fn branches(nodes: &[NodeTold], parent: Option<usize>, depth: usize, out: &mut S
     }
 }
 
-/// A token in quotes, with nothing in it that a terminal obeys. Tokens may be parts of characters.
+/// A token in quotes, without control characters. A token may be part of a character.
 fn quoted(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {
         Ok(text) => format!("{text:?}"),
@@ -89,8 +89,8 @@ fn quoted(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn node(text: &str, parent: Option<usize>, p: f32, fate: Fate) -> NodeTold {
-        NodeTold { bytes: text.into(), parent, p, fate }
+    fn node(text: &str, parent: Option<usize>, p: f32, fate: Fate) -> NodeReport {
+        NodeReport { bytes: text.into(), parent, p, fate }
     }
 
     fn width(n_rows: usize, n_expected: f64, n_plain: f64, verdict: Verdict) -> Width {
@@ -107,15 +107,15 @@ mod tests {
         let nodes = vec![
             node(" a", None, 0.9, Fate::Accepted),
             node("\n", Some(0), 0.8, Fate::Rejected),
-            node(" c", None, 0.1, Fate::LeftAway),
+            node(" c", None, 0.1, Fate::NotVerified),
         ];
         let choice = Explanation { n_rows: 3, reason: Reason::Pays, widths, least_gain: 1.02 };
-        let step = StepTold { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
+        let step = StepReport { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
         assert_eq!(
             told(&step),
-            "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: the most tokens by time\n  \
+            "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: most tokens per time\n  \
              * 3 rows: 2.70 tokens in 1.73 steps, 1.56x\n    \
-             4 rows: 2.80 tokens in 2.25 steps, 1.24x, refused by the loss_budget\n    \
+             4 rows: 2.80 tokens in 2.25 steps, 1.24x, over the loss budget\n    \
              2 rows: 1.90 tokens in 1.55 steps, 1.23x\n  \
              + \" a\" 0.900\n    \
              - \"\\n\" 0.800\n  \
@@ -126,11 +126,11 @@ mod tests {
     #[test]
     fn a_plain_step_is_a_line() {
         let choice = |reason| Explanation { n_rows: 1, reason, widths: Vec::new(), least_gain: 1.04 };
-        let step = |choice| StepTold { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
-        let expected = "step at 8: \"x\": plain: shut by the loss_budget until what drafting lost is earned";
-        assert_eq!(told(&step(choice(Reason::LatchShut))), expected);
+        let step = |choice| StepReport { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
+        let expected = "step at 8: \"x\": plain decoding: the loss budget is used up";
+        assert_eq!(told(&step(choice(Reason::BudgetUsedUp))), expected);
         let widths = vec![width(2, 1.3, 1.55, Verdict::NoBetter)];
-        let expected = "step at 8: \"x\": plain: nothing promised 4% more than plain decoding; \
+        let expected = "step at 8: \"x\": plain decoding: no draft is expected to be 4% faster than plain decoding; \
                         2 rows: 1.30 tokens in 1.55 steps, 0.84x";
         assert_eq!(told(&step(Explanation { widths, ..choice(Reason::TooLittleGain) })), expected);
     }

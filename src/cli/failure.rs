@@ -1,4 +1,4 @@
-//! Exit codes, and the errors that carry them: what went wrong where, and a hint at what to do.
+//! Exit codes, and the errors that carry them: what went wrong, in which file or flag, and a hint.
 
 use std::fmt;
 use std::io;
@@ -8,34 +8,36 @@ use indicatif::HumanBytes;
 
 use crate::cli::variables::Variables;
 use crate::encoding::TextError;
+use crate::engine::RequestError;
 use crate::gguf::GgufError;
-use crate::llama::worker;
+use crate::llama::engine;
 use crate::store::drafter_file::DrafterFileError;
+use crate::target::TargetError;
 
-/// How a command ended.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// As asked.
+    /// Success.
     Success = 0,
-    /// An error while running.
+    /// Failure while running.
     Error = 1,
-    /// The command line is wrong.
+    /// Invalid command line.
     Usage = 2,
-    /// A batch is done, and some of its lines failed.
+    /// The batch is done, but some of its lines failed.
     LinesFailed = 3,
-    /// There is no such model.
+    /// No such model.
     ModelNotFound = 4,
-    /// There is not enough memory for the model and the context.
+    /// Not enough memory for the model and the context.
     NotEnoughMemory = 5,
     /// The prompt is longer than the context.
     PromptTooLong = 6,
-    /// The user interrupted it (128 + SIGINT).
+    /// Interrupted by the user (128 + SIGINT).
     Interrupted = 130,
 }
 
 impl ExitCode {
-    /// The code of a process of this program; what is none of ours is an error.
+    /// The exit code of another chaski process; unknown numbers are errors.
     #[must_use]
     pub fn from_number(number: i32) -> ExitCode {
         let all = [
@@ -60,11 +62,11 @@ impl From<ExitCode> for std::process::ExitCode {
 /// An error for the user. Displays as `error: ...` and, on a line of its own, `hint: ...`.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the process exits with.
+    /// Exit code of the process.
     pub code: ExitCode,
     message: String,
     hint: Option<String>,
-    /// Long names of the flags that it is about.
+    /// Long names of the flags that caused the failure.
     flags: Vec<&'static str>,
 }
 
@@ -74,7 +76,7 @@ impl Failure {
         Failure { code: ExitCode::Error, message: message.into(), hint: None, flags: Vec::new() }
     }
 
-    /// The same, ending the process with `code`.
+    /// Sets the exit code.
     #[must_use]
     pub fn with_code(self, code: ExitCode) -> Failure {
         Failure { code, ..self }
@@ -85,7 +87,7 @@ impl Failure {
         Failure::new(message).with_code(ExitCode::Usage)
     }
 
-    /// A file or a stream that failed.
+    /// A file or stream error.
     #[must_use]
     pub fn io(what: &Path, error: &io::Error) -> Failure {
         let failure = |reason: &dyn fmt::Display| Failure::new(format!("{}: {reason}", what.display()));
@@ -95,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// A write to stdout that failed. A reader that has seen enough is not an error.
+    /// A failed write to stdout. A closed pipe is a silent success: the reader has seen enough.
     #[must_use]
     pub fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
@@ -104,32 +106,33 @@ impl Failure {
         }
     }
 
-    /// Broken off by the user.
+    /// Interrupted by the user.
     #[must_use]
     pub fn interrupted() -> Failure {
         Failure::new("interrupted").with_code(ExitCode::Interrupted)
     }
 
-    /// What went wrong, without the hint.
+    /// The message without the hint.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Adds what the user can do.
+    /// Adds a hint: what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
     }
 
-    /// Names a flag that it is about, by its long name: where a variable gave its value, the message will name that.
+    /// Names a flag that caused the failure, by its long name. If an environment variable gave its value, the message
+    /// will name the variable.
     #[must_use]
     pub fn about(mut self, flag: &'static str) -> Failure {
         self.flags.push(flag);
         self
     }
 
-    /// Names the variables that gave the values it is about.
+    /// Adds the environment variables that gave the flags their values.
     #[must_use]
     pub fn with_variables(mut self, variables: &Variables) -> Failure {
         for told in self.flags.iter().filter_map(|flag| variables.told(flag)) {
@@ -138,27 +141,30 @@ impl Failure {
         self
     }
 
-    /// Names the limit on the address space, if there is one and it may be the cause: then memory is what was missing.
+    /// Adds a hint about the address-space limit, if there is one and the failure is about memory.
     #[must_use]
     pub fn with_limit(mut self, limit: Option<u64>) -> Failure {
-        // What llama.cpp, the C++ library and the system say when they get no memory; a thread is refused its stack.
+        // What llama.cpp, the C++ library and the system say when an allocation or a thread's stack fails.
         const SIGNS: [&str; 7] = [
             "annot allocate memory",
             "insufficient memory",
             "bad_alloc",
             "memory allocation of",
             "failed to allocate",
-            "cannot make a context",
+            "cannot create a context",
             "Resource temporarily unavailable",
         ];
         let is_memory = self.code == ExitCode::NotEnoughMemory || SIGNS.iter().any(|sign| self.message.contains(sign));
         let Some(limit) = limit.filter(|_| is_memory) else { return self };
-        let others = self.hint.take().map(|hint| format!("; or: {hint}")).unwrap_or_default();
-        let limit = format!("the address space is limited to {}: ulimit -v unlimited{others}", HumanBytes(limit));
+        let others = self.hint.take().map(|hint| format!("; or {hint}")).unwrap_or_default();
+        let limit = format!(
+            "the address space is limited to {}; remove the limit with ulimit -v unlimited{others}",
+            HumanBytes(limit)
+        );
         self.with_code(ExitCode::NotEnoughMemory).with_hint(limit)
     }
 
-    /// Nothing the user needs to read.
+    /// Whether there is nothing to print.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.code == ExitCode::Success
@@ -206,37 +212,54 @@ impl From<DrafterFileError> for Failure {
     }
 }
 
-impl From<worker::Failure> for Failure {
-    fn from(failure: worker::Failure) -> Failure {
-        let message = failure.to_string();
+impl From<engine::Failure> for Failure {
+    fn from(failure: engine::Failure) -> Failure {
         match failure {
             _ if failure.is_interrupt() => Failure::interrupted(),
-            worker::Failure::PromptTooLong { n_prompt, n_ctx_train, .. } => {
+            engine::Failure::Request(error) => error.into(),
+            engine::Failure::Load(_) => Failure::new(failure.to_string()).with_hint("see llama.cpp's log with -v"),
+            engine::Failure::NothingToTune => {
+                Failure::new(failure.to_string()).with_hint("to choose the number of threads yourself, use -t N")
+            }
+            engine::Failure::Thread(_) | engine::Failure::Ended => Failure::new(failure.to_string()),
+        }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Failure {
+        let message = error.to_string();
+        match error {
+            RequestError::Target(TargetError::Interrupted) => Failure::interrupted(),
+            RequestError::PromptTooLong { n_prompt, n_ctx_train, .. } => {
                 let hint = match n_prompt + 512 {
-                    n_ctx if n_ctx <= n_ctx_train => format!("give room for the answer as well, as in -c {n_ctx}"),
-                    _ => format!("the model knows {n_ctx_train} positions: shorten the prompt"),
+                    n_ctx if n_ctx <= n_ctx_train => {
+                        format!("use a larger context with room for the answer, as in -c {n_ctx}")
+                    }
+                    _ => format!("shorten the prompt: the model was trained for {n_ctx_train} tokens"),
                 };
                 Failure::new(message).with_code(ExitCode::PromptTooLong).about("ctx-size").with_hint(hint)
             }
-            worker::Failure::ContextTooLong { .. } => {
-                Failure::usage(message).about("ctx-size").with_hint("leave -c away for as many positions as needed")
+            RequestError::ContextTooLong { .. } => {
+                Failure::usage(message).with_hint("use smaller numbers with --depth, --pp and --tg")
             }
-            worker::Failure::NotEnoughMemory { .. } => Failure::new(message)
-                .with_code(ExitCode::NotEnoughMemory)
-                .with_hint("a smaller -c or -n; -ctk q8_0 -ctv q8_0 -fa on halves the cache; chaski models fit tells what fits"),
-            worker::Failure::EmptyPrompt | worker::Failure::Structure(_) => Failure::usage(message),
-            worker::Failure::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
-            worker::Failure::NothingToTune => Failure::new(message).with_hint("run takes -t N for the threads"),
-            worker::Failure::Stop(_) => Failure::usage(message).with_hint("-r takes a text, as in -r '###'"),
-            worker::Failure::Load(_) => Failure::new(message).with_hint("-v shows llama.cpp's log"),
-            worker::Failure::Target(_) if message.contains("does not divide") => Failure::new(message)
+            RequestError::NotEnoughMemory { .. } => {
+                Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(
+                    "use a smaller -c or -n, or halve the cache with -ctk q8_0 -ctv q8_0 -fa on; see what fits with \
+                 chaski models fit",
+                )
+            }
+            RequestError::TextTooLarge(_) => Failure::new(message).with_code(ExitCode::NotEnoughMemory),
+            RequestError::EmptyPrompt | RequestError::Structure(_) => Failure::usage(message),
+            RequestError::Inexact(exactness) => Failure::new(message).with_hint(exactness.hint()),
+            RequestError::Stop(_) => Failure::usage(message).with_hint("give a text, as in -r '###'"),
+            RequestError::Target(TargetError::CacheType(_)) => Failure::new(message)
                 .about("cache-type-k")
                 .about("cache-type-v")
-                .with_hint("this model's heads are too small for these numbers: -ctk f16 -ctv f16"),
-            worker::Failure::Target(_) if message.starts_with("cannot make a context") => {
-                Failure::new(message).with_hint("a smaller -c takes less memory; -v shows llama.cpp's log")
-            }
-            worker::Failure::Target(_) => Failure::new(message),
+                .with_hint("this model cannot use these cache types; use -ctk f16 -ctv f16"),
+            RequestError::Target(TargetError::Context(_)) => Failure::new(message)
+                .with_hint("use a smaller -c, which takes less memory; see llama.cpp's log with -v"),
+            RequestError::Target(_) => Failure::new(message),
         }
     }
 }

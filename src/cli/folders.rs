@@ -1,8 +1,7 @@
-//! Folders of this user: where settings are read from, and where chaski keeps what the next run can use (the XDG base
-//! directories, below the home folder where those are not set).
+//! Folders of the user, as in the XDG base directory specification: settings, cache, data and state.
 //!
-//! A service often has none: `HOME=/dev/null`, or no HOME at all. Such a folder is `None`, and whoever wanted it goes on
-//! without, or says so.
+//! A service often has no home folder (`HOME=/dev/null`, or no HOME). Then a folder is `None`, and the caller continues
+//! without it or reports it.
 
 use std::path::{Path, PathBuf};
 
@@ -10,43 +9,50 @@ use etcetera::BaseStrategy;
 
 use crate::cli::output::stderr_line;
 
-/// Told once in a run that would keep something.
-pub fn tell_if_nothing_is_kept() {
+/// Prints a notice if there is no cache folder.
+pub fn warn_if_nothing_is_saved() {
     if cache().is_none() {
         let value = |name| std::env::var_os(name).unwrap_or_default();
-        // The folder that is given wins over the home folder.
+        // XDG_CACHE_HOME overrides the home folder.
         let name = if value("XDG_CACHE_HOME").is_empty() { "HOME" } else { "XDG_CACHE_HOME" };
         let value = value(name);
         stderr_line(&format!(
-            "notice: {name} is no folder ({}), so nothing is kept for the next run; hint: set HOME, or XDG_CACHE_HOME and XDG_DATA_HOME",
+            "notice: {name} is not a folder ({}), so nothing is saved for the next run; hint: set HOME, or \
+             XDG_CACHE_HOME and XDG_DATA_HOME",
             if value.is_empty() { "not set".into() } else { value.display().to_string() }
         ));
     }
 }
 
-/// Of settings, below which `chaski/config.toml` lies.
+/// Folder that contains `chaski/config.toml`.
 #[must_use]
 pub fn config() -> Option<PathBuf> {
     usable(strategy()?.config_dir())
 }
 
-/// Of what can be made again.
+/// Folder for files that can be regenerated.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
     usable(strategy()?.cache_dir().join("chaski"))
 }
 
-/// Of what cannot.
+/// Folder for files that cannot be regenerated.
 #[must_use]
 pub fn data() -> Option<PathBuf> {
     usable(strategy()?.data_dir().join("chaski"))
 }
 
-/// Of what happened in earlier runs.
+/// Folder for the history of earlier runs.
 #[must_use]
 pub fn state() -> Option<PathBuf> {
     let strategy = strategy()?;
     usable(strategy.state_dir().unwrap_or_else(|| strategy.data_dir()).join("chaski"))
+}
+
+/// Of saved chats.
+#[must_use]
+pub fn sessions() -> Option<PathBuf> {
+    Some(data()?.join("sessions"))
 }
 
 fn strategy() -> Option<impl BaseStrategy> {
@@ -57,8 +63,8 @@ fn usable(folder: PathBuf) -> Option<PathBuf> {
     can_be(&folder).then_some(folder)
 }
 
-/// Whether a folder is there, or could be made: nothing on its way is a file. A path that depends on the working folder
-/// would be another one in each run.
+/// Whether a folder exists or can be created: no file is in its way. A relative path would be another folder in each
+/// run.
 fn can_be(folder: &Path) -> bool {
     folder.is_absolute() && folder.ancestors().find(|path| path.exists()).is_some_and(Path::is_dir)
 }

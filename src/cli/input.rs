@@ -1,4 +1,4 @@
-//! The prompt: what comes in on stdin, then `-f`, then `-p`.
+//! Builds the prompt: stdin, then the file of `-f`, then the text of `-p`.
 
 pub mod stdin;
 
@@ -11,32 +11,33 @@ use crate::cli::failure::Failure;
 use crate::cli::input::stdin::{LateStdin, Stdin, Taken};
 use crate::encoding::{self, TextError};
 
-/// Longest prompt taken; no context is near it.
+/// Size limit of a prompt, in bytes; no context is that long.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// Where a prompt comes from.
+/// Sources of a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     /// `-f`; `-` is stdin.
     pub file: Option<&'a Path>,
     /// `-p`.
     pub text: Option<&'a str>,
-    /// What stdin is; `None` leaves it alone.
+    /// The stdin; `None` leaves it unread.
     pub stdin: Option<Stdin>,
-    /// Whether only warnings are told.
+    /// Whether to print warnings only.
     pub is_quiet: bool,
 }
 
-/// Reads the prompt. A stdin that said nothing in time may say something later.
+/// Reads the prompt. The returned [`LateStdin`] tells whether a silent stdin wrote something later.
 ///
 /// # Errors
-/// When there is none, or a part of it cannot be read or is not UTF-8.
+/// If the prompt is empty, or a part of it cannot be read or is not UTF-8.
 pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure> {
     let Sources { file, text, stdin, is_quiet } = sources;
     let wants_stdin = file == Some(Path::new("-"));
     let has_other = text.is_some() || file.is_some() && !wants_stdin;
     if wants_stdin && stdin.is_none() {
-        return Err(Failure::usage("--no-stdin leaves stdin alone, and -f - reads it").with_hint("give one of them"));
+        return Err(Failure::usage("--no-stdin and -f - cannot be used together")
+            .with_hint("-f - reads stdin, --no-stdin does not: give one of them"));
     }
     let mut late = LateStdin::default();
     let piped = match stdin {
@@ -57,7 +58,7 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     let filed = match file {
         Some(path) if !wants_stdin => {
             let file = File::open(path).map_err(|error| {
-                Failure::io(path, &error).with_hint("-f takes a file with the prompt, -p the prompt itself")
+                Failure::io(path, &error).with_hint("to read a file, use -f FILE; for the prompt itself, use -p TEXT")
             })?;
             Some(read_all(file, &path.display().to_string())?)
         }
@@ -65,12 +66,12 @@ pub fn read_prompt(sources: Sources<'_>) -> Result<(String, LateStdin), Failure>
     };
     let parts: Vec<&str> = [piped.as_deref(), filed.as_deref(), text].into_iter().flatten().collect();
     let prompt = join(&parts).ok_or_else(|| {
-        Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, -f FILE, or through a pipe")
+        Failure::usage("the prompt is empty").with_hint("give one with -p TEXT, with -f FILE, or through a pipe")
     })?;
     Ok((prompt, late))
 }
 
-/// Parts that say something, apart by an empty line; `None` if there are none. One part alone stays as it is.
+/// Joins the non-blank parts with empty lines; `None` if there are none. A single part stays unchanged.
 #[must_use]
 pub fn join(parts: &[&str]) -> Option<String> {
     let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.trim().is_empty()).collect();
@@ -85,18 +86,18 @@ pub fn join(parts: &[&str]) -> Option<String> {
     }
 }
 
-/// Everything of a source, which `name` is told of in errors.
+/// Reads a whole source; `name` names it in errors.
 ///
 /// # Errors
-/// When it fails, is too long, or not UTF-8.
+/// If it cannot be read, is too long, or is not UTF-8.
 pub fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
     read_text(source, name, MAX_BYTES, "a prompt")
 }
 
-/// All text of a file, which is `what` in errors and has at most `n_max` bytes.
+/// Reads a whole text file of at most `n_max` bytes; `what` names its content in errors.
 ///
 /// # Errors
-/// When it cannot be read, is too long, or no text.
+/// If it cannot be read, is too long, or is not UTF-8.
 pub fn read_file(path: &Path, n_max: u64, what: &str) -> Result<String, Failure> {
     let file = File::open(path).map_err(|error| Failure::io(path, &error))?;
     read_text(file, &path.display().to_string(), n_max, what)
@@ -112,7 +113,7 @@ fn read_text(source: impl Read, name: &str, n_max: u64, what: &str) -> Result<St
     })
 }
 
-/// An argument without the byte-order mark that `"$(cat FILE)"` puts before its text; also after the `=` of a long flag.
+/// Removes the byte-order mark that `"$(cat FILE)"` puts before an argument, or after the `=` of a long flag.
 #[must_use]
 pub fn without_mark(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else { return argument };

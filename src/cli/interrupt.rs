@@ -1,7 +1,7 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first one asks for a clean end, the second ends the process.
+//! Handles Ctrl-C, SIGTERM and SIGHUP: the first signal asks for a clean end, the second ends the process.
 //!
-//! A terminal that is closed sends SIGHUP more than once (its shell passes it on), so that one never counts as a second signal.
-//! Under nohup it is ignored, and stays so.
+//! A closed terminal sends SIGHUP more than once (the shell forwards it), so SIGHUP never counts as the second signal.
+//! Under nohup, SIGHUP stays ignored.
 
 use std::io;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use crate::cli::failure::{ExitCode, Failure};
 #[cfg(unix)]
 use crate::cli::supervisor;
 
-/// True while signals end the process that would be lost otherwise; see [`end_at_once`].
+/// True while a signal ends the process at once; see [`end_at_once`].
 #[cfg(unix)]
 static ENDS_AT_ONCE: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Has signals end the process until there are [`Signals`]: after handlers that went, the system would ignore them.
+/// Makes signals end the process until [`Signals`] exist. Without this, the system would ignore them after earlier
+/// handlers were removed.
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// If the handlers cannot be installed.
 #[cfg(unix)]
 pub fn end_at_once() -> Result<(), Failure> {
     let ends_at_once = ENDS_AT_ONCE.get_or_init(|| Arc::new(AtomicBool::new(true)));
@@ -34,11 +35,11 @@ pub fn end_at_once() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A file that reaches the limit on its size (`ulimit -f`) is an error of that write, as a full disk is, and not the end of the
+/// Makes a write fail when a file reaches its size limit (`ulimit -f`), as on a full disk. The default would end the
 /// process.
 ///
 /// # Errors
-/// When the handler cannot be installed.
+/// If the handler cannot be installed.
 pub fn outlive_full_files() -> io::Result<()> {
     #[cfg(unix)]
     register(signal_hook::consts::SIGXFSZ, Arc::default())?;
@@ -52,12 +53,13 @@ fn unhandled(error: &io::Error) -> Failure {
 /// A flag that becomes true on the first signal.
 ///
 /// # Errors
-/// When the handler cannot be installed.
+/// If the handler cannot be installed.
 pub fn flag() -> Result<Arc<AtomicBool>, Failure> {
     Ok(Signals::new()?.raised)
 }
 
-/// What Ctrl-C and SIGTERM (SIGHUP too) are here: themselves, or what the watching process passes on, and then they are nothing.
+/// The signals that mean Ctrl-C and termination. A worker ignores the real ones and gets SIGUSR1 and SIGUSR2 from the
+/// watching process instead.
 fn heard() -> io::Result<[i32; 2]> {
     #[cfg(unix)]
     if supervisor::is_worker() {
@@ -69,12 +71,12 @@ fn heard() -> io::Result<[i32; 2]> {
     Ok([SIGINT, SIGTERM])
 }
 
-/// SIGHUP, unless whoever started this process has it ignored, as nohup does.
+/// SIGHUP, unless it is ignored, as under nohup.
 #[cfg(unix)]
 #[must_use]
 pub fn hangup() -> Option<i32> {
     use signal_hook::consts::SIGHUP;
-    // Bit 0 is signal 1. Where the system does not tell: nohup leaves no terminal on stdout.
+    // Bit 0 is signal 1. If the system does not report the mask: nohup leaves no terminal on stdout.
     let ignored = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
         Some(u64::from_str_radix(mask.trim(), 16).ok()? & 1 != 0)
@@ -83,14 +85,14 @@ pub fn hangup() -> Option<i32> {
     (!is_ignored).then_some(SIGHUP)
 }
 
-/// Signals to a command that does one thing after another.
+/// Signals for a command that handles one task after another.
 #[derive(Clone, Debug)]
 pub struct Signals {
-    /// Raised by each: what is going on should end.
+    /// Set by every signal: the current task should end.
     pub raised: Arc<AtomicBool>,
-    /// Raised by SIGTERM and SIGHUP: so should the command.
+    /// Set by SIGTERM and SIGHUP: the command should end too.
     terminated: Arc<AtomicBool>,
-    /// While this is true, a signal ends the process at once.
+    /// While true, a signal ends the process at once.
     is_idle: Arc<AtomicBool>,
 }
 
@@ -98,7 +100,7 @@ impl Signals {
     /// Installs the handlers.
     ///
     /// # Errors
-    /// When they cannot be installed.
+    /// If they cannot be installed.
     pub fn new() -> Result<Signals, Failure> {
         let flag = || Arc::new(AtomicBool::new(false));
         let signals = Signals { raised: flag(), terminated: flag(), is_idle: flag() };
@@ -106,8 +108,8 @@ impl Signals {
             let code = i32::from(ExitCode::Interrupted as u8);
             let [interrupt, terminate] = heard()?;
             for signal in [interrupt, terminate] {
-                // In this order: the second signal finds the flag raised by the first. It ends the process without its
-                // exit handlers, which would meet llama.cpp's threads at work.
+                // Order matters: the second signal must find the flag that the first one set. It ends the process
+                // without exit handlers, which would run while llama.cpp's threads are working.
                 register_conditional_shutdown(signal, code, signals.raised.clone())?;
                 register_conditional_shutdown(signal, code, signals.is_idle.clone())?;
                 register(signal, signals.raised.clone())?;
@@ -129,17 +131,17 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Waits for input: nothing is lost if the process ends meanwhile. `None` where a signal came before that, and nobody has
-    /// taken it yet.
+    /// Waits for input; a signal meanwhile ends the process, because nothing would be lost. Returns `None` if a signal
+    /// arrived before and was not taken yet.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> Option<T> {
-        // In this order: a signal finds this, or is found. Between the two it would be waited for in vain.
+        // Order matters: set the flag before the check, or a signal between the two would be missed.
         self.is_idle.store(true, Ordering::SeqCst);
         let waited = (!self.raised.load(Ordering::SeqCst)).then(wait);
         self.is_idle.store(false, Ordering::SeqCst);
         waited
     }
 
-    /// Whether a signal came since the last time; SIGTERM and SIGHUP stay.
+    /// Whether a signal arrived since the last call. SIGTERM and SIGHUP stay set.
     pub fn take(&self) -> bool {
         let terminated = self.terminated.load(Ordering::Relaxed);
         self.raised.swap(terminated, Ordering::Relaxed) || terminated
@@ -160,7 +162,7 @@ mod tests {
     fn the_first_signal_asks_for_a_clean_end_once_there_are_signals() {
         end_at_once().unwrap();
         let signals = Signals::new().unwrap();
-        // It would end this process.
+        // Before `Signals::new` this signal would end the process.
         signal_hook::low_level::raise(SIGINT).unwrap();
         assert_eq!(signals.idle(|| panic!("the signal is not waited for again")), None::<()>);
         assert!(signals.take() && !signals.is_terminated());

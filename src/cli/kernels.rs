@@ -1,4 +1,4 @@
-//! Which kernels a model runs on, and which of its matrices are left to ggml's.
+//! Reports which kernels multiply a model's matrices, and which matrices are left to ggml.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,29 +8,29 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
+use crate::exactness::Inexact;
 use crate::gguf::Gguf;
-use crate::llama::exact::Inexact;
 use crate::llama::kernels::{self, ChoiceError};
 use crate::llama::system_info;
 use crate::models::shape::{Kernels, is_matrix};
 
-/// Refuses a `CHASKI_KERNELS` that cannot be followed; kernels that fail their self-test are off, with a notice.
+/// Checks `CHASKI_KERNELS`. Kernels that fail their self-test are turned off with a notice.
 ///
 /// # Errors
-/// When the variable names no kernels, or those of another CPU.
+/// If the variable names unknown kernels, or kernels for another CPU.
 pub fn check() -> Result<(), Failure> {
     match kernels::in_use() {
         Ok(_) => Ok(()),
         Err(error @ ChoiceError::Misfit(_)) => {
-            stderr_line(&format!("notice: {error}; ggml's kernels are used"));
+            stderr_line(&format!("notice: {error}; using ggml's kernels"));
             Ok(())
         }
         Err(error) => Err(Failure::usage(error.to_string())
-            .with_hint(format!("unset {} for the best of this CPU", kernels::VARIABLE))),
+            .with_hint(format!("unset {}: chaski then uses the best kernels for this CPU", kernels::VARIABLE))),
     }
 }
 
-/// What the memory of a model depends on.
+/// The kernels in use, as far as a model's memory depends on them.
 #[must_use]
 pub fn memory_kernels() -> Kernels {
     let kernels = Kernels::new(&system_info().features);
@@ -41,37 +41,37 @@ pub fn memory_kernels() -> Kernels {
     }
 }
 
-/// The kernels of one model's matrices.
+/// The kernels of a model's matrices.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelReport {
     /// An instruction set, or `ggml`.
     pub kernels: &'static str,
-    /// Matrices that chaski's kernels multiply with, and their bytes.
+    /// Number of matrices that chaski's kernels multiply.
     pub n_taken: usize,
-    /// Bytes of these.
+    /// Bytes of these matrices.
     pub taken_bytes: u64,
-    /// The others.
+    /// The matrices left to ggml.
     pub left: Vec<Left>,
 }
 
-/// Matrices of one type that are left to ggml's kernels for one reason.
+/// Matrices of one type that are left to ggml for one reason.
 #[derive(Clone, Debug, Serialize)]
 pub struct Left {
-    /// Their type.
+    /// Tensor type.
     pub tensor_type: &'static str,
-    /// How many.
+    /// Number of matrices.
     pub n_tensors: usize,
-    /// Their bytes.
+    /// Bytes of these matrices.
     pub bytes: u64,
-    /// Why.
+    /// Why chaski's kernels do not take them.
     pub reason: String,
-    /// Why ggml does not compute them exactly either; none where it does.
+    /// Why ggml does not compute them exactly; `None` if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inexact: Option<String>,
 }
 
 impl Left {
-    /// As a reason against the exactness of the model.
+    /// The reason why the model is not exact, if these matrices are one.
     pub(super) fn inexact(&self) -> Option<Inexact> {
         let (n_tensors, tensor_type) = (self.n_tensors, self.tensor_type.to_owned());
         self.inexact.clone().map(|reason| Inexact::Matrices { n_tensors, tensor_type, reason })
@@ -79,7 +79,7 @@ impl Left {
 }
 
 impl KernelReport {
-    /// Of the first file of a model.
+    /// The report for the first file of a model.
     #[must_use]
     pub fn of(gguf: &Gguf) -> KernelReport {
         let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");

@@ -1,4 +1,5 @@
-//! `chaski learn`: what is kept from normal use, and whether.
+//! What chaski learns from its answers: shows it, deletes it, turns it on or off. `chaski learn` is the old name of
+//! commands of `chaski data`.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,21 +7,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::Serialize;
 
-use crate::cli::engine::{fingerprint, open_model};
+use crate::cli::engine::{model_id, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::gguf::Gguf;
-use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey, Switch};
+use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey};
 use crate::store::vocabulary::Vocabulary;
 use crate::text::sanitize_for_terminal;
 
-/// Turns learning off for one run.
+/// Environment variable that turns learning off for one run.
 const VARIABLE: &str = "CHASKI_LEARN";
 
-/// What is kept, for people.
-const WHAT: &str = "kept: statistics of tokens that models generated here, of bounded size, to draft better next time.
-never kept: prompts, files and whole answers. Nothing leaves this machine.";
+/// Describes what is saved, for the user.
+const WHAT: &str = "saved: statistics of generated tokens, to draft better next time; their size is limited.
+never saved: prompts, files and whole answers. Nothing leaves this machine.";
 
 /// Arguments of `learn`.
 #[derive(Debug, ClapArgs)]
@@ -33,18 +34,21 @@ pub struct LearnArgs {
 /// A command of `learn`.
 #[derive(Debug, Subcommand)]
 pub enum LearnCommand {
-    /// Learn from now on, for all models or for one
+    /// Turn learning on, for all models or for one
     On(SwitchArgs),
-    /// Learn nothing, and use nothing learned, for all models or for one; what was kept stays until it is forgotten
+    /// Turn learning off, for all models or for one
+    ///
+    /// The learned state is neither read nor written from now on. It stays on disk until you run chaski
+    /// data delete learned.
     Off(SwitchArgs),
-    /// Tell what is kept, where, and whether learning is on
+    /// Show whether learning is on, and what chaski has learned
     Status(StatusArgs),
-    /// Delete what was learned
+    /// Delete the learned state of one model, or of all
     Forget(ForgetArgs),
 }
 
 impl LearnCommand {
-    /// The model that was given.
+    /// The model flag of the command, if given.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             LearnCommand::On(args) | LearnCommand::Off(args) => args.model.as_mut(),
@@ -57,7 +61,7 @@ impl LearnCommand {
 /// Arguments of `learn on` and `learn off`.
 #[derive(Debug, ClapArgs)]
 pub struct SwitchArgs {
-    /// GGUF file: for this model only [default: for all]
+    /// For this model only: GGUF file, or a name from `chaski models list` [default: all models]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 }
@@ -74,11 +78,11 @@ pub struct StatusArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub struct ForgetArgs {
-    /// GGUF file: what was learned of this model
+    /// Delete the learned state of this model (GGUF file, or a name from `chaski models list`)
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 
-    /// What was learned of every model
+    /// Delete the learned state of all models
     #[arg(long)]
     pub all: bool,
 }
@@ -86,130 +90,188 @@ pub struct ForgetArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn learn(args: &LearnArgs) -> Result<ExitCode, Failure> {
-    let folder = folder().ok_or_else(|| Failure::new("this user has no data folder").with_hint("set XDG_DATA_HOME"))?;
+    let folder = required_folder()?;
     match &args.command {
-        LearnCommand::On(args) => set(&folder, args, true)?,
-        LearnCommand::Off(args) => set(&folder, args, false)?,
+        LearnCommand::On(args) => set(&folder, args.model.as_deref(), true)?,
+        LearnCommand::Off(args) => set(&folder, args.model.as_deref(), false)?,
         LearnCommand::Status(args) => status(&folder, args)?,
-        LearnCommand::Forget(args) => forget(&folder, args)?,
+        LearnCommand::Forget(args) => forget(&folder, args.model.as_deref())?,
     }
     Ok(ExitCode::Success)
 }
 
-/// Where learned state is kept; `None` where the system tells no data folder.
+/// The folder of the learned state.
+///
+/// # Errors
+/// When the system names no data folder.
+pub fn required_folder() -> Result<PathBuf, Failure> {
+    folder()
+        .ok_or_else(|| Failure::new("there is no folder for the learned state").with_hint("set HOME or XDG_DATA_HOME"))
+}
+
+/// Folder of the learned state; `None` if the system has no data folder.
 #[must_use]
 pub fn folder() -> Option<PathBuf> {
     Some(folders::data()?.join("learned"))
 }
 
-/// Whose learned state a model's is; `None` for a file without a vocabulary.
+/// Key of a model's learned state; `None` for a file without a vocabulary.
 #[must_use]
 pub fn learned_key(gguf: &Gguf) -> Option<LearnedKey> {
-    Some(LearnedKey { model: fingerprint(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash })
+    Some(LearnedKey { model: model_id(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash })
 }
 
-/// What a run may do: `CHASKI_LEARN`, a flag of the run, and what the user set. Settings that cannot be read are told.
+/// Whether a run may read or write learned state: decided by `CHASKI_LEARN`, the run's flag, and the user's settings.
+/// Prints a notice if the settings cannot be read.
 #[must_use]
 pub fn policy(folder: &Path, key: &LearnedKey, no_learn: bool) -> LearnPolicy {
     if let Err(error) = learned::switch(folder) {
-        stderr_line(&format!("notice: nothing is learned: {error}; hint: chaski learn on, or chaski learn off"));
+        stderr_line(&format!(
+            "notice: learning is off, because its settings cannot be read: {error}; hint: run \
+             chaski data learning on or chaski data learning off"
+        ));
     }
     learned::policy(folder, key, std::env::var(VARIABLE).ok().as_deref(), no_learn)
 }
 
 fn key_of(model: &Path) -> Result<LearnedKey, Failure> {
     let gguf = open_model(model)?;
-    learned_key(&gguf).ok_or_else(|| Failure::new(format!("{}: the model has no vocabulary", model.display())))
+    learned_key(&gguf)
+        .ok_or_else(|| Failure::new(format!("{}: the model file contains no vocabulary", model.display())))
 }
 
-fn set(folder: &Path, args: &SwitchArgs, is_on: bool) -> Result<(), Failure> {
-    let key = args.model.as_deref().map(key_of).transpose()?;
+/// Turns learning on or off, for one model or for all.
+///
+/// # Errors
+/// When the model has no vocabulary, or the settings cannot be written.
+pub fn set(folder: &Path, model: Option<&Path>, is_on: bool) -> Result<(), Failure> {
+    let key = model.map(key_of).transpose()?;
     learned::set_switch(folder, key.as_ref(), is_on)?;
-    let whom = args.model.as_ref().map_or_else(|| "all models".to_owned(), |path| path.display().to_string());
+    let whom = model.map_or_else(|| "all models".to_owned(), |path| path.display().to_string());
     stderr_line(&format!("learning is {} for {whom}", word(is_on)));
     if !is_on {
-        stderr_line("what was learned before stays until: chaski learn forget");
+        stderr_line("the learned state stays on disk; to delete it: chaski data delete learned");
     }
     Ok(())
 }
 
-fn forget(folder: &Path, args: &ForgetArgs) -> Result<(), Failure> {
-    let key = args.model.as_deref().map(key_of).transpose()?;
+/// Deletes the learned state of one model, or of all.
+///
+/// # Errors
+/// When a file cannot be deleted.
+pub fn forget(folder: &Path, model: Option<&Path>) -> Result<(), Failure> {
+    let key = model.map(key_of).transpose()?;
     let known = learned::list(folder)?;
-    let forgotten = learned::forget(folder, key.as_ref())?;
-    for path in &forgotten {
-        let name = known.iter().find(|entry| entry.path == *path).map_or("a model", model_name);
-        stderr_line(&format!("forgotten: {} ({})", sanitize_for_terminal(name), path.display()));
+    let deleted = learned::forget(folder, key.as_ref())?;
+    for path in &deleted {
+        let name = known.iter().find(|entry| entry.path == *path).and_then(model_name).unwrap_or("a model");
+        stderr_line(&format!("deleted: {} ({})", sanitize_for_terminal(name), path.display()));
     }
-    if forgotten.is_empty() {
-        stderr_line("there was nothing to forget");
+    if deleted.is_empty() {
+        stderr_line("there was no learned state to delete");
     }
     Ok(())
 }
 
-fn word(is_on: bool) -> &'static str {
+/// `on` or `off`.
+#[must_use]
+pub fn word(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
 }
 
+/// The learned state of all models, and whether learning is on.
 #[derive(Serialize)]
-struct Status<'a> {
+pub struct LearnedStatus<'a> {
     learning: bool,
+    #[serde(skip)]
+    is_off_by_variable: bool,
     folder: &'a Path,
-    models: Vec<ModelStatus<'a>>,
+    /// One for each file.
+    pub models: Vec<ModelStatus<'a>>,
 }
 
+/// The learned state of one model.
 #[derive(Serialize)]
-struct ModelStatus<'a> {
-    /// File name; null where the state cannot be read.
-    model: Option<&'a str>,
-    learning: bool,
+pub struct ModelStatus<'a> {
+    /// File name of the model; null if the state cannot be read.
+    pub model: Option<&'a str>,
+    /// Whether learning is on for it.
+    pub learning: bool,
     file: &'a Path,
-    bytes: u64,
+    /// Its size.
+    pub bytes: u64,
     written_unix_s: Option<u64>,
 }
 
-/// A fingerprint is a name, a size and a hash.
-fn model_name(entry: &Entry) -> &str {
-    entry.key.as_ref().map_or("unreadable", |key| key.model.rsplitn(3, ' ').nth(2).unwrap_or(&key.model))
+impl LearnedStatus<'_> {
+    /// `on` or `off`, with the reason if it is not a setting.
+    #[must_use]
+    pub fn switch(&self) -> String {
+        let why = if self.is_off_by_variable { format!(" ({VARIABLE} is set)") } else { String::new() };
+        format!("{}{why}", word(self.learning))
+    }
 }
 
-fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
+impl ModelStatus<'_> {
+    /// When it was written.
+    #[must_use]
+    pub fn ago(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.written_unix_s.map_or_else(
+            || "at an unknown time".to_owned(),
+            |then| format!("{} h ago", now.saturating_sub(then) / 3600),
+        )
+    }
+}
+
+fn model_name(entry: &Entry) -> Option<&str> {
+    Some(entry.key.as_ref()?.model.name())
+}
+
+/// Whether learning is on, and what `entries` in `folder` hold.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub fn status_of<'a>(folder: &'a Path, entries: &'a [Entry]) -> Result<LearnedStatus<'a>, Failure> {
     let switch = learned::switch(folder)?;
-    let variable = std::env::var(VARIABLE).ok();
-    let is_off_by_variable = learned::is_off(variable.as_deref());
-    let entries = learned::list(folder)?;
-    let models: Vec<ModelStatus<'_>> = entries.iter().map(|entry| model_status(entry, &switch)).collect();
-    let learning = switch.all.unwrap_or(true) && !is_off_by_variable;
-    if args.json {
-        let status = Status { learning, folder, models };
-        let json = serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))?;
-        return write_stdout(&(json + "\n"));
-    }
-    let why = if is_off_by_variable { format!(" ({VARIABLE} is set)") } else { String::new() };
-    let mut text = format!("learning: {}{why}\nfolder: {}\n{WHAT}\n", word(learning), folder.display());
-    for (status, entry) in models.iter().zip(&entries) {
-        let ago = entry.written.and_then(|time| SystemTime::now().duration_since(time).ok());
-        let ago = ago.map_or_else(|| "at an unknown time".to_owned(), |ago| format!("{} h ago", ago.as_secs() / 3600));
-        let (name, state) = (sanitize_for_terminal(model_name(entry)), word(status.learning));
-        text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", status.bytes, status.file.display());
-    }
-    if models.is_empty() {
-        text += "nothing is kept so far\n";
-    }
-    write_stdout(&text)
-}
-
-fn model_status<'a>(entry: &'a Entry, switch: &Switch) -> ModelStatus<'a> {
-    let since_epoch = entry.written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    ModelStatus {
-        model: entry.key.as_ref().map(|_| model_name(entry)),
+    let is_off_by_variable = learned::is_off(std::env::var(VARIABLE).ok().as_deref());
+    let model = |entry: &'a Entry| ModelStatus {
+        model: model_name(entry),
         learning: entry.key.as_ref().map_or(switch.all.unwrap_or(true), |key| switch.is_on(key)),
         file: &entry.path,
         bytes: entry.n_bytes,
-        written_unix_s: since_epoch.map(|time| time.as_secs()),
+        written_unix_s: entry
+            .written
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .map(|since_epoch| since_epoch.as_secs()),
+    };
+    Ok(LearnedStatus {
+        learning: switch.all.unwrap_or(true) && !is_off_by_variable,
+        is_off_by_variable,
+        folder,
+        models: entries.iter().map(model).collect(),
+    })
+}
+
+fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
+    let entries = learned::list(folder)?;
+    let status = status_of(folder, &entries)?;
+    if args.json {
+        let json = serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))?;
+        return write_stdout(&(json + "\n"));
     }
+    let mut text = format!("learning: {}\nfolder: {}\n{WHAT}\n", status.switch(), folder.display());
+    for model in &status.models {
+        let name = sanitize_for_terminal(model.model.unwrap_or("unreadable"));
+        let (state, ago) = (word(model.learning), model.ago());
+        text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", model.bytes, model.file.display());
+    }
+    if status.models.is_empty() {
+        text += "nothing is saved so far\n";
+    }
+    write_stdout(&text)
 }
 
 impl From<LearnedError> for Failure {
@@ -217,7 +279,7 @@ impl From<LearnedError> for Failure {
         let failure = Failure::new(error.to_string());
         match error {
             LearnedError::Damaged(path) if path.extension().is_some_and(|end| end == "json") => {
-                failure.with_hint("chaski learn on, or chaski learn off, writes the settings anew")
+                failure.with_hint("run chaski data learning on or chaski data learning off to write the settings again")
             }
             _ => failure,
         }

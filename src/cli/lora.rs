@@ -1,10 +1,10 @@
-//! `--lora`: an adapter for the model, checked before llama.cpp sees it.
+//! `--lora`: checks a LoRA adapter before llama.cpp loads it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::args::EngineArgs;
-use crate::cli::engine::fingerprint;
+use crate::cli::engine::model_id;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::gguf::{Gguf, Value};
 use crate::llama::model::Lora;
@@ -20,14 +20,18 @@ impl FromStr for LoraArg {
         let whole = || (PathBuf::from(text), 1.0);
         let scaled = |(path, scale): (&str, &str)| Some((PathBuf::from(path), scale.parse().ok()?));
         let (path, scale): (PathBuf, f32) = text.rsplit_once('=').and_then(scaled).unwrap_or_else(whole);
-        if scale.is_finite() { Ok(LoraArg(Lora { path, scale })) } else { Err("the scale must be a number".to_owned()) }
+        if scale.is_finite() {
+            Ok(LoraArg(Lora { path, scale }))
+        } else {
+            Err("the scale must be a number, as in style.gguf=0.5".to_owned())
+        }
     }
 }
 
-/// The adapter asked for, if it is one for this model. llama.cpp compares the tensors.
+/// The adapter, if the flag is given. Checks that it is for the model's architecture; llama.cpp compares the tensors.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file is not a usable adapter for this model.
 pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     let Some(LoraArg(lora)) = &args.lora else { return Ok(None) };
     let place = lora.path.display();
@@ -36,20 +40,20 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     }
     let adapter = Gguf::open(&lora.path)?;
     if adapter.get_str("general.type") != Some("adapter") || adapter.get_str("adapter.type") != Some("lora") {
-        return Err(Failure::new(format!("{place}: this is no LoRA adapter"))
-            .with_hint("llama.cpp's convert_lora_to_gguf.py makes them"));
+        return Err(Failure::new(format!("{place}: not a LoRA adapter"))
+            .with_hint("convert one with llama.cpp's convert_lora_to_gguf.py"));
     }
-    // llama.cpp ends the process where this is another type.
+    // llama.cpp aborts the process if this value has another type.
     if !matches!(adapter.get("adapter.lora.alpha"), Some(Value::F32(_))) {
-        return Err(Failure::new(format!("{place}: adapter.lora.alpha is no 32-bit number")));
+        return Err(Failure::new(format!("{place}: adapter.lora.alpha is not a 32-bit float")));
     }
-    // What is wrong with the model itself is told elsewhere.
+    // Problems of the model file itself are reported elsewhere.
     if let Ok(model) = Gguf::open(&args.model)
         && model.architecture() != adapter.architecture()
     {
         let name = |gguf: &Gguf| gguf.architecture().unwrap_or("none").to_owned();
         return Err(Failure::new(format!(
-            "{place}: this adapter is for the architecture {:?}, and the model is of {:?}",
+            "{place}: the adapter is for the architecture {:?}, but the model has {:?}",
             name(&adapter),
             name(&model)
         )));
@@ -57,12 +61,12 @@ pub fn lora(args: &EngineArgs) -> Result<Option<Lora>, Failure> {
     Ok(Some(lora.clone()))
 }
 
-/// What tells contexts with this adapter from others: a part of the key of whatever holds keys and values, or an answer.
+/// Identifies the adapter and its scale. It is part of every key of stored KV cache state or answers.
 #[must_use]
 pub fn lora_key(args: &EngineArgs) -> String {
     match &args.lora {
         None => "none".to_owned(),
-        Some(LoraArg(lora)) => format!("{} x{}", fingerprint(&lora.path), lora.scale),
+        Some(LoraArg(lora)) => format!("{} x{}", model_id(&lora.path), lora.scale),
     }
 }
 

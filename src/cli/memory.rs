@@ -1,6 +1,6 @@
-//! Whether a model fits into memory, before it is loaded; how long a context may be.
+//! Checks that a model and its context fit into memory before it is loaded, and picks the context size.
 //!
-//! Only the memory of the CPU is counted: where layers go to a GPU nothing is refused.
+//! Only CPU memory is checked: if layers go to a GPU, nothing is rejected.
 
 use std::path::Path;
 
@@ -12,50 +12,51 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::kernels::memory_kernels;
 use crate::cli::output::stderr_line;
 use crate::gguf::Gguf;
+use crate::llama::engine::EngineConfig;
 use crate::llama::has_gpu;
-use crate::llama::worker::WorkerConfig;
 use crate::memory::{ModelShape, cache_choices};
 use crate::models::shape::shape;
 use crate::tune::{BySpan, Settings};
 
-/// What to do where no flag helps.
-const SMALLER: &str = "a smaller model, or a smaller quantization of this one";
+/// Hint if no flag helps.
+const SMALLER: &str = "use a smaller model, or a smaller quantization of this one";
 
-/// The least that anything needs.
+/// Smallest context that any command makes, in tokens.
 pub const LEAST_N_CTX: usize = 256;
 
-/// Positions are numbers of 32 bits for llama.cpp, some of them beyond the context.
+/// Largest context: llama.cpp's positions are 32-bit numbers, and some go beyond the context.
 const MOST_N_CTX: usize = 1 << 30;
 
-/// A table of positions, where a model has one: what is not in it has no place in a text.
+/// Tensor of learned positions. A model that has it cannot take longer texts.
 const POSITIONS: &str = "position_embd.weight";
 
-/// What the memory of a model depends on, with the kernels of this build.
+/// What a model's memory depends on, with the kernels of this build.
 ///
 /// # Errors
-/// As [`Gguf::check`].
+/// The errors of [`Gguf::check`].
 pub fn shape_of(gguf: &Gguf) -> Result<ModelShape, Failure> {
     Ok(shape(gguf, &memory_kernels())?)
 }
 
-/// What picks the settings of a context.
+/// What decides between the settings for short and for long contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PickedBy {
-    /// Its own length: many texts share it.
+    /// The context size: many texts share the context.
     Length,
-    /// The text to come, which is not known yet: only what fits with neither settings is refused. The engine looks again.
+    /// The text, which is not known yet. A size is rejected only if it fits with neither settings; the engine checks
+    /// again.
     Text,
 }
 
-/// The positions that were asked for, if they were, after checking that they fit; `auto` is as many as fit. Where none were,
-/// `n_least` are looked at. The engine is told what a context takes, for those whose length only it will know.
+/// The context size in tokens, if the flags give one, after checking that it fits; `auto` is as many as fit. If none is
+/// given, checks `n_least`. Stores the memory estimate in `config`, for contexts whose size only the engine will know.
 ///
 /// # Errors
-/// When the model does not fit (exit code 5).
+/// If the model does not fit (exit code 5).
 pub fn n_ctx(
     args: &EngineArgs,
     gguf: &Gguf,
-    config: &mut WorkerConfig,
+    config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
@@ -69,32 +70,32 @@ pub fn n_ctx(
 fn fitting(
     args: &EngineArgs,
     gguf: &Gguf,
-    config: &mut WorkerConfig,
+    config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
     let is_on_gpu = is_on_gpu(args.n_gpu_layers());
     let known = gguf.context_length().map(|known| known as usize);
-    // Where many texts share a context, it is as long as they need.
+    // A context shared by many texts is as long as they need.
     let is_trained = args.ctx_size == Some(ContextSize::Trained) && picked_by == PickedBy::Text;
     let wanted = if is_trained { known.map(ContextSize::Positions) } else { args.ctx_size };
     let given = match wanted {
         Some(ContextSize::Auto) if is_on_gpu => {
-            return Err(Failure::usage("-c auto counts the memory of the CPU, and this build uses a GPU")
+            return Err(Failure::usage("-c auto works on the CPU only, and this build uses a GPU")
                 .about("ctx-size")
-                .with_hint("give a number, or -ngl 0"));
+                .with_hint("give a number, as in -c 4096, or use -ngl 0"));
         }
         Some(ContextSize::Auto) => None,
         Some(ContextSize::Positions(n)) => Some(n),
-        // No context is longer than the model knows.
+        // No context is longer than the model's trained length.
         Some(ContextSize::Trained) | None => Some(known.map_or(n_least, |known| n_least.min(known))),
     };
     let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
         return match wanted {
-            Some(ContextSize::Auto) => Err(Failure::new("it is not known how much memory is available")
+            Some(ContextSize::Auto) => Err(Failure::new("-c auto: cannot find out how much memory is available")
                 .about("ctx-size")
-                .with_hint("give a number: -c 4096")),
+                .with_hint("give a number, as in -c 4096")),
             given => Ok(given.and_then(ContextSize::number)),
         };
     };
@@ -114,14 +115,14 @@ fn fitting(
             }
         }
         None => {
-            // A context for as much as there is, is a long one.
+            // The largest context that fits is a long one.
             let most = shape.most_positions(available, &settings.long);
             most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
         }
     }
 }
 
-/// `-c 0` says no number: a context for all that the model knows is as long as it can be.
+/// For `-c 0`, the largest context that fits, with a notice: the flag gives no number, so it does not fail.
 fn trained_as_fits(
     args: &EngineArgs,
     shape: &ModelShape,
@@ -132,36 +133,37 @@ fn trained_as_fits(
     let most = shape.most_positions(available, &settings.long);
     let most = most.ok_or_else(|| refusal(&args.model, shape, LEAST_N_CTX, &settings.long, available))?;
     stderr_line(&format!(
-        "notice: the model was trained with {n_trained} positions, and {most} fit into memory: -c is {most}"
+        "notice: the model was trained for a context of {n_trained} tokens, but only {most} fit into memory: using \
+         -c {most}"
     ));
     Ok(most)
 }
 
-/// Warns of more positions than the model was trained for: its text becomes worse there. Some models have no more of them.
+/// Warns about a context longer than the trained length: text gets worse there. Fails if the model cannot take more.
 fn check_trained(n: usize, gguf: &Gguf) -> Result<(), Failure> {
     let Some(known) = gguf.context_length().map(|known| known as usize).filter(|known| n > *known) else {
         return Ok(());
     };
-    let told = format!("a context of {n} positions, but the model was trained for {known}");
+    let told = format!("-c {n} is more than the {known} tokens that the model was trained for");
     let is_table = gguf.tensors().iter().any(|tensor| tensor.name == POSITIONS);
     if is_table || n > MOST_N_CTX {
-        let why = if is_table { ", and it has no others" } else { "" };
+        let why = if is_table { ", and it cannot take more" } else { "" };
         return Err(Failure::usage(format!("{told}{why}")).with_hint(format!("-c {known}")));
     }
-    stderr_line(&format!("notice: {told}: text beyond those may be poor; hint: -c {known}"));
+    stderr_line(&format!("notice: {told}; longer texts may be poor; hint: use -c {known}"));
     Ok(())
 }
 
-/// Those that take less, of a short and of a long text.
+/// The cheaper of the settings for short and long contexts.
 fn cheaper<'a>(shape: &ModelShape, n_ctx: usize, settings: &'a BySpan<Settings>) -> &'a Settings {
     let bytes = |settings| shape.estimate(n_ctx, settings).total();
     if bytes(&settings.short) < bytes(&settings.long) { &settings.short } else { &settings.long }
 }
 
-/// Refuses what does not fit now, for a command that makes contexts of a length of its own.
+/// Checks that a context of `n_ctx` tokens fits now, for commands that choose the size themselves.
 ///
 /// # Errors
-/// When it does not (exit code 5).
+/// If it does not fit (exit code 5).
 pub fn check_now(
     model: &Path,
     gguf: &Gguf,
@@ -177,23 +179,25 @@ fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
     n_gpu_layers != Some(0) && has_gpu()
 }
 
-/// The positions that were asked for, for commands that have no room for `auto`: there, many texts share the memory.
+/// The context size from the flags, for commands where many texts share the memory and `auto` cannot work.
 ///
 /// # Errors
-/// For `auto`.
+/// If the size is `auto`.
 pub fn given_n_ctx(args: &EngineArgs) -> Result<Option<usize>, Failure> {
     match args.ctx_size {
-        Some(ContextSize::Auto) => Err(Failure::usage("-c auto is for one text at a time, and here are many")
-            .about("ctx-size")
-            .with_hint("leave -c away for as many positions as needed")),
+        Some(ContextSize::Auto) => {
+            Err(Failure::usage("-c auto does not work here, because this command answers many prompts at a time")
+                .about("ctx-size")
+                .with_hint("remove -c: each answer then gets as much as it needs"))
+        }
         given => Ok(given.and_then(ContextSize::number)),
     }
 }
 
-/// Refuses a context that does not fit.
+/// Checks that a context fits.
 ///
 /// # Errors
-/// When it does not (exit code 5).
+/// If it does not fit (exit code 5).
 pub fn check(
     model: &Path,
     shape: &ModelShape,
@@ -209,19 +213,19 @@ pub fn check(
 
 fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Failure {
     let message = format!(
-        "{}: with {n_ctx} positions it needs {} of memory, and {} are available",
+        "{}: with a context of {n_ctx} tokens, the model needs {} of memory, but {} are available",
         model.display(),
         HumanBytes(shape.estimate(n_ctx, settings).total()),
         HumanBytes(available),
     );
     let fitting = fitting_flags(shape, n_ctx, settings, available);
     Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(match fitting[..] {
-        [] => format!("{SMALLER}; --no-memory-check loads it all the same"),
-        _ => format!("what fits: {}; --no-memory-check loads it all the same", fitting.join(", or ")),
+        [] => format!("{SMALLER}; to load it anyway, use --no-memory-check"),
+        _ => format!("these would fit: {}; to load it anyway, use --no-memory-check", fitting.join(", or ")),
     })
 }
 
-/// What can be given instead: fewer positions, or smaller numbers in the cache.
+/// Flags that would fit: a smaller context, or a smaller KV cache type.
 fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Vec<String> {
     let most = shape.most_positions(available, settings).filter(|most| *most < n_ctx);
     let smaller = cache_choices(settings)
@@ -263,7 +267,10 @@ mod tests {
         let failure = refused(8192, needed - 1).unwrap();
         assert_eq!(failure.code, ExitCode::NotEnoughMemory);
         let text = failure.to_string();
-        assert!(text.contains("8192 positions") && text.contains("-c 7936") && text.contains("-ctk q8_0"), "{text}");
+        assert!(
+            text.contains("a context of 8192 tokens") && text.contains("-c 7936") && text.contains("-ctk q8_0"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The command line: arguments -> validated configuration -> command.
+//! The command line: parses arguments, validates them, and runs a command.
 //!
-//! stdout carries what a command makes; everything else goes to stderr. Commands return a [`Failure`], never exit.
+//! stdout carries a command's result; everything else goes to stderr. Commands return a [`Failure`] and never exit.
 
 pub mod align;
 pub mod args;
@@ -10,6 +10,7 @@ pub mod cache;
 pub mod chat;
 pub mod config;
 pub mod constraint;
+pub mod data;
 pub mod drafter;
 pub mod engine;
 pub mod escape;
@@ -46,14 +47,15 @@ use clap::error::{ContextKind, ErrorKind};
 
 use crate::available::address_space_limit;
 use crate::cli::args::{Args, Command, MODEL_HINT, command};
+use crate::cli::drafter::{DrafterArgs, DrafterCommand};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 use crate::cli::supervisor::contained;
 use crate::cli::variables::Variables;
 
-/// Runs a command line and tells the exit code.
+/// Runs a command line and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    // A system that has no such handler left ends the process at a file that becomes too large, as it did before.
+    // If this fails, the process still ends at the file size limit, as by default.
     let _ = interrupt::outlive_full_files();
     let arguments = short_flags::expand(arguments.into_iter().map(input::without_mark));
     let configured = arguments.and_then(|given| {
@@ -100,13 +102,13 @@ fn is_model_missing(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::MissingRequiredArgument && error.context().any(|(_, value)| is_model(value))
 }
 
-/// Whether a word stands where there is no more place for one.
+/// Whether the error is about an extra positional word.
 fn is_second_word(error: &clap::Error) -> bool {
     let word = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     error.kind() == ErrorKind::UnknownArgument && word.is_some_and(|word| !word.starts_with('-'))
 }
 
-/// Tells the user what failed, and the exit code.
+/// Prints the failure, if any, and returns the exit code.
 fn finish(result: Result<ExitCode, Failure>, variables: &Variables) -> ExitCode {
     match result {
         Ok(code) => code,
@@ -132,19 +134,21 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),
         Some(Command::Chat(args)) => contained(|| chat::on_crash(&args), || chat::chat(&args)),
         Some(Command::Batch(args)) => batch::batch(&args),
+        Some(Command::Data(args)) => data::data(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Models(args)) => models::models(&args),
         Some(Command::Config(args)) => config::show::show(&args, &command()),
         Some(Command::Completions(args)) => shell::completions(&args, command()),
         Some(Command::Man(args)) => shell::man(&args, command()),
         Some(Command::Learn(args)) => learn::learn(&args),
-        Some(Command::Align(args)) => contained(align::on_crash, || align::align(&args)),
+        Some(Command::Align(args)) => drafter::drafter(&DrafterArgs { command: DrafterCommand::Align(args) }),
         Some(Command::Bench(args)) => contained(run::on_crash, || bench::bench(&args)),
-        Some(Command::Replay(args)) => replay::replay(&args),
+        Some(Command::Replay(args)) => drafter::drafter(&DrafterArgs { command: DrafterCommand::Replay(args) }),
         Some(Command::Tune(args)) => contained(run::on_crash, || tune::tune(&args)),
         Some(Command::Drafter(args)) => drafter::drafter(&args),
         None => {
-            Err(Failure::usage("no command given").with_hint("chaski run -m MODEL.gguf -p 'Hello'; see chaski --help"))
+            Err(Failure::usage("no command given")
+                .with_hint("try chaski run -m MODEL.gguf -p 'Hello', or chaski --help"))
         }
     }
 }

@@ -1,5 +1,4 @@
-//! `chaski models`: the GGUF files on this machine, what is in one, and what fits into memory. Everything of it only
-//! reads.
+//! `chaski models`: lists the GGUF files on this machine, inspects one, and checks memory fit. It only reads.
 
 mod fit;
 mod list;
@@ -28,17 +27,17 @@ pub struct ModelsArgs {
 pub enum ModelsCommand {
     /// List the models on this machine
     ///
-    /// Looks into models/ of a checkout (or CHASKI_MODELS), Hugging Face's cache, Ollama, LM Studio and llama.cpp's cache.
-    /// Any -m takes a name of this list, or a beginning of it that no other name has.
+    /// Searches models/ of the source folder (or CHASKI_MODELS), and the models of Hugging Face's tools, Ollama,
+    /// LM Studio and llama.cpp. -m accepts these names, or the start of one if it is unique.
     List(ListArgs),
-    /// Tell what is in a model file
+    /// Show what a model file contains, and how fast it runs here
     Show(ShowArgs),
-    /// Tell which contexts fit into the memory that is available now
+    /// Show which context sizes fit into the available memory
     Fit(FitArgs),
 }
 
 impl ModelsCommand {
-    /// The model that was given.
+    /// The model argument of the command, if it has one.
     pub fn model(&mut self) -> Option<&mut PathBuf> {
         match self {
             ModelsCommand::List(_) => None,
@@ -51,7 +50,7 @@ impl ModelsCommand {
 /// Arguments of `models list`.
 #[derive(Debug, ClapArgs)]
 pub struct ListArgs {
-    /// Look into this folder as well (repeatable)
+    /// Also search this folder (repeatable)
     #[arg(long, value_name = "DIR")]
     pub dir: Vec<PathBuf>,
 
@@ -63,7 +62,7 @@ pub struct ListArgs {
 /// Arguments of `models show`.
 #[derive(Debug, ClapArgs)]
 pub struct ShowArgs {
-    /// GGUF file, or a name as models list tells it
+    /// GGUF file, or a name from `chaski models list`
     #[arg(value_name = "FILE|NAME")]
     pub model: PathBuf,
 
@@ -75,7 +74,7 @@ pub struct ShowArgs {
 /// Arguments of `models fit`.
 #[derive(Debug, ClapArgs)]
 pub struct FitArgs {
-    /// GGUF file, or a name as models list tells it
+    /// GGUF file, or a name from `chaski models list`
     #[arg(value_name = "FILE|NAME")]
     pub model: PathBuf,
 
@@ -87,7 +86,7 @@ pub struct FitArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         ModelsCommand::List(args) => list::list(args)?,
@@ -97,7 +96,7 @@ pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// Where this user's models are, and `dirs`, which come first.
+/// Folders with models: `dirs` first, then the known ones.
 fn places_with(dirs: &[PathBuf]) -> Vec<Place> {
     let program = std::env::current_exe().ok();
     let known = locations::places(|name| std::env::var_os(name), program.as_deref());

@@ -1,4 +1,4 @@
-//! What is written where: text to stdout, everything else to stderr.
+//! Writes to stdout and stderr: results to stdout, everything else to stderr.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,11 +13,11 @@ use crate::llama::system_info;
 use crate::stats::Stats;
 use crate::text::sanitize_for_terminal;
 
-/// Whether the last byte of stdout, as far as this process knows, is within a line.
+/// Whether stdout's last byte, as far as this process knows, is inside a line.
 static IS_WITHIN_LINE: AtomicBool = AtomicBool::new(false);
 
-/// Writes a line to stderr. A closed stderr is no reason to fail. What names of files, metadata and models say is never obeyed
-/// by a terminal, wherever it is shown later. Where stdout goes to the same place, the line does not begin behind its text.
+/// Writes a line to stderr, without the control sequences that file names, metadata or model text may contain. If
+/// stdout goes to the same place and is inside a line, starts a new line. Ignores a closed stderr.
 pub fn stderr_line(line: &str) {
     let break_before = if IS_WITHIN_LINE.load(Ordering::Relaxed) && are_streams_merged() {
         IS_WITHIN_LINE.store(false, Ordering::Relaxed);
@@ -28,7 +28,7 @@ pub fn stderr_line(line: &str) {
     let _ = writeln!(io::stderr(), "{break_before}{}", sanitize_for_terminal(line));
 }
 
-/// Writes a piece of text to stderr, as a model thinks it: dimmed on a terminal.
+/// Writes a piece of the model's thinking to stderr, dimmed on a terminal.
 pub fn stderr_text(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = match stderr.is_terminal() {
@@ -37,12 +37,12 @@ pub fn stderr_text(text: &str) {
     };
 }
 
-/// Another process wrote to stdout, and it is not known whether it ended its line.
+/// Call it after another process wrote to stdout and may have left its line open.
 pub fn expect_text_of_others() {
     IS_WITHIN_LINE.store(true, Ordering::Relaxed);
 }
 
-/// Whether stdout and stderr are one file, pipe or terminal, as after `2>&1`.
+/// Whether stdout and stderr are the same file, pipe or terminal, as after `2>&1`.
 #[cfg(unix)]
 fn are_streams_merged() -> bool {
     let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
@@ -55,11 +55,11 @@ fn are_streams_merged() -> bool {
     io::stdout().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Told of an answer of which nothing can be seen.
-pub const THINKING_ONLY: &str =
-    "notice: the answer ended within the model's thinking, which is hidden; hint: a larger -n, or --reasoning show";
+/// Notice for an answer with nothing to show.
+pub const THINKING_ONLY: &str = "notice: the answer ended within the model's thinking, which is hidden; hint: use a larger -n, or \
+     --reasoning show";
 
-/// The answer on its way out.
+/// The output of an answer, written as it arrives.
 #[derive(Debug)]
 pub struct TextOutput {
     is_terminal: bool,
@@ -72,16 +72,16 @@ impl Default for TextOutput {
 }
 
 impl TextOutput {
-    /// Writes a piece of text and makes it visible.
+    /// Writes a piece of text and flushes.
     ///
     /// # Errors
-    /// When stdout fails; a closed pipe fails silently.
+    /// If stdout fails; a closed pipe fails silently.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
         let shown = if self.is_terminal { sanitize_for_terminal(text) } else { text.into() };
         write_stdout(&shown)
     }
 
-    /// Leaves a terminal's cursor at the start of a line. A file or a pipe gets the text and nothing else.
+    /// On a terminal, ends an open line. Files and pipes get only the text.
     ///
     /// # Errors
     /// As [`TextOutput::write`].
@@ -93,7 +93,7 @@ impl TextOutput {
 /// Writes to stdout and flushes.
 ///
 /// # Errors
-/// When stdout fails; a closed pipe fails silently.
+/// If stdout fails; a closed pipe fails silently.
 pub fn write_stdout(text: &str) -> Result<(), Failure> {
     if let Some(last) = text.bytes().last() {
         IS_WITHIN_LINE.store(last != b'\n', Ordering::Relaxed);
@@ -102,7 +102,7 @@ pub fn write_stdout(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
 }
 
-/// Whether both paths lead to one file, through whatever links.
+/// Whether both paths lead to the same file, links resolved.
 #[must_use]
 pub fn is_same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
@@ -118,7 +118,7 @@ pub fn is_same_file(a: &Path, b: &Path) -> bool {
 /// `chaski --version`.
 ///
 /// # Errors
-/// When stdout fails.
+/// If stdout fails.
 pub fn print_version() -> Result<ExitCode, Failure> {
     let info = system_info();
     write_stdout(&format!(
@@ -134,7 +134,7 @@ pub fn print_version() -> Result<ExitCode, Failure> {
 /// Pinned in Cargo.toml; a test compares them.
 const LLAMA_CPP_2_VERSION: &str = "0.1.160";
 
-/// Progress on stderr, when that is a terminal; one bar at a time.
+/// Progress bars on stderr, if it is a terminal; one at a time.
 #[derive(Debug, Default)]
 pub struct Bars {
     bar: Option<(&'static str, ProgressBar)>,
@@ -146,7 +146,7 @@ impl Bars {
             self.clear();
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(total).with_style(style).with_message(what);
-            // Where it begins says nothing of the pace.
+            // The starting position must not count as speed.
             bar.set_position(done);
             bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -158,18 +158,18 @@ impl Bars {
         }
     }
 
-    /// Share of the model loaded, in 0 ..= 1.
+    /// Shows the share of the model that is loaded, from 0 to 1.
     pub fn loading(&mut self, share: f32) {
         self.show("loading the model", "{msg} {wide_bar} {percent}%", (share * 1000.0) as u64, 1000);
     }
 
-    /// Prompt tokens done, and in all.
+    /// Shows how many prompt tokens are decoded.
     pub fn prefill(&mut self, done: usize, total: usize) {
         let template = "{msg} {wide_bar} {pos}/{len} tokens, {eta} left";
         self.show("reading the prompt", template, done as u64, total as u64);
     }
 
-    /// Bytes of text done, and in all; 0 where that is not known.
+    /// Shows how many bytes of text are done; `total` is 0 if unknown.
     pub fn bytes(&mut self, what: &'static str, done: u64, total: u64) {
         match total {
             0 => self.show(what, "{spinner} {msg}: {bytes}", done, total),
@@ -177,17 +177,17 @@ impl Bars {
         }
     }
 
-    /// A share of some work, in 0 ..= 1.
+    /// Shows a share of some work, from 0 to 1.
     pub fn share(&mut self, what: &'static str, share: f64) {
         self.show(what, "{msg} {wide_bar} {percent}%, {eta} left", (share * 1000.0) as u64, 1000);
     }
 
-    /// The cost curve is being measured.
+    /// Shows that the cost curve is being measured.
     pub fn measuring(&mut self) {
-        self.show("measuring this machine (once)", "{spinner} {msg}", 0, 1);
+        self.show("measuring this machine (only the first time)", "{spinner} {msg}", 0, 1);
     }
 
-    /// Settings are being measured: the share of the time that is over, and which.
+    /// Shows the share of the time used, and the settings being measured.
     pub fn tuning(&mut self, share: f32, what: String) {
         let template = "{msg} {wide_bar} {eta} left: {prefix}";
         self.show("measuring settings", template, (share * 1000.0) as u64, 1000);
@@ -196,12 +196,12 @@ impl Bars {
         }
     }
 
-    /// Steps of a measurement done, and in all.
+    /// Shows the steps of a measurement.
     pub fn steps(&mut self, done: usize, total: usize) {
         self.show("measuring", "{msg} {wide_bar} {pos}/{len}", done as u64, total as u64);
     }
 
-    /// Lines of a batch done, and in all, and how it goes.
+    /// Shows the lines of a batch that are done, with details.
     pub fn lines(&mut self, done: u64, total: u64, details: String) {
         self.show("answering", "{msg} {wide_bar} {pos}/{len} lines: {prefix}", done, total);
         if let Some((_, bar)) = &self.bar {
@@ -209,12 +209,12 @@ impl Bars {
         }
     }
 
-    /// Tokens written, and wanted.
+    /// Shows how many tokens are written.
     pub fn writing(&mut self, done: u64, total: u64) {
         self.show("writing", "{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left", done, total);
     }
 
-    /// Runs `write` while no bar is in its way.
+    /// Runs `write` while the bar is hidden.
     pub fn suspend(&self, write: impl FnOnce()) {
         match &self.bar {
             Some((_, bar)) => bar.suspend(write),
@@ -230,7 +230,7 @@ impl Bars {
     }
 }
 
-/// One line for people.
+/// The statistics of an answer, in one line.
 #[must_use]
 pub fn stats_line(stats: &Stats, seed: Option<u32>) -> String {
     let mut line = format!(
@@ -242,7 +242,7 @@ pub fn stats_line(stats: &Stats, seed: Option<u32>) -> String {
     );
     line += &match stats.n_cached {
         0 => format!("at {:.0}/s)", stats.prompt_per_second()),
-        // A pace says nothing where most of the time went into loading.
+        // If most of the time went into loading the cache, a rate would mislead.
         n => format!("in {:.2} s, {n} cached)", stats.prompt_ms / 1e3),
     };
     line += &format!(

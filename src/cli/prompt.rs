@@ -1,4 +1,4 @@
-//! Messages in the words of a chat template.
+//! Renders messages with a chat template.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Rendered, SpecialGuard, TemplateError, TemplateValue,
 };
 use crate::cli::failure::Failure;
-use crate::llama::worker::Loaded;
+use crate::llama::engine::Loaded;
 
-/// Told when [`Rendered::merged_system`] says so.
-pub const MERGED_SYSTEM: &str =
-    "notice: this model's template has no system role; the system prompt begins the user's message";
+/// Printed if [`Rendered::merged_system`] is set.
+pub const MERGED_SYSTEM: &str = "notice: the model's chat template has no system role, so the system prompt goes at the start of the user's \
+     message";
 
-/// Renders messages.
+/// Renders messages for one model.
 #[derive(Debug)]
 pub struct Prompter {
     template: ChatTemplate,
@@ -26,25 +26,25 @@ pub struct Prompter {
 }
 
 impl Prompter {
-    /// For a model and the text of a template.
+    /// Parses the template `source` for a model.
     ///
     /// # Errors
-    /// When the template cannot be parsed.
+    /// If the template cannot be parsed.
     pub fn new(model: &Path, source: &str, loaded: Loaded) -> Result<Prompter, Failure> {
         let template = ChatTemplate::parse(source, loaded.specials).map_err(|error| failure(model, &error))?;
         Ok(Prompter { template, guard: loaded.guard, model: model.to_owned() })
     }
 
-    /// Whether the template knows of thinking.
+    /// Whether the template supports thinking.
     #[must_use]
     pub fn knows_thinking(&self) -> bool {
         self.template.knows_thinking()
     }
 
-    /// The prompt; with the opening of an answer, if `opens_answer`. `extra` are variables of the template.
+    /// Renders a prompt, with the opening of an answer if `opens_answer`. `extra` are variables of the template.
     ///
     /// # Errors
-    /// When the template refuses the messages, or fails.
+    /// If the template rejects the messages, or fails.
     pub fn render(
         &self,
         messages: &[Message],
@@ -62,13 +62,13 @@ fn failure(model: &Path, error: &TemplateError) -> Failure {
     failure.about("chat-template").about("chat-template-file")
 }
 
-/// Templates may print the date.
+/// The current time: templates may print the date.
 fn now() -> LocalTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     local(i64::try_from(since_epoch.as_secs()).unwrap_or(0))
 }
 
-/// A time in the zone of this user: that of TZ, or else of the system, or else UTC.
+/// A time in the user's zone: TZ, else the system's, else UTC.
 #[must_use]
 pub fn local(unix_s: i64) -> LocalTime {
     let offset = Timestamp::from_second(unix_s).map(|time| TimeZone::system().to_offset(time).seconds());

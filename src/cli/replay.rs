@@ -1,4 +1,4 @@
-//! `chaski replay`: judges drafters on recorded answers, in seconds and without a model.
+//! `chaski drafter replay`: compares drafters on recorded answers, in seconds and without a model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,60 +29,64 @@ use crate::tree::MAX_NODES;
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Files of traces, as `chaski run --trace` writes them
+    /// Files of traces, written by `chaski run --trace`
     #[arg(required = true, value_name = "TRACES")]
     pub traces: Vec<PathBuf>,
 
-    /// Cost curves: `1%` (each row costs 1% of the first), `1:62,4:107,16:229` (rows:milliseconds), or a kept curve's file
+    /// Cost curve to assume (repeatable)
+    ///
+    /// `1%`: each additional row (token in one step) costs 1% of the first. `1:62,4:107,16:229`:
+    /// rows:milliseconds. Or the file of a saved curve.
     #[arg(long, value_name = "CURVE", default_values_t = ["1%".to_owned(), "5%".to_owned(), LAPTOP.to_owned()])]
     pub curve: Vec<String>,
 
-    /// Drafters to judge
+    /// Drafters to compare
     #[arg(long, value_enum, value_name = "DRAFTER", value_delimiter = ',', default_values_t = [Kind::Auto])]
     pub drafters: Vec<Kind>,
 
-    /// Judge `auto` without each of its sources in turn, too; each time with its mixer trained anew on these traces
+    /// Also replay `auto` without each of its sources, with its mixer trained on these traces
     #[arg(long, value_name = "TRACES", num_args = 1..)]
     pub ablation: Vec<PathBuf>,
 
-    /// A base file, as `chaski drafter build` and `chaski align` make it
+    /// Drafter file to start from, made by chaski drafter align or chaski drafter build
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Keep what a drafter learned from one trace for the next
+    /// Keep what a drafter learns from one trace for the next
     #[arg(long)]
     pub keep: bool,
 
-    /// Print how well predicted and realized acceptance agree
+    /// Print how well predicted and actual acceptance agree
     #[arg(long)]
     pub calibration: bool,
 
-    /// Train what the mixer believes at the start on these traces, and write it to this file: once without a base, and with
-    /// --base once with it
+    /// Train the mixer's initial weights on these traces, and write them to this file
+    ///
+    /// With --base, the file has a second set of weights, trained with that base.
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
 
-    /// Format of the output
+    /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Md)]
     pub output: OutputFormat,
 }
 
-/// What is judged.
+/// Drafter to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// The default drafter
     Auto,
-    /// The same with ADED's tree search in place of best-first search
+    /// `auto` with ADED's tree search instead of best-first search
     Mcts,
-    /// ADED as published: 64 nodes, always
+    /// ADED as published: always draft 64 tokens
     Aded,
-    /// ADED's drafts, cut to what pays
+    /// ADED's drafts, cut to the size that pays off
     AdedSized,
-    /// Plain decoding
+    /// Do not draft
     None,
 }
 
-/// Forms of output.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// Markdown tables
@@ -91,10 +95,10 @@ pub enum OutputFormat {
     Json,
 }
 
-/// The 1.5B Q4_K_M on two AVX-512 cores, as in the project's notes.
+/// Measured with the 1.5B Q4_K_M on two AVX-512 cores.
 const LAPTOP: &str = "1:62,2:96,4:107,5:139.5,8:191,12:238.7,16:229,32:415,64:725";
 
-/// A drafter under a name.
+/// A drafter with its name.
 struct Contender {
     name: String,
     make: Box<dyn Fn() -> Box<dyn Drafter>>,
@@ -105,18 +109,18 @@ struct Contender {
 struct Row {
     drafter: String,
     curve: String,
-    /// Time of plain decoding over time taken, per kind of prompt.
+    /// Speedup over plain decoding, per kind of prompt.
     speedup_by_kind: BTreeMap<String, f64>,
-    /// The same over all.
+    /// Speedup over all prompts.
     speedup: f64,
     tokens_per_step: f64,
     n_drafted: usize,
     n_accepted: usize,
-    /// Accepted tokens that were expected by the drafter's probabilities.
+    /// Number of accepted tokens that the drafter's probabilities predicted.
     n_expected: f64,
-    /// Of the drafter, per step.
+    /// Drafting time per step, in microseconds.
     draft_us: f64,
-    /// Per verified node.
+    /// Mean log loss per verified node.
     log_loss: f64,
     calibration: Vec<[f64; 3]>,
 }
@@ -132,13 +136,13 @@ impl Clock for WallClock {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let traces = read_traces(&args.traces)?;
     let clock = WallClock(Instant::now());
     let base = args.base.as_deref().map(open_base).transpose()?;
     if let Some(path) = &args.train {
-        // With a base and without one: what the other sources are worth depends on it.
+        // Train with the base and without it: the weights of the other sources depend on it.
         let bases = if base.is_some() { vec![base, None] } else { vec![None] };
         let trained = bases.iter().map(|base| train(&traces, &|| Auto::sources(base.clone()), &clock));
         let trained = trained.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -156,7 +160,7 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode, Failure> {
             let curve = curve.clone();
             let schedule = match always {
                 true => Schedule::everything(curve.clone()),
-                // What memory allows for is this machine's business, not that of the curve.
+                // The row limit of this machine's memory does not belong to the assumed curve.
                 false => Schedule::cost_aware(curve.clone()).with_max_rows(MAX_NODES),
             };
             rows.push(judge(&traces, spec, &curve, &contender, &schedule, args.keep, &clock)?);
@@ -182,11 +186,11 @@ fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
     for path in paths {
         let text = read_file(path, u64::MAX, "a file of traces")?;
         let found = Trace::parse_all(&text).map_err(|error| {
-            Failure::new(format!("{}: {error}", path.display())).with_hint("chaski run --trace FILE writes such files")
+            Failure::new(format!("{}: {error}", path.display())).with_hint("write one with chaski run --trace FILE")
         })?;
         if found.is_empty() {
-            let empty = Failure::new(format!("{}: no traces in this file", path.display()));
-            return Err(empty.with_hint("chaski run --trace FILE writes such files"));
+            let empty = Failure::new(format!("{}: the file contains no traces", path.display()));
+            return Err(empty.with_hint("write one with chaski run --trace FILE"));
         }
         traces.extend(found);
     }
@@ -261,7 +265,7 @@ fn judge(
     })
 }
 
-/// `1%`, `1:62,4:107` or the file of a kept curve.
+/// Parses `1%`, `1:62,4:107`, or the file of a saved curve.
 fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
     let wrong = |what: &str| {
         Failure::usage(format!("--curve {spec}: {what}")).with_hint("as in --curve 1%, or --curve 1:62,4:107,16:229")
@@ -271,12 +275,12 @@ fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
         let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
         let curve: CostCurve =
             serde_json::from_value(file["curve"].clone()).map_err(|error| wrong(&error.to_string()))?;
-        return if curve.is_sound() { Ok(curve) } else { Err(wrong("its times make no sense")) };
+        return if curve.is_sound() { Ok(curve) } else { Err(wrong("the times must be above 0, and not fall")) };
     }
     if let Some(percent) = spec.strip_suffix('%') {
         let percent: f64 = percent.parse().map_err(|_| wrong("not a percentage"))?;
         if !(0.0..=1000.0).contains(&percent) {
-            return Err(wrong("a percentage is 0 to 1000"));
+            return Err(wrong("a percentage must be from 0 to 1000"));
         }
         return Ok(CostCurve::exact((1..=MAX_NODES).map(|n| (n, 100.0 + percent * (n - 1) as f64))));
     }
@@ -285,8 +289,13 @@ fn parse_curve(spec: &str) -> Result<CostCurve, Failure> {
         Some((rows.trim().parse().ok()?, ms.trim().parse().ok()?))
     };
     let points: Option<Vec<(usize, f64)>> = spec.split(',').map(point).collect();
-    let curve = CostCurve::exact(points.ok_or_else(|| wrong("not a list of rows:milliseconds, nor a file"))?);
-    if curve.is_sound() && curve.plain_ms(0).is_some() { Ok(curve) } else { Err(wrong("one row must have a time")) }
+    let curve =
+        CostCurve::exact(points.ok_or_else(|| wrong("expected a percentage, a list of rows:milliseconds, or a file"))?);
+    if curve.is_sound() && curve.plain_ms(0).is_some() {
+        Ok(curve)
+    } else {
+        Err(wrong("the time of one row is missing"))
+    }
 }
 
 fn table(rows: &[Row], calibration: bool) -> String {

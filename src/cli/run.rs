@@ -1,4 +1,4 @@
-//! `chaski run`: one prompt, one answer.
+//! `chaski run`: answers one prompt.
 
 pub mod json;
 mod saying;
@@ -13,7 +13,7 @@ use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
 use crate::cli::args::RunArgs;
 use crate::cli::drafter::refuse_overwrite;
-use crate::cli::engine::{check_prompting, confine, drafters, max_tokens, open_model, sampling, start, worker_config};
+use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
@@ -22,72 +22,75 @@ use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::json::{End, to_json};
-use crate::cli::run::saying::{Said, Saying, ThinkingPlan};
+use crate::cli::run::json::{LastLine, to_json};
+use crate::cli::run::saying::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, interrupt};
+use crate::engine::{Alone, Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request};
+use crate::llama::engine::{Engine, Mode};
 use crate::llama::logprobs::MAX_LOGPROBS;
-use crate::llama::worker::{Answer, DEFAULT_MAX_TOKENS, DrafterKind, Event, Job, StopType, Worker};
 use crate::replay::trace::Trace;
 use crate::structure::Constraint;
 
-/// What a seed alone does not give, where a context is not exact.
+/// Advice for repeating a text in a context that is not exact: there, the seed alone is not enough.
 const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-cache";
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let Prepared { worker, job, mut bars, trace_file, late, thinking } = prepare(args)?;
-    let (seed, is_random, form) = (job.sampling.seed, job.sampling.temperature > 0.0, job.constraint.clone());
-    worker.submit(job);
-    let (said, answer) = receive_text(args, &worker, &mut bars, thinking)?;
-    if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &answer.trace) {
-        append_trace(path, file, &Trace { id: args.trace_id.clone(), ..Trace::clone(trace) })?;
+    let Prepared { engine, request, mut bars, trace_file, late, thinking } = prepare(args)?;
+    let sampling = &request.sampling;
+    let (seed, is_random, form) = (sampling.seed, sampling.temperature > 0.0, request.constraint.clone());
+    engine.submit(request);
+    let (said, answer) = receive_text(args, &engine, &mut bars, thinking)?;
+    let details = details(&answer)?;
+    if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &details.trace) {
+        append_trace(path, file, &Trace { id: args.trace_id.clone(), ..trace.clone() })?;
     }
-    let json = || to_json(&said, &answer, seed, args.logprobs.is_some());
+    let json = || to_json(&said, &answer, details, seed, args.logprobs.is_some());
     if args.json {
         write_stdout(&json_line(&json()))?;
     }
     if args.jsonl {
-        write_stdout(&json_line(&End { event: "end", answer: json() }))?;
+        write_stdout(&json_line(&LastLine { event: "end", answer: json() }))?;
     }
     if !args.quiet {
         let line = stats_line(&answer.stats, is_random.then_some(seed));
-        // Drafts learn, and how many rows are verified depends on measured times: where that is not exact, both can turn a near-tie. The
-        // seed stays the last word of the line.
-        let may_differ = args.drafting.drafter != DrafterKind::None && !answer.exactness.is_exact();
+        // The drafter learns, and measured times decide how many rows are verified. In a context that is not exact,
+        // both can turn a near-tie. The seed stays at the end of the line.
+        let may_differ = args.drafting.drafter != DrafterKind::None && !details.exactness.is_exact();
         stderr_line(&match line.rsplit_once("; seed ") {
             Some((before, seed)) if may_differ => format!("{before}; {SAME_TEXT}; seed {seed}"),
             _ => line,
         });
     }
-    if answer.stop == StopType::Context {
-        stderr_line(&context_full(answer.n_ctx));
+    if let Some(cut_off) = cut_off(&answer.end) {
+        stderr_line(&cut_off_notice(cut_off));
     }
     if said.is_cut && !thinking.is_shown {
         stderr_line(THINKING_ONLY);
     }
     late.tell();
-    args.exact.check(&answer.exactness, args.engine.verbose)?;
+    args.exact.check(&details.exactness, args.engine.verbose)?;
     if let Some(form) = &form {
         check_whole(form, &answer)?;
     }
-    Ok(if answer.stop == StopType::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
+    Ok(if answer.end == End::Interrupted { ExitCode::Interrupted } else { ExitCode::Success })
 }
 
-/// An answer to be made.
+/// A loaded model and the request for it.
 struct Prepared {
-    worker: Worker,
-    job: Job,
+    engine: Engine,
+    request: Request,
     bars: Bars,
     trace_file: Option<File>,
     late: LateStdin,
     thinking: ThinkingPlan,
 }
 
-/// What the command line says.
+/// Texts of the command line, with escapes replaced if asked for.
 struct Words {
     text: Option<String>,
     system: Option<String>,
@@ -103,7 +106,7 @@ fn words(args: &RunArgs) -> Result<Words, Failure> {
     Ok(Words { text, system, stops })
 }
 
-/// Finds all mistakes that can be found before the model is loaded, and loads it.
+/// Checks everything that can be checked before loading the model, then loads it.
 fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let sampling = sampling(&args.sampling)?;
     let max_tokens = max_tokens(args.n_predict)?;
@@ -115,7 +118,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     }
     check_trace(args)?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
@@ -127,18 +130,18 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     drop(gguf);
-    // What is open stays open: the engine itself need not write there.
+    // Open the trace before the sandbox: open files stay writable, and the engine need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
     let stdin = (!args.no_stdin).then(Stdin::now);
     confine(&args.engine, &config, &[]);
     let sources = Sources { file: args.file.as_deref(), text: text.as_deref(), stdin, is_quiet: args.quiet };
     let (prompt, late) = read_prompt(sources)?;
-    // From here on Ctrl-C ends cleanly; before there was nothing to clean up.
+    // From here on Ctrl-C ends cleanly; before, there was nothing to clean up.
     let interrupt = interrupt::flag()?;
     let mut bars = Bars::default();
-    let (worker, loaded) = start(config, interrupt, &mut bars)?;
+    let (engine, loaded) = start(config, Mode::OneText, interrupt, &mut bars)?;
     let (prompt, opening) = match template {
-        // Whoever writes the template writes its special tokens.
+        // The author of a raw prompt writes its special tokens too.
         None => {
             let opening = raw_opening(args, &prompt);
             (vec![Segment { text: prompt, parse_special: true }], opening)
@@ -150,14 +153,8 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     };
     let thinking = thinking_plan(args, opening);
     let constraint = constraint.map(|form| form.after(opening, args.reasoning == Some(Reasoning::Off)));
-    let job = Job {
-        prompt,
-        max_tokens,
+    let alone = Alone {
         n_ctx,
-        sampling,
-        stops,
-        constraint,
-        n_logprobs: args.logprobs,
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
@@ -166,63 +163,73 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         prompt_cache: args.prompt_cache.config(),
         state_file: None,
     };
-    Ok(Prepared { worker, job, bars, trace_file, late, thinking })
+    let request = Request {
+        prompt,
+        max_tokens,
+        sampling,
+        stop: stops,
+        constraint,
+        n_logprobs: args.logprobs,
+        alone,
+        ..Request::default()
+    };
+    Ok(Prepared { engine, request, bars, trace_file, late, thinking })
 }
 
-/// The answer and what was said, which is printed on the way, or as events.
+/// Receives the answer and writes it as it arrives: as text, or as events.
 fn receive_text(
     args: &RunArgs,
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
     thinking: ThinkingPlan,
-) -> Result<(Said, Answer), Failure> {
-    let mut saying = Saying::new(args, thinking);
-    let answer = follow(worker, bars, &mut |told| saying.take(&told));
+) -> Result<(AnswerText, Answer), Failure> {
+    let mut saying = AnswerOutput::new(args, thinking);
+    let answer = follow(engine, bars, &mut |told| saying.take(&told));
     let said = saying.finish()?;
     Ok((said, answer?))
 }
 
-/// What to do about an engine that crashed.
+/// Hint for the user after the engine crashed.
 #[must_use]
 pub fn on_crash() -> String {
-    "-v shows llama.cpp's log; the model file is broken in a way that no check finds, or this is a defect to report"
-        .to_owned()
+    "see llama.cpp's log with -v; either the model file is damaged, or this is a bug: please report it".to_owned()
 }
 
-/// A trace is a file of its own.
+/// Checks that the trace file does not overwrite an input.
 fn check_trace(args: &RunArgs) -> Result<(), Failure> {
     let Some(trace) = &args.trace else { return Ok(()) };
     let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
     refuse_overwrite(trace, inputs.into_iter().flatten().map(AsRef::as_ref))
-        .map_err(|failure| failure.with_hint("--trace takes a file of its own"))
+        .map_err(|failure| failure.with_hint("give another file with --trace"))
 }
 
-/// What the answer must be, if that can be had.
+/// The constraint on the answer. Fails if another flag could break it.
 fn form(args: &RunArgs) -> Result<Option<Constraint>, Failure> {
     let form = args.form.constraint()?;
     let against = [("-r", !args.reverse_prompt.is_empty()), ("--ignore-eos", args.sampling.ignore_eos)];
     match (&form, against.iter().find(|(_, is_given)| *is_given)) {
-        (Some(form), Some((flag, _))) => {
-            Err(Failure::usage(format!("{flag} would break off what {} asks for", form.what()))
-                .with_hint("give one of them"))
-        }
+        (Some(form), Some((flag, _))) => Err(Failure::usage(format!(
+            "{flag} cannot be used together with {}: the answer might not match",
+            form.what()
+        ))
+        .with_hint("remove one of them")),
         _ => Ok(form),
     }
 }
 
-/// An answer that was cut off is not of its form.
+/// Fails if the answer was cut off: it then does not match its constraint.
 fn check_whole(form: &Constraint, answer: &Answer) -> Result<(), Failure> {
-    let hint = match answer.stop {
-        StopType::Eos | StopType::Interrupted | StopType::Word(_) => return Ok(()),
-        StopType::Limit => "a larger -n, or bounds in it, as maxLength and maxItems",
-        StopType::Context => "a larger -c",
+    let hint = match (&answer.end, cut_off(&answer.end)) {
+        (_, Some((_, hint))) => hint,
+        (End::Limit, None) => "use a larger -n".to_owned(),
+        (_, None) => return Ok(()),
     };
-    let n = answer.tokens.len();
-    Err(Failure::new(format!("the answer was cut off after {n} tokens and is not yet what {} asks for", form.what()))
-        .with_hint(hint))
+    let n = details(answer)?.tokens.len();
+    Err(Failure::new(format!("the answer was cut off after {n} tokens, so it does not match {}", form.what()))
+        .with_hint(format!("{hint}, or limit the length in the constraint, as with maxLength and maxItems")))
 }
 
-/// The prompt as the model wants it.
+/// Renders the prompt with the chat template.
 fn segments(
     prompter: &Prompter,
     system: Option<&str>,
@@ -239,7 +246,7 @@ fn segments(
     Ok((rendered.segments, opening))
 }
 
-/// How a raw text goes on is its author's business, unless he asks for it.
+/// Whether a raw prompt opens thinking. Looks only if `--reasoning` is given: the text belongs to its author.
 fn raw_opening(args: &RunArgs, prompt: &str) -> Opening {
     if args.reasoning.is_some() { Opening::after(prompt, true) } else { Opening::Never }
 }
@@ -253,82 +260,103 @@ fn thinking_plan(args: &RunArgs, opening: Opening) -> ThinkingPlan {
     ThinkingPlan { is_open: is_read.then_some(opening == Opening::Open), is_shown }
 }
 
-/// The end of a file of traces.
+/// Opens a trace file for appending.
 fn open_trace(path: &Path) -> Result<File, Failure> {
     File::options().create(true).append(true).open(path).map_err(|error| Failure::io(path, &error))
 }
 
-/// Adds a line to a file of traces.
+/// Appends a trace to the file, as one line.
 fn append_trace(path: &Path, mut file: File, trace: &Trace) -> Result<(), Failure> {
     let mut line = serde_json::to_string(trace).expect("strings and numbers serialize");
     line.push('\n');
     file.write_all(line.as_bytes()).map_err(|error| Failure::io(path, &error))
 }
 
-/// What is told of an answer that the context has no more room for.
+/// Why a full context cut off an answer, and a hint.
 #[must_use]
-pub fn context_full(n_ctx: usize) -> String {
-    format!("notice: the answer was cut off: the context of {n_ctx} positions is full; hint: a larger -c")
+pub fn context_full(n_ctx: usize) -> (String, String) {
+    (format!("the context of {n_ctx} tokens is full"), "use a larger -c".to_owned())
 }
 
-/// What of a job's events is not told on the spot.
+/// Why an answer ended before anybody asked for that, and a hint; `None` if it did not.
+fn cut_off(end: &End) -> Option<(String, String)> {
+    match *end {
+        End::Context { n_ctx } => Some(context_full(n_ctx)),
+        End::DefaultLimit => Some((
+            format!("without -n and -c, an answer has at most {DEFAULT_MAX_TOKENS} tokens"),
+            format!("use -n {}", 4 * DEFAULT_MAX_TOKENS),
+        )),
+        End::Eos | End::Word(_) | End::Limit | End::Interrupted => None,
+    }
+}
+
+/// The details of an answer, which an engine of one text always gives.
+///
+/// # Errors
+/// If there are none.
+pub fn details(answer: &Answer) -> Result<&Details, Failure> {
+    answer.details.as_deref().ok_or_else(|| Failure::new("the engine reported no details of the answer"))
+}
+
+/// The notice for a cut-off answer.
+#[must_use]
+pub fn cut_off_notice((why, hint): (String, String)) -> String {
+    format!("notice: the answer was cut off: {why}; hint: {hint}")
+}
+
+/// Events of a job that the caller shows.
 #[derive(Clone, Copy, Debug)]
-pub enum Told<'a> {
-    /// Prompt tokens done, and in all.
+pub enum AnswerEvent<'a> {
+    /// Prompt tokens done, and in total.
     Prefill(usize, usize),
     /// The next piece of the answer.
     Text(&'a str),
-    /// The next piece of the thinking before it, where that is told apart.
+    /// The next piece of the thinking, if it is separated from the answer.
     Thinking(&'a str),
 }
 
-/// Follows a job to its end. `text` is given each piece of the answer.
+/// Waits for a job to end. Passes each piece of the answer to `text`.
 ///
 /// # Errors
-/// What the job or `text` fails with.
+/// The failure of the job or of `text`.
 pub fn receive(
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
     mut text: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
-    follow(worker, bars, &mut |told| if let Told::Text(piece) = told { text(piece) } else { Ok(()) })
+    follow(engine, bars, &mut |told| if let AnswerEvent::Text(piece) = told { text(piece) } else { Ok(()) })
 }
 
-/// The same, with all that can be told.
+/// Like [`receive`], but passes all events to `tell`.
 fn follow(
-    worker: &Worker,
+    engine: &Engine,
     bars: &mut Bars,
-    tell: &mut dyn FnMut(Told<'_>) -> Result<(), Failure>,
+    tell: &mut dyn FnMut(AnswerEvent<'_>) -> Result<(), Failure>,
 ) -> Result<Answer, Failure> {
-    while let Some(event) = worker.next_event() {
-        match event {
+    loop {
+        match engine.next()? {
             Event::Prefill(done, total) => {
                 bars.prefill(done, total);
-                tell(Told::Prefill(done, total))?;
+                tell(AnswerEvent::Prefill(done, total))?;
             }
             Event::Measuring => bars.measuring(),
             Event::Text(piece) => {
                 bars.clear();
-                tell(Told::Text(&piece))?;
+                tell(AnswerEvent::Text(&piece))?;
             }
             Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
-            Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
+            Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
             Event::Done(answer) => {
                 bars.clear();
                 return Ok(*answer);
             }
-            Event::Failed(failure) => {
+            Event::Refused { error, .. } => {
                 bars.clear();
-                return Err(failure.into());
+                return Err(error.into());
             }
-            Event::Loading(_)
-            | Event::Loaded(_)
-            | Event::Progress(..)
-            | Event::Measured(_)
-            | Event::Counted(_)
-            | Event::Tuning(..)
-            | Event::Tuned(_) => {}
+            // Of an engine of many texts.
+            Event::Taken { .. } | Event::Begun { .. } | Event::Prompt { .. } | Event::Token(_) | Event::Progress(_) => {
+            }
         }
     }
-    Err(Failure::new("the engine stopped without an answer"))
 }

@@ -1,4 +1,4 @@
-//! The sampling arguments: llama.cpp's flags and defaults, checked.
+//! The sampling flags: llama.cpp's names and defaults, checked.
 
 use std::str::FromStr;
 
@@ -9,128 +9,138 @@ use crate::gguf::Gguf;
 use crate::sampling::{SamplerKind, Sampling};
 use crate::token::Token;
 
-/// llama.cpp takes the number after this as "choose one yourself", and would not tell which.
+/// llama.cpp reads the next number as "choose a random seed", and would not report its choice.
 const MAX_SEED: u32 = u32::MAX - 1;
 
-/// How tokens are chosen.
+/// Sampling flags.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Seed of the draws; -1 takes a random one and reports it. The same seed gives the same text where that is exact (see chaski models
-    /// show); elsewhere add --drafter none --no-prompt-cache to chaski run
+    /// Seed of the draws (-1: take a random one and report it)
+    ///
+    /// The same seed gives the same text where chaski is exact (see `chaski models show`). Elsewhere, add
+    /// --drafter none --no-prompt-cache to `chaski run`.
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     pub seed: i64,
 
-    /// Temperature; 0 always takes the likeliest token
+    /// Temperature (0: always take the likeliest token)
     #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temp: f32,
 
-    /// Choose among the K likeliest tokens; 0 or -1 is off
+    /// Keep only the K likeliest tokens (0 or -1: off)
     #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: i32,
 
-    /// Choose among the likeliest tokens that make up this probability; 1 is off
+    /// Keep only the likeliest tokens that add up to P (1: off)
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
 
-    /// Choose among tokens at least this likely relative to the likeliest; 0 is off
+    /// Keep only tokens at least P times as likely as the likeliest (0: off)
     #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
 
-    /// Penalty on repeated tokens; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    /// Penalize tokens that already occurred (1: off)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
 
-    /// Penalty for each time that a token occurred; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// Penalize tokens by X for each time they occurred (0: off)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub frequency_penalty: f32,
 
-    /// Penalty on tokens that occurred; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// Penalize tokens by X if they occurred at all (0: off)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub presence_penalty: f32,
 
-    /// Tokens that these penalties look back on, those of the prompt too; 0 is off, -1 is all
-    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
+    /// Number of last tokens that these penalties look at, prompt included (0: off, -1: all)
+    #[arg(hide_short_help = true, long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub repeat_last_n: i32,
 
-    /// Choose among tokens that are about as surprising as the text is, up to this probability; 1 is off
-    #[arg(long, visible_alias = "typical-p", value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    /// Keep only the most typical tokens that add up to P (1: off)
+    #[arg(
+        hide_short_help = true,
+        long,
+        visible_alias = "typical-p",
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     pub typical: f32,
 
-    /// Choose among tokens within so many standard deviations of the likeliest; -1 is off
-    #[arg(long, visible_alias = "top-n-sigma", value_name = "N", default_value_t = -1.0, allow_negative_numbers = true)]
+    /// Keep only tokens within N standard deviations of the likeliest (-1: off)
+    #[arg(hide_short_help = true, long, visible_alias = "top-n-sigma", value_name = "N", default_value_t = -1.0, allow_negative_numbers = true)]
     pub top_nsigma: f32,
 
-    /// XTC: the chance of leaving out all likely tokens but the least likely of them; 0 is off
-    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// XTC: chance of removing all likely tokens except the least likely of them (0: off)
+    #[arg(hide_short_help = true, long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     pub xtc_probability: f32,
 
-    /// XTC: how probable a likely token is; above 0.5 is off
-    #[arg(long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
+    /// XTC: tokens of at least this probability count as likely (above 0.5: off)
+    #[arg(hide_short_help = true, long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
     pub xtc_threshold: f32,
 
-    /// Move the temperature up and down by this with the entropy; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// Dynamic temperature: vary --temp by up to X, depending on the entropy (0: off)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub dynatemp_range: f32,
 
-    /// The power of the entropy that moves it
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    /// Dynamic temperature: exponent of the entropy
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub dynatemp_exp: f32,
 
-    /// DRY: penalty on tokens that go on with a repetition; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// DRY: penalize tokens that continue a repetition (0: off)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub dry_multiplier: f32,
 
-    /// DRY: by what the penalty grows with each token of the repetition
-    #[arg(long, value_name = "X", default_value_t = 1.75, allow_negative_numbers = true)]
+    /// DRY: factor by which the penalty grows with each repeated token
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 1.75, allow_negative_numbers = true)]
     pub dry_base: f32,
 
-    /// DRY: repetitions up to this length are free
-    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true)]
+    /// DRY: allow repetitions of up to N tokens
+    #[arg(hide_short_help = true, long, value_name = "N", default_value_t = 2, allow_negative_numbers = true)]
     pub dry_allowed_length: i32,
 
-    /// DRY: tokens it looks back on; 0 is off, -1 is all
-    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
+    /// DRY: number of last tokens to search for repetitions (0: off, -1: all)
+    #[arg(hide_short_help = true, long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub dry_penalty_last_n: i32,
 
-    /// DRY: a text across which nothing is a repetition, instead of newline, colon, quote and asterisk (repeatable); none is none
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    /// DRY: text that ends a repetition, or none (repeatable) [default: newline, colon, quote and asterisk]
+    #[arg(hide_short_help = true, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub dry_sequence_breaker: Vec<String>,
 
-    /// Mirostat instead of the other samplers: 1, or 2 for its second version; 0 is off
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    /// Use Mirostat, version 1 or 2, instead of the other samplers (0: off)
+    #[arg(hide_short_help = true, long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub mirostat: i32,
 
-    /// Mirostat: the surprise it aims at, tau
-    #[arg(long, value_name = "X", default_value_t = 5.0, allow_negative_numbers = true)]
+    /// Mirostat: target entropy (tau)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 5.0, allow_negative_numbers = true)]
     pub mirostat_ent: f32,
 
-    /// Mirostat: how fast it learns, eta
-    #[arg(long, value_name = "X", default_value_t = 0.1, allow_negative_numbers = true)]
+    /// Mirostat: learning rate (eta)
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.1, allow_negative_numbers = true)]
     pub mirostat_lr: f32,
 
-    /// adaptive-p, where --samplers name it: the probability it favours; below 0 it favours none
-    #[arg(long, value_name = "P", default_value_t = -1.0, allow_negative_numbers = true)]
+    /// adaptive-p, if --samplers includes it: probability to aim at (below 0: none)
+    #[arg(hide_short_help = true, long, value_name = "P", default_value_t = -1.0, allow_negative_numbers = true)]
     pub adaptive_target: f32,
 
-    /// adaptive-p: how much of its memory it keeps from token to token
-    #[arg(long, value_name = "X", default_value_t = 0.9, allow_negative_numbers = true)]
+    /// adaptive-p: decay of its average, per token
+    #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.9, allow_negative_numbers = true)]
     pub adaptive_decay: f32,
 
-    /// Which samplers, in this order, separated by ; [default: penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature]
-    #[arg(long, value_name = "NAMES")]
+    /// Samplers to apply, in this order, separated by ; [default:
+    /// penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature]
+    #[arg(hide_short_help = true, long, value_name = "NAMES")]
     pub samplers: Option<String>,
 
-    /// Add to a token's logit: its number, a sign and the bias, as in 15043+1 or 15043-inf (repeatable)
-    #[arg(short = 'l', long, value_name = "TOKEN(+/-)BIAS")]
+    /// Change a token's logit by its id, as in 15043+1 or 15043-inf (repeatable)
+    #[arg(hide_short_help = true, short = 'l', long, value_name = "TOKEN(+/-)BIAS")]
     pub logit_bias: Vec<LogitBias>,
 
     /// Never choose a token that ends the answer
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     pub ignore_eos: bool,
 }
 
-/// `TOKEN(+/-)BIAS`.
+/// Argument of `--logit-bias`, as in `15043+1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogitBias(pub Token, pub f32);
 
@@ -144,14 +154,14 @@ impl FromStr for LogitBias {
             let bias = text[at..].parse().ok().filter(|bias: &f32| !bias.is_nan() && *bias != f32::INFINITY)?;
             Some(LogitBias(Token(token), bias))
         };
-        parse().ok_or_else(|| "a token's number, a sign and a bias are wanted, as in 15043+1 or 15043-inf".to_owned())
+        parse().ok_or_else(|| "expected a token's id, a sign and a bias, as in 15043+1 or 15043-inf".to_owned())
     }
 }
 
-/// Checks the sampling arguments and settles the seed.
+/// Checks the sampling flags and picks the seed.
 ///
 /// # Errors
-/// When a number makes no sense.
+/// If a value is invalid.
 pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
     let sampling = Sampling {
         seed: seed(args.seed)?,
@@ -184,20 +194,20 @@ pub fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
         ignore_eos: args.ignore_eos,
     };
     sampling.check().map_err(|(knob, number)| {
-        // As it was written: these are 32 bits wide.
+        // Print the number as `f32`, as the user wrote it.
         Failure::usage(format!("{} must be {}, not {}", knob.flag, knob.wanted(), number as f32))
     })?;
     Ok(sampling)
 }
 
-/// Refuses biases of tokens that a model has not.
+/// Rejects biases for tokens that the model does not have.
 ///
 /// # Errors
-/// For the first of them.
+/// For the first such token.
 pub fn check_biases(sampling: &Sampling, gguf: &Gguf) -> Result<(), Failure> {
     let n_vocab = gguf.n_vocab().unwrap_or(usize::MAX);
     let Some(token) = sampling.unknown_token(n_vocab) else { return Ok(()) };
-    Err(Failure::usage(format!("--logit-bias: this model has {n_vocab} tokens, and {} is none of them", token.0)))
+    Err(Failure::usage(format!("--logit-bias: the model has {n_vocab} tokens, and {} is not one of them", token.0)))
 }
 
 fn seed(seed: i64) -> Result<u32, Failure> {
@@ -208,7 +218,7 @@ fn seed(seed: i64) -> Result<u32, Failure> {
     known.ok_or_else(|| Failure::usage(format!("--seed must be -1, or from 0 to {MAX_SEED}, not {seed}")))
 }
 
-/// From the randomness that the standard library keys its hash maps with.
+/// A random seed, from the standard library's random keys for hash maps.
 fn random_seed() -> u32 {
     use std::hash::BuildHasher as _;
     let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
@@ -217,7 +227,8 @@ fn random_seed() -> u32 {
 
 fn breakers(given: &[String]) -> Result<Option<Vec<String>>, Failure> {
     if given.iter().any(|text| text.is_empty() || text.contains('\0')) {
-        return Err(Failure::usage("a DRY sequence breaker is empty").with_hint("--dry-sequence-breaker none is none"));
+        return Err(Failure::usage("--dry-sequence-breaker: the text is empty")
+            .with_hint("to have no sequence breakers, give --dry-sequence-breaker none"));
     }
     let texts = || given.iter().filter(|text| *text != "none").cloned().collect();
     Ok((!given.is_empty()).then(texts))
@@ -227,8 +238,8 @@ fn samplers(names: &str) -> Result<Vec<SamplerKind>, Failure> {
     let kind = |name: &str| {
         SamplerKind::named(name.trim()).ok_or_else(|| {
             let known: Vec<&str> = SamplerKind::NAMES.iter().map(|(name, _)| *name).collect();
-            Failure::usage(format!("--samplers: {name:?} is no sampler"))
-                .with_hint(format!("there are {}", known.join(";")))
+            Failure::usage(format!("--samplers: {name:?} is not a sampler"))
+                .with_hint(format!("the samplers are {}", known.join(";")))
         })
     };
     names.split(';').filter(|name| !name.trim().is_empty()).map(kind).collect()

@@ -1,9 +1,9 @@
-//! What an engine may do on Linux: read, compute, and write into a few folders. It opens no socket, starts no program, and
-//! writes nowhere else (seccomp and Landlock; `--no-sandbox` leaves both away).
+//! Sandbox for the engine, on Linux (seccomp and Landlock): it may read, compute, and write into a few folders. It
+//! cannot open sockets, start programs, or write anywhere else. `--no-sandbox` turns it off.
 //!
-//! Best effort: llama.cpp parses and computes what strangers made, and this is a second wall behind the checks of
-//! [`crate::gguf`]. A kernel that has none of it is no reason not to run; `-v` says so. Reading is not restricted: models,
-//! adapters and drivers lie anywhere. What is open already stays open.
+//! llama.cpp parses untrusted files; the sandbox is the second line of defense, after the checks of [`crate::gguf`]. It
+//! is best effort: if the kernel lacks a feature, chaski runs without it, and `-v` says so. Reading is not restricted,
+//! because models, adapters and drivers can be anywhere. Files that are already open stay usable.
 
 use std::path::{Path, PathBuf};
 
@@ -12,34 +12,37 @@ use clap::Args as ClapArgs;
 use crate::cli::output::stderr_line;
 use crate::store::private;
 
-/// Whether there is one.
+/// The flag `--no-sandbox`.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub struct SandboxArgs {
-    /// Do not take rights from the engine; on Linux it opens no socket, starts no program, and writes into a few folders only
-    #[arg(long)]
+    /// Run the engine without its sandbox
+    ///
+    /// On Linux, the sandbox stops the engine from opening sockets, starting programs, and writing outside a few
+    /// folders.
+    #[arg(hide_short_help = true, long)]
     pub no_sandbox: bool,
 }
 
-/// The folder of a file that is yet to be written.
+/// The folder of a file that does not exist yet.
 #[must_use]
 pub fn folder_of(file: &Path) -> PathBuf {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Takes from this thread, and from all that it starts from now on, what an engine does not need. `writable` are folders that it
-/// may write into; those that are missing are made. `is_verbose` tells of what the kernel does not offer.
+/// Confines this thread and every thread it starts from now on. `writable` are folders that stay writable; missing ones
+/// are created. With `is_verbose`, prints what the kernel does not support.
 pub fn confine(args: SandboxArgs, writable: impl IntoIterator<Item = Option<PathBuf>>, is_verbose: bool) {
     if args.no_sandbox {
         return;
     }
     let writable: Vec<PathBuf> = writable.into_iter().flatten().collect();
     for folder in &writable {
-        // Where that fails, so will writing, and will be told.
+        // If this fails, writing there fails later, with an error.
         let _ = private::make_folder(folder);
     }
     for lack in imp::confine(&writable) {
         if is_verbose {
-            stderr_line(&format!("notice: the sandbox is not whole: {lack}"));
+            stderr_line(&format!("notice: the sandbox is incomplete: {lack}"));
         }
     }
 }
@@ -59,10 +62,10 @@ mod imp {
 
     use crate::llama::has_gpu;
 
-    /// What is told from the kernel of this version on is used where it is there.
+    /// Newest Landlock version to use; an older kernel enforces what it knows.
     const NEWEST: ABI = ABI::V6;
 
-    /// Sockets of any kind, and ways around the ban; other programs; other processes.
+    /// Sockets, other programs, other processes, and io_uring, which could open sockets.
     const DENIED: [i64; 7] = [
         libc::SYS_socket,
         libc::SYS_io_uring_setup,
@@ -73,15 +76,16 @@ mod imp {
         libc::SYS_process_vm_writev,
     ];
 
-    /// Says what could not be had.
+    /// Applies the sandbox and returns what is missing.
     pub(super) fn confine(writable: &[PathBuf]) -> Vec<String> {
         let mut lacks = Vec::new();
         match restrict_writes(writable) {
             Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {}
             Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
-                lacks.push("this kernel's Landlock is an early one".to_owned());
+                lacks
+                    .push("this kernel has an early version of Landlock, which limits writing only in part".to_owned());
             }
-            Ok(_) => lacks.push("this kernel has no Landlock".to_owned()),
+            Ok(_) => lacks.push("this kernel has no Landlock, so the engine can write anywhere".to_owned()),
             Err(error) => lacks.push(error.to_string()),
         }
         lacks.extend(deny_calls().err().map(|error| error.to_string()));
@@ -89,7 +93,7 @@ mod imp {
     }
 
     fn restrict_writes(writable: &[PathBuf]) -> Result<RestrictionStatus, RulesetError> {
-        // Of devices a terminal and nothing, and all of them where they are for the driver of a GPU.
+        // Writable devices: only /dev/null and terminals, or all of /dev if a GPU driver needs them.
         let own = ["/dev/null", "/dev/tty", "/dev/pts"].map(Path::new);
         let gpus = has_gpu().then_some(Path::new("/dev"));
         let writes = AccessFs::from_write(NEWEST) & !AccessFs::IoctlDev;
@@ -97,7 +101,7 @@ mod imp {
         let devices = AccessFs::WriteFile | AccessFs::Truncate;
         let all = writable.iter().map(|folder| (folder.as_path(), writes));
         for (folder, access) in all.chain(own.into_iter().chain(gpus).map(|device| (device, devices))) {
-            // What is not there cannot be written into.
+            // A missing path cannot be written to.
             if let Ok(folder) = PathFd::new(folder) {
                 rules = rules.add_rule(PathBeneath::new(folder, access))?;
             }
@@ -107,7 +111,7 @@ mod imp {
 
     fn deny_calls() -> Result<(), Box<dyn std::error::Error>> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
-        // Typing into the terminal, as if the user did.
+        // TIOCSTI types into the terminal as if the user did.
         let types = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::TIOCSTI)?;
         rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![types])?]);
         let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
@@ -122,7 +126,7 @@ mod imp {
     use std::path::PathBuf;
 
     pub(super) fn confine(_writable: &[PathBuf]) -> Vec<String> {
-        vec!["there is one on Linux only".to_owned()]
+        vec!["it is available on Linux only".to_owned()]
     }
 }
 
@@ -140,12 +144,12 @@ mod tests {
 
     const ON: SandboxArgs = SandboxArgs { no_sandbox: false };
 
-    /// A thread of its own: nobody can leave the sandbox again.
+    /// Runs `look` in a confined thread of its own, because a sandbox cannot be left.
     fn confined<T: Send>(args: SandboxArgs, writable: &[PathBuf], look: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = || {
                 confine(args, writable.iter().cloned().map(Some), false);
-                // What a confined thread starts is confined.
+                // A thread started by a confined thread is confined too.
                 thread::scope(|scope| scope.spawn(look).join().unwrap())
             };
             scope.spawn(inside).join().unwrap()

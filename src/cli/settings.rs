@@ -1,22 +1,22 @@
-//! What contexts are made with: as given, else as tuned, else the default.
+//! Settings of contexts: as given, else as tuned, else the default.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::args::{CacheTypeArg, EngineArgs, When};
-use crate::cli::engine::{cache_folder, fingerprint, machine};
+use crate::cli::engine::{cache_folder, machine, model_id};
 use crate::cli::failure::Failure;
 use crate::llama::{exact, has_gpu};
 use crate::store::curves::CurveKey;
 use crate::store::tuned;
 use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settings};
 
-/// What is used where nothing is given and nothing tuned.
+/// Defaults for settings that are neither given nor tuned.
 #[must_use]
 pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
     let on_gpu = n_gpu_layers != Some(0) && has_gpu();
     let n_threads = physical_cores();
     Settings {
-        // On a CPU it makes verifying slower; a GPU has kernels of its own.
+        // On a CPU, flash attention makes verifying slower; a GPU has its own kernels.
         flash_attention: if on_gpu { FlashAttention::Auto } else { FlashAttention::Off },
         n_threads,
         n_threads_batch: n_threads,
@@ -24,13 +24,13 @@ pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
     }
 }
 
-/// Physical cores, but no more than this process may use.
+/// Physical cores, at most the number that this process may use.
 fn physical_cores() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).clamp(1, MAX_THREADS)
 }
 
-/// Numbers of threads that are worth a try: all physical cores and parts of them (a laptop's are not all equal, and its
-/// memory is often busy with fewer), and all logical ones.
+/// Thread counts worth measuring: all physical cores, fractions of them (a laptop's cores differ, and fewer often
+/// saturate its memory), and all logical cores.
 #[must_use]
 pub fn thread_counts() -> Vec<usize> {
     let n_cores = physical_cores();
@@ -44,15 +44,15 @@ pub fn thread_counts() -> Vec<usize> {
     counts
 }
 
-/// What tuned settings and curves are kept as; of the settings only those that are not tuned are part of it.
+/// Key of tuned settings and cost curves. It contains the settings that `tune` does not change.
 #[must_use]
 pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
     let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
     let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
-    CurveKey { model: fingerprint(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
+    CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
 }
 
-/// Where tuned settings are kept.
+/// Folder of tuned settings.
 #[must_use]
 pub fn tuned_folder() -> Option<PathBuf> {
     Some(cache_folder()?.join("tuned"))
@@ -61,7 +61,7 @@ pub fn tuned_folder() -> Option<PathBuf> {
 /// The settings of a command that decodes.
 ///
 /// # Errors
-/// When what is given makes no sense.
+/// If a flag's value is invalid.
 pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
     let mut given = Given {
         flash_attention: args.flash_attn.map(|when| match when {
@@ -75,25 +75,27 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
         v: args.cache_type_v.map(CacheType::from),
     };
     if exact::is_demanded() && given.flash_attention.is_none() && !given.v.is_some_and(CacheType::is_quantized) {
-        // Whatever was tuned.
+        // Overrides tuned settings.
         given.flash_attention = Some(FlashAttention::Off);
     }
     let is_wrong = |n: Option<usize>| n.is_some_and(|n| !(1..=MAX_THREADS).contains(&n));
     if is_wrong(given.n_threads) || is_wrong(given.n_threads_batch) {
         let flag = if is_wrong(given.n_threads) { "threads" } else { "threads-batch" };
-        let failure = Failure::usage(format!("the number of threads must be 1 to {MAX_THREADS}"));
-        return Err(failure.about(flag).with_hint("leave -t away for the tuned number, or the physical cores"));
+        let failure = Failure::usage(format!("the number of threads must be from 1 to {MAX_THREADS}"));
+        return Err(failure
+            .about(flag)
+            .with_hint("remove -t to use the tuned number, or one thread per physical core"));
     }
     if given.v.is_some_and(CacheType::is_quantized) && given.flash_attention == Some(FlashAttention::Off) {
-        return Err(Failure::usage("values of the cache (-ctv) can be quantized only with flash attention")
+        return Err(Failure::usage("a quantized -ctv needs flash attention")
             .about("cache-type-v")
             .about("flash-attn")
-            .with_hint("leave -fa off away, or quantize only the keys: -ctk q8_0"));
+            .with_hint("remove -fa off, or quantize only the keys, as in -ctk q8_0"));
     }
     Ok(settings_of(&args.model, args.n_gpu_layers()).map(|base| given.over(base)))
 }
 
-/// The settings of a model where nothing is given.
+/// The settings of a model without any flags.
 #[must_use]
 pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> {
     let default = default_settings(n_gpu_layers);
@@ -101,7 +103,7 @@ pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> 
     tuned.unwrap_or(BySpan { short: default, long: default })
 }
 
-/// What stands on the command line.
+/// Settings given on the command line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Given {
     flash_attention: Option<FlashAttention>,
@@ -112,7 +114,7 @@ struct Given {
 }
 
 impl Given {
-    /// What is given wins; the rest of `base` gives way where it does not go with it.
+    /// Puts the given settings over `base`, and changes what else in `base` conflicts with them.
     fn over(self, base: Settings) -> Settings {
         let needs_attention =
             self.v.is_some_and(CacheType::is_quantized) && base.flash_attention == FlashAttention::Off;

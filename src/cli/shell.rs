@@ -1,4 +1,4 @@
-//! What shells and `man` know of the command: `chaski completions` and `chaski man`.
+//! `chaski completions` and `chaski man`.
 
 use std::path::PathBuf;
 
@@ -19,15 +19,15 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(Debug, ClapArgs)]
 pub struct ManArgs {
-    /// Folder for the pages of all commands [default: the first page, to stdout]
+    /// Write the pages of all commands into this folder [default: print the first page]
     #[arg(value_name = "DIR")]
     pub folder: Option<PathBuf>,
 }
 
-/// Prints a script that completes `command` in a shell.
+/// Prints a completion script for a shell.
 ///
 /// # Errors
-/// When stdout fails.
+/// If stdout fails.
 pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     let name = command.get_name().to_owned();
@@ -36,10 +36,10 @@ pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<ExitC
     Ok(ExitCode::Success)
 }
 
-/// Prints the page of `command`, or writes those of all its commands into a folder.
+/// Prints the manual page of `command`, or writes the pages of all its commands into a folder.
 ///
 /// # Errors
-/// When stdout or the folder fails.
+/// If stdout or the folder fails.
 pub fn man(args: &ManArgs, command: Command) -> Result<ExitCode, Failure> {
     if let Some(folder) = &args.folder {
         std::fs::create_dir_all(folder)

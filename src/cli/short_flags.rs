@@ -1,10 +1,10 @@
-//! llama.cpp's short flags of several letters, which clap has not: it would take them apart.
+//! Expands llama.cpp's short flags of several letters, which clap would split into letters.
 
 use std::ffi::OsString;
 
 use crate::cli::failure::Failure;
 
-/// Those that are flags here as well.
+/// Flags that chaski has too.
 const KNOWN: [(&str, &str); 7] = [
     ("-sys", "--system-prompt"),
     ("-tb", "--threads-batch"),
@@ -15,25 +15,26 @@ const KNOWN: [(&str, &str); 7] = [
     ("-ctv", "--cache-type-v"),
 ];
 
-/// Those that are none, and what to do instead.
+/// Flags that chaski lacks, with a hint.
 const UNKNOWN: [(&[&str], &str); 5] = [
     (
         &["-hf", "-hfr", "-hff", "-hft", "-mu", "-dr"],
-        "nothing is fetched: -m FILE.gguf, or a name that chaski models list tells; scripts/get-model.sh fetches some",
+        "chaski does not download models: give -m FILE.gguf, or -m NAME from chaski models list; \
+         scripts/get-model.sh downloads one",
     ),
-    (&["-md", "-hfd", "-hfrd"], "drafting needs no second model"),
-    (&["-cnv", "-no-cnv", "-st"], "chaski chat converses, chaski run answers once"),
-    (&["-sysf"], "-sys \"$(cat FILE)\""),
-    (&["-jf"], "--json-schema-file FILE"),
+    (&["-md", "-hfd", "-hfrd"], "remove it: drafting needs no second model"),
+    (&["-cnv", "-no-cnv", "-st"], "for a chat use chaski chat, for one answer chaski run"),
+    (&["-sysf"], "use -sys \"$(cat FILE)\""),
+    (&["-jf"], "use --json-schema-file FILE"),
 ];
 
-/// After these comes a text, whatever it looks like.
+/// The argument after one of these flags is a text, whatever it looks like.
 const BEFORE_TEXTS: [&str; 3] = ["-r", "--reverse-prompt", "--regex"];
 
-/// The arguments with long flags instead.
+/// Replaces the short flags by long ones.
 ///
 /// # Errors
-/// At a flag of llama.cpp that there is not.
+/// At a flag of llama.cpp that chaski lacks.
 pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Failure> {
     let mut expanded: Vec<OsString> = Vec::new();
     let mut is_rest = false;
@@ -43,7 +44,7 @@ pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsStr
         let known = KNOWN.iter().find(|(short, _)| !is_text && argument == *short);
         let unknown = UNKNOWN.iter().find(|(flags, _)| !is_text && flags.iter().any(|flag| argument == *flag));
         if let Some((_, hint)) = unknown {
-            return Err(Failure::usage(format!("there is no {}", argument.display())).with_hint(*hint));
+            return Err(Failure::usage(format!("unknown flag {}", argument.display())).with_hint(*hint));
         }
         expanded.push(known.map_or(argument, |(_, long)| (*long).into()));
     }

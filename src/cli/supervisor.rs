@@ -1,11 +1,11 @@
-//! Two processes for a command that runs a model: this program, started again, works; the first one watches it and keeps
-//! the terminal. Should the engine take its process down, there is a message instead of a core dump.
+//! Runs the engine in a second process, so that a crash ends in a message instead of a core dump. The first process
+//! watches the second and keeps the terminal.
 //!
-//! The working process has this one's streams, so nothing of what it reads and writes passes through here. Nothing is
-//! started again either: that is for a batch ([`crate::batch::supervise`]), where it is known what was being done.
+//! The worker inherits stdin, stdout and stderr, so no data passes through the watcher. The watcher restarts nothing:
+//! only a batch can ([`crate::batch::supervise`]), because it knows what was being done.
 //!
-//! Signals: a terminal sends Ctrl-C to both processes, `kill` to this one. So this one alone listens, and passes on what it
-//! hears under another name. Ctrl-Z stops both, as one process. On Windows the command works in one process.
+//! Signals: a terminal sends Ctrl-C to both processes, `kill` sends to the watcher. So only the watcher listens, and
+//! forwards signals under other names. Ctrl-Z stops both. On Windows everything runs in one process.
 
 #[cfg(not(unix))]
 mod elsewhere;
@@ -14,7 +14,7 @@ mod unix;
 
 use crate::text::sanitize_for_terminal;
 
-/// Longest message of an engine, in bytes; ggml's are no longer.
+/// Size limit of the engine's last message, in bytes; ggml's are not longer.
 const MAX_WORDS_BYTES: usize = 2048;
 
 #[cfg(not(unix))]
@@ -22,7 +22,7 @@ pub use elsewhere::{begin_work, contained, is_worker, spawn};
 #[cfg(unix)]
 pub use unix::{begin_work, contained, is_worker, spawn};
 
-/// What a process said before it crashed.
+/// The last message of a process that crashed.
 #[derive(Debug, Default)]
 pub struct CrashMessage {
     #[cfg(unix)]
@@ -30,13 +30,13 @@ pub struct CrashMessage {
 }
 
 impl CrashMessage {
-    /// On one line, for people; `None` if it said nothing. For after its end.
+    /// The message on one line; `None` if there is none. Call it after the process ended.
     #[must_use]
     pub fn take(&mut self) -> Option<String> {
         #[cfg(unix)]
         {
             let mut bytes = vec![0; MAX_WORDS_BYTES];
-            // It does not block, and so much is written at once.
+            // The pipe does not block, and the message is written in one piece.
             let n = std::io::Read::read(self.heard.as_mut()?, &mut bytes).ok()?;
             in_words(&String::from_utf8_lossy(&bytes[..n]))
         }
@@ -45,7 +45,7 @@ impl CrashMessage {
     }
 }
 
-/// `DIR/FILE:LINE: WHAT` of ggml, and what C++ libraries say of an exception.
+/// Rewrites ggml's `DIR/FILE:LINE: WHAT`, and a C++ library's report of an exception.
 fn in_words(said: &str) -> Option<String> {
     let said = sanitize_for_terminal(said);
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());

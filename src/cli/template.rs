@@ -1,4 +1,4 @@
-//! Which chat template a prompt is put into: the model's own, or the one given.
+//! Selects the chat template: the model's own, or the one given.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,19 +12,20 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_file;
 use crate::gguf::Gguf;
 
-/// Longest template in a file.
+/// Size limit of a template file, in bytes.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// How prompts are put into words.
+/// Flags of the chat template.
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
-    /// Chat template instead of the model's own: Jinja, or a name that llama.cpp has, as chatml or llama3
-    #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
+    /// Replace the model's chat template: Jinja, or one of llama.cpp's names, such as chatml
+    #[arg(hide_short_help = true, long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", hide_env = true)]
     pub chat_template: Option<String>,
 
     /// The same from a file
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "FILE",
         conflicts_with = "chat_template",
@@ -33,26 +34,29 @@ pub struct TemplateArgs {
     )]
     pub chat_template_file: Option<PathBuf>,
 
-    /// Variables for the chat template, a JSON object, as {"enable_thinking": false}
-    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS", hide_env = true)]
+    /// Variables for the chat template, as in '{"enable_thinking": false}'
+    #[arg(hide_short_help = true, long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS", hide_env = true)]
     pub chat_template_kwargs: Option<String>,
 }
 
 impl TemplateArgs {
-    /// The template's text: the one given, or else the model's; `None` where there is neither.
+    /// The template's text: the given one, else the model's; `None` if there is neither.
     ///
     /// # Errors
-    /// When a file cannot be read, or there is no template of that name.
+    /// If a file cannot be read, or no template has the given name.
     pub fn source(&self, gguf: &Gguf) -> Result<Option<String>, Failure> {
         match (&self.chat_template, &self.chat_template_file) {
             (Some(text), _) if text.contains("{{") || text.contains("{%") => Ok(Some(text.clone())),
             (Some(name), _) if named(name.trim()).is_some() => Ok(named(name.trim())),
-            (Some(name), _) => Err(Failure::usage(format!("--chat-template: {name:?} is no template"))
-                .about("chat-template")
-                .with_hint(format!(
-                    "a template's Jinja text, or one of {}; --chat-template-file FILE reads one",
-                    names().collect::<Vec<_>>().join(" ")
-                ))),
+            (Some(name), _) => {
+                Err(Failure::usage(format!("--chat-template: {name:?} is neither Jinja nor the name of a template"))
+                    .about("chat-template")
+                    .with_hint(format!(
+                        "give a template's Jinja text or one of the names {}; to read a file, use --chat-template-file \
+                     FILE",
+                        names().collect::<Vec<_>>().join(" ")
+                    )))
+            }
             (None, Some(path)) => read_file(path, MAX_TEMPLATE_BYTES, "a template")
                 .map(Some)
                 .map_err(|failure| failure.about("chat-template-file")),
@@ -60,7 +64,7 @@ impl TemplateArgs {
         }
     }
 
-    /// What of this makes another job of a batch.
+    /// The part of a batch job's key that depends on the template.
     #[must_use]
     pub fn key(&self) -> String {
         match self {
@@ -71,22 +75,23 @@ impl TemplateArgs {
         }
     }
 
-    /// The same where there must be one.
+    /// Like [`TemplateArgs::source`], but a missing template is an error.
     ///
     /// # Errors
-    /// Also when there is none.
+    /// Also if there is no template.
     pub fn needed(&self, gguf: &Gguf) -> Result<String, Failure> {
         self.source(gguf)?.ok_or_else(|| {
-            Failure::usage(format!("{}: this model has no chat template", gguf.path().display())).with_hint(
-                "--chat-template chatml and --chat-template-file FILE give one; run --raw continues a text as it is",
+            Failure::usage(format!("{}: the model has no chat template", gguf.path().display())).with_hint(
+                "give one with --chat-template chatml or --chat-template-file FILE; `chaski run --raw` works without \
+                 one",
             )
         })
     }
 
-    /// The variables given.
+    /// The template variables from the flags.
     ///
     /// # Errors
-    /// When they are no object.
+    /// If they are not a JSON object.
     pub fn variables(&self) -> Result<BTreeMap<String, TemplateValue>, Failure> {
         let Some(text) = &self.chat_template_kwargs else { return Ok(BTreeMap::new()) };
         serde_json::from_str(text).map_err(|error| {

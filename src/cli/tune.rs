@@ -1,4 +1,4 @@
-//! `chaski tune`: measures settings once, prints what they cost, and keeps the best.
+//! `chaski tune`: measures settings, prints their costs, and saves the best.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,43 +17,44 @@ use crate::cli::sandbox::{SandboxArgs, confine};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
 use crate::gguf::Gguf;
+use crate::llama::engine::tune::{self, TuneConfig, Tuned, Tuning};
 use crate::llama::logs;
 use crate::llama::model::ModelConfig;
-use crate::llama::tune::{TuneConfig, Tuned};
-use crate::llama::worker::{Event, Worker};
 use crate::store::{curves, tuned};
 use crate::tune::{BySpan, LONG, Plan, SHORT, Settings, Span, Times, Trial, WIDTHS};
 
-/// Longest time that can be asked for, in seconds.
+/// Largest time limit, in seconds.
 const MAX_BUDGET_S: u64 = 3600;
 
-/// On a quiet machine the median of a few samples lies 1% to 3% above the fastest.
+/// On a quiet machine, the median of a few samples is 1% to 3% above the fastest.
 const MUCH_SPREAD: f64 = 0.08;
 
 /// Arguments of `tune`.
 #[derive(Debug, ClapArgs)]
 pub struct TuneArgs {
-    /// GGUF file, or a name that chaski models list tells
+    /// GGUF file, or a name from `chaski models list`
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// Time for measuring, in seconds
+    /// Time limit for measuring, in seconds
     #[arg(long, value_name = "S", default_value_t = 60)]
     pub budget: u64,
 
-    /// Choose a quantized KV cache as well, if it is faster: it changes the model's own numbers, hence possibly its text
+    /// Also choose a quantized KV cache if it is faster (changes the model's output)
     #[arg(long)]
     pub lossy_kv: bool,
 
-    /// Format of the table
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Md)]
     pub output: OutputFormat,
 
-    /// Delete what was measured before, and measure nothing
+    /// Delete the saved settings, and measure nothing
     #[arg(long)]
     pub forget: bool,
 
-    /// -ngl: layers on the GPU, in a build that has one; all, auto and -1 are the default [default: all that fit]
+    /// Layers to run on the GPU [default: all that fit] [short: -ngl]
+    ///
+    /// `all`, `auto` and -1 mean the default. Only builds with GPU support use it.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<GpuLayers>,
 
@@ -72,10 +73,10 @@ impl TuneArgs {
     }
 }
 
-/// How a table is written.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// Markdown
+    /// Markdown table
     Md,
     /// One JSON object
     Json,
@@ -84,7 +85,7 @@ pub enum OutputFormat {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     if !(1..=MAX_BUDGET_S).contains(&args.budget) {
         return Err(Failure::usage(format!("--budget must be 1 to {MAX_BUDGET_S} seconds, not {}", args.budget)));
@@ -94,11 +95,11 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     kernels::check()?;
     let key = key(&args.model, args.n_gpu_layers());
     let (Some(folder), Some(cache)) = (tuned_folder(), cache_folder()) else {
-        return Err(Failure::new("there is no folder to keep settings in").with_hint("set HOME or XDG_CACHE_HOME"));
+        return Err(Failure::new("there is no folder to save the settings in").with_hint("set HOME or XDG_CACHE_HOME"));
     };
     if args.forget {
         let was_there = tuned::forget(&folder, &key).map_err(|error| Failure::new(error.to_string()))?;
-        stderr_line(if was_there { "the tuned settings are deleted" } else { "no settings were tuned" });
+        stderr_line(if was_there { "the tuned settings are deleted" } else { "there were no tuned settings" });
         return Ok(ExitCode::Success);
     }
     confine(args.sandbox, [Some(cache.clone())], args.verbose);
@@ -115,7 +116,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         OutputFormat::Md => table(&args.model, &measured, args.lossy_kv),
         OutputFormat::Json => json(&args.model, &measured),
     })?;
-    // Only now, and each file whole: an interrupt leaves nothing half kept.
+    // Save only now, and each file as a whole: an interrupt leaves nothing half saved.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for (settings, curve) in &measured.curves {
         let kept = curves::save(&cache.join("curves"), &key.with_settings(&settings.to_string()), curve, now);
@@ -123,21 +124,24 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     }
     tuned::save(&folder, &key, measured.settings, now).map_err(|error| not_kept(&error))?;
     if !measured.is_complete {
-        stderr_line("notice: the time was over before all settings were measured; hint: a larger --budget");
+        stderr_line("notice: not all settings could be measured in this time; hint: use a larger --budget");
     }
     if is_noisy(&measured.trials) {
-        stderr_line("notice: times differed much from sample to sample; hint: measure again while nothing else runs");
+        stderr_line("notice: the measured times vary a lot; hint: run it again while nothing else is running");
     }
-    stderr_line("hint: these settings are used from now on, flags win, --forget deletes them");
+    stderr_line(
+        "saved: chaski uses these settings from now on; flags override them; to delete them: chaski tune \
+                 --forget",
+    );
     Ok(ExitCode::Success)
 }
 
-/// Positions of the long context.
+/// Length of the long context, in tokens.
 fn n_long(gguf: &Gguf) -> usize {
     gguf.context_length().map_or(LONG, |n| LONG.min(n as usize))
 }
 
-/// Whether the machine had other things to do.
+/// Whether the machine was busy with other work.
 fn is_noisy(trials: &[Trial]) -> bool {
     let times = trials.iter().flat_map(|trial| [&trial.times.short, &trial.times.long]).flatten();
     let spreads: Vec<f64> = times.map(|times| times.spread).collect();
@@ -145,40 +149,27 @@ fn is_noisy(trials: &[Trial]) -> bool {
 }
 
 fn not_kept(error: &std::io::Error) -> Failure {
-    Failure::new(format!("the settings cannot be kept: {error}")).with_hint("XDG_CACHE_HOME names another folder")
+    Failure::new(format!("cannot save the settings: {error}")).with_hint("to use another folder, set XDG_CACHE_HOME")
 }
 
-/// Follows the work to its end.
+/// Measures, with a progress bar.
 fn measure(config: TuneConfig) -> Result<Tuned, Failure> {
-    let worker = Worker::tune(config, interrupt::flag()?);
-    let worker = worker.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let mut bars = Bars::default();
-    while let Some(event) = worker.next_event() {
-        match event {
-            Event::Loading(share) => bars.loading(share),
-            Event::Tuning(share, what) => bars.tuning(share, what),
-            Event::Tuned(tuned) => {
-                bars.clear();
-                return Ok(*tuned);
-            }
-            Event::Failed(failure) => {
-                bars.clear();
-                return Err(failure.into());
-            }
-            _ => {}
-        }
-    }
-    Err(Failure::new("the engine stopped without a result"))
+    let tuned = tune::tune(config, interrupt::flag()?, &mut |event| match event {
+        Tuning::Loading(share) => bars.loading(share),
+        Tuning::Measuring(share, what) => bars.tuning(share, what),
+    });
+    bars.clear();
+    Ok(tuned?)
 }
 
 fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {
     let name = model.file_name().unwrap_or_default().to_string_lossy();
     let mut out = format!(
-        "{name}\n{}\n\n\
-         Milliseconds for n rows in one batch; the last column is the time of a token where half of the tokens are \
-         decoded plainly and half in chains accepted with p = 0.9 a token. Chosen is the least of it among the settings \
-         whose one row is within 2% of the fastest; the default, where the difference is noise.\n\n\
-         | settings | context |",
+        "{name}\n{}\n\nThe columns n show milliseconds for n rows (tokens in one step). ms/token assumes that half \
+         of the tokens are decoded plainly, and half are drafted in chains and accepted with probability 0.9. tune \
+         chooses the least ms/token among the settings within 2% of the fastest at n = 1; if the difference is \
+         noise, it chooses the default.\n\n| settings | context |",
         machine()
     );
     WIDTHS.iter().for_each(|width| out += &format!(" n = {width} |"));
@@ -192,7 +183,7 @@ fn table(model: &Path, measured: &Tuned, is_lossy_allowed: bool) -> String {
             let notes = [
                 (trial.settings == chosen, "**chosen**"),
                 (place == 0, "default"),
-                (trial.settings.kv_type.is_lossy() && !is_lossy_allowed, "lossy: only with --lossy-kv"),
+                (trial.settings.kv_type.is_lossy() && !is_lossy_allowed, "changes the output: only with --lossy-kv"),
             ];
             let notes: Vec<&str> = notes.iter().filter(|(is_so, _)| *is_so).map(|(_, note)| *note).collect();
             out += &row(&trial.settings, *n_positions.of(span), trial.times.of(span).as_ref(), &notes.join(", "));
@@ -209,7 +200,7 @@ fn row(settings: &Settings, n_positions: usize, times: Option<&Times>, notes: &s
     }
     match times {
         Some(times) => out += &format!(" {:.1}% | {:.2} | {notes} |\n", times.spread * 100.0, times.ms_per_token()),
-        None => out += " – | – | cannot be measured here |\n",
+        None => out += " – | – | not measured |\n",
     }
     out
 }

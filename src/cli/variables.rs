@@ -1,6 +1,6 @@
-//! Variables that give flags their values where the command line does not (`LLAMA_ARG_CTX_SIZE` and others).
+//! Environment variables that give values to flags, such as `LLAMA_ARG_CTX_SIZE`.
 //!
-//! A message that is about such a value names the variable: whoever exported it a month ago does not think of it.
+//! A message about such a value names the variable, which the user may have exported long ago.
 
 use std::ffi::{OsStr, OsString};
 
@@ -9,10 +9,10 @@ use clap::error::ContextKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-/// Characters of a value that a message shows: a template is long.
+/// Characters of a value that a message shows: a template can be long.
 const MAX_TOLD: usize = 80;
 
-/// A flag whose value a variable gave.
+/// A flag whose value comes from an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Variable {
     /// The long name of the flag.
@@ -21,12 +21,12 @@ struct Variable {
     value: String,
 }
 
-/// All of them in a command line.
+/// The environment variables that gave values to a command line.
 #[derive(Clone, Debug, Default)]
 pub struct Variables(Vec<Variable>);
 
 impl Variables {
-    /// Those that gave values to the flags of the command that was chosen.
+    /// The variables that gave values to flags of the chosen command.
     #[must_use]
     pub fn of(command: &Command, matches: &ArgMatches) -> Variables {
         let (mut command, mut matches) = (command, matches);
@@ -53,8 +53,8 @@ impl Variables {
     }
 }
 
-/// The command without variables that do not count: those that are empty, as in `NAME= chaski`, and those of flags that
-/// conflict with what the command line gives.
+/// Ignores variables that do not count: empty ones, as in `NAME= chaski`, and those whose flag conflicts with a given
+/// one.
 #[must_use]
 pub fn counting(command: Command, arguments: &[OsString]) -> Command {
     counting_where(command, arguments, &|name| std::env::var_os(name))
@@ -70,7 +70,7 @@ fn counting_where(command: Command, arguments: &[OsString], get: &dyn Fn(&OsStr)
             is_against(arg, other) || is_against(other, arg)
         };
         let others: Vec<&Arg> = command.get_arguments().filter(against).collect();
-        // Of two variables the first gives way, as in llama.cpp, where the later one writes over it.
+        // If two variables conflict, the first one gives way, as in llama.cpp.
         others.iter().any(|other| is_given(other, arguments))
             || !is_given(arg, arguments)
                 && others.iter().any(|other| is_set(other) && command.get_arg_conflicts_with(arg).is_empty())
@@ -87,7 +87,7 @@ fn counting_where(command: Command, arguments: &[OsString], get: &dyn Fn(&OsStr)
     command.mut_subcommands(|subcommand| counting_where(subcommand, arguments, get))
 }
 
-/// What to do about a value that clap refused, if a variable gave it.
+/// Hint for a value that clap rejected, if a variable gave it.
 #[must_use]
 pub fn hint(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<String> {
     let context = |kind| error.context().find(|(known, _)| *known == kind).map(|(_, value)| value.to_string());
@@ -96,10 +96,10 @@ pub fn hint(error: &clap::Error, command: &Command, arguments: &[OsString]) -> O
     let arg = find(command, long)?;
     let Variable { name, value, .. } = variable(arg)?;
     (value == refused && !is_given(arg, arguments))
-        .then(|| format!("the variable {name} gives this value: unset {name}, or give --{long}"))
+        .then(|| format!("this value comes from the environment variable {name}: unset it, or give --{long}"))
 }
 
-/// A flag of any command; those of one name have one variable.
+/// Finds a flag in any command; flags of the same name have the same variable.
 fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let here = command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
     here.or_else(|| command.get_subcommands().find_map(|subcommand| find(subcommand, long)))
@@ -111,7 +111,7 @@ fn variable(arg: &Arg) -> Option<Variable> {
     Some(Variable { flag: arg.get_long()?.to_owned(), name, value })
 }
 
-/// Whether a flag stands on the command line.
+/// Whether the command line gives a flag.
 fn is_given(arg: &Arg, arguments: &[OsString]) -> bool {
     let long = arg.get_long().map(|long| format!("--{long}"));
     let short = arg.get_short().map(|short| format!("-{short}"));

@@ -1,6 +1,7 @@
-//! The architectures of llama.cpp, copied from `llama-arch.cpp` of llama-cpp-sys-2 0.1.161: to be renewed with that crate.
+//! llama.cpp's architectures, copied from `llama-arch.cpp` of llama-cpp-sys-2 0.1.161. Update this list with that
+//! crate.
 
-/// Those that generate text.
+/// Architectures that generate text.
 #[rustfmt::skip]
 pub(super) const KNOWN: &[&str] = &[
     "llama", "llama4", "deci", "falcon", "grok", "gpt2", "gptneox", "mpt", "baichuan", "starcoder", "refact",
@@ -19,8 +20,8 @@ pub(super) const KNOWN: &[&str] = &[
     "step35", "spark2_5", "maincoder", "kimi-linear", "kimi-k3", "glm5-next", "talkie", "mellum", "nanbeige",
 ];
 
-/// Those that llama.cpp loads, but that do not write text token by token: they embed it, make sound, refine a whole
-/// text at once, need an encoder, or are heads of another model.
+/// Architectures that llama.cpp loads but that do not generate text token by token: embedders, audio models, diffusion
+/// models, encoder-decoders, and draft heads.
 #[rustfmt::skip]
 pub(super) const WITHOUT_TEXT: &[&str] = &[
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3",
@@ -28,5 +29,5 @@ pub(super) const WITHOUT_TEXT: &[&str] = &[
     "t5", "dream", "llada", "llada-moe", "rnd1", "qwen3tts", "pockettts", "eagle3", "dflash", "gemma4-assistant",
 ];
 
-/// Those without any attention (`llm_arch_is_recurrent`): their head counts are 0.
+/// Architectures without attention (`llm_arch_is_recurrent`): their head counts are 0.
 pub(super) const RECURRENT: &[&str] = &["mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"];

@@ -1,4 +1,4 @@
-//! What the metadata of a model mean: the checks that llama.cpp makes by aborting, or does not make. The rules follow
+//! Checks a model's metadata for defects on which llama.cpp aborts, or which it does not check. The rules follow
 //! `llama_model_base::load_hparams` and `llama_vocab::impl::load` of llama-cpp-sys-2 0.1.161.
 
 mod shards;
@@ -14,7 +14,7 @@ use super::{Gguf, architectures};
 pub(super) const MAX_BLOCKS: u32 = 512;
 const MAX_EXPERTS: u64 = 1024;
 
-/// All files of a checked model, and the sums over them.
+/// The files of a checked model, with totals over all shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFiles {
     /// the shards in order; one path for most models
@@ -23,13 +23,13 @@ pub struct ModelFiles {
     pub n_tensors: u64,
     /// the bytes of all tensors, without padding
     pub tensor_bytes: u64,
-    /// the numbers in all tensors: the model's parameters
+    /// the number of elements in all tensors: the model's parameters
     pub n_elements: u64,
 }
 
 pub(super) fn check(gguf: &Gguf) -> Result<ModelFiles, GgufError> {
     let invalid = |defect| GgufError::Invalid { path: gguf.path.clone(), defect };
-    // First: only the first shard has the metadata of the model.
+    // Check this first: only the first shard has the metadata of the model.
     let n_shards = shards::shard_count(gguf).map_err(invalid)?;
     check_architecture(gguf).map_err(invalid)?;
     check_experts(gguf).map_err(invalid)?;
@@ -76,7 +76,7 @@ fn check_architecture(gguf: &Gguf) -> Result<(), Defect> {
     for suffix in ["attention.head_count", "attention.head_count_kv"] {
         let heads = per_layer(gguf, suffix, n_blocks)?;
         match heads {
-            // Recurrent models have no attention and say 0; hybrid ones say 0 for the blocks that have none.
+            // Recurrent models have no attention and state 0; hybrid models state 0 for blocks without attention.
             _ if is_recurrent => {}
             Some(most) => range(gguf, suffix, most, 1, u32::MAX.into())?,
             None if suffix == "attention.head_count" => {
@@ -105,7 +105,7 @@ fn check_experts(gguf: &Gguf) -> Result<(), Defect> {
     let n_blocks = required(gguf, "block_count")?;
     let mut total = optional(gguf, "expert_count")?.unwrap_or(0);
     let mut used = per_layer(gguf, "expert_used_count", n_blocks)?.unwrap_or(0);
-    // llama.cpp's exception: the dense models of this family carry the keys of the other ones.
+    // An exception that llama.cpp makes: dense models of this family carry the keys of the MoE models.
     if matches!(gguf.architecture(), Some("hunyuan_vl" | "hunyuan-dense")) && total <= 1 {
         (total, used) = (0, 0);
     }
@@ -128,7 +128,7 @@ fn check_experts(gguf: &Gguf) -> Result<(), Defect> {
     Ok(())
 }
 
-// Typed access. llama.cpp insists on the exact type of each key, so a wrong one is a defect even if the number fits.
+// llama.cpp requires the exact type of each key, so a wrong type is a defect even if the number fits.
 
 fn wrong_type(key: &str, expected: &'static str, found: &Value<'_>) -> Defect {
     Defect::WrongType { key: key.to_owned(), expected, found: found.value_type().name().to_owned() }
@@ -187,7 +187,7 @@ fn required(gguf: &Gguf, suffix: &str) -> Result<u64, Defect> {
     optional(gguf, suffix)?.ok_or_else(|| Defect::MissingKey { key: arch_key(gguf, suffix) })
 }
 
-/// The largest of an array with one element per block, or a single number for all blocks.
+/// The maximum of an array with one element per block, or the single number for all blocks.
 fn per_layer(gguf: &Gguf, suffix: &str, n_blocks: u64) -> Result<Option<u64>, Defect> {
     let key = arch_key(gguf, suffix);
     if !matches!(gguf.get(&key), Some(Value::Array(_))) {
@@ -200,7 +200,7 @@ fn per_layer(gguf: &Gguf, suffix: &str, n_blocks: u64) -> Result<Option<u64>, De
     if values.len() as u64 != n_blocks {
         return Err(Defect::PerLayerLength { key, expected: n_blocks, found: values.len() as u64 });
     }
-    // llama.cpp reads a negative element as unsigned, hence as a huge number.
+    // llama.cpp reads a negative element as unsigned, that is, as a huge number.
     let unsigned = |v: Value<'_>| match v {
         Value::I32(n) => u64::from(n as u32),
         other => other.as_u64().unwrap_or(0),

@@ -1,10 +1,10 @@
-//! What can be wrong with a model file. Text that comes from the file is quoted with `{:?}`, which escapes control
-//! characters: a terminal never sees them raw.
+//! Defects of model files. Text from the file is quoted with `{:?}`, which escapes control characters, so a terminal
+//! never sees them raw.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A model file that cannot be used, and why.
+/// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
@@ -35,7 +35,7 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    /// What to do about it, for the `hint:` line; `None` where nothing helps beyond the message.
+    /// What the user can do, for the `hint:` line; `None` if the message says it all.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("check the path of the model"),
@@ -45,7 +45,7 @@ impl GgufError {
         }
     }
 
-    /// What is wrong with the content; `None` if it could not be read.
+    /// The defect in the content; `None` if the file could not be read.
     pub fn defect(&self) -> Option<&Defect> {
         match self {
             Self::Invalid { defect, .. } => Some(defect),
@@ -54,15 +54,15 @@ impl GgufError {
     }
 }
 
-/// What is wrong with the content of a file: what was expected, what was found.
+/// A defect in the content of a file: what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum Defect {
     // The container.
-    #[error("expected at least 24 bytes of GGUF header, the file has {has}")]
+    #[error("expected a GGUF header of at least 24 bytes, but the file has {has}")]
     TooSmall { has: u64 },
-    #[error("expected a GGUF file, found {found:?} as its first four bytes")]
+    #[error("expected a GGUF file, but its first four bytes are {found:?}")]
     NotGguf { found: String },
     #[error("expected a GGUF file, found {found}")]
     Foreign { found: String, hint: &'static str },
@@ -72,7 +72,7 @@ pub enum Defect {
     Version { found: u32 },
     #[error("expected at most {limit} {what}, found a count of {found}")]
     Count { what: &'static str, found: u64, limit: u64 },
-    #[error("header cut short: {what} at byte {at} needs {needs} bytes, the file has {has} left")]
+    #[error("the header is cut off: {what} at byte {at} needs {needs} bytes, but the file has {has} left")]
     CutShort { what: &'static str, at: u64, needs: u64, has: u64 },
     #[error("expected a printable metadata key, found {key:?}")]
     UnprintableKey { key: String },
@@ -102,9 +102,9 @@ pub enum Defect {
     BlockSize { name: String, kind: &'static str, n_block: u64, found: u64 },
     #[error("tensor {name:?}: expected offset {expected}, found {found}")]
     TensorOffset { name: String, expected: u64, found: u64 },
-    #[error("the tensors need {needs} bytes, the file has {has}: incomplete download")]
+    #[error("the tensors need {needs} bytes, but the file has {has}: incomplete download")]
     Incomplete { needs: u64, has: u64 },
-    #[error("expected tensors, found none")]
+    #[error("the file contains no tensors")]
     NoTensors,
 
     // Metadata.
@@ -126,7 +126,7 @@ pub enum Defect {
     RopeScaling { found: String },
     #[error("metadata key {key:?}: expected {expected} elements, one per block, found {found}")]
     PerLayerLength { key: String, expected: u64, found: u64 },
-    #[error("uses {used} of {total} experts per token")]
+    #[error("the model uses {used} experts per token, but has {total}")]
     ExpertsUsed { used: u64, total: u64 },
     #[error("expert groups do not fit: {groups} groups, {used} of them used, for {total} experts")]
     ExpertGroups { groups: u64, used: u64, total: u64 },
@@ -140,13 +140,13 @@ pub enum Defect {
     VocabularySize { limit: u64, found: u64 },
     #[error("token {token:?} occurs twice in the vocabulary (second at id {id})")]
     DuplicateToken { token: String, id: usize },
-    #[error("no token for the byte 0x{byte:02X} in the vocabulary")]
+    #[error("the vocabulary has no token for the byte 0x{byte:02X}")]
     MissingByte { byte: u8 },
     #[error("metadata key {key:?}: expected one element for each of {expected} tokens, found {found}")]
     PerTokenLength { key: &'static str, expected: u64, found: u64 },
     #[error("{which} token: expected an id below {n_vocab}, found {found}")]
     SpecialToken { which: &'static str, n_vocab: u64, found: u64 },
-    #[error("the tokenizer adds a {which} token but the file names none")]
+    #[error("the tokenizer adds a {which} token, but the file does not define one")]
     NoSpecialToken { which: &'static str },
     #[error("tokenizer.chat_template: expected at most {limit} bytes, found {found}")]
     TemplateTooLong { limit: u64, found: u64 },
@@ -160,23 +160,24 @@ pub enum Defect {
     ShardName { count: u64, expected: String },
     #[error("shard {index} of {count} is missing: {file:?}")]
     MissingShard { index: u64, count: u64, file: String },
-    #[error("expected shard {expected} of {expected_count}, the file says {found}")]
+    #[error("expected shard {expected} of {expected_count}, but the file says {found}")]
     ShardNumber { expected: u64, expected_count: u64, found: String },
     #[error("expected {expected} tensors in all shards, found {found}")]
     ShardTensors { expected: u64, found: u64 },
 }
 
 impl Defect {
-    /// What to do about it; `None` where nothing helps beyond the message.
+    /// What the user can do; `None` if the message says it all.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::TooSmall { .. } | Self::CutShort { .. } | Self::Incomplete { .. } => {
                 Some("the download is incomplete or damaged: download it again")
             }
             Self::Foreign { hint, .. } => Some(hint),
-            Self::NotGguf { .. } => {
-                Some("chaski runs GGUF files; safetensors and PyTorch models can be converted with llama.cpp")
-            }
+            Self::NotGguf { .. } => Some(
+                "chaski runs GGUF files; convert safetensors and PyTorch models with llama.cpp's \
+                      convert_hf_to_gguf.py",
+            ),
             Self::Version { found: 0 | 1 } => Some("the file is too old: look for a newer conversion of the model"),
             Self::BigEndian | Self::MissingByte { .. } | Self::Tokenizer { .. } | Self::NoTokenizer { .. } => {
                 Some("look for another conversion of the model")
@@ -185,15 +186,15 @@ impl Defect {
             | Self::TensorType { .. }
             | Self::ValueType { .. }
             | Self::Architecture { .. }
-            | Self::RopeScaling { .. } => Some("the model may be newer than this chaski: try an update"),
+            | Self::RopeScaling { .. } => Some("the model may need a newer version of chaski"),
             Self::Projector => Some("this is the mmproj part of a multimodal model: give the language model's file"),
-            Self::NotFirstShard { .. } => Some("give the file that ends in -00001-of-..., it leads to the others"),
+            Self::NotFirstShard { .. } => Some("give the file that ends in -00001-of-...; chaski finds the others"),
             Self::ShardName { .. } => Some("keep the shards' original file names"),
-            Self::MissingShard { .. } => Some("download all shards into one directory"),
+            Self::MissingShard { .. } => Some("download all shards into one folder"),
             Self::ShardNumber { .. } | Self::ShardTensors { .. } => {
-                Some("the shards are not of one model: download all of them again")
+                Some("the shards are from different models: download all of them again")
             }
-            Self::NoTensors => Some("the file holds a vocabulary only: download the model itself"),
+            Self::NoTensors => Some("the file contains only a vocabulary: download the model itself"),
             Self::DuplicateKey { .. }
             | Self::DuplicateTensor { .. }
             | Self::TensorOffset { .. }
@@ -205,7 +206,7 @@ impl Defect {
     }
 }
 
-/// At most 64 characters of untrusted text, for a message.
+/// At most 64 characters of untrusted text, for messages.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
     let mut short: String = text.chars().take(64).collect();

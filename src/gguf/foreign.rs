@@ -1,41 +1,53 @@
-//! What a file is that is no GGUF file: the page of a download instead of the download, a placeholder, another format.
+//! Recognizes files that are not GGUF, such as a web page saved instead of a download, or another format, for error
+//! messages.
 
 use crate::gguf::error::excerpt;
 
-/// Bytes that are looked at.
+/// Number of bytes examined.
 const N_LOOKED_AT: usize = 1024;
 
-const AGAIN: &str = "download the file itself; on Hugging Face its address has /resolve/ where the page's has /blob/";
+const AGAIN: &str = "download the file itself: on Hugging Face, replace /blob/ in the address by /resolve/";
 const LOGIN: &str =
-    "a server's answer was saved instead of the model: check the address, and log in if the model is gated";
-const UNPACK: &str =
-    "unpack it first, and give the GGUF file in it; safetensors and PyTorch models can be converted with llama.cpp";
-const CONVERT: &str =
-    "chaski runs GGUF files: look for a GGUF version, or convert it with llama.cpp's convert_hf_to_gguf.py";
+    "the download saved an error message instead of the model: check the address, and log in if the model is gated";
+const UNPACK: &str = "unpack it, and give the GGUF file in it; convert safetensors and PyTorch models with llama.cpp's \
+     convert_hf_to_gguf.py";
+const CONVERT: &str = "look for a GGUF version of the model, or convert it with llama.cpp's convert_hf_to_gguf.py";
 
-/// Formats by what their files begin with: bytes, name, and what to do.
+/// Magic bytes of known formats, with a name and a hint.
 const BEGINNINGS: [(&[u8], &str, &str); 18] = [
-    (b"version https://git-lfs", "a Git LFS pointer, and not the file that it stands for", "fetch that: git lfs pull"),
-    (b"version http://git-media", "a Git LFS pointer, and not the file that it stands for", "fetch that: git lfs pull"),
-    (b"/annex/objects/", "a git-annex pointer, and not the file that it stands for", "fetch that: git annex get FILE"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer instead of the file itself",
+        "download the file itself: git lfs pull",
+    ),
+    (
+        b"version http://git-media",
+        "a Git LFS pointer instead of the file itself",
+        "download the file itself: git lfs pull",
+    ),
+    (
+        b"/annex/objects/",
+        "a git-annex pointer instead of the file itself",
+        "download the file itself: git annex get FILE",
+    ),
     (b"\x1f\x8b", "a gzip archive", UNPACK),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", UNPACK),
     (b"\xfd7zXZ\0", "an xz archive", UNPACK),
     (b"BZh", "a bzip2 archive", UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     (b"Rar!", "a rar archive", UNPACK),
-    (b"\x7fELF", "a program", "a llamafile holds its GGUF file as a zip archive does: unzip FILE"),
-    (b"MZ", "a program", "a llamafile holds its GGUF file as a zip archive does: unzip FILE"),
+    (b"\x7fELF", "a program", "a llamafile contains its GGUF file as a zip archive does: unzip FILE"),
+    (b"MZ", "a program", "a llamafile contains its GGUF file as a zip archive does: unzip FILE"),
     (b"\x89HDF", "an HDF5 file", CONVERT),
-    (b"lmgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"fmgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"tjgg", "a GGML file of before August 2023", "look for a newer conversion of the model"),
-    (b"algg", "a GGML adapter of before August 2024", "look for a newer conversion of the adapter"),
-    (b"CHASKIDF", "a drafter file of chaski", "--base takes it; -m takes a model"),
-    (b"\0\0\0\0", "zeros", "the download did not end: download it again"),
+    (b"lmgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"fmgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"tjgg", "a GGML file from before August 2023", "look for a newer conversion of the model"),
+    (b"algg", "a GGML adapter from before August 2024", "look for a newer conversion of the adapter"),
+    (b"CHASKIDF", "a drafter file of chaski", "give drafter files with --base, and a model with -m"),
+    (b"\0\0\0\0", "zeros", "the download is incomplete: download it again"),
 ];
 
-/// What it is, and what to do; `None` for what is not known.
+/// The format of a file and a hint; `None` if it is unknown.
 pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
     let start = &bytes[..bytes.len().min(N_LOOKED_AT)];
     let known = BEGINNINGS.iter().find(|(beginning, _, _)| start.starts_with(beginning));
@@ -43,12 +55,12 @@ pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
         return Some(((*name).to_owned(), hint));
     }
     if start.starts_with(b"PK\x03\x04") {
-        // What torch.save writes.
+        // torch.save writes such an entry.
         let is_torch = start.windows(8).any(|window| window == b"data.pkl");
         let found = if is_torch { "a PyTorch model" } else { "a zip archive" };
         return Some((found.to_owned(), if is_torch { CONVERT } else { UNPACK }));
     }
-    // Python's pickle, protocols 2 to 5; safetensors: the length of a JSON object, and the object.
+    // A pickle of protocol 2 to 5; then safetensors, which start with the length of a JSON object.
     if let [0x80, 2..=5, ..] = start {
         return Some(("a PyTorch model (pickle)".to_owned(), CONVERT));
     }
@@ -61,11 +73,11 @@ pub(super) fn what(bytes: &[u8]) -> Option<(String, &'static str)> {
     text(start)
 }
 
-/// Text: a page, what a server said, or anything else.
+/// Describes a text file: a web page, a server's error message, or anything else.
 fn text(start: &[u8]) -> Option<(String, &'static str)> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
-    // A character may be cut at the end.
+    // The last character may be cut.
     let is_utf8 = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
     if start.len() < 4 || !is_utf8 || !start.iter().all(is_text) {
         return None;

@@ -1,14 +1,15 @@
-//! Reads the header of GGUF model files and tells, before llama.cpp sees them, whether they can be loaded: llama.cpp
+//! Reads the header of GGUF model files and decides, before llama.cpp sees a file, whether it can be loaded: llama.cpp
 //! aborts the process on several defects (`check` lists them).
 //!
-//! [`Gguf::open`] checks the container (lengths, types, offsets), [`Gguf::check`] what the metadata mean and whether all
-//! shards are there. It deliberately reads no weights, changes nothing, and does not know llama.cpp's tensor lists: a
-//! file that passes can still lack a tensor, which llama.cpp reports without aborting.
+//! [`Gguf::open`] checks the container (lengths, types, offsets). [`Gguf::check`] checks the metadata and that all
+//! shards exist. Weights are not read, and llama.cpp's tensor lists are not known here: a file that passes can still
+//! lack a tensor, which llama.cpp reports without aborting.
 
 mod architectures;
 mod check;
 mod error;
 mod foreign;
+mod identity;
 mod quantization;
 mod reader;
 mod tensor;
@@ -22,13 +23,14 @@ use memmap2::Mmap;
 
 pub use check::ModelFiles;
 pub use error::{Defect, GgufError};
+pub use identity::{ModelId, written_ns};
 pub use tensor::{Tensor, TensorType, TypeTotals};
 pub use value::{Array, Value, ValueType};
 
 /// A GGUF file with a well-formed header.
 ///
-/// The file stays mapped: if another process truncates it meanwhile, the next access is a SIGBUS. Drop this when the
-/// model is loaded.
+/// The file stays mapped: if another process truncates it, the next access raises SIGBUS. Drop this after the model is
+/// loaded.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
@@ -59,7 +61,7 @@ impl Gguf {
     /// The file cannot be read, is not a regular one, or its container is malformed.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |source| GgufError::Io { path: path.to_owned(), source };
-        // Asked before opening: opening a pipe would wait for a writer.
+        // Check before opening: opening a pipe would wait for a writer.
         let found = std::fs::metadata(path).map_err(io)?.file_type();
         if !found.is_file() {
             let found = if found.is_dir() { "a directory" } else { "a pipe or device" };
@@ -70,7 +72,7 @@ impl Gguf {
         Self::parse(Bytes::Mapped(map), path)
     }
 
-    /// Parses a file that is already in memory; `path` names it in messages and leads to its shards.
+    /// Parses a file that is already in memory. `path` names it in messages and locates its shards.
     ///
     /// # Errors
     /// The container is malformed.
@@ -85,13 +87,13 @@ impl Gguf {
         }
     }
 
-    /// The pre-flight check of everything that llama.cpp aborts on, or does not check, in metadata and shards. Opens the
-    /// other shards of a model in several files.
+    /// Checks everything in metadata and shards on which llama.cpp aborts, or which it does not check. Opens the other
+    /// shards of a model in several files.
     ///
     /// # Errors
     /// The first defect found, in this file or another shard.
     pub fn check(&self) -> Result<ModelFiles, GgufError> {
-        // Several ask, and a large vocabulary takes tens of milliseconds.
+        // Cached: several callers check, and a large vocabulary takes tens of milliseconds.
         if let Some(files) = self.checked.get() {
             return Ok(files.clone());
         }
@@ -99,12 +101,12 @@ impl Gguf {
         Ok(self.checked.get_or_init(|| files).clone())
     }
 
-    /// The path it was opened with.
+    /// The path this file was opened with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The size of the file.
+    /// The size of the file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.bytes.as_slice().len() as u64
     }
@@ -129,7 +131,7 @@ impl Gguf {
         self.tensors().iter().map(|t| t.size_bytes).sum()
     }
 
-    /// The numbers in all tensors of this shard.
+    /// The number of elements in all tensors of this shard.
     pub fn n_elements(&self) -> u64 {
         self.tensors().iter().fold(0, |sum: u64, t| sum.saturating_add(t.n_elements()))
     }
@@ -198,7 +200,7 @@ impl Gguf {
         self.get_str("general.architecture")
     }
 
-    /// The model's name as its publisher wrote it: untrusted text, to be cleaned before it is printed.
+    /// The model's name from its publisher: untrusted text, sanitize it before printing.
     pub fn name(&self) -> Option<&str> {
         self.get_str("general.name")
     }
@@ -213,8 +215,8 @@ impl Gguf {
         self.arch_get(suffix)?.as_u32()
     }
 
-    /// The integers at `{architecture}.{suffix}`, one per block: an array as it is, a single one repeated. Empty if
-    /// there is none, or if `block_count` is not within 1..=512.
+    /// The integers at `{architecture}.{suffix}`, one per block; a single integer is repeated. Empty if the key is
+    /// missing, or if `block_count` is not within 1..=512.
     pub fn per_layer_u32(&self, suffix: &str) -> Vec<u32> {
         let n_blocks = self.block_count().filter(|n| (1..=check::MAX_BLOCKS).contains(n)).unwrap_or(0) as usize;
         match self.arch_get(suffix) {
@@ -239,12 +241,12 @@ impl Gguf {
         self.arch_u32("embedding_length")
     }
 
-    /// Attention heads per block; the largest where blocks differ.
+    /// Attention heads per block; the maximum if blocks differ.
     pub fn head_count(&self) -> Option<u32> {
         self.per_layer_u32("attention.head_count").into_iter().max()
     }
 
-    /// Key-value heads per block, the largest where blocks differ; as many as heads unless stated.
+    /// Key-value heads per block, the maximum if blocks differ; defaults to the number of heads.
     pub fn head_count_kv(&self) -> Option<u32> {
         self.per_layer_u32("attention.head_count_kv").into_iter().max().or_else(|| self.head_count())
     }
@@ -254,7 +256,7 @@ impl Gguf {
         Some(self.get_array("tokenizer.ggml.tokens")?.len())
     }
 
-    /// How the weights are quantized, by llama.cpp's names (`Q4_K_M`): as the file says, else the type of most bytes.
+    /// The quantization by llama.cpp's name (`Q4_K_M`): as stated in the file, else the type with the most bytes.
     pub fn quantization(&self) -> String {
         quantization::name(self)
     }

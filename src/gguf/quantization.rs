@@ -1,4 +1,4 @@
-//! What a mixture of tensor types is called: `enum llama_ftype` of llama.cpp (`llama.h` of llama-cpp-sys-2 0.1.161).
+//! Names quantizations after `enum llama_ftype` of llama.cpp (`llama.h` of llama-cpp-sys-2 0.1.161).
 
 use super::Gguf;
 

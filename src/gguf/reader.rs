@@ -1,5 +1,5 @@
-//! Parses the header of a GGUF file: pure, over a byte slice, and trusting none of it. Nothing is allocated by a count
-//! that the file states before the bytes behind that count are known to exist.
+//! Parses the header of a GGUF file from a byte slice, and trusts none of it. A count from the file allocates nothing
+//! before the bytes behind it are known to exist.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Layout: magic, version u32, tensor count u64,
 //! key count u64, the key-value pairs, the tensor descriptions, padding to the alignment, the data section.
@@ -20,12 +20,12 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MIN_ALIGNMENT: u64 = 32;
 /// ggml's GGML_MAX_NAME, with the terminating zero.
 const MAX_TENSOR_NAME: usize = 64;
-/// The smallest key-value pair: length, a key of one byte, the type, a value of one byte.
+/// The smallest key-value pair: length, a one-byte key, the type, a one-byte value.
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
-/// The smallest tensor description: length, a name of one byte, 1 dimension, type, offset.
+/// The smallest tensor description: length, a one-byte name, 1 dimension, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// A parsed header. It holds ranges of the bytes that it was parsed from, and must be used with the same bytes.
+/// A parsed header. It holds ranges of the parsed bytes, and must be used with the same bytes.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) version: u32,
@@ -34,7 +34,7 @@ pub(super) struct Header {
     pub(super) tensors: Vec<Tensor>,
 }
 
-/// Where a key and its value lie.
+/// Where a key and its value are in the file.
 #[derive(Debug)]
 pub(super) struct Pair {
     key: Range<usize>,
@@ -45,7 +45,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// The key; the parser has seen that it is UTF-8.
+    /// The key, which the parser has checked to be UTF-8.
     pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.key.clone()).unwrap_or_default()
     }
@@ -65,10 +65,10 @@ impl Header {
     }
 }
 
-/// Parses and checks the container: everything up to, and the extent of, the data section. What the metadata mean is
-/// checked in `check.rs`.
+/// Parses and checks the container: everything before the data section, and the section's size. `check.rs` checks the
+/// metadata.
 pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
-    // Foreign formats are named as such even when they are tiny.
+    // Recognize foreign formats even if the file is tiny.
     let magic = &bytes[..bytes.len().min(4)];
     if magic.len() == 4 && magic != b"GGUF" {
         if let Some((found, hint)) = foreign::what(bytes) {
@@ -114,7 +114,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
 
     if let Some(last) = header.tensors.last() {
         let start = (cursor.at as u64).next_multiple_of(header.alignment);
-        // Offsets are running sums, hence the last tensor is the one that ends last; its padding may be absent.
+        // Offsets are running sums, so the last tensor ends last. Its padding may be missing.
         let needs = start.saturating_add(last.offset).saturating_add(last.size_bytes);
         if needs > bytes.len() as u64 {
             return Err(Defect::Incomplete { needs, has: bytes.len() as u64 });
@@ -143,7 +143,7 @@ fn parse_pairs(cursor: &mut Cursor<'_>, n_pairs: u64) -> Result<Vec<Pair>, Defec
                 let n = cursor.u64("an array's length")?;
                 let start = cursor.at;
                 cursor.skip_elements(name, element, n)?;
-                // It fits: every element took at least one byte of the slice.
+                // The cast is safe: every element took at least one byte of the slice.
                 elements = Some((element, n as usize));
                 start
             }
@@ -194,7 +194,7 @@ fn parse_tensors(cursor: &mut Cursor<'_>, n_tensors: u64, alignment: u64) -> Res
         if !row.is_multiple_of(tensor_type.n_block) {
             return Err(Defect::BlockSize { name, kind: tensor_type.name, n_block: tensor_type.n_block, found: row });
         }
-        // ggml counts elements and bytes in signed 64 bits, and so do we.
+        // ggml counts elements and bytes in signed 64 bits; keep to its limit.
         let n_elements = dims.iter().try_fold(1_u64, |product, n| product.checked_mul(*n));
         let size_bytes = n_elements
             .filter(|n| i64::try_from(*n).is_ok())
@@ -216,7 +216,7 @@ fn parse_tensors(cursor: &mut Cursor<'_>, n_tensors: u64, alignment: u64) -> Res
     Ok(tensors)
 }
 
-/// Not empty, UTF-8, no control characters: a zero byte would cut the name short on llama.cpp's side.
+/// Whether a name is non-empty UTF-8 without control characters: llama.cpp would cut it at a zero byte.
 fn is_printable(name: &[u8]) -> bool {
     std::str::from_utf8(name).is_ok_and(|text| !text.is_empty() && !text.contains(char::is_control))
 }
@@ -272,7 +272,7 @@ impl Cursor<'_> {
             return Err(Defect::NestedArray { key: excerpt(key) });
         }
         let what = "a metadata value";
-        // A string takes at least its length: an absurd count fails before the walk.
+        // A string takes at least the bytes of its length, so an absurd count fails before the walk.
         let at_least = n.saturating_mul(element.size_bytes().unwrap_or(8) as u64);
         if at_least > self.left() {
             return Err(Defect::CutShort { what, at: self.at as u64, needs: at_least, has: self.left() });

@@ -1,11 +1,11 @@
-//! Tensor descriptions and the ggml types that a file may hold.
+//! Tensor descriptions, and the ggml types that a file may contain.
 
 /// How the elements of a tensor are stored: rows are split into blocks of `n_block` elements, `block_bytes` each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorType {
     /// the code in the file, ggml's `enum ggml_type`
     pub code: u32,
-    /// ggml's name of it
+    /// ggml's name
     pub name: &'static str,
     /// elements per block
     pub n_block: u64,
@@ -14,7 +14,7 @@ pub struct TensorType {
 }
 
 impl TensorType {
-    /// The type with this code in the file; `None` for unknown and withdrawn ones.
+    /// The type with this code; `None` for unknown and withdrawn codes.
     pub fn from_code(code: u32) -> Option<Self> {
         TYPES.iter().copied().find(|t| t.code == code)
     }
@@ -36,7 +36,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The numbers it holds.
+    /// The number of elements.
     pub fn n_elements(&self) -> u64 {
         self.dims.iter().fold(1, |product: u64, n| product.saturating_mul(*n))
     }

@@ -1,5 +1,5 @@
-//! Metadata values, borrowed from the bytes of the file. Arrays are decoded while they are walked, so that a vocabulary
-//! of 150,000 tokens is never copied.
+//! Metadata values, borrowed from the bytes of the file. Arrays are decoded lazily, so a vocabulary of 150,000 tokens
+//! is never copied.
 
 /// The type of a metadata value; the discriminants are those of the file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +34,13 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    /// The type with this code in the file, if there is one.
+    /// The type with this code in the file, if it exists.
     pub fn from_code(code: u32) -> Option<Self> {
         use ValueType::*;
         [U8, I8, U16, I16, U32, I32, F32, Bool, Str, Array, U64, I64, F64].into_iter().find(|t| *t as u32 == code)
     }
 
-    /// Bytes of one value; `None` where that depends on the value (strings, arrays).
+    /// Bytes of one value; `None` if that depends on the value (strings, arrays).
     pub fn size_bytes(self) -> Option<usize> {
         match self {
             Self::U8 | Self::I8 | Self::Bool => Some(1),
@@ -110,7 +110,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Any integer type, if the value is not negative.
+    /// The value as an integer of any type, if it is not negative.
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
             Self::U8(v) => Some(v.into()),
@@ -125,12 +125,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Any integer type, if the value is within 0..2^32.
+    /// The value as an integer of any type, if it is within 0..2^32.
     pub fn as_u32(&self) -> Option<u32> {
         self.as_u64()?.try_into().ok()
     }
 
-    /// Either float type.
+    /// The value as a float of either type.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Self::F32(v) => Some(v.into()),
@@ -139,7 +139,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A boolean.
+    /// The value as a boolean.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Self::Bool(v) => Some(v),
@@ -147,7 +147,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string's bytes.
+    /// The bytes of a string.
     pub fn as_bytes(&self) -> Option<&'a [u8]> {
         match *self {
             Self::Str(v) => Some(v),
@@ -155,12 +155,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string that is UTF-8.
+    /// A string, if it is UTF-8.
     pub fn as_str(&self) -> Option<&'a str> {
         std::str::from_utf8(self.as_bytes()?).ok()
     }
 
-    /// An array.
+    /// The value as an array.
     pub fn as_array(&self) -> Option<Array<'a>> {
         match *self {
             Self::Array(v) => Some(v),
@@ -178,7 +178,7 @@ pub struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// `bytes` holds `n` encoded elements; the reader has checked that.
+    /// `bytes` holds `n` encoded elements, as the reader has checked.
     pub(super) fn new(element: ValueType, n: usize, bytes: &'a [u8]) -> Self {
         Self { element, n, bytes }
     }
@@ -188,12 +188,12 @@ impl<'a> Array<'a> {
         self.element
     }
 
-    /// How many elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.n
     }
 
-    /// Whether there are none.
+    /// Whether the array is empty.
     pub fn is_empty(&self) -> bool {
         self.n == 0
     }
@@ -211,8 +211,8 @@ impl<'a> Array<'a> {
     }
 }
 
-/// Takes one value off the front of `rest`; `None`, with `rest` in no particular state, if it is cut short.
-/// Arrays are not decoded here, for they do not nest.
+/// Decodes one value from the front of `rest`; `None` if it is cut short, with `rest` in an unspecified state. Arrays
+/// are not decoded here, because they do not nest.
 pub(super) fn decode<'a>(value_type: ValueType, rest: &mut &'a [u8]) -> Option<Value<'a>> {
     Some(match value_type {
         ValueType::U8 => Value::U8(u8::from_le_bytes(take(rest)?)),

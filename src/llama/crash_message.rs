@@ -1,7 +1,7 @@
-//! What the engine says before it takes its process down: a failed GGML_ASSERT, a C++ exception that nobody caught.
+//! Captures the message of llama.cpp before it aborts the process: a failed GGML_ASSERT or an uncaught C++ exception.
 //!
-//! Both end the process, and here nothing is done against that: the words go to whoever started this process
-//! ([`crate::cli::supervisor`]) instead of to stderr, with neither a backtrace nor a debugger.
+//! This does not prevent the crash. It sends the message to the parent process ([`crate::cli::supervisor`]) instead of
+//! stderr, without a backtrace or a debugger.
 
 use std::ffi::{CStr, c_char};
 use std::fs::File;
@@ -19,20 +19,20 @@ unsafe extern "C" {
     fn set_terminate(handler: Option<TerminateHandler>) -> Option<TerminateHandler>;
 }
 
-/// Sends last words there from now on. Once in a process.
+/// Sends crash messages to `listener` from now on. Only the first call has an effect.
 #[expect(unsafe_code, reason = "the safe bindings offer neither")]
 pub fn send_to(listener: File) {
     if LISTENER.set(listener).is_err() {
         return;
     }
-    // SAFETY: both take a plain function without state, valid for the life of the process, that unwinds into nobody.
+    // SAFETY: both take a plain function without state, valid for the life of the process, that never unwinds.
     unsafe {
         llama_cpp_sys_2::ggml_set_abort_callback(Some(on_abort));
         let _ = DEFAULT.set(set_terminate(Some(on_terminate)));
     }
 }
 
-/// ggml aborts when this returns.
+/// ggml aborts after this returns.
 #[expect(unsafe_code, reason = "the signature of ggml's callback")]
 unsafe extern "C" fn on_abort(message: *const c_char) {
     let Some(mut listener) = LISTENER.get().filter(|_| !message.is_null()) else { return };
@@ -40,7 +40,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     let _ = listener.write_all(unsafe { CStr::from_ptr(message) }.to_bytes());
 }
 
-/// The library's own handler knows what was thrown, and tells stderr; then it aborts.
+/// The library's default handler prints the exception to stderr and aborts, so stderr is redirected first.
 extern "C" fn on_terminate() {
     if let Some(listener) = LISTENER.get() {
         let _ = rustix::stdio::dup2_stderr(listener);
@@ -72,7 +72,7 @@ mod tests {
     fn child() {
         let Ok(how) = std::env::var(CHILD) else { return };
         send_to(File::options().write(true).open("/dev/stdout").unwrap());
-        // SAFETY: the first is given strings that fit its format, the second takes nothing; both end the process.
+        // SAFETY: the first gets strings that match its format, the second takes no arguments; both end the process.
         unsafe {
             match how.as_str() {
                 "assert" => llama_cpp_sys_2::ggml_abort(

@@ -1,30 +1,30 @@
-//! Which kernels compute matrix products and attention on a CPU: those of the crate `chaski-kernels`, or ggml's own.
+//! Selects the CPU kernels for matrix products and attention: those of the crate `chaski-kernels`, or ggml's.
 //!
-//! The choice is made once for the process, before the first model is loaded, since weights are packed for one kind.
+//! The choice is made once per process, before the first model is loaded, because weights are packed for one kind.
 
 use std::sync::OnceLock;
 
-/// The variable that chooses: an instruction set, or `ggml`.
+/// Environment variable that selects the kernels: an instruction set, or `ggml`.
 pub const VARIABLE: &str = "CHASKI_KERNELS";
 
-/// Why the choice cannot be followed.
+/// Why the selected kernels cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
-    /// No such kernels.
+    /// The name is unknown.
     #[error("{VARIABLE}={0}: expected avx2, avxvnni, avx512 or ggml")]
     Unknown(String),
-    /// This CPU, or this build, has none.
-    #[error("{VARIABLE}={0}: {1} has no such kernels")]
+    /// This CPU or this build does not support them.
+    #[error("{VARIABLE}={0}: {1} cannot run these kernels")]
     Unsupported(String, &'static str),
-    /// They do not fit this llama.cpp; ggml's are used.
+    /// They failed their self-test with this llama.cpp, so ggml's are in use.
     #[error("chaski's own kernels are off: {0}")]
     Misfit(String),
 }
 
-/// The kernels in use: the name of an instruction set, or none for ggml's own. The first call puts them in front of ggml's.
+/// The instruction set of our kernels in use, or `None` for ggml's. The first call installs ours in front of ggml's.
 ///
 /// # Errors
-/// If `CHASKI_KERNELS` cannot be followed, or the kernels fail their self-test. ggml's kernels are used then.
+/// If `CHASKI_KERNELS` cannot be satisfied, or the kernels fail their self-test. ggml's kernels are used then.
 pub fn in_use() -> Result<Option<&'static str>, ChoiceError> {
     static IN_USE: OnceLock<Result<Option<&'static str>, ChoiceError>> = OnceLock::new();
     let wanted =
@@ -32,20 +32,20 @@ pub fn in_use() -> Result<Option<&'static str>, ChoiceError> {
     IN_USE.get_or_init(|| ours::install(wanted())).clone()
 }
 
-/// Whether the kernels in use take a matrix of ggml's type `code`, or why not; none where ggml's are used.
+/// Whether our kernels support a matrix of ggml type `code`, or the reason why not; `None` if ggml's are in use.
 pub fn takes(code: u32, columns: u64, rows: u64) -> Option<Result<(), String>> {
     in_use().ok()??;
     ours::takes(code, columns, rows)
 }
 
-/// Why a matrix of ggml's type `code` that the kernels do not take is not exact either; none where ggml computes it exactly, or where exactness
-/// was demanded and can be had.
+/// Why ggml does not compute a matrix of type `code` exactly, if our kernels do not support it; `None` if ggml is
+/// exact, or [`exact_at_any_cost`] makes it so.
 #[must_use]
 pub fn inexact_left(code: u32, rows: u64) -> Option<String> {
     ours::inexact_left(code, rows)
 }
 
-/// Why ggml's kernels are in use, where nothing failed.
+/// Why ggml's kernels are in use if nothing failed.
 #[must_use]
 pub fn why_ggml() -> String {
     match std::env::var_os(VARIABLE) {
@@ -54,18 +54,18 @@ pub fn why_ggml() -> String {
     }
 }
 
-/// What was not exact of all that the CPU computed since the last [`reset_audit`]: operations, by their names and in words.
+/// Inexact operations of the CPU since the last [`reset_audit`]: their names and descriptions.
 #[must_use]
 pub fn audit() -> Vec<(&'static str, String)> {
     ours::audit()
 }
 
-/// Forgets what was not exact.
+/// Clears the audit.
 pub fn reset_audit() {
     ours::reset_audit();
 }
 
-/// Has products be exact that otherwise would not be, to be faster.
+/// Computes products exactly even for types without a kernel of ours, at the cost of a slower prefill.
 pub fn exact_at_any_cost() {
     ours::exact_at_any_cost();
 }

@@ -1,31 +1,31 @@
-//! How likely emitted tokens were, and what else was: before the samplers, as with OpenAI.
+//! Log-probabilities of emitted tokens and of their alternatives, before the samplers, as in OpenAI's API.
 
-use crate::batch::engine::TokenLogprob;
 use crate::draft::top::TopK;
+use crate::engine::TokenLogprob;
 use crate::generate::{Observer, Step};
 use crate::llama::model::Model;
 use crate::token::Token;
 
-/// Most alternatives told of a token, as with OpenAI.
+/// Most alternatives per token, as in OpenAI's API.
 pub const MAX_LOGPROBS: usize = 20;
 
-/// Tells of tokens by their rows.
+/// Computes log-probabilities from rows of logits.
 pub(super) struct Logprobs {
     n_top: usize,
     top: TopK,
 }
 
 impl Logprobs {
-    /// With so many alternatives.
+    /// With `n_top` alternatives per token.
     pub(super) fn new(n_top: usize) -> Logprobs {
         Logprobs { n_top: n_top.min(MAX_LOGPROBS), top: TopK::default() }
     }
 
-    /// What is told of a token that was chosen from `logits`; `None` where those are no numbers.
+    /// The log-probability of `token`, chosen from `logits`; `None` if the logits are not finite.
     pub(super) fn of(&mut self, token: Token, logits: &[f32], model: &Model) -> Option<TokenLogprob> {
         let top = self.top.of(logits, self.n_top.max(1));
         let best = top.first()?;
-        // Far below the likeliest a probability is 0 as a number, and its logarithm is not.
+        // Computed from logits: a very small probability would round to 0, and its logarithm would be infinite.
         let logprob = |token: Token| best.weight.ln() + logits[token.index()] - logits[best.token.index()];
         let alternatives = top.iter().take(self.n_top);
         let alternatives = alternatives.map(|likely| (model.bytes(likely.token), logprob(likely.token)));
@@ -33,7 +33,7 @@ impl Logprobs {
     }
 }
 
-/// Tells of every token of a text but the one that ends it.
+/// Records every token of a text except the one that ends it.
 pub(super) struct LogprobsOf<'a> {
     pub(super) model: &'a Model,
     pub(super) logprobs: Logprobs,

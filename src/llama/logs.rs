@@ -1,4 +1,4 @@
-//! What llama.cpp logs. Its errors become part of ours; the rest is shown only when asked for.
+//! Captures llama.cpp's log: its errors go into our error messages, the rest is shown only on request.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io::Write as _;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::text::sanitize_for_terminal;
 
-/// The first line logged as an error since it was last asked for: llama.cpp tells its reasons nowhere else, and follows
-/// them with what failed because of them.
+/// The first error logged since the last [`take_error`]. llama.cpp gives its reasons only in the log, and logs the
+/// consequences after the cause.
 static ERROR: Mutex<Option<String>> = Mutex::new(None);
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Takes the log over. `verbose` copies it to stderr.
+/// Redirects llama.cpp's log to this module. `verbose` copies it to stderr.
 #[expect(unsafe_code, reason = "the safe bindings log to stderr or nowhere; neither keeps errors")]
 pub fn capture(verbose: bool) {
     VERBOSE.store(verbose, Ordering::Relaxed);
@@ -37,7 +37,7 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
     // SAFETY: llama.cpp passes a NUL-terminated string that lives until the callback returns.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
-        // It quotes the file's metadata. A closed stderr must not unwind into C++.
+        // The log quotes metadata of the file, so it is sanitized. A closed stderr must not unwind into C++.
         let _ = std::io::stderr().write_all(sanitize_for_terminal(&text).as_bytes());
     }
     if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR

@@ -1,26 +1,24 @@
-//! The door to llama.cpp: nothing outside this folder names its bindings.
+//! The only code that calls llama.cpp: nothing outside this folder names its bindings.
 //!
-//! - [`model`]: a loaded file, its vocabulary
-//! - [`tokenizer`]: a vocabulary alone
-//! - [`session`]: one context as a [`crate::target::Target`]: trees as sequences of a batch
+//! - [`model`]: a loaded model and its vocabulary
+//! - [`tokenizer`]: a vocabulary without weights
+//! - [`session`]: one context as a [`crate::target::Target`]; a token tree becomes a batch of sequences
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
-//! - [`structured`]: a sampler, and drafts, that are held to a form
-//! - [`logprobs`]: how likely emitted tokens were
-//! - [`parallel`]: one context as [`crate::batching::target::BatchTarget`]
-//! - [`batching`]: the engine of a batch: the thread that answers many requests at a time
-//! - [`thread`]: the thread an engine lives on, and its channels
-//! - [`worker`]: a thread that owns all of these and speaks in messages
-//! - [`tune`]: the same thread at another work: settings, measured
-//! - [`kernels`]: whose kernels compute: ours or ggml's
-//! - [`exact`]: whether what they compute is exact
-//! - [`logs`]: what llama.cpp has to say
-//! - `crash_message` (Unix): what it says before it takes its process down
+//! - [`structured`]: structured output: a constrained sampler and the filter for its drafts
+//! - [`logprobs`]: log-probabilities of emitted tokens
+//! - [`parallel`]: one context as a [`crate::batching::target::BatchTarget`]
+//! - [`engine`]: the engine: a thread that owns a model and answers requests, one at a time or many at once
+//! - [`thread`]: the engine thread and its channels
+//! - [`kernels`]: which CPU kernels are in use: ours or ggml's
+//! - [`exact`]: whether the computation is exact
+//! - [`logs`]: llama.cpp's log
+//! - `crash_message` (Unix): llama.cpp's message before it aborts the process
 //!
-//! llama.cpp ends the process where it finds a caller's mistake, so every call here is checked first.
+//! llama.cpp aborts the process on a caller's mistake, so this module checks every call first.
 
-pub mod batching;
 #[cfg(unix)]
 pub mod crash_message;
+pub mod engine;
 pub mod exact;
 pub mod kernels;
 pub mod logprobs;
@@ -34,17 +32,15 @@ mod split_points;
 pub mod structured;
 pub mod thread;
 pub mod tokenizer;
-pub mod tune;
-pub mod worker;
 
 use std::ffi::CStr;
 
-/// The version of llama.cpp's tensor library, and what the CPU kernels were compiled for.
+/// The version of ggml and the CPU features its kernels were compiled for.
 #[must_use]
 #[expect(unsafe_code, reason = "the safe bindings do not offer these two functions")]
 pub fn system_info() -> SystemInfo {
-    // SAFETY: both functions return a NUL-terminated string that is static, or kept until the next call; it is copied
-    // here at once. `llama_print_system_info` is called by one thread at a time: `--version` and the start of a worker.
+    // SAFETY: both functions return a NUL-terminated string that is static or valid until the next call; it is copied
+    // here at once. `llama_print_system_info` is called by one thread at a time: `--version` and the start of an engine.
     let (version, info) = unsafe {
         let version = CStr::from_ptr(llama_cpp_sys_2::ggml_version());
         let info = CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info());
@@ -56,19 +52,19 @@ pub fn system_info() -> SystemInfo {
     SystemInfo { ggml_version: version, features: features.chain(ours).collect() }
 }
 
-/// Whether this build can, and by default does, put layers on a GPU of this machine.
+/// Whether this build can offload layers to a GPU of this machine. If so, llama.cpp does it by default.
 #[must_use]
-#[expect(unsafe_code, reason = "the safe bindings ask for a backend, which only a worker has")]
+#[expect(unsafe_code, reason = "the safe bindings ask for a backend, which only an engine has")]
 pub fn has_gpu() -> bool {
-    // SAFETY: it takes nothing, and looks at the list of devices, which is made once under a lock.
+    // SAFETY: the function takes no arguments and reads the list of devices, which is created once under a lock.
     unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }
 }
 
-/// What [`system_info`] found.
+/// Result of [`system_info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemInfo {
-    /// Version of ggml, which llama.cpp counts by.
+    /// Version of ggml, llama.cpp's tensor library.
     pub ggml_version: String,
-    /// Names as in llama.cpp: `AVX2`, `AVX512_VNNI`, `DOTPROD`, `OPENMP`, ..., and `KERNELS=avx512` for kernels of ours.
+    /// llama.cpp's names, such as `AVX2`, `AVX512_VNNI`, `DOTPROD`, `OPENMP`, and `KERNELS=avx512` for our own kernels.
     pub features: Vec<String>,
 }

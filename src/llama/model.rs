@@ -18,42 +18,42 @@ use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
 
-/// Texts up to this many bytes take no time worth saving.
+/// Longer texts are tokenized in pieces; up to this many bytes the time saved is negligible.
 const LONG_BYTES: usize = 16 << 10;
 
-/// Bytes of the pieces that longer ones are tokenized in.
+/// Minimum size of a piece, in bytes.
 const PIECE_BYTES: usize = 4 << 10;
 
-/// The most tokens of a space in front of a text: SentencePiece's has three bytes.
+/// Most tokens that the space in front of a text can become: SentencePiece's `▁` has three bytes.
 const SPACE_BYTES: usize = 3;
 
-/// An adapter.
+/// A LoRA adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
-    /// A GGUF file.
+    /// Path of the GGUF file.
     pub path: PathBuf,
-    /// How much of it is added.
+    /// Factor for the adapter's weights.
     pub scale: f32,
 }
 
-/// What to load, and where to.
+/// Which model to load, and onto which device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// A GGUF file that passed `gguf::Gguf::check`.
     pub path: PathBuf,
     /// Layers on the GPU; `None` leaves it to llama.cpp (all that fit).
     pub n_gpu_layers: Option<u32>,
-    /// What is added to the weights; the bindings know one adapter at a time.
+    /// Adapter added to the weights. The bindings support one at a time.
     pub lora: Option<Lora>,
 }
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The progress callback asked to stop.
+    /// The progress callback returned false.
     #[error("interrupted")]
     Interrupted,
-    /// llama.cpp refused.
+    /// llama.cpp refused the file.
     #[error("{path}: llama.cpp cannot load this model: {reason}")]
     Refused {
         /// The file.
@@ -63,14 +63,14 @@ pub enum LoadError {
     },
 }
 
-/// A loaded model. It is mapped, not read: the file must not change while this lives.
+/// A loaded model. The file is memory-mapped and must not change while this value lives.
 #[derive(Debug)]
 pub struct Model {
-    /// For every context. llama.cpp wants it to be no constant, and does not change it.
+    /// Applied to every context. The mutex is there because llama.cpp's call takes a `&mut`, though it changes nothing.
     adapter: Option<Mutex<(LlamaLoraAdapter, f32)>>,
-    /// Found when the first long text comes; `None` where there are none to be known.
+    /// Computed for the first long text; `None` inside if the vocabulary has no safe split points.
     split_points: OnceLock<Option<SplitPoints>>,
-    // Dropped first: it must not outlive the backend.
+    // Declared before the backend, so dropped before it: the model must not outlive the backend.
     pub(super) inner: LlamaModel,
     pub(super) backend: LlamaBackend,
 }
@@ -80,10 +80,10 @@ impl Model {
         Model { adapter: None, split_points: OnceLock::new(), inner, backend }
     }
 
-    /// Loads a model. `progress` is told the share done, in 0 ..= 1, and stops the work by returning false.
+    /// Loads a model. `progress` receives the fraction loaded, from 0 to 1, and returns false to stop.
     ///
     /// # Errors
-    /// When llama.cpp refuses the file, or `progress` stopped it.
+    /// If llama.cpp refuses the file, or `progress` returns false.
     pub fn load(config: &ModelConfig, mut progress: impl FnMut(f32) -> bool + 'static) -> Result<Model, LoadError> {
         let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
@@ -97,9 +97,9 @@ impl Model {
         if let Some(n) = config.n_gpu_layers {
             params = params.with_n_gpu_layers(n);
         }
-        // What is wrong with the choice was said when the command began; ggml's kernels are used then.
+        // The command has already reported an invalid choice. ggml's kernels are used then.
         let _ = kernels::in_use();
-        // An error logged before is not about this file.
+        // An error logged earlier does not belong to this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, &config.path, &params) {
             Ok(inner) => Model::new(backend, inner).adapted(config.lora.as_ref()),
@@ -119,28 +119,28 @@ impl Model {
         Ok(self)
     }
 
-    /// Adds the adapter, if there is one, to a new context.
+    /// Applies the adapter, if any, to a new context.
     pub(super) fn adapt(&self, context: &mut LlamaContext<'_>) -> Result<(), TargetError> {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let (adapter, scale) = &mut *adapter.lock().unwrap_or_else(PoisonError::into_inner);
         let set = context.lora_adapter_set(adapter, *scale);
-        set.map_err(|error| TargetError::Engine(format!("cannot add the adapter: {error}")))
+        set.map_err(|error| TargetError::Engine(format!("cannot apply the LoRA adapter: {error}")))
     }
 
-    /// True for models whose memory is a state and not a cache of positions (Mamba, RWKV, hybrids): it cannot be rolled
-    /// back, so nothing can be drafted.
+    /// Whether the model keeps a recurrent state instead of a cache of positions (Mamba, RWKV, hybrids). Such a state
+    /// cannot be rolled back, so nothing can be drafted.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {
         self.inner.is_recurrent() || self.inner.is_hybrid()
     }
 
-    /// Positions the model was trained on.
+    /// Context length of the training, in positions.
     #[must_use]
     pub fn n_ctx_train(&self) -> usize {
         self.inner.n_ctx_train() as usize
     }
 
-    /// Whether the file says that some layers see the last positions only. Of a few architectures it need not say so.
+    /// Whether the file declares a sliding attention window. A few architectures have one without declaring it.
     #[must_use]
     pub fn has_window(&self) -> bool {
         let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
@@ -148,7 +148,7 @@ impl Model {
         stated.is_ok_and(|n| n.parse() != Ok(0))
     }
 
-    /// Positions it was first trained on, where its positions are stretched beyond them.
+    /// Context length before RoPE scaling, if the file declares one.
     #[must_use]
     pub fn n_ctx_unstretched(&self) -> Option<usize> {
         let architecture = self.inner.meta_val_str("general.architecture").ok()?;
@@ -156,19 +156,19 @@ impl Model {
         self.inner.meta_val_str(&key).ok()?.parse().ok()
     }
 
-    /// Tokens of the vocabulary: the length of a logits slice.
+    /// Size of the vocabulary, which is the length of a row of logits.
     #[must_use]
     pub fn n_vocab(&self) -> usize {
         usize::try_from(self.inner.n_vocab()).unwrap_or(0)
     }
 
-    /// Heads of attention in the first layer.
+    /// Attention heads of the first layer.
     #[must_use]
     pub fn n_heads(&self) -> usize {
         self.inner.n_head() as usize
     }
 
-    /// Bytes that keys and values of one position take in the cache: an estimate where layers differ.
+    /// Bytes of the KV cache for one position. An estimate if layers differ.
     #[must_use]
     pub fn cache_bytes(&self, kv_type: KvType) -> u64 {
         let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
@@ -181,7 +181,7 @@ impl Model {
         u64::from(self.inner.n_layer()) * u64::from(self.inner.n_head_kv()) * of_head as u64
     }
 
-    /// Whether what is in the cache can move to other positions. llama.cpp ends the process where it is asked and cannot.
+    /// Whether cached tokens can be shifted to other positions. llama.cpp aborts if asked to shift a model that cannot.
     #[must_use]
     pub fn can_shift(&self) -> bool {
         let is_plain = matches!(self.inner.rope_type(), Some(RopeType::Norm | RopeType::NeoX));
@@ -189,8 +189,7 @@ impl Model {
         is_plain && architecture != "step35" && !self.is_recurrent()
     }
 
-    /// The tokens of a prompt. The token that begins a text is added when the model wants one and the first segment
-    /// does not spell it.
+    /// Tokenizes a prompt. Adds the BOS token if the model wants one and the first segment does not start with it.
     ///
     /// Some tokenizers recurse over long unbroken runs: call this on a thread with a large stack.
     #[must_use]
@@ -207,14 +206,13 @@ impl Model {
         tokens.into_iter().map(|token| Token(token.0)).collect()
     }
 
-    /// The tokens of a piece of text, which need not be UTF-8: no token that begins a text is added, no special token is
-    /// parsed.
+    /// Tokenizes text that need not be UTF-8. Adds no BOS token and parses no special tokens.
     #[must_use]
     pub fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<Token> {
         self.split(bytes, false).into_iter().map(|token| Token(token.0)).collect()
     }
 
-    /// The tokens of a text, a long one in pieces where that makes no difference but to the time.
+    /// Tokenizes a text. A long one is split into pieces if that gives the same tokens.
     fn split(&self, text: &[u8], parse_special: bool) -> Vec<LlamaToken> {
         let vocab = self.inner.vocab();
         let whole = || vocab.tokenize(text, false, parse_special);
@@ -223,7 +221,7 @@ impl Model {
         }
         match (std::str::from_utf8(text), self.split_points.get_or_init(|| self.find_split_points())) {
             (Ok(text), Some(split_points)) => split_points.tokenize(text, PIECE_BYTES, |piece| {
-                // Room for a token of each byte and of a space in front: with less, all is done twice.
+                // One token for each byte and for the space in front: with less room the bindings tokenize twice.
                 let mut tokens = Vec::with_capacity(piece.len() + SPACE_BYTES);
                 vocab.tokenize_into(piece.as_bytes(), &mut tokens, false, parse_special);
                 tokens
@@ -240,7 +238,8 @@ impl Model {
         let vocab = self.inner.vocab();
         let spelled = |token| vocab.text(token).unwrap_or_default();
         let is_special = |token| vocab.attr(token).intersects(Control | Unknown | UserDefined);
-        // Found byte by byte, so it may begin or end inside a character, where no seam is looked for.
+        // llama.cpp finds special tokens byte by byte, so one that is not UTF-8 could start or end inside a character,
+        // where no split point can be checked.
         if vocab.tokens().any(|token| is_special(token) && spelled(token).to_str().is_err()) {
             return None;
         }
@@ -254,14 +253,15 @@ impl Model {
         SplitPoints::new(spellings, n_strange)
     }
 
-    /// The token that the model ends a text with, where its file names one.
+    /// The model's EOS token, if its file names one.
     #[must_use]
     pub fn end_of_text(&self) -> Option<Token> {
         let token = Token(self.inner.vocab().eos().0);
         (token.0 >= 0 && self.is_end(token)).then_some(token)
     }
 
-    /// What a chat template and its guard need to know of the vocabulary, as llama.cpp sees it (it corrects some files).
+    /// The special tokens that chat templates name, and the texts of all special tokens. They come from llama.cpp,
+    /// which corrects some files.
     #[must_use]
     pub fn special_texts(&self) -> (SpecialTexts, Vec<String>) {
         let vocab = self.inner.vocab();
@@ -277,18 +277,18 @@ impl Model {
         (named, all.collect())
     }
 
-    /// The bytes a token spells: not always whole characters, and none for control tokens.
+    /// The bytes of a token. They may hold part of a character; control tokens have none.
     #[must_use]
     pub fn bytes(&self, token: Token) -> Vec<u8> {
         self.inner.vocab().token_to_piece(LlamaToken(token.0), false, None)
     }
 
-    /// The tokens that end a text.
+    /// All tokens that end a text.
     pub fn end_tokens(&self) -> impl Iterator<Item = Token> {
         (0..self.inner.n_vocab()).map(Token).filter(|&token| self.is_end(token))
     }
 
-    /// Whether a token ends the text.
+    /// Whether `token` ends a text.
     #[must_use]
     pub fn is_end(&self, token: Token) -> bool {
         self.inner.vocab().is_eog(LlamaToken(token.0))

@@ -1,9 +1,9 @@
-//! One context of llama.cpp as [`BatchTarget`]: every lane is a sequence with cells of its own ("streams" in llama.cpp), so a
-//! row attends to the cells of its own text, where a shared pool would make it scan those of all.
+//! One llama.cpp context as a [`BatchTarget`]: each lane is a sequence with its own cells ("streams" in llama.cpp). A
+//! row attends only to the cells of its own text; in a unified cache it would scan those of all texts.
 //!
-//! The price is how llama.cpp splits a batch: into parts with equally many rows of each of some *neighbouring*
-//! sequences. A lane that is left out cuts the batch in two; a lane with more rows than its neighbours gets parts of its
-//! own for what it has more ([`crate::batching::schedule`] knows).
+//! The price is how llama.cpp splits a batch: each part has equally many rows of each of some *neighbouring* sequences.
+//! A lane left out cuts the batch in two, and the extra rows of a lane that has more than its neighbours form parts of
+//! their own. [`crate::batching::schedule`] takes that into account.
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -13,43 +13,43 @@ use crate::batching::target::{BatchTarget, Run};
 use crate::llama::logs;
 use crate::llama::model::Model;
 use crate::llama::sequence;
-use crate::llama::session::{N_CTX_STEP, SessionConfig, context_params, engine_error, position};
+use crate::llama::session::{N_CTX_STEP, SessionConfig, context_error, context_params, engine_error, position};
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// Lanes a context can have: llama.cpp's bound on sequences.
+/// Most lanes of a context: llama.cpp's limit on sequences.
 pub const MAX_LANES: usize = 256;
 
-/// The sequence of a lane.
+/// The sequence id of a lane.
 fn id(lane_id: usize) -> i32 {
     i32::try_from(lane_id).expect("at most 256")
 }
 
-/// A context of several timelines.
+/// A context with several lanes.
 pub struct Parallel<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     n_vocab: usize,
-    /// Positions of one lane.
+    /// Positions per lane.
     n_ctx: usize,
-    /// Per lane, tokens in its cache.
+    /// Tokens in the cache, per lane.
     n_past: Vec<usize>,
-    /// False for states, which go forward only.
+    /// False for recurrent models: their state cannot be rolled back.
     can_copy: bool,
-    /// Per row of the last batch, whether it gave logits.
+    /// For each row of the last batch, whether it has logits.
     has_logits: Vec<bool>,
-    /// Most rows of a batch: llama.cpp ends the process where there are more.
+    /// Most rows in a batch: llama.cpp aborts on more.
     max_rows: usize,
 }
 
 impl<'m> Parallel<'m> {
-    /// Makes a context of `n_lanes` timelines of `config.n_ctx` positions each, for batches of at most `max_rows`.
+    /// Creates a context with `n_lanes` lanes of `config.n_ctx` positions each, for batches of at most `max_rows` rows.
     ///
     /// # Errors
-    /// When llama.cpp cannot allocate it.
+    /// If llama.cpp cannot allocate it.
     ///
     /// # Panics
-    /// When there are no lanes, or more than [`MAX_LANES`].
+    /// If `n_lanes` is 0 or more than [`MAX_LANES`].
     pub fn new(
         model: &'m Model,
         config: &SessionConfig,
@@ -62,15 +62,15 @@ impl<'m> Parallel<'m> {
         let all = SessionConfig { n_ctx: n_ctx.saturating_mul(n_lanes), ..*config };
         let params = context_params(&all, max_rows, n_lanes)
             .with_kv_unified(false)
-            // A window-sized cache drops what a text that shares a beginning would need.
+            // A window-sized cache drops positions that a text with a shared prefix still needs.
             .with_swa_full(true);
-        let what = || format!("cannot make a context of {n_lanes} x {n_ctx} positions");
+        let what = || format!("cannot create a context for {n_lanes} lanes of {n_ctx} tokens");
         let context = model.inner.new_context(&model.backend, params);
-        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        let mut context = context.map_err(|error| context_error(&what(), &error))?;
         model.adapt(&mut context)?;
         Ok(Parallel {
             context,
-            // One sequence per token: `LlamaBatch::add` does not check.
+            // One sequence per token: `LlamaBatch::add` does not check bounds.
             batch: LlamaBatch::new(max_rows, 1),
             n_vocab: model.n_vocab(),
             n_ctx,
@@ -90,25 +90,25 @@ impl<'m> Parallel<'m> {
         added.map_err(|error| engine_error("cannot build the batch", &error))
     }
 
-    /// How long [`Parallel::state`] is.
+    /// Length of [`Parallel::state`] in bytes.
     #[must_use]
     pub fn n_state_bytes(&self, lane_id: usize) -> usize {
         sequence::n_bytes(&self.context, id(lane_id))
     }
 
-    /// The state of what a lane holds: what [`Parallel::restore`] takes in a context with as many lanes.
+    /// The state of a lane, for [`Parallel::restore`] in a context with as many lanes.
     ///
     /// # Errors
-    /// When llama.cpp does not write what it said it would.
+    /// If llama.cpp writes fewer bytes than it announced.
     pub fn state(&self, lane_id: usize) -> Result<Vec<u8>, TargetError> {
         sequence::read(&self.context, id(lane_id))
     }
 
-    /// Makes a lane hold `n_tokens` tokens by their state; `store::prompt_cache` sees to it that it is one. Where that
-    /// fails, it holds nothing.
+    /// Replaces the content of a lane by a state of `n_tokens` tokens, with the same contract as
+    /// [`Session::restore`](crate::llama::session::Session::restore). After an error the lane is empty.
     ///
     /// # Errors
-    /// When llama.cpp refuses it: it does not fit, or is another model's.
+    /// If llama.cpp refuses the state: it does not fit, or belongs to another model.
     pub fn restore(&mut self, lane_id: usize, n_tokens: usize, state: &[u8]) -> Result<(), TargetError> {
         self.cut(lane_id, 0);
         if n_tokens > self.n_ctx {
@@ -122,7 +122,7 @@ impl<'m> Parallel<'m> {
         written
     }
 
-    /// Removes what stands in the cache from position `from` on. A state that cannot be cut back is forgotten.
+    /// Removes a lane's positions from `from` on. A recurrent state cannot be cut, so it is removed entirely.
     fn remove_after(&mut self, lane_id: usize, from: usize) {
         let mut remove =
             |from: usize| self.context.clear_kv_cache_seq(Some(position(lane_id)), Some(position(from)), None);
@@ -168,18 +168,18 @@ impl BatchTarget for Parallel<'_> {
         let n_rows: usize = runs.iter().map(|run| run.tokens.len()).sum();
         assert!((1..=self.max_rows).contains(&n_rows), "{n_rows} rows");
         self.fill_batch(runs)?;
-        // An error logged before this call is not about this call.
+        // An error logged earlier does not belong to this call.
         let _ = logs::take_error();
         if let Err(error) = self.context.decode(&mut self.batch) {
             let error = engine_error("decoding failed", &error);
             self.has_logits.clear();
-            // Cells of the failed batch can stay behind.
+            // Cells of the failed batch can stay in the cache.
             (0..self.n_lanes()).for_each(|lane_id| self.remove_after(lane_id, self.n_past[lane_id]));
             return Err(error);
         }
         runs.iter().for_each(|run| self.n_past[run.lane_id] += run.tokens.len());
         if let Some(row) = self.has_logits.iter().rposition(|has_logits| *has_logits) {
-            // A GPU may answer before the work is done; reading a result waits for it.
+            // A GPU may return before the work is done; reading a result waits for it.
             let _ = self.logits(row);
         }
         Ok(())
@@ -203,7 +203,7 @@ impl BatchTarget for Parallel<'_> {
     fn copy(&mut self, from: usize, to: usize, n: usize) {
         assert!(self.can_copy && from != to && n <= self.n_past[from], "{n} tokens of lane {from} for lane {to}");
         self.cut(to, 0);
-        // Between streams llama.cpp copies all there is, before the next batch, and nothing else.
+        // Between streams llama.cpp can only copy whole sequences, and does it before the next batch.
         if self.context.kv_cache_seq_cp(id(from), id(to), None, None).is_ok() {
             self.n_past[to] = n;
             self.remove_after(to, n);

@@ -1,7 +1,7 @@
-//! llama.cpp's own sampler chain behind [`Sampler`].
+//! llama.cpp's sampler chain as a [`Sampler`].
 //!
-//! Every draw and every accept belongs to a token that is emitted, in order: that is how [`crate::accept::walk`] asks. So
-//! samplers that remember (penalties, DRY, mirostat, adaptive-p) and those that draw give the same text with any draft.
+//! [`crate::accept::walk`] samples exactly once per emitted token, in order. So samplers with a memory (penalties, DRY,
+//! mirostat, adaptive-p) and random draws give the same text with any draft.
 
 mod adaptive;
 
@@ -21,45 +21,45 @@ use crate::token::Token;
 
 pub use crate::sampling::Sampling;
 
-/// Candidates that samplers keep at least: llama.cpp's default.
+/// Fewest candidates that samplers keep: llama.cpp's default.
 const MIN_KEEP: usize = 0;
 
-/// Where a chain begins with more of the likeliest than this, it gets all.
+/// With a larger top-k, the chain gets the whole vocabulary instead of the top k.
 const MAX_PICKED: usize = 256;
 
-/// What mirostat 1 estimates from: llama.cpp's constant.
+/// Number of candidates from which mirostat 1 estimates: llama.cpp's constant.
 const MIROSTAT_M: i32 = 100;
 
-/// A sampler for one text; `prompt` counts as said before for the penalties.
+/// A sampler for one text. Penalties count `prompt` as already emitted.
 #[must_use]
 pub fn sampler(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Box<dyn Sampler> {
     if sampling.is_greedy() { Box::new(Greedy) } else { Box::new(Chain::new(sampling, model, prompt)) }
 }
 
-/// llama.cpp's chain, and what it chooses from.
+/// llama.cpp's chain and its candidates.
 pub(super) struct Chain {
     links: LlamaSampler,
-    /// Chooses what the links leave, if they do not.
+    /// Selects from the candidates if the links do not.
     adaptive: Option<AdaptiveP>,
-    /// Kept for its memory: 1.8 MB at a vocabulary of 150k.
+    /// Reused to avoid allocations: 1.8 MB for a vocabulary of 150k.
     pub(super) candidates: LlamaTokenDataArray,
-    /// The links keep no more than so many of the likeliest, whatever comes after.
+    /// Top-k, if it is the first link and small: only so many candidates need to be passed to the chain.
     n_likeliest: Option<usize>,
-    /// Whether some tokens have biases: which are the likeliest is known after these only.
+    /// Whether there are logit biases: they change which tokens are the most likely.
     pub(super) has_biases: bool,
     top: TopK,
 }
 
-/// What links are made with.
+/// What the links depend on besides the sampling parameters.
 struct Surroundings<'a> {
     n_vocab: usize,
-    /// For what needs to know what tokens spell.
+    /// For samplers that need the text of tokens.
     model: Option<&'a Model>,
     prompt: &'a [Token],
 }
 
 impl Chain {
-    /// A chain that knows `prompt` as said before.
+    /// A chain whose penalties count `prompt` as already emitted.
     pub(super) fn new(sampling: &Sampling, model: &Model, prompt: &[Token]) -> Chain {
         Chain::with(sampling, &Surroundings { n_vocab: model.n_vocab(), model: Some(model), prompt })
     }
@@ -80,18 +80,18 @@ impl Chain {
         }
     }
 
-    /// Makes the candidates those of a row of logits. Picking the likeliest here is faster than handing over all.
+    /// Sets the candidates from a row of logits. Picking the top k here is faster than passing all to llama.cpp.
     pub(super) fn fill(&mut self, logits: &[f32]) -> Result<(), TargetError> {
         match self.n_likeliest {
             Some(k) => self.fill_likeliest(logits, k),
-            // llama.cpp checks nothing: a NaN would come out as some token.
+            // llama.cpp does not check: with a NaN it would select some token.
             None if argmax(logits).is_none() => self.candidates.data.clear(),
             None => self.fill_all(logits),
         }
         if self.candidates.data.is_empty() { Err(TargetError::NotFinite) } else { Ok(()) }
     }
 
-    /// Makes the candidates the `k` likeliest.
+    /// Sets the candidates to the `k` most likely tokens.
     pub(super) fn fill_likeliest(&mut self, logits: &[f32], k: usize) {
         let picked = self.top.of(logits, k).iter().map(|likely| likely.token);
         let row = |token: Token| LlamaTokenData::new(LlamaToken(token.0), logits[token.index()], 0.0);
@@ -100,12 +100,12 @@ impl Chain {
         (self.candidates.selected, self.candidates.sorted) = (None, true);
     }
 
-    /// Makes the candidates the whole vocabulary.
+    /// Sets the candidates to the whole vocabulary.
     fn fill_all(&mut self, logits: &[f32]) {
         self.fill_some(logits, (0..).map(Token).take(logits.len()));
     }
 
-    /// Makes the candidates these tokens.
+    /// Sets the candidates to `tokens`.
     pub(super) fn fill_some(&mut self, logits: &[f32], tokens: impl Iterator<Item = Token>) {
         let rows = tokens.map(|token| LlamaTokenData::new(LlamaToken(token.0), logits[token.index()], 0.0));
         self.candidates.data.clear();
@@ -113,7 +113,7 @@ impl Chain {
         (self.candidates.selected, self.candidates.sorted) = (None, false);
     }
 
-    /// Chooses one of the candidates.
+    /// Selects one of the candidates.
     pub(super) fn choose(&mut self) -> Result<LlamaToken, TargetError> {
         self.links.apply(&mut self.candidates);
         if let Some(adaptive) = &mut self.adaptive {
@@ -127,7 +127,7 @@ impl Chain {
         Ok(chosen.id())
     }
 
-    /// Takes in that a token was emitted.
+    /// Records an emitted token.
     pub(super) fn accept(&mut self, token: LlamaToken) {
         self.links.accept(token);
         if let Some(adaptive) = &mut self.adaptive {
@@ -136,7 +136,7 @@ impl Chain {
     }
 }
 
-/// The biases asked for, and those of the tokens that end a text, where they are not wanted.
+/// The requested biases, and minus infinity for end-of-text tokens with `ignore_eos`.
 fn biases(sampling: &Sampling, model: Option<&Model>) -> Vec<LlamaLogitBias> {
     let bias = |&(token, bias): &(Token, f32)| LlamaLogitBias::new(LlamaToken(token.0), bias);
     let ends = model.filter(|_| sampling.ignore_eos).into_iter().flat_map(Model::end_tokens);
@@ -144,7 +144,7 @@ fn biases(sampling: &Sampling, model: Option<&Model>) -> Vec<LlamaLogitBias> {
     sampling.logit_bias.iter().copied().chain(never).map(|pair| bias(&pair)).collect()
 }
 
-/// The links of a chain, as llama.cpp puts them. The last one selects, unless adaptive-p does.
+/// The links of a chain, in llama.cpp's order. The last one selects, unless adaptive-p does.
 fn links(
     sampling: &Sampling,
     kinds: &[SamplerKind],
@@ -179,7 +179,7 @@ fn links(
     chain
 }
 
-/// One link; `None` for those that are not llama.cpp's here.
+/// One link; `None` for samplers that are not part of llama.cpp's chain.
 fn link(sampling: &Sampling, kind: SamplerKind, surroundings: &Surroundings<'_>) -> Option<LlamaSampler> {
     Some(match kind {
         SamplerKind::Penalties => LlamaSampler::penalties(

@@ -1,7 +1,8 @@
-//! What one sequence of a context holds, as bytes and back.
+//! Saves and restores one sequence of a context as bytes, for [`session`](crate::llama::session) and
+//! [`parallel`](crate::llama::parallel).
 //!
-//! llama.cpp believes what a state says of its positions: what is restored must be what [`read`] gave for the same model,
-//! settings and version of llama.cpp, and a context with as many streams, unchanged. `store::prompt_cache` sees to that.
+//! llama.cpp does not validate the positions in a state. Restore only the unchanged result of [`read`] for the same
+//! model, settings, version of llama.cpp and number of streams; `store::prompt_cache` ensures that.
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
@@ -10,7 +11,7 @@ use crate::llama::logs;
 use crate::llama::session::engine_error;
 use crate::target::TargetError;
 
-/// How long [`read`] is.
+/// Length of the result of [`read`] in bytes.
 pub(super) fn n_bytes(context: &LlamaContext<'_>, sequence: i32) -> usize {
     context.state_seq_get_size_ext(sequence, LlamaStateSeqFlags::empty())
 }
@@ -18,20 +19,20 @@ pub(super) fn n_bytes(context: &LlamaContext<'_>, sequence: i32) -> usize {
 /// The state of a sequence.
 ///
 /// # Errors
-/// When llama.cpp does not write what it said it would.
+/// If llama.cpp writes fewer bytes than it announced.
 #[expect(unsafe_code, reason = "the safe call hides the bytes")]
 pub(super) fn read(context: &LlamaContext<'_>, sequence: i32) -> Result<Vec<u8>, TargetError> {
     let mut bytes = vec![0; n_bytes(context, sequence)];
-    // SAFETY: llama.cpp writes as many bytes as it just asked for: the context did not change in between, and nobody else
-    // has it.
+    // SAFETY: llama.cpp writes as many bytes as `n_bytes` just returned, because the context did not change in between
+    // and nobody else uses it.
     let n = unsafe { context.state_seq_get_data_ext(bytes.as_mut_ptr(), sequence, LlamaStateSeqFlags::empty()) };
     if n == bytes.len() { Ok(bytes) } else { Err(engine_error("cannot read the cache", &format!("{n} bytes"))) }
 }
 
-/// Makes an empty sequence that of a state of `n_tokens` tokens. Where that fails, it may hold anything.
+/// Replaces an empty sequence by a state of `n_tokens` tokens. After an error its content is undefined.
 ///
 /// # Errors
-/// When llama.cpp refuses it: it does not fit, or is another model's.
+/// If llama.cpp refuses the state: it does not fit, or belongs to another model.
 #[expect(unsafe_code, reason = "the safe call takes no bytes from a file")]
 pub(super) fn write(
     context: &mut LlamaContext<'_>,
@@ -39,9 +40,9 @@ pub(super) fn write(
     state: &[u8],
     n_tokens: usize,
 ) -> Result<(), TargetError> {
-    // An error logged before this call is not about this call.
+    // An error logged earlier does not belong to this call.
     let _ = logs::take_error();
-    // SAFETY: the bytes are those of a state, by the contract above, and live through the call.
+    // SAFETY: by the contract above the bytes are a valid state, and they live through the call.
     let is_set = unsafe { context.state_seq_set_data_ext(state, sequence, LlamaStateSeqFlags::empty()) };
     let last = context.kv_cache_seq_pos_max(sequence);
     if is_set && usize::try_from(last + 1).is_ok_and(|n| n == n_tokens) {

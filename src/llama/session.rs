@@ -1,9 +1,9 @@
-//! One context of llama.cpp as a [`Target`]: a token tree is a batch in which every leaf is a sequence.
+//! One llama.cpp context as a [`Target`]: a token tree is decoded as a batch with one sequence per leaf.
 //!
-//! All sequences in use hold the whole committed text (the trunk), so a node is decoded once, under the ids of all
-//! leaves below it, and attends to exactly its own path. After a verify the rejected tails are removed, and only the
-//! accepted tokens are copied to the sequences that left the path. The trunk is never copied again, except once to each
-//! sequence the first time a tree needs it.
+//! All sequences in use share the committed text (the trunk). Each node is decoded once, under the ids of all leaves
+//! below it, so it attends to exactly its own path. After a verify the rejected tails are removed, and only the
+//! accepted tokens are copied to the sequences that left the path. The trunk is copied once to each sequence, when a
+//! tree first needs that sequence.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -25,32 +25,32 @@ mod state;
 
 pub use crate::tune::{FlashAttention, KvType};
 
-/// Tokens decoded between two looks at the interrupt: the longest wait is this chunk's time.
+/// Tokens per prefill batch. Interrupts are checked between batches, so Ctrl-C waits for at most one.
 pub(super) const PREFILL_CHUNK: usize = 256;
 
-/// Tokens that [`Session::fill`] decodes.
+/// Tokens that [`Session::fill`] decodes; it copies the others.
 const FILL_CHUNK: usize = 64;
 
-/// llama.cpp pads a context to a multiple of this; asking for it makes the number shown the number used.
+/// llama.cpp pads a context to a multiple of this. Asking for a multiple keeps the size shown equal to the size used.
 pub(super) const N_CTX_STEP: usize = 256;
 
-/// Settings of a context. All of them shape the cost curve.
+/// Settings of a context. The cost curve depends on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// Positions: prompt, output and the widest tree.
+    /// Positions for the prompt, the output and the widest tree.
     pub n_ctx: usize,
-    /// Threads for one row.
+    /// Threads for a batch of one row.
     pub n_threads: usize,
-    /// Threads for more than one row.
+    /// Threads for a batch of several rows.
     pub n_threads_batch: usize,
-    /// Kind of attention kernels.
+    /// Whether flash attention is used.
     pub flash_attention: FlashAttention,
-    /// How keys and values are kept.
+    /// Data types of keys and values in the cache.
     pub kv_type: KvType,
 }
 
 impl SessionConfig {
-    /// A context of `n_ctx` positions with these settings.
+    /// Settings for a context of `n_ctx` positions.
     #[must_use]
     pub fn new(n_ctx: usize, settings: &Settings) -> SessionConfig {
         let Settings { flash_attention, n_threads, n_threads_batch, kv_type } = *settings;
@@ -72,21 +72,21 @@ fn cache_type(cache_type: CacheType) -> KvCacheType {
     }
 }
 
-/// A context and what it holds.
+/// A context and the tokens in its cache.
 pub struct Session<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     limits: TreeLimits,
-    /// False for states, which go forward only.
+    /// False for recurrent models: their state cannot be rolled back.
     can_roll_back: bool,
-    /// Whether some layers see the last positions only.
+    /// Whether some layers have a sliding attention window.
     has_window: bool,
-    /// Tokens that can be taken back no further than this: the windows before were not restored.
+    /// A rollback must keep at least this many tokens: a restored state lacks the windows before them.
     n_fixed: usize,
-    /// Whether what is in the cache can move to other positions.
+    /// Whether cached tokens can be shifted to other positions.
     can_shift: bool,
     n_vocab: usize,
-    /// Tokens in the cache, in every sequence in use.
+    /// Tokens in the cache, the same in every sequence in use.
     committed: Vec<Token>,
     /// Sequences in use: 0 .. n_seqs.
     n_seqs: usize,
@@ -95,11 +95,11 @@ pub struct Session<'m> {
 
 struct Verified {
     tree: TokenTree,
-    /// Per node, the sequences that run through it.
+    /// For each node, the sequences that contain it.
     seqs: Vec<Vec<i32>>,
 }
 
-/// What every context of ours has in common.
+/// Parameters common to all our contexts.
 pub(super) fn context_params(config: &SessionConfig, n_batch: usize, n_seqs: usize) -> LlamaContextParams {
     let n_threads = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let n_batch = u32::try_from(n_batch).expect("some hundreds");
@@ -127,35 +127,45 @@ pub(super) fn engine_error(what: &str, error: &dyn std::fmt::Display) -> TargetE
     }
 }
 
+/// The error of a context that cannot be created.
+pub(super) fn context_error(what: &str, error: &dyn std::fmt::Display) -> TargetError {
+    match engine_error(what, error) {
+        // llama.cpp names the types in its log only: "K cache type q8_0 with block size 32 does not divide ...".
+        TargetError::Engine(message) if message.contains("does not divide") => TargetError::CacheType(message),
+        TargetError::Engine(message) => TargetError::Context(message),
+        other => other,
+    }
+}
+
 pub(super) fn position(n: usize) -> u32 {
     u32::try_from(n).expect("positions are below n_ctx, which is an u32")
 }
 
 impl<'m> Session<'m> {
-    /// Makes a context.
+    /// Creates a context.
     ///
     /// # Errors
-    /// When llama.cpp cannot allocate it.
+    /// If llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
         let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
         let params = context_params(config, PREFILL_CHUNK, limits.max_leaves)
-            // Without one pool of cells for all sequences a tree has "no memory slot".
+            // Without a unified cache llama.cpp rejects a tree with "no memory slot".
             .with_kv_unified(true)
-            // A trunk that all sequences share never slides out of a window-sized cache, which then fills up.
+            // With a window-sized cache the shared trunk never slides out, and the cache fills up.
             .with_swa_full(true);
         let context = model.inner.new_context(&model.backend, params);
-        let what = || format!("cannot make a context of {} positions", config.n_ctx);
-        let mut context = context.map_err(|error| engine_error(&what(), &error))?;
+        let what = || format!("cannot create a context of {} tokens", config.n_ctx);
+        let mut context = context.map_err(|error| context_error(&what(), &error))?;
         model.adapt(&mut context)?;
         Ok(Session {
             context,
-            // Room for every sequence at every token: `LlamaBatch::add` does not check.
+            // Room for every sequence at every token: `LlamaBatch::add` does not check bounds.
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
             can_roll_back: !model.is_recurrent(),
             has_window: model.has_window(),
             n_fixed: 0,
-            // llama.cpp's shift of quantized keys takes a rotation for granted that not every model has, and crashes.
+            // llama.cpp's shift of quantized keys assumes a rotation that not every model has, and crashes without it.
             can_shift: model.can_shift() && !config.kv_type.k.is_quantized(),
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
@@ -164,10 +174,11 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// Decodes some rows and forgets them: what this context computes is known then.
+    /// Decodes a few rows and discards them, so that the audit in [`exact`](crate::llama::exact) sees what this context
+    /// computes.
     ///
     /// # Errors
-    /// When llama.cpp cannot decode.
+    /// If llama.cpp cannot decode.
     pub(super) fn try_out(&mut self) -> Result<(), TargetError> {
         let token = Token(0);
         let mut tree = TokenTree::new(token);
@@ -180,22 +191,22 @@ impl<'m> Session<'m> {
         tried
     }
 
-    /// Positions this context has.
+    /// Positions of this context.
     #[must_use]
     pub fn n_ctx(&self) -> usize {
         self.context.n_ctx() as usize
     }
 
-    /// Makes the timeline `n` positions of `filler`, to measure on. Only the first few are decoded, the others are copies
-    /// of them: times depend on how many positions are read and not on what is in them, and a prefill takes long. So
-    /// the logits mean nothing, and no text may follow.
+    /// Fills the context with `n` positions of `filler`, for measurements. Decodes only the first few and copies them
+    /// for the others: a prefill is slow, and decode times depend on the number of positions, not on their content. The
+    /// logits are meaningless afterwards, so do not generate text from here.
     ///
     /// # Errors
-    /// As [`Target::sync`], which is what is done for models whose cache cannot be shifted.
+    /// As [`Target::sync`], which does all the work if the cache cannot be shifted.
     pub(super) fn fill(&mut self, n: usize, filler: Token, progress: &mut Progress<'_>) -> Result<(), TargetError> {
         let prefix = vec![filler; n];
         if self.n_seqs > 1 {
-            // The copies are made for one sequence.
+            // `copy_chunks` copies into sequence 0 only.
             self.clear();
         }
         self.sync(&prefix[..n.min(FILL_CHUNK)], progress)?;
@@ -209,9 +220,9 @@ impl<'m> Session<'m> {
         self.sync(&prefix, progress)
     }
 
-    /// Appends copies of all there is, up to position `n`. Fails with a cache in any state.
+    /// Repeats the committed content up to position `n`. On an error the content of the cache is undefined.
     fn copy_chunks(&mut self, n: usize) -> Result<(), TargetError> {
-        /// Any sequence but the first: it holds one copy at a time.
+        /// Any sequence but 0: it holds one copy at a time.
         const SCRATCH: usize = 1;
         let what = "cannot copy the cache's content";
         let chunk = self.committed.len();
@@ -229,7 +240,7 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Removes positions `from .. to` of one sequence, or of all.
+    /// Removes positions `from..to` of one sequence, or of all.
     fn remove(&mut self, seq: Option<usize>, from: usize, to: Option<usize>) -> Result<(), TargetError> {
         let removed = self.context.clear_kv_cache_seq(seq.map(position), Some(position(from)), to.map(position));
         match removed {
@@ -245,10 +256,10 @@ impl<'m> Session<'m> {
         copied.map_err(|error| engine_error("cannot copy tokens in the cache", &error))
     }
 
-    /// Shares the trunk with enough sequences for `n_leaves`.
+    /// Copies the trunk to more sequences until there are enough for `n_leaves`.
     fn ensure_seqs(&mut self, n_leaves: usize) -> Result<(), TargetError> {
         if n_leaves > self.n_seqs {
-            // Doubling: a tree that grows leaf by leaf must not copy the trunk each time.
+            // Doubling, so that a tree that grows leaf by leaf does not copy the trunk for each leaf.
             let n_seqs = n_leaves.next_power_of_two().min(MAX_LEAVES);
             for seq in self.n_seqs..n_seqs {
                 self.copy(0, seq, 0, self.committed.len())?;
@@ -258,9 +269,9 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Empties the cache.
     fn clear(&mut self) {
-        // Zeroing the whole cache takes long where removing the cells does.
+        // Removing cells is faster than zeroing the whole cache.
         if self.remove(None, 0, None).is_err() {
             self.context.clear_kv_cache();
         }
@@ -270,22 +281,22 @@ impl<'m> Session<'m> {
         self.verified = None;
     }
 
-    /// Drops what a verify left that was not kept: the next batch must follow the committed positions.
+    /// Removes the rows of a verify that was never committed: the next batch must follow the committed positions.
     fn drop_pending(&mut self) {
         if self.verified.take().is_some() && self.remove(None, self.committed.len(), None).is_err() {
             self.clear();
         }
     }
 
-    /// Decodes `self.batch`; on failure the cache is as before, or empty.
+    /// Decodes `self.batch`. After an error the cache is unchanged or empty.
     fn decode(&mut self) -> Result<(), TargetError> {
-        // An error logged before this call is not about this call.
+        // An error logged earlier does not belong to this call.
         let _ = logs::take_error();
         match self.context.decode(&mut self.batch) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = engine_error("decoding failed", &error);
-                // Cells of the failed batch can stay behind.
+                // Cells of the failed batch can stay in the cache.
                 if self.remove(None, self.committed.len(), None).is_err() {
                     self.clear();
                 }
@@ -303,11 +314,11 @@ impl<'m> Session<'m> {
         added.map_err(|error| engine_error("cannot build the batch", &error))
     }
 
-    /// Makes every sequence hold `path` of the last verify, and nothing else of it.
+    /// Makes every sequence hold `path` and removes the other nodes of the last verify.
     fn drop_rest(&mut self, tree: &TokenTree, seqs: &[Vec<i32>], path: &[NodeId]) -> Result<(), TargetError> {
         let base = self.committed.len();
         let end = base + path.len();
-        // A lone root leaves nothing to remove, and recurrent models could not.
+        // A root without drafts leaves nothing to remove, and recurrent models cannot remove.
         if tree.len() > path.len() {
             self.remove(None, end, None)?;
         }
@@ -329,8 +340,8 @@ impl<'m> Session<'m> {
     }
 }
 
-/// Per node, the sequences of the leaves below it. Sequences beyond the leaves follow the first candidate, so that a
-/// chain is in all of them and nothing needs copying after it.
+/// For each node, the sequences of the leaves below it. Spare sequences follow the first candidate, so that a chain is
+/// in all sequences and nothing needs copying after it.
 fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
     let mut seqs = vec![Vec::new(); tree.len()];
     let leaves = tree.leaves();
@@ -423,7 +434,7 @@ impl Target for Session<'_> {
         };
         let kept = self.drop_rest(&tree, &seqs, path);
         if kept.is_err() {
-            // Nobody knows what the cache holds now.
+            // The content of the cache is unknown now.
             self.clear();
         }
         kept?;

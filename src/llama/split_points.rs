@@ -1,50 +1,51 @@
-//! Where a long text can be cut without changing its tokens, for vocabularies of the SentencePiece kind.
+//! Splits a long text where that does not change its tokens, for SentencePiece vocabularies.
 //!
-//! llama.cpp's time for a text grows with the square of two things: characters that the vocabulary does not have (for each
-//! of them all tokens so far are moved), and special tokens found in it (for each of them those before are counted); Gemma
-//! takes a newline for one. In pieces of some KiB neither is noticed.
+//! llama.cpp's time to tokenize a text grows quadratically with two counts: characters missing from the vocabulary
+//! (each moves all tokens so far), and special tokens in the text (each recounts those before it; Gemma has a newline
+//! among them). In pieces of a few KiB neither matters.
 //!
-//! A token of several characters is joined from its neighbours, and a special one is found in the text. So nothing reaches
-//! across a place between two characters that stand side by side in no token: a seam. Where each text gets a space in front,
-//! a piece gets one too, and it is taken away again; there a seam is also no place where it might be right, or not alone.
+//! A token of several characters is merged from neighbours, and special tokens are searched in the text. So no token
+//! crosses a *seam*: a place between two characters that are adjacent in no token. Some vocabularies put a space in
+//! front of every text. A piece then gets one too, whose tokens are removed again; there a place is no seam if the
+//! space could be correct or could merge with what follows.
 //!
-//! Pure: it holds characters, and whoever calls it has the tokenizer.
+//! This module only compares characters; the caller has the tokenizer.
 
 use std::collections::HashSet;
 
-/// The space, as tokens spell it.
+/// The space, as it is spelled in tokens.
 const SPACE: char = '\u{2581}';
 
-/// A character that is in no vocabulary: Unicode keeps it free.
+/// A character that is in no vocabulary: a Unicode noncharacter.
 pub(super) const STRANGE: char = '\u{10FFFF}';
 
-/// What a token is spelled with.
+/// A token's text and kind.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spelling<'a> {
     pub(super) text: &'a str,
-    /// Whether it is found in a text before anything is joined.
+    /// Whether it is searched in the text before merging starts.
     pub(super) is_special: bool,
-    /// Whether it takes white space beside it.
+    /// Whether it removes white space beside it.
     pub(super) strips: bool,
 }
 
-/// The split points of texts in a vocabulary.
+/// The split points of a vocabulary.
 #[derive(Debug)]
 pub(super) struct SplitPoints {
-    /// Characters that stand side by side in a token.
-    // The standard hasher: a stranger chose them.
+    /// Pairs of characters that are adjacent in a token.
+    // The standard hasher, because a model file from a stranger determines the keys.
     pairs: HashSet<(char, char)>,
-    /// What special tokens begin and end with.
+    /// First and last characters of special tokens.
     edges: HashSet<char>,
-    /// Whether some of them take white space.
+    /// Whether any special token removes white space.
     strips: bool,
-    /// Tokens of the space in front of a text; 0 where there is none.
+    /// Tokens of the space in front of a text; 0 if the vocabulary adds none.
     n_prefix: usize,
 }
 
 impl SplitPoints {
-    /// Of a vocabulary with these tokens; `n_strange` is how many it takes for [`STRANGE`]. `None` where that tells
-    /// nothing.
+    /// From the tokens of a vocabulary and `n_strange`, the number of tokens of [`STRANGE`]. `None` if a token contains
+    /// [`STRANGE`] or the vocabulary does not spell it as bytes.
     pub(super) fn new<'a>(spellings: impl Iterator<Item = Spelling<'a>>, n_strange: usize) -> Option<SplitPoints> {
         let n_prefix = n_strange.checked_sub(STRANGE.len_utf8())?;
         let mut split_points = SplitPoints { pairs: HashSet::new(), edges: HashSet::new(), strips: false, n_prefix };
@@ -62,7 +63,7 @@ impl SplitPoints {
         Some(split_points)
     }
 
-    /// The tokens of a text, by a tokenizer that is given pieces of it: each ends at the first seam after `n_bytes`.
+    /// Tokenizes a text in pieces. Each piece ends at the first seam after `n_bytes`.
     pub(super) fn tokenize<'a, T>(
         &self,
         text: &'a str,
@@ -91,7 +92,7 @@ impl SplitPoints {
     }
 
     fn is_seam(&self, before: char, after: char) -> bool {
-        // What is taken away beside a special token must be in one piece with it.
+        // White space that a special token removes must stay in one piece with it.
         if self.strips && (is_white(before) || is_white(after)) {
             return false;
         }
@@ -99,14 +100,15 @@ impl SplitPoints {
         if self.pairs.contains(&(before, after)) {
             return false;
         }
-        // After a special token the space in front is right, before one there is none, and it may be a part of a token.
+        // After a special token the added space is correct, before one there is none, and it may merge with the next
+        // character.
         let is_clear =
             || !self.edges.contains(&before) && !self.edges.contains(&after) && !self.pairs.contains(&(SPACE, after));
         self.n_prefix == 0 || is_clear()
     }
 }
 
-/// As tokens spell it.
+/// The character as it is spelled in tokens.
 fn written(c: char) -> char {
     if c == ' ' { SPACE } else { c }
 }

@@ -1,4 +1,4 @@
-//! Answers of a form: a [`Structure`] of a model's vocabulary, as what chooses tokens and as what narrows drafts.
+//! Structured output: a sampler that obeys a [`Structure`], and a filter that limits drafts to it.
 
 use std::rc::Rc;
 
@@ -11,33 +11,33 @@ use crate::structure::{Constraint, Structure, StructureError, Structures};
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// Where the token chosen freely is not allowed, so many of the likeliest are looked at before all are.
+/// Candidates tried when the sampled token is not allowed, before all allowed tokens are computed.
 const N_TRIED: usize = 64;
 
-/// What chooses tokens, and what narrows drafts.
+/// A constrained sampler and the filter for its drafts.
 pub type Pair = (Box<dyn Sampler>, Box<dyn DraftFilter>);
 
-/// Makes forms for the vocabulary of a model.
-pub struct Former {
+/// Creates structures for the vocabulary of a model.
+pub struct Constrainer {
     model: Rc<Model>,
-    /// Made when a form is asked for first: it takes some tenths of a second.
+    /// Created on first use, which takes some tenths of a second.
     structures: Option<Structures>,
     tokenize: Tokenize,
 }
 
-impl Former {
-    /// For a model.
+impl Constrainer {
+    /// Creates none yet: the first constraint does.
     #[must_use]
-    pub fn new(model: Rc<Model>) -> Former {
+    pub fn new(model: Rc<Model>) -> Constrainer {
         let tokenizer = model.clone();
-        Former { model, structures: None, tokenize: Rc::new(move |bytes| tokenizer.tokenize_bytes(bytes)) }
+        Constrainer { model, structures: None, tokenize: Rc::new(move |bytes| tokenizer.tokenize_bytes(bytes)) }
     }
 
-    /// A sampler for a text that goes on with `prompt` and is held to `constraint`, and the same for its drafter.
+    /// A sampler for a text that continues `prompt` and must match `constraint`, and the filter for its drafts.
     ///
     /// # Errors
-    /// What is wrong with the constraint.
-    pub fn held(
+    /// If the constraint is invalid.
+    pub fn sampler_and_filter(
         &mut self,
         constraint: &Constraint,
         sampling: &Sampling,
@@ -46,7 +46,7 @@ impl Former {
         let model = &self.model;
         let structures = self.structures.get_or_insert_with(|| {
             let all = (0..i32::try_from(model.n_vocab()).unwrap_or(i32::MAX)).map(Token);
-            // The one that the model itself ends with first: it is what drafts end with.
+            // Put the model's own end token first: drafts end with it.
             let usual = model.end_of_text();
             let others = model.end_tokens().filter(|&end| Some(end) != usual);
             let ends: Vec<Token> = usual.into_iter().chain(others).collect();
@@ -54,44 +54,48 @@ impl Former {
         });
         let structure = structures.structure(constraint)?;
         let forced = Forced::new(structure.fresh(), prompt.len(), self.tokenize.clone());
-        let held = Held { structure, chain: Chain::new(sampling, model, prompt) };
-        Ok((Box::new(held), Box::new(forced)))
+        let constrained = ConstrainedSampler { structure, chain: Chain::new(sampling, model, prompt) };
+        Ok((Box::new(constrained), Box::new(forced)))
     }
 }
 
-/// Chooses freely, and again among what is allowed where that is not. So the draws depend on the text and the seed alone.
-struct Held {
+/// Samples freely, and again among the allowed tokens if the token is not allowed. So the draws depend only on the text
+/// and the seed.
+struct ConstrainedSampler {
     structure: Structure,
     chain: Chain,
 }
 
-impl Held {
-    /// Leaves the allowed tokens among the likeliest, or else among all.
-    fn hold(&mut self, logits: &[f32]) -> Result<(), TargetError> {
+impl ConstrainedSampler {
+    /// Sets the candidates to the allowed ones of the most likely tokens; if there are none, to all allowed tokens.
+    fn restrict(&mut self, logits: &[f32]) -> Result<(), TargetError> {
         self.chain.fill_likeliest(logits, N_TRIED);
         let (structure, candidates) = (&mut self.structure, &mut self.chain.candidates);
         candidates.data.retain(|candidate| structure.allows(Token(candidate.id().0)));
         if candidates.data.is_empty() || self.chain.has_biases {
-            let allowed = structure.allowed().map_err(|error| TargetError::Engine(format!("the form: {error}")))?;
+            let allowed =
+                structure.allowed().map_err(|error| TargetError::Engine(format!("the constraint failed: {error}")))?;
             self.chain.fill_some(logits, allowed.into_iter());
         }
         Ok(())
     }
 }
 
-impl Sampler for Held {
+impl Sampler for ConstrainedSampler {
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError> {
         self.chain.fill(logits)?;
         let mut token = self.chain.choose()?;
         if !self.structure.allows(Token(token.0)) {
-            self.hold(logits)?;
+            self.restrict(logits)?;
             if self.chain.candidates.data.is_empty() {
-                return Err(TargetError::Engine("no token of the vocabulary goes on as the form wants".to_owned()));
+                return Err(TargetError::Engine(
+                    "the model has no token that continues the text as the constraint requires".to_owned(),
+                ));
             }
             token = self.chain.choose()?;
         }
         let accepted = self.structure.accept(Token(token.0));
-        accepted.map_err(|error| TargetError::Engine(format!("the form refused an allowed token: {error}")))?;
+        accepted.map_err(|error| TargetError::Engine(format!("the constraint rejected an allowed token: {error}")))?;
         self.chain.accept(token);
         Ok(Token(token.0))
     }

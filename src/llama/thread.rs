@@ -1,7 +1,7 @@
-//! The thread that owns an engine, and the two bounded channels it speaks through: requests in, events out.
+//! The thread that owns an engine, and its two bounded channels: requests in, events out.
 //!
-//! A reader that stalls makes the engine wait, a reader that is gone makes it stop. What the messages mean is the
-//! business of [`crate::llama::worker`] and [`crate::llama::batching`].
+//! If the reader of events stalls, the engine waits; if it is gone, the engine stops. [`crate::llama::worker`] and
+//! [`crate::llama::batching`] define the messages.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -11,27 +11,28 @@ use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, never};
 
-/// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not used.
+/// Some tokenizers recurse once per character of an unbroken run. The pages are reserved, not committed.
 pub(super) const STACK_BYTES: usize = 256 << 20;
 
-/// Events in flight before the engine waits for its reader.
+/// Capacity of the event channel.
 const N_EVENTS: usize = 256;
 
-/// A running engine. Dropping it breaks off the work at hand and waits for the thread: llama.cpp's own clean-up at the
-/// end of the process must not meet a decode.
+/// A running engine. Dropping it interrupts the current work and waits for the thread, because llama.cpp's clean-up at
+/// process exit must not run during a decode.
 #[derive(Debug)]
 pub struct EngineThread<Request, Event> {
     requests: Sender<Request>,
     events: Receiver<Event>,
-    is_unwanted: Arc<AtomicBool>,
+    is_abandoned: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event> {
-    /// Runs `work` until it returns. `interrupt` asks it to break off; at most `n_requests` wait for it.
+    /// Runs `work` on a new thread. Setting `interrupt` asks it to stop; at most `n_requests` requests wait in the
+    /// channel.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If the thread cannot be started.
     pub fn spawn(
         n_requests: usize,
         interrupt: Arc<AtomicBool>,
@@ -39,23 +40,23 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
     ) -> io::Result<EngineThread<Request, Event>> {
         let (requests, queue) = bounded(n_requests);
         let (event_queue, events) = bounded(N_EVENTS);
-        let is_unwanted = Arc::new(AtomicBool::new(false));
-        let outbox = Outbox { events: event_queue, interrupt, is_unwanted: is_unwanted.clone() };
+        let is_abandoned = Arc::new(AtomicBool::new(false));
+        let outbox = Outbox { events: event_queue, interrupt, is_abandoned: is_abandoned.clone() };
         let work = move || work(&queue, &outbox);
         let thread = thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(work)?;
-        Ok(EngineThread { requests, events, is_unwanted, thread: Some(thread) })
+        Ok(EngineThread { requests, events, is_abandoned, thread: Some(thread) })
     }
 
-    /// Hands in a request, when there is room for it.
+    /// Submits a request; waits while the channel is full.
     pub fn submit(&self, request: Request) {
-        // An engine that is gone has said why in its last event.
+        // If the engine has ended, its last event gave the reason.
         let _ = self.requests.send(request);
     }
 
-    /// Hands in a request, or gives it back while as many as may are waiting.
+    /// Submits a request without waiting.
     ///
     /// # Errors
-    /// The request.
+    /// Returns the request if the channel is full.
     pub fn try_submit(&self, request: Request) -> Result<(), Request> {
         match self.requests.try_send(request) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
@@ -63,7 +64,13 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
         }
     }
 
-    /// The next event; `None` when the engine is gone.
+    /// Whether a request can be submitted without waiting.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.requests.is_full()
+    }
+
+    /// Waits for the next event; `None` if the engine has ended.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
         self.events.recv().ok()
@@ -72,49 +79,49 @@ impl<Request: Send + 'static, Event: Send + 'static> EngineThread<Request, Event
 
 impl<Request, Event> Drop for EngineThread<Request, Event> {
     fn drop(&mut self) {
-        self.is_unwanted.store(true, Ordering::Relaxed);
-        // Closed channels: it finds no further request, and nobody to tell.
+        self.is_abandoned.store(true, Ordering::Relaxed);
+        // With both channels closed the engine gets no further request, and its sends fail.
         self.requests = bounded(0).0;
         self.events = never();
         if let Some(thread) = self.thread.take() {
-            // A panic was printed by its own thread.
+            // The thread printed its own panic.
             let _ = thread.join();
         }
     }
 }
 
-/// The engine's way to its reader.
+/// The engine's sender of events, and its view of interrupts.
 #[derive(Debug)]
 pub struct Outbox<Event> {
     events: Sender<Event>,
-    /// The user's.
+    /// Set by the user.
     interrupt: Arc<AtomicBool>,
-    /// Set when nobody listens any more.
-    is_unwanted: Arc<AtomicBool>,
+    /// Set when nobody reads events any more.
+    is_abandoned: Arc<AtomicBool>,
 }
 
 impl<Event> Clone for Outbox<Event> {
     fn clone(&self) -> Outbox<Event> {
-        let Outbox { events, interrupt, is_unwanted } = self;
-        Outbox { events: events.clone(), interrupt: interrupt.clone(), is_unwanted: is_unwanted.clone() }
+        let Outbox { events, interrupt, is_abandoned } = self;
+        Outbox { events: events.clone(), interrupt: interrupt.clone(), is_abandoned: is_abandoned.clone() }
     }
 }
 
 impl<Event> Outbox<Event> {
-    /// Tells something. A reader that is gone counts as an interrupt.
+    /// Sends an event; waits while the channel is full. If the reader is gone, that counts as an interrupt.
     pub fn send(&self, event: Event) {
         if self.events.send(event).is_err() {
-            self.is_unwanted.store(true, Ordering::Relaxed);
+            self.is_abandoned.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether to break off.
+    /// Whether the engine should stop.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed) || self.is_unwanted.load(Ordering::Relaxed)
+        self.interrupt.load(Ordering::Relaxed) || self.is_abandoned.load(Ordering::Relaxed)
     }
 
-    /// The same for what asks whether to go on.
+    /// The same as a [`ControlFlow`].
     pub fn go_on(&self) -> ControlFlow<()> {
         if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

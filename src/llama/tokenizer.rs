@@ -1,6 +1,6 @@
-//! A model's vocabulary without its weights: text to tokens and back.
+//! A model's vocabulary without its weights, to convert between text and tokens.
 //!
-//! It is a type of its own, because a context of a model without weights would end the process.
+//! It is a separate type because creating a context of a model without weights aborts the process.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::llama::model::{LoadError, Model};
 use crate::llama::thread::STACK_BYTES;
 use crate::token::Token;
 
-/// A vocabulary, and what splits text into its tokens.
+/// A vocabulary and its tokenizer.
 #[derive(Debug)]
 pub struct Tokenizer(Model);
 
@@ -23,13 +23,13 @@ impl Tokenizer {
     /// Loads the vocabulary of a file that passed `gguf::Gguf::check`.
     ///
     /// # Errors
-    /// When llama.cpp refuses the file.
+    /// If llama.cpp refuses the file.
     pub fn load(path: &Path) -> Result<Tokenizer, LoadError> {
         let refused = |reason: String| LoadError::Refused { path: path.to_owned(), reason };
         let _ = crate::llama::kernels::in_use();
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
         let params = LlamaModelParams::default().with_vocab_only(true);
-        // An error logged before is not about this file.
+        // An error logged earlier does not belong to this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, path, &params) {
             Ok(inner) => Ok(Tokenizer(Model::new(backend, inner))),
@@ -37,7 +37,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a piece of text: no token that begins a text is added, no special token is parsed.
+    /// Tokenizes a text. Adds no BOS token and parses no special tokens.
     ///
     /// Some tokenizers recurse over long unbroken runs: call this within [`on_large_stack`].
     #[must_use]
@@ -45,7 +45,7 @@ impl Tokenizer {
         self.0.tokenize_bytes(text.as_bytes())
     }
 
-    /// What tokens spell; what is not UTF-8 is replaced.
+    /// The text of `tokens`. Invalid UTF-8 is replaced.
     #[must_use]
     pub fn text(&self, tokens: &[Token]) -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.0.bytes(token)).collect();
@@ -53,10 +53,10 @@ impl Tokenizer {
     }
 }
 
-/// Does `work` on a thread with the stack that tokenizers may need.
+/// Runs `work` on a thread with a stack that is large enough for every tokenizer.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// If the thread cannot be started.
 pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work)?;

@@ -1,4 +1,4 @@
-//! What a file says it is: the few numbers that people choose a model by.
+//! Describes a model file by the few properties that people choose a model by.
 
 use std::fs;
 use std::path::Path;
@@ -9,33 +9,33 @@ use crate::gguf::{Gguf, GgufError};
 use crate::models::search::Found;
 use crate::text::sanitize_for_terminal;
 
-/// A model of which the header is sound.
+/// The properties of a model with a valid header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct About {
-    /// As `llama` or `qwen2`.
+    /// Architecture, such as `llama` or `qwen2`.
     pub architecture: String,
-    /// As `Q4_K_M`.
+    /// Quantization, such as `Q4_K_M`.
     pub quantization: String,
-    /// Numbers in all tensors.
+    /// Number of elements in all tensors.
     pub n_parameters: u64,
-    /// Positions it was trained on.
+    /// Context length it was trained on, in tokens.
     pub context_length: u32,
-    /// Bytes of all its files.
+    /// Size of all its files in bytes.
     pub size_bytes: u64,
-    /// Files it consists of.
+    /// Number of its files.
     pub n_files: usize,
 }
 
 /// A model in a list.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// Where it is.
+    /// Where it was found.
     pub found: Found,
-    /// What it is, or why it is nothing that can be run.
+    /// Its properties, or why it cannot be run.
     pub about: Result<About, String>,
 }
 
-/// Looks into a file.
+/// Reads the header of a model that was found.
 #[must_use]
 pub fn describe(found: Found) -> Listed {
     let about = match &found.fault {
@@ -45,7 +45,7 @@ pub fn describe(found: Found) -> Listed {
     Listed { found, about }
 }
 
-/// What a model is whose header passes all checks.
+/// The properties of a model, after all checks of its header.
 ///
 /// # Errors
 /// The first defect, in this file or another shard.
@@ -61,10 +61,10 @@ pub fn about(gguf: &Gguf) -> Result<About, GgufError> {
     })
 }
 
-/// What is wrong, without the path, fit for a terminal.
+/// The error without the path, sanitized for a terminal.
 fn reason(error: &GgufError) -> String {
     let text = match error {
-        GgufError::Io { source, .. } => format!("it cannot be read: {source}"),
+        GgufError::Io { source, .. } => format!("cannot read it: {source}"),
         GgufError::Invalid { defect, .. } => defect.to_string(),
         other => other.to_string(),
     };

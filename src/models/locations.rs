@@ -1,19 +1,19 @@
-//! Where programs keep models: pure, from what the environment says.
+//! Lists the folders where programs keep models. Pure: the environment is passed in.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// How a folder is laid out.
+/// The program that a folder belongs to, and so its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Store {
-    /// `models/` of a checkout, which `scripts/get-model.sh` fills; known by its `models.toml`.
+    /// `models/` of a checkout, filled by `scripts/get-model.sh` and recognized by its `models.toml`.
     Manifest,
     /// A folder with GGUF files at any depth.
     Folder,
-    /// Hugging Face's cache: snapshots of links to blobs.
+    /// Hugging Face's cache: snapshots with links to blobs.
     HuggingFace,
     /// Ollama: manifests that name blobs.
     Ollama,
@@ -24,7 +24,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// For people.
+    /// The name shown to users.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Store {
     }
 }
 
-/// A folder to look into. It need not exist.
+/// A folder to search. It need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its layout.
@@ -47,11 +47,11 @@ pub struct Place {
     pub folder: PathBuf,
 }
 
-/// Folders above the program that may be a checkout: `CHECKOUT/target/release/chaski`.
+/// Number of parent folders of the program that may be a checkout: `CHECKOUT/target/release/chaski`.
 const N_ABOVE_PROGRAM: usize = 4;
 
-/// The places of this user. `env` tells a variable (an empty one is none), `program` is where this program lies.
-/// `CHASKI_MODELS` stands for the manifest folder, if it is given.
+/// The folders to search. `env` reads a variable (an empty one counts as unset); `program` is the path of this program.
+/// If `CHASKI_MODELS` is set, it replaces the manifest folders.
 pub fn places(env: impl Fn(&str) -> Option<OsString>, program: Option<&Path>) -> Vec<Place> {
     let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = folder("HOME").or_else(|| folder("USERPROFILE"));
@@ -75,7 +75,7 @@ pub fn places(env: impl Fn(&str) -> Option<OsString>, program: Option<&Path>) ->
         Some(given) => add(Store::Ollama, Some(given)),
         None => {
             add(Store::Ollama, in_home(".ollama/models"));
-            // Where its installer keeps them on Linux, when it runs as a service.
+            // Ollama's installer for Linux uses this folder when Ollama runs as a service.
             add(Store::Ollama, Some(PathBuf::from("/usr/share/ollama/.ollama/models")));
         }
     }

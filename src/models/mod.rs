@@ -1,12 +1,12 @@
-//! The models that are on this machine: where programs keep GGUF files, what each file is, and which one a name means.
+//! Finds the models on this machine: where programs keep GGUF files, what each file is, and which file a name means.
 //!
-//! - [`locations`]: the folders of the programs that fetch models
-//! - [`search`]: the files in them, shards as one
-//! - [`describe`]: what a file says it is, or what is wrong with it
+//! - [`locations`]: the folders of programs that download models
+//! - [`search`]: the files in them, with shards joined
+//! - [`describe`]: a file's properties, or its defect
 //! - [`names`]: from a name to a file
-//! - [`shape`]: the numbers that its memory depends on
+//! - [`shape`]: the numbers that determine memory use
 //!
-//! Everything here reads; nothing is fetched, moved, or changed. It asks no environment: that is passed in.
+//! This module only reads: it downloads, moves and changes nothing. The environment is passed in.
 
 pub mod describe;
 pub mod locations;

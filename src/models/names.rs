@@ -1,20 +1,20 @@
-//! Which model a name means: pure.
+//! Resolves a name to a model. Pure.
 
 use crate::models::search::Found;
 
-/// What a name means.
+/// The result of resolving a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning<'a> {
-    /// This one.
+    /// Exactly one model.
     One(&'a Found),
-    /// Any of these.
+    /// Several models match.
     Several(Vec<&'a Found>),
-    /// None.
+    /// No model matches.
     Nothing,
 }
 
-/// The model with this name, whatever its case; else the only one whose name begins so. Files that are known to be no
-/// whole models count only where no other has the name.
+/// Finds the model with this name, ignoring case, or else the only one whose name begins with it. Files known to be
+/// incomplete count only if no complete model matches.
 #[must_use]
 pub fn meaning<'a>(name: &str, found: &'a [Found]) -> Meaning<'a> {
     let name = name.to_lowercase();

@@ -1,4 +1,5 @@
-//! Ollama's store: `manifests/HOST/USER/MODEL/TAG` is JSON that names layers by digest, `blobs/sha256-HEX` holds them.
+//! Reads Ollama's store: `manifests/HOST/USER/MODEL/TAG` is JSON that names layers by digest, and `blobs/sha256-HEX`
+//! holds the layers.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use crate::models::locations::Store;
 use crate::models::search::Found;
 
-/// Manifests are some hundred bytes.
+/// A manifest has a few hundred bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 const MODEL_LAYER: &str = "application/vnd.ollama.image.model";
@@ -26,13 +27,13 @@ struct Layer {
     digest: String,
 }
 
-/// What a manifest below `store/manifests` names; a manifest that names nothing has a fault.
+/// The model that a manifest below `store/manifests` names, or a `Found` with a fault.
 pub(super) fn model_of(store: &Path, manifest: &Path) -> Found {
     let names = names(manifest.strip_prefix(store.join("manifests")).unwrap_or(manifest));
     let (path, fault) = match blob(manifest) {
         Ok(digest) => {
             let path = store.join("blobs").join(format!("sha256-{digest}"));
-            let fault = (!path.is_file()).then(|| "its blob is missing: the download was not finished".to_owned());
+            let fault = (!path.is_file()).then(|| "its blob is missing: the download is incomplete".to_owned());
             (path, fault)
         }
         Err(fault) => (manifest.to_owned(), Some(fault)),
@@ -44,19 +45,19 @@ pub(super) fn model_of(store: &Path, manifest: &Path) -> Found {
 fn blob(manifest: &Path) -> Result<String, String> {
     let mut text = Vec::new();
     let read = File::open(manifest).and_then(|file| file.take(MAX_MANIFEST_BYTES).read_to_end(&mut text));
-    read.map_err(|error| format!("its manifest cannot be read: {error}"))?;
+    read.map_err(|error| format!("cannot read its manifest: {error}"))?;
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("its manifest is damaged: {error}"))?;
     let layer = manifest.layers.iter().find(|layer| layer.media_type == MODEL_LAYER);
-    let digest = &layer.ok_or("its manifest names no model")?.digest;
-    // A stranger's text becomes a part of a path: it must be nothing but a digest.
+    let digest = &layer.ok_or("its manifest contains no model")?.digest;
+    // This untrusted text becomes part of a path, so accept nothing but a digest.
     let digits = digest.strip_prefix("sha256:").filter(|digits| {
         digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     });
-    digits.map(str::to_owned).ok_or_else(|| "its manifest names a layer that has no sha256".to_owned())
+    digits.map(str::to_owned).ok_or_else(|| "its manifest contains a layer without a sha256".to_owned())
 }
 
-/// As Ollama shows it, without the host and the user that are the default; and what it is called as well.
+/// The name as Ollama shows it, without the default host and user, and its aliases.
 fn names(place: &Path) -> (String, Vec<String>) {
     let parts: PathBuf = place.iter().skip_while(|part| *part == "registry.ollama.ai").collect();
     let parts: Vec<_> = parts.iter().skip_while(|part| *part == "library").map(|part| part.to_string_lossy()).collect();
@@ -102,9 +103,9 @@ mod tests {
         assert!(fault_of(layer(MODEL_LAYER, &format!("sha256:{digest}"))).unwrap().contains("missing"));
         fs::write(folder.path().join("blobs").join(format!("sha256-{digest}")), b"").unwrap();
         assert_eq!(fault_of(layer(MODEL_LAYER, &format!("sha256:{digest}"))), None);
-        assert!(fault_of(layer("text/plain", &format!("sha256:{digest}"))).unwrap().contains("names no model"));
+        assert!(fault_of(layer("text/plain", &format!("sha256:{digest}"))).unwrap().contains("contains no model"));
         for bad in ["sha256:../../../etc/passwd", "md5:00", "sha256:", &format!("sha256:{}", "A1".repeat(32))] {
-            assert!(fault_of(layer(MODEL_LAYER, bad)).unwrap().contains("no sha256"), "{bad}");
+            assert!(fault_of(layer(MODEL_LAYER, bad)).unwrap().contains("without a sha256"), "{bad}");
         }
         assert!(fault_of("{".to_owned()).unwrap().contains("damaged"));
     }

@@ -1,7 +1,7 @@
-//! Finds the GGUF files of places: names and paths only, no file is opened. Bounded in depth and number, and in an order
-//! that does not depend on the file system.
+//! Finds GGUF files below a list of folders, by name only: it opens no file. The search is bounded in depth and number,
+//! and its order does not depend on the file system.
 //!
-//! What cannot be read is passed over: other programs' folders are theirs.
+//! Unreadable folders are skipped, because they belong to other programs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,40 +10,40 @@ use std::path::{Path, PathBuf};
 use crate::models::locations::{Place, Store};
 use crate::models::ollama;
 
-/// Folders below a place that are looked into.
+/// Deepest level of folders to search.
 const MAX_DEPTH: usize = 6;
 
-/// Files and folders that are looked at, over all places.
+/// Most files and folders to look at in all.
 const MAX_ENTRIES: usize = 50_000;
 
-/// What a model file is called while it is being fetched, after `.gguf`.
+/// Suffixes of a partial download, after `.gguf`.
 const PARTIAL: [&str; 6] = [".part", ".partial", ".tmp", ".incomplete", ".downloadinprogress", ".crdownload"];
 
-/// A model that was found, not yet looked into.
+/// A model that was found, by name only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it is called: the file's name without `.gguf` and the number of a shard, or Ollama's `MODEL:TAG`.
+    /// The name: the file name without `.gguf` and the shard's number, or Ollama's `MODEL:TAG`.
     pub name: String,
-    /// What it is called as well: all that a name may begin with.
+    /// Other names of the model.
     pub aliases: Vec<String>,
-    /// Whose it is.
+    /// The program it belongs to.
     pub store: Store,
-    /// The file, or the first shard.
+    /// The file, or the first shard found.
     pub path: PathBuf,
-    /// Why it cannot be a whole model, where that is known from outside.
+    /// Why it is not a complete model, if that shows without opening it.
     pub fault: Option<String>,
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
-    /// By place, then by path.
+    /// The models, by place and then by path.
     pub found: Vec<Found>,
-    /// Whether there was more than is looked at.
+    /// Whether the search stopped at its limit.
     pub is_cut: bool,
 }
 
-/// Looks through `places` in order. A file that several lead to is told once, at the first.
+/// Searches `places` in order. A file reachable in several ways is listed once, at the first.
 #[must_use]
 pub fn search(places: &[Place]) -> Search {
     let mut walk = Walk::default();
@@ -61,19 +61,21 @@ pub fn search(places: &[Place]) -> Search {
 struct Walk {
     found: Vec<Found>,
     n_seen: usize,
-    /// Folders and files without links, so that no loop and no second way counts.
+    /// Canonical paths seen so far, so that link loops and duplicates are skipped.
     seen: HashSet<PathBuf>,
 }
 
 impl Walk {
-    /// The entries of a folder that is seen for the first time, by name.
+    /// The sorted entries of a folder; empty if it was seen before.
     fn entries(&mut self, folder: &Path) -> Vec<PathBuf> {
         let is_new = fs::canonicalize(folder).is_ok_and(|folder| self.seen.insert(folder));
         let Some(entries) = is_new.then(|| fs::read_dir(folder).ok()).flatten() else { return Vec::new() };
         let n_left = (MAX_ENTRIES + 1).saturating_sub(self.n_seen);
-        let mut paths: Vec<PathBuf> = entries.flatten().take(n_left).map(|entry| entry.path()).collect();
-        self.n_seen += paths.len();
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        // Sorted first, so that the limit keeps the same files on every file system.
         paths.sort_unstable();
+        paths.truncate(n_left);
+        self.n_seen += paths.len();
         paths
     }
 
@@ -83,7 +85,7 @@ impl Walk {
         for mut found in join_shards(store, &files) {
             let target = fs::canonicalize(&found.path);
             if target.is_err() {
-                found.fault.get_or_insert_with(|| "the link leads nowhere: the download was not finished".to_owned());
+                found.fault.get_or_insert_with(|| "the link is broken: the download is incomplete".to_owned());
             }
             if self.seen.insert(target.unwrap_or_else(|_| found.path.clone())) {
                 self.found.push(found);
@@ -112,7 +114,7 @@ impl Walk {
         self.manifests_below(&folder.join("manifests"), 4, &mut manifests);
         for manifest in manifests {
             let found = ollama::model_of(folder, &manifest);
-            // Tags may share a blob, and each is a name of it.
+            // Several tags may share a blob; each becomes an alias.
             let target = fs::canonicalize(&found.path).unwrap_or_else(|_| found.path.clone());
             let known = self.found.iter_mut().find(|known| known.store == Store::Ollama && known.path == found.path);
             match known {
@@ -125,7 +127,7 @@ impl Walk {
         }
     }
 
-    /// Files below `manifests`, at any of its levels: host, user, model, tag.
+    /// Collects the files below `manifests`, at any level of host, user, model and tag.
     fn manifests_below(&mut self, folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
         for path in self.entries(folder) {
             if path.is_dir() && depth > 0 {
@@ -141,7 +143,7 @@ fn is_partial(lower_name: &str) -> bool {
     PARTIAL.iter().any(|end| lower_name.strip_suffix(end).is_some_and(|name| name.contains(".gguf")))
 }
 
-/// `NAME-00002-of-00005` as `(NAME, 2, 5)`.
+/// Splits `NAME-00002-of-00005` into `(NAME, 2, 5)`.
 fn shard(stem: &str) -> Option<(&str, u32, u32)> {
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;
@@ -149,14 +151,14 @@ fn shard(stem: &str) -> Option<(&str, u32, u32)> {
     Some((name, parse(number)?, parse(count)?))
 }
 
-/// One entry for each model: of its shards the first counts, or the first that is there.
+/// Joins shards to one entry per model, with the path of the first shard found.
 fn join_shards(store: Store, files: &[PathBuf]) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut models: BTreeMap<(&Path, &str, u32), usize> = BTreeMap::new();
     for path in files {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let lower = name.to_ascii_lowercase();
-        let fault = is_partial(&lower).then(|| "the download was not finished".to_owned());
+        let fault = is_partial(&lower).then(|| "the download is incomplete".to_owned());
         let stem = &name[..lower.find(".gguf").unwrap_or(name.len())];
         let shard = shard(stem).filter(|_| fault.is_none());
         if let Some((base, _, count)) = shard {
@@ -172,7 +174,7 @@ fn join_shards(store: Store, files: &[PathBuf]) -> Vec<Found> {
     found
 }
 
-/// `ORGANIZATION/NAME` where the folders tell it.
+/// `ORGANIZATION/NAME` names, where the folders give the organization.
 fn aliases(store: Store, path: &Path, stem: &str) -> Vec<String> {
     let folders = path.ancestors().skip(1).filter_map(|folder| folder.file_name()?.to_str());
     match store {
@@ -230,7 +232,7 @@ mod tests {
         assert_eq!(names(&search), ["deep", "a", "b", "c", "half"]);
         assert!(search.found[2].path.ends_with("b-00001-of-00002.gguf"));
         assert!(search.found[3].path.ends_with("c-00002-of-00003.gguf"));
-        assert!(search.found[4].fault.as_ref().is_some_and(|fault| fault.contains("not finished")));
+        assert!(search.found[4].fault.as_ref().is_some_and(|fault| fault.contains("the download is incomplete")));
         assert!(!search.is_cut);
     }
 
@@ -260,7 +262,7 @@ mod tests {
         let search = search(&[place(Store::HuggingFace, hub.path())]);
         assert_eq!(names(&search), ["x.Q4_0", "y"]);
         assert_eq!(search.found[0].aliases, ["org/name-GGUF/x.Q4_0"]);
-        assert!(search.found[1].fault.as_ref().is_some_and(|fault| fault.contains("leads nowhere")));
+        assert!(search.found[1].fault.as_ref().is_some_and(|fault| fault.contains("the link is broken")));
     }
 
     #[test]

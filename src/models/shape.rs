@@ -1,24 +1,25 @@
-//! The numbers of a model that its memory depends on, from its header. What a header does not say is assumed as
-//! llama.cpp assumes it; the rules are those of `llama-hparams.cpp` of llama-cpp-sys-2 0.1.161.
+//! Reads from a header the numbers that a model's memory use depends on. Missing values are assumed as in
+//! `llama-hparams.cpp` of llama-cpp-sys-2 0.1.161.
 
 use crate::gguf::{Gguf, GgufError, Tensor};
 use crate::memory::{LayerShape, ModelShape};
 
-/// What the engine was compiled for: which types of tensors it keeps a second, rearranged copy of.
+/// The engine's kernels: which tensors they keep in a second, rearranged copy.
 #[derive(Clone, Debug, Default)]
 pub struct Kernels {
     features: Vec<String>,
-    /// Whether kernels of ours take a matrix: its type, columns and rows. Its pages in the file are given back then.
+    /// Whether our kernels take a matrix, by type, columns and rows. The matrix is then copied, and its pages in the
+    /// file are released.
     ours: Option<fn(u32, u64, u64) -> bool>,
 }
 
 impl Kernels {
-    /// From llama.cpp's names: `AVX2`, `REPACK`, ...
+    /// From llama.cpp's feature names: `AVX2`, `REPACK`, ...
     pub fn new(features: &[String]) -> Kernels {
         Kernels { features: features.to_vec(), ours: None }
     }
 
-    /// The same with kernels of ours in front.
+    /// Adds our own kernels, which take precedence.
     pub fn with_ours(self, takes: fn(u32, u64, u64) -> bool) -> Kernels {
         Kernels { ours: Some(takes), ..self }
     }
@@ -27,7 +28,7 @@ impl Kernels {
         self.features.iter().any(|known| known == feature)
     }
 
-    /// `ggml_repack_get_optimal_repack_type`, without RISC-V and s390x.
+    /// Same rules as `ggml_repack_get_optimal_repack_type`, without RISC-V and s390x.
     fn repacks(&self, type_name: &str, n_rows: u64) -> bool {
         let neon = self.has("NEON");
         let (avx2, avx512) = (self.has("AVX2"), self.has("AVX512"));
@@ -45,8 +46,8 @@ impl Kernels {
         }
     }
 
-    /// Bytes of a tensor that stay mapped, and of the copy that is made of it. Embeddings are looked up and not multiplied with;
-    /// where they are the output head as well, that is.
+    /// Bytes of a tensor that stay mapped, and bytes of its copy. Embeddings are looked up, not multiplied, so they are
+    /// copied only if they are the output head as well.
     fn bytes(&self, tensor: &Tensor, has_output: bool) -> (u64, u64) {
         let size = tensor.size_bytes;
         let is_matrix = is_matrix(tensor);
@@ -55,7 +56,7 @@ impl Kernels {
         if !is_matrix || is_embedding && has_output {
             (size, 0)
         } else if self.ours.is_some_and(|takes| takes(tensor.tensor_type.code, n_columns, n_rows)) {
-            // Of embeddings a few rows are read again.
+            // For embeddings, only a few rows are read from the file again.
             (0, size)
         } else if self.repacks(tensor.tensor_type.name, n_rows) {
             (size, size)
@@ -65,12 +66,12 @@ impl Kernels {
     }
 }
 
-/// Whether a tensor is multiplied with activations.
+/// Whether a tensor is a weight matrix. Embeddings count.
 pub fn is_matrix(tensor: &Tensor) -> bool {
     tensor.name.ends_with(".weight") && matches!(tensor.dims.len(), 2 | 3)
 }
 
-/// The shape of a checked model, all its shards together.
+/// The shape of a model, with all its shards.
 ///
 /// # Errors
 /// As [`Gguf::check`].
@@ -100,9 +101,9 @@ fn layers(gguf: &Gguf) -> Vec<LayerShape> {
     let heads = gguf.per_layer_u32("attention.head_count");
     let heads_kv = gguf.per_layer_u32("attention.head_count_kv");
     let n_embd = u64::from(gguf.embedding_length().unwrap_or(0));
-    // Layers at the end that use the cache of an earlier one.
+    // The last layers that share the cache of an earlier layer.
     let n_shared = number("attention.shared_kv_layers").unwrap_or(0) as usize;
-    // Of hybrid models that say so, each n-th layer has attention.
+    // In hybrid models with this value, every n-th layer has attention.
     let interval = number("full_attention_interval").filter(|n| *n > 1);
     let state = state_numbers(gguf, n_embd);
     (0..n_layers)
@@ -126,17 +127,17 @@ fn layers(gguf: &Gguf) -> Vec<LayerShape> {
         .collect()
 }
 
-/// Both kinds of memory in each layer.
+/// Whether each layer has both a KV cache and a state.
 fn is_parallel_hybrid(gguf: &Gguf) -> bool {
     gguf.architecture() == Some("falcon-h1")
 }
 
-/// Numbers of the state of a layer without attention.
+/// Size of a recurrent state per layer, in numbers.
 fn state_numbers(gguf: &Gguf, n_embd: u64) -> u64 {
     let number = |suffix: &str| gguf.arch_u32(suffix).map_or(0, u64::from);
     let wkv = number("wkv.head_size");
     if wkv > 0 {
-        // RWKV: two shifted tokens, and a matrix for each head.
+        // RWKV: two shifted tokens and one matrix per head.
         return n_embd.saturating_mul(wkv + 2);
     }
     let shortconv = number("shortconv.l_cache");

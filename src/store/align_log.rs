@@ -1,5 +1,5 @@
-//! What a model wrote for its own alignment: tokens, and the likeliest tokens of every row. An append-only file that
-//! survives being cut anywhere: an interrupted run goes on where it was.
+//! A log of a model's output for `chaski drafter align`: the tokens, and the most likely tokens of every row. The file is
+//! append-only and survives being cut anywhere, so an interrupted run can continue.
 //!
 //! ```text
 //! magic "chaski align\n"  version u32  │  frame: LogKey as JSON  │  frame: a piece  │  frame: a piece ...
@@ -7,8 +7,8 @@
 //! piece: text u64  n_before u8  before i32...  then for each token: token i32  n_top u8  (token i32  p f32)...
 //! ```
 //!
-//! A frame that is cut or damaged ends the log: what follows is dropped when it is opened for writing. It knows nothing
-//! of what is made of the pieces.
+//! A cut or damaged frame ends the log; opening it for writing drops everything after the last sound frame. The log
+//! does not know what its pieces are used for.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use crate::draft::table::Successor;
-use crate::lock::{Beside, Locked, lock};
+use crate::gguf::ModelId;
+use crate::lock::{LockKind, Locked, lock};
 use crate::token::Token;
 
 const MAGIC: &[u8; 13] = b"chaski align\n";
@@ -30,51 +31,51 @@ const VERSION: u32 = 1;
 /// Magic and version.
 const HEAD_BYTES: usize = MAGIC.len() + 4;
 
-/// Longest body of a frame: a longer one is damage.
+/// Maximum body of a frame in bytes; a longer one is treated as damage.
 const MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// Tokens before a piece: what a tri-gram looks at.
+/// Maximum tokens of context before a piece: what a tri-gram needs.
 pub const MAX_BEFORE: usize = 2;
 
-/// Likeliest tokens kept of a row.
+/// Maximum top tokens stored per row.
 pub const MAX_TOP: usize = 8;
 
-/// Tokens of a piece; a long answer has several.
+/// Maximum tokens in a piece; a long answer has several pieces.
 pub const MAX_PIECE: usize = 4096;
 
-/// What all pieces of a log have in common. Another key is another log.
+/// The properties that all pieces of a log share. Another key needs another log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Which prompts.
     pub prompts: String,
-    /// Everything else that shapes the texts.
+    /// All other settings that affect the texts.
     pub settings: String,
 }
 
-/// A token of a text and what the model held possible in its place.
+/// A token of a text, with the model's most likely tokens in its place.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct LoggedToken {
     /// The token.
     pub token: Token,
-    /// At most [`MAX_TOP`], likeliest first, with their probabilities.
+    /// The most likely tokens with their probabilities, likeliest first; at most [`MAX_TOP`].
     pub top: Vec<Successor>,
 }
 
 /// A part of one answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
-    /// The number of the prompt.
+    /// Number of the prompt.
     pub text: u64,
-    /// The tokens before it, at most [`MAX_BEFORE`].
+    /// The tokens before the piece; at most [`MAX_BEFORE`].
     pub before: Vec<Token>,
-    /// The tokens, at most [`MAX_PIECE`].
-    pub said: Vec<Said>,
+    /// The tokens of the piece; at most [`MAX_PIECE`].
+    pub said: Vec<LoggedToken>,
 }
 
 impl Piece {
-    /// Makes it the empty piece that follows.
+    /// Turns this piece into the empty piece that follows it.
     pub fn advance(&mut self) {
         self.before.extend(self.said.drain(..).map(|said| said.token));
         self.before.drain(..self.before.len().saturating_sub(MAX_BEFORE));
@@ -89,25 +90,25 @@ pub enum LogError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// The file is something else.
-    #[error("{0}: not a log of chaski align, or one of another version")]
+    #[error("{0}: not a log of chaski drafter align, or written by another version")]
     Foreign(PathBuf),
-    /// The log has another key.
-    #[error("{path}: made with another {what}: {was:?}, now {is:?}")]
+    /// The log was started with another key.
+    #[error("{path}: started with another {what}: {was:?} then, {is:?} now")]
     OtherKey {
         /// The file.
         path: PathBuf,
-        /// What differs.
+        /// The part of the key that differs.
         what: &'static str,
-        /// In the log.
+        /// Its value in the log.
         was: String,
-        /// Now.
+        /// Its value now.
         is: String,
     },
-    /// Another process writes to it.
+    /// Another process is writing to the log.
     #[error("{0}: another process is writing to it")]
     Busy(PathBuf),
 }
@@ -122,14 +123,14 @@ pub struct AlignLog {
 }
 
 impl AlignLog {
-    /// Opens the log of `key`, or begins one. A torn end is cut off.
+    /// Opens the log for `key`, or creates it. A cut or damaged end is removed.
     ///
     /// # Errors
-    /// See [`LogError`]; a file that is not used is not changed.
+    /// See [`LogError`]. After an error the file is unchanged.
     pub fn open(path: &Path, key: &LogKey) -> Result<AlignLog, LogError> {
         let io = |error| LogError::Io { path: path.to_owned(), error };
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = lock(path, Beside::Nobody, Duration::ZERO, open).map_err(io)?;
+        let file = lock(path, LockKind::Exclusive, Duration::ZERO, open).map_err(io)?;
         let file = file.ok_or_else(|| LogError::Busy(path.to_owned()))?;
         let mut log = AlignLog { path: path.to_owned(), file, n_tokens: 0, texts: BTreeSet::new() };
         let mut reader = Frames::open(log.file.try_clone().map_err(io)?, path)?;
@@ -138,7 +139,7 @@ impl AlignLog {
             None => {
                 let json = serde_json::to_vec(key).map_err(|error| io(error.into()))?;
                 let head = [&MAGIC[..], &VERSION.to_le_bytes(), &frame(&json)].concat();
-                // Longer than what a first write can leave behind: damaged, and not ours to throw away.
+                // Longer than an interrupted first write can leave behind: damaged, and not ours to overwrite.
                 if log.file.metadata().map_err(io)?.len() >= head.len() as u64 {
                     return Err(LogError::Foreign(path.to_owned()));
                 }
@@ -156,18 +157,18 @@ impl AlignLog {
         Ok(log)
     }
 
-    /// Adds a piece.
+    /// Appends a piece.
     ///
     /// # Errors
-    /// When the file cannot be written; it holds what it held before.
+    /// When the file cannot be written; it keeps its previous content.
     ///
     /// # Panics
-    /// When the piece is longer than it may be.
+    /// When the piece exceeds one of its limits.
     pub fn append(&mut self, piece: &Piece) -> Result<(), LogError> {
         let frame = frame(&encode(piece));
         let before = self.file.stream_position();
         if let Err(error) = self.file.write_all(&frame) {
-            // Nothing may follow a torn frame. Where this fails as well, the next opening cuts it off.
+            // Nothing may follow a torn frame. If this fails too, the next opening removes it.
             let _ = before.and_then(|end| self.file.set_len(end).and_then(|()| self.file.seek(SeekFrom::Start(end))));
             return Err(LogError::Io { path: self.path.clone(), error });
         }
@@ -176,7 +177,7 @@ impl AlignLog {
         Ok(())
     }
 
-    /// Waits until everything is on the disk.
+    /// Flushes the file to the disk.
     ///
     /// # Errors
     /// When that fails.
@@ -184,20 +185,20 @@ impl AlignLog {
         self.file.sync_all().map_err(|error| LogError::Io { path: self.path.clone(), error })
     }
 
-    /// Tokens in it.
+    /// Number of tokens in the log.
     #[must_use]
     pub fn n_tokens(&self) -> u64 {
         self.n_tokens
     }
 
-    /// Whether it has anything of this text.
+    /// Whether the log has any piece of this text.
     #[must_use]
     pub fn has(&self, text: u64) -> bool {
         self.texts.contains(&text)
     }
 }
 
-/// Gives every piece of a log to `each`, until that fails.
+/// Calls `each` for every piece of a log, until it fails.
 ///
 /// # Errors
 /// When the file is not a log, cannot be read, or `each` fails.
@@ -212,16 +213,14 @@ pub fn read(path: &Path, mut each: impl FnMut(&Piece) -> io::Result<()>) -> Resu
 }
 
 fn check_key(path: &Path, was: &LogKey, is: &LogKey) -> Result<(), LogError> {
-    let parts = [
-        ("model", &was.model, &is.model),
-        ("set of prompts", &was.prompts, &is.prompts),
-        ("setting", &was.settings, &is.settings),
-    ];
-    match parts.into_iter().find(|(_, was, is)| was != is) {
-        None => Ok(()),
-        Some((what, was, is)) => {
-            Err(LogError::OtherKey { path: path.to_owned(), what, was: was.clone(), is: is.clone() })
-        }
+    let other = |what, was: &str, is: &str| {
+        Err(LogError::OtherKey { path: path.to_owned(), what, was: was.to_owned(), is: is.to_owned() })
+    };
+    match (was, is) {
+        _ if was.model != is.model => other("model", &was.model.to_string(), &is.model.to_string()),
+        _ if was.prompts != is.prompts => other("set of prompts", &was.prompts, &is.prompts),
+        _ if was.settings != is.settings => other("setting", &was.settings, &is.settings),
+        _ => Ok(()),
     }
 }
 
@@ -248,7 +247,7 @@ fn encode(piece: &Piece) -> Vec<u8> {
     body
 }
 
-/// `None` where the bytes are no piece.
+/// Decodes a piece; `None` if the bytes are not one.
 fn decode(mut body: &[u8]) -> Option<Piece> {
     let body = &mut body;
     let text = u64::from_le_bytes(take(body)?);
@@ -263,7 +262,7 @@ fn decode(mut body: &[u8]) -> Option<Piece> {
         if top.len() > MAX_TOP {
             return None;
         }
-        said.push(Said { token: emitted, top });
+        said.push(LoggedToken { token: emitted, top });
     }
     (before.len() <= MAX_BEFORE && said.len() <= MAX_PIECE).then_some(Piece { text, before, said })
 }
@@ -281,19 +280,19 @@ fn token(bytes: &mut &[u8]) -> Option<Token> {
 
 fn probability(bytes: &mut &[u8]) -> Option<f32> {
     let p = f32::from_le_bytes(take(bytes)?);
-    // A sum that leaves out what is negligible can make the greatest a little more than 1.
+    // Rounding can make the highest probability a little more than 1.
     (0.0..=1.01).contains(&p).then_some(p)
 }
 
-/// Reads frames, up to the first that is not whole.
+/// Reads frames, up to the first incomplete one.
 struct Frames {
     reader: BufReader<File>,
-    /// Up to the end of the last sound frame.
+    /// Offset of the end of the last sound frame.
     n_sound_bytes: u64,
 }
 
 impl Frames {
-    /// An empty file, or the beginning of a head that was cut, has no frames.
+    /// Checks the head. An empty file, or one that ends within the head, has no frames.
     fn open(file: File, path: &Path) -> Result<Frames, LogError> {
         let io = |error| LogError::Io { path: path.to_owned(), error };
         let mut reader = BufReader::new(file);
@@ -306,7 +305,7 @@ impl Frames {
         Ok(Frames { reader, n_sound_bytes: head.len() as u64 })
     }
 
-    /// `None` at the end.
+    /// The next frame's body; `None` at the end.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         self.reader.by_ref().take(12).read_to_end(&mut bytes)?;
@@ -321,7 +320,7 @@ impl Frames {
         Ok((body.len() == length && XxHash3_64::oneshot(&body) == sum).then_some(body))
     }
 
-    /// `None` where not even the key was written whole.
+    /// Reads the key; `None` if it was not completely written.
     fn key(&mut self, path: &Path) -> Result<Option<LogKey>, LogError> {
         let body = self.next().map_err(|error| LogError::Io { path: path.to_owned(), error })?;
         let Some(body) = body else { return Ok(None) };

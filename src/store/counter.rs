@@ -1,10 +1,10 @@
-//! Counts tri-grams, bi-grams and uni-grams of any amount of text in a bounded memory.
+//! Counts tri-grams, bi-grams and uni-grams of any amount of text in bounded memory.
 //!
-//! What is counted goes into a buffer. A full buffer is sorted and equal entries are added up; if that does not free half
-//! of it, it goes to a temporary file as one sorted run. In the end all runs are merged while rows are handed out in the
-//! order of a drafter file. The unigrams are few, and stay in memory.
+//! Counts go into a buffer. A full buffer is sorted and equal entries are added up. If that does not free half of it,
+//! the buffer goes to a temporary file as a sorted run. At the end all runs are merged, and rows come out in the order
+//! of a drafter file. Uni-grams are few and stay in memory.
 //!
-//! It knows no text and no files but its own: tokens come in, rows go out.
+//! The counter takes tokens and returns rows; it reads no text, and no files except its own.
 
 mod runs;
 
@@ -16,29 +16,29 @@ use crate::store::counter::runs::{Entry, Merge, Runs};
 use crate::store::drafter_file::{BaseRow, Context, KeySpace};
 use crate::token::Token;
 
-/// Bits of a token in a packed key: those that `gguf` allows for a vocabulary.
+/// Bits of a token in a packed key: as many as `gguf` allows for a vocabulary.
 const TOKEN_BITS: u32 = 21;
 const TOKEN_MASK: u64 = (1 << TOKEN_BITS) - 1;
 
-/// A least buffer, for tests of what happens when it is full.
+/// Minimum buffer in entries, small so that tests can fill it.
 const MIN_ENTRIES: usize = 16;
 
-/// The counter.
+/// Counts n-grams; see the module.
 #[derive(Debug)]
 pub struct TrigramCounter {
     keys: KeySpace,
     n_vocab: usize,
-    /// Per token, and behind them the rest: what followed, but not as one of the tokens told.
+    /// Count per token; the last element is the rest, counted by [`TrigramCounter::add_rest`].
     unigrams: Vec<f64>,
-    /// Keys are those of the context, then the token.
+    /// The key is the context's key, followed by the token.
     buffer: Vec<Entry>,
     n_max: usize,
     runs: Runs,
 }
 
 impl TrigramCounter {
-    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory; what is more goes to temporary files
-    /// in `folder`, which vanish with this.
+    /// Counts tokens below `n_vocab` (at most 2^21) in about `max_bytes` of memory. The rest goes to temporary files in
+    /// `folder`, which are deleted when this is dropped.
     #[must_use]
     pub fn new(n_vocab: u32, folder: &Path, max_bytes: usize) -> TrigramCounter {
         TrigramCounter {
@@ -51,18 +51,18 @@ impl TrigramCounter {
         }
     }
 
-    /// Counts `token` after the last two tokens of `context`, after its last one, and after none. `weight` is 1 for a
-    /// token of a text; a probability, for one that could have been.
+    /// Counts `token` after the last two tokens of `context`, after the last one, and after none. `weight` is 1 for a
+    /// token of a text, and a probability for a possible token.
     ///
     /// # Errors
-    /// When a token is not of the vocabulary, the weight is not a positive number, or the temporary files fail.
+    /// When a token is not in the vocabulary, the weight is not a positive number, or the temporary files fail.
     pub fn add(&mut self, context: &[Token], token: Token, weight: f32) -> io::Result<()> {
         let id = usize::try_from(token.0).ok().filter(|&id| id < self.n_vocab);
         let id = id.ok_or_else(|| self.unknown(context, token.0.to_string()))?;
         self.add_id(context, id, weight)
     }
 
-    /// Counts that something followed `context` without saying what: rows have it in their totals.
+    /// Adds `weight` to the totals of the rows of `context`, without naming a token.
     ///
     /// # Errors
     /// As [`TrigramCounter::add`], and for a vocabulary of 2^21 tokens, whose keys have no room for it.
@@ -93,7 +93,7 @@ impl TrigramCounter {
         io::Error::new(io::ErrorKind::InvalidInput, what)
     }
 
-    /// Counts every token of a text, which begins at `start`: what comes before is context only.
+    /// Counts the tokens of a text from index `start`; earlier tokens are context only.
     ///
     /// # Errors
     /// As [`TrigramCounter::add`].
@@ -110,7 +110,7 @@ impl TrigramCounter {
         Ok(())
     }
 
-    /// All rows in the order of their keys, with every successor (more than a file keeps), by token.
+    /// All rows in key order, with all successors (more than a file keeps) sorted by token.
     ///
     /// # Errors
     /// When the temporary files fail.
@@ -123,26 +123,26 @@ impl TrigramCounter {
     }
 }
 
-/// See [`TrigramCounter::finish`].
+/// Rows in key order; see [`TrigramCounter::finish`].
 #[derive(Debug)]
 pub struct CountedRows {
     keys: KeySpace,
     n_vocab: usize,
-    /// Until they have been handed out.
+    /// `None` once they have been returned.
     unigrams: Option<Vec<f64>>,
     merge: Merge,
     next: Option<(u64, f64)>,
 }
 
 impl CountedRows {
-    /// How much has been handed out, in 0 ..= 1.
+    /// The share of the entries returned so far, in 0 ..= 1.
     #[must_use]
     pub fn share_done(&self) -> f64 {
         self.merge.share_done()
     }
 
     fn next_row(&mut self) -> io::Result<Option<BaseRow>> {
-        // The key of no token is 0.
+        // The empty context has key 0, so its row comes first.
         if let Some(counts) = self.unigrams.take() {
             let counted = (0..).zip(counts).filter(|(_, count)| *count > 0.0);
             let row = self.row(Context::EMPTY, counted);

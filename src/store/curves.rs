@@ -1,30 +1,30 @@
-//! Measured cost curves, one file per model, settings and machine.
+//! Stores measured cost curves, one file per model, settings and machine.
 
 use std::fs;
-use std::hash::Hasher;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
 
 use crate::cost::CostCurve;
-use crate::store::write;
+use crate::gguf::ModelId;
+use crate::store::{named, private, write};
 
-/// Curves measured longer ago than this are measured anew: drivers, cooling and neighbours change.
+/// Older curves are measured again: drivers, cooling and background load change.
 const LONGEST_USE_S: u64 = 7 * 24 * 3600;
 
-/// How file names begin.
-const KIND: &str = "curve";
+/// How the names of saved curves begin.
+pub const KIND: &str = "curve";
 
-/// What a curve depends on besides the length of the context.
+/// The inputs that determine a curve, besides the context length.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurveKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// Threads, attention, layers on the GPU.
     pub settings: String,
-    /// Processor, its compiled features, version of the engine.
+    /// Processor, compiled CPU features, engine version.
     pub machine: String,
 }
 
@@ -36,24 +36,21 @@ struct CurveFile {
 }
 
 impl CurveKey {
-    /// The same model and machine under other settings.
+    /// A key for the same model and machine with further settings.
     #[must_use]
     pub fn with_settings(&self, settings: &str) -> CurveKey {
         CurveKey { settings: format!("{settings} {}", self.settings), ..self.clone() }
     }
 
-    /// The file in `folder` that keeps a thing of this `kind` for this key.
+    /// The file in `folder` that stores data of this `kind` for this key.
     pub(super) fn path(&self, folder: &Path, kind: &str) -> PathBuf {
-        let mut hasher = FxHasher::default();
-        for part in [&self.model, &self.settings, &self.machine] {
-            hasher.write(part.as_bytes());
-            hasher.write_u8(0);
-        }
-        folder.join(format!("{kind}-{:016x}.json", hasher.finish()))
+        let key = [self.model.hash(), &self.settings, &self.machine].join("\0");
+        folder.join(format!("{kind}-{:016x}.json", XxHash3_64::oneshot(key.as_bytes())))
     }
 }
 
-/// The curve kept for `key` and when it was measured, if there is one that can be read, fits, and is not too old.
+/// The curve stored for `key`, and when it was measured. `None` if there is none, or it is unreadable, unsound or too
+/// old.
 #[must_use]
 pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve, u64)> {
     let file: CurveFile = serde_json::from_slice(&fs::read(key.path(folder, KIND)).ok()?).ok()?;
@@ -61,11 +58,11 @@ pub fn load(folder: &Path, key: &CurveKey, now_unix_s: u64) -> Option<(CostCurve
     (file.key == *key && is_fresh && file.curve.is_sound()).then_some((file.curve, file.measured_unix_s))
 }
 
-/// Keeps `curve` for `key`, unless the kept one shows it to be of a busy machine. Concurrent writers do not disturb each
-/// other; the last one stays.
+/// Stores `curve` for `key`, unless the stored curve shows that it was measured on a busy machine. Concurrent writers
+/// are safe; the last one wins.
 ///
 /// # Errors
-/// When the folder cannot be made or written to: the path and the reason.
+/// When the folder cannot be created or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u64) -> io::Result<()> {
     if load(folder, key, measured_unix_s).is_some_and(|(kept, _)| curve.is_of_a_busy_machine(&kept)) {
         return Ok(());
@@ -74,12 +71,49 @@ pub fn save(folder: &Path, key: &CurveKey, curve: &CostCurve, measured_unix_s: u
     write(&key.path(folder, KIND), &file)
 }
 
+/// The files of a kind in `folder`, with their sizes in bytes; none if there is no folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn files(folder: &Path, kind: &str) -> io::Result<Vec<(PathBuf, u64)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| named(folder, &error))?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| named(folder, &error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A file can vanish while the folder is read: another process deletes it.
+        if name.starts_with(&format!("{kind}-"))
+            && name.ends_with(".json")
+            && let Ok(metadata) = fs::metadata(&path)
+        {
+            files.push((path, metadata.len()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Deletes the files of a kind in `folder`, and returns how many there were.
+///
+/// # Errors
+/// When one cannot be deleted.
+pub fn delete_all(folder: &Path, kind: &str) -> io::Result<usize> {
+    let mut n_deleted = 0;
+    for (path, _) in files(folder, kind)? {
+        n_deleted += usize::from(private::remove(&path).map_err(|error| named(&path, &error))?);
+    }
+    Ok(n_deleted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn key(settings: &str) -> CurveKey {
-        CurveKey { model: "m".into(), settings: settings.into(), machine: "x".into() }
+        CurveKey { model: "m".to_owned().into(), settings: settings.into(), machine: "x".into() }
     }
 
     fn curve() -> CostCurve {
@@ -129,6 +163,19 @@ mod tests {
         let nonsense = String::from_utf8(good).unwrap().replace("10.0", "-1.0");
         fs::write(&path, nonsense).unwrap();
         assert_eq!(load(folder.path(), &key("a"), 1000), None);
+    }
+
+    #[test]
+    fn files_of_one_kind_are_listed_and_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(files(&folder.path().join("missing"), KIND).unwrap(), []);
+        ["a", "b"].iter().for_each(|of| save(folder.path(), &key(of), &curve(), 1000).unwrap());
+        fs::write(folder.path().join("tuned-0.json"), "x").unwrap();
+        let listed = files(folder.path(), KIND).unwrap();
+        assert!(listed.len() == 2 && listed.iter().all(|(_, n_bytes)| *n_bytes > 10), "{listed:?}");
+        assert_eq!(files(folder.path(), "tuned").unwrap(), [(folder.path().join("tuned-0.json"), 1)]);
+        assert_eq!(delete_all(folder.path(), KIND).unwrap(), 2);
+        assert_eq!((files(folder.path(), KIND).unwrap(), load(folder.path(), &key("a"), 1000)), (Vec::new(), None));
     }
 
     #[test]

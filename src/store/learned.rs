@@ -1,12 +1,12 @@
-//! What drafting learned from normal use, kept between runs: an envelope around bytes whose meaning is another's business.
-//! One private file per model; and [`policy`], the one place that says whether anything is kept at all.
+//! Stores what drafting learned between runs: one private file per model, an envelope around bytes that only the
+//! drafter interprets. [`policy`] is the only place that decides whether to store anything.
 //!
 //! ```text
 //! magic "chaski learned\n"  version u32  key length u32  payload length u64  XXH3-64 u64 of all else  key  payload
 //! ```
 //!
-//! A file is written aside and renamed: readers never wait, and never see half of one. Writers take turns; one that has to
-//! wait for long gives up, since what it learned is worth less than its user's time.
+//! A file is written to a temporary name and renamed, so readers never wait and never see half a file. Writers lock
+//! each other out; a writer that would wait long gives up, since what it learned is not worth the user's time.
 
 mod switch;
 
@@ -18,8 +18,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::gguf::ModelId;
 use crate::lock::Locked;
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 
 pub use switch::{LearnPolicy, Switch, is_off, policy, set_switch, switch};
 
@@ -27,42 +28,42 @@ const MAGIC: &[u8; 15] = b"chaski learned\n";
 
 const VERSION: u32 = 1;
 
-/// Magic, version, two lengths, and the sum.
+/// Magic, version, two lengths, and the checksum.
 const HEAD_BYTES: usize = MAGIC.len() + 4 + 4 + 8 + 8;
 
-/// Longest payload: a drafter's memory is bounded, and this is well above it.
+/// Maximum payload in bytes. A drafter's memory is bounded, well below this.
 pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
 
-/// Longest key, as JSON.
+/// Maximum key in bytes of JSON.
 const MAX_KEY_BYTES: usize = 64 << 10;
 
-/// Longest wait for another process that writes the same file.
+/// How long to wait for another process that writes the same file.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The same for what a user asks for.
+/// The same, for commands of the user.
 const PATIENCE_OF_USERS: Duration = Duration::from_secs(5);
 
-/// Ends of file names.
+/// File name extensions.
 const EXTENSION: &str = "learned";
 const LOCK_EXTENSION: &str = "lock";
 
-/// Whose knowledge it is.
+/// Identifies the model that a file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearnedKey {
-    /// File name, size, and a hash of the header.
-    pub model: String,
+    /// The model.
+    pub model: ModelId,
     /// The hash of its vocabulary.
     pub vocabulary: u64,
 }
 
 impl LearnedKey {
-    /// What the key's files are called, without an extension.
+    /// The name of the key's files, without extension.
     fn stem(&self) -> String {
-        let json = serde_json::to_vec(self).expect("a string and a number");
-        format!("{:016x}", XxHash3_64::oneshot(&json))
+        let key = format!("{} {:016x}", self.model.hash(), self.vocabulary);
+        format!("{:016x}", XxHash3_64::oneshot(key.as_bytes()))
     }
 
-    /// The file of this key.
+    /// The path of the key's file.
     #[must_use]
     pub fn path(&self, folder: &Path) -> PathBuf {
         folder.join(self.stem()).with_extension(EXTENSION)
@@ -73,63 +74,64 @@ impl LearnedKey {
     }
 }
 
-/// Why nothing could be read or kept. The caller says so, and goes on without.
+/// Why learned state cannot be loaded or stored. The caller reports it and continues without.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnedError {
-    /// The file or the folder failed.
+    /// The file or the folder cannot be read or written.
     #[error("{path}: {error}")]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Not as it was written.
+    /// The checksum or the format is wrong.
     #[error("{0}: damaged, or not a file of learned state")]
     Damaged(PathBuf),
-    /// Of a later chaski.
-    #[error("{path}: version {version}, but this chaski knows version {VERSION}")]
+    /// Written by a later version of chaski.
+    #[error("{path}: written by another version of chaski (format {version}, this version reads {VERSION})")]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// Its format version.
         version: u32,
     },
-    /// Another model's.
-    #[error("{0}: of another model")]
+    /// Written for another model.
+    #[error("{0}: belongs to another model")]
     Foreign(PathBuf),
-    /// More than may be kept.
-    #[error("{n_bytes} bytes of learned state, but {MAX_PAYLOAD_BYTES} is the limit")]
+    /// The payload is too long.
+    #[error("the learned state has {n_bytes} bytes; the limit is {MAX_PAYLOAD_BYTES}")]
     TooLong {
-        /// Bytes given.
+        /// Its length.
         n_bytes: usize,
     },
 }
 
-/// What came of an update.
+/// Result of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
-    /// It is on the disk.
+    /// The new state is stored.
     Kept,
-    /// Another process was writing for too long: nothing was changed.
+    /// Another process was writing for too long; nothing was changed.
     Skipped,
 }
 
-/// What was kept for `key`; `None` where nothing was.
+/// The payload stored for `key`; `None` if there is none.
 ///
 /// # Errors
-/// When there is something that cannot be used.
+/// When the file exists but cannot be used.
 pub fn load(folder: &Path, key: &LearnedKey) -> Result<Option<Vec<u8>>, LearnedError> {
     let path = key.path(folder);
     let Some((found, payload)) = read(&path)? else { return Ok(None) };
     if found == *key { Ok(Some(payload)) } else { Err(LearnedError::Foreign(path)) }
 }
 
-/// Replaces what is kept for `key` by what `change` makes of it. `change` is given what is on the disk now (nothing, where
-/// that cannot be used), and no other process changes it meanwhile.
+/// Replaces the payload stored for `key` by the result of `change`. `change` receives the stored payload, or `None` if
+/// it is missing or damaged. No other process can change it in between.
 ///
 /// # Errors
-/// When the folder cannot be made or written to, or the new payload is too long: the old one stays.
+/// When the folder cannot be created or written to, the stored file cannot be read or is of a later version, or the new
+/// payload is too long. The old payload stays.
 pub fn update(
     folder: &Path,
     key: &LearnedKey,
@@ -139,7 +141,7 @@ pub fn update(
     let Some(_lock) = lock(&key.lock_path(folder), PATIENCE)? else { return Ok(Updated::Skipped) };
     let old = match load(folder, key) {
         Ok(old) => old,
-        // A file of a later version is not ours to replace.
+        // Do not replace a file of a later version.
         Err(error @ (LearnedError::Newer { .. } | LearnedError::Io { .. })) => return Err(error),
         Err(_) => None,
     };
@@ -154,24 +156,24 @@ pub fn update(
 /// A file of learned state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Whose it is; `None` where it cannot be read.
+    /// The model it belongs to; `None` if the file cannot be read.
     pub key: Option<LearnedKey>,
-    /// Its size.
+    /// The size of the file.
     pub n_bytes: u64,
-    /// When it was written, where the file system tells.
+    /// When it was written, if the file system reports it.
     pub written: Option<SystemTime>,
 }
 
-/// All files of learned state, by name.
+/// Lists all files of learned state, by name.
 ///
 /// # Errors
-/// When the folder cannot be read. One that is not there has none.
+/// When the folder cannot be read. A missing folder has no files.
 pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
     let mut entries = Vec::new();
     for path in files(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == EXTENSION)) {
-        // Gone since the folder was read: another process forgets.
+        // Another process has deleted the file since the folder was read.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let key = read(&path).ok().flatten().map(|(key, _)| key);
         entries.push(Entry { path, key, n_bytes: metadata.len(), written: metadata.modified().ok() });
@@ -179,10 +181,10 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
     Ok(entries)
 }
 
-/// Deletes what is kept for `key`, or all of it. Tells which files of learned state are gone.
+/// Deletes the state stored for `key`, or for all models. Returns the paths of the deleted files.
 ///
 /// # Errors
-/// When one cannot be deleted, or another process is writing to it for too long.
+/// When a file cannot be deleted, or another process is writing to it for too long.
 pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, LearnedError> {
     let mut forgotten = Vec::new();
     for path in files(folder)? {
@@ -191,7 +193,7 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
         if !of_whom(EXTENSION) || !is_meant {
             continue;
         }
-        // A writer that is at work would bring it back.
+        // Lock first, or a writer at work would recreate the file.
         let lock = lock(&path.with_extension(LOCK_EXTENSION), PATIENCE_OF_USERS)?;
         let _lock = lock.ok_or_else(|| busy(&path))?;
         match private::remove(&path) {
@@ -203,7 +205,7 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
     Ok(forgotten)
 }
 
-/// The files in the folder, sorted; none where there is no folder.
+/// The files in the folder, sorted; empty if there is no folder.
 fn files(folder: &Path) -> Result<Vec<PathBuf>, LearnedError> {
     let io = |error| LearnedError::Io { path: folder.to_owned(), error };
     let entries = match fs::read_dir(folder) {
@@ -225,7 +227,7 @@ fn seal(key: &LearnedKey, payload: &[u8]) -> Vec<u8> {
     [&start[..], &sum.to_le_bytes(), &key, payload].concat()
 }
 
-/// `None` where there is no file.
+/// Reads a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<(LearnedKey, Vec<u8>)>, LearnedError> {
     let io = |error| LearnedError::Io { path: path.to_owned(), error };
     let file = match File::open(path) {
@@ -274,7 +276,7 @@ fn make_private_folder(folder: &Path) -> Result<(), LearnedError> {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), LearnedError> {
-    private::replace(path, &[bytes], Worth::Expendable)
+    private::replace(path, &[bytes], Durability::Expendable)
         .map_err(|error| LearnedError::Io { path: path.to_owned(), error })
 }
 

@@ -1,5 +1,5 @@
-//! What Chaski keeps on disk between runs. All but sessions is expendable: a missing, broken or unwritable file costs time,
-//! never text.
+//! The files that Chaski keeps between runs. All except saved chats are expendable: a missing, broken or unwritable
+//! file costs time, but never changes the text.
 
 pub mod vocabulary;
 
@@ -21,13 +21,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// Writes `value` as JSON; what stands there is always whole.
+/// Writes `value` as JSON. The file is replaced as a whole.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let written = private::replace(path, &[&serde_json::to_vec(value)?], private::Worth::Expendable);
+    let written = private::replace(path, &[&serde_json::to_vec(value)?], private::Durability::Expendable);
     written.map_err(|error| named(path, &error))
 }
 
-/// The same error, naming the file or folder.
+/// The same error, with the path in its message.
 fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

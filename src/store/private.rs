@@ -1,30 +1,30 @@
-//! Files for their owner's eyes: folders of mode 0700 and files of mode 0600 where modes exist, written aside and renamed,
-//! so that what stands there is always whole; and locks between processes.
+//! Private files and locks: folders of mode 0700 and files of mode 0600 where modes exist. A file is written to a
+//! temporary name and renamed, so its path always has a complete file.
 //!
-//! A link that somebody put in a file's place is replaced, never followed. Each change of the disk goes through one function,
-//! so that tests can make any of them fail ([`faults`]). The journal of a batch, which grows, has a seam of its own
-//! ([`crate::batch::disk`]).
+//! A symbolic link at a file's path is replaced, never followed. Every change to the disk goes through one function, so
+//! that tests can make each of them fail ([`faults`]). The journal of a batch is append-only and has its own layer for
+//! that ([`crate::batch::disk`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lock::{self, Beside, Locked};
+use crate::lock::{self, LockKind, Locked};
 
-/// How names of files begin that are being written.
+/// Prefix of temporary file names.
 pub(super) const WRITING: &str = ".writing-";
 
-/// What a file is worth.
+/// How much care a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worth {
-    /// It can be made again: after a power cut it may be cut off, which its checksum or form tells.
+pub(super) enum Durability {
+    /// It can be recreated. After a power failure it may be cut off, which its checksum or format detects.
     Expendable,
-    /// It is the only copy: it is on the disk before it takes the place of the old one.
+    /// It is the only copy. It is flushed to the disk before it replaces the old file.
     Unique,
 }
 
-/// Makes a folder and those above it, as far as they are missing.
+/// Creates a folder and its missing parents.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -36,22 +36,22 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     change(|| builder.create(folder))
 }
 
-/// Puts a file of these parts in the place of what is at `path`, and makes the folder if it is missing. After an error what was
-/// there is there, or what should be.
-pub(super) fn replace(path: &Path, parts: &[&[u8]], worth: Worth) -> io::Result<()> {
+/// Replaces the file at `path` by one with the given parts, and creates its folder if necessary. After an error the
+/// file is either the old one or the new one.
+pub(super) fn replace(path: &Path, parts: &[&[u8]], durability: Durability) -> io::Result<()> {
     let file = write_aside(path, parts)?;
-    if worth == Worth::Unique {
+    if durability == Durability::Unique {
         change(|| file.as_file().sync_all())?;
     }
     change(|| file.persist(path).map_err(|error| error.error))?;
-    match worth {
-        // The new name is safe only when its folder is.
-        Worth::Unique if cfg!(unix) => change(|| File::open(folder_of(path))?.sync_all()),
+    match durability {
+        // The new name is durable only once the folder is flushed.
+        Durability::Unique if cfg!(unix) => change(|| File::open(folder_of(path))?.sync_all()),
         _ => Ok(()),
     }
 }
 
-/// Removes a file. Tells whether there was one.
+/// Deletes a file. Returns whether it existed.
 pub(super) fn remove(path: &Path) -> io::Result<bool> {
     match change(|| fs::remove_file(path)) {
         Ok(()) => Ok(true),
@@ -63,7 +63,7 @@ pub(super) fn remove(path: &Path) -> io::Result<bool> {
 fn write_aside(path: &Path, parts: &[&[u8]]) -> io::Result<tempfile::NamedTempFile> {
     let folder = folder_of(path);
     make_folder(folder)?;
-    // It is new (O_EXCL) and, on Unix, of mode 0600.
+    // A new file (O_EXCL), on Unix with mode 0600.
     let mut file = change(|| tempfile::Builder::new().prefix(WRITING).tempfile_in(folder))?;
     for part in parts {
         change(|| file.write_all(part))?;
@@ -75,8 +75,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Holds a lock until it is dropped; `None` where another process holds it for longer than `patience`. The file stays, as
-/// others may be waiting for it.
+/// Takes a lock, held until it is dropped; `None` if another process holds it for longer than `patience`. The lock file
+/// stays, since others may be waiting for it.
 pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<Locked>> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
@@ -85,10 +85,10 @@ pub(super) fn lock(path: &Path, patience: Duration) -> io::Result<Option<Locked>
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     }
-    lock::lock(path, Beside::Nobody, patience, || change(|| options.open(path)))
+    lock::lock(path, LockKind::Exclusive, patience, || change(|| options.open(path)))
 }
 
-/// The one way to the disk for what changes it.
+/// The only function that changes the disk.
 fn change<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(test)]
     faults::meet()?;
@@ -97,7 +97,7 @@ fn change<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 
 #[cfg(test)]
 pub(super) mod faults {
-    //! A disk of which, from some change on, none succeeds; for each thread its own.
+    //! Simulates a disk on which all changes fail after some point, per thread.
 
     use std::cell::Cell;
     use std::io;
@@ -106,7 +106,7 @@ pub(super) mod faults {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    /// Does something on a disk that takes so many changes. Tells also whether more were tried.
+    /// Runs `act` on a disk that allows `n_changes`. Also returns whether it tried more.
     pub(in crate::store) fn after<T>(n_changes: u64, act: impl FnOnce() -> T) -> (T, bool) {
         LEFT.set(Some(n_changes));
         let done = act();

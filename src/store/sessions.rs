@@ -1,8 +1,8 @@
-//! Named conversations on disk, one JSON file each, and who may write one.
+//! Saved chats on disk: one JSON file each, with a lock for its writer.
 //!
-//! A session is its user's text, so it is never replaced by anything but its own continuation: a file that is not
-//! understood stays as it is, a new name never takes an old one's place, and one process at a time may write. Beside
-//! `NAME.json` lie `NAME.lock` and, expendable, `NAME.state`: the model's state, which is another's business.
+//! A saved chat is its user's text, so only its own continuation may replace it. A file that cannot be understood stays
+//! unchanged, a new chat never takes the name of an old one, and only one process at a time may write. Next to
+//! `NAME.json` are `NAME.lock` and the expendable `NAME.state`, the model's state, which this module does not read.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,77 +10,84 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::chat::session::{self, FormError, Session};
+use crate::chat::session::{self, Session, SessionFileError};
 use crate::lock::Locked;
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 
-/// Longest file.
+/// Maximum file size in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
 const EXTENSION: &str = ".json";
 
+/// The model's state after a chat.
+const STATE_EXTENSION: &str = ".state";
+
 /// Why a session cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Not a name.
+    /// Not a valid name.
     #[error("{0}")]
     Name(String),
-    /// The file or the folder failed.
+    /// The file or the folder cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Not as it was written.
+    /// Not a session, or of another version.
     #[error("{}: {error}", path.display())]
-    Form {
+    Format {
         /// The file.
         path: PathBuf,
-        /// Why.
-        error: FormError,
+        /// The cause.
+        error: SessionFileError,
     },
-    /// Too long to be one.
-    #[error("{}: a session has at most {} MiB", .0.display(), MAX_BYTES >> 20)]
+    /// Longer than a session can be.
+    #[error("{}: a saved chat can have at most {} MiB", .0.display(), MAX_BYTES >> 20)]
     TooLong(PathBuf),
-    /// Another process holds it.
-    #[error("the session {0} is open in another chat")]
+    /// Another process holds the lock.
+    #[error("the chat {0} is open in another terminal or process")]
     Busy(String),
-    /// There is one already.
-    #[error("there is a session {0} already")]
+    /// The name is taken.
+    #[error("there is already a saved chat {0}")]
     Exists(String),
-    /// There is none.
-    #[error("there is no session {0}")]
+    /// No session has this name.
+    #[error("there is no saved chat {0}")]
     Missing(String),
 }
 
 impl SessionError {
-    /// What can be done.
+    /// What the user can do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            SessionError::Form { error: FormError::Version(_), .. } => Some("it stays as it is; take another name"),
-            SessionError::Form { .. } | SessionError::TooLong(_) => {
-                Some("it stays as it is: mend it, move it away, or take another name")
+            SessionError::Format { error: SessionFileError::Version(_), .. } => {
+                Some("chaski does not change it; use another name")
             }
-            SessionError::Busy(_) => Some("leave that chat first, or take another name"),
-            SessionError::Exists(_) => Some("take another name, or /load it"),
-            SessionError::Missing(_) => Some("/list tells those there are, /save keeps this chat as one"),
+            SessionError::Format { .. } | SessionError::TooLong(_) => {
+                Some("chaski does not change it; repair or move the file, or use another name")
+            }
+            SessionError::Busy(_) => Some("leave it there first, or use another name"),
+            SessionError::Exists(_) => Some("use another name, or switch to it with /load"),
+            SessionError::Missing(_) => Some("/list shows the saved chats; /save NAME saves this one"),
             SessionError::Name(_) | SessionError::Io { .. } => None,
         }
     }
 }
 
-/// What is told of a session.
+/// A session in a list.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// Its turns; `None` where the file cannot be understood.
+    /// Number of turns; `None` if the file cannot be parsed.
     pub n_turns: Option<usize>,
-    /// When it was written, where the file system tells.
+    /// When it was written, if the file system reports it.
     pub written: Option<SystemTime>,
+    /// Its size on disk, with the model's state if one was saved.
+    pub n_bytes: u64,
 }
 
 /// The folder of sessions.
@@ -90,16 +97,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Those in `folder`, which is made when it is needed.
+    /// The sessions in `folder`, which is created when needed.
     #[must_use]
     pub fn new(folder: PathBuf) -> Sessions {
         Sessions { folder }
     }
 
-    /// Takes the name for this process, and reads what was kept under it, if anything was.
+    /// Locks the name for this process, and reads its session if one is saved.
     ///
     /// # Errors
-    /// When that is no name, another process has it, or what was kept cannot be used.
+    /// When the name is invalid, another process holds it, or the saved session cannot be used.
     pub fn open(&self, name: &str) -> Result<(Place, Option<Session>), SessionError> {
         session::check_name(name).map_err(SessionError::Name)?;
         private::make_folder(&self.folder).map_err(|error| io_error(&self.folder, error))?;
@@ -107,15 +114,16 @@ impl Sessions {
         let lock_path = path(".lock");
         let lock = private::lock(&lock_path, Duration::ZERO).map_err(|error| io_error(&lock_path, error))?;
         let lock = lock.ok_or_else(|| SessionError::Busy(name.to_owned()))?;
-        let place = Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(".state"), _lock: lock };
+        let place =
+            Place { name: name.to_owned(), path: path(EXTENSION), state_path: path(STATE_EXTENSION), _lock: lock };
         let session = read(&place.path)?;
         Ok((place, session))
     }
 
-    /// Takes a name under which nothing was kept.
+    /// Locks a name that has no saved session.
     ///
     /// # Errors
-    /// As [`Sessions::open`], and when there is something.
+    /// As [`Sessions::open`], and when a session exists.
     pub fn create(&self, name: &str) -> Result<Place, SessionError> {
         match self.open(name)? {
             (place, None) => Ok(place),
@@ -123,10 +131,10 @@ impl Sessions {
         }
     }
 
-    /// Takes a name under which something was kept.
+    /// Locks a name and reads its session.
     ///
     /// # Errors
-    /// As [`Sessions::open`], and when there is nothing.
+    /// As [`Sessions::open`], and when no session exists.
     pub fn resume(&self, name: &str) -> Result<(Place, Session), SessionError> {
         match self.open(name)? {
             (place, Some(session)) => Ok((place, session)),
@@ -134,7 +142,7 @@ impl Sessions {
         }
     }
 
-    /// The names of sessions, sorted; none where there is no folder.
+    /// The names of all sessions, sorted; empty if there is no folder.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -154,22 +162,24 @@ impl Sessions {
         Ok(names)
     }
 
-    /// All sessions, by name.
+    /// Lists all sessions by name.
     ///
     /// # Errors
     /// When the folder cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>, SessionError> {
         let entry = |name: String| {
             let path = self.folder.join(format!("{name}{EXTENSION}"));
+            let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+            let n_bytes = size(&path) + size(&self.folder.join(format!("{name}{STATE_EXTENSION}")));
             let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
             let n_turns = read(&path).ok().flatten().map(|session| session.turns.len());
-            Entry { name, n_turns, written }
+            Entry { name, n_turns, written, n_bytes }
         };
         Ok(self.names()?.into_iter().map(entry).collect())
     }
 }
 
-/// The place of one session. Nobody else writes there until it is dropped.
+/// The locked files of one session. No other process writes to them until this is dropped.
 #[derive(Debug)]
 pub struct Place {
     name: String,
@@ -185,23 +195,24 @@ impl Place {
         &self.name
     }
 
-    /// Where the model's state is kept.
+    /// The path for the model's state.
     #[must_use]
     pub fn state_path(&self) -> &Path {
         &self.state_path
     }
 
-    /// Keeps the session as it is now.
+    /// Saves the session.
     ///
     /// # Errors
-    /// When it cannot be written; what was kept before stays.
+    /// When it cannot be written; the previously saved one stays.
     pub fn save(&self, session: &Session) -> Result<(), SessionError> {
         let text = session::to_json(session);
-        private::replace(&self.path, &[text.as_bytes()], Worth::Unique).map_err(|error| io_error(&self.path, error))
+        private::replace(&self.path, &[text.as_bytes()], Durability::Unique)
+            .map_err(|error| io_error(&self.path, error))
     }
 }
 
-/// `None` where there is no file.
+/// Reads a session file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Session>, SessionError> {
     let io = |error| io_error(path, error);
     let file = match File::open(path) {
@@ -213,7 +224,7 @@ fn read(path: &Path) -> Result<Option<Session>, SessionError> {
     if text.len() as u64 > MAX_BYTES {
         return Err(SessionError::TooLong(path.to_owned()));
     }
-    session::from_json(&text).map(Some).map_err(|error| SessionError::Form { path: path.to_owned(), error })
+    session::from_json(&text).map(Some).map_err(|error| SessionError::Format { path: path.to_owned(), error })
 }
 
 fn io_error(path: &Path, error: io::Error) -> SessionError {
@@ -257,12 +268,12 @@ mod tests {
     fn one_chat_at_a_time() {
         let (_folder, sessions) = place();
         let first = sessions.create("a").unwrap();
-        assert_eq!(sessions.open("a").unwrap_err().to_string(), "the session a is open in another chat");
+        assert_eq!(sessions.open("a").unwrap_err().to_string(), "the chat a is open in another terminal or process");
         sessions.create("b").unwrap();
         drop(first);
         sessions.create("a").unwrap().save(&session()).unwrap();
-        assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is a session a already");
-        assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no session c");
+        assert_eq!(sessions.create("a").unwrap_err().to_string(), "there is already a saved chat a");
+        assert_eq!(sessions.resume("c").unwrap_err().to_string(), "there is no saved chat c");
     }
 
     #[test]
@@ -272,7 +283,10 @@ mod tests {
         for text in ["", "{\"chaski_session\": 1}", "{\"chaski_session\": 9}"] {
             fs::write(&created.path, text).unwrap();
             let told = read(&created.path).unwrap_err();
-            assert!(told.to_string().contains("a.json: ") && told.hint().unwrap().contains("stays as it is"), "{told}");
+            assert!(
+                told.to_string().contains("a.json: ") && told.hint().unwrap().contains("chaski does not change it"),
+                "{told}"
+            );
             assert_eq!(fs::read_to_string(&created.path).unwrap(), text);
         }
         assert_eq!(sessions.list().unwrap()[0].n_turns, None);

@@ -1,4 +1,4 @@
-//! What `chaski tune` chose, one file per model and machine.
+//! Stores the settings chosen by `chaski tune`, one file per model and machine.
 
 use std::fs;
 use std::io;
@@ -10,8 +10,8 @@ use crate::store::curves::CurveKey;
 use crate::store::{named, private, write};
 use crate::tune::{BySpan, Settings};
 
-/// How file names begin.
-const KIND: &str = "tuned";
+/// How the names of tuned settings begin.
+pub const KIND: &str = "tuned";
 
 #[derive(Serialize, Deserialize)]
 struct TunedFile {
@@ -20,8 +20,8 @@ struct TunedFile {
     settings: BySpan<Settings>,
 }
 
-/// The settings kept for `key`, whose own settings are those that tuning leaves alone; `None` where there is no file that
-/// can be read, fits, and makes sense.
+/// The settings stored for `key`, whose own settings are those that tuning does not change. `None` if there are none,
+/// or the file is unreadable or unsound.
 #[must_use]
 pub fn load(folder: &Path, key: &CurveKey) -> Option<BySpan<Settings>> {
     let file: TunedFile = serde_json::from_slice(&fs::read(key.path(folder, KIND)).ok()?).ok()?;
@@ -29,18 +29,18 @@ pub fn load(folder: &Path, key: &CurveKey) -> Option<BySpan<Settings>> {
     (file.key == *key && short.is_sound() && long.is_sound()).then_some(file.settings)
 }
 
-/// Keeps `settings` for `key`.
+/// Stores `settings` for `key`.
 ///
 /// # Errors
-/// When the folder cannot be made or written to: the path and the reason.
+/// When the folder cannot be created or written to: the path and the reason.
 pub fn save(folder: &Path, key: &CurveKey, settings: BySpan<Settings>, measured_unix_s: u64) -> io::Result<()> {
     write(&key.path(folder, KIND), &TunedFile { key: key.clone(), measured_unix_s, settings })
 }
 
-/// Deletes what is kept for `key`. Tells whether there was anything.
+/// Deletes the settings stored for `key`. Returns whether there were any.
 ///
 /// # Errors
-/// When the file is there and stays: the path and the reason.
+/// When the file cannot be deleted: the path and the reason.
 pub fn forget(folder: &Path, key: &CurveKey) -> io::Result<bool> {
     let path = key.path(folder, KIND);
     private::remove(&path).map_err(|error| named(&path, &error))
@@ -55,7 +55,7 @@ mod tests {
         Settings { flash_attention: FlashAttention::Off, n_threads: 2, n_threads_batch: 3, kv_type: KvType::F16 };
 
     fn key(model: &str) -> CurveKey {
-        CurveKey { model: model.into(), settings: "ngl".into(), machine: "x".into() }
+        CurveKey { model: model.to_owned().into(), settings: "ngl".into(), machine: "x".into() }
     }
 
     #[test]

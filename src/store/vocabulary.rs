@@ -1,7 +1,7 @@
-//! Which vocabulary the token ids of a file belong to. Models with the same tokens share their files: siblings of
-//! different sizes do.
+//! Identifies the vocabulary that the token ids of a file belong to. Models with the same tokens, such as siblings of
+//! different sizes, share their files.
 //!
-//! It says nothing about how text becomes tokens: two models that split text differently but number the same tokens can
+//! The identity does not cover how text is split: two models that split text differently but number the same tokens can
 //! read each other's matrices.
 
 use std::hash::Hasher as _;
@@ -15,12 +15,12 @@ use crate::gguf::Gguf;
 pub struct Vocabulary {
     /// [`vocabulary_hash`] of its tokens.
     pub hash: u64,
-    /// How many tokens it has.
+    /// Number of tokens.
     pub n_tokens: u32,
 }
 
 impl Vocabulary {
-    /// That of a model file; `None` if it has none. Reads the header, no weights.
+    /// The vocabulary of a model file; `None` if it has none. Reads the header, not the weights.
     #[must_use]
     pub fn of(gguf: &Gguf) -> Option<Vocabulary> {
         let tokens = gguf.get_array("tokenizer.ggml.tokens")?;
@@ -29,8 +29,8 @@ impl Vocabulary {
     }
 }
 
-/// XXH3-64 (seed 0) over all tokens in the order of their ids: of each the length in bytes as a little-endian `u32`,
-/// then the bytes as the model file spells them. Files are keyed by it, so it never changes.
+/// XXH3-64 (seed 0) over all tokens in id order: for each, the length in bytes as a little-endian `u32`, then the bytes
+/// as spelled in the model file. Files are keyed by this hash, so it must never change.
 #[must_use]
 pub fn vocabulary_hash<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
     let mut hasher = XxHash3_64::with_seed(0);

@@ -1,5 +1,5 @@
-//! What a form is worth to a drafter: where only one continuation is allowed it is drafted, and what is not allowed is
-//! not verified.
+//! Filters drafts by a form: where the form allows only one continuation, that continuation is drafted, and tokens that
+//! the form forbids are never sent to verify.
 
 use std::rc::Rc;
 
@@ -7,24 +7,24 @@ use crate::draft::DraftFilter;
 use crate::structure::Structure;
 use crate::token::Token;
 
-/// A forced text can be said in other tokens than these, but hardly ever is.
+/// Probability of a forced token. The forced bytes could be split into other tokens, but hardly ever are.
 const FORCED_P: f32 = 0.98;
 
-/// Tokens of a text, as the model's tokenizer splits it.
+/// Splits bytes into tokens with the model's tokenizer.
 pub type Tokenize = Rc<dyn Fn(&[u8]) -> Vec<Token>>;
 
-/// A form that drafts are held to. It follows the text by itself.
+/// A draft filter for a constrained text. It tracks the text by itself.
 pub struct Forced {
     structure: Structure,
     tokenize: Tokenize,
-    /// Tokens of the text that the structure knows, the prompt included.
+    /// Number of the text's tokens that the structure has accepted, including the prompt.
     n_known: usize,
-    /// Drafted tokens that the structure is ahead by.
+    /// Drafted tokens that the structure has accepted beyond the text.
     ahead: Vec<Token>,
-    /// What must follow some path: the path's length, and the tokens.
+    /// Forced tokens after a path of `forced_from` tokens.
     forced: Vec<Token>,
     forced_from: usize,
-    /// False once the text has left the form, which a sampler never lets it.
+    /// False once the text has left the form; the sampler prevents that.
     is_sound: bool,
 }
 
@@ -52,7 +52,7 @@ impl Forced {
         }
     }
 
-    /// Brings the structure to the end of `text` and `path`.
+    /// Moves the structure to the end of `text` followed by `path`.
     fn go_to(&mut self, text: &[Token], path: &[Token]) {
         if self.n_known < text.len() {
             self.take_back(0);
@@ -70,7 +70,8 @@ impl Forced {
         }
     }
 
-    /// Tokens that spell `bytes`: the tokenizer's, or the longest ones where it puts a space before them.
+    /// Tokens that spell `bytes`: the tokenizer's, or the longest ones if the tokenizer changes the bytes, for example
+    /// by a leading space.
     fn tokens(&self, bytes: &[u8]) -> Vec<Token> {
         let tokens = (self.tokenize)(bytes);
         let vocabulary = &self.structure.vocabulary;
@@ -78,12 +79,12 @@ impl Forced {
         if pieces.eq(bytes) { tokens } else { vocabulary.longest_tokens().spell(bytes) }
     }
 
-    /// The token that must follow `path`, where the structure is.
+    /// The only token that may follow `path`, if there is one. The structure must be at the end of `path`.
     fn must(&mut self, path: &[Token]) -> Option<Token> {
         if self.structure.is_over() {
             return self.structure.vocabulary.ends.first().copied();
         }
-        // One path is forced at a time, and it is walked token by token.
+        // Forced bytes are tokenized once per path, then returned token by token.
         let n_walked = path.len().checked_sub(self.forced_from).filter(|&n| n < self.forced.len());
         if let Some(n) = n_walked
             && path[self.forced_from..] == self.forced[..n]

@@ -1,17 +1,17 @@
-//! GBNF, llama.cpp's notation for grammars, as a Lark grammar for llguidance.
+//! Translates GBNF, llama.cpp's grammar notation, into a Lark grammar for llguidance.
 //!
-//! GBNF has no lexer, and llguidance has one that takes the longest match. So every terminal becomes a single character:
-//! then there is nothing to take longer, and the grammar means what it says. Tokens in angle brackets are not supported.
+//! GBNF has no lexer; llguidance has one, and it takes the longest match. So every terminal becomes a single character,
+//! which leaves nothing longer to match. Tokens in angle brackets are not supported.
 
 use std::fmt::Write as _;
 
-/// Deepest nesting of parentheses.
+/// Maximum nesting of parentheses.
 const MAX_DEPTH: usize = 64;
 
-/// Most repetitions that may be asked for by number.
+/// Largest number in a repetition such as `{m,n}`.
 const MAX_REPEAT: u32 = 2000;
 
-/// What is wrong with a grammar, and in which line.
+/// A mistake in a grammar, with its line number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct GbnfError {
@@ -19,7 +19,7 @@ pub struct GbnfError {
     message: String,
 }
 
-/// Translates a grammar. Its first rule is `root`, and `start` becomes that.
+/// Translates a grammar. The rule `root` becomes Lark's `start`.
 ///
 /// # Errors
 /// At the first mistake.
@@ -33,7 +33,7 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
         parser.expect("::=")?;
         parser.space(true);
         let mut body = parser.alternatives(0)?;
-        // Only a rule's own alternatives begin so: `|` at the beginning of a line goes on with the one before.
+        // A `|` at the start of a line continues the rule of the line before. Only a rule's top level needs this.
         parser.space(true);
         while parser.peek() == Some('|') {
             parser.next();
@@ -42,7 +42,7 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
             parser.space(true);
         }
         if parser.rules.contains(&name) {
-            return Err(parser.error(format!("the rule {name:?} is there twice")));
+            return Err(parser.error(format!("the rule {name:?} is defined twice")));
         }
         let _ = writeln!(lark, "{}: {body}", lark_name(&name));
         parser.rules.push(name);
@@ -55,14 +55,14 @@ pub fn to_lark(source: &str) -> Result<String, GbnfError> {
     }
 }
 
-/// Lark's rules are lower-case words. Distinct names stay distinct.
+/// Maps a rule name to Lark's lower-case names. Distinct names stay distinct: `_` always begins an escape.
 fn lark_name(name: &str) -> String {
     let mut out = String::from("r_");
     for c in name.chars() {
         match c {
             'a'..='z' | '0'..='9' => out.push(c),
-            '-' => out.push('_'),
-            // No `_` comes from elsewhere before a lower-case `x` and digits that end in `z`.
+            '-' => out.push_str("_d"),
+            // The hexadecimal code, between `_x` and `z`.
             c => drop(write!(out, "_x{:x}z", u32::from(c))),
         }
     }
@@ -73,7 +73,7 @@ struct Parser<'a> {
     rest: &'a str,
     source: &'a str,
     rules: Vec<String>,
-    /// Names that are referred to, and in which line.
+    /// Names of referenced rules, with the line of each reference.
     used: Vec<(String, usize)>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Parser<'a> {
         GbnfError { line: self.line(), message: message.into() }
     }
 
-    /// Skips blanks and comments; newlines only where a rule cannot end.
+    /// Skips blanks and comments, and newlines if `with_newlines`.
     fn space(&mut self, with_newlines: bool) {
         loop {
             let is_space = |c: char| c == ' ' || c == '\t' || with_newlines && (c == '\n' || c == '\r');
@@ -115,7 +115,7 @@ impl<'a> Parser<'a> {
                 self.rest = rest;
                 Ok(())
             }
-            None => Err(self.error(format!("{text:?} is expected"))),
+            None => Err(self.error(format!("expected {text:?}"))),
         }
     }
 
@@ -124,14 +124,14 @@ impl<'a> Parser<'a> {
         let end = self.rest.find(|c| !is_name(c)).unwrap_or(self.rest.len());
         if end == 0 {
             let what = self.peek().map_or("the end".to_owned(), |c| format!("{c:?}"));
-            return Err(self.error(format!("the name of a rule is expected, not {what}")));
+            return Err(self.error(format!("expected the name of a rule, found {what}")));
         }
         let (name, rest) = self.rest.split_at(end);
         self.rest = rest;
         Ok(name.to_owned())
     }
 
-    /// `a b | c`, up to what cannot go on.
+    /// Parses `a b | c` up to the first token that cannot continue it.
     fn alternatives(&mut self, depth: usize) -> Result<String, GbnfError> {
         if depth > MAX_DEPTH {
             return Err(self.error("parentheses are nested too deep"));
@@ -162,14 +162,14 @@ impl<'a> Parser<'a> {
                     self.expect(")")?;
                     format!("({inner})")
                 }
-                Some('<' | '!') => return Err(self.error("tokens in a grammar are not supported")),
+                Some('<' | '!') => return Err(self.error("tokens, as in <[1]>, are not supported")),
                 Some(c) if c.is_ascii_alphanumeric() || c == '-' || c == '_' => {
                     let line = self.line();
                     let name = self.name()?;
                     self.used.push((name.clone(), line));
                     lark_name(&name)
                 }
-                // Where a rule ends without anything, it is empty.
+                // An empty alternative matches the empty text.
                 _ if items.is_empty() => return Ok("\"\"".to_owned()),
                 _ => return Ok(items.join(" ")),
             };
@@ -177,7 +177,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// An item with what follows it, of which there may be several, blanks before each. Inside parentheses a newline is one.
+    /// Parses the repetitions after an item. There may be several, with blanks before each; inside parentheses newlines
+    /// count as blanks.
     fn repeated(&mut self, mut item: String, depth: usize) -> Result<String, GbnfError> {
         let mut n_repeats = 0;
         loop {
@@ -186,16 +187,16 @@ impl<'a> Parser<'a> {
             if repeat.is_empty() {
                 return Ok(item);
             }
-            // A lazy `*?` and the like are other things to Lark.
+            // Parenthesize: Lark reads `*?` and the like as lazy operators.
             item = if n_repeats == 0 { item + &repeat } else { format!("({item}){repeat}") };
             n_repeats += 1;
             if n_repeats > MAX_DEPTH {
-                return Err(self.error("an item is repeated too often"));
+                return Err(self.error("there are too many repetitions of one item"));
             }
         }
     }
 
-    /// What follows an item: `?`, `*`, `+`, `{m}`, `{m,}`, `{m,n}`, or nothing.
+    /// Parses one repetition: `?`, `*`, `+`, `{m}`, `{m,}`, `{m,n}`, or nothing.
     fn repeat(&mut self) -> Result<String, GbnfError> {
         match self.peek() {
             Some(c @ ('?' | '*' | '+')) => {
@@ -203,7 +204,7 @@ impl<'a> Parser<'a> {
                 Ok(c.to_string())
             }
             Some('{') => {
-                let end = self.rest.find('}').ok_or_else(|| self.error("'}' is expected"))?;
+                let end = self.rest.find('}').ok_or_else(|| self.error("expected '}'"))?;
                 let (inside, rest) = (&self.rest[1..end], &self.rest[end + 1..]);
                 let number = |text: &str| text.trim().parse().ok().filter(|&n: &u32| n <= MAX_REPEAT);
                 let bounds = match inside.split_once(',') {
@@ -213,7 +214,9 @@ impl<'a> Parser<'a> {
                 };
                 let bounds = bounds.filter(|&(from, to)| to.is_none_or(|to| from <= to));
                 let Some((from, to)) = bounds else {
-                    return Err(self.error(format!("{{{inside}}} is no number of repetitions up to {MAX_REPEAT}")));
+                    return Err(
+                        self.error(format!("{{{inside}}}: expected a number of repetitions up to {MAX_REPEAT}"))
+                    );
                 };
                 self.rest = rest;
                 Ok(format!("{{{from},{}}}", to.map(|to| to.to_string()).unwrap_or_default()))
@@ -229,7 +232,7 @@ impl<'a> Parser<'a> {
         loop {
             match self.peek() {
                 Some('"') => break,
-                None => return Err(GbnfError { line, message: "a literal does not end".to_owned() }),
+                None => return Err(GbnfError { line, message: "this literal has no closing quote".to_owned() }),
                 Some(_) => characters.push(format!(r"/\x{{{:x}}}/", u32::from(self.character()?))),
             }
         }
@@ -251,7 +254,7 @@ impl<'a> Parser<'a> {
         let mut is_empty = true;
         while self.peek() != Some(']') {
             if self.rest.is_empty() {
-                return Err(self.error("a class of characters does not end"));
+                return Err(self.error("this character class has no closing ]"));
             }
             let first = self.character()?;
             let _ = write!(out, r"\x{{{:x}}}", u32::from(first));
@@ -259,7 +262,9 @@ impl<'a> Parser<'a> {
                 self.next();
                 let last = self.character()?;
                 if last < first {
-                    return Err(self.error(format!("{first:?}-{last:?} is no range of characters")));
+                    return Err(self.error(format!(
+                        "{first:?}-{last:?} is not a range: the first character comes after the last"
+                    )));
                 }
                 let _ = write!(out, r"-\x{{{:x}}}", u32::from(last));
             }
@@ -267,15 +272,15 @@ impl<'a> Parser<'a> {
         }
         self.next();
         if is_empty {
-            return Err(self.error("a class of characters is empty"));
+            return Err(self.error("this character class is empty"));
         }
         out.push_str("]/");
         Ok(out)
     }
 
-    /// One character, perhaps escaped.
+    /// Parses one character, possibly escaped.
     fn character(&mut self) -> Result<char, GbnfError> {
-        let c = self.next().ok_or_else(|| self.error("a character is expected"))?;
+        let c = self.next().ok_or_else(|| self.error("expected a character"))?;
         if c != '\\' {
             return Ok(c);
         }
@@ -287,12 +292,12 @@ impl<'a> Parser<'a> {
             Some('r') => return Ok('\r'),
             Some('n') => return Ok('\n'),
             Some(c @ ('\\' | '"' | '[' | ']' | '-')) => return Ok(c),
-            Some(c) => return Err(self.error(format!("\\{c} is no escape"))),
-            None => return Err(self.error("a character is expected after \\")),
+            Some(c) => return Err(self.error(format!("unknown escape \\{c}"))),
+            None => return Err(self.error("expected a character after \\")),
         };
         let digits = self.rest.get(..n_digits);
         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
-        let c = code.ok_or_else(|| self.error(format!("an escape of {n_digits} hexadecimal digits is expected")))?;
+        let c = code.ok_or_else(|| self.error(format!("expected {n_digits} hexadecimal digits")))?;
         self.rest = &self.rest[n_digits..];
         Ok(c)
     }

@@ -1,16 +1,16 @@
-//! Spells text in tokens, where the model's own tokenizer would put a space before it.
+//! Spells text in the longest possible tokens, for when the model's tokenizer would insert a space before it.
 
 use std::collections::HashMap;
 
 use crate::token::Token;
 
-/// Longer pieces are runs of spaces and the like.
+/// Maximum piece in the table, in bytes; longer pieces are runs of spaces and the like.
 const LONGEST: usize = 32;
 
-/// The tokens of a vocabulary by what they spell.
+/// The tokens of a vocabulary, by the bytes they spell.
 pub(super) struct LongestTokens {
-    /// Of several that spell the same, the last one: those for single bytes, which a model uses where it has nothing else,
-    /// come first.
+    /// If several tokens spell the same bytes, the last one wins. Byte tokens come first in vocabularies, and models
+    /// use them only as a fallback.
     tokens: HashMap<Vec<u8>, Token>,
 }
 
@@ -21,7 +21,7 @@ impl LongestTokens {
         LongestTokens { tokens: tokens.map(|(token, piece)| (piece.clone(), token)).collect() }
     }
 
-    /// Tokens that spell `bytes`, each as long as can be; those up to a byte that no token spells.
+    /// Spells `bytes` greedily in the longest tokens. Stops at the first byte that no token spells.
     pub(super) fn spell(&self, mut bytes: &[u8]) -> Vec<Token> {
         let mut tokens = Vec::new();
         let longest = |bytes: &[u8]| {

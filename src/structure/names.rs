@@ -1,14 +1,14 @@
-//! Names of members: in JSON that a model writes, none comes twice in one object.
+//! Rejects duplicate member names: no name may occur twice in one JSON object.
 //!
-//! llguidance's grammars cannot say that. So the text is followed here as well, as far as it takes to know which names
-//! the objects have that are open. What is followed is well-formed: llguidance sees to it.
+//! llguidance's grammars cannot express that. So this module tracks the text itself, just enough to know the names in
+//! all open objects. It relies on llguidance for well-formed JSON.
 
 use std::rc::Rc;
 
-/// How far a text is, and the names so far. Cloning it costs nothing that grows with them.
+/// Position in the text and the names so far. Cloning is cheap: the lists of names are shared.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
-    /// The innermost object or array that is open.
+    /// The innermost open object or array.
     frame: Option<Rc<Frame>>,
     place: Place,
 }
@@ -20,7 +20,7 @@ struct Frame {
     parent: Option<Rc<Frame>>,
 }
 
-/// A list of names that shares its rest with others.
+/// A linked list of names that shares its tail with other lists.
 #[derive(Debug)]
 struct Node {
     name: Box<[u8]>,
@@ -28,7 +28,7 @@ struct Node {
 }
 
 impl Drop for Frame {
-    /// One by one: what is nested deep would need as deep a stack.
+    /// Drops iteratively: recursion would overflow the stack on deep nesting.
     fn drop(&mut self) {
         let mut parent = self.parent.take();
         while let Some(mut frame) = parent.and_then(Rc::into_inner) {
@@ -38,7 +38,7 @@ impl Drop for Frame {
 }
 
 impl Drop for Node {
-    /// As above.
+    /// Drops iteratively, like `Frame`.
     fn drop(&mut self) {
         let mut next = self.next.take();
         while let Some(mut node) = next.and_then(Rc::into_inner) {
@@ -49,14 +49,14 @@ impl Drop for Node {
 
 #[derive(Clone, Debug, Default)]
 enum Place {
-    /// Outside of texts; a text that begins here is a value.
+    /// Outside of strings; the next string is a value.
     #[default]
     Value,
-    /// Outside of texts; a text that begins here is a name.
+    /// Outside of strings; the next string is a name.
     BeforeName,
-    /// In a text that is a value; whether after a backslash.
+    /// In a string value; whether a backslash came just before.
     Text(bool),
-    /// In a name, which is this far.
+    /// In a name, with its characters so far.
     Name(Vec<u8>, Escape),
 }
 
@@ -64,18 +64,18 @@ enum Place {
 enum Escape {
     None,
     Begun,
-    /// After `\u`: how many digits, and their value.
+    /// After `\u`: the number of digits, and their value.
     Unicode(u8, u8),
 }
 
 impl Names {
-    /// Follows the text. False if a name comes for the second time, or in another spelling than its plain one, in which it
-    /// would not be known again.
+    /// Follows the text. Returns false if a name occurs twice, or is not in its plainest spelling: another spelling
+    /// would hide a duplicate.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().all(|&byte| self.step(byte))
     }
 
-    /// Whether the rest of a name, or all of it, is to come where the object has names that it might be.
+    /// Whether the text is at or in a name that could still become one of the object's names.
     pub(super) fn may_repeat(&self) -> bool {
         let start = match &self.place {
             Place::BeforeName => &[][..],
@@ -148,7 +148,8 @@ impl Names {
 }
 
 impl Escape {
-    /// What follows in an escape, and the character at its end. `None` where the character has a plainer spelling.
+    /// The next state of an escape, and the character if the escape ends. `None` if the character has a plainer
+    /// spelling.
     fn then(self, byte: u8) -> Option<(Escape, Option<u8>)> {
         match (self, byte) {
             (Escape::Begun, b'u') => Some((Escape::Unicode(0, 0), None)),
@@ -202,7 +203,7 @@ mod tests {
             r#"{"a": {"b": [1, {"c": 2}]}, "b": {}, "a""#,
             r#"{"x": [{"é": 1, "é""#,
             r#"{"a\n": 1, "a\n""#,
-            // Other spellings of a name.
+            // Other spellings of the same name.
             r#"{"\u0061""#,
             r#"{"\u000a""#,
             r#"{"\u001F""#,

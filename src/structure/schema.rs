@@ -1,8 +1,8 @@
-//! JSON schemas as their authors mean them: every keyword is honoured, is an annotation, or is refused with its path.
+//! Checks JSON schemas: every keyword is enforced, is an annotation, or is an error with its path.
 //!
-//! llguidance passes over keywords that it does not know, keeps numbers as floats, and takes references apart as they
-//! are written. So a schema is read here first, and llguidance gets what it keeps exactly: honoured keywords alone, and
-//! references to definitions with plain names. Paths in messages are JSON pointers into the schema: `#/properties/age`.
+//! llguidance ignores unknown keywords, stores numbers as floats, and resolves references by their text. So a schema is
+//! normalized here first, and llguidance receives only what it enforces exactly: supported keywords, and references to
+//! definitions with plain names. Paths in messages are JSON pointers into the schema: `#/properties/age`.
 
 mod explain;
 mod keywords;
@@ -19,7 +19,7 @@ use self::keywords::{Keyword, check_format, check_type, keyword, unknown};
 pub(super) use self::pointer::Pointer;
 pub(super) use self::wrapper::unwrapped;
 
-/// What is wrong with a schema, and where.
+/// A mistake in a schema, with its path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub(super) struct SchemaError {
@@ -31,28 +31,28 @@ fn wrong<T>(path: &Pointer, message: impl Into<String>) -> Result<T, SchemaError
     Err(SchemaError { path: path.clone(), message: message.into() })
 }
 
-/// A schema for llguidance.
+/// A normalized schema for llguidance.
 #[derive(Clone, Debug)]
 pub(super) struct Plain {
-    /// Honoured keywords alone. References are `#/$defs/` and a name of [`Plain::origins`].
+    /// The schema with supported keywords only. References are `#/$defs/` followed by a name from [`Plain::origins`].
     pub(super) schema: Value,
-    /// Where the definitions come from, by their names.
+    /// The path of each definition in the user's document, by name.
     pub(super) origins: HashMap<String, Pointer>,
-    /// Whether patterns describe names: of those there may be few.
+    /// Whether the schema has `patternProperties`, which may allow only a few names.
     pub(super) has_name_patterns: bool,
 }
 
-/// Reads a schema, which stands at `start` in what the user wrote.
+/// Normalizes a schema that is at `start` in the user's document.
 ///
 /// # Errors
-/// At the first keyword that is not understood, or whose value cannot be honoured.
+/// At the first unknown or unsupported keyword, or value that cannot be enforced.
 pub(super) fn plain(root: &Value, start: &Pointer) -> Result<Plain, SchemaError> {
     let mut reader = Reader { root, start, names: HashMap::new(), waiting: Vec::new(), has_name_patterns: false };
     let mut schema = reader.schema(root, start, false)?;
     let mut definitions = Map::new();
     while let Some(target) = reader.waiting.pop() {
         let name = reader.names[&target].clone();
-        // It was found when it was referred to.
+        // The target existed when the reference was read.
         let Some((value, is_rebased)) = target.find(root) else { return wrong(&target, "there is no such schema") };
         let definition = reader.schema(value, &start.joined(&target), is_rebased)?;
         definitions.insert(name, definition);
@@ -67,20 +67,22 @@ pub(super) fn plain(root: &Value, start: &Pointer) -> Result<Plain, SchemaError>
 struct Reader<'a> {
     root: &'a Value,
     start: &'a Pointer,
-    /// Definitions that are referred to, and what they are called for llguidance.
+    /// Referenced definitions, with their names for llguidance.
     names: HashMap<Pointer, String>,
-    /// Those that have not been read.
+    /// Definitions that are not normalized yet.
     waiting: Vec<Pointer>,
     has_name_patterns: bool,
 }
 
 impl Reader<'_> {
-    /// `is_rebased` says that an `$id` within the document changes what references mean.
+    /// Normalizes one schema. `is_rebased`: an `$id` inside the document changes what references mean here.
     fn schema(&mut self, value: &Value, path: &Pointer, is_rebased: bool) -> Result<Value, SchemaError> {
         let Value::Object(object) = value else {
             return match value {
                 Value::Bool(_) => Ok(value.clone()),
-                other => wrong(path, format!("a schema is an object, true or false, not {}", shortened(other))),
+                other => {
+                    wrong(path, format!("expected a schema (an object, true or false), found {}", shortened(other)))
+                }
             };
         };
         let has_id = |name: &str| object.get(name).and_then(Value::as_str).is_some_and(|id| !id.starts_with('#'));
@@ -116,30 +118,30 @@ impl Reader<'_> {
                 let all = all.iter().enumerate();
                 all.map(|(at, value)| self.schema(value, &path.child(&at.to_string()), is_rebased)).collect()
             }
-            None => wrong(path, format!("a list of schemas is expected, not {}", shortened(value))),
+            None => wrong(path, format!("expected a list of schemas, found {}", shortened(value))),
         }
     }
 
     fn map(&mut self, value: &Value, path: &Pointer, is_rebased: bool) -> Result<Value, SchemaError> {
         let Some(object) = value.as_object() else {
-            return wrong(path, format!("an object of schemas is expected, not {}", shortened(value)));
+            return wrong(path, format!("expected an object of schemas, found {}", shortened(value)));
         };
         let schema =
             |(name, value): (&String, &Value)| Ok((name.clone(), self.schema(value, &path.child(name), is_rebased)?));
         object.iter().map(schema).collect::<Result<Map<_, _>, _>>().map(Value::Object)
     }
 
-    /// A reference by the name that llguidance is given for its target.
+    /// Replaces a reference by one to the target's name for llguidance.
     fn reference(&mut self, value: &Value, path: &Pointer, is_rebased: bool) -> Result<Value, SchemaError> {
         let Some(text) = value.as_str() else {
-            return wrong(path, format!("a text is expected, not {}", shortened(value)));
+            return wrong(path, format!("expected a text, found {}", shortened(value)));
         };
         if is_rebased {
-            return wrong(path, "a reference within a schema that has an $id of its own is not supported");
+            return wrong(path, "references inside a schema that has its own $id are not supported");
         }
         let target = Pointer::referred(text, self.root).or_else(|message| wrong(path, message))?;
         if target.find(self.root).is_none() {
-            return wrong(path, format!("{text:?} leads to nothing in this schema"));
+            return wrong(path, format!("{text:?} does not exist in this schema"));
         }
         let name = match self.names.get(&target) {
             Some(name) => name.clone(),
@@ -154,7 +156,7 @@ impl Reader<'_> {
     }
 }
 
-/// A value as it may stand in a message.
+/// A value, shortened for a message.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -4,7 +4,7 @@ use super::forced::Forced;
 use super::*;
 use crate::draft::DraftFilter as _;
 
-/// All bytes, some longer tokens, one that spells nothing, and two that end a text.
+/// All bytes, some longer tokens, one without text, and two that end a text.
 const WORDS: [&str; 13] = [r#"{""#, r#"": "#, r#"", ""#, "ab", "abc", "name", "12", "é", "tru", "e}", " ", "\n", ""];
 const ENDS: [Token; 2] = [Token(269), Token(270)];
 
@@ -17,7 +17,7 @@ fn structure(constraint: &Constraint) -> Structure {
     Structures::new(&pieces(), &ENDS).structure(constraint).unwrap_or_else(|error| panic!("{constraint:?}: {error}"))
 }
 
-/// The longest word first: some tokenizer.
+/// A tokenizer that takes the longest word first.
 fn tokenize(bytes: &[u8]) -> Vec<Token> {
     let all = pieces();
     let (mut at, mut tokens) = (0, Vec::new());
@@ -30,7 +30,7 @@ fn tokenize(bytes: &[u8]) -> Vec<Token> {
     tokens
 }
 
-/// Whether a text, byte by byte, is of the form, and whether it may end there.
+/// Whether a text, byte by byte, matches the form, and whether it may end there.
 fn takes(constraint: &Constraint, text: &str) -> bool {
     let mut structure = structure(constraint);
     let steps = text.bytes().all(|byte| {
@@ -50,7 +50,7 @@ fn check(constraint: &Constraint, right: &[&str], wrong: &[&str]) {
     }
 }
 
-/// A text of random tokens that are allowed, ended when it may end and the dice say so.
+/// A text of random allowed tokens, ended at random where it may end.
 fn random_text(constraint: &Constraint, choices: &[u16]) -> Option<String> {
     let (all, mut structure) = (pieces(), structure(constraint));
     let mut text = Vec::new();
@@ -92,7 +92,7 @@ proptest! {
             let rest = text.trim_end_matches('c');
             prop_assert!(rest == "ab" || rest.chars().count() >= 2 && rest.chars().all(|c| c == 'é'), "{}", text);
         }
-        // Of the same length on both sides: no regular expression says that.
+        // The same length on both sides: no regular expression can require that.
         let grammar = r#"root ::= "a" root "b" | "ab" # nested"#.to_owned();
         if let Some(text) = random_text(&Constraint::Grammar(grammar), &choices) {
             let n = text.len() / 2;
@@ -100,7 +100,7 @@ proptest! {
         }
     }
 
-    /// Going back and forth between drafted paths leaves no trace.
+    /// Moving between drafted paths leaves no trace.
     #[test]
     fn what_is_forced_depends_on_the_text_alone(choices in prop::collection::vec(any::<u16>(), 30), paths in prop::collection::vec(0usize..12, 1..10)) {
         let mut text = vec![Token(1), Token(2)];
@@ -115,7 +115,7 @@ proptest! {
         let forced = || Forced::new(structure(&schema()), 2, Rc::new(tokenize));
         let mut used = forced();
         let mut paths = paths;
-        // The text of one form only grows; what was drafted before may be other.
+        // The text of one form only grows; the drafts may differ.
         paths.sort_by_key(|n_path| std::cmp::Reverse(*n_path));
         for n_path in paths {
             let n_said = 2 + (text.len() - 2).saturating_sub(n_path);
@@ -146,7 +146,7 @@ fn json_is_on_one_line_unless_the_schema_says_otherwise() {
 #[test]
 fn grammars_mean_what_they_say() {
     let grammar = |text: &str| Constraint::Grammar(text.to_owned());
-    // The longest match of a lexer would be "ab" and leave no c.
+    // A lexer's longest match would be "ab" and leave no c.
     check(&grammar(r#"root ::= [a] [b] [c] | "ab" "d""#), &["abc", "abd"], &["ab", "abe"]);
     check(
         &grammar("root ::= item{2,3} (\"-\" . | \"\\x41\")?\nitem ::= [^a-c\\]]\n"),
@@ -178,7 +178,7 @@ fn mistakes_are_named() {
         ("root ::= item", 1, "no rule \"item\""),
         ("item ::= \"a\"\n", 1, "no rule \"root\""),
         ("root ::= \"a\"\nroot ::= \"b\"", 2, "twice"),
-        ("root ::= \"a\nx", 1, "does not end"),
+        ("root ::= \"a\nx", 1, "no closing quote"),
         ("root ::= [z-a]", 1, "range"),
         ("root ::= \"a\"{3,1}", 1, "repetitions"),
         ("root ::= (\"a\"", 1, "\")\""),
@@ -190,7 +190,7 @@ fn mistakes_are_named() {
         assert!(error.contains(&format!("line {line}")) && error.contains(what), "{grammar}: {error}");
     }
     for (schema, what) in [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("3", "not a JSON object"),
         (r#"{"type": "strin"}"#, "strin"),
         (r##"{"$ref": "#/$defs/none"}"##, "none"),
@@ -201,7 +201,7 @@ fn mistakes_are_named() {
     }
     assert_eq!(error(&Constraint::Regex("a(".to_owned())), "the regular expression cannot be used: unclosed group");
     let long = format!("root ::= \"{}\"", "a".repeat(MAX_BYTES));
-    assert!(error(&Constraint::Grammar(long)).contains("more than"));
+    assert!(error(&Constraint::Grammar(long)).contains("the limit is 65536"));
     assert_eq!(schema().check(), Ok(()));
 }
 
@@ -223,7 +223,7 @@ fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
     assert_eq!(next("", ""), [word(r#"{""#)]);
     assert_eq!(next("", r#"{""#), [word("name")]);
     assert_eq!(next("", r#"{"name"#), [word(r#"": "#)]);
-    // Anything of at most three characters, or the end of it.
+    // At most three characters, or the rest of them.
     assert_eq!(next(r#"{"name": ""#, "").len(), 3);
     assert_eq!(next(r#"{"name": "abc"#, ""), [word(r#"", ""#)]);
     assert_eq!(next(r#"{"name": "abc"#, r#"", ""#), [i32::from(b'n')]);
@@ -233,7 +233,7 @@ fn what_must_come_is_drafted_token_by_token_and_then_the_end() {
     assert_eq!(next(r#"{"name": "abc", "n": 12, "ok": tru"#, ""), [word("e}")]);
 }
 
-/// Whether a name comes twice in an object. serde_json would keep the last.
+/// Whether a name occurs twice in an object. serde_json would keep the last one.
 fn has_repeated_names(text: &str) -> bool {
     let mut names = Names::default();
     !names.follow(text.as_bytes())
@@ -304,7 +304,7 @@ fn issue_13_2_schemas_mean_what_they_say() {
     check(&schema(escaped), &[r#"{"v": "x"}"#], &[r#"{"v": "y"}"#]);
     let wrapped = r#"{"name": "n", "strict": true, "schema": {"type": "integer", "minimum": 3, "maximum": 5}}"#;
     check(&schema(wrapped), &["3", "5"], &["2", "\"a\"", "{}"]);
-    // Drafts in which llguidance does not know a keyword.
+    // Drafts of JSON Schema in which llguidance does not know a keyword.
     check(&schema(r#"{"$schema": "http://json-schema.org/draft-04/schema#", "const": 5}"#), &["5"], &["6", "{}"]);
     check(&schema(r#"{"$schema": "https://example.com/own", "const": 5}"#), &["5"], &["6", "{}"]);
     let far = r#"{"type": "integer", "minimum": 9007199254740992, "maximum": 9223372036854775807}"#;
@@ -340,14 +340,14 @@ fn issue_13_2_reasons_name_the_place_in_the_schemas_words() {
         (
             r#"{"type": "array", "minItems": 1, "items": {"type": "string", "pattern": "^a$", "minLength": 3}}"#,
             "#",
-            "no text has this pattern",
+            "no text can match this pattern",
         ),
     ] {
         let error = error(schema);
         let is_plain = !error.contains("Unsatisfiable") && !error.contains("regex") && !error.contains("coerce");
         assert!(error.contains(path) && error.contains(what) && is_plain, "{schema}: {error}");
     }
-    assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes, more than 65536"));
+    assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes; the limit is 65536"));
 }
 fn after_thinking(is_open: bool) -> Constraint {
     Constraint::AfterThinking { is_open, form: Box::new(schema()) }
@@ -377,7 +377,7 @@ fn issue_13_6_drafts_of_thinking_are_free_and_those_of_the_form_are_held() {
     };
     let free = [i32::from(b'x'), i32::from(b'{')];
     assert_eq!(next("", "a"), free);
-    // A draft over the border, taken back, and another one.
+    // A draft across the border, taken back, then another one.
     assert_eq!(next("a", "</think>"), [i32::from(b'{')]);
     assert_eq!(next("a", "</think>{"), [i32::from(b'"')]);
     assert_eq!(next("a", "</thin"), free);

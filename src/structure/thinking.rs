@@ -1,48 +1,49 @@
-//! Thinking before a form: while a model thinks, its text is free; the form begins after the block.
+//! Lets a model think before a constrained form: the text is free inside the thinking block, and the form begins after
+//! it.
 //!
-//! It follows bytes, not characters: a token may be a part of one. Between the block and the form there is room for a few
-//! blanks, as models write them, and for nothing else.
+//! This tracks bytes, not characters, because a token may be part of one. Between the block and the form a few blanks
+//! are allowed, as models write them, and nothing else.
 
 use crate::chat::thinking::{CLOSE, OPEN};
 
-/// Blanks between the block and the form. Were there no limit, small models would go on with them.
+/// Maximum blanks between the block and the form. Without a limit, small models would write blanks forever.
 const MAX_BLANKS: usize = 2;
 
-/// Where a text is.
+/// Position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Nothing but so many bytes of an opening tag.
+    /// Only this many bytes of an opening tag so far.
     Opening(usize),
-    /// In the block; so many bytes of the closing tag stand at the end.
+    /// Inside the block; the text ends with this many bytes of the closing tag.
     Inside(usize),
-    /// Behind it, and behind so many blanks.
+    /// After the block and this many blanks.
     After(usize),
     /// In the form.
     Constrained,
 }
 
-/// What a token is for a text.
+/// The role of a token in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A part of the thinking, or of what belongs to it.
+    /// Part of the thinking block or the blanks around it.
     Thinking,
-    /// The form must say whether it may come.
+    /// Part of the form, which decides whether to allow it.
     Constrained,
-    /// It may not come.
+    /// Not allowed.
     Refused,
 }
 
-/// A text that may begin with thinking. It can be taken back token by token.
+/// Tracks a text that may begin with thinking. Tokens can be taken back.
 #[derive(Clone, Debug)]
 pub(super) struct Before {
-    /// After each token that was none of the form's; the first is the beginning. Once the form has begun, it is the last.
+    /// The position at the start and after each token before the form.
     places: Vec<Place>,
-    /// Tokens of the form.
+    /// Number of tokens in the form.
     n_form: usize,
 }
 
 impl Before {
-    /// A text whose block is open already, or may be opened.
+    /// At the start of a text; `is_open` says whether the prompt has opened the block.
     pub(super) fn new(is_open: bool) -> Before {
         Before { places: vec![if is_open { Place::Inside(0) } else { Place::Opening(0) }], n_form: 0 }
     }
@@ -51,17 +52,17 @@ impl Before {
         if self.n_form > 0 { Place::Constrained } else { self.places.last().copied().unwrap_or(Place::Constrained) }
     }
 
-    /// Whether the form has begun, or nothing but the form may come.
+    /// Whether the form has begun.
     pub(super) fn is_form(&self) -> bool {
         self.place() == Place::Constrained
     }
 
-    /// Whether the text may end as a form that is empty.
+    /// Whether the text may end here, provided that the form allows it.
     pub(super) fn may_end(&self) -> bool {
         matches!(self.place(), Place::Constrained | Place::Opening(0) | Place::After(_))
     }
 
-    /// What a token that spells `bytes` would be.
+    /// The role that a token spelling `bytes` would have.
     pub(super) fn role(&self, bytes: &[u8]) -> Role {
         match next(self.place(), bytes) {
             Some(_) => Role::Thinking,
@@ -72,12 +73,12 @@ impl Before {
         }
     }
 
-    /// Whether `bytes` are the beginning of an opening tag at the beginning of the text.
+    /// Whether `bytes` would start an opening tag at the start of the text.
     pub(super) fn begins_tag(&self, bytes: &[u8]) -> bool {
         self.place() == Place::Opening(0) && matches!(next(Place::Opening(0), bytes), Some(Place::Opening(_)))
     }
 
-    /// Takes in a token that has this role.
+    /// Appends a token with its role.
     pub(super) fn accept(&mut self, bytes: &[u8], role: Role) {
         match (role, next(self.place(), bytes)) {
             (Role::Thinking, Some(place)) => self.places.push(place),
@@ -86,7 +87,7 @@ impl Before {
         }
     }
 
-    /// Takes back `n` tokens. Returns how many of them were the form's.
+    /// Takes back `n` tokens. Returns how many of them belonged to the form.
     pub(super) fn take_back(&mut self, n: usize) -> usize {
         let n_form = n.min(self.n_form);
         self.n_form -= n_form;
@@ -96,7 +97,7 @@ impl Before {
     }
 }
 
-/// Where a text is after `bytes`, if these are none of the form.
+/// The position after `bytes`, if none of them belongs to the form.
 fn next(place: Place, bytes: &[u8]) -> Option<Place> {
     let mut at = place;
     for (n, &byte) in bytes.iter().enumerate() {
@@ -110,13 +111,13 @@ fn next(place: Place, bytes: &[u8]) -> Option<Place> {
                 n_tag if n_tag == CLOSE.len() => Place::After(0),
                 n_tag => Place::Inside(n_tag),
             },
-            // The tag has one `<`, at its beginning.
+            // The tag contains one `<`, at its start.
             Place::Inside(_) => Place::Inside(usize::from(CLOSE.as_bytes()[0] == byte)),
             Place::After(n_blanks) if byte.is_ascii_whitespace() && n_blanks < MAX_BLANKS => Place::After(n_blanks + 1),
             Place::Opening(_) | Place::After(_) | Place::Constrained => return None,
         };
     }
-    // Blanks alone open nothing: they would be free without end.
+    // Blanks alone open nothing; as thinking they would be free without limit.
     (at != Place::Opening(0)).then_some(at)
 }
 
@@ -142,7 +143,7 @@ mod tests {
             [Thinking, Thinking, Thinking, Thinking, Thinking, Thinking, Constrained, Constrained, Constrained];
         assert_eq!(roles(false, &block), expected);
         assert_eq!(roles(true, &["é", "</think>", "{"]), [Thinking, Thinking, Constrained]);
-        // What has begun as a tag is one; what closes the block begins no form.
+        // Text that began as a tag stays one, and the closing tag cannot begin a form.
         assert_eq!(roles(false, &["<", "{", "think>", "</think>{"]), [Thinking, Refused, Thinking, Refused]);
         assert_eq!(roles(false, &["{", "<think>"]), [Constrained, Constrained]);
         assert_eq!(roles(false, &["\n", "\n<think>"]), [Constrained, Constrained]);

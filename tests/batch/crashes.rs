@@ -1,4 +1,4 @@
-//! A line that takes the process down.
+//! Tests lines that crash the process.
 
 use std::sync::atomic::AtomicBool;
 
@@ -26,7 +26,7 @@ fn it_is_found_recorded_and_skipped() {
     let (fate, notices) = run(&setup);
     assert!(matches!(fate, Fate::Ended(status) if status.success()), "{fate:?} {notices:?}");
     assert!(notices[0].contains("crashed (abort)"), "{notices:?}");
-    // Each is met once in company, at most, and once alone.
+    // Each of the three lines crashes at most once beside others, and once alone.
     assert!((4..=6).contains(&notices.len()), "{notices:?}");
     assert_eq!(setup.records().len(), 100);
     let records = setup.record_list();
@@ -35,7 +35,7 @@ fn it_is_found_recorded_and_skipped() {
     blamed.sort_unstable();
     assert_eq!(blamed, [31, 32, 78]);
     assert_eq!(records.iter().filter(|record| record["error"].is_null()).count(), 97);
-    // It can be tried again, and is found again.
+    // Failed lines can be tried again, and are found again.
     setup.retry_failed = true;
     let mut is_first = true;
     let spawn = |after_crash| {

@@ -1,20 +1,21 @@
-//! An engine without a model: what it answers follows from the request alone.
+//! An engine without a model: its answers depend on the request alone.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use chaski::batch::engine::{Answer, End, Engine, Event, Progress, Refusal, Request};
+use chaski::engine::{Answer, End, Engine, Event, Progress, Request, RequestError};
+use chaski::stats::Stats;
 
-/// A prompt with this in it takes the process down.
+/// A prompt that contains this crashes the process.
 pub(crate) const ABORT: &str = "ABORT";
-/// One with this is refused.
+/// A prompt that contains this is refused.
 pub(crate) const REFUSE: &str = "REFUSE";
-/// One with this ends the engine.
+/// A prompt that contains this makes the engine fail.
 pub(crate) const FAIL: &str = "FAIL";
 
-/// Answers several requests at a time, each in as many steps as its answer has tokens.
+/// Answers `n_lanes` requests at a time, one token per step.
 pub(crate) struct Fake {
     n_lanes: usize,
     step: Duration,
@@ -45,7 +46,7 @@ fn n_tokens(request: &Request) -> usize {
     request.max_tokens.map_or(wanted, |max| wanted.min(max))
 }
 
-/// Depends on everything that a request is made of.
+/// An answer that depends on the prompt, the sampling parameters, the limit and the stop strings.
 pub(crate) fn answer(request: &Request) -> Answer {
     let text = prompt(request);
     let reversed: String = text.chars().rev().collect();
@@ -54,19 +55,24 @@ pub(crate) fn answer(request: &Request) -> Answer {
         id: request.id,
         text: format!("{reversed}\n[{} {} {:?}]", sampling.temperature, sampling.seed, request.stop),
         reasoning: None,
-        end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Length } else { End::Stop },
-        n_prompt: text.len(),
-        n_cached: 0,
-        n_predicted: n_tokens(request),
-        n_drafted: 0,
-        n_accepted: 0,
-        prompt_ms: 1.0,
-        predicted_ms: 2.0,
+        end: if request.max_tokens.is_some_and(|max| max < 1 + text.len() % 7) { End::Limit } else { End::Eos },
+        stats: Stats {
+            n_prompt: text.len(),
+            n_predicted: n_tokens(request),
+            prompt_ms: 1.0,
+            predicted_ms: 2.0,
+            ..Stats::default()
+        },
+        details: None,
         logprobs: Vec::new(),
     }
 }
 
 impl Engine for Fake {
+    fn has_room(&self) -> bool {
+        self.state.lock().unwrap().waiting.len() < self.n_lanes
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         let mut state = self.state.lock().unwrap();
         if state.waiting.len() >= self.n_lanes {
@@ -88,9 +94,8 @@ impl Engine for Fake {
                 state.events.push_back(Event::Begun { id: request.id });
                 let text = prompt(&request);
                 if text.contains(REFUSE) {
-                    let refusal =
-                        Refusal { code: "context_length_exceeded".to_owned(), message: "too long".to_owned() };
-                    state.events.push_back(Event::Refused { id: request.id, refusal });
+                    let error = RequestError::PromptTooLong { n_prompt: 9, n_ctx: 8, n_ctx_train: 8 };
+                    state.events.push_back(Event::Refused { id: request.id, error });
                 } else if text.contains(FAIL) {
                     return Err("the engine is out of order".to_owned());
                 } else {

@@ -1,14 +1,15 @@
-//! What goes in and what comes out.
+//! Tests the forms of input and output.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use chaski::batch::engine::{Engine, Event, Refusal, Request};
 use chaski::batch::job::Output;
 use chaski::batch::pipeline::{BatchError, Watcher};
 use chaski::batch::progress::Progress;
+use chaski::batch::refuse::Refusal;
+use chaski::engine::{Engine, Event, Request};
 
 use crate::fake::Fake;
 use crate::place::{Place, Silent, lines, renderer};
@@ -42,7 +43,7 @@ fn order_and_parallelism_change_nothing_but_the_order() {
         setup.run().unwrap();
         assert_eq!(setup.records(), expected);
     }
-    // Another seed is another draw; a greedy line has none.
+    // Another seed gives other answers.
     (setup.seed, setup.output) = (Some(8), place.path("other seed"));
     setup.run().unwrap();
     let other = setup.records();
@@ -83,7 +84,7 @@ fn tables_need_a_template_and_go_through_it() {
     let mut setup = place.setup("a.csv", "custom_id,text\na,x\nb,\"y, z\"\n");
     assert!(setup.run().unwrap_err().to_string().contains("a.csv: a table needs a template"));
     setup.template = Some("{{ text".to_owned());
-    assert!(setup.run().unwrap_err().to_string().contains("template line 1"));
+    assert!(setup.run().unwrap_err().to_string().contains("--template, line 1"));
     setup.template = Some("say {{text}}".to_owned());
     setup.run().unwrap();
     let records = setup.records();
@@ -123,7 +124,7 @@ fn random_bytes_are_lines_too() {
 fn a_common_beginning_comes_together() {
     let place = Place::new();
     let line = |n: usize| format!("{{\"prompt\": \"{} and question {n}\"}}\n", "document ".repeat(20 + n % 4));
-    // The last line fails, which is told when all before it are at hand.
+    // The last line fails. Its failure is reported once all lines before it are waiting.
     let setup = place.setup("a.jsonl", (0..200).map(line).chain(["{broken\n".to_owned()]).collect::<String>());
     let (order, (tell, are_all_at_hand)) = (Mutex::new(Vec::new()), mpsc::channel());
     let engine = Recorder {
@@ -135,11 +136,11 @@ fn a_common_beginning_comes_together() {
     let order = order.into_inner().unwrap();
     assert_eq!(order.len(), 200);
     let n_changes = order.windows(2).filter(|pair| pair[0] % 4 != pair[1] % 4).count();
-    // In the order of the lines it would be 199 times; those that were on their way already are in that order.
+    // In input order there would be 199 changes. Requests already on their way to the engine are still in that order.
     assert!(n_changes < 30, "{n_changes}");
 }
 
-/// Notes in which order lines come, and answers none before all are at hand.
+/// Records the order of the requests, and answers none before all are waiting.
 struct Recorder<'a> {
     fake: Fake,
     order: &'a Mutex<Vec<u64>>,
@@ -147,6 +148,10 @@ struct Recorder<'a> {
 }
 
 impl Engine for Recorder<'_> {
+    fn has_room(&self) -> bool {
+        self.fake.has_room()
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         let id = request.id;
         self.fake.try_submit(request)?;
@@ -162,7 +167,7 @@ impl Engine for Recorder<'_> {
     }
 }
 
-/// Does something when a line fails.
+/// Calls a function when a line fails.
 struct OnFailure<F: FnMut()>(F);
 
 impl<F: FnMut()> Watcher for OnFailure<F> {
@@ -184,7 +189,7 @@ fn a_stream_gets_results_and_its_end_is_told() {
     let engine = Box::new(setup.engine());
     prepared.run(engine, renderer(), &AtomicBool::new(false), &mut Silent).unwrap();
     assert_eq!(bytes.iter().filter(|&&byte| byte == b'\n').count(), 100);
-    // A reader that has seen enough, with more lines to come than can be under way.
+    // A reader that closes the pipe while more lines are left than fit in flight.
     let mut setup = place.setup("b.jsonl", lines(5000));
     setup.is_ordered = true;
     let (reader, writer) = std::io::pipe().unwrap();
@@ -248,7 +253,7 @@ fn an_interrupt_ends_it_soon_and_it_goes_on() {
     let place = Place::new();
     let setup = place.setup("a.jsonl", lines(4000));
     let interrupt = AtomicBool::new(false);
-    // The fourth line fails; no more than are on their way come after it.
+    // The fourth line fails. After it, at most the lines in flight are done.
     let mut watcher = OnFailure(|| interrupt.store(true, Ordering::Relaxed));
     let ended = setup.run_with(Box::new(setup.engine()), &interrupt, &mut watcher).unwrap();
     assert!(ended.is_interrupted);
@@ -259,7 +264,7 @@ fn an_interrupt_ends_it_soon_and_it_goes_on() {
     assert_eq!(setup.records().len(), 4000);
 }
 
-/// Ends as llama.cpp's engine does: between two steps, once it hears of the interrupt.
+/// Ends like llama.cpp's engine: between two steps, once it sees the interrupt.
 struct Breaking<'a> {
     fake: Fake,
     interrupt: &'a AtomicBool,
@@ -267,6 +272,10 @@ struct Breaking<'a> {
 }
 
 impl Engine for Breaking<'_> {
+    fn has_room(&self) -> bool {
+        self.fake.has_room()
+    }
+
     fn try_submit(&self, request: Request) -> Result<(), Box<Request>> {
         self.fake.try_submit(request)
     }
@@ -294,7 +303,7 @@ fn issue_13_10_what_an_interrupt_loses_is_counted_and_what_is_done_is_kept() {
         let ended = setup.run_with(Box::new(engine), &interrupt, &mut Silent).unwrap();
         let n_done = ended.progress.totals.n_done();
         assert!(ended.is_interrupted && n_done > 0, "{name}: {ended:?}");
-        // Four places: no more answers are under way, and none where all have just ended.
+        // Four lanes: at most four answers are in flight, and none if all have just ended.
         let most = if is_text { 512 } else { 4 };
         assert!(ended.n_lost <= most, "{name}: {ended:?}");
         n_lost += ended.n_lost;
@@ -307,7 +316,7 @@ fn issue_13_10_what_an_interrupt_loses_is_counted_and_what_is_done_is_kept() {
         setup.run().unwrap();
         let sorted = |path: &std::path::Path| {
             let text = fs::read_to_string(path).unwrap();
-            // Jobs differ in their names.
+            // Jobs differ in the ids of their records.
             let of_record = |line: &str| {
                 line.split_once("custom_id").map_or(line.to_owned(), |(_, rest)| {
                     rest.split("\"request_id\"").next().unwrap_or_default().to_owned()
@@ -329,8 +338,8 @@ fn issue_13_12_an_array_is_refused_whole() {
     let place = Place::new();
     let array = "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\"}\n]\n";
     let setup = place.setup("a.json", array);
-    assert!(setup.run().unwrap_err().to_string().contains("a.json: this is a JSON array"));
+    assert!(setup.run().unwrap_err().to_string().contains("a.json: the file is a JSON array"));
     assert!(!setup.output.exists());
     let spread = place.setup("b.json", "{\n  \"prompt\": \"a\"\n}\n");
-    assert!(spread.run().unwrap_err().to_string().contains("over several lines"));
+    assert!(spread.run().unwrap_err().to_string().contains("spans several lines"));
 }

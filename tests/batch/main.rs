@@ -1,4 +1,5 @@
-//! Batches with an engine that only pretends, in this process and in others: every line once, whatever happens.
+//! Tests batches with a fake engine, in this process and in child processes: each line is answered exactly once,
+//! whatever happens.
 //!
 //! `CHASKI_BATCH_LINES=1000000 cargo test --release --test batch` sets the size of the largest input.
 
@@ -11,7 +12,7 @@ mod memory;
 mod resume;
 mod shards;
 
-/// What other tests run in processes of their own.
+/// The body of the child processes that other tests start.
 #[test]
 #[ignore = "a process for other tests"]
 fn child() {

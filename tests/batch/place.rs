@@ -1,4 +1,4 @@
-//! A folder with a job in it, and ways to run it.
+//! A temporary folder with a job in it, and ways to run the job.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chaski::batch::disk::Files;
-use chaski::batch::engine::{Engine, Refusal};
 use chaski::batch::input::parameters::Defaults;
 use chaski::batch::input::shard::Shard;
 use chaski::batch::job::{Job, Output};
@@ -17,9 +16,11 @@ use chaski::batch::journal::Journal;
 use chaski::batch::ledger::{journal_path, read_journal};
 use chaski::batch::pipeline::{BatchError, Ended, OutputShape, Watcher};
 use chaski::batch::progress::Progress;
+use chaski::batch::refuse::Refusal;
 use chaski::batch::render::Renderer;
 use chaski::batch::supervise::stop_with_parent;
 use chaski::chat::template::SpecialGuard;
+use chaski::engine::Engine;
 use chaski::sampling::Sampling;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,10 +28,10 @@ use tempfile::TempDir;
 
 use crate::fake::Fake;
 
-/// The variable that tells a child what to do.
+/// The environment variable that passes a `Setup` to a child.
 pub(crate) const CHILD: &str = "CHASKI_BATCH_CHILD";
 
-/// A job.
+/// A job and its fake engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) input: PathBuf,
@@ -57,7 +58,7 @@ impl Setup {
             form: OutputShape { is_text: self.is_text, is_ordered: self.is_ordered },
             defaults: Defaults { sampling, max_tokens: None, stop: Vec::new() },
             has_seed: self.seed.is_some(),
-            model: "a fake 0 0".to_owned(),
+            model: "fake.gguf 00".to_owned().into(),
             model_name: "fake".to_owned(),
             parameters: BTreeMap::new(),
             retry_failed: self.retry_failed,
@@ -69,7 +70,7 @@ impl Setup {
         Shard { number: self.shard.0, n_shards: self.shard.1 }
     }
 
-    /// Runs it in this process.
+    /// Runs the job in this process.
     pub(crate) fn run(&self) -> Result<Ended, BatchError> {
         self.run_with(Box::new(self.engine()), &AtomicBool::new(false), &mut Silent)
     }
@@ -88,11 +89,11 @@ impl Setup {
         prepared.run(engine, renderer(), interrupt, watcher)
     }
 
-    /// Runs it in another process.
+    /// Runs the job in a child process.
     pub(crate) fn spawn(&self) -> std::io::Result<Child> {
         Command::new(std::env::current_exe()?)
             .args(["child", "--exact", "--ignored", "--nocapture", "--quiet"])
-            // Threads with heaps of their own take memory as they please, and some tests measure it.
+            // One heap for all threads: separate heaps make memory use vary, and some tests measure it.
             .env("MALLOC_ARENA_MAX", "1")
             .env(CHILD, serde_json::to_string(self).unwrap())
             .stdin(Stdio::piped())
@@ -101,7 +102,7 @@ impl Setup {
             .spawn()
     }
 
-    /// What the journal says.
+    /// The state of the job, from its journal.
     pub(crate) fn journal(&self) -> Journal {
         self.journal_if_any().expect("a journal")
     }
@@ -110,7 +111,7 @@ impl Setup {
         Some(read_journal(&Files, &journal_path(&self.output)).unwrap()?.0)
     }
 
-    /// The output, without what differs from run to run, by name of line.
+    /// The output's records by id and line, without the members that differ between runs.
     pub(crate) fn records(&self) -> BTreeMap<String, Value> {
         let mut records = BTreeMap::new();
         for mut record in self.record_list() {
@@ -129,13 +130,13 @@ impl Setup {
         records
     }
 
-    /// The output in its order.
+    /// The output's records in their order.
     pub(crate) fn record_list(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.output).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The names of the output's lines, in order.
+    /// The ids of the output's records, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         self.record_list().iter().map(|record| record["custom_id"].as_str().unwrap_or("?").to_owned()).collect()
     }
@@ -155,7 +156,7 @@ pub(crate) fn renderer() -> Renderer {
     }
 }
 
-/// What a child does.
+/// Runs a job in a child.
 pub(crate) fn be_child(setup: &Setup) {
     let interrupt = Arc::new(AtomicBool::new(false));
     stop_with_parent(interrupt.clone()).unwrap();
@@ -163,7 +164,7 @@ pub(crate) fn be_child(setup: &Setup) {
     assert!(!ended.is_interrupted);
 }
 
-/// A folder that is gone after the test.
+/// A folder that is deleted after the test.
 pub(crate) struct Place {
     folder: TempDir,
 }
@@ -177,7 +178,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// A job over these bytes.
+    /// A job with this input.
     pub(crate) fn setup(&self, input: &str, bytes: impl AsRef<[u8]>) -> Setup {
         fs::write(self.path(input), bytes).unwrap();
         Setup {
@@ -196,7 +197,7 @@ impl Place {
     }
 }
 
-/// Lines of many kinds.
+/// Input lines of several kinds: malformed, refused, without id, and regular.
 pub(crate) fn lines(n: usize) -> String {
     let line = |n: usize| match n % 10 {
         3 => "{broken\n".to_owned(),
@@ -207,7 +208,7 @@ pub(crate) fn lines(n: usize) -> String {
     (0..n).map(line).collect()
 }
 
-/// Looks away.
+/// A watcher that ignores everything.
 pub(crate) struct Silent;
 
 impl Watcher for Silent {

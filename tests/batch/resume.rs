@@ -1,4 +1,4 @@
-//! Kills, repairs, retries.
+//! Tests killing, resuming and retrying a job.
 
 use std::fs;
 use std::thread;
@@ -8,7 +8,7 @@ use chaski::batch::ledger::journal_path;
 
 use crate::place::{Place, lines};
 
-/// A linear congruential generator; the same kills every time.
+/// A linear congruential generator, so that the kills are the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -37,7 +37,7 @@ fn kills(is_ordered: bool, n_kills: usize) {
         let is_over = child.wait().unwrap().success();
         n_killed += usize::from(!is_over);
         n_finished += usize::from(is_over);
-        // A job that is over begins anew.
+        // A finished job starts again from nothing.
         if is_over || setup.journal_if_any().is_some_and(|journal| journal.n_left() == 0) {
             assert_eq!(setup.records(), expected);
             fs::remove_file(&setup.output).unwrap();
@@ -84,13 +84,13 @@ fn another_configuration_is_refused_by_name() {
     let before = fs::read(&setup.output).unwrap();
     let mut other = setup.clone();
     other.is_ordered = true;
-    assert!(other.run().unwrap_err().to_string().contains("another --ordered: false, now true"));
+    assert!(other.run().unwrap_err().to_string().contains("another --ordered: false then, true now"));
     let mut other = setup.clone();
     other.seed = Some(8);
-    assert!(other.run().unwrap_err().to_string().contains("another --seed: 7, now 8"));
+    assert!(other.run().unwrap_err().to_string().contains("another --seed: 7 then, 8 now"));
     let mut other = setup.clone();
     other.template = Some("{{prompt}}".to_owned());
-    assert!(other.run().unwrap_err().to_string().contains("another --template: none, now"));
+    assert!(other.run().unwrap_err().to_string().contains("another --template: none then, "));
     fs::write(&setup.input, lines(21)).unwrap();
     assert!(setup.run().unwrap_err().to_string().contains("another input: 20 lines"));
     assert_eq!(fs::read(&setup.output).unwrap(), before);
@@ -102,7 +102,7 @@ fn a_seed_that_was_drawn_is_kept() {
     let mut setup = place.setup("a.jsonl", lines(20));
     setup.run().unwrap();
     let whole = setup.records();
-    // As after a kill: half of it is missing, and this process would have drawn another seed.
+    // As after a kill: the end of the journal is missing, and this process would draw another seed.
     let journal = fs::read_to_string(journal_path(&setup.output)).unwrap();
     let cut: String = journal.lines().take(30).flat_map(|line| [line, "\n"]).collect();
     assert!(cut.len() < journal.len());
@@ -136,7 +136,7 @@ fn what_failed_is_tried_again_when_asked() {
 fn two_processes_do_not_write_one_output() {
     let place = Place::new();
     let mut setup = place.setup("a.jsonl", lines(300));
-    // It would take a quarter of a minute.
+    // The job would take 15 seconds.
     setup.step_us = 50_000;
     let mut child = setup.spawn().unwrap();
     while setup.journal_if_any().is_none_or(|journal| journal.n_at_work() == 0) {
@@ -144,7 +144,7 @@ fn two_processes_do_not_write_one_output() {
     }
     let error = setup.run().unwrap_err().to_string();
     assert!(error.contains("results.jsonl: another process is writing to it"), "{error}");
-    // A parent that lets go of its child's stdin stops it.
+    // Closing the child's stdin stops it.
     drop(child.stdin.take());
     assert!(!child.wait().unwrap().success());
     assert!(setup.journal().is_closed());

@@ -1,4 +1,4 @@
-//! One file on many machines, and its results back in one file.
+//! Tests shards of one input and merging their results.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use chaski::batch::merge::{MergeError, merge, parts_of};
 
 use crate::place::{Place, Setup, lines};
 
-/// The shards of a job, done.
+/// Runs all shards of a job.
 fn shards(place: &Place, n_lines: usize, n_shards: u64) -> Vec<Setup> {
     let setup = place.setup("a.jsonl", lines(n_lines));
     let shard = |number| {
@@ -40,7 +40,7 @@ fn shards_together_are_the_whole_in_its_order() {
     let totals = merge(&Files, &setup.output, &parts, 5).unwrap();
     assert_eq!((totals.n_ok, totals.n_failed), (81, 20));
     assert_eq!((setup.records(), setup.names()), whole);
-    // The same command on the whole finds nothing left to do.
+    // Running the whole job on the merged output finds nothing left to do.
     setup.is_ordered = false;
     let ended = setup.run().unwrap();
     assert_eq!((ended.progress.n_done_now, ended.progress.totals.n_done()), (0, 101));
@@ -63,15 +63,15 @@ fn what_does_not_belong_together_is_not_joined() {
     let mut other = Setup { seed: Some(8), output: place.path("other.jsonl"), ..shards[2].clone() };
     other.run().unwrap();
     let error = refused(&[parts[0].clone(), parts[1].clone(), other.output.clone()]).to_string();
-    assert!(error.contains("other.jsonl: it is of another job: its --seed is 8, not 7"), "{error}");
-    // A part that is not done.
+    assert!(error.contains("other.jsonl: belongs to another job: its --seed is 8, not 7"), "{error}");
+    // A shard that is not complete.
     let journal = fs::read_to_string(journal_path(&parts[1])).unwrap();
     let cut: String = journal.lines().take(8).flat_map(|line| [line, "\n"]).collect();
     fs::write(journal_path(&parts[1]), cut).unwrap();
     let incomplete = refused(&parts);
     assert!(matches!(incomplete, MergeError::Incomplete { .. }), "{incomplete}");
     fs::write(journal_path(&parts[1]), &journal).unwrap();
-    // A part that lost its end.
+    // A shard whose output was cut off.
     let whole = fs::read(&parts[1]).unwrap();
     fs::write(&parts[1], &whole[..whole.len() - 5]).unwrap();
     assert!(refused(&parts).to_string().contains("2-of-3"));
@@ -85,7 +85,7 @@ fn what_does_not_belong_together_is_not_joined() {
     assert_eq!(other.records().len(), 50);
 }
 
-/// A process that works at a part writes it anew at its end, and places in it are others then.
+/// A process that works on a shard may rewrite its output when it ends, which changes the offsets of records.
 #[test]
 fn what_others_write_is_not_joined_and_nobody_else_writes_what_is_joined() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! `chaski align`: a base from what the model writes; a log that goes on after a cut, a kill and Ctrl-C.
+//! `chaski drafter align`: builds a base from the model's own answers, and continues the log after a cut, a kill and
+//! Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,8 @@ use super::harness::{Ran, Running, Workplace, finish, wait_until};
 use super::support::tiny;
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
-    place.command(&[&["align", "-o", "base.chaski", "-np", "4", "-n", "24", "-c", "512"], arguments].concat())
+    place
+        .command(&[&["drafter", "align", "-o", "base.chaski", "-np", "4", "-n", "24", "-c", "512"], arguments].concat())
 }
 
 fn align(place: &Workplace, arguments: &[&str]) -> Ran {
@@ -37,7 +39,7 @@ fn prompts(place: &Workplace) {
     place.write("prompts.jsonl", lines.collect::<String>());
 }
 
-/// Positions that a base file counts.
+/// The report of `drafter inspect` on the base file.
 fn inspect(place: &Workplace) -> serde_json::Value {
     finish(&mut place.command(&["drafter", "inspect", "-m", "model.gguf", "--json", "base.chaski"])).json()
 }
@@ -79,12 +81,13 @@ fn every_position_has_its_likeliest_tokens() {
 fn what_is_written_does_not_depend_on_how_many_at_a_time() {
     let place = Workplace::new();
     prompts(&place);
-    // Greedy and exact numbers: the texts must be the same. Each is whole, since the prompts are used up.
+    // Greedy and exact, so the texts must be equal. Each is complete, since no prompts are left.
     let texts = |n_parallel: &str| {
         let arguments = ["--prompts", "prompts.jsonl", "--temp", "0", "--tokens", "100000", "--keep-log"];
-        let mut command = place.command(&["align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
+        let mut command =
+            place.command(&["drafter", "align", "-o", n_parallel, "-n", "24", "-c", "512", "-np", n_parallel]);
         let ran = finish(command.args(arguments));
-        assert!(ran.succeeds().stderr.contains("the prompts are used up"), "{ran:#?}");
+        assert!(ran.succeeds().stderr.contains("no prompts are left"), "{ran:#?}");
         let mut texts: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
         for piece in pieces(&place.path(&format!("{n_parallel}.log"))) {
             texts.entry(piece.text).or_default().extend(piece.said.iter().map(|said| said.token.0));
@@ -111,16 +114,16 @@ fn a_log_cut_anywhere_goes_on() {
         assert!(ran.stderr.contains(&format!("{} tokens in ", 400 - n_tokens_before(&whole, cut))), "{ran:#?}");
         assert_eq!(n_tokens(&log), 400, "cut at {cut}");
     }
-    // Enough is there: nothing more is written.
+    // There are enough tokens: nothing more is written.
     let ran = align(&place, &["--tokens", "400", "--keep-log"]);
     assert!(!ran.succeeds().stderr.contains("tokens/s"), "{ran:#?}");
     assert_eq!(n_tokens(&log), 400);
-    // More is wanted: it goes on.
+    // A larger target continues the log.
     align(&place, &["--tokens", "450", "--keep-log"]).succeeds();
     assert_eq!(n_tokens(&log), 450);
 }
 
-/// Tokens in the whole frames of a log's first bytes.
+/// Number of tokens in the complete frames of a log's first `cut` bytes.
 fn n_tokens_before(whole: &[u8], cut: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.log");
@@ -152,7 +155,7 @@ fn ctrl_c_keeps_what_is_done() {
         wait_until("what is written", || n_bytes() > n_before + 5000);
         running.signal("INT");
         let ran = running.finish();
-        ran.fails(130, &["interrupted"]).hints("the same command goes on");
+        ran.fails(130, &["interrupted"]).hints("run the same command again to continue");
         let told = ran.stderr.split(" of 1000000 tokens").next().unwrap().rsplit(' ').next().unwrap();
         assert_eq!(told.parse::<usize>().unwrap(), n_tokens(&log), "round {round}: {ran:#?}");
     }
@@ -173,7 +176,7 @@ fn a_kill_loses_little_and_nothing_twice() {
     assert_eq!(n_tokens(&log), n + 200);
     let mut seen = std::collections::BTreeSet::new();
     for piece in pieces(&log) {
-        // At 24 tokens an answer is one piece.
+        // An answer of 24 tokens is one piece.
         assert!(seen.insert(piece.text), "text {} twice", piece.text);
     }
 }
@@ -183,7 +186,7 @@ fn prompts_that_do_not_fit_are_left_out_and_mistakes_are_named() {
     let place = Workplace::new();
     place.write("prompts.jsonl", format!("{{\"prompt\": \"{}\"}}\n{{\"prompt\": \"rain\"}}\n", "rain ".repeat(600)));
     let ran = align(&place, &["--prompts", "prompts.jsonl", "--tokens", "1000"]);
-    ran.succeeds().notices("is left out").notices("the prompts are used up");
+    ran.succeeds().notices("is skipped").notices("no prompts are left");
     place.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"p\": 1}\n");
     align(&place, &["--prompts", "bad.jsonl"]).fails(1, &["bad.jsonl:2"]).hints("prompt");
     align(&place, &["-np", "0"]).fails(2, &["--parallel"]);
@@ -199,6 +202,6 @@ fn no_file_of_another_kind_is_overwritten() {
     assert_eq!(fs::read(place.path("base.chaski")).unwrap(), b"notes");
     fs::remove_file(place.path("base.chaski")).unwrap();
     place.write("base.chaski.log", "a log of someone else");
-    align(&place, &["--tokens", "50"]).fails(1, &["base.chaski.log", "not a log of chaski align"]);
+    align(&place, &["--tokens", "50"]).fails(1, &["base.chaski.log", "not a log of chaski drafter align"]);
     assert_eq!(fs::read(place.path("base.chaski.log")).unwrap(), b"a log of someone else");
 }

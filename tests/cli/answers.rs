@@ -1,4 +1,4 @@
-//! A prompt in, an answer out.
+//! `chaski run`: one prompt, one answer.
 
 use serde_json::{Value, json};
 
@@ -91,14 +91,14 @@ fn a_reported_seed_gives_the_text_again() {
     ran.succeeds();
     assert_eq!(ran.stdout, once["text"]);
     assert!(ran.stderr.trim_end().ends_with(&format!("; seed {seed}")), "{ran:#?}");
-    // Without -s it is random as well.
+    // Without -s the seed is random too.
     assert_ne!(place.json(&wild[..4])["seed"], place.json(&wild[..4])["seed"]);
 }
 
 #[test]
 fn the_greatest_seed_is_a_seed_like_others() {
     let place = Workplace::new();
-    // llama.cpp takes the next one as "choose yourself".
+    // llama.cpp reads the next number as "choose a random seed".
     let greatest = (u32::MAX - 1).to_string();
     let answer = || place.json(&["-p", PROMPT, "--temp", "1.5", "-s", &greatest])["text"].clone();
     assert_eq!(answer(), answer());
@@ -108,7 +108,7 @@ fn the_greatest_seed_is_a_seed_like_others() {
 fn a_stop_string_ends_the_text_before_itself() {
     let place = Workplace::new();
     let whole = place.text_of(&["-p", PROMPT]);
-    // Somewhere inside, and longer than a token.
+    // Inside the text, and longer than a token.
     let chars: Vec<char> = whole.chars().collect();
     let stop: String = chars[20..26].iter().collect();
     let before = &whole[..whole.find(&stop).unwrap()];
@@ -129,7 +129,7 @@ fn a_full_context_is_said() {
     let n_prompt = timing(&place.json(&["-p", PROMPT]), "prompt_n");
     let n_ctx = (n_prompt + 10).to_string();
     let ran = place.run(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
-    ran.succeeds().notices(&format!("the context of {n_ctx} positions is full; hint: a larger -c"));
+    ran.succeeds().notices(&format!("the context of {n_ctx} tokens is full; hint: use a larger -c"));
     assert!(ran.stderr.starts_with("10 tokens in "), "{ran:#?}");
     let answer = place.json(&["-p", PROMPT, "-n", "-1", "-c", &n_ctx]);
     assert_eq!((&answer["stop_type"], timing(&answer, "predicted_n")), (&json!("limit"), 10));
@@ -138,21 +138,21 @@ fn a_full_context_is_said() {
 #[test]
 fn issue_13_13_a_context_longer_than_the_model_knows_is_a_notice() {
     let place = Workplace::new();
-    let notice = "a context of 70000 positions, but the model was trained for 65536";
+    let notice = "-c 70000 is more than the 65536 tokens that the model was trained for";
     let run = place.run(&["-p", PROMPT, "-c", "70000", "-n", "3", "-q"]);
     run.succeeds().notices(notice).notices("-c 65536");
     place.write("prompts.txt", format!("{PROMPT}\n"));
     let batch = ["batch", "-i", "prompts.txt", "-o", "results.jsonl", "-c", "70000", "-n", "3", "-np", "1"];
     finish(&mut place.command(&batch)).succeeds().notices(notice);
     let unchecked = ["-p", PROMPT, "-c", "9000000000", "--no-memory-check"];
-    place.run(&unchecked).fails(2, &["9000000000 positions"]).hints("-c 65536");
+    place.run(&unchecked).fails(2, &["-c 9000000000 is more than"]).hints("-c 65536");
 }
 
 #[test]
 fn issue_13_4_the_seed_is_told_with_what_brings_the_text_again() {
     let place = Workplace::new();
     let hint = "; for the same text again add --drafter none --no-prompt-cache; seed 7";
-    // Where that needs more than the seed: the same is told of every context that is not exact.
+    // The hint appears if the seed alone is not enough: in every context that is not exact.
     let drafted = place.run(&["-p", PROMPT, "-s", "7", "-fa", "on"]);
     assert!(drafted.stderr.trim_end().ends_with(hint), "{drafted:#?}");
     let plain = || place.run(&["-p", PROMPT, "-s", "7", "--drafter", "none", "--no-prompt-cache"]);

@@ -1,4 +1,4 @@
-//! `chaski batch`: formats, exit codes, interruptions, faults; on an exact model, so that texts can be compared.
+//! `chaski batch`: formats, exit codes, interruptions and faults. The model is exact, so texts can be compared.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::harness::{CHASKI, PATIENCE, PROMPT, Ran, Running, Workplace, finish, wait_until};
 
-/// What holds where a test says nothing else.
+/// Default arguments of the tests.
 const DEFAULTS: [[&str; 2]; 5] =
     [["-i", "prompts.jsonl"], ["-o", "results.jsonl"], ["-np", "4"], ["--temp", "0"], ["--seed", "1"]];
 
@@ -27,7 +27,7 @@ fn batch(place: &Workplace, arguments: &[&str]) -> Ran {
     finish(&mut command(place, arguments))
 }
 
-/// A file of prompts of many lengths.
+/// Writes a file of prompts of many lengths.
 fn prompts(place: &Workplace, n: usize) {
     let line = |n: usize| format!("{{\"custom_id\": \"q{n}\", \"prompt\": \"{} {PROMPT}\"}}\n", "the ".repeat(n % 13));
     place.write("prompts.jsonl", (0..n).map(line).collect::<String>());
@@ -38,7 +38,7 @@ fn records(place: &Workplace, name: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Text, or code of the error, by name.
+/// Text or error code of each record, by name.
 fn answers(place: &Workplace, name: &str) -> BTreeMap<String, String> {
     let mut answers = BTreeMap::new();
     for record in records(place, name) {
@@ -79,7 +79,7 @@ fn lines_are_answered_as_run_answers_them() {
         (&32.into(), &"length".into())
     );
     // The same command finds nothing to do.
-    assert!(batch(&place, &[]).succeeds().stderr.contains("30 of 30 lines were done before"));
+    assert!(batch(&place, &[]).succeeds().stderr.contains("30 of 30 lines were already done"));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn tables_texts_and_templates() {
     let run =
         |arguments: &[&str]| finish(&mut place.command(&[&["batch", "--temp", "0", "-n", "4"], arguments].concat()));
     run(&["-i", "a.csv", "-o", "a.jsonl"]).fails(2, &["a.csv: a table needs a template"]).hints("--template");
-    run(&["-i", "a.csv", "-o", "a.jsonl", "--template", "{{ text"]).fails(2, &["template line 1"]);
+    run(&["-i", "a.csv", "-o", "a.jsonl", "--template", "{{ text"]).fails(2, &["--template, line 1"]);
     run(&["-i", "a.csv", "-o", "a.jsonl", "--template", "{{id}} {{text}}"]).succeeds();
     assert_eq!(records(&place, "a.jsonl").len(), 2);
     place.write("template.txt", "in {{text}}");
@@ -188,13 +188,13 @@ fn tables_texts_and_templates() {
     assert_eq!(texts.lines().next().unwrap(), escaped);
 }
 
-/// Kills the process that works, or the one that watches it where there is no other yet.
+/// Kills the worker, or the watcher if there is no worker yet.
 fn kill(running: &mut Running) {
     let id = running.child.id();
     let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     match workers.trim() {
         "" => running.child.kill().unwrap(),
-        // It may have ended just now.
+        // The worker may have ended just now.
         worker => drop(Command::new("sh").args(["-c", &format!("kill -KILL {worker}")]).output().unwrap()),
     }
 }
@@ -221,7 +221,7 @@ fn fifty_kills_lose_nothing() {
             n_kills += 1;
         }
     }
-    // A worker whose watcher is gone ends by itself, and until then has the results.
+    // A worker without a watcher ends by itself; until then it holds the results.
     let start = Instant::now();
     loop {
         let ran = batch(&place, &[]);
@@ -241,14 +241,14 @@ fn signals_end_it_cleanly_and_it_goes_on() {
     for signal in ["INT", "TERM", "INT", "TERM"] {
         let n_before = n_journal_bytes(&place);
         let running = Running::start(&mut command(&place, &[]));
-        // It is at work again.
+        // The job is working again.
         wait_for_journal(&place, n_before + 3000);
         running.signal(signal);
         let ran = running.finish();
-        ran.fails(130, &["interrupted"]).hints("the same command goes on");
+        ran.fails(130, &["interrupted"]).hints("run the same command again to continue");
         assert!(ran.stderr.contains("of 3000 lines are safe in results.jsonl"), "{ran:#?}");
-        // Issue 13, 10: four are under way, unless they have just ended.
-        let lost = [" was not finished and is not kept", "s were not finished and are not kept"];
+        // Issue 13, 10: four lines are running, unless they have just ended.
+        let lost = [" is lost", "s are lost"];
         n_with_lost += usize::from(lost.iter().any(|lost| ran.stderr.contains(&format!("answer{lost}"))));
         let status = finish(&mut place.command(&["batch", "--status", "-o", "results.jsonl"]));
         assert!(status.succeeds().stdout.starts_with("stopped: "), "{status:#?}");
@@ -277,7 +277,7 @@ fn a_crash_of_the_engine_does_not_end_the_job() {
 fn a_full_disk_is_told_and_the_rest_is_done_later() {
     let place = Workplace::new();
     prompts(&place, 200);
-    // A limit on the size of files is what a test can have of a full disk.
+    // A file size limit stands in for a full disk.
     let limited = format!("trap '' XFSZ; ulimit -f 32; exec {CHASKI} {}", arguments(&[]).join(" "));
     let mut shell = place.command(&[]);
     let variables: Vec<(std::ffi::OsString, std::ffi::OsString)> =
@@ -315,12 +315,12 @@ fn no_input_is_overwritten() {
     fs::hard_link(place.path("model.gguf"), place.path("hard.gguf")).unwrap();
     fs::hard_link(place.path("prompts.jsonl"), place.path("sly.jsonl.journal")).unwrap();
     for output in ["prompts.jsonl", "./prompts.jsonl", "hard.jsonl", "model.gguf", "hard.gguf", "sly.jsonl"] {
-        batch(&place, &["-o", output]).fails(2, &["this would overwrite what is read"]).hints("-o");
+        batch(&place, &["-o", output]).fails(2, &["the output would overwrite an input file"]).hints("-o");
     }
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("prompts.jsonl", place.path("soft.jsonl")).unwrap();
-        batch(&place, &["-o", "soft.jsonl"]).fails(2, &["this would overwrite"]);
+        batch(&place, &["-o", "soft.jsonl"]).fails(2, &["would overwrite"]);
     }
     assert_eq!(fs::read(place.path("prompts.jsonl")).unwrap(), before);
     place.write("mine.txt", "notes");
@@ -345,10 +345,10 @@ fn mistakes_are_named() {
         .fails(2, &["no model"])
         .hints("LLAMA_ARG_MODEL");
     finish(&mut place.command(&["batch", "--status", "-o", "nowhere.jsonl"]))
-        .fails(1, &["nowhere.jsonl.journal: there is no"]);
+        .fails(1, &["nowhere.jsonl.journal: no such journal"]);
     batch(&place, &[]).succeeds();
-    batch(&place, &["-n", "5"]).fails(1, &["another --n-predict: 32, now 5"]).hints("as before");
-    batch(&place, &["--top-k", "5"]).fails(1, &["another --top-k: 40, now 5"]);
+    batch(&place, &["-n", "5"]).fails(1, &["another --n-predict: 32 then, 5 now"]).hints("as before");
+    batch(&place, &["--top-k", "5"]).fails(1, &["another --top-k: 40 then, 5 now"]);
 }
 
 #[test]
@@ -370,13 +370,12 @@ fn shards_are_read_from_the_scheduler_and_joined() {
     assert_eq!(names("all.jsonl"), names("whole.jsonl"));
     let status = finish(&mut place.command(&["batch", "--status=json", "-o", "all.jsonl"])).json();
     assert_eq!((&status["phase"], &status["n_ok"], &status["n_left"]), (&"finished".into(), &21.into(), &0.into()));
-    merge().fails(1, &["all.jsonl: it exists"]);
+    merge().fails(1, &["all.jsonl: the file already exists"]);
     let unseeded = ["batch", "-i", "prompts.jsonl", "-o", "b.jsonl", "--shard", "1/2"];
-    finish(&mut place.command(&unseeded)).fails(2, &["one seed"]).hints("--seed");
+    finish(&mut place.command(&unseeded)).fails(2, &["need the same seed"]).hints("--seed");
 }
 
-/// Memory that a process and its children took, in KiB. Pages of files, which the system drops and reads again as it likes, are
-/// not counted.
+/// Memory of a process and its children, in KiB. File pages are not counted: the system drops and rereads them at will.
 #[cfg(target_os = "linux")]
 fn taken_kib(pid: u32) -> u64 {
     let read = |name: String| fs::read_to_string(name).unwrap_or_default();
@@ -389,21 +388,21 @@ fn taken_kib(pid: u32) -> u64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_flat_over_ten_thousand_lines() {
-    // Names of lines take 18 bytes each. How many lines are under way depends on which thread is ahead: on a busy machine the first
-    // half took from 17 to 24 MiB.
+    // Each line's name takes 18 bytes. The number of running lines depends on which thread is ahead: on a busy machine
+    // the first half took 17 to 24 MiB.
     assert_flat(&["--no-drafts"], 8 << 10);
-    // What is learned fills two tables of 4 MiB, sooner or later.
+    // Learning fills two tables of 4 MiB, sooner or later.
     assert_flat(&[], 16 << 10);
 }
 
-/// In the second half of many lines memory grows by less than this.
+/// Checks that memory grows by less than `most_kib` in the second half of many lines.
 #[cfg(target_os = "linux")]
 fn assert_flat(arguments: &[&str], most_kib: u64) {
     const N: usize = 40_000;
     let place = Workplace::new();
     prompts(&place, N);
     let mut command = command(&place, &[&["-np", "32", "-n", "4", "-q"], arguments].concat());
-    // Threads with heaps of their own take memory as they please.
+    // Per-thread heaps would make memory unpredictable.
     let mut running = Running::start(command.env("MALLOC_ARENA_MAX", "1"));
     let n_done = || fs::read(place.path("results.jsonl")).map_or(0, |all| all.iter().filter(|&&b| b == b'\n').count());
     let mut samples = Vec::new();
@@ -416,7 +415,7 @@ fn assert_flat(arguments: &[&str], most_kib: u64) {
     let peak = |of: std::ops::Range<usize>| samples.iter().filter(|(n, _)| of.contains(n)).map(|&(_, kib)| kib).max();
     let (early, late) = (peak(1000..N / 2), peak(N / 2..N));
     let grown = late.zip(early).map(|(late, early)| late.saturating_sub(early));
-    // For whoever runs it with --nocapture.
+    // For runs with --nocapture.
     let told = format!("{arguments:?}: {early:?} KiB, then {late:?} KiB\n");
     std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
     assert!(grown.is_some_and(|kib| kib < most_kib), "{told}");
@@ -444,7 +443,7 @@ fn the_oldest_messages_go_where_that_is_asked_for() {
     let expected = answered(&[], line("q", &short)).0;
     let (texts, ran) = answered(&["--on-overflow", "drop-oldest"], line("a", &full));
     assert_eq!(texts, expected);
-    ran.succeeds().notices("line 1: its context is full: the oldest 2 messages are left out");
+    ran.succeeds().notices("line 1: the messages do not fit into the context: the oldest 2 messages are left out");
     let (texts, ran) = answered(&[], line("a", &full));
     assert_eq!((texts, ran.code), (vec!["context_length_exceeded".to_owned()], Some(3)), "{ran:#?}");
     let one = answered(&["--on-overflow", "drop-oldest"], line("a", &json!([message("user", &long.repeat(3))])));
@@ -457,7 +456,7 @@ fn issue_13_12_an_array_is_refused_with_how_to_convert_it() {
     let place = Workplace::new();
     place.write("array.json", "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\"}\n]\n");
     let ran = batch(&place, &["-i", "array.json"]);
-    ran.fails(2, &["array.json: this is a JSON array"]).hints("jq -c '.[]' array.json");
+    ran.fails(2, &["array.json: the file is a JSON array"]).hints("jq -c '.[]' array.json");
     assert!(!place.path("results.jsonl").exists());
 }
 
@@ -471,7 +470,7 @@ fn issue_13_12_lines_that_are_added_while_a_job_runs_are_told() {
     std::io::Write::write_all(&mut file, b"{\"prompt\": \"x\"}\n{\"prompt\": \"y\"}\n").unwrap();
     let ran = running.finish();
     ran.succeeds();
-    assert!(ran.stderr.contains("prompts.jsonl: 2 more lines were added while the job ran"), "{ran:#?}");
+    assert!(ran.stderr.contains("prompts.jsonl: 2 lines were added while the job ran"), "{ran:#?}");
     assert_eq!(answers(&place, "results.jsonl").len(), 1500);
 }
 
@@ -501,10 +500,10 @@ fn issue_13_3_notices_stay_with_q() {
         ["batch", "-i", "prompts.jsonl", "-o", "results.jsonl", "-q", "-c", "40", "-n", "-1", "--ignore-eos"];
     let ran = finish(&mut place.command(&arguments));
     assert_eq!(ran.code, Some(3), "{ran:#?}");
-    ran.notices("1 blank line is left out").notices("line 3: ");
-    ran.notices("line 1: the answer was cut off: the context of 40 positions is full");
+    ran.notices("1 blank line is skipped").notices("line 3: ");
+    ran.notices("line 1: the answer was cut off: the context of 40 tokens is full");
     assert!(ran.stderr.lines().all(|line| line.starts_with("notice: ")), "{ran:#?}");
-    // Where a length was asked for, an answer of that length is whole.
+    // If -n gives the length, an answer of that length is complete.
     let arguments = ["batch", "-i", "prompts.jsonl", "-o", "short.jsonl", "-q", "-c", "40", "-n", "3", "--ignore-eos"];
     assert!(!finish(&mut place.command(&arguments)).stderr.contains("cut off"));
 }

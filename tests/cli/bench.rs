@@ -1,4 +1,4 @@
-//! `chaski bench` on prompts of our own.
+//! `chaski bench`, on the tests' own prompts.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ fn records(place: &Workplace) -> Vec<Value> {
     raw.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The cells of each Markdown row but the rule below the header.
+/// The cells of each Markdown row except the separator.
 fn cells(stdout: &str) -> Vec<Vec<&str>> {
     let rows = stdout.lines().filter(|line| line.starts_with("| "));
     rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-/// What was measured on what.
+/// Checks that a record names its model, settings, base and machine.
 #[track_caller]
 fn has_setup(record: &Value) {
     assert_eq!(
@@ -127,9 +127,13 @@ fn the_curve_as_a_table_a_plot_and_a_picture() {
     let widths: Vec<[&str; 2]> = rows[1..].iter().map(|row| [row[0], row[1]]).collect();
     assert_eq!(widths, [["8", "1"], ["8", "4"], ["8", "16"], ["64", "1"], ["64", "4"], ["64", "16"]]);
     assert_eq!((rows[0][4], rows[1][4], rows[4][4]), ("c(n)", "1.00", "1.00"));
-    assert!(ran.stderr.contains("c(n)\n") && ran.stderr.contains("* 8 positions\n"), "a plot: {}", ran.stderr);
+    assert!(
+        ran.stderr.contains("c(n)\n") && ran.stderr.contains("* 8 tokens in the context\n"),
+        "a plot: {}",
+        ran.stderr
+    );
     let svg = fs::read_to_string(place.path("c.svg")).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("64 positions"), "{svg}");
+    assert!(svg.starts_with("<svg") && svg.contains("64 tokens in the context"), "{svg}");
     let records = records(&place);
     assert_eq!(records.len(), 6);
     for record in &records {
@@ -190,8 +194,8 @@ fn drafters_can_be_chosen() {
 fn mistakes_are_named() {
     let place = place();
     let run = |arguments: &[&str]| finish(&mut place.command(&[&["bench"], arguments].concat()));
-    run(&["-n", "0"]).fails(2, &["-n and -r must be more than 0"]);
-    run(&["-r", "0"]).fails(2, &["-n and -r must be more than 0"]);
+    run(&["-n", "0"]).fails(2, &["-n and -r must be 1 or more"]);
+    run(&["-r", "0"]).fails(2, &["-n and -r must be 1 or more"]);
     run(&["-n", "-1"]).fails(2, &["-1"]);
     run(&["--drafters", "best"]).fails(2, &["best"]);
     run(&["--curve", "--rows"]).fails(2, &["--curve", "--rows"]);
@@ -199,14 +203,14 @@ fn mistakes_are_named() {
     run(&["--curve", "--prompts", "prompts.jsonl"]).fails(2, &["--prompts"]);
     run(&["--depth", "9"]).fails(2, &["required"]);
     run(&["--rows", "--pp", "0"]).fails(2, &["--pp and --tg"]);
-    run(&["--rows", "--pp", "100000"]).fails(2, &["100000 positions"]);
+    run(&["--rows", "--pp", "100000"]).fails(2, &["a context of 100000 tokens"]);
     run(&["--check", "--widths", "1"]).fails(2, &["--widths"]);
-    run(&["--kinds", "poem"]).fails(2, &["no \"poem\""]).hints("chat, code, edit");
+    run(&["--kinds", "poem"]).fails(2, &["no prompt has \"poem\""]).hints("chat, code, edit");
     run(&["--prompts", "no.jsonl"]).fails(1, &["no.jsonl: no such file or directory"]);
     place.write("bad.jsonl", format!("{PROMPTS}{{\"id\": \"x\"}}\n"));
-    run(&["--prompts", "bad.jsonl"]).fails(1, &["bad.jsonl:3: "]).hints("a line is");
+    run(&["--prompts", "bad.jsonl"]).fails(1, &["bad.jsonl:3: "]).hints("each line must be");
     place.write("empty.jsonl", "\n");
-    run(&["--prompts", "empty.jsonl"]).fails(1, &["empty.jsonl: no prompts"]);
+    run(&["--prompts", "empty.jsonl"]).fails(1, &["empty.jsonl: the file contains no prompts"]);
     run(&["--prompts", "prompts.jsonl", "--raw-output", "no/raw.jsonl"]).fails(1, &["no/raw.jsonl: no such file"]);
     run(&["--prompts", "prompts.jsonl", "-n", "16", "-r", "1", "-c", "4"]).fails(6, &["the context has 4"]);
 }
@@ -227,7 +231,7 @@ fn the_raw_output_never_overwrites_what_is_read() {
 #[test]
 fn an_interrupted_bench_keeps_what_it_measured() {
     let place = place();
-    // Reading the second one takes seconds.
+    // Decoding the second prompt takes seconds.
     let long = format!("{{\"id\": \"long\", \"kind\": \"chat\", \"prompt\": \"{}\"}}\n", "the rain ".repeat(6000));
     place.write("prompts.jsonl", PROMPTS.lines().next().unwrap().to_owned() + "\n" + &long);
     let arguments = [

@@ -1,4 +1,4 @@
-//! The cache folder is a convenience: nothing that is wrong with it changes an answer.
+//! The cache folder is optional: no fault in it changes an answer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn a_curve_is_kept_and_a_damaged_one_is_replaced() {
 fn plain_decoding_keeps_no_curve() {
     let place = Workplace::new();
     place.run(&["-p", PROMPT, "--drafter", "none"]).succeeds();
-    // The sandbox wants the folder to be there; nothing is in it.
+    // The sandbox creates the folder; it is empty.
     assert_eq!(std::fs::read_dir(place.path("cache/chaski")).map_or(0, Iterator::count), 0);
 }
 
@@ -51,7 +51,7 @@ fn a_cache_folder_that_cannot_be_written_is_a_notice() {
     for cache in [Path::new("/dev/null/x"), &file, Path::new("/proc/nowhere")] {
         let ran = run_with_cache(&place, cache);
         let is_below_a_file = cache != Path::new("/proc/nowhere");
-        let told = if is_below_a_file { "XDG_CACHE_HOME is no folder" } else { "the cost curve cannot be kept" };
+        let told = if is_below_a_file { "XDG_CACHE_HOME is not a folder" } else { "could not save the cost curve" };
         ran.succeeds().notices(told).notices(cache.to_str().unwrap());
         assert_eq!(ran.stdout, text, "{}", cache.display());
     }
@@ -79,7 +79,7 @@ fn a_full_disk_is_a_notice() {
     let mounted = Mounted(folder);
     assert!(fs::write(mounted.0.join("filler"), [0; 1 << 17]).is_err());
     let ran = run_with_cache(&place, &mounted.0);
-    ran.succeeds().notices("the cost curve cannot be kept").notices("No space left on device");
+    ran.succeeds().notices("could not save the cost curve").notices("No space left on device");
     assert_eq!(ran.stdout, text);
     assert!(curves(&mounted.0).is_empty(), "nothing half written is left");
 }

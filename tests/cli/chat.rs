@@ -1,5 +1,5 @@
-//! `chaski chat` over pipes: what scripts see, and what is kept. The tiny model's draws depend on every token before
-//! them, so equal texts mean equal conversations.
+//! `chaski chat` over pipes: what scripts see, and what is saved. The tiny model's draws depend on every earlier token,
+//! so equal texts mean equal chats.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::harness::{PROMPT, Ran, Running, Workplace, finish};
 use super::support::tiny::{CHATML, TinyOptions, tiny, tiny_llama};
 
-/// Like what comes before it, said in other words.
+/// A second message.
 const SECOND: &str = "is it the station";
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn chat(place: &Workplace, arguments: &[&str], input: &str) -> Ran {
     finish(command(place, arguments).stdin(fs::File::open(input).unwrap()))
 }
 
-/// What a chat says that succeeds, and says nothing else.
+/// The output of a chat that succeeds and prints nothing to stderr.
 #[track_caller]
 fn said(place: &Workplace, arguments: &[&str], input: &str) -> String {
     let ran = chat(place, arguments, input);
@@ -43,7 +43,7 @@ fn session(place: &Workplace, name: &str) -> Value {
     serde_json::from_slice(&fs::read(session_file(place, name)).unwrap()).unwrap()
 }
 
-/// The answers in a session.
+/// The answers in a saved session.
 fn answers(place: &Workplace, name: &str) -> Vec<String> {
     let session = session(place, name);
     let messages = session["messages"].as_array().unwrap().iter();
@@ -85,7 +85,7 @@ fn a_file_goes_before_the_message() {
     for path in ["my notes.txt", "my\\ notes.txt", "'my notes.txt'"] {
         let ran = chat(&place, &[], &format!("/read {path}\n{SECOND}\n"));
         assert_eq!(ran.succeeds().stdout, format!("{text}\n"));
-        assert_eq!(ran.stderr, "my notes.txt: 23 bytes, before your next message\n");
+        assert_eq!(ran.stderr, "my notes.txt: 23 bytes will go before your next message\n");
     }
     chat(&place, &[], "/read none.txt\n").fails(1, &["none.txt: no such file"]);
 }
@@ -108,7 +108,9 @@ fn what_is_no_command_is_told_and_not_sent() {
     chat(&place, &[], "/undo\n").fails(1, &["there is no message yet"]);
     chat(&place, &[], "/edit\n").fails(2, &["/edit needs a terminal"]);
     chat(&place, &["--reasoning", "loud"], PROMPT).fails(2, &["invalid value 'loud'"]);
-    chat(&place, &["-c", "70000"], PROMPT).succeeds().notices("70000 positions, but the model was trained for 65536");
+    chat(&place, &["-c", "70000"], PROMPT)
+        .succeeds()
+        .notices("-c 70000 is more than the 65536 tokens that the model was trained for");
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn what_is_told_never_goes_to_stdout() {
     let ran = chat(&place, &[], &input);
     assert_eq!(ran.succeeds().stdout, place.text_of(&["-p", PROMPT]) + "\n");
     for part in
-        ["/regen", "messages  0", "no chat was kept yet", "no answer yet", "; seed 7\n", "temp is 0.5", "2 messages"]
+        ["/regen", "messages  0", "no saved chats", "no answer yet", "; seed 7\n", "temp is now 0.5", "2 messages"]
     {
         assert!(ran.stderr.contains(part), "{part}: {ran:#?}");
     }
@@ -140,7 +142,7 @@ fn a_session_goes_on_where_it_was_left() {
     assert_eq!((&session["chaski_session"], &session["settings"]["seed"][0]), (&Value::from(1), &Value::from("7")));
     assert_eq!(session["messages"][2]["content"], SECOND);
     assert_eq!(answers(&place, "rain").iter().map(|text| format!("{text}\n")).collect::<String>(), at_once);
-    // It may be deleted.
+    // The state file may be deleted.
     let _ = fs::remove_file(session_file(&place, "rain").with_extension("state"));
     chat(&place, &["rain"], SECOND).succeeds();
 }
@@ -164,7 +166,7 @@ fn settings_stay_with_a_session_and_flags_win() {
     assert_eq!((&kept["settings"]["temp"][0], &kept["settings"]["n-predict"][0]), (&"0".into(), &"3".into()));
     assert_eq!(kept["system"], "be brief");
     let shown = chat(&place, &["rain", "--temp", "0.5"], "/show\n");
-    for part in ["/set temp 0.5\n", "/set n-predict 3\n", "/set top-k 40\n", "system    be brief\n", "session   rain\n"]
+    for part in ["/set temp 0.5\n", "/set n-predict 3\n", "/set top-k 40\n", "system    be brief\n", "chat      rain\n"]
     {
         assert!(shown.succeeds().stderr.contains(part), "{part}: {shown:#?}");
     }
@@ -173,13 +175,13 @@ fn settings_stay_with_a_session_and_flags_win() {
 #[test]
 fn names_are_no_paths_and_nothing_is_replaced() {
     let place = Workplace::new();
-    chat(&place, &["../rain"], PROMPT).fails(2, &["is no name of a session"]);
+    chat(&place, &["../rain"], PROMPT).fails(2, &["cannot be the name of a chat"]);
     chat(&place, &["rain"], PROMPT).succeeds();
     let kept = fs::read(session_file(&place, "rain")).unwrap();
-    chat(&place, &[], "/save rain\n").fails(1, &["there is a session rain already"]).hints("another name");
-    chat(&place, &[], "/load none\n").fails(1, &["there is no session none"]).hints("/list");
+    chat(&place, &[], "/save rain\n").fails(1, &["there is already a saved chat rain"]).hints("another name");
+    chat(&place, &[], "/load none\n").fails(1, &["there is no saved chat none"]).hints("/list");
     let unsaved = chat(&place, &[], &format!("{PROMPT}\n/load rain\n"));
-    assert!(unsaved.code == Some(1) && unsaved.stderr.contains("this chat is not kept yet"), "{unsaved:#?}");
+    assert!(unsaved.code == Some(1) && unsaved.stderr.contains("this chat is not saved yet"), "{unsaved:#?}");
     let loaded = chat(&place, &[], &format!("/load rain\n{SECOND}\n"));
     assert_eq!(
         loaded.succeeds().stdout,
@@ -190,7 +192,7 @@ fn names_are_no_paths_and_nothing_is_replaced() {
     assert_eq!(fs::read(session_file(&place, "rain")).unwrap(), kept, "a new chat is another one");
     for damaged in ["", "{\"chaski_session\": 1", "{\"chaski_session\": 2}"] {
         fs::write(session_file(&place, "rain"), damaged).unwrap();
-        chat(&place, &["rain"], PROMPT).fails(1, &["rain.json: "]).hints("it stays as it is");
+        chat(&place, &["rain"], PROMPT).fails(1, &["rain.json: "]).hints("chaski does not change it");
         chat(&place, &[], "/load rain\n").fails(1, &["rain.json: "]);
         assert_eq!(fs::read_to_string(session_file(&place, "rain")).unwrap(), damaged);
     }
@@ -202,8 +204,8 @@ fn two_chats_do_not_write_one_session() {
     let mut first = Running::start(command(&place, &["rain"]).stdin(Stdio::piped()));
     first.child.stdin.as_mut().unwrap().write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
     first.wait_for_text();
-    chat(&place, &["rain"], PROMPT).fails(1, &["the session rain is open in another chat"]).hints("leave that chat");
-    chat(&place, &[], "/load rain\n").fails(1, &["is open in another chat"]);
+    chat(&place, &["rain"], PROMPT).fails(1, &["the chat rain is open in another terminal"]).hints("leave it there");
+    chat(&place, &[], "/load rain\n").fails(1, &["is open in another terminal"]);
     drop(first.child.stdin.take());
     first.finish().succeeds();
     chat(&place, &["rain"], SECOND).succeeds();
@@ -215,7 +217,7 @@ fn another_model_goes_on_with_the_text() {
     chat(&place, &["rain"], PROMPT).succeeds();
     place.write("other.gguf", tiny_llama(4));
     let ran = chat(&place, &["rain", "-m", "other.gguf"], SECOND);
-    ran.succeeds().notices("so far another model answered (model.gguf ");
+    ran.succeeds().notices("this chat was with another model (model.gguf); this model reads its text again");
     assert!(session(&place, "rain")["model"].as_str().unwrap().starts_with("other.gguf "));
     assert_eq!(answers(&place, "rain").len(), 2);
 }
@@ -226,11 +228,11 @@ fn answers_are_taken_back_and_made_again() {
     let input = format!("{PROMPT}\n{SECOND}\n/undo\n{SECOND}\n/regen\n/regen\n/save rain\n");
     let ran = chat(&place, &[], &input);
     ran.succeeds();
-    assert!(ran.stderr.contains(&format!("taken back: {SECOND}\n")), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("removed: {SECOND}\n")), "{ran:#?}");
     let kept = answers(&place, "rain");
     let straight = said(&place, &[], &format!("{PROMPT}\n{SECOND}\n"));
     let (first, second) = (format!("{}\n", kept[0]), straight.strip_prefix(&format!("{}\n", kept[0])).unwrap());
-    // The same message in the same place has the same answer, and each new one is another.
+    // The same message in the same place gets the same answer; each /regen gives a new one.
     let rest = ran.stdout.strip_prefix(&format!("{first}{second}{second}")).expect("taken back and said again");
     let (third, last) = rest.split_at(rest.len() - kept[1].len() - 1);
     assert!(third != second && third != last && last != second);
@@ -246,38 +248,37 @@ fn a_full_context_leaves_out_the_oldest_and_says_so() {
     let input: String = (0..8).map(|n| format!("{PROMPT} {n}\n")).collect();
     let arguments = ["-c", "200", "-n", "24", "-sys", "be brief"];
     let ran = chat(&place, &[&["rain"], &arguments[..]].concat(), &input);
-    ran.succeeds().notices("the context of 200 positions is full: the oldest ");
+    ran.succeeds().notices("the context of 200 tokens is full: the oldest ");
     let kept = session(&place, "rain");
     let n_left_out = kept["turns_left_out"].as_u64().unwrap() as usize;
     assert!((1..8).contains(&n_left_out));
     assert_eq!(kept["messages"].as_array().unwrap().len(), 16, "all of them are in the session");
-    // A larger context has room for all of it again.
+    // A larger context has room for the whole chat again.
     chat(&place, &["rain", "-c", "2000"], SECOND).succeeds();
     assert_eq!(session(&place, "rain")["turns_left_out"], 0);
 
     let refused = chat(&place, &[&["--on-overflow", "error"], &arguments[..]].concat(), &input);
     assert_eq!(refused.code, Some(6), "{refused:#?}");
-    assert!(
-        refused.stderr.contains("error: the conversation has ") && refused.stderr.contains("hint: "),
-        "{refused:#?}"
-    );
-    chat(&place, &["-c", "32", "-n", "24"], PROMPT).fails(6, &["error: the message has ", "keeps 24 for the answer"]);
+    assert!(refused.stderr.contains("error: the chat has ") && refused.stderr.contains("hint: "), "{refused:#?}");
+    chat(&place, &["-c", "32", "-n", "24"], PROMPT)
+        .fails(6, &["error: the message has ", "of which 24 are reserved for the answer"]);
 }
 
 #[test]
 fn issue_13_14_the_hint_names_what_helps_and_it_does() {
     let place = Workplace::new();
     let long = PROMPT.repeat(12);
-    // The oldest are left out already, so that is no help, and neither is more context than the model knows.
+    // The oldest turns are already left out, so dropping them does not help; nor does a context above the trained
+    // length.
     let refused = chat(&place, &["-c", "128", "-n", "100"], &long);
-    refused.fails(6, &["error: the message has "]).hints("start the chat with -c ");
+    refused.fails(6, &["error: the message has "]).hints("start chaski chat with -c ");
     assert!(!refused.stderr.contains("drop-oldest"), "{refused:#?}");
     let n_ctx = refused.stderr.split("-c ").nth(1).unwrap().split(',').next().unwrap();
     chat(&place, &["-c", n_ctx, "-n", "100"], &long).succeeds();
     let refused = chat(&place, &["-c", "65536", "-n", "65500"], &long);
     refused.fails(6, &[]).hints("/set n-predict ");
     assert!(!refused.stderr.contains("-c "), "{refused:#?}");
-    // A conversation that is too long, of which the last message is not.
+    // A chat that is too long, though its last message is not.
     let input = format!("{PROMPT}\n").repeat(12);
     let refused = chat(&place, &["-c", "200", "-n", "24", "--on-overflow", "error"], &input);
     assert!(refused.stderr.contains("hint: /set on-overflow drop-oldest"), "{refused:#?}");
@@ -299,7 +300,7 @@ fn issue_13_14_a_file_that_is_too_long_does_not_stay_in_the_way() {
     place.write("long.txt", PROMPT.repeat(1000));
     let refused = chat(&place, &["-c", "256"], &format!("/read long.txt\n{PROMPT}\n"));
     assert_eq!(refused.code, Some(6), "{refused:#?}");
-    refused.notices("the files of /read are put aside again");
+    refused.notices("your next message goes without the files of /read");
 }
 
 #[test]
@@ -311,7 +312,7 @@ fn a_summary_stands_for_what_is_left_out() {
     let kept = session(&place, "rain");
     assert!(!kept["summary"].as_str().unwrap().is_empty(), "{kept}");
     assert_eq!(kept["messages"].as_array().unwrap().len(), 24);
-    assert!(ran.stderr.contains("and a summary stands for them"), "{ran:#?}");
+    assert!(ran.stderr.contains("and a summary replaces them"), "{ran:#?}");
     assert!(!ran.stdout.contains("Summarize"));
 }
 
@@ -322,7 +323,7 @@ fn thinking_is_shown_hidden_or_not_asked_for() {
         tiny(&TinyOptions { seed: 3, chat_template: Some(CHATML.to_owned() + opening), ..TinyOptions::default() });
     let place = Workplace::with_model(&thinking);
     let shown = said(&place, &["--reasoning", "show"], PROMPT);
-    // Of `run`, thinking goes to stderr.
+    // `run` writes thinking to stderr.
     let run = place.run(&["-p", PROMPT, "-s", "7", "-q", "--reasoning", "show"]);
     assert_eq!((shown, ""), (run.stderr, run.stdout.as_str()));
     let hidden = chat(&place, &["--reasoning", "hide"], PROMPT);
@@ -330,7 +331,7 @@ fn thinking_is_shown_hidden_or_not_asked_for() {
     assert_eq!(hidden.stdout, "\n", "the block never ends");
     let off = said(&place, &["--reasoning", "off"], PROMPT);
     assert_eq!(off, Workplace::new().text_of(&["-p", PROMPT]) + "\n", "as without thinking");
-    // What was thought does not count for the next answer.
+    // Thinking is not part of the next prompt.
     let both = format!("{PROMPT}\n{SECOND}\n");
     assert_ne!(chat(&place, &["--reasoning", "hide"], &both).stdout, said(&place, &["--reasoning", "off"], &both));
 }
@@ -344,7 +345,7 @@ fn an_interrupt_keeps_what_was_written() {
         running.child.stdin.as_mut().unwrap().write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
         running.wait_for_text();
         running.signal(signal);
-        running.wait_for_stderr("what was written is kept");
+        running.wait_for_stderr("the chat keeps this part of the answer");
         let ran = running.finish();
         assert_eq!(ran.code, Some(130), "{ran:#?}");
         assert_eq!(format!("{}\n", answers(&place, signal)[0]), ran.stdout);
@@ -368,7 +369,7 @@ fn a_signal_while_it_waits_ends_it() {
 #[test]
 fn a_model_without_a_template_is_told() {
     let place = Workplace::with_model(&tiny(&TinyOptions { chat_template: None, ..TinyOptions::default() }));
-    chat(&place, &[], PROMPT).fails(2, &["this model has no chat template"]).hints("--chat-template chatml");
+    chat(&place, &[], PROMPT).fails(2, &["the model has no chat template"]).hints("--chat-template chatml");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `chaski chat` on a terminal: typed keys in, a screen out. What stands on the screen is what is kept.
+//! `chaski chat` on a terminal: keys in, a screen out. The answers on the screen must be the saved ones.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use super::harness::{CHASKI, PATIENCE, PROMPT, Workplace, real_model};
 
-/// The editor is silent for so long only when it waits for keys: with every change of a line it shows the prompt again.
+/// Only while it waits for keys is the editor silent for this long: it redraws the prompt with every change of a line.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A chat on a terminal. Escape sequences are left out of what it shows.
+/// A chat on a terminal. Its output is read without escape sequences.
 struct Screen {
     session: PtySession,
 }
@@ -31,13 +31,13 @@ impl Screen {
         self.session.flush().unwrap();
     }
 
-    /// What comes until there is enough of it, and nothing more for this long.
+    /// Reads output until there is enough and nothing more arrives for `pause`.
     fn read_until(&mut self, is_enough: impl Fn(&[u8]) -> bool, pause: Duration) -> String {
         let (mut shown, start) = (Vec::new(), Instant::now());
         let mut newest = start;
         while newest.elapsed() < pause || !is_enough(&shown) {
             match self.session.try_read() {
-                // The crate takes each byte for a character.
+                // rexpect turns each byte into a character.
                 Some(byte) => {
                     shown.push(byte as u8);
                     newest = Instant::now();
@@ -50,7 +50,7 @@ impl Screen {
         String::from_utf8_lossy(&shown).into_owned()
     }
 
-    /// The lines until the next prompt, and how much of the context that says is used.
+    /// The lines up to the next prompt, and the number of used tokens that the prompt shows.
     fn prompt(&mut self) -> (Vec<String>, usize) {
         let shown = self.read_until(
             |shown| {
@@ -63,18 +63,18 @@ impl Screen {
         (lines(before), used(&shown).unwrap())
     }
 
-    /// Presses keys and Enter, and tells what is shown after the line that was typed.
+    /// Types keys and Enter, and returns the output after the typed line.
     fn line(&mut self, keys: &str) -> String {
         self.keys(&format!("{keys}\r"));
         self.prompt().0[1..].join("\n")
     }
 
-    /// Presses the keys that end the chat, and waits for its end.
+    /// Types the keys that end the chat, and waits for its end.
     fn leave(mut self, keys: &str) {
         self.keys(keys);
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
-            // What is not read keeps it from ending.
+            // Unread output would keep the chat from ending.
             while self.session.try_read().is_some() {}
             match self.session.process().status().map(|status| format!("{status:?}")) {
                 Some(status) if status != "StillAlive" => break status,
@@ -86,13 +86,13 @@ impl Screen {
     }
 }
 
-/// The lines that stand there at last: what comes after a carriage return is written over the rest.
+/// The lines as finally shown: text after a carriage return overwrites the line.
 fn lines(shown: &str) -> Vec<String> {
     let at_last = |line: &str| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default().to_owned();
     shown.split('\n').map(at_last).collect()
 }
 
-/// What a prompt at the end says is used.
+/// The number of used tokens in a prompt at the end of the output.
 fn used(shown: &str) -> Option<usize> {
     let (_, prompt) = shown.trim_end_matches('\r').rsplit_once("\r[")?;
     let (n_used, n_ctx) = prompt.strip_suffix("] > ")?.split_once('/')?;
@@ -100,7 +100,7 @@ fn used(shown: &str) -> Option<usize> {
     n_used.parse().ok()
 }
 
-/// The command without the harness's streams, which would stand in the terminal's way.
+/// The command without the harness's streams, which would replace the terminal.
 fn command(place: &Workplace, model: &Path, arguments: &[&str]) -> Command {
     let usual = place.command(&["chat", "--curve-budget", "20", "--color", "never"]);
     let mut command = Command::new(usual.get_program());
@@ -116,7 +116,7 @@ fn command(place: &Workplace, model: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The pairs of a session, the answers as a screen shows them.
+/// The saved messages and answers; answers as a screen shows them.
 fn kept(place: &Workplace) -> Vec<(String, String)> {
     let session = fs::read(place.path("data/chaski/sessions/rain.json")).unwrap();
     let session: Value = serde_json::from_slice(&session).unwrap();
@@ -126,36 +126,42 @@ fn kept(place: &Workplace) -> Vec<(String, String)> {
     pairs.map(|pair| (text(&pair[0]), shown(text(&pair[1])).trim_end_matches('\n').to_owned())).collect()
 }
 
-/// A chat with all that can be done in it, and its continuation on another day.
+/// A chat that uses every feature, and its continuation on another day.
 fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let place = Workplace::new();
     let mut screen = Screen::start(command(&place, model, &["-s", "7", "-n", "16", "-c", n_ctx]));
     let (greeting, n_used) = screen.prompt();
-    assert!(greeting.join("\n").contains("seed 7; /help lists the commands") && n_used == 0, "{greeting:?}");
+    assert!(
+        greeting.join("\n").contains("seed 7; type /help for the commands, Ctrl-D to leave") && n_used == 0,
+        "{greeting:?}"
+    );
     screen.keys("\x03");
-    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: Ctrl-D or /exit leaves"));
+    assert_eq!(screen.prompt().0.last().map(String::as_str), Some("hint: press Ctrl-D or type /exit to leave"));
 
-    // A mistake mended; a paste of two lines; a block; a search in what was typed; a name completed.
+    // A corrected typo, a paste of two lines, a block, a history search, a completed command.
     let mut answers = vec![screen.line("the raim\x7fn in the station")];
     answers.push(screen.line("\x1b[200~is it\rthe station\x1b[201~"));
     screen.keys("\"\"\"\rhe said\r\"\"\"");
     let third = screen.line("");
     let undone = screen.line("/undo");
-    assert!(undone.starts_with("taken back: he said"), "{undone:?} after {third:?}, {answers:?}");
+    assert!(undone.starts_with("removed: he said"), "{undone:?} after {third:?}, {answers:?}");
     let again = screen.line("\x12rain");
     assert_ne!(again, third);
     answers.push(screen.line("/reg\t"));
-    assert_ne!(answers[2], again, "other draws");
+    assert_ne!(answers[2], again, "another seed");
     let told = screen.line("/nope");
-    assert!(told.contains("error: there is no command /nope") && told.contains("hint: /help lists them"), "{told}");
-    assert!(screen.line("/save rain").contains("kept as rain"));
+    assert!(
+        told.contains("error: there is no command /nope") && told.contains("hint: /help lists all commands"),
+        "{told}"
+    );
+    assert!(screen.line("/save rain").contains("saved as rain"));
     answers.push(screen.line("/edit"));
 
-    // An answer that is too long, stopped.
-    assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is {n_endless}"));
-    assert_eq!(screen.line("/set ignore-eos true"), "ignore-eos is true");
+    // A very long answer, interrupted.
+    assert_eq!(screen.line(&format!("/set n-predict {n_endless}")), format!("n-predict is now {n_endless}"));
+    assert_eq!(screen.line("/set ignore-eos true"), "ignore-eos is now true");
     screen.keys("he said\r");
-    // A spinner is no letter.
+    // The spinner is not ASCII.
     let is_bar = |line: &str| line.starts_with("read") || line.starts_with(|first: char| !first.is_ascii());
     let has_text = |shown: &[u8]| {
         lines(&String::from_utf8_lossy(shown)).get(1).is_some_and(|line| line.len() > 4 && !is_bar(line))
@@ -163,11 +169,11 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let mut stopped = screen.read_until(has_text, Duration::ZERO);
     screen.keys("\x03");
     stopped += &screen.read_until(|shown| used(&String::from_utf8_lossy(shown)).is_some(), PAUSE);
-    assert!(stopped.contains("notice: interrupted; what was written is kept"), "{stopped}");
+    assert!(stopped.contains("notice: interrupted; the chat keeps this part of the answer"), "{stopped}");
     answers.push(lines(&stopped).join("\n").replace("^C", ""));
     screen.leave("\x04");
 
-    // Another day; the last but one of what was typed is two lines up.
+    // Another day; one key up is the newest message in the history.
     let mut screen = Screen::start(command(&place, model, &["rain", "-n", "16", "-c", n_ctx]));
     let (greeting, n_used) = screen.prompt();
     assert!(greeting.join("\n").contains("rain: 8 messages") && n_used > 0, "{greeting:?}");
@@ -179,8 +185,8 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     assert_eq!(messages, [PROMPT, "is it\nthe station", "the sun in the station", "he said", "he said"]);
     answers.remove(2);
     for (n, ((_, answer), shown)) in kept.iter().zip(&answers).enumerate() {
-        // When Ctrl-C is pressed, a terminal throws away what it was given and has not shown: of the answer that was
-        // stopped only the beginning is sure to be seen.
+        // On Ctrl-C, a terminal discards output that it has not shown yet. So only the start of the interrupted answer
+        // is sure to be on the screen.
         let n_sure = if n == 3 { 4 } else { usize::MAX };
         let sure: String = answer.chars().take(n_sure).collect();
         assert!(!answer.is_empty() && shown.contains(&sure), "{answer:?} is not in {shown:?}");
@@ -205,7 +211,7 @@ fn alt_enter_begins_another_line() {
     let mut screen = Screen::start(command(&place, Path::new("model.gguf"), &["-s", "7"]));
     screen.prompt();
     screen.line("is it\x1b\rthe station");
-    assert!(screen.line("/save rain").contains("kept as rain"));
+    assert!(screen.line("/save rain").contains("saved as rain"));
     screen.leave("\x04");
     assert_eq!(kept(&place)[0].0, "is it\nthe station");
 }
@@ -226,7 +232,7 @@ fn a_prompt_is_no_data() {
     assert_eq!(fs::read_to_string(place.path("answers.txt")).unwrap(), place.text_of(&["-p", PROMPT]) + "\n");
 }
 
-/// Not a chat, but a terminal: whoever sits there is told what `run` waits for.
+/// A terminal, but not a chat: `run` tells the user what it waits for.
 #[test]
 fn issue_13_1_a_terminal_is_told_that_stdin_is_waited_for() {
     let place = Workplace::new();
@@ -240,6 +246,6 @@ fn issue_13_1_a_terminal_is_told_that_stdin_is_waited_for() {
         };
     }
     let shown = Screen::start(shell).read_until(|shown| String::from_utf8_lossy(shown).contains("over"), PAUSE);
-    let waiting = "notice: waiting for stdin to end; hint: use --no-stdin or </dev/null if there is none";
+    let waiting = "notice: reading stdin until it ends; hint: use --no-stdin if there is nothing to read";
     assert_eq!(shown.matches(waiting).count(), 1, "{shown:?}");
 }

@@ -1,11 +1,11 @@
-//! Settings from a file: the strongest word wins, and mistakes are told where they stand.
+//! Settings files: precedence of the sources, and mistakes reported with their line.
 
 use std::fs::{self, File};
 use std::process::Command;
 
 use super::harness::{PROMPT, Workplace, finish};
 
-/// All combinations of where a setting stands, in `run` and in `chat`, which keeps settings of its own.
+/// Tries every combination of sources, in `run` and in `chat`, which saves its own settings.
 #[test]
 fn flag_over_environment_over_profile_over_file_over_default() {
     let place = Workplace::new();
@@ -73,6 +73,6 @@ fn mistakes_are_told_where_they_stand_and_help_is_not_in_their_way() {
     place.run(&["-p", PROMPT, "--profile", "x"]).fails(2, &["no profile 'x'"]);
     place.write("c.toml", "tempp = 1");
     assert!(run(&["--help"]).succeeds().stdout.contains("Usage"));
-    // A command that takes no settings does not look at them.
-    finish(place.command(&["learn", "status"]).env("CHASKI_PROFILE", "x")).succeeds();
+    // A command that takes no settings does not read the file.
+    finish(place.command(&["data", "show"]).env("CHASKI_PROFILE", "x")).succeeds();
 }

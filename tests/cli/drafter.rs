@@ -1,4 +1,4 @@
-//! `chaski drafter` on small texts.
+//! `chaski drafter`, on small texts.
 
 use std::fs;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ fn n_trigrams(place: &Workplace, file: &str) -> u64 {
     inspect(place, file)["trigrams"]["successors"].as_u64().unwrap()
 }
 
-/// A place with `base.chaski`, made of a text.
+/// A workplace with `base.chaski`, built from a text.
 fn place_with_file() -> Workplace {
     let place = Workplace::new();
     place.write("text.txt", TEXT);
@@ -36,8 +36,12 @@ fn a_file_is_built_and_inspected() {
     let ran = drafter(&place, &["inspect", "base.chaski", "-m", "model.gguf"]);
     ran.succeeds();
     assert_eq!(ran.stderr, "");
-    for part in ["vocabulary: 384 tokens, hash ", "right in all 1 blocks", "that of the model", "most frequent:\n  \""]
-    {
+    for part in [
+        "vocabulary: 384 tokens, hash ",
+        "checksums: all 1 blocks are correct",
+        "fits the model",
+        "most frequent:\n  \"",
+    ] {
         assert!(ran.stdout.contains(part), "{part:?}: {ran:#?}");
     }
     let report = inspect(&place, "base.chaski");
@@ -96,7 +100,7 @@ fn what_cannot_be_read_in_a_folder_is_skipped_with_a_notice() {
 #[test]
 fn limits_drop_the_least_frequent() {
     let place = Workplace::new();
-    // Many tri-grams seen once, few seen often.
+    // Many tri-grams that occur once, few that occur often.
     let letters: Vec<char> = "etaoinsrhldcumfpgwyb".chars().collect();
     let once: String = (0_usize..30_000).map(|i| letters[(i * i + i / 7) * 7919 % 9973 % letters.len()]).collect();
     place.write("text.txt", TEXT.repeat(20) + &once);
@@ -108,7 +112,7 @@ fn limits_drop_the_least_frequent() {
     assert!(0 < often && often < all && 0 < small && small < all, "{often} {small} {all}");
     let read = |name: &str| fs::read(place.path(name)).unwrap();
     assert!(read("small.chaski").len() <= 20 << 10 && read("small.chaski") == read("pruned.chaski"));
-    drafter(&place, &["prune", "-o", "x", "--max-size", "100", "all.chaski"]).fails(1, &["100 bytes or less"]);
+    drafter(&place, &["prune", "-o", "x", "--max-size", "100", "all.chaski"]).fails(1, &["as small as 100 bytes"]);
     drafter(&place, &["prune", "-o", "x", "--max-size", "5T", "all.chaski"]).fails(2, &["5T"]);
 }
 
@@ -120,7 +124,8 @@ fn merged_files_hold_both() {
     drafter(&place, &["merge", "-o", "both.chaski", "base.chaski", "more.chaski", "--weights", "1,3"]).succeeds();
     let [base, more, both] = ["base.chaski", "more.chaski", "both.chaski"].map(|file| n_trigrams(&place, file));
     assert!(both > base.max(more) && both <= base + more, "{base} {more} {both}");
-    drafter(&place, &["merge", "-o", "x", "base.chaski", "--weights", "1,3"]).fails(2, &["2 weights for 1 files"]);
+    drafter(&place, &["merge", "-o", "x", "base.chaski", "--weights", "1,3"])
+        .fails(2, &["--weights has 2 numbers, but there are 1 files"]);
     drafter(&place, &["merge", "-o", "x", "base.chaski", "--weights", "0"]).fails(2, &["more than 0"]);
 }
 
@@ -149,12 +154,12 @@ fn broken_files_are_told_apart() {
         place.write(name, bytes);
         drafter(&place, &["inspect", name])
     };
-    broken("cut", &|bytes| bytes.truncate(5000)).fails(1, &["cut: cut short: expected"]).hints("again");
+    broken("cut", &|bytes| bytes.truncate(5000)).fails(1, &["cut: the file is cut off: expected"]).hints("again");
     broken("header", &|bytes| bytes[20] ^= 1).fails(1, &["header: damaged"]).hints("again");
     broken("other", &|bytes| bytes[0] ^= 1).fails(1, &["other: not a drafter file"]).hints("drafter build");
     let ran = broken("block", &|bytes| bytes[4100] ^= 1);
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    assert!(ran.stdout.contains("checksums: wrong in 1 of 1 blocks"), "{ran:#?}");
+    assert!(ran.stdout.contains("checksums: 1 of 1 blocks are damaged"), "{ran:#?}");
     assert!(ran.stderr.contains("error: block: damaged: block 1 of 1\n"), "{ran:#?}");
     drafter(&place, &["merge", "-o", "x", "block"]).fails(1, &["block: damaged"]);
     assert!(!place.path("x").exists());
@@ -166,10 +171,10 @@ fn an_interrupted_build_leaves_no_file() {
     let mut build = place.command(&["drafter", "build", "-o", "x.chaski", "-"]);
     let mut running = Running::start(build.stdin(Stdio::piped()));
     let mut stdin = running.child.stdin.take().unwrap();
-    // More than a pipe holds, so the rest of it is being read.
+    // More than a pipe holds, so chaski must be reading it.
     stdin.write_all(TEXT.repeat(8000).as_bytes()).unwrap();
     running.signal("INT");
-    // There is more to read until the signal is heard.
+    // Keep writing until chaski handles the signal.
     while stdin.write_all(TEXT.as_bytes()).is_ok() {}
     running.finish().fails(130, &["interrupted"]);
     let names: Vec<_> = fs::read_dir(place.path(".")).unwrap().map(|file| file.unwrap().file_name()).collect();

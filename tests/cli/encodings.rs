@@ -1,11 +1,10 @@
-//! Files as other programs save them: with a byte-order mark, or in UTF-16. Each reader is tried, and what it does with the
-//! file is what it does with plain UTF-8.
+//! Files in other encodings: with a byte-order mark, or in UTF-16. Every reader must treat them like plain UTF-8.
 
 use std::fs::{self, File};
 
 use super::harness::{PROMPT, Workplace, finish};
 
-/// The same text as plain UTF-8, with its mark, and as UTF-16 of both byte orders.
+/// The same text as plain UTF-8, with a byte-order mark, and as UTF-16 in both byte orders.
 fn saved(text: &str) -> [(&'static str, Vec<u8>); 4] {
     let marked = format!("\u{feff}{text}");
     let utf16 = |bytes: fn(u16) -> [u8; 2]| marked.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
@@ -17,7 +16,7 @@ fn saved(text: &str) -> [(&'static str, Vec<u8>); 4] {
     ]
 }
 
-/// Runs `ask` with each form of `text` in `input.txt`; all must be as the first.
+/// Runs `ask` on each form of `text` in `input.txt`; all results must equal the first.
 #[track_caller]
 fn all_alike(place: &Workplace, text: &str, ask: impl Fn(&str) -> (Option<i32>, String)) -> String {
     let ran = saved(text).map(|(form, bytes)| {
@@ -47,7 +46,7 @@ fn issue_13_5_a_prompt_with_a_mark_is_the_prompt() {
         (ran.code, ran.stdout)
     };
     assert_eq!(all_alike(&place, PROMPT, piped), expected);
-    // What "$(cat FILE)" gives.
+    // The result of "$(cat FILE)".
     let marked = format!("\u{feff}{PROMPT}");
     assert_eq!(place.text_of(&["-p", &marked]), expected);
     assert_eq!(place.text_of(&[&format!("--prompt={marked}")]), expected);
@@ -83,7 +82,7 @@ fn issue_13_5_a_batch_may_have_a_mark() {
     };
     let lines = "{\"prompt\": \"the rain\"}\n{\"prompt\": \"the station\"}\n";
     let answers = all_alike(&place, lines, |file| texts(file, &["--format", "jsonl"]));
-    // Without --format the first characters decide.
+    // Without --format, the first characters decide.
     assert_eq!(
         all_alike(&place, lines, |file| {
             fs::rename(place.path(file), place.path("lines")).unwrap();
@@ -107,7 +106,7 @@ fn issue_13_5_a_chat_over_a_pipe_may_have_a_mark() {
         let ran = finish(command.stdin(File::open(place.path(file)).unwrap()));
         (ran.code, ran.stdout + &ran.stderr)
     };
-    // The first line is a command, and no message.
+    // The first line is a command, not a message.
     let said = all_alike(&place, &format!("/system is it\n/read notes.txt\n{PROMPT}\n"), chat);
     assert!(said.contains("the system prompt is set") && said.contains("notes.txt: 12 bytes"), "{said}");
 }

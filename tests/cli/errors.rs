@@ -1,4 +1,4 @@
-//! Mistakes and broken files: the exit code of each kind, one `error:` line, and a hint where something can be done.
+//! Mistakes and broken files: each has its exit code, one `error:` line, and a hint if the user can do something.
 
 use super::harness::{ON_CPU, PROMPT, Workplace, finish, timing};
 use super::support::tiny::tiny_llama;
@@ -19,7 +19,7 @@ fn whoever_gives_no_model_is_told_how() {
         ran.fails(2, &["required arguments"]).hints("LLAMA_ARG_MODEL");
     }
     finish(&mut place.command(&["run", "-p", PROMPT, "-hf", "a/b"]))
-        .fails(2, &["there is no -hf"])
+        .fails(2, &["unknown flag -hf"])
         .hints("-m FILE.gguf");
 }
 
@@ -45,8 +45,8 @@ fn a_truncated_model_says_what_it_needs_and_has() {
         ran.fails(1, &["cut.gguf: ", "the file has"]).hints("download it again");
         match length {
             0..24 => ran.fails(1, &["at least 24 bytes", &format!("has {length}")]),
-            _ if length < n / 4 => ran.fails(1, &["header cut short", "needs"]),
-            _ => ran.fails(1, &[&format!("need {n} bytes, the file has {length}: incomplete download")]),
+            _ if length < n / 4 => ran.fails(1, &["the header is cut off", "needs"]),
+            _ => ran.fails(1, &[&format!("need {n} bytes, but the file has {length}: incomplete download")]),
         };
     }
 }
@@ -62,12 +62,15 @@ fn a_prompt_must_leave_room_in_the_context() {
         ran.hints(&format!("-c {}", n_prompt + 512));
     }
     let one = with(n_prompt + 1);
-    one.succeeds().notices(&format!("the context of {} positions is full", n_prompt + 1));
+    one.succeeds().notices(&format!("the context of {} tokens is full", n_prompt + 1));
     assert!(one.stderr.starts_with("1 tokens in "), "{one:#?}");
-    // Without -c the context is the model's.
+    // Without -c, the context has the model's trained length.
     place.write("long.txt", "the ".repeat(70_000));
     place.run(&["-f", "long.txt"]).fails(6, &["tokens, but the context has 65536"]).hints("shorten the prompt");
-    place.run(&["-p", PROMPT, "-c", "65537", "-n", "1"]).succeeds().notices("trained for 65536");
+    place
+        .run(&["-p", PROMPT, "-c", "65537", "-n", "1"])
+        .succeeds()
+        .notices("-c 65537 is more than the 65536 tokens that the model was trained for");
 }
 
 #[test]
@@ -77,8 +80,8 @@ fn wrong_flags_and_numbers_are_usage_errors() {
     for (arguments, message) in [
         (&["--no-such-flag"][..], "--no-such-flag"),
         (&["-n", "many"], "many"),
-        (&["-n", "0"], "-n must be -1 or more than 0"),
-        (&["-n", "-3"], "-n must be -1 or more than 0"),
+        (&["-n", "0"], "-n must be -1, or 1 or more"),
+        (&["-n", "-3"], "-n must be -1, or 1 or more"),
         (&["-c", "-1"], "-1"),
         (&["-tb", "513"], "1 to 512"),
         (&["-t", "513"], "1 to 512"),
@@ -109,7 +112,10 @@ fn wrong_flags_and_numbers_are_usage_errors() {
 fn hopeless_contexts_are_errors_and_not_crashes() {
     let place = Workplace::new();
     for n_ctx in ["1073741825", "4294967295", "4294967296", "18446744073709551615"] {
-        place.run(&[&ON_CPU[..], &["-p", PROMPT, "-c", n_ctx]].concat()).fails(5, &["it needs"]).hints("-c 65536");
+        place
+            .run(&[&ON_CPU[..], &["-p", PROMPT, "-c", n_ctx]].concat())
+            .fails(5, &["the model needs "])
+            .hints("-c 65536");
     }
     place.run(&["-p", PROMPT, "-c", "99999999999999999999"]).fails(2, &[]);
 }

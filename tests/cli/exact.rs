@@ -1,4 +1,4 @@
-//! Whether a context is exact: computed, told, and demanded by `--exact`.
+//! Exactness of a context: computed, reported, and demanded by `--exact`.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::harness::{PROMPT, Ran, Workplace, finish, skip};
 use super::support::tiny::{tiny_gemma3, tiny_mamba};
 
-/// A workplace where chaski's own kernels are in use, or none where this machine has none.
+/// The workplace, if chaski's kernels are in use there; `None` if this machine has only ggml's.
 fn place_with_kernels(test: &str, place: Workplace) -> Option<Workplace> {
     let shown = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
     if shown["kernels"]["kernels"] == "ggml" {

@@ -1,4 +1,4 @@
-//! Runs the command in a folder of its own, with nothing of the caller's environment that it listens to.
+//! Runs the command in its own folder, without the caller's environment variables that chaski reads.
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -15,22 +15,22 @@ use super::support::tiny;
 
 pub(crate) const CHASKI: &str = env!("CARGO_BIN_EXE_chaski");
 
-/// Words that the tiny vocabulary has.
+/// Words of the tiny vocabulary.
 pub(crate) const PROMPT: &str = "the rain in the station";
 
-/// All layers on the CPU: only there memory is counted, and these tests run on builds for a GPU, too.
+/// Keeps all layers on the CPU: memory is checked only there, and these tests also run on GPU builds.
 pub(crate) const ON_CPU: [&str; 2] = ["-ngl", "0"];
 
-/// Longest wait for anything. Only a command that hangs takes as long, however busy the machine is.
+/// Longest wait for anything. Even on a busy machine, only a hanging command takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A home and a working folder, gone after the test.
+/// A home and a working folder, deleted after the test.
 pub(crate) struct Workplace {
     folder: TempDir,
 }
 
 impl Workplace {
-    /// With a model in it: `model.gguf`.
+    /// A workplace with a tiny model in `model.gguf`.
     pub(crate) fn new() -> Workplace {
         Workplace::with_model(&tiny::tiny_llama(3))
     }
@@ -51,7 +51,7 @@ impl Workplace {
         path
     }
 
-    /// The command with nothing on stdin, this folder's model, one thread, and 32 tokens to generate.
+    /// The command with an empty stdin, this folder's model, one thread, and 32 tokens to generate.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CHASKI);
         for (name, _) in std::env::vars_os() {
@@ -67,7 +67,7 @@ impl Workplace {
             .current_dir(self.folder.path())
             .env("HOME", self.path("home"))
             .env("XDG_CACHE_HOME", self.path("cache"))
-            // Not the models of the checkout that this is built in.
+            // Not the models of the checkout.
             .env("CHASKI_MODELS", self.path("models"))
             .env("LLAMA_ARG_MODEL", "model.gguf")
             .env("LLAMA_ARG_THREADS", "1")
@@ -76,7 +76,7 @@ impl Workplace {
         command
     }
 
-    /// `chaski run` with little time for measuring.
+    /// `chaski run` with a small curve budget.
     pub(crate) fn run_command(&self, arguments: &[&str]) -> Command {
         self.command(&[&["run", "--curve-budget", "20"], arguments].concat())
     }
@@ -90,7 +90,7 @@ impl Workplace {
         self.run(&[&["--json"], arguments].concat()).json()
     }
 
-    /// What `run` answers to a prompt, with draws that depend on every token before them.
+    /// The text of `run`, drawn so that it depends on every earlier token.
     pub(crate) fn text_of(&self, arguments: &[&str]) -> String {
         let ran = self.run(&[&["-s", "7", "-q"], arguments].concat());
         ran.succeeds();
@@ -99,7 +99,7 @@ impl Workplace {
 
     pub(crate) fn run_with_stdin(&self, arguments: &[&str], input: &str) -> Ran {
         let mut running = Running::start(self.run_command(arguments).stdin(Stdio::piped()));
-        // A command that fails early closes its end.
+        // A command that fails early closes its end of the pipe.
         let _ = running.child.stdin.take().unwrap().write_all(input.as_bytes());
         running.finish()
     }
@@ -110,7 +110,7 @@ pub(crate) fn finish(command: &mut Command) -> Ran {
     Running::start(command).finish()
 }
 
-/// A command under way; killed when the test gives up on it.
+/// A running command; dropping it kills it.
 pub(crate) struct Running {
     pub(crate) child: Child,
     stdout: Collector,
@@ -122,27 +122,27 @@ impl Running {
         Running::start_into(command, Stdio::piped())
     }
 
-    /// With its stdout somewhere else.
+    /// Starts a command with its stdout redirected.
     pub(crate) fn start_into(command: &mut Command, stdout: impl Into<Stdio>) -> Running {
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-        // A pipe handed over must not stay open on this side.
+        // This side must not keep the pipe open.
         command.stdout(Stdio::null());
         let stdout = child.stdout.take().map_or_else(Collector::default, Collector::start);
         let stderr = child.stderr.take().map_or_else(Collector::default, Collector::start);
         Running { child, stdout, stderr }
     }
 
-    /// Waits until stderr says this.
+    /// Waits until stderr contains `sign`.
     pub(crate) fn wait_for_stderr(&self, sign: &str) {
         wait_until(&format!("{sign:?} on stderr"), || self.stderr.text().contains(sign));
     }
 
-    /// Waits until stdout says this.
+    /// Waits until stdout contains `sign`.
     pub(crate) fn wait_for_stdout(&self, sign: &str) {
         wait_until(&format!("{sign:?} on stdout"), || self.stdout.text().contains(sign));
     }
 
-    /// Waits for the first byte of text.
+    /// Waits for the first byte on stdout.
     pub(crate) fn wait_for_text(&self) {
         wait_until("text on stdout", || !self.stdout.text().is_empty());
     }
@@ -151,13 +151,13 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Sends a signal; the shell has a `kill` everywhere.
+    /// Sends a signal with the shell's `kill`, which exists everywhere.
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
-    /// The process that works, of this one, which watches it.
+    /// Process id of the worker that this process watches.
     #[cfg(target_os = "linux")]
     pub(crate) fn worker(&self) -> u32 {
         let parent = self.child.id().to_string();
@@ -175,7 +175,7 @@ impl Running {
         found.unwrap()
     }
 
-    /// Waits until all threads of the process that works sleep: without others it does not go on.
+    /// Waits until all of the worker's threads sleep: then it waits for something from outside.
     #[cfg(target_os = "linux")]
     pub(crate) fn wait_until_it_is_stuck(&self) {
         let tasks = format!("/proc/{}/task", self.worker());
@@ -184,7 +184,7 @@ impl Running {
             stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
         };
         let mut n_times = 0;
-        // More than once: threads are looked at one after the other, and the last may have woken the first.
+        // Check repeatedly: threads are inspected in turn, and the last may have woken the first.
         wait_until("a process that is stuck", || {
             thread::sleep(Duration::from_millis(5));
             let are_asleep = fs::read_dir(&tasks).unwrap().all(|task| task.is_ok_and(sleeps));
@@ -208,7 +208,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Of a command that ended this fails, as it may.
+        // This may fail: the command may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -222,7 +222,7 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Reads a stream to its end on a thread, so that no pipe ever fills.
+/// Reads a stream to its end on a thread, so that the pipe never fills.
 #[derive(Default)]
 struct Collector {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -242,7 +242,7 @@ impl Collector {
         Collector { bytes, thread: Some(thread::spawn(read)) }
     }
 
-    /// So far.
+    /// The text read so far.
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
@@ -255,7 +255,7 @@ impl Collector {
     }
 }
 
-/// What came of a command.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// `None` if a signal ended it.
@@ -271,7 +271,7 @@ impl Ran {
         self
     }
 
-    /// Ended with this code, nothing on stdout, and one `error:` line that says all of these.
+    /// Checks the exit code, an empty stdout, and one `error:` line that contains all of `message`.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32, message: &[&str]) -> &Ran {
         assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{self:#?}");
@@ -283,7 +283,7 @@ impl Ran {
         self
     }
 
-    /// Tells in its last line what to try.
+    /// Checks that the last line is a hint that contains `part`.
     #[track_caller]
     pub(crate) fn hints(&self, part: &str) -> &Ran {
         let last = self.stderr.lines().last().unwrap_or_default();
@@ -306,13 +306,13 @@ impl Ran {
     }
 }
 
-/// A count in `timings`.
+/// A count of the `timings` object.
 #[track_caller]
 pub(crate) fn timing(answer: &Value, name: &str) -> u64 {
     answer["timings"][name].as_u64().unwrap_or_else(|| panic!("{name} in {answer}"))
 }
 
-/// The real model, where there is one.
+/// The real model, if `CHASKI_TEST_MODEL` names one.
 pub(crate) fn real_model(test: &str) -> Option<PathBuf> {
     let model = std::env::var_os("CHASKI_TEST_MODEL").filter(|path| !path.is_empty());
     if model.is_none() {

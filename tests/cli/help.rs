@@ -1,14 +1,41 @@
-//! What the command says of itself. `SNAPSHOTS=overwrite cargo test --test cli help` renews the snapshots.
+//! Help texts. To update the snapshots: `SNAPSHOTS=overwrite cargo test --test cli help`.
 
 use snapbox::{assert_data_eq, file};
 
 use super::harness::{Workplace, finish};
+
+/// Height of a terminal window, in lines.
+const MOST_LINES: usize = 48;
 
 fn help(arguments: &[&str]) -> String {
     let ran = finish(Workplace::new().command(arguments).env("COLUMNS", "110"));
     ran.succeeds();
     assert_eq!(ran.stderr, "");
     ran.stdout
+}
+
+#[test]
+fn short_help_fits_one_screen() {
+    for command in [
+        &["run"][..],
+        &["chat"],
+        &["batch"],
+        &["models"],
+        &["bench"],
+        &["tune"],
+        &["drafter"],
+        &["drafter", "align"],
+        &["drafter", "build"],
+        &["drafter", "replay"],
+        &["data"],
+        &["data", "show"],
+        &["data", "delete"],
+        &["data", "learning"],
+    ] {
+        let ran = finish(Workplace::new().command(&[command, &["-h"]].concat()).env("COLUMNS", "100"));
+        let n_lines = ran.succeeds().stdout.lines().count();
+        assert!(n_lines <= MOST_LINES, "{command:?}: {n_lines} lines\n{}", ran.stdout);
+    }
 }
 
 #[test]
@@ -52,14 +79,50 @@ fn help_of_drafter() {
 
 #[test]
 fn help_of_align() {
-    assert_data_eq!(help(&["align", "--help"]), file!["../snapshots/align-help.txt"].raw());
+    assert_data_eq!(help(&["drafter", "align", "--help"]), file!["../snapshots/drafter-align-help.txt"].raw());
 }
 
 #[test]
-fn help_of_learn() {
-    let of = |command: &str| help(&["learn", command, "--help"]);
-    let all = ["on", "off", "status", "forget"].map(of).join("\n");
-    assert_data_eq!(help(&["learn", "--help"]) + "\n" + &all, file!["../snapshots/learn-help.txt"].raw());
+fn help_of_replay() {
+    assert_data_eq!(help(&["drafter", "replay", "--help"]), file!["../snapshots/drafter-replay-help.txt"].raw());
+}
+
+#[test]
+fn help_of_data() {
+    let of = |command: &str| help(&["data", command, "--help"]);
+    let all = ["show", "delete", "learning"].map(of).join("\n");
+    assert_data_eq!(help(&["data", "--help"]) + "\n" + &all, file!["../snapshots/data-help.txt"].raw());
+}
+
+#[test]
+fn old_names_work_and_are_hidden() {
+    let all = help(&["--help"]);
+    let is_listed = |name: &str| all.lines().any(|line| line.split_whitespace().next() == Some(name));
+    assert!(is_listed("data") && is_listed("drafter"), "{all}");
+    for name in ["align", "replay", "learn", "cache"] {
+        assert!(!is_listed(name), "{name}: {all}");
+    }
+    // The flags are the same; the first lines name the command.
+    let flags = |arguments: &[&str]| {
+        let text = help(&[arguments, &["--help"]].concat());
+        let (_, rest) = text.split_once("Usage: ").unwrap();
+        rest.split_once('\n').unwrap().1.to_owned()
+    };
+    for name in ["align", "replay"] {
+        assert_eq!(flags(&[name]), flags(&["drafter", name]));
+    }
+    let place = Workplace::new();
+    let old = |arguments: &[&str]| {
+        let ran = finish(place.command(arguments).env("XDG_DATA_HOME", place.path("data")));
+        ran.succeeds();
+        ran
+    };
+    assert_eq!(old(&["learn", "off"]).stderr, finish(&mut place.command(&["data", "learning", "off"])).stderr);
+    assert_eq!(old(&["learn", "status", "--json"]).json()["learning"], false);
+    old(&["learn", "on", "-m", "model.gguf"]);
+    old(&["learn", "forget", "--all"]);
+    assert_eq!(old(&["cache", "status", "--json"]).json()["prompts"], 0);
+    assert_eq!(old(&["cache", "clear"]).stderr, finish(&mut place.command(&["data", "delete", "prompts"])).stderr);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Input that means harm, or might as well: prompts that break tokenizers, names that a terminal would obey.
+//! Hostile input: prompts that break tokenizers, and names with terminal control sequences.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,10 +10,10 @@ use super::support::tiny::{TinyOptions, tiny_writer};
 
 const MIB: usize = 1 << 20;
 
-/// What no terminal may get: it would put a text into the clipboard.
+/// Sets the clipboard of a terminal; it must never reach one.
 const ESCAPE: &str = "\x1b]52;c;eA==\x07";
 
-/// One thing over and over, and some that tokenizers take for one word; each of so many bytes.
+/// Repetitive texts, and some that a tokenizer reads as one word; `n` bytes each.
 fn runs(n: usize) -> Vec<(&'static str, String)> {
     let digits: String = (0..n / 8).fold(String::new(), |mut digits, n| {
         let _ = write!(digits, "{n:08}");
@@ -31,7 +31,7 @@ fn runs(n: usize) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A text far longer than any context is told by its number of tokens: it was tokenized, all of it.
+/// Checks that a text far longer than the context is refused with its number of tokens: all of it was tokenized.
 fn is_refused_in_words(place: &Workplace, model: &str, (name, text): &(&str, String)) {
     place.write("huge.txt", text);
     let start = Instant::now();
@@ -57,7 +57,7 @@ fn a_real_tokenizer_refuses_a_mebibyte_of_one_thing_in_words() {
 fn a_prompt_beyond_the_cap_is_refused_before_it_is_in_memory() {
     let place = Workplace::new();
     let huge = fs::File::create(place.path("huge.txt")).unwrap();
-    // A file with a hole: it takes no disk.
+    // A sparse file, which takes no disk space.
     huge.set_len(64 * MIB as u64 + 1).unwrap();
     place.run(&["-f", "huge.txt"]).fails(1, &["huge.txt", "64 MiB"]);
 }
@@ -111,7 +111,7 @@ fn a_trace_or_a_drafter_file_in_the_place_of_the_model_is_refused() {
         for arguments in [
             &["run", "-p", PROMPT, "--trace", output][..],
             &["drafter", "build", "-o", output, "text.txt"],
-            &["align", "-o", output, "--tokens", "10"],
+            &["drafter", "align", "-o", output, "--tokens", "10"],
             &["bench", "--rows", "--raw-output", output],
         ] {
             let ran = finish(&mut place.command(arguments));

@@ -1,4 +1,5 @@
-//! `chaski learn`: the switch, what is told, what is deleted.
+//! What chaski learns from answers: `chaski data learning` turns it on and off, `data show` shows it, and `data delete
+//! learned` deletes it.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,12 +13,12 @@ use serde_json::Value;
 use super::harness::{PROMPT, Ran, Running, Workplace, finish, wait_until};
 
 fn command(place: &Workplace, arguments: &[&str]) -> Command {
-    let mut command = place.command(&[&["learn"], arguments].concat());
+    let mut command = place.command(&[&["data"], arguments].concat());
     command.env("XDG_DATA_HOME", place.path("data")).env_remove("CHASKI_LEARN");
     command
 }
 
-fn learn(place: &Workplace, arguments: &[&str]) -> Ran {
+fn data(place: &Workplace, arguments: &[&str]) -> Ran {
     finish(&mut command(place, arguments))
 }
 
@@ -26,11 +27,12 @@ fn folder(place: &Workplace) -> PathBuf {
 }
 
 fn status(place: &Workplace) -> Value {
-    learn(place, &["status", "--json"]).json()
+    data(place, &["show", "--json"]).json()["learned"].clone()
 }
 
 fn keep(folder: &Path, model: &str) -> LearnedKey {
-    let key = LearnedKey { model: format!("{model} 123 0011"), vocabulary: 1 };
+    // A model is known by its hash, so each needs its own.
+    let key = LearnedKey { model: format!("{model} {:016x}", model.len()).into(), vocabulary: 1 };
     learned::update(folder, &key, |_| b"something learned".to_vec()).unwrap();
     key
 }
@@ -40,9 +42,11 @@ fn on_without_a_word_and_nothing_is_left_behind() {
     let place = Workplace::new();
     let status = status(&place);
     assert_eq!((&status["learning"], status["models"].as_array().unwrap().len()), (&Value::Bool(true), 0));
-    let ran = learn(&place, &["status"]);
+    let ran = data(&place, &["show"]);
     ran.succeeds();
-    for part in ["learning: on", "never kept: prompts", "Nothing leaves this machine", "nothing is kept so far"] {
+    for part in
+        ["learned      0  ", "learning: on\n", "statistics of generated tokens only", "nothing leaves this machine"]
+    {
         assert!(ran.stdout.contains(part), "{part}: {ran:#?}");
     }
     assert!(!folder(&place).exists());
@@ -53,17 +57,17 @@ fn the_switch_is_remembered() {
     let place = Workplace::new();
     let key = keep(&folder(&place), "other.gguf");
     let is_on = |key| learned::policy(&folder(&place), key, None, false) == LearnPolicy::On;
-    learn(&place, &["off"]).succeeds();
+    data(&place, &["learning", "off"]).succeeds();
     assert!(!is_on(&key) && status(&place)["learning"] == false);
-    learn(&place, &["on", "-m", "model.gguf"]).succeeds();
+    data(&place, &["learning", "on", "-m", "model.gguf"]).succeeds();
     assert!(!is_on(&key), "another model");
-    learn(&place, &["on"]).succeeds();
+    data(&place, &["learning", "on"]).succeeds();
     assert!(is_on(&key) && status(&place)["models"][0]["learning"] == true);
-    learn(&place, &["off", "-m", "model.gguf"]).succeeds();
+    data(&place, &["learning", "off", "-m", "model.gguf"]).succeeds();
     assert!(is_on(&key) && status(&place)["learning"] == true);
-    let told = finish(command(&place, &["status"]).env("CHASKI_LEARN", "off"));
+    let told = finish(command(&place, &["show"]).env("CHASKI_LEARN", "off"));
     assert!(told.succeeds().stdout.contains("learning: off (CHASKI_LEARN is set)"), "{told:#?}");
-    learn(&place, &["off", "-m", "nowhere.gguf"]).fails(4, &["nowhere.gguf"]);
+    data(&place, &["learning", "off", "-m", "nowhere.gguf"]).fails(4, &["nowhere.gguf"]);
 }
 
 #[test]
@@ -76,19 +80,19 @@ fn status_names_files_and_forget_deletes_them() {
     names.sort_unstable();
     assert_eq!(names, ["a.gguf", "b c.gguf"]);
     assert!(models.iter().all(|model| model["bytes"].as_u64() > Some(0) && model["written_unix_s"].is_u64()));
-    learn(&place, &["forget"]).fails(2, &["required"]);
-    let none = learn(&place, &["forget", "-m", "model.gguf"]);
-    assert!(none.succeeds().stderr.contains("nothing to forget"), "{none:#?}");
-    let all = learn(&place, &["forget", "--all"]);
+    data(&place, &["delete"]).fails(2, &["required"]);
+    let none = data(&place, &["delete", "learned", "-m", "model.gguf"]);
+    assert!(none.succeeds().stderr.contains("there was no learned state to delete"), "{none:#?}");
+    let all = data(&place, &["delete", "learned"]);
     all.succeeds();
     for (key, name) in keys.iter().zip(["a.gguf", "b c.gguf"]) {
         let path = key.path(&folder(&place));
-        assert!(!path.exists() && all.stderr.contains(&format!("forgotten: {name} (")), "{all:#?}");
+        assert!(!path.exists() && all.stderr.contains(&format!("deleted: {name} (")), "{all:#?}");
     }
     assert_eq!(all.stdout, "");
 }
 
-/// A chat that began with it does not bring it back.
+/// A chat that was running does not save it again.
 #[test]
 fn what_is_forgotten_while_a_model_is_at_work_stays_forgotten() {
     let place = Workplace::new();
@@ -99,14 +103,14 @@ fn what_is_forgotten_while_a_model_is_at_work_stays_forgotten() {
     let mut stdin = running.child.stdin.take().unwrap();
     stdin.write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
     wait_until("what is learned", || file().is_some());
-    learn(&place, &["forget", "--all"]).succeeds();
+    data(&place, &["delete", "learned"]).succeeds();
     assert_eq!(file(), None);
     stdin.write_all(format!("/set n-predict 1\n{PROMPT}\n").as_bytes()).unwrap();
     drop(stdin);
     running.finish().succeeds();
     let entry = learned::list(&folder(&place)).unwrap().remove(0);
     let kept = learned::load(&folder(&place), &entry.key.unwrap()).unwrap().unwrap();
-    // Of the second answer, which is one token, and none of the first.
+    // From the second answer, which is one token; nothing of the first.
     assert_eq!(Memory::from_bytes(&kept).unwrap().trigram.overlay().rows().count(), 1);
 }
 
@@ -115,8 +119,8 @@ fn settings_that_cannot_be_read_are_told_and_can_be_set_anew() {
     let place = Workplace::new();
     keep(&folder(&place), "a.gguf");
     fs::write(folder(&place).join("settings.json"), "{").unwrap();
-    learn(&place, &["status"]).fails(1, &["settings.json"]).hints("chaski learn on");
-    learn(&place, &["off"]).succeeds();
+    data(&place, &["show"]).fails(1, &["settings.json"]).hints("chaski data learning on");
+    data(&place, &["learning", "off"]).succeeds();
     assert_eq!(status(&place)["learning"], false);
 }
 
@@ -139,6 +143,6 @@ fn eight_processes_share_what_is_learned() {
     let files: Vec<&str> = kept.iter().filter_map(|name| name.to_str()?.rsplit_once('.')).map(|(_, end)| end).collect();
     assert!(files.len() == 2 && files.contains(&"learned") && files.contains(&"lock"), "{kept:?}");
     assert_eq!(status(&place)["models"].as_array().unwrap().len(), 1);
-    // What is kept is used without a word: it is whole.
+    // The saved state is complete: using it prints no notice.
     assert_eq!(start().finish().succeeds().stderr, "");
 }

@@ -1,4 +1,4 @@
-//! Limits that a system puts on a process, and users without a home: the command goes on, or says which limit it is.
+//! System limits on a process, and users without a home folder: the command continues, or names the limit.
 
 #![cfg(unix)]
 
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::harness::{PROMPT, Ran, Workplace, finish};
 
-/// The command as a shell starts it after `setup`.
+/// The command, started by a shell after `setup`.
 fn after(setup: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{setup}; exec \"$0\" \"$@\"")]).arg(command.get_program()).args(command.get_args());
@@ -37,11 +37,11 @@ fn issue_13_11_a_home_that_is_no_folder_is_no_home() {
     let file = place.write("file", "");
     for home in [Path::new("/dev/null"), &file, &file.join("below"), Path::new("relative")] {
         let run = without_home(&place, home, &["run", "-q", "--curve-budget", "20"]);
-        run.succeeds().notices("so nothing is kept for the next run");
+        run.succeeds().notices("so nothing is saved for the next run");
         assert_eq!((&run.stdout, run.stderr.lines().count()), (&text, 1), "{run:#?}");
         let chat = without_home(&place, home, &["chat", "--curve-budget", "20"]);
         assert_eq!(chat.succeeds().stdout, format!("{text}\n"));
-        without_home(&place, home, &["chat", "name"]).fails(1, &["no data folder"]).hints("XDG_DATA_HOME");
+        without_home(&place, home, &["chat", "name"]).fails(1, &["there is no folder for"]).hints("XDG_DATA_HOME");
         let batch = ["batch", "-i", "input.txt", "-o", "-", "--text", "-q"];
         without_home(&place, home, &batch).succeeds();
         assert!(!place.path("relative").exists(), "no folder is made where the command happens to be started");
@@ -54,7 +54,7 @@ fn issue_13_11_a_home_that_is_no_folder_is_no_home() {
 fn issue_13_11_a_file_that_becomes_too_large_is_like_a_full_disk() {
     let place = Workplace::new();
     let text = place.text_of(&["-p", PROMPT, "--no-learn"]);
-    // It is measured, so that there is a curve to be kept.
+    // The curve is measured, so there is one to save.
     let limited = |command: &Command| finish(&mut after("ulimit -f 0", command));
     let run = limited(place.run_command(&["-p", PROMPT, "-s", "7", "-q"]).env("XDG_CACHE_HOME", place.path("other")));
     assert_eq!((run.code, &run.stdout), (Some(0), &text), "{run:#?}");

@@ -1,9 +1,9 @@
-//! `--lora` on tiny models: what is added changes the text, and what does not fit is refused.
+//! `--lora` on tiny models: an adapter changes the text, and a misfit is refused.
 
 use super::harness::{PROMPT, Workplace};
 use super::support::gguf_writer::{GgufWriter, Meta};
 
-/// An adapter of rank 4 for one matrix of the tiny model, which has 128 columns and 64 rows.
+/// An adapter of rank 4 for one matrix of the tiny model, with 128 columns and 64 rows.
 fn adapter(architecture: &str, n_rows: usize, alpha: Meta) -> Vec<u8> {
     let numbers = |n: usize| (0..n).map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.05).collect::<Vec<f32>>();
     let mut writer = GgufWriter::default();
@@ -43,5 +43,5 @@ fn what_is_no_adapter_for_this_model_is_refused() {
     run("text.gguf", b"no adapter".to_vec()).fails(1, &["text.gguf"]);
     place.run(&["-p", PROMPT, "--lora", "none.gguf"]).fails(4, &["none.gguf"]);
     let model = super::support::tiny::tiny_llama(5);
-    run("model.gguf", model).fails(1, &["no LoRA adapter"]).hints("convert_lora_to_gguf.py");
+    run("model.gguf", model).fails(1, &["not a LoRA adapter"]).hints("convert_lora_to_gguf.py");
 }

@@ -1,8 +1,8 @@
-//! The `chaski` command as its users meet it: exit code, stdout and stderr of whole runs, on models of a megabyte that
-//! the tests write themselves. Deliberately nothing here looks inside the crate.
+//! Tests of the `chaski` command as users see it: exit code, stdout and stderr of whole runs, on models of about a
+//! megabyte that the tests write. They never look inside the crate.
 //!
-//! Tests that need a model slow enough to be interrupted while it loads take the file that `CHASKI_TEST_MODEL` names
-//! (`scripts/test.sh` sets it), and say so where there is none.
+//! Tests that interrupt a loading model need a slow one: the file that `CHASKI_TEST_MODEL` names (`scripts/test.sh`
+//! sets it). Without it they print that they are skipped.
 
 #![cfg(feature = "llama")]
 
@@ -20,6 +20,7 @@ mod chat;
 #[cfg(unix)]
 mod chat_terminal;
 mod config;
+mod data;
 mod drafter;
 mod encodings;
 mod errors;

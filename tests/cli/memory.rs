@@ -1,4 +1,4 @@
-//! What drafting begins with and leaves behind: base files and learned state. They cost or save time, never text.
+//! What drafting starts from and what it saves: base files and learned state. They change the speed, never the text.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::harness::{PROMPT, Ran, Workplace, finish};
 
 const TEXT: &str = "the rain in the station, the rain in the train, the rain in the rain\n";
 
-/// Where learned state is kept: the harness sets a home and no data folder.
+/// Folder of the learned state; the harness sets a home and no data folder.
 fn folder(place: &Workplace) -> PathBuf {
     place.path("home/.local/share/chaski/learned")
 }
@@ -24,7 +24,7 @@ fn build(place: &Workplace, file: &str) {
     finish(&mut place.command(&["drafter", "build", "-o", file, "text.txt"])).succeeds();
 }
 
-/// Runs with a fixed seed and tells the text; stderr must have a notice that contains `notice`.
+/// Runs with a fixed seed and returns the text; stderr must have a notice that contains `notice`.
 fn text_with_notice(place: &Workplace, arguments: &[&str], notice: &str) -> String {
     let ran: Ran = place.run(&[&["-s", "7", "-q", "-p", PROMPT], arguments].concat());
     ran.succeeds();
@@ -39,7 +39,7 @@ fn generated_tokens_are_learned_and_nothing_of_the_prompt() {
     let [entry] = &kept(&place)[..] else { panic!("one file: {:?}", kept(&place)) };
     let key = entry.key.clone().unwrap();
     let memory = Memory::from_bytes(&learned::load(&folder(&place), &key).unwrap().unwrap()).unwrap();
-    // One generated token has no token before it that may be kept.
+    // The first generated token has no token before it that may be saved.
     assert_eq!(memory.trigram.overlay().rows().count(), 1);
     place.run(&["-p", PROMPT, "-n", "20", "--temp", "0"]).succeeds();
     let memory = Memory::from_bytes(&learned::load(&folder(&place), &key).unwrap().unwrap()).unwrap();
@@ -51,7 +51,7 @@ fn nothing_is_learned_where_that_is_not_wanted() {
     let place = Workplace::new();
     place.run(&["-p", PROMPT, "--no-learn"]).succeeds();
     finish(place.run_command(&["-p", PROMPT]).env("CHASKI_LEARN", "off")).succeeds();
-    finish(&mut place.command(&["learn", "off"])).succeeds();
+    finish(&mut place.command(&["data", "learning", "off"])).succeeds();
     place.run(&["-p", PROMPT]).succeeds();
     place.run(&["-p", PROMPT, "--drafter", "none"]).succeeds();
     assert_eq!(kept(&place).len(), 0);
@@ -68,7 +68,7 @@ fn damaged_learned_state_costs_a_notice_and_never_the_text() {
         let mut bad = good.clone();
         bad[at] ^= 0x20;
         fs::write(&path, bad).unwrap();
-        assert_eq!(text_with_notice(&place, &[], "without what was learned"), plain, "byte {at}");
+        assert_eq!(text_with_notice(&place, &[], "without the learned state"), plain, "byte {at}");
         fs::write(&path, &good).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Models out of the ordinary, and special tokens in users' texts.
+//! Unusual models, and special tokens in user texts.
 
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ fn issue_13_14_what_is_no_model_is_named() {
 #[test]
 fn templates_have_llama_cpps_names() {
     let place = Workplace::new();
-    // The tiny model's own.
+    // chatml is the tiny model's own template.
     assert_eq!(place.text_of(&["-p", PROMPT, "--chat-template", "chatml"]), place.text_of(&["-p", PROMPT]));
     let vicuna = format!("USER: {PROMPT}\nASSISTANT:");
     let named = place.text_of(&["-p", PROMPT, "--chat-template", "vicuna"]);
@@ -86,7 +86,7 @@ fn a_system_prompt_is_a_message_of_its_own() {
     let raw = place.json(&["--raw", "-p", &rendered, "-s", "7"]);
     let chat = place.json(&["-p", PROMPT, "-sys", "he said", "-s", "7"]);
     assert!(timing(&chat, "prompt_n") > timing(&place.json(&["-p", PROMPT]), "prompt_n"));
-    // Rendered in pieces, so words may be cut elsewhere than in the whole; the special tokens are there in both.
+    // The chat is tokenized in pieces, so words may be split differently; both have the special tokens.
     assert!(timing(&chat, "prompt_n").abs_diff(timing(&raw, "prompt_n")) <= 8, "{chat}\n{raw}");
 }
 
@@ -104,10 +104,10 @@ fn special_tokens_in_users_texts_are_text() {
         let n_more = n_tokens(&place, false, &text) - plain;
         assert!(n_more >= 3, "{special} became {n_more} tokens");
         let n_raw = n_tokens(&place, true, &text) - n_tokens(&place, true, "rain 0 hotel");
-        // The token itself, and at most one of the space after it.
+        // The special token itself, and at most one for the space after it.
         assert!(n_raw <= 2 && n_raw < n_more, "{special} became {n_raw} tokens with --raw");
     }
-    // The template's own are parsed.
+    // The template's special tokens are parsed.
     let n_chat = n_tokens(&place, false, PROMPT) - n_tokens(&place, true, PROMPT);
     assert!(n_chat < 30, "{n_chat} tokens around the prompt");
 }
@@ -129,9 +129,9 @@ fn a_model_that_answers_nan_is_reported() {
     for temperature in ["0", "0.8"] {
         for drafter in ["auto", "aded", "none"] {
             let ran = place.run(&["-p", PROMPT, "--temp", temperature, "--drafter", drafter]);
-            ran.fails(1, &["not a number"]);
+            ran.fails(1, &["NaN or infinity"]);
             let json = place.run(&["-p", PROMPT, "--temp", temperature, "--drafter", drafter, "--json"]);
-            json.fails(1, &["not a number"]);
+            json.fails(1, &["NaN or infinity"]);
         }
     }
 }
@@ -146,7 +146,7 @@ fn a_broken_template_is_reported_with_the_model() {
     place.run(&["-p", PROMPT, "--raw"]).succeeds();
 }
 
-/// Files of every kind of store, below the home that the harness sets.
+/// Writes model files of every kind of store, below the harness's home.
 fn stores(place: &Workplace) {
     let write = |path: &str, bytes: &[u8]| {
         let path = place.path(path);
@@ -195,7 +195,7 @@ fn models_are_found_wherever_programs_keep_them() {
     }
     assert_eq!(of("puma.Q8_0")["also"][0], "org/puma-GGUF/puma.Q8_0");
     for (name, fault) in
-        [("broken", "incomplete download"), ("half", "not finished"), ("torn:latest", "manifest is damaged")]
+        [("broken", "incomplete download"), ("half", "incomplete"), ("torn:latest", "manifest is damaged")]
     {
         assert!(of(name)["fault"].as_str().unwrap().contains(fault), "{}", of(name));
     }
@@ -216,11 +216,11 @@ fn a_model_is_named_by_what_no_other_name_begins_with() {
         answer(name).succeeds();
     }
     answer("condor").fails(2, &["2 models", "Condor-1B.Q4_0", "condor-2B.Q4_0"]).hints("more of the name");
-    answer("pumma").fails(4, &["pumma: no such model file, and no model of this name"]).hints("puma.Q8_0");
+    answer("pumma").fails(4, &["pumma: no such model file, and no model has this name"]).hints("puma.Q8_0");
     answer("xyzzy").fails(4, &["no such model"]).hints("chaski models list");
     answer("broken").fails(1, &["incomplete download"]);
     finish(&mut place.command(&["models", "show", "puma"])).succeeds();
-    // A file has precedence, and so has what looks like a path.
+    // A file or something like a path takes precedence over a name.
     place.write("puma", b"not a model");
     answer("puma").fails(1, &["expected"]);
     answer("./condor-1B.Q4_0").fails(4, &["no such model file"]);
@@ -265,7 +265,7 @@ fn what_is_in_a_model_is_shown_and_cleaned() {
     assert_eq!(json["template"]["kind"], "chatml");
     assert!(json["memory"]["total_bytes"].as_u64() > Some(1 << 20));
     assert!(json["tokens_per_second"].is_null(), "nothing was measured yet");
-    // With the settings that are the default here.
+    // With the default settings of this machine.
     let mut run = place.run_command(&["-p", PROMPT, "-n", "64"]);
     finish(run.env_remove("LLAMA_ARG_THREADS")).succeeds();
     let json = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
@@ -275,15 +275,15 @@ fn what_is_in_a_model_is_shown_and_cleaned() {
 #[test]
 fn a_context_that_does_not_fit_is_refused_before_loading() {
     let place = Workplace::new();
-    // The tiny model's cache takes 256 bytes a position: only a header that lies needs more than there is.
+    // The tiny model's cache takes 256 bytes per token, so only a false header can need too much.
     let mut w = tiny_writer(&TinyOptions::default());
     w.set("llama.context_length", Meta::U32(u32::MAX));
     place.write("huge.gguf", w.finish());
     let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-c", "4000000000"]].concat());
-    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
-    // Without -c the answer is known to need as many.
+    run.fails(5, &["huge.gguf: with a context of 4000000000 tokens, the model needs", "are available"]).hints("-c ");
+    // Without -c, -n gives the needed size.
     let run = place.run(&[&ON_CPU[..], &["-m", "huge.gguf", "-p", PROMPT, "-n", "4000000000"]].concat());
-    run.fails(5, &["huge.gguf: with 4000000000 positions it needs", "are available"]).hints("-c ");
+    run.fails(5, &["huge.gguf: with a context of 4000000000 tokens, the model needs", "are available"]).hints("-c ");
     let chat = finish(&mut place.command(&[&["chat", "-m", "huge.gguf", "-c", "4000000000"], &ON_CPU[..]].concat()));
     chat.fails(5, &["are available"]);
     let fit = finish(&mut place.command(&["models", "fit", "huge.gguf"]));
@@ -297,14 +297,14 @@ fn a_context_that_does_not_fit_is_refused_before_loading() {
 #[test]
 fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
     let mut w = tiny_writer(&TinyOptions::default());
-    // More is none that llama.cpp knows.
+    // llama.cpp supports no longer context.
     w.set("llama.context_length", Meta::U32(i32::MAX.unsigned_abs()));
     let place = Workplace::with_model(&w.finish());
     let line =
         |name: &str, n: u32| format!("{{\"custom_id\": \"{name}\", \"prompt\": \"{PROMPT}\", \"max_tokens\": {n}}}\n");
     let lines = [("before", 5), ("huge", 2_000_000_000), ("after", 5)];
     place.write("prompts.jsonl", lines.map(|(name, n)| line(name, n)).concat());
-    // A tebibyte.
+    // The cache would take a tebibyte.
     let flags = ["batch", "-i", "prompts.jsonl", "-o", "-", "--ordered", "-s", "7", "-ctk", "f32", "-ctv", "f32"];
     let ran = finish(&mut place.command(&[&flags[..], &ON_CPU].concat()));
     assert_eq!(ran.code, Some(3), "{ran:#?}");
@@ -314,10 +314,10 @@ fn a_line_of_a_batch_that_does_not_fit_is_refused_alone() {
     let message = records[1]["error"]["message"].as_str().unwrap();
     assert!(
         message.contains("an answer of 2000000000 need")
-            && message.contains("hint: what fits, in a new job: max_tokens "),
+            && message.contains("hint: these would fit, in a new job: max_tokens "),
         "{message}"
     );
-    // What is told fits.
+    // The suggested value fits.
     let fitting = message.split("max_tokens ").nth(1).unwrap().split([',', ';']).next().unwrap();
     assert!((1..2_000_000_000).contains(&fitting.parse::<u32>().unwrap()), "{message}");
 }

@@ -1,12 +1,12 @@
-//! Damaged copies of a model through the whole command: whatever is wrong with a file, a run ends by itself, and says so in
-//! words. `scripts/mutate-model.sh` does the same a thousand times.
+//! Runs damaged copies of a model: whatever is wrong with the file, the run ends by itself, with an error message.
+//! `scripts/mutate-model.sh` does the same a thousand times.
 
 use std::fs;
 
 use super::harness::{PROMPT, Workplace, real_model};
 use super::support::tiny;
 
-/// What a random number is drawn from: SplitMix64.
+/// Random numbers: SplitMix64.
 struct Rng(u64);
 
 impl Rng {
@@ -19,7 +19,7 @@ impl Rng {
     }
 }
 
-/// Runs `n` copies with a byte changed in the header, or cut.
+/// Runs `n` copies, each cut or with one byte of the header changed.
 fn survives(sound: &[u8], n_header: usize, n: usize, seed: u64) {
     let place = Workplace::with_model(sound);
     let mut rng = Rng(seed);
@@ -47,7 +47,7 @@ fn survives(sound: &[u8], n_header: usize, n: usize, seed: u64) {
     }
 }
 
-/// Where the weights begin: after the description of the last tensor.
+/// Where the weights start: after the description of the last tensor.
 fn n_header(bytes: &[u8]) -> usize {
     let is_name = |window: &[u8]| window == b".weight" || window == b"ssm_d\0\0";
     let last = bytes[..bytes.len() / 2].windows(7).rposition(is_name).expect("tensors have names");

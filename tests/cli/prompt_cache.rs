@@ -1,4 +1,4 @@
-//! A prompt that was read is not read again: the text is the same, the time is not.
+//! The prompt cache: a cached prompt is not decoded again, and the text stays the same.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::harness::{PROMPT, Running, Workplace, finish, timing};
 use super::support::tiny;
 
-/// Long enough to be worth keeping.
+/// Long enough to be cached.
 fn document() -> String {
     PROMPT.repeat(20)
 }
@@ -25,7 +25,7 @@ fn states(place: &Workplace) -> Vec<PathBuf> {
     states
 }
 
-/// All of the prompt but its last token is found, and part of a prompt that goes on otherwise.
+/// A repeated prompt is found except for its last token; a prompt with the same beginning is found in part.
 #[test]
 fn what_was_read_is_not_read_again_and_the_text_is_the_same() {
     let place = Workplace::new();
@@ -102,11 +102,11 @@ fn a_damaged_state_is_told_removed_and_read_anew() {
     for bad in [Vec::new(), good[..good.len() / 2].to_vec(), flipped, b"chaski state 1\n\xff\xff\xff\xff".to_vec()] {
         fs::write(&path, &bad).unwrap();
         let ran = place.run(&["-p", &prompt, "-s", "7"]);
-        ran.succeeds().notices("damaged").notices("the prompt is read again");
+        ran.succeeds().notices("damaged").notices("the model reads the prompt again");
         assert_eq!(ran.stdout, text);
         assert_eq!(fs::read(&path).unwrap().len(), good.len(), "written anew");
     }
-    // What another user sealed says nothing here.
+    // State sealed with another secret is not used.
     fs::write(place.path("cache/chaski/prompts/secret"), [7; 16]).unwrap();
     place.run(&["-p", &prompt]).succeeds().notices("damaged");
     assert_eq!(states(&place).len(), 1);
@@ -126,22 +126,22 @@ fn a_folder_that_cannot_be_used_is_a_notice() {
 #[test]
 fn the_size_is_a_limit_and_the_command_tells_and_clears() {
     let place = Workplace::new();
-    let status = |place: &Workplace| finish(&mut place.command(&["cache", "status", "--json"])).json();
-    assert_eq!(status(&place)["prompts"], 0);
+    let status = |place: &Workplace| finish(&mut place.command(&["data", "show", "--json"])).json()["prompts"].clone();
+    assert_eq!(status(&place)["files"], 0);
     for start in ["a", "b", "c"] {
         place.json(&["--raw", "-p", &[start, &document()].concat()]);
     }
-    assert_eq!(status(&place)["prompts"], 3);
+    assert_eq!(status(&place)["files"], 3);
     let bytes = status(&place)["bytes"].as_u64().unwrap();
     let limit = (bytes + (100 << 10)).to_string();
     place.json(&["--raw", "-p", &["d", &document()].concat(), "--prompt-cache-size", &limit]);
-    assert_eq!(status(&place)["prompts"], 3);
+    assert_eq!(status(&place)["files"], 3);
     place.json(&["--raw", "-p", &["e", &document()].concat(), "--prompt-cache-size", "1k"]);
-    assert_eq!(status(&place)["prompts"], 3, "larger than everything that may be kept");
-    let told = finish(&mut place.command(&["cache", "status"]));
-    assert!(told.succeeds().stdout.contains("prompts: 3"), "{told:#?}");
-    let cleared = finish(&mut place.command(&["cache", "clear"]));
-    assert_eq!((cleared.succeeds().stdout.as_str(), status(&place)["prompts"].as_u64()), ("", Some(0)));
+    assert_eq!(status(&place)["files"], 3, "larger than everything that may be kept");
+    let told = finish(&mut place.command(&["data", "show"]));
+    assert!(told.succeeds().stdout.starts_with("prompts      3  "), "{told:#?}");
+    let cleared = finish(&mut place.command(&["data", "delete", "prompts"]));
+    assert_eq!((cleared.succeeds().stdout.as_str(), status(&place)["files"].as_u64()), ("", Some(0)));
     finish(&mut place.run_command(&["-p", "x", "--prompt-cache-size", "much"])).fails(2, &["--prompt-cache-size"]);
 }
 

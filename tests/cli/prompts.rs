@@ -1,5 +1,4 @@
-//! Where the prompt comes from. The tiny model's draws depend on every token before them, so equal texts mean equal
-//! prompts.
+//! Sources of the prompt. The tiny model's draws depend on every earlier token, so equal texts mean equal prompts.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -58,7 +57,7 @@ fn the_last_newlines_of_a_lone_prompt_are_its_own() {
     assert_eq!(ran.stdout, text);
 }
 
-/// A service may leave a socket behind, from which nothing ever comes.
+/// A service may leave a socket on stdin that nobody writes to.
 #[cfg(unix)]
 #[test]
 fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
@@ -67,18 +66,18 @@ fn an_open_and_silent_stdin_does_not_block_a_given_prompt() {
     let text = place.text_of(&["-p", PROMPT]);
     for arguments in [["-p", PROMPT], ["-f", file.to_str().unwrap()]] {
         let start = Instant::now();
-        // Held open until the command has ended.
+        // Keep it open until the command ends.
         let (held, theirs) = UnixStream::pair().unwrap();
         let mut command = place.run_command(&[&SEEDED[..], &arguments].concat());
         let ran = finish(command.stdin(Stdio::from(OwnedFd::from(theirs))));
         assert!(start.elapsed() >= Duration::from_secs(1));
         drop((held, command));
-        ran.succeeds().notices("stdin is open but silent");
+        ran.succeeds().notices("nothing came on stdin");
         assert_eq!(ran.stdout, text);
     }
 }
 
-/// Before a pipe is a program that may take its time. What comes late from a socket is told at least.
+/// The program before a pipe may be slow. Late data from a socket is at least reported.
 #[cfg(unix)]
 #[test]
 fn issue_13_1_a_pipe_that_starts_late_is_read() {
@@ -114,21 +113,21 @@ fn issue_13_1_a_socket_is_read_to_its_end_once_it_says_something() {
 fn issue_13_1_what_a_socket_says_too_late_is_told() {
     let place = Workplace::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    // An answer that takes a while.
+    // An answer that takes some time.
     let mut command =
         place.run_command(&[&SEEDED[..], &["-p", QUESTION, "-n", "-1", "-c", "30000", "--ignore-eos"]].concat());
     let running = Running::start(command.stdin(Stdio::from(OwnedFd::from(theirs))));
     drop(command);
-    running.wait_for_stderr("stdin is open but silent");
+    running.wait_for_stderr("nothing came on stdin");
     running.wait_for_text();
     ours.write_all(PROMPT.as_bytes()).unwrap();
     running.signal("INT");
     let ran = running.finish();
     assert_eq!(ran.code, Some(130), "{ran:#?}");
-    ran.notices("stdin sent data too late");
+    ran.notices("data came on stdin too late");
 }
 
-/// `while read` loops lose their list to a command that reads stdin.
+/// A command that reads stdin takes the list from a `while read` loop.
 #[cfg(unix)]
 #[test]
 fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
@@ -154,7 +153,7 @@ fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
         let ran = run(&script);
         assert_eq!(ran.succeeds().stdout.lines().count(), 1, "{ran:#?}");
         if is_told_everywhere {
-            ran.notices("stdin was taken as a document: 2 lines, 22 bytes").notices("--no-stdin");
+            ran.notices("stdin is part of the prompt: 2 lines, 22 bytes").notices("--no-stdin");
         }
         let ran = run(&script.replace("run -q", "run -q --no-stdin"));
         assert_eq!((ran.stdout.lines().count(), ran.stderr.as_str()), (3, ""), "{ran:#?}");
@@ -165,7 +164,7 @@ fn issue_13_1_a_loop_over_lines_is_told_who_took_them() {
 fn issue_13_1_a_document_is_counted_where_statistics_are_told() {
     let place = Workplace::new();
     let ran = place.run_with_stdin(&["-p", QUESTION], "the rain\nthe train\n");
-    ran.succeeds().notices("stdin was taken as a document: 2 lines, 19 bytes");
+    ran.succeeds().notices("stdin is part of the prompt: 2 lines, 19 bytes");
     let ran = place.run_with_stdin(&["-p", QUESTION, "--no-stdin", "-s", "7", "-q"], "the rain\n");
     assert_eq!((ran.stdout, ran.stderr), (place.text_of(&["-p", QUESTION]), String::new()));
     place.run(&["-f", "-", "--no-stdin"]).fails(2, &["--no-stdin", "-f -"]);
@@ -196,14 +195,14 @@ fn issue_13_13_an_empty_stdin_is_told() {
     }
     let empty = File::open(place.write("empty.txt", "")).unwrap();
     finish(place.run_command(&[&SEEDED[..], &[PROMPT]].concat()).stdin(empty)).succeeds().notices("stdin was empty");
-    // /dev/null says that there is none.
+    // /dev/null is meant to be empty.
     assert_eq!(place.run(&[&SEEDED[..], &["-p", PROMPT]].concat()).stderr, "");
 }
 
 #[test]
 fn no_prompt_at_all_is_a_usage_error() {
     let place = Workplace::new();
-    let hint = "-p TEXT, -f FILE, or through a pipe";
+    let hint = "-p TEXT, with -f FILE, or through a pipe";
     place.run(&[]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-f", "-"]).fails(2, &["the prompt is empty"]).hints(hint);
     place.run(&["-p", ""]).fails(2, &["the prompt is empty"]).hints(hint);
@@ -247,7 +246,7 @@ fn issue_13_13_escapes_are_read_where_that_is_asked_for() {
     assert_ne!(place.text_of(&["-p", r#"the rain\nin the \"station\""#]), lines);
     let system = place.text_of(&["-sys", "a\tb", "-p", PROMPT]);
     assert_eq!(place.text_of(&["-e", "-sys", r"a\tb", "-p", PROMPT]), system);
-    // A document may be full of backslashes.
+    // A file may contain backslashes.
     place.write("code.txt", r"print('\n')");
     assert_eq!(place.text_of(&["-e", "-f", "code.txt"]), place.text_of(&["-p", r"print('\n')"]));
     place.run(&["-e", "-r", r"\xff", PROMPT]).fails(2, &["-r", "UTF-8"]).hints(r"\xc3\xa9");

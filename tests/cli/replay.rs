@@ -1,4 +1,4 @@
-//! Answers recorded by `run --trace`, judged by `replay`.
+//! `chaski drafter replay` on answers recorded with `run --trace`.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::harness::{PROMPT, Ran, Workplace, finish};
 
-/// Two answers of the tiny model in `traces.jsonl`.
+/// A workplace with two recorded answers in `traces.jsonl`.
 fn recorded() -> Workplace {
     let place = Workplace::new();
     for id in ["chat-1", "edit-1"] {
@@ -16,7 +16,7 @@ fn recorded() -> Workplace {
 }
 
 fn replay(place: &Workplace, arguments: &[&str]) -> Ran {
-    finish(&mut place.command(&[&["replay"], arguments].concat()))
+    finish(&mut place.command(&[&["drafter", "replay"], arguments].concat()))
 }
 
 fn first_trace(place: &Workplace) -> Value {
@@ -124,11 +124,11 @@ fn explain_tells_each_step_and_changes_nothing() {
         let steps = ran.stderr.lines().filter(|line| line.starts_with("step at ")).count();
         assert!((1..=32).contains(&steps), "{ran:#?}");
         match drafter {
-            "aded" => assert!(ran.stderr.contains("all of a draft is verified, always\n  "), "{ran:#?}"),
+            "aded" => assert!(ran.stderr.contains("this drafter always verifies the whole draft\n  "), "{ran:#?}"),
             "none" => {
-                assert!(ran.stderr.lines().all(|line| line.ends_with("plain: nothing was drafted")))
+                assert!(ran.stderr.lines().all(|line| line.ends_with("plain decoding: nothing was drafted")))
             }
-            _ => assert!(ran.stderr.contains(": plain: "), "{ran:#?}"),
+            _ => assert!(ran.stderr.contains(": plain decoding: "), "{ran:#?}"),
         }
     }
     let traces = fs::read_to_string(place.path("t.jsonl")).unwrap();

@@ -1,5 +1,4 @@
-//! The same seed gives the same text, whichever command answers: the first answer of a chat and a line of a batch are
-//! what `run` says.
+//! The same seed gives the same text in every command: `run`, the first answer of a chat, and a line of a batch.
 
 use std::fs::File;
 
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use super::harness::{Workplace, finish};
 
 const SYSTEM: &str = "be brief";
-/// More lines than places, so that some are answered beside others that began before.
+/// More lines than lanes, so that some start beside lines that are already running.
 const MESSAGES: [&str; 6] = [
     "the rain in the station",
     "is it the station",

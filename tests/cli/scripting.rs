@@ -1,4 +1,4 @@
-//! What scripts rely on: stdout is data and only data, whatever the command, and its forms are those documented.
+//! What scripts rely on: stdout has only data, in the documented formats.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ fn jsonl_tells_the_prompt_the_text_and_the_end() {
     place.run(&["-p", "x", "--json", "--jsonl"]).fails(2, &["--json"]);
 }
 
-/// Every command with its stdout in a pipe: no colours, no bars, no carriage returns, no words around the data.
+/// Runs every command with stdout in a pipe: no colours, progress bars, carriage returns or extra words.
 #[test]
 fn stdout_of_every_command_is_its_data_and_nothing_else() {
     let place = Workplace::new();
@@ -57,7 +57,7 @@ fn stdout_of_every_command_is_its_data_and_nothing_else() {
     place.run(&["-p", PROMPT, "-q", "--temp", "0", "--trace", "traces.jsonl"]).succeeds();
     command(&place, &["drafter", "build", "-o", "a.chaski", "text.txt"]).succeeds();
 
-    // What is data of each: the bytes alone tell.
+    // How the data of each command is recognized.
     let is_text = |_: &str| true;
     let is_json = |stdout: &str| serde_json::from_str::<Value>(stdout).is_ok();
     let is_jsonl = |stdout: &str| !lines(stdout).is_empty();
@@ -75,15 +75,15 @@ fn stdout_of_every_command_is_its_data_and_nothing_else() {
         (&["batch", "-i", "prompts.txt", "-o", "results.jsonl"], &is_empty),
         (&["batch", "-o", "results.jsonl", "--status=json"], &is_json),
         (&["bench", "--prompts", "traces.jsonl"], &is_empty),
-        (&["replay", "traces.jsonl", "-o", "json"], &is_json),
-        (&["replay", "traces.jsonl"], &is_table),
+        (&["drafter", "replay", "traces.jsonl", "-o", "json"], &is_json),
+        (&["drafter", "replay", "traces.jsonl"], &is_table),
         (&["drafter", "inspect", "--json", "a.chaski"], &is_json),
         (&["drafter", "merge", "-o", "b.chaski", "a.chaski", "a.chaski"], &is_empty),
-        (&["learn", "status", "--json"], &is_json),
-        (&["learn", "off"], &is_empty),
-        (&["learn", "forget", "--all"], &is_empty),
-        (&["cache", "status", "--json"], &is_json),
-        (&["cache", "clear"], &is_empty),
+        (&["data", "show"], &begins("prompts ")),
+        (&["data", "show", "--json"], &is_json),
+        (&["data", "learning", "off"], &is_empty),
+        (&["data", "delete", "learned"], &is_empty),
+        (&["data", "delete", "all"], &is_empty),
         (&["config", "show"], &is_toml),
         (&["completions", "fish"], &begins("# Print an optspec for argparse")),
         (&["man"], &begins(".ie \\n(.g")),
@@ -92,7 +92,7 @@ fn stdout_of_every_command_is_its_data_and_nothing_else() {
     ];
     for (arguments, is_data) in cases {
         let ran = command(&place, arguments);
-        // A file that is no list of prompts is refused: not a word on stdout either.
+        // A file that is not a list of prompts is refused; stdout stays empty then too.
         if arguments[0] != "bench" {
             ran.succeeds();
         }
@@ -102,7 +102,7 @@ fn stdout_of_every_command_is_its_data_and_nothing_else() {
         assert!(is_data(&ran.stdout), "{arguments:?}: {ran:#?}");
     }
 
-    // Of `run` the text is the data, byte for byte.
+    // The data of `run` is the text, byte for byte.
     let arguments = ["-p", PROMPT, "-s", "9"];
     assert_eq!(place.run(&arguments).stdout, place.json(&arguments)["text"].as_str().unwrap());
     assert_eq!(place.run(&[&arguments[..], &["-q"]].concat()).stderr, "");
@@ -123,7 +123,7 @@ fn shells_and_man_know_all_commands() {
     }
     command(&place, &["completions", "cmd"]).fails(2, &["cmd"]);
     command(&place, &["man", "made/on/demand"]).succeeds();
-    for page in ["chaski.1", "chaski-run.1", "chaski-batch.1", "chaski-cache-clear.1"] {
+    for page in ["chaski.1", "chaski-run.1", "chaski-batch.1", "chaski-data-delete.1", "chaski-drafter-align.1"] {
         let text = fs::read_to_string(place.path("made/on/demand").join(page)).unwrap();
         assert!(text.contains(".SH NAME"), "{page}");
     }
@@ -131,7 +131,7 @@ fn shells_and_man_know_all_commands() {
     command(&place, &["man", "file"]).fails(1, &["file"]);
 }
 
-/// One at a time or side by side, with or without drafts and caches: a seed has one text.
+/// A seed has one text: alone or in a batch, with or without drafts and caches.
 #[test]
 fn the_same_seed_is_the_same_text_in_run_and_in_a_batch() {
     let place = Workplace::new();
@@ -158,7 +158,7 @@ fn the_same_seed_is_the_same_text_in_run_and_in_a_batch() {
         let message = &record["response"]["body"]["choices"][0]["message"]["content"];
         let expected = text(&["--drafter", "none", "--no-prompt-cache"]);
         assert_eq!(message.as_str(), Some(expected.as_str()), "{record}");
-        // The second time, the document comes from the disk.
+        // The second time, the document comes from the prompt cache.
         assert_eq!((text(&[]), text(&[])), (expected.clone(), expected));
     }
 }

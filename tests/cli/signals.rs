@@ -1,7 +1,7 @@
-//! Ctrl-C and SIGTERM: the first one ends cleanly in whatever phase it meets, the second one at once.
+//! Ctrl-C and SIGTERM: the first one ends the command cleanly in every phase, the second one at once.
 //!
-//! llama.cpp's log (`-v`), and what the command tells, say which phase it is. A signal can arrive in a later phase than the one it
-//! was meant for, on a busy machine much later; what is asserted holds there as well.
+//! llama.cpp's log (`-v`) and the command's output show the phase. On a busy machine a signal can arrive in a later
+//! phase than intended; the assertions hold there too.
 
 use std::io::{Read as _, Write as _};
 use std::thread;
@@ -11,31 +11,31 @@ use serde_json::Value;
 
 use super::harness::{PROMPT, Ran, Running, Workplace, real_model, wait_until};
 
-/// Logged when the file's metadata are read, and the weights are not.
+/// Logged when the file's metadata is read and its weights are not.
 const LOADING: &str = "llama_model_loader: loaded meta data";
 
-/// Logged at the end of making a context; the prompt is next.
+/// Logged when a context is ready; the prompt is next.
 const CONTEXT_MADE: &str = "compute buffer size";
 
-/// A text of the tiny model that ends by a signal only.
+/// Arguments for a text of the tiny model that only a signal ends.
 const ENDLESS: [&str; 9] = ["-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none", "-v"];
 
-/// The same for the real model, in the context it knows.
+/// The same for the real model, within its trained length.
 const ENDLESS_REAL: [&str; 9] = ["-n", "50000", "-c", "8192", "--temp", "0", "--drafter", "none", "-v"];
 
-/// So often the tiny model is told of the rain.
+/// Repetitions in the tiny model's long prompt.
 const TINY_REPEATS: usize = 3000;
 
 fn endless(model: &str) -> &'static [&'static str] {
     if model == "model.gguf" { &ENDLESS } else { &ENDLESS_REAL }
 }
 
-/// A prompt of a good half of that context: reading it takes seconds, whatever the machine.
+/// Writes a prompt of more than half the context; decoding it takes seconds on any machine.
 fn write_long_prompt(place: &Workplace, model: &str) {
     place.write("long.txt", "the rain in the station ".repeat(if model == "model.gguf" { TINY_REPEATS } else { 1000 }));
 }
 
-/// Interrupted before there was any text.
+/// Checks that the run was interrupted before any text.
 fn ended_without_text(ran: &Ran) {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", tail(ran));
     assert!(ran.stderr.ends_with("error: interrupted\n"), "{}", tail(ran));
@@ -52,7 +52,7 @@ fn tail(ran: &Ran) -> String {
     )
 }
 
-/// One text is the beginning of the other.
+/// Whether one text is the beginning of the other.
 fn agree(a: &str, b: &str) -> bool {
     a.starts_with(b) || b.starts_with(a)
 }
@@ -87,7 +87,7 @@ fn while_the_prompt_is_read() {
         running.signal("INT");
         let ran = running.finish();
         assert!(ran.code == Some(130) && ran.stderr.ends_with("error: interrupted\n"), "{}", tail(&ran));
-        // In the middle of it, and no text was made.
+        // In the middle of the prompt, before any text.
         let last: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
         let [processed, total] = ["processed", "total"].map(|name| last["prompt_progress"][name].as_u64().unwrap());
         assert!((256..total).contains(&processed), "{model}: {last}");
@@ -145,7 +145,7 @@ fn json_is_whole_after_a_signal() {
     let place = Workplace::new();
     let arguments = ["-p", PROMPT, "--json", "-q", "--explain"];
     let running = Running::start(&mut place.run_command(&[&arguments[..], &ENDLESS].concat()));
-    // There is text, though none is shown yet.
+    // There is text, but --explain shows it only at the end.
     running.wait_for_stderr("step at ");
     running.signal("INT");
     let ran = running.finish();
@@ -155,7 +155,7 @@ fn json_is_whole_after_a_signal() {
     assert!(!answer["text"].as_str().unwrap().is_empty(), "{answer}");
 }
 
-/// A pipe that takes nothing more, so that a writer hangs in it.
+/// A full pipe: writing to it blocks.
 #[cfg(target_os = "linux")]
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -163,7 +163,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     (reader, writer)
 }
 
-/// What a pipe holds on Linux.
+/// Capacity of a pipe on Linux.
 #[cfg(target_os = "linux")]
 const PIPE_BYTES: usize = 1 << 16;
 
@@ -179,7 +179,7 @@ fn while_the_reader_stalls() {
     running.signal("INT");
     thread::sleep(Duration::from_millis(100));
     assert!(running.is_running(), "text is in the pipe's way");
-    // The reader wakes up and gets all that was made.
+    // The reader continues and receives all the text.
     let mut text = Vec::new();
     reader.read_to_end(&mut text).unwrap();
     let ran = running.finish();
@@ -199,7 +199,7 @@ fn a_second_signal_ends_at_once() {
     running.signal("INT");
     thread::sleep(Duration::from_millis(100));
     assert!(running.is_running(), "text is in the pipe's way");
-    // Of signals that come faster than they are heard, the system makes one.
+    // Signals that arrive faster than they are handled are merged by the system.
     wait_until("the end", || {
         running.signal("INT");
         thread::sleep(Duration::from_millis(100));
@@ -228,7 +228,7 @@ fn a_second_signal_ends_a_decode_at_once() {
     }
 }
 
-/// A chat that is at work on an answer without end; its stdin stays open.
+/// A chat in the middle of an endless answer; its stdin stays open.
 #[cfg(unix)]
 fn chat_at_work(place: &Workplace, name: &str) -> (Running, std::process::ChildStdin) {
     let mut command = place.command(&["chat", name, "--curve-budget", "20", "-s", "7", "-n", "50000", "-c", "60000"]);
@@ -240,7 +240,7 @@ fn chat_at_work(place: &Workplace, name: &str) -> (Running, std::process::ChildS
     (running, stdin)
 }
 
-/// The answers that a chat kept.
+/// The answers that a chat has saved.
 #[cfg(unix)]
 fn kept(place: &Workplace, name: &str) -> Vec<String> {
     let file = std::fs::read(place.path(&format!("data/chaski/sessions/{name}.json"))).unwrap();
@@ -255,7 +255,7 @@ fn kept(place: &Workplace, name: &str) -> Vec<String> {
 fn issue_13_10_a_signal_in_an_answer_keeps_the_turn() {
     end_at_a_hangup();
     let place = Workplace::new();
-    // A terminal that is closed says so more than once.
+    // A closed terminal sends SIGHUP more than once.
     for (n, signals) in [&["INT"][..], &["TERM"], &["HUP"], &["HUP", "HUP", "HUP"], &["TERM", "HUP"]].iter().enumerate()
     {
         let name = format!("rain{n}");
@@ -286,7 +286,7 @@ fn issue_13_10_a_reader_that_goes_away_loses_no_turn() {
     assert!(kept(&place, "rain")[0].as_bytes().starts_with(&beginning));
 }
 
-/// Has processes that are started end at a hangup, also where the tests run under `nohup`, which has them ignore it.
+/// Makes child processes end at SIGHUP even if the tests run under `nohup`, which ignores it.
 #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "no safe function restores a signal's action"))]
 fn end_at_a_hangup() {
     #[cfg(target_os = "linux")]

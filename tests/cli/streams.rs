@@ -1,4 +1,4 @@
-//! A stdout that is closed or full.
+//! A closed or full stdout.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use super::harness::{PROMPT, Ran, Running, Workplace};
 
-/// Reads this much of stdout, and hangs up.
+/// Reads `n_bytes` of stdout and closes the pipe.
 fn hang_up_after(place: &Workplace, n_bytes: usize, arguments: &[&str]) -> Ran {
     let (mut ours, theirs) = std::io::pipe().unwrap();
     let mut command = place.command(arguments);
@@ -65,7 +65,7 @@ fn a_closed_stderr_loses_nothing_of_the_text() {
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(0), text));
 }
 
-/// As after `2>&1`: what is told does not stand behind the last word of the answer.
+/// As after `2>&1`: statistics must start on a new line, not after the answer's last word.
 #[test]
 fn issue_13_13_in_one_stream_statistics_have_a_line_of_their_own() {
     let place = Workplace::new();
@@ -85,9 +85,9 @@ fn issue_13_13_in_one_stream_statistics_have_a_line_of_their_own() {
     let (answer, status) = all.strip_suffix('\n').unwrap().rsplit_once('\n').unwrap();
     assert_eq!(answer, text);
     assert!(status.starts_with("32 tokens in ") && status.ends_with("; seed 7"), "{all:?}");
-    // With nothing to tell, nothing is added.
+    // With nothing to report, nothing is added.
     assert_eq!(merged(&["-q"]), text);
-    // A notice alone as well.
+    // The same for a lone notice.
     let all = merged(&["-q", "-c", "50", "-n", "-1", "--ignore-eos"]);
     assert!(all.contains("\nnotice: the answer was cut off") && !all.contains("\n\nnotice"), "{all:?}");
 }
@@ -96,6 +96,6 @@ fn issue_13_13_in_one_stream_statistics_have_a_line_of_their_own() {
 fn issue_13_3_notices_stay_with_q() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-q", "-c", "50", "-n", "-1", "--ignore-eos"]);
-    ran.succeeds().notices("the context of 50 positions is full");
+    ran.succeeds().notices("the context of 50 tokens is full");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
 }

@@ -1,4 +1,4 @@
-//! Answers of a form, and what else decides which tokens come, on tiny models that know nothing of JSON.
+//! Structured output and other limits on tokens, on tiny models that know no JSON.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn an_answer_that_was_cut_off_is_an_error() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-j", SCHEMA, "-n", "3", "-q"]);
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    assert!(ran.stderr.contains("cut off after 3 tokens") && ran.stderr.contains("hint: a larger -n"), "{ran:#?}");
+    assert!(ran.stderr.contains("cut off after 3 tokens") && ran.stderr.contains("hint: use a larger -n"), "{ran:#?}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn mistakes_are_found_before_the_model_is_looked_for() {
     let place = Workplace::new();
     let run = |arguments: &[&str]| place.run(&[&["-m", "none.gguf", "-p", PROMPT], arguments].concat());
     run(&["-j", r#"{"type": "strin"}"#]).fails(2, &["the JSON schema", "strin"]);
-    run(&["-j", "{"]).fails(2, &["not JSON"]);
+    run(&["-j", "{"]).fails(2, &["not valid JSON"]);
     run(&["--grammar", "root ::= item"]).fails(2, &["the grammar", "line 1", "item"]);
     run(&["--regex", "("]).fails(2, &["the regular expression"]);
     run(&["--regex", "a", "-r", "x"]).fails(2, &["-r"]);
@@ -67,12 +67,12 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
     refused(r#"{"name": "n", "strict": true, "schema": {"typ": "string"}}"#, &["#/schema/typ"]);
     refused(
         r#"{"type": "integer", "minimum": 9007199254740993}"#,
-        &["#/minimum: 9007199254740993 cannot be kept exactly"],
+        &["#/minimum: 9007199254740993 cannot be enforced exactly"],
     );
     refused(r#"{"items": {"type": "string", "pattern": "(?!a)b"}}"#, &["#/items: pattern: look-ahead"]);
     let long = place.write("huge.json", format!("{{\"enum\": [\"{}\"]}}", "x".repeat(250_000)));
     let file = ["-m", "none.gguf", "-p", PROMPT, "--json-schema-file", long.to_str().unwrap()];
-    place.run(&file).fails(2, &["huge.json: it has 250014 bytes, more than 65536"]);
+    place.run(&file).fails(2, &["huge.json: it has 250014 bytes; the limit is 65536"]);
     let wrapped = place.text_of(&["-p", PROMPT, "-j", r#"{"name": "n", "schema": {"enum": ["sun"]}}"#]);
     assert_eq!(wrapped.trim_end(), "\"sun\"");
     let free = r#"{"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
@@ -80,7 +80,7 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
     for seed in ["1", "2", "3"] {
         let told = place.json(&["-p", PROMPT, "-j", free, "-n", "400", "-s", seed, "-l", "0+0"]);
         let text = told["text"].as_str().unwrap();
-        // As written, and as it was parsed: each name once.
+        // The text and the parsed object have the same number of names, so each name occurs once.
         let members: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
         assert_eq!(text.matches("\": ").count(), members.len(), "{text}");
     }
@@ -115,7 +115,7 @@ fn biases_force_and_forbid() {
     place.run(&["-p", PROMPT, "-l", "99999+1"]).fails(2, &["99999"]);
 }
 
-/// A tiny model does not think by itself: here a form makes it.
+/// A tiny model does not think by itself; this constraint makes it.
 const THOUGHT: &str = "<think>[a-c]{3}</think>\n\n[d-f]{4}";
 
 #[test]
@@ -143,7 +143,7 @@ fn issue_13_6_thinking_is_kept_out_of_stdout() {
     };
     assert_eq!(of("text", "content"), shown.stdout);
     assert!(of("reasoning", "reasoning_content").contains("</think>"));
-    // A raw text is its author's.
+    // Thinking in a raw text is left alone.
     let raw = place.run(&["-p", PROMPT, "-s", "7", "-q", "--raw", "--regex", THOUGHT]);
     assert!(raw.succeeds().stdout.starts_with("<think>"), "{raw:#?}");
 }
@@ -158,7 +158,7 @@ fn issue_13_6_an_answer_that_ends_within_its_thinking_is_told() {
     assert_eq!(ran.stdout, "");
     let json = place.run(&[&["-p", PROMPT, "-q", "--json"], &flags[..]].concat()).json();
     assert_eq!((&json["text"], json["reasoning_content"].as_str().unwrap().is_empty()), (&Value::from(""), false));
-    // A form waits until the thinking is over, which it never is here.
+    // A constraint starts after the thinking, which never ends here.
     let form = place.run(&[&["-p", PROMPT, "-q", "-j", "{}"], &flags[..6]].concat());
     form.fails(1, &["cut off after 5 tokens"]);
 

@@ -1,4 +1,4 @@
-//! An engine that goes down: there is a message, and nothing is lost that was there. And what an engine may not do.
+//! Engine crashes: a message appears, and no data is lost. Also checks the sandbox.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use super::harness::{CHASKI, PROMPT, Ran, Running, Workplace, finish, skip, wait
 use super::support::gguf_writer::Meta;
 use super::support::tiny::{TinyOptions, tiny_writer};
 
-/// A text that ends by a signal only.
+/// Arguments for a text that only a signal ends.
 const ENDLESS: [&str; 10] = ["-p", PROMPT, "-n", "50000", "-c", "60000", "--temp", "0", "--drafter", "none"];
 
 fn signal(pid: u32, name: &str) {
@@ -27,7 +27,7 @@ fn failed(ran: &Ran, error: &str, hint: &str) {
     assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{ran:#?}");
 }
 
-/// A file that only llama.cpp knows to be wrong: this architecture's values are as long as its keys.
+/// A file that fails only in llama.cpp: this architecture needs values as long as keys.
 fn asserting_model() -> Vec<u8> {
     let mut writer = tiny_writer(&TinyOptions::default());
     writer.set("llama.attention.value_length", Meta::U32(8));
@@ -42,7 +42,7 @@ fn asserting_model() -> Vec<u8> {
 fn a_failed_assertion_of_llama_cpp_is_told() {
     let place = Workplace::with_model(&asserting_model());
     let ran = place.run(&["-p", PROMPT]);
-    failed(&ran, "the engine stopped: GGML_ASSERT(", "-v shows llama.cpp's log");
+    failed(&ran, "the engine stopped: GGML_ASSERT(", "see llama.cpp's log with -v");
     assert!(ran.stderr.contains(" in ") && ran.stderr.contains(".cpp:") && ran.stdout.is_empty(), "{ran:#?}");
 }
 
@@ -67,7 +67,11 @@ fn a_model_cut_off_while_it_is_in_use_is_told() {
     let running = Running::start(&mut place.run_command(&ENDLESS));
     running.wait_for_text();
     fs::File::options().write(true).open(place.path("model.gguf")).unwrap().set_len(4096).unwrap();
-    failed(&running.finish(), "bus error, as when a model file is cut off", "leave the model file alone");
+    failed(
+        &running.finish(),
+        "bus error, probably because the model file was truncated",
+        "do not change the model file",
+    );
 }
 
 #[test]
@@ -95,7 +99,11 @@ fn a_chat_goes_on_after_a_crash() {
     signal(running.worker(), "ABRT");
     let ran = running.finish();
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    assert!(ran.stderr.contains("error: the engine stopped: abort\nhint: chaski chat peru goes on"), "{ran:#?}");
+    assert!(
+        ran.stderr
+            .contains("error: the engine stopped: abort\nhint: to continue after the last answer: chaski chat peru"),
+        "{ran:#?}"
+    );
     drop(stdin);
     let mut again = Running::start(chat().stdin(Stdio::piped()));
     again.child.stdin.take().unwrap().write_all(b"in the station\n").unwrap();
@@ -103,7 +111,7 @@ fn a_chat_goes_on_after_a_crash() {
     assert_eq!(n_turns(), 2);
 }
 
-/// How many filters of system calls a thread of this name has beyond those of this process, which a container may have.
+/// Number of seccomp filters of a thread beyond those of this process, which a container may have.
 fn n_filters(pid: u32, thread: &str) -> Option<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let statuses = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
@@ -119,7 +127,7 @@ fn n_filters(pid: u32, thread: &str) -> Option<u32> {
 fn the_engine_is_in_a_sandbox() {
     let place = Workplace::new();
     let ran = place.run(&["-p", PROMPT, "-v", "-n", "4"]);
-    if ran.stderr.contains("the sandbox is not whole") {
+    if ran.stderr.contains("the sandbox is incomplete") {
         return skip("the_engine_is_in_a_sandbox", "this kernel has none");
     }
     for (flags, n) in [(&[][..], 1), (&["--no-sandbox"], 0)] {
@@ -130,7 +138,7 @@ fn the_engine_is_in_a_sandbox() {
         running.signal("INT");
         assert_eq!(running.finish().code, Some(130));
     }
-    // Of a chat only the engine: the editor of /edit may do what it likes.
+    // A chat confines only the engine: the editor of /edit stays free.
     let mut command = place.command(&["chat", "-n", "4", "--curve-budget", "0"]);
     let mut running = Running::start(command.stdin(Stdio::piped()));
     running.child.stdin.as_mut().unwrap().write_all(b"the rain\n").unwrap();
@@ -196,11 +204,11 @@ fn ends_of_processes_that_are_ignored_are_told_all_the_same() {
         return skip("ends_of_processes_that_are_ignored_are_told_all_the_same", "this env ignores no signals");
     }
     assert_eq!(finish(&mut ignoring(&arguments)).succeeds().stdout, expected);
-    // The code is the worker's.
+    // The exit code is the worker's.
     finish(&mut ignoring(&[&arguments[..], &["-c", "4"]].concat())).fails(6, &["the context has 4"]);
 }
 
-/// No thread that leaves the size of its stack to the standard library gets one of this size.
+/// A stack size that no thread can get, if it uses the standard library's default.
 const NO_STACK: u64 = 1 << 62;
 
 #[test]
@@ -208,8 +216,8 @@ fn without_a_thread_for_signals_the_work_is_done_in_one_process() {
     let place = Workplace::new();
     let mut command = place.run_command(&["-m", "no/such.gguf", "-p", PROMPT]);
     let ran = finish(command.env("RUST_MIN_STACK", NO_STACK.to_string()));
-    // Told once.
-    ran.fails(4, &["no/such.gguf: no such model file"]).notices("no process of its own for the engine");
+    // The error appears once.
+    ran.fails(4, &["no/such.gguf: no such model file"]).notices("the engine runs in this process");
 }
 
 #[test]
@@ -218,7 +226,7 @@ fn signals_end_one_process_too() {
     for name in ["INT", "TERM"] {
         let mut command = place.run_command(&["-f", "-"]);
         let mut running = Running::start(command.env("RUST_MIN_STACK", NO_STACK.to_string()).stdin(Stdio::piped()));
-        running.wait_for_stderr("no process of its own for the engine");
+        running.wait_for_stderr("the engine runs in this process");
         // It waits for a prompt.
         let stdin = running.child.stdin.take();
         running.signal(name);

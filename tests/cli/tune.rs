@@ -1,4 +1,4 @@
-//! `chaski tune`: what it keeps, and who listens to it.
+//! `chaski tune`: what it saves, and which commands use it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ fn kept(place: &Workplace) -> Option<PathBuf> {
     Some(file)
 }
 
-/// The settings that `run` uses for a short prompt, where the environment gives no threads.
+/// The settings that `run` uses for a short prompt, if the environment gives no threads.
 fn used(place: &Workplace, arguments: &[&str]) -> Value {
     let mut command = place.run_command(&[&["--json", "-p", PROMPT], arguments].concat());
     finish(command.env_remove("LLAMA_ARG_THREADS")).json()["settings"].clone()
 }
 
-/// Replaces what was chosen.
+/// Replaces a tuned setting.
 fn pretend(place: &Workplace, name: &str, value: Value) {
     let path = kept(place).unwrap();
     let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -43,7 +43,10 @@ fn settings_are_kept_used_and_forgotten() {
     fs::remove_dir_all(place.path("cache")).unwrap();
 
     let ran = tune(&place, &["-o", "json"]);
-    ran.succeeds().hints("these settings are used");
+    ran.succeeds();
+    let saved =
+        "saved: chaski uses these settings from now on; flags override them; to delete them: chaski tune --forget\n";
+    assert!(ran.stderr.ends_with(saved), "{ran:#?}");
     let report = ran.json();
     assert_eq!(report["trials"][0]["settings"], default, "the default is measured first");
     assert!(report["trials"][0]["times"]["long"]["ms"]["16"].as_f64().unwrap() > 0.0);
@@ -51,7 +54,7 @@ fn settings_are_kept_used_and_forgotten() {
     let n_curves = fs::read_dir(place.path("cache/chaski/curves")).unwrap().count();
     assert!((1..=2).contains(&n_curves), "the curves of what was chosen: {n_curves}");
 
-    // Whatever was chosen on this machine: what is kept counts, and what is given wins.
+    // Whatever tune chose here: saved settings are used, and given ones override them.
     pretend(&place, "flash_attn", json!("on"));
     pretend(&place, "threads", json!(1));
     let now = used(&place, &[]);
@@ -63,7 +66,7 @@ fn settings_are_kept_used_and_forgotten() {
     tune(&place, &["--forget"]).succeeds();
     assert_eq!(kept(&place), None);
     assert_eq!(used(&place, &[]), default);
-    assert!(tune(&place, &["--forget"]).succeeds().stderr.contains("no settings were tuned"));
+    assert!(tune(&place, &["--forget"]).succeeds().stderr.contains("there were no tuned settings"));
 }
 
 #[test]
@@ -101,13 +104,13 @@ fn the_table_shows_every_setting_at_both_lengths() {
 fn an_interrupt_keeps_nothing() {
     let place = Workplace::new();
     let running = Running::start(&mut place.command(&["tune", "--budget", "600", "-v"]));
-    // The first context is made; what it is measured for takes longer than this.
+    // The first context exists; measuring it takes longer than the signal.
     running.wait_for_stderr("compute buffer size");
     running.signal("INT");
     let ran = running.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""));
     assert!(ran.stderr.ends_with("error: interrupted\n"));
-    // The sandbox wants the folder to be there; nothing is in it.
+    // The sandbox creates the folder; it is empty.
     assert_eq!(std::fs::read_dir(place.path("cache/chaski")).map_or(0, Iterator::count), 0);
 }
 
@@ -121,7 +124,10 @@ fn mistakes_are_told() {
     let ran = finish(place.command(&["tune", "--budget", "1"]).env("XDG_CACHE_HOME", &file));
     assert_eq!(ran.code, Some(1));
     // Before anything is measured.
-    assert!(ran.stderr.contains("error: there is no folder to keep settings in") && ran.stdout.is_empty(), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("error: there is no folder to save the settings in") && ran.stdout.is_empty(),
+        "{ran:#?}"
+    );
     let mamba = Workplace::with_model(&super::support::tiny::tiny_mamba(1));
     finish(&mut mamba.command(&["tune"])).fails(1, &["recurrent"]).hints("-t N");
 }

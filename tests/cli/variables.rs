@@ -1,4 +1,4 @@
-//! llama.cpp's variables: what it takes is taken, and a mistake names the variable.
+//! llama.cpp's environment variables: their values work, and errors name the variable.
 
 use super::harness::{ON_CPU, PROMPT, Ran, Workplace, finish, timing};
 
@@ -22,7 +22,7 @@ fn issue_13_8_values_of_llama_cpp_are_taken() {
         for value in values {
             let ran = with(&place, name, value);
             assert_eq!((&ran.stdout, ran.stderr.as_str()), (&text, ""), "{name}={value}: {ran:#?}");
-            // -c auto needs the memory of the CPU to be counted.
+            // -c auto works only on the CPU, where memory is counted.
             let on_cpu = if flag == "-ngl" { &[][..] } else { &ON_CPU };
             assert_eq!(place.text_of(&[on_cpu, &["-p", PROMPT, flag, value]].concat()), text, "{flag} {value}");
         }
@@ -32,7 +32,7 @@ fn issue_13_8_values_of_llama_cpp_are_taken() {
     for value in ["on", "enabled", "true", "1", "auto", "-1"] {
         with(&place, "LLAMA_ARG_FLASH_ATTN", value).succeeds();
     }
-    // The others need heads of 32, which this model has not.
+    // The other types need heads of 32, which this model does not have.
     for value in ["f32", "f16", "bf16"] {
         with(&place, "LLAMA_ARG_CACHE_TYPE_K", value).succeeds();
         with(&place, "LLAMA_ARG_CACHE_TYPE_V", value).succeeds();
@@ -52,8 +52,8 @@ fn issue_13_8_a_context_of_0_is_what_the_model_was_trained_with() {
         let mut command = place.command(&["chat", "-s", "7", "-c", n_ctx]);
         finish(command.stdin(std::fs::File::open(input).unwrap())).stderr
     };
-    assert!(chat("0").contains(" of 65536 positions"), "{}", chat("0"));
-    assert!(chat("512").contains(" of 512 positions"));
+    assert!(chat("0").contains(" of 65536 tokens"), "{}", chat("0"));
+    assert!(chat("512").contains(" of 512 tokens"));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn issue_13_8_a_mistake_names_its_variable() {
         let ran = with(&place, name, value);
         assert_ne!(ran.code, Some(0), "{name}={value}");
         assert!(ran.stderr.contains(name), "{name}={value}: {ran:#?}");
-        // What the command line says is not the variable's fault.
+        // An error in a given flag does not name the variable.
         let flag = [("LLAMA_ARG_CTX_SIZE", ["-c", "2"]), ("LLAMA_ARG_N_PREDICT", ["-n", "0"])];
         if let Some((_, given)) = flag.iter().find(|(known, _)| *known == name) {
             let mut command = place.run_command(&[&["-p", PROMPT], &given[..]].concat());

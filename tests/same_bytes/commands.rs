@@ -1,5 +1,5 @@
-//! The command line: a line of a batch is what `run` says, whoever stands beside it and whatever happened on the way; what comes from
-//! the disk is what would have been read.
+//! The commands: a line of a batch gives the same text as `run`, whatever other lines there are and whatever interrupts
+//! the batch; restored prompts give the same text as decoded ones.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use super::{context, exact_model, words};
 
 const N_LINES: usize = 64;
 
-/// Tokens of an answer.
+/// Number of tokens per answer.
 const N_TOKENS: &str = "16";
 
 struct Place {
@@ -50,7 +50,7 @@ impl Place {
         self.command(&[&["batch", "-i", input, "-o", output, "--seed", "5", "-q"], arguments].concat())
     }
 
-    /// The answers of a batch, by name.
+    /// The answers of a batch, by id.
     #[track_caller]
     fn answers(&self, input: &str, output: &str, arguments: &[&str]) -> BTreeMap<String, String> {
         finish(&mut self.batch(input, output, arguments)).succeeds();
@@ -64,7 +64,7 @@ impl Place {
         })
     }
 
-    /// The seeds of a batch's answers, by name.
+    /// The seeds of a batch's answers, by id.
     fn seeds(&self, output: &str) -> BTreeMap<String, String> {
         self.members(output, |body| body["seed"].to_string())
     }
@@ -79,7 +79,7 @@ impl Place {
     }
 }
 
-/// A line: greedy or not, with a seed of its own or not, and some begin alike.
+/// A line: greedy or not, with or without its own seed; some share a prefix.
 fn line(dice: &mut Dice, i: usize) -> Value {
     let shared =
         if dice.roll(2) == 0 { "Answer in one sentence, as a sailor would, and name a port if you can. " } else { "" };
@@ -129,7 +129,8 @@ fn a_line_is_answered_as_if_it_were_alone() {
     finish(&mut place.command(&["batch", "merge", "-o", "whole.jsonl"])).succeeds();
     is_same("in two shards", &place.records("whole.jsonl"));
 
-    // Alone: as the only line, with the seed that follows from its name, and as a prompt of `run`, where it has one.
+    // Alone: as the only line of a batch, with the seed derived from its id, and as a prompt of `run` with the same
+    // seed.
     for i in [0, 1, 2, 3, 25] {
         place.inner.write("only.jsonl", jsonl(&lines[i..=i]));
         let only = place.answers("only.jsonl", &format!("only-{i}.jsonl"), &[]);
@@ -166,7 +167,7 @@ fn a_batch_that_was_killed_goes_on_to_the_same_answers() {
     for n_lanes in ["3", "5", "12"] {
         let before = n_bytes();
         let mut running = Running::start(&mut place.batch("lines.jsonl", "killed.jsonl", &["-np", n_lanes]));
-        // At least one answer more.
+        // Wait for at least one more answer.
         wait_until("an answer in the journal", || n_bytes() > before + 200 || !running.is_running());
         if running.is_running() {
             let kill = format!("kill -KILL {}", running.worker());
@@ -195,7 +196,7 @@ fn a_prompt_from_the_disk_is_the_prompt_that_was_read() {
             }
         }
     }
-    // What the first lines of a batch have in common comes from the disk the second time.
+    // In the second run the shared prefix comes from the disk.
     let content = |i: usize| format!("{document}\nQuestion {i}: what is it about?");
     let line = |i: usize| json!({"custom_id": i.to_string(), "prompt": content(i), "seed": i});
     place.inner.write("lines.jsonl", jsonl(&(0..4).map(line).collect::<Vec<_>>()));
@@ -226,7 +227,8 @@ fn chat(place: &Place, arguments: &[&str], messages: &[&str]) -> Ran {
     ran
 }
 
-/// The context is full after some turns, so the oldest go and the rest is read from its cache, anew, or from a file.
+/// The context fills up after some turns: the oldest messages are dropped, and the rest comes from the cache, a new
+/// prefill or a file.
 #[test]
 fn a_chat_says_the_same_in_one_process_and_in_many() {
     let Some(model) = exact_model("chats") else { return };

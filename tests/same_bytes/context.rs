@@ -1,4 +1,5 @@
-//! One context: how a prompt gets into it, what its cells went through, threads, types of the cache, adapters, samplers, forms.
+//! One context: results do not depend on prompt chunks, the history of cells or the number of threads, and hold for all
+//! cache types, adapters, samplers and constraints.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use chaski::gguf::Gguf;
 use chaski::llama::model::{Lora, Model};
 use chaski::llama::sampler::sampler;
 use chaski::llama::session::{KvType, Session, SessionConfig};
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::sampling::{SamplerKind, Sampling};
 use chaski::structure::Constraint;
 use chaski::target::Target as _;
@@ -35,7 +36,7 @@ fn plain(model: &Model, config: &SessionConfig, prompt: &[Token], sampling: &Sam
     real::plain(model, &mut target, prompt, N_TOKENS, sampler(sampling, model, prompt))
 }
 
-/// Answers with this drafter, and holds the answer to the plain one.
+/// Generates an answer with this drafter and asserts that it equals the plain one.
 #[track_caller]
 #[expect(clippy::too_many_arguments, reason = "what is compared, and the two ways to it")]
 fn hold(
@@ -131,7 +132,7 @@ fn every_type_of_cache_is_read_alike() {
     }
 }
 
-/// Decodes and drops trees and texts, so that the cells of the cache are in disorder and parts of them unused.
+/// Decodes and drops trees and texts, so that the cells of the cache are out of order and some are unused.
 pub(super) fn stir(target: &mut Session<'_>, dice: &mut Dice, n_vocab: usize, base: &[Token]) {
     let any = |dice: &mut Dice| Token(i32::try_from(dice.roll(n_vocab)).unwrap());
     for _ in 0..1 + dice.roll(4) {
@@ -187,7 +188,7 @@ fn a_state_goes_on_as_the_context_that_it_is_of() {
         let n_read = 1 + dice.roll(text.len() - 1);
         real::read(&mut used, &text[..n_read], &[1 + dice.roll(99)]);
         let state = used.state().unwrap();
-        // Into a context of another length and other threads; also where the prompt goes on otherwise than the state.
+        // Restore into a context of another size and with other threads, and continue differently from the state.
         let config = SessionConfig { n_ctx: 2048, n_threads: 1, n_threads_batch: 3, ..config() };
         let mut restored = Session::new(&model, &config).unwrap();
         restored.restore(&text[..n_read], &state).unwrap();
@@ -236,7 +237,7 @@ fn an_answer_of_a_form_is_the_same_with_any_draft() {
     let _turn = real::turn();
     let model = Rc::new(real::load(&path, None));
     let mut target = Session::new(&model, &config()).unwrap();
-    let mut former = Former::new(model.clone());
+    let mut constrainer = Constrainer::new(model.clone());
     let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"},
         "tags": {"type": "array", "items": {"enum": ["a", "bb", "ccc"]}, "maxItems": 4}}, "required": ["name", "age", "tags"],
         "additionalProperties": false}"#;
@@ -244,7 +245,7 @@ fn an_answer_of_a_form_is_the_same_with_any_draft() {
     let text = real::chat(&model, "Name, age and tags of Ana, who is 31.");
     for form in &forms {
         for sampling in [Sampling::greedy(), seeded(9)] {
-            let mut held = || former.held(form, &sampling, &text).unwrap().0;
+            let mut held = || constrainer.sampler_and_filter(form, &sampling, &text).unwrap().0;
             let plain = real::plain(&model, &mut target, &text, N_TOKENS, held());
             for drafter in ["auto", "wild trees", "wild chains"] {
                 let what = format!("{form:?}, {drafter}, temperature {}", sampling.temperature);
@@ -254,7 +255,7 @@ fn an_answer_of_a_form_is_the_same_with_any_draft() {
     }
 }
 
-/// An adapter of rank 8 for matrices of a model's first layers.
+/// A LoRA adapter of rank 8 for matrices of the model's first layers.
 pub(super) fn adapter(path: &Path) -> Vec<u8> {
     let gguf = Gguf::open(path).unwrap();
     let mut dice = Dice(7);

@@ -1,9 +1,9 @@
-//! The same model, prompt, settings and seed give the same bytes: one property for each thing that could make a difference, on a
-//! real quantized model (`CHASKI_TEST_MODEL`). Where rows of logits can be seen, their bits are compared, too.
+//! The same model, prompt, settings and seed give the same bytes. Each test varies one thing that could make a
+//! difference, on a real quantized model (`CHASKI_TEST_MODEL`), and compares the bits of logits where it can.
 //!
-//! Drafts have a test of their own, `tests/real_model.rs`. `soak` mixes everything at random; `scripts/soak.sh` runs it.
+//! Drafts have their own test, `tests/real_model.rs`. `soak` mixes everything at random; `scripts/soak.sh` runs it.
 //!
-//! ggml's kernels do not promise any of this, so with them every test says so and passes.
+//! ggml's kernels promise none of this: with them every test reports that it is skipped.
 
 #![cfg(feature = "llama")]
 
@@ -47,12 +47,12 @@ const WORDS: [&str; 24] = [
     "Then ", "she ", "said: ", "\"no\"", ", ", "été ", "水", "x = ", "and ",
 ];
 
-/// A text of about so many tokens.
+/// A text of about `n` tokens.
 fn words(dice: &mut Dice, n: usize) -> String {
     (0..n).map(|_| WORDS[dice.roll(WORDS.len())]).collect()
 }
 
-/// A prompt of about so many tokens.
+/// A prompt of about `n` tokens.
 fn prompt(model: &Model, dice: &mut Dice, n: usize) -> Vec<Token> {
     model.tokenize(&[Segment { text: format!("{}\n", words(dice, n)), parse_special: false }])
 }
@@ -61,7 +61,7 @@ fn seeded(seed: u32) -> Sampling {
     Sampling { temperature: 0.8, seed, ..Sampling::default() }
 }
 
-/// The logits after all of `text`, as bits.
+/// The bits of the logits after all of `text`.
 fn last_row(target: &mut Session<'_>, text: &[Token], chunks: &[usize]) -> Vec<u32> {
     let (last, before) = text.split_last().unwrap();
     real::read(target, before, chunks);

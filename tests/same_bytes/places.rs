@@ -1,11 +1,11 @@
-//! Many texts in one context: whatever stands beside a text, in whatever place, read in whatever portions, taken over from whomever.
+//! Many texts in one context: results do not depend on the lane, its neighbours, the prompt chunks or copied prefixes.
 
 use std::ops::ControlFlow;
 
 use chaski::batching::chains::Drafting;
 use chaski::batching::schedule::BatchSchedule;
 use chaski::batching::target::{BatchTarget as _, Run};
-use chaski::batching::{Batcher, Said, Text};
+use chaski::batching::{Batcher, EmittedToken, Text};
 use chaski::cost::CostCurve;
 use chaski::draft::auto::Auto;
 use chaski::llama::model::Model;
@@ -19,7 +19,8 @@ use super::support::loop_parts::{Dice, Still};
 use super::support::real::{self, Comparison, Difference, Plain, config};
 use super::{exact_model, forget, last_row, prompt, seeded};
 
-/// Reads random portions of random texts into places side by side, and compares the row after each portion with that of the text alone.
+/// Decodes random chunks of random texts in several lanes, and compares the logits after each chunk with those of the
+/// text alone.
 #[test]
 fn a_row_does_not_depend_on_its_place_or_its_neighbours() {
     let Some(path) = exact_model("places") else { return };
@@ -59,7 +60,7 @@ fn a_row_does_not_depend_on_its_place_or_its_neighbours() {
     }
 }
 
-/// A text that goes on with what another place held, whole or in part, after that place went on, and back again.
+/// Copies a prefix of one lane to another and continues it there, several times in a row.
 #[test]
 fn what_is_taken_over_is_what_would_have_been_read() {
     let Some(path) = exact_model("copies") else { return };
@@ -85,7 +86,7 @@ fn what_is_taken_over_is_what_would_have_been_read() {
     }
 }
 
-/// A text of a batch and what is known of it.
+/// A text of a batch and its plain answer.
 pub(super) struct Line {
     pub(super) prompt: Vec<Token>,
     pub(super) sampling: Sampling,
@@ -93,25 +94,26 @@ pub(super) struct Line {
     pub(super) plain: Plain,
 }
 
-/// How a batch is answered.
+/// How to answer a batch.
 #[derive(Clone, Debug)]
 pub(super) struct Side {
     pub(super) n_lanes: usize,
-    /// Rows of a step beyond one for each text.
+    /// Rows of a step beyond one per text.
     pub(super) max_more: usize,
-    /// Whether drafting pays.
+    /// Whether drafting pays off.
     pub(super) drafts: bool,
     pub(super) config: SessionConfig,
 }
 
-/// Answers all lines side by side, in this order. Returns what differs, by number of the line, and how many drafted tokens were accepted.
+/// Answers all lines in one batch, in this order. Returns the differences by line, and the number of accepted draft
+/// tokens.
 pub(super) fn side_by_side(
     model: &Model,
     lines: &[Line],
     order: &[usize],
     side: &Side,
 ) -> (Vec<(usize, Difference)>, usize) {
-    // On a machine where nothing but single rows pays, or on one where rows cost nothing.
+    // A cost curve where rows are almost free, or one where only single rows pay off.
     let curve = if side.drafts { [(1, 10.0), (64, 11.0)] } else { [(1, 10.0), (64, 640.0)] };
     let schedule = BatchSchedule::new(CostCurve::exact(curve)).with_max_more(side.max_more);
     let slots = Parallel::new(model, &side.config, side.n_lanes, schedule.max_rows(side.n_lanes)).unwrap();
@@ -128,7 +130,7 @@ pub(super) fn side_by_side(
             let (prompt, max_tokens) = (prompt.clone(), *n_tokens);
             crowd.admit(Text { id: id as u64, prompt, max_tokens, sampler, form: None });
         }
-        let mut listener = |said: Said<'_>| {
+        let mut listener = |said: EmittedToken<'_>| {
             let id = said.id as usize;
             comparisons[id].take(&lines[id].plain, said.token, said.logits);
             if model.is_end(said.token) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

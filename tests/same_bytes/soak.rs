@@ -1,4 +1,4 @@
-//! Everything at random, for as long as one likes: `scripts/soak.sh` runs this.
+//! Random combinations of everything, for as long as wanted: `scripts/soak.sh` runs this.
 
 use std::io::Write as _;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use chaski::accept::Sampler;
 use chaski::llama::model::Model;
 use chaski::llama::sampler::sampler;
 use chaski::llama::session::{KvType, Session, SessionConfig};
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::sampling::{SamplerKind, Sampling};
 use chaski::structure::Constraint;
 use chaski::token::Token;
@@ -25,7 +25,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// One of so many.
+/// A random element.
 fn pick<T: Clone>(dice: &mut Dice, all: &[T]) -> T {
     all[dice.roll(all.len())].clone()
 }
@@ -67,7 +67,7 @@ fn random_prompt(model: &Model, dice: &mut Dice) -> Vec<Token> {
     let most = pick(dice, &[8, 60, 300, 600]);
     let n = 1 + dice.roll(most);
     match dice.roll(3) {
-        // Tokens as no tokenizer would put them.
+        // Tokens that no tokenizer would produce.
         0 => (0..n + 1).map(|_| Token(dice.roll(model.n_vocab()) as i32)).collect(),
         _ => prompt(model, dice, n),
     }
@@ -76,15 +76,15 @@ fn random_prompt(model: &Model, dice: &mut Dice) -> Vec<Token> {
 const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "string", "maxLength": 12}, "b": {"type": "number"}},
     "required": ["a", "b"], "additionalProperties": false}"#;
 
-/// One text, plain and in another way. Tells the way and the difference.
-fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<String> {
+/// Compares one text, plain and in a random way. Returns a description of the first difference.
+fn one_text(model: &Rc<Model>, constrainer: &mut Constrainer, dice: &mut Dice) -> Option<String> {
     let text = random_prompt(model, dice);
     let sampling = random_sampling(dice, &text);
     let n_tokens = 4 + dice.roll(60);
     let form = [None, None, None, Some(Constraint::JsonSchema(SCHEMA.to_owned()))][dice.roll(4)].clone();
     let mut chooser = || -> Box<dyn Sampler> {
         match &form {
-            Some(form) => former.held(form, &sampling, &text).unwrap().0,
+            Some(form) => constrainer.sampler_and_filter(form, &sampling, &text).unwrap().0,
             None => sampler(&sampling, model, &text),
         }
     };
@@ -108,7 +108,6 @@ fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<S
         target = Session::new(model, &other).unwrap();
         target.restore(&text[..n_restored], &state).unwrap();
     }
-    // What verifies 64 rows in each step takes long.
     let names: Vec<&str> = DRAFTERS.into_iter().chain(["none"]).filter(|_| dice.roll(3) > 0).collect();
     let name = if names.is_empty() { "auto" } else { pick(dice, &names) };
     let mut base = Counts::default();
@@ -126,7 +125,7 @@ fn one_text(model: &Rc<Model>, former: &mut Former, dice: &mut Dice) -> Option<S
     })
 }
 
-/// Some texts side by side.
+/// Compares several texts in one batch.
 fn some_texts(model: &Model, dice: &mut Dice) -> Option<String> {
     let config = SessionConfig { n_ctx: 768, ..random_config(dice, 768) };
     let n_lanes = 1 + dice.roll(12);
@@ -173,7 +172,7 @@ fn soak() {
     let path = exact_model("soak").expect("a model, and kernels that promise something");
     let _turn = real::turn();
     let model = Rc::new(real::load(&path, None));
-    let mut former = Former::new(model.clone());
+    let mut constrainer = Constrainer::new(model.clone());
     let seconds = Duration::from_secs(number("CHASKI_SOAK_SECONDS").unwrap_or(60));
     let (first, most) = (number("CHASKI_SOAK_SEED").unwrap_or(1), number("CHASKI_SOAK_CASES").unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout();
@@ -181,12 +180,12 @@ fn soak() {
     let (mut n_cases, mut n_different) = (0, 0);
     while n_cases < most && start.elapsed() < seconds {
         let seed = first + n_cases;
-        // Neighbouring seeds of the generator begin alike.
+        // Neighbouring seeds start with similar numbers, so mix them.
         let mut dice = Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         (0..4).for_each(|_| _ = dice.roll(2));
         let difference = match dice.roll(4) {
             0 => some_texts(&model, &mut dice),
-            _ => one_text(&model, &mut former, &mut dice),
+            _ => one_text(&model, &mut constrainer, &mut dice),
         };
         n_cases += 1;
         if let Some(difference) = difference {

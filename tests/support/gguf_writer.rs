@@ -1,5 +1,5 @@
-//! Writes GGUF files for tests. It shares no code with the reader, so that a mistake in one shows; and it writes what it
-//! is told, however wrong: the fields that a well-formed file derives can be overridden.
+//! Writes GGUF files for tests, valid or not. It shares no code with the reader, so that a mistake in one shows. Fields
+//! that a valid file derives, such as counts and offsets, can be overridden.
 
 /// A metadata value to write.
 #[derive(Clone, Debug)]

@@ -1,10 +1,10 @@
-//! What a generation needs besides a target.
+//! Parts of a generation loop: a clock, a random generator and a cost curve.
 
 use std::time::Duration;
 
 use chaski::cost::{Clock, CostCurve};
 
-/// A clock that stands still: no curve changes by it, and drafting takes no time.
+/// A clock that stands still: drafting takes no time, and no cost curve changes.
 pub struct Still;
 
 impl Clock for Still {
@@ -13,7 +13,7 @@ impl Clock for Still {
     }
 }
 
-/// A generator small enough to read (xorshift64*, Vigna 2016).
+/// A small random generator (xorshift64*, Vigna 2016).
 #[derive(Clone)]
 pub struct Dice(pub u64);
 
@@ -27,7 +27,7 @@ impl Dice {
     }
 }
 
-/// A curve on which drafting pays, whatever this machine is like.
+/// A cost curve on which drafting pays off, independent of this machine.
 pub fn flat_curve() -> CostCurve {
     let mut curve = CostCurve::default();
     (1..=32).for_each(|n_rows| curve.observe(n_rows, 0, 10.0 + 0.1 * n_rows as f64));

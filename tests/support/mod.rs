@@ -1,4 +1,4 @@
-//! Shared by the integration tests: small GGUF files made on the spot, so that no test downloads anything.
+//! Helpers of the integration tests, such as generated GGUF files, so that no test downloads anything.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
 pub mod gguf_writer;

@@ -1,4 +1,4 @@
-//! Answers of a real quantized model, with every row of logits that a token was chosen from.
+//! Runs a real quantized model and compares its answers and the logits of every emitted token.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +26,7 @@ use chaski::token::Token;
 
 use super::loop_parts::{Dice, Still, flat_curve};
 
-/// The model that `CHASKI_TEST_MODEL` names; says so where there is none.
+/// The model in `CHASKI_TEST_MODEL`. If it is not set, prints that `test` is skipped.
 pub fn path(test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("CHASKI_TEST_MODEL").filter(|path| !path.is_empty());
     if path.is_none() {
@@ -35,12 +35,12 @@ pub fn path(test: &str) -> Option<PathBuf> {
     path.map(|path| std::fs::canonicalize(Path::new(&path)).expect("CHASKI_TEST_MODEL names a file"))
 }
 
-/// Whether a row of logits is to have the same bits in every batch.
+/// Whether a row of logits should have the same bits in every batch.
 pub fn is_exact() -> bool {
     chaski::llama::kernels::in_use().unwrap().is_some()
 }
 
-/// The right to use llama.cpp, which is initialized once in a process: tests take turns.
+/// A lock for llama.cpp, which is initialized once per process: tests run one at a time.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -52,7 +52,7 @@ pub fn load(path: &Path, lora: Option<Lora>) -> Model {
     Model::load(&config, |_| true).unwrap()
 }
 
-/// What a context is made with where a test says nothing else. `CHASKI_TEST_THREADS` is for machines that have other work.
+/// The default context of tests. `CHASKI_TEST_THREADS` sets the threads, for machines with other work.
 pub fn config() -> SessionConfig {
     let n_threads = std::env::var("CHASKI_TEST_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     SessionConfig {
@@ -69,21 +69,21 @@ pub fn chat(model: &Model, text: &str) -> Vec<Token> {
     model.tokenize(&[Segment { text, parse_special: true }])
 }
 
-/// What was said, and the rows that it was chosen from.
+/// An answer, and the row of logits of each token.
 #[derive(Default)]
 pub struct Plain {
     pub tokens: Vec<Token>,
     pub rows: Vec<Vec<f32>>,
 }
 
-/// Where an answer is not the plain one.
+/// The first difference from the plain answer.
 #[derive(Debug)]
 pub struct Difference {
-    /// Number of the token.
+    /// Index of the token.
     pub at: usize,
-    /// Whether the token is another one too.
+    /// Whether the token differs, not only the logits.
     pub is_text: bool,
-    /// Logits of the row that differ, and the greatest difference of two of them.
+    /// Number of logits that differ, and the largest difference.
     pub n_logits: usize,
     pub greatest: f32,
 }
@@ -96,7 +96,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares an answer with the plain one while it is said.
+/// Compares an answer with the plain one, token by token.
 #[derive(Default)]
 pub struct Comparison {
     n: usize,
@@ -104,8 +104,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Takes in a token and the row that it was chosen from. After the first other token nothing is compared: what follows is
-    /// another text.
+    /// Adds a token and its row of logits. Stops comparing after the first different token: the rest is another text.
     pub fn take(&mut self, plain: &Plain, token: Token, logits: &[f32]) {
         let at = self.n;
         self.n += 1;
@@ -123,7 +122,7 @@ impl Comparison {
         }
     }
 
-    /// At the end of an answer of all that was to be said.
+    /// Ends the comparison. An answer of another length is a difference too.
     pub fn finish(mut self, plain: &Plain) -> Option<Difference> {
         if self.difference.is_none() && self.n != plain.tokens.len() {
             self.difference = Some(Difference { at: self.n, is_text: true, n_logits: 0, greatest: 0.0 });
@@ -132,7 +131,7 @@ impl Comparison {
     }
 }
 
-/// A sampler that is looked at.
+/// A sampler that passes each token and its logits to `see`.
 struct Watched<'a> {
     inner: Box<dyn Sampler>,
     see: &'a mut dyn FnMut(Token, &[f32]),
@@ -146,22 +145,22 @@ impl Sampler for Watched<'_> {
     }
 }
 
-/// A way to answer.
+/// How to compute an answer.
 pub struct Way<'a> {
     pub drafter: &'a mut dyn Drafter,
     pub schedule: Schedule,
-    /// Tokens of the prompt that are read at a time; after the last, the first again.
+    /// Chunk sizes of the prompt, used in rotation.
     pub chunks: &'a [usize],
 }
 
 impl Way<'_> {
-    /// One token after the other, the prompt in chunks of the session's own.
+    /// Without drafts, with the session's own prompt chunks.
     pub fn plain(drafter: &mut NoDraft) -> Way<'_> {
         Way { drafter, schedule: Schedule::everything(CostCurve::default()), chunks: &[usize::MAX] }
     }
 }
 
-/// Makes a session hold `prefix`, read in such chunks.
+/// Decodes `prefix` in chunks of these sizes.
 pub fn read(target: &mut Session<'_>, prefix: &[Token], chunks: &[usize]) {
     let mut sizes = chunks.iter().cycle();
     let mut end = target.n_reusable(prefix);
@@ -174,7 +173,7 @@ pub fn read(target: &mut Session<'_>, prefix: &[Token], chunks: &[usize]) {
     }
 }
 
-/// An answer; `see` is shown each token with its row. Returns how many drafted tokens were accepted.
+/// Generates an answer and passes each token and its logits to `see`. Returns the number of accepted draft tokens.
 pub fn answer(
     model: &Model,
     target: &mut Session<'_>,
@@ -200,7 +199,7 @@ pub fn answer(
     generation.run(prompt, prefilled, length, &mut emit).unwrap().stats.n_accepted
 }
 
-/// The plain answer.
+/// Generates the answer without drafts.
 pub fn plain(
     model: &Model,
     target: &mut Session<'_>,
@@ -217,7 +216,7 @@ pub fn plain(
     plain
 }
 
-/// Answers in another way. Where that is not `plain`, returns the difference; and how many drafted tokens were accepted.
+/// Generates an answer in another way. Returns its difference from `plain`, and the number of accepted draft tokens.
 pub fn compare(
     model: &Model,
     target: &mut Session<'_>,
@@ -233,7 +232,7 @@ pub fn compare(
     (comparison.finish(plain), n_accepted)
 }
 
-/// What followed what in some texts.
+/// N-gram counts of some texts, as a drafter's base.
 #[derive(Default)]
 pub struct Counts(HashMap<Vec<Token>, Vec<(Token, f32)>>);
 
@@ -263,10 +262,10 @@ impl Base for Counts {
     }
 }
 
-/// Knows what the answer is, and drafts it with mistakes: trees of every shape, of which a part is accepted.
+/// Drafts the known answer with random mistakes: trees of every shape, partly accepted.
 pub struct Wild {
     pub dice: Dice,
-    /// The plain answer, and how long its prompt is.
+    /// The plain answer, and the length of its prompt in tokens.
     pub answer: Vec<Token>,
     pub n_prompt: usize,
     pub n_vocab: usize,
@@ -280,7 +279,7 @@ impl Drafter for Wild {
         let n_said = context.len() - self.n_prompt;
         let n_drafted = [0, 1, 3, 7, 15, 62][self.dice.roll(6)];
         for _ in 0..n_drafted {
-            // Along the last node as often as anywhere, so that trees are deep and wide.
+            // Half of the time below the last node, so that trees grow deep as well as wide.
             let at = if self.dice.roll(2) == 0 { draft.tree.len() - 1 } else { self.dice.roll(draft.tree.len()) };
             let parent = draft.tree.nodes().nth(at).unwrap();
             let path = draft.tree.path(parent);
@@ -304,7 +303,7 @@ impl Drafter for Wild {
     fn learn(&mut self, _context: &[Token], _from: usize, _verified: Verified<'_>) {}
 }
 
-/// Another drafter, of which only chains are wanted.
+/// Restricts another drafter to chains.
 struct Chains(Box<dyn Drafter>);
 
 impl Drafter for Chains {
@@ -321,7 +320,7 @@ impl Drafter for Chains {
     }
 }
 
-/// Every kind of drafter: those of `--drafter`, with a base and without, each way to search, trees and chains.
+/// Every kind of drafter: those of `--drafter`, with and without a base, each tree search, trees and chains.
 pub const DRAFTERS: [&str; 9] = [
     "auto",
     "auto with a base",
@@ -334,7 +333,7 @@ pub const DRAFTERS: [&str; 9] = [
     "aded",
 ];
 
-/// One of [`DRAFTERS`], or none, for a prompt of `n_prompt` tokens whose plain answer is known.
+/// A drafter from [`DRAFTERS`] or "none", and its schedule.
 pub fn drafter(
     name: &str,
     plain: &Plain,

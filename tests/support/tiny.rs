@@ -1,6 +1,5 @@
-//! Tiny models with random weights that llama.cpp loads and runs: enough to test decoding, drafting and caches, in
-//! milliseconds. Their text means nothing, but it is not noise either: each token has a preferred successor, so greedy
-//! text is repetitive at times, and drafts are accepted at times.
+//! Tiny models with random weights that llama.cpp loads and runs in milliseconds, to test decoding, drafting and
+//! caches. Each token has a preferred successor, so greedy text repeats itself at times and some drafts are accepted.
 
 use super::gguf_writer::{GgufWriter, Meta};
 
@@ -8,7 +7,7 @@ use super::gguf_writer::{GgufWriter, Meta};
 pub const N_EMBD: usize = 64;
 /// Tokens in the vocabulary: 3 special, 256 bytes, ordinary ones, 2 control.
 pub const N_VOCAB: usize = 384;
-/// Context length in tokens that the models state.
+/// Context length in the models' metadata.
 pub const N_CTX: u32 = 65536;
 /// The id of `<s>`.
 pub const BOS: i32 = 1;
@@ -26,7 +25,7 @@ const N_BLOCKS: usize = 2;
 const HEAD: usize = N_EMBD / N_HEAD;
 const N_KV: usize = HEAD * N_HEAD_KV;
 
-/// The ChatML template that the models carry unless told otherwise.
+/// The default chat template of the models: ChatML.
 pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] \
     + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
@@ -36,13 +35,13 @@ pub enum Arch {
     /// attention over everything
     #[default]
     Llama,
-    /// recurrent: no attention, state that cannot be cut back
+    /// recurrent: no attention, a state that cannot be rolled back
     Mamba,
     /// block 0 has a sliding window of 16 tokens, block 1 full attention
     Gemma3,
 }
 
-/// What to write.
+/// Options of a model.
 #[derive(Clone, Debug)]
 pub struct TinyOptions {
     /// the same seed gives the same bytes
@@ -76,12 +75,12 @@ pub fn tiny_gemma3(seed: u64) -> Vec<u8> {
     tiny(&TinyOptions { seed, arch: Arch::Gemma3, ..TinyOptions::default() })
 }
 
-/// A model with these options, as the bytes of a file.
+/// The bytes of a model file with these options.
 pub fn tiny(options: &TinyOptions) -> Vec<u8> {
     tiny_writer(options).finish()
 }
 
-/// The same before it is encoded, for tests that damage it.
+/// The same before it is encoded, for tests that change it.
 pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
     let mut rng = Rng(options.seed);
     let mut w = GgufWriter::default();
@@ -141,14 +140,15 @@ fn embeddings(w: &mut GgufWriter, rng: &mut Rng, options: &TinyOptions) {
     // Gemma multiplies embeddings by sqrt(N_EMBD) itself.
     let scale = if options.arch == Arch::Gemma3 { 1.0 / (N_EMBD as f32).sqrt() } else { 1.0 };
     let embd: Vec<f32> = rng.normals(N_VOCAB * N_EMBD, 1.0);
-    // Each ordinary token prefers to follow one other: its output row leans towards that one's embedding. The hidden
-    // state has norm sqrt(N_EMBD) = 8, so rows of elements of size 0.4 give logits with a standard deviation of about 3.
+    // Each ordinary token prefers one predecessor: its output row leans towards that token's embedding. The hidden
+    // state has norm sqrt(N_EMBD) = 8, so rows of elements of size 0.4 give logits with a standard deviation of about
+    // 3.
     let mut predecessor: Vec<usize> = (FIRST_WORD..IM_START as usize).collect();
     rng.shuffle(&mut predecessor);
     let mut output = Vec::with_capacity(N_VOCAB * N_EMBD);
     for token in 0..N_VOCAB {
         let (lean, size) = match token {
-            // Special, control and byte tokens are possible but rare, so that most texts go on and are readable.
+            // Special, control and byte tokens are rare, so that most texts go on and are readable.
             0..FIRST_WORD => (0.0, 0.1),
             _ if token >= IM_START as usize => (0.0, 0.1),
             _ => (LEAN, 0.4),
@@ -192,7 +192,7 @@ fn attention_block(w: &mut GgufWriter, rng: &mut Rng, block: usize, arch: Arch) 
     if arch == Arch::Gemma3 {
         norm("attn_q_norm", HEAD, 1.0);
         norm("attn_k_norm", HEAD, 1.0);
-        // What a block adds is normalized: these weights are its share of the residual stream.
+        // A block's output is normalized: these weights are its share of the residual stream.
         norm("post_attention_norm", N_EMBD, 0.5);
         norm("post_ffw_norm", N_EMBD, 0.5);
     }
@@ -277,7 +277,7 @@ pub fn vocabulary(w: &mut GgufWriter) {
     w.meta("tokenizer.ggml.add_eos_token", Meta::Bool(false));
 }
 
-/// SplitMix64: a few lines, the same on every machine.
+/// SplitMix64: short, and the same on every machine.
 pub struct Rng(pub u64);
 
 impl Rng {
@@ -297,7 +297,7 @@ impl Rng {
         sum - 6.0
     }
 
-    /// `n` of them, times `scale`.
+    /// `n` normal numbers, times `scale`.
     pub fn normals(&mut self, n: usize, scale: f32) -> Vec<f32> {
         (0..n).map(|_| self.normal() * scale).collect()
     }

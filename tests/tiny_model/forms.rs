@@ -1,4 +1,5 @@
-//! What forms are worth: what they force is drafted, verified and accepted, and the text is the one without drafts.
+//! Structured output with drafts: forced tokens are drafted, verified and accepted, and the text equals the one without
+//! drafts.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -12,7 +13,7 @@ use chaski::draft::{Drafter, NoDraft};
 use chaski::generate::{Generation, Length};
 use chaski::llama::model::{Model, ModelConfig};
 use chaski::llama::sampler::Sampling;
-use chaski::llama::structured::Former;
+use chaski::llama::structured::Constrainer;
 use chaski::schedule::Schedule;
 use chaski::stats::Stats;
 use chaski::structure::Constraint;
@@ -23,8 +24,8 @@ use super::{LLAMA, prompt, session, turn};
 
 const STEP_MS: u64 = 10;
 
-/// Whatever is done takes the same time, however many rows it has. (A real clock would say that drafting takes longer than
-/// this model does, and rightly draft nothing.)
+/// A clock on which every action takes the same time. With a real clock drafting would take longer than this tiny
+/// model, so nothing would be drafted.
 #[derive(Default)]
 struct Even(Cell<u64>);
 
@@ -35,12 +36,12 @@ impl Clock for Even {
     }
 }
 
-/// A text of this form, plain or drafted.
+/// A text under this constraint, plain or drafted.
 fn text(model: &Rc<Model>, form: &Constraint, sampling: &Sampling, drafts: bool) -> (Vec<Token>, Stats) {
     let mut target = session(model, 2048);
-    let (mut sampler, narrow) = Former::new(model.clone()).held(form, sampling, &prompt()).unwrap();
+    let (mut sampler, narrow) = Constrainer::new(model.clone()).sampler_and_filter(form, sampling, &prompt()).unwrap();
     let (mut auto, mut none) = (Auto::default(), NoDraft);
-    auto.hold_to(narrow);
+    auto.set_filter(narrow);
     let drafter: &mut dyn Drafter = if drafts { &mut auto } else { &mut none };
     let mut schedule = Schedule::cost_aware(CostCurve::exact((1..=MAX_NODES).map(|n| (n, STEP_MS as f64))));
     let clock = Even::default();
@@ -59,8 +60,8 @@ fn text(model: &Rc<Model>, form: &Constraint, sampling: &Sampling, drafts: bool)
     (generated.tokens, generated.stats)
 }
 
-/// No source knows this text, so what is drafted is what is forced. Where a character has a token, that for its byte is ruled
-/// out, and so are those of several characters: the model, which means nothing, could spell it otherwise.
+/// No source knows this text, so only forced tokens are drafted. Where a character has a token, its byte token and
+/// longer tokens are banned: this random model might spell the text differently.
 #[test]
 fn what_a_schema_forces_is_drafted_verified_and_accepted() {
     let _turn = turn();

@@ -1,18 +1,18 @@
-//! The real door to llama.cpp, with a model small enough for thousands of decodes: trees see exactly their own path,
-//! keep and rollback leave no trace, and drafted text is plain text.
+//! `src/llama` with a model small enough for thousands of decodes: each node of a tree sees exactly its own path, keep
+//! and rollback leave nothing behind, and drafted text equals plain text.
 //!
-//! Model and cache are F32, so one row and many rows take kernels that differ in rounding only.
+//! Model and cache are F32, so the kernels for one row and for many rows differ only in rounding.
 
 #![cfg(feature = "llama")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod engine;
 mod forms;
 mod samplers;
 mod states;
 mod tokenize;
-mod worker;
 
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -35,7 +35,7 @@ use chaski::tree::{NodeId, TokenTree};
 use support::loop_parts::{Dice, Still, flat_curve};
 use support::tiny;
 
-/// llama.cpp is initialized once in a process, so the tests take turns.
+/// llama.cpp is initialized once per process, so the tests run one at a time.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -48,11 +48,11 @@ trait Draws {
 
 impl Draws for Dice {
     fn token(&mut self) -> Token {
-        // Past the control and byte tokens.
+        // An ordinary token, after the control and byte tokens.
         Token(i32::try_from(260 + self.roll(100)).unwrap())
     }
 
-    /// A tree of any shape the limits allow.
+    /// A random tree within the limits.
     fn tree(&mut self, root: Token, max_nodes: usize) -> TokenTree {
         let mut tree = TokenTree::new(root);
         for _ in 0..self.roll(max_nodes + 1) {
@@ -88,7 +88,7 @@ fn sync(session: &mut Session<'_>, prefix: &[Token]) {
     session.sync(prefix, &mut |_, _| ControlFlow::Continue(())).unwrap();
 }
 
-/// The logits after `text`, decoded from nothing and token by token.
+/// The logits after `text`, decoded token by token from an empty context.
 fn plain_logits(session: &mut Session<'_>, text: &[Token]) -> Vec<f32> {
     sync(session, &[]);
     let (last, before) = text.split_last().unwrap();
@@ -114,7 +114,7 @@ static LLAMA: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::tiny_llama(3));
 
 #[test]
 fn tree_logits_are_those_of_each_path_alone() {
-    // Gemma's logits are larger, and so is their rounding.
+    // Gemma's logits are larger, and so are their rounding errors.
     for (name, bytes, bound) in [("llama", tiny::tiny_llama(3), 1e-4), ("gemma3", tiny::tiny_gemma3(3), 3e-4)] {
         with_model(&bytes, |model| {
             let mut dice = Dice(1);
@@ -159,7 +159,7 @@ fn hundreds_of_random_steps_leave_no_trace() {
             text.push(dice.token());
             assert_eq!(target.n_past(), text.len() - 1);
             if dice.roll(30) == 0 {
-                // Back to an earlier place, as an edited conversation does.
+                // Go back to an earlier position, as when a user edits a chat.
                 text.truncate(2 + dice.roll(text.len() - 2));
                 sync(&mut target, &text[..text.len() - 1]);
             }
@@ -193,7 +193,7 @@ fn generate(
     (generated.tokens, generated.stats)
 }
 
-/// Every sampler at work, those that remember among them.
+/// Configurations that use every sampler, including those with a memory.
 fn samplings() -> Vec<Sampling> {
     let changes: [fn(&mut Sampling); 13] = [
         |_| {},
@@ -266,7 +266,7 @@ fn mistakes_are_errors_and_leave_the_timeline_alone() {
         assert_eq!(target.keep(&[child]), Err(TargetError::NotAPath));
         assert_eq!(target.keep(&[NodeId::ROOT]), Err(TargetError::NotAPath), "the refused verify is gone");
 
-        // A verify that nobody kept is as if it had not been.
+        // A verify without a keep must leave nothing behind.
         target.verify(&tree).unwrap();
         target.verify(&tree).unwrap();
 
@@ -319,7 +319,7 @@ fn recurrent_models_are_decoded_plainly() {
         assert!(matches!(refused, Err(TargetError::TooWide { .. })));
         let once = generate(&mut target, &mut Auto::default(), Schedule::cost_aware(flat_curve()), &mut Greedy, 60);
         assert_eq!(once.1.n_drafted, 0);
-        // A state cannot be rolled back, so another text starts from nothing.
+        // A recurrent state cannot be rolled back, so another text starts from an empty context.
         let again = generate(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()), &mut Greedy, 60);
         assert_eq!(once.0, again.0);
         let mut fresh = session(model, 2048);

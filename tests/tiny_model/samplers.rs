@@ -1,5 +1,5 @@
-//! DRY against its naive twin. It needs a vocabulary to know what breaks a repetition; the samplers that need none have
-//! theirs beside them.
+//! DRY against a naive implementation. It needs a vocabulary for its sequence breakers; the other samplers are tested
+//! in `src/llama/sampler/tests.rs`.
 
 use chaski::llama::model::Model;
 use chaski::llama::sampler::{Sampling, sampler};
@@ -9,8 +9,8 @@ use chaski::token::Token;
 use super::support::loop_parts::Dice;
 use super::{LLAMA, with_model};
 
-/// What DRY takes from the logit of each of `tokens` after `text`: `multiplier * base ^ (n - allowed)`, where the token
-/// followed the last `n` tokens before, and no breaker is among them.
+/// DRY's penalty for each of `tokens` after `text`: `multiplier * base ^ (n - allowed)` for the longest earlier
+/// occurrence of the last `n` tokens that was followed by the token and contains no breaker.
 fn penalties(sampling: &Sampling, text: &[Token], tokens: &[Token], is_breaker: impl Fn(Token) -> bool) -> Vec<f64> {
     let seen = &text[text.len().saturating_sub(sampling.dry_penalty_last_n as usize)..];
     let allowed = sampling.dry_allowed_length as usize;
@@ -27,13 +27,13 @@ fn penalties(sampling: &Sampling, text: &[Token], tokens: &[Token], is_breaker: 
     tokens.iter().map(penalty).collect()
 }
 
-/// Whether `token` with this logit is still chosen over a token with the logit 0 that was never said.
+/// Whether `token` with this logit is chosen over a new token with logit 0.
 fn is_chosen(model: &Model, sampling: &Sampling, text: &[Token], token: Token, logit: f64) -> bool {
     const NEVER_SAID: usize = 300;
     let mut logits = vec![-1e30; model.n_vocab()];
     logits[NEVER_SAID] = 0.0;
     logits[token.index()] = logit as f32;
-    // Half is known from the start, half is taken in token by token.
+    // The sampler gets half of the text as its prompt and half token by token.
     let (prompt, said) = text.split_at(text.len() / 2);
     let mut sampler = sampler(sampling, model, prompt);
     for &token in said {
@@ -63,7 +63,7 @@ fn dry_is_its_naive_twin() {
                 dry_breakers: Some(vec!["z".to_owned()]),
                 ..Sampling::default()
             };
-            // From texts that repeat always the same to texts that hardly do.
+            // From texts that repeat one token to texts that hardly repeat any.
             let n_kinds = 1 + dice.roll(tokens.len());
             let text: Vec<Token> = (0..dice.roll(40)).map(|_| tokens[dice.roll(n_kinds)]).collect();
             for (&token, penalty) in tokens.iter().zip(penalties(&sampling, &text, &tokens, is_breaker)) {

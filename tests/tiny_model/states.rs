@@ -1,4 +1,4 @@
-//! What a context holds as bytes: restored, it stands for the tokens that were computed.
+//! Saved states: a restored state equals the decoded tokens.
 
 use super::support::loop_parts::Dice;
 use super::support::tiny;
@@ -9,8 +9,7 @@ use chaski::target::Target as _;
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 
-/// Bitwise: what was read from bytes and what was computed are the same numbers. Of a sliding window llama.cpp leaves cells
-/// out, which changes the order of sums.
+/// Compares bits. For a sliding window llama.cpp leaves cells out of a state, which changes the order of sums.
 #[test]
 fn a_state_stands_for_the_tokens_it_holds() {
     let models = [

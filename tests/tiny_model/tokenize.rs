@@ -1,4 +1,4 @@
-//! Long texts are tokenized in pieces: in little time, and to the tokens that they have as a whole.
+//! Long texts are tokenized in pieces: quickly, and to the same tokens as in one piece.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn tokens(model: &Model, text: String, parse_special: bool) -> Vec<Token> {
     model.tokenize(&[Segment { text, parse_special }])
 }
 
-/// What is repeated has the tokens of its second time again and again. The first time there is a space in front.
+/// Every repetition has the tokens of the second one. The first has a space in front.
 fn expected(model: &Model, unit: &str, n: usize, parse_special: bool) -> Vec<Token> {
     let of = |n| tokens(model, unit.repeat(n), parse_special);
     let (one, two, three) = (of(1), of(2), of(3));
@@ -43,7 +43,7 @@ fn a_long_text_has_the_tokens_of_its_parts() {
             "a<|im_start|>\n the",
         ] {
             for parse_special in [false, true] {
-                // Some pieces long, and short of the next one.
+                // Several pieces long; the last piece is shorter.
                 let n = 60_000 / unit.len() + 1;
                 let found = tokens(model, unit.repeat(n), parse_special);
                 assert!(found == expected(model, unit, n, parse_special), "{unit:?}, {parse_special}");
@@ -56,11 +56,11 @@ fn a_long_text_has_the_tokens_of_its_parts() {
     });
 }
 
-/// A forged vocabulary: the tokenizer finds special tokens byte by byte.
+/// A forged vocabulary: llama.cpp finds special tokens byte by byte.
 #[test]
 fn a_special_token_that_begins_inside_a_character_is_found() {
     let mut bytes = tiny::tiny_llama(3);
-    // The last two bytes of 木, and more: by its characters a text could be cut behind that one only.
+    // Starts with the last two bytes of 木: judged by characters, a text could be split only after 木, inside this token.
     let (honest, forged) = (b"<|im_start|>", b"\x9c\xa8\xe6\x97\xa5\xe6\x97\xa5\xe6\x97\xa5e");
     let at = bytes.windows(honest.len()).position(|window| window == honest).unwrap();
     bytes[at..at + honest.len()].copy_from_slice(forged);
@@ -76,7 +76,7 @@ fn characters_that_no_token_has_take_little_time() {
     with_model(&tiny::tiny_llama(3), |model| {
         let start = Instant::now();
         assert_eq!(tokens(model, "木".repeat(1 << 20), false).len(), 2 + 3 * (1 << 20));
-        // In one piece it takes minutes.
+        // In one piece this takes minutes.
         assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     });
 }

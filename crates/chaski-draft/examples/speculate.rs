@@ -1,4 +1,4 @@
-//! Drafts and verifies a text without a model: the target is a scripted one. A real one implements [`Target`] with its KV cache.
+//! Drafts and verifies a text without a model, on a scripted target. A runner implements `Target` with its KV cache.
 //!
 //! `cargo run -p chaski-draft --example speculate`
 
@@ -15,11 +15,11 @@ use chaski_draft::target::Scripted;
 use chaski_draft::token::Token;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // 50 tokens, and each follows from the two before it, so that the text repeats itself.
+    // 50 tokens. Each token depends only on the two before it, so the text repeats itself.
     let target = Scripted::new(50, 2, 7);
-    // Measured on the machine in real life: milliseconds of a batch of n rows.
+    // Milliseconds for a batch of n rows. A runner measures these on its machine.
     let curve = CostCurve::exact([(1, 46.0), (2, 51.5), (4, 57.0), (8, 71.0), (16, 103.0)]);
-    // A clock that stands still leaves the curve as it is. A real one: `let start = Instant::now(); move || start.elapsed()`.
+    // A stopped clock leaves the curve unchanged. A runner uses `let start = Instant::now(); move || start.elapsed()`.
     let mut speculator = Speculator::new(target, curve, || Duration::ZERO);
 
     let prompt = [Token(1), Token(2), Token(3)];

@@ -1,9 +1,9 @@
-//! Acceptance: what of a verified tree becomes text.
+//! Acceptance: walks a verified tree and decides which of its tokens become text.
 //!
-//! From the root down, the sampler takes one token from each node's logits. While a child carries that token the walk
-//! goes on there; the first token no child carries is the bonus. The sampler advances exactly once per emitted token,
-//! as in plain decoding, so the same seed gives the same draws with any draft, and penalties and grammars just work.
-//! No probability of the drafter enters: the output is the target's.
+//! From the root down, the sampler draws one token from each node's logits. If a child carries that token, the walk
+//! continues there. If none does, the token is the bonus and the walk ends. The sampler advances exactly once per
+//! emitted token, as in plain decoding, so the same seed gives the same draws with any draft, and penalties and
+//! grammars work unchanged. The drafter's probabilities are not used: the output is the target's.
 
 use std::ops::ControlFlow;
 
@@ -11,16 +11,16 @@ use crate::target::{Rows, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 
-/// Chooses the next token from the target's logits, and remembers that it did.
+/// Chooses the next token from the target's logits, and updates its own state.
 pub trait Sampler {
-    /// The token that follows. `logits` has one finite value or minus infinity per token of the vocabulary.
+    /// Chooses the next token. `logits` has one value per vocabulary token, finite or minus infinity.
     ///
     /// # Errors
-    /// When no token can be chosen.
+    /// If no token can be chosen.
     fn sample(&mut self, logits: &[f32]) -> Result<Token, TargetError>;
 }
 
-/// The likeliest token, the first one on a tie: sampling at temperature 0.
+/// Sampling at temperature 0: the likeliest token, the first one on a tie.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Greedy;
 
@@ -31,10 +31,11 @@ impl Sampler for Greedy {
     }
 }
 
-/// The place of the greatest value, the first one on a tie; `None` where there is none (NaN, infinity, or all minus infinity).
+/// The index of the greatest value, the first one on a tie. `None` if there is a NaN or plus infinity, or nothing
+/// finite.
 #[must_use]
 pub fn argmax(logits: &[f32]) -> Option<usize> {
-    // The greatest value first, then its place: two passes that vectorize beat one that does not (150k logits a row).
+    // Two passes (the maximum, then its index) vectorize and beat one that does not: a row has up to 150k logits.
     let mut lanes = [(f32::NEG_INFINITY, false); 16];
     for chunk in logits.chunks(16) {
         for ((max, has_nan), &logit) in lanes.iter_mut().zip(chunk) {
@@ -49,11 +50,11 @@ pub fn argmax(logits: &[f32]) -> Option<usize> {
     logits.iter().position(|&logit| logit == max)
 }
 
-/// Walks a verified tree, giving each token to `emit` as it is accepted, and last the bonus; `Break` makes a token the
-/// last. Returns the root and the nodes below it whose tokens were emitted.
+/// Walks a verified tree and passes each emitted token to `emit`, the bonus last. If `emit` returns `Break`, that token
+/// is the last. Returns the accepted path: the root, then the nodes whose tokens were emitted.
 ///
 /// # Errors
-/// What the sampler fails with.
+/// Errors of the sampler.
 pub fn walk(
     tree: &TokenTree,
     rows: &dyn Rows,

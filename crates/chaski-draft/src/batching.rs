@@ -1,13 +1,13 @@
-//! Many texts decoded side by side: one batch holds rows of all of them, so that the weights are read once for all.
+//! Decodes many texts side by side: one batch holds rows of all of them, so the weights are read once for all.
 //!
-//! A text has a lane, which is one timeline of the target. What it has beyond what the timeline holds is pending: a
-//! prompt to read, and in the end one token, the root of the next step. So reading and writing are the same thing, and
-//! one batch does both: each step decodes a run of pending tokens for every text ([`schedule`] says how many), and
-//! where a run reaches the end of its text, the target's logits give the next token. A text that ends leaves its lane
-//! at once, and one that begins like another takes a copy of that shared prefix (`shared_prefixes`). After a root there can be
-//! drafted tokens, a chain of them; without any it is plain decoding.
+//! Each text has a lane, which is one timeline of the target. The tokens of a text that its lane has not decoded are
+//! pending: first a prompt, later one token, the root of the next step. So reading prompts and generating are the same
+//! operation, and one batch can do both. Each step decodes a run of pending tokens for every text ([`schedule`] decides
+//! how many). If a run reaches the end of its text, its logits give the next token. A draft, if any, follows the root
+//! as a chain.
 //!
-//! What a text means is the business of whoever listens, and so is where it comes from.
+//! A text that ends leaves its lane at once. A new text that starts like another one copies the shared prefix
+//! (`shared_prefixes`). Where texts come from, and where their tokens go, is up to the caller.
 
 pub mod chains;
 pub mod lane_count;
@@ -32,50 +32,50 @@ use crate::tree::{NodeId, TokenTree};
 
 /// A text to continue.
 pub struct Text {
-    /// The caller's name for it.
+    /// The caller's id for it.
     pub id: u64,
-    /// What comes before: at least one token, and fewer than a lane has positions.
+    /// The prompt: at least one token, and fewer than a lane has positions.
     pub prompt: Vec<Token>,
-    /// Most tokens to emit; at least one is.
+    /// Emit at most this many tokens, but at least one.
     pub max_tokens: usize,
-    /// How tokens are chosen.
+    /// Chooses the tokens.
     pub sampler: Box<dyn Sampler>,
-    /// What its drafts are held to.
+    /// Restricts its drafts to the output format.
     pub form: Option<Box<dyn DraftFilter>>,
 }
 
-/// A token of a text.
+/// An emitted token.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
-    /// The text's.
+pub struct EmittedToken<'a> {
+    /// The id of its text.
     pub id: u64,
     /// The token.
     pub token: Token,
-    /// What it was chosen from.
+    /// The logits it was chosen from.
     pub logits: &'a [f32],
 }
 
-/// A text that has left its lane.
+/// A text that has ended and left its lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
-    /// The text's.
+    /// The caller's id for it.
     pub id: u64,
-    /// Why.
+    /// Why it ended.
     pub end: End,
-    /// Tokens of the prompt that another text had read.
+    /// Prompt tokens that were already in the cache.
     pub n_cached: usize,
-    /// Tokens drafted, and of these accepted.
+    /// Drafted tokens that were verified.
     pub n_drafted: usize,
-    /// See `n_drafted`.
+    /// Drafted tokens that were accepted.
     pub n_accepted: usize,
 }
 
 /// Why a text ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
-    /// The listener broke it off.
+    /// The listener stopped it.
     Broken,
-    /// `max_tokens` were emitted.
+    /// It reached `max_tokens`.
     Limit,
     /// Its lane is full.
     Full,
@@ -83,21 +83,21 @@ pub enum End {
     Failed(TargetError),
 }
 
-/// Told each token as it is emitted; `Break` makes it the text's last.
-pub type Listener<'a> = dyn FnMut(Said<'_>) -> ControlFlow<()> + 'a;
+/// Called with each emitted token; `Break` makes it the text's last.
+pub type Listener<'a> = dyn FnMut(EmittedToken<'_>) -> ControlFlow<()> + 'a;
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Prompt tokens read; what was shared is not counted.
+    /// Prompt tokens decoded; shared ones are not counted.
     pub n_prompt: u64,
     /// Tokens emitted.
     pub n_predicted: u64,
-    /// Steps of single texts: over all steps, the texts that emitted something.
+    /// Verifies of single texts: one for each text that emitted tokens in a step.
     pub n_steps: u64,
 }
 
-/// All texts at work, and their lanes.
+/// Decodes several texts at once, one per lane.
 pub struct Batcher<S> {
     target: S,
     lanes: Vec<Lane>,
@@ -107,23 +107,23 @@ pub struct Batcher<S> {
     counts: Counts,
 }
 
-/// A lane and what its timeline holds.
+/// A lane and its text.
 #[derive(Default)]
 struct Lane {
-    /// The text so far. Where nobody works on it any more, what the lane holds of it.
+    /// The text so far. In a free lane: the tokens its cache still holds.
     text: Vec<Token>,
     work: Option<Work>,
 }
 
 struct Work {
     id: u64,
-    /// Number among all texts ever admitted.
+    /// Rank by time of admission, among all texts ever admitted.
     order: u64,
     n_prompt: usize,
     n_cached: usize,
-    /// Tokens that may still come.
+    /// Tokens that may still be emitted.
     n_left: usize,
-    /// Why no more than that.
+    /// How the text ends when `n_left` reaches 0.
     limit: End,
     sampler: Box<dyn Sampler>,
     n_drafted: usize,
@@ -131,53 +131,54 @@ struct Work {
 }
 
 impl<S: BatchTarget> Batcher<S> {
-    /// No text yet.
+    /// A batcher without texts.
     #[must_use]
     pub fn new(target: S, schedule: BatchSchedule) -> Batcher<S> {
         let lanes = (0..target.n_lanes()).map(|_| Lane::default()).collect();
         Batcher { target, lanes, schedule, drafting: None, n_admitted: 0, counts: Counts::default() }
     }
 
-    /// The same with drafts, where they pay.
+    /// The same batcher with drafts where they pay.
     #[must_use]
     pub fn with_drafting(self, drafting: Drafting) -> Batcher<S> {
         Batcher { drafting: Some(drafting), ..self }
     }
 
-    /// Positions of a lane.
+    /// Positions in each lane.
     #[must_use]
     pub fn n_positions(&self) -> usize {
         self.target.n_ctx()
     }
 
-    /// What decides how many rows each text gets.
+    /// The schedule, which decides how many rows each text gets.
     #[must_use]
     pub fn schedule(&self) -> &BatchSchedule {
         &self.schedule
     }
 
-    /// What was done so far.
+    /// Counts since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Texts at work.
+    /// The number of texts being decoded.
     #[must_use]
     pub fn n_working(&self) -> usize {
         self.lanes.iter().filter(|lane| lane.work.is_some()).count()
     }
 
-    /// Whether a text can be admitted.
+    /// Whether a lane is free.
     #[must_use]
     pub fn has_lane(&self) -> bool {
         self.lanes.iter().any(|lane| lane.work.is_none())
     }
 
-    /// One batch: every text reads some of its prompt, or emits at least one token. Returns those that ended.
+    /// Decodes one batch: every text reads part of its prompt or emits at least one token, unless it waits for a shared
+    /// prefix. Returns the texts that ended.
     ///
     /// # Errors
-    /// When decoding fails; all texts are as before then.
+    /// If decoding fails; no text has changed then.
     pub fn step(&mut self, clock: &dyn Clock, listener: &mut Listener<'_>) -> Result<Vec<Ended>, TargetError> {
         self.close_ranks();
         let n_past = self.mean_past();
@@ -216,13 +217,13 @@ impl<S: BatchTarget> Batcher<S> {
         Ok(ended)
     }
 
-    /// Positions that a text at work has, on average.
+    /// The mean number of cached positions over the texts being decoded.
     fn mean_past(&self) -> usize {
         let working = || (0..self.lanes.len()).filter(|&lane_id| self.lanes[lane_id].work.is_some());
         working().map(|lane_id| self.target.n_past(lane_id)).sum::<usize>() / working().count().max(1)
     }
 
-    /// A draft for every root, where any could pay.
+    /// Drafts for every root, if any draft could pay.
     fn draft(&mut self, wishes: &mut [Wish], n_past: usize) -> Vec<Option<Draft>> {
         let n_roots = wishes.iter().filter(|wish| wish.n_pending > 0).count();
         let mut drafts = vec![None; wishes.len()];
@@ -231,7 +232,7 @@ impl<S: BatchTarget> Batcher<S> {
         };
         for (lane_id, wish) in wishes.iter_mut().enumerate().filter(|(_, wish)| wish.n_pending == 1) {
             let lane = &self.lanes[lane_id];
-            // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
+            // The last token of a step is the bonus, so deeper nodes could never be emitted and might not fit the lane.
             let n_left = lane.work.as_ref().map_or(0, |work| work.n_left);
             let max_depth = MAX_CHAIN.min(n_left.saturating_sub(1));
             let draft = drafting.draft(lane_id, &lane.text, max_depth);
@@ -241,7 +242,7 @@ impl<S: BatchTarget> Batcher<S> {
         drafts
     }
 
-    /// The next `n_rows` pending tokens of a lane, and drafted ones where they are more.
+    /// The next `n_rows` tokens of a lane: pending ones, then drafted ones.
     fn run(&mut self, lane_id: usize, n_rows: usize, draft: &Option<Draft>) -> Option<Run> {
         let n_past = self.target.n_past(lane_id);
         let lane = &self.lanes[lane_id];
@@ -255,8 +256,8 @@ impl<S: BatchTarget> Batcher<S> {
         Some(Run { lane_id, tokens, n_logits: (n_rows + 1).saturating_sub(n_pending) })
     }
 
-    /// Emits what the logits from row `first` on give, and teaches the drafter where that is timed. Tells whether that
-    /// was the end.
+    /// Emits tokens from the logits that begin at row `first`. With `taught`, also teaches the drafter, timed by that
+    /// stopwatch. Returns the text if it ended.
     fn take(
         &mut self,
         run: &Run,
@@ -275,7 +276,7 @@ impl<S: BatchTarget> Batcher<S> {
             let logits = self.target.logits(first + lane.text.len() - from);
             lane.text.push(token);
             work.n_left -= 1;
-            let flow = listener(Said { id: work.id, token, logits });
+            let flow = listener(EmittedToken { id: work.id, token, logits });
             end = match work.n_left {
                 _ if flow.is_break() => Some(End::Broken),
                 0 => Some(work.limit.clone()),
@@ -294,14 +295,14 @@ impl<S: BatchTarget> Batcher<S> {
             let verified = Verified { tree: &tree, target: &rows };
             stopwatch.time(|| drafting.learn(run.lane_id, &lane.text, from, verified));
         }
-        // The last token is the next root, undecoded, also where the text broke off on an accepted one.
+        // The last emitted token is the next root and stays undecoded, even if the text ended on an accepted token.
         let n_kept = lane.text.len() - 1;
         self.target.cut(run.lane_id, n_kept);
         end.and_then(|end| self.leave(run.lane_id, end))
     }
 }
 
-/// The logits of a chain: one row after the other.
+/// The logits of a chain: consecutive rows.
 struct ChainRows<'a, S> {
     target: &'a S,
     first: usize,
@@ -313,7 +314,7 @@ impl<S: BatchTarget> Rows for ChainRows<'_, S> {
     }
 }
 
-/// Adds up what parts of a step take.
+/// Adds up the time that parts of a step take.
 struct Stopwatch<'c> {
     clock: &'c dyn Clock,
     spent: Duration,

@@ -1,8 +1,9 @@
-//! The cost curve: what decoding n rows in one batch takes on this machine, with this model and these settings.
+//! The cost curve: the time to decode n rows in one batch on this machine, with this model and these settings.
 //!
-//! It is a staircase with cliffs, so it is measured, never assumed: once at the start within a budget
-//! ([`CostCurve::measure`]), and again by every step ([`CostCurve::observe`]). Attention makes it depend on the length
-//! of the context, hence one curve per doubling of it. Times are in milliseconds; c(n) is `ms(n) / ms(1)`.
+//! The curve is a staircase with cliffs, so it is measured: once at the start within a time budget
+//! ([`CostCurve::measure`]), then by every step ([`CostCurve::observe`]). Attention makes it depend on the context
+//! length, so there is one curve (a bucket) per doubling of the context. Times are in milliseconds; c(n) is `ms(n) /
+//! ms(1)`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use crate::target::{Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 
-/// Where the core gets the time from: since some fixed moment, never backwards.
+/// A monotonic clock: the time since some fixed moment.
 pub trait Clock {
     /// The time now.
     fn now(&self) -> Duration;
@@ -26,47 +27,47 @@ impl<F: Fn() -> Duration> Clock for F {
     }
 }
 
-/// Widths worth knowing, most useful first: kernels work in groups of 4 rows, and 1 is what all others are compared to.
+/// The widths to measure, most useful first. Kernels work in groups of 4 rows, and all other widths are compared to 1.
 const USEFUL_WIDTHS: [usize; 11] = [1, 4, 8, 2, 16, 12, 6, 3, 32, 24, 5];
 
-/// Measured whatever they take: without them there is nothing to choose from.
+/// How many of these are measured even over budget: without them there is nothing to choose from.
 const N_INDISPENSABLE: usize = 2;
 
-/// Times each useful width is measured when the budget allows.
+/// How often each width is measured if the budget allows.
 const N_REPEATS: usize = 3;
 
-/// The share of a new sample in a running mean of many.
+/// The least weight of a new sample in a running mean.
 const NEWEST_SHARE: f64 = 0.1;
 
-/// Samples that make a time certain.
+/// The sample count of a time that is known exactly.
 const CERTAIN: u32 = 1 << 20;
 
-/// A plain step that was this many times as slow once was slow because of other processes: within one doubling of the
-/// context attention cannot do as much.
+/// If a plain step is this many times faster than the curve says, other processes slowed the machine down when the
+/// curve was measured. Attention alone cannot explain such a factor within one doubling of the context.
 const BUSY: f64 = 2.0;
 
-/// How much of what plain steps have become slower or faster is the machine's, and so every width's.
+/// The share of a change in plain steps that is applied to every width.
 ///
-/// Without it a machine that slows down makes plain steps, which are seen all the time, look slow beside wider ones,
-/// which are not: drafting would look good because its price is an old one.
+/// Plain steps are observed all the time, wide ones rarely. On a machine that slows down, the wide steps' old times
+/// would look cheap beside the new time of a plain step, and drafting would seem to pay.
 const COMMON_SHARE: f64 = 0.5;
 
-/// Samples that a curve from another time is worth at most.
+/// Cap on the sample count of a curve from an earlier run.
 const N_OLD_SAMPLES: u32 = 3;
 
-/// The share by which a single sample may be too long.
+/// How much too long a single sample may be, as a fraction.
 const DOUBT: f64 = 0.1;
 
-/// A sample further from the mean than this factor is taken as this far: another process had the machine.
+/// A sample may move a mean by no more than this factor; beyond it, another process probably had the machine.
 const GREATEST_JUMP: f64 = 1.6;
 
-/// Time by width, per doubling of the context.
+/// Time by width, one bucket per doubling of the context.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CostCurve {
     buckets: BTreeMap<u32, Bucket>,
 }
 
-/// Time by width, at one length of context.
+/// Time by width at one context length.
 type Bucket = BTreeMap<usize, Cost>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,21 +77,21 @@ struct Cost {
 }
 
 impl Cost {
-    /// The time, less what a few samples may have had too much: noise only adds, and a width that looks dearer than it
-    /// is would never be used again, so never be corrected. Plain decoding is always used.
+    /// The time minus the noise that few samples may contain. Noise only adds time, and a width that looks too
+    /// expensive would never be used, so never be corrected. Plain decoding needs no such discount: it is always used.
     fn hoped_ms(&self, width: usize) -> f64 {
         let doubt = if width == 1 { 0.0 } else { DOUBT / f64::from(self.n_samples.max(1)) };
         self.ms * (1.0 - doubt)
     }
 }
 
-/// Below 512 positions 0, then one bucket per doubling.
+/// The bucket of a context length: 0 below 512 positions, then one per doubling.
 fn bucket_of(n_past: usize) -> u32 {
     (n_past / 256).checked_ilog2().unwrap_or(0)
 }
 
 impl CostCurve {
-    /// A curve known for certain, at every length of context: (rows, milliseconds).
+    /// An exact curve for every context length, from (rows, milliseconds) pairs.
     #[must_use]
     pub fn exact(points: impl IntoIterator<Item = (usize, f64)>) -> CostCurve {
         let cost = |ms| Cost { ms, n_samples: CERTAIN };
@@ -98,13 +99,13 @@ impl CostCurve {
         CostCurve { buckets: BTreeMap::from([(0, bucket)]) }
     }
 
-    /// Whether nothing up to `max_rows` needs to be measured for a context like `n_past`.
+    /// Whether every useful width up to `max_rows` is known at context length `n_past`.
     #[must_use]
     pub fn is_complete(&self, n_past: usize, max_rows: usize) -> bool {
         self.missing(n_past, max_rows).next().is_none()
     }
 
-    /// False for numbers that no measurement gives: a curve from a damaged file.
+    /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let mut costs = self.buckets.values().flatten();
@@ -112,8 +113,8 @@ impl CostCurve {
         costs.all(is_sound)
     }
 
-    /// Useful widths that were never measured; at another length of context the indispensable ones are enough, since
-    /// the others follow them.
+    /// The useful widths still to be measured. The indispensable ones must be known at this context length; for the
+    /// others any length will do, because [`CostCurve::at`] scales them.
     fn missing(&self, n_past: usize, max_rows: usize) -> impl Iterator<Item = usize> + '_ {
         let here = self.buckets.get(&bucket_of(n_past));
         let is_known = move |(order, width): (usize, usize)| match order {
@@ -124,9 +125,9 @@ impl CostCurve {
         useful.filter(move |&useful| !is_known(useful)).map(|(_, width)| width)
     }
 
-    /// The known widths at a context like `n_past` with their times in milliseconds, narrow to wide. A width that was
-    /// only seen at other lengths of context is scaled by what the nearest width seen at both has become: a longer
-    /// context costs several rows more than one.
+    /// The known widths at context length `n_past` and their times in milliseconds, narrow to wide. A width seen only
+    /// at other lengths is scaled by the ratio of the nearest width seen at both. The nearest width matters because a
+    /// longer context slows several rows down more than one.
     #[must_use]
     pub fn at(&self, n_past: usize) -> BTreeMap<usize, f64> {
         let here = bucket_of(n_past);
@@ -147,21 +148,22 @@ impl CostCurve {
         known
     }
 
-    /// The time of plain decoding, in milliseconds a token.
+    /// The time of a plain step in milliseconds.
     #[must_use]
     pub fn plain_ms(&self, n_past: usize) -> Option<f64> {
         let own = self.buckets.get(&bucket_of(n_past)).and_then(|bucket| bucket.get(&1));
         own.map(|cost| cost.ms).or_else(|| self.at(n_past).get(&1).copied())
     }
 
-    /// Takes in that a batch of `n_rows` on top of `n_past` positions took `ms`.
+    /// Records that a batch of `n_rows` on top of `n_past` positions took `ms`. Ignores times that are not positive
+    /// numbers.
     pub fn observe(&mut self, n_rows: usize, n_past: usize, ms: f64) {
         if !(ms.is_finite() && ms > 0.0) {
             return;
         }
         let key = bucket_of(n_past);
         let first = || {
-            // What other lengths of context let expect counts as a sample, since this one may be an outlier.
+            // The estimate from other context lengths counts as one sample, because this one may be an outlier.
             let expected = self.buckets.contains_key(&key).then(|| self.at(n_past).get(&n_rows).copied()).flatten();
             expected.map_or(Cost { ms, n_samples: 0 }, |ms| Cost { ms, n_samples: 1 })
         };
@@ -181,8 +183,8 @@ impl CostCurve {
         bucket.insert(n_rows, cost);
     }
 
-    /// Whether the plain steps of this curve are so much slower than those of `seen` that other processes had the machine
-    /// when it was measured. Its shape is worth nothing then: which widths they disturbed is chance.
+    /// Whether this curve was measured while other processes slowed the machine down: its plain steps are much slower
+    /// than those of `seen`. Discard such a curve, because chance decided which widths were slowed down.
     #[must_use]
     pub fn is_of_a_busy_machine(&self, seen: &CostCurve) -> bool {
         let plain = |curve: &CostCurve, key| Some(curve.buckets.get(key)?.get(&1)?.ms);
@@ -190,7 +192,7 @@ impl CostCurve {
         self.buckets.keys().any(is_slow)
     }
 
-    /// The curve as something to start from: what is seen from now on weighs more than what was seen then.
+    /// The curve as a starting point for a new run: new samples outweigh the old ones soon.
     #[must_use]
     pub fn aged(mut self) -> CostCurve {
         for cost in self.buckets.values_mut().flat_map(BTreeMap::values_mut) {
@@ -199,19 +201,18 @@ impl CostCurve {
         self
     }
 
-    /// Takes in a measured time, which replaces what was known; `n_samples` tells how sure it is.
+    /// Sets a measured time, replacing any known one. `n_samples` is how many samples it stands for.
     pub fn put(&mut self, n_rows: usize, n_past: usize, ms: f64, n_samples: u32) {
         if ms.is_finite() && ms > 0.0 {
             self.buckets.entry(bucket_of(n_past)).or_default().insert(n_rows, Cost { ms, n_samples });
         }
     }
 
-    /// Measures, on top of what `target` holds, the useful widths up to `max_rows` that are not known yet: most useful
-    /// first, one pass over all before the next, until `budget` is spent or `go_on` breaks. The timeline is left as it
-    /// was.
+    /// Measures the useful widths up to `max_rows` that are not known yet, on top of what `target` holds. Makes up to
+    /// three passes over the widths, most useful first, until `budget` is spent. Leaves the timeline as it was.
     ///
     /// # Errors
-    /// What `target` fails with.
+    /// Errors of `target`; [`TargetError::Interrupted`] if `go_on` breaks.
     pub fn measure(
         &mut self,
         target: &mut dyn Target,
@@ -227,13 +228,13 @@ impl CostCurve {
             return Ok(());
         }
         let deadline = clock.now() + budget;
-        // The first batch pays for allocations and page faults that no later one sees.
+        // Warm up: the first batch pays for allocations and page faults.
         time_of(1, target, clock, filler)?;
         let mut samples: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         'passes: for pass in 0..N_REPEATS {
             for (order, &width) in missing.iter().enumerate() {
                 let optional = pass > 0 || order >= N_INDISPENSABLE;
-                // A wider batch takes no longer in proportion.
+                // Time grows at most in proportion to the width.
                 let narrower = samples.range(..=width).next_back();
                 let expected_ms = narrower.map_or(0.0, |(&known, seen)| seen[0] * width as f64 / known as f64);
                 if optional && clock.now() + Duration::from_secs_f64(expected_ms / 1e3) >= deadline {
@@ -255,7 +256,7 @@ impl CostCurve {
     }
 }
 
-/// The median, of two the smaller: noise on a shared machine only ever adds.
+/// The median. Of two middle values it takes the smaller, because noise on a shared machine only adds time.
 #[must_use]
 pub fn lower_median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
@@ -263,15 +264,15 @@ pub fn lower_median(samples: &[f64]) -> Option<f64> {
     sorted.get(sorted.len().saturating_sub(1) / 2).copied()
 }
 
-/// The time of one batch of `width` rows as a chain, in milliseconds. It is rolled back.
+/// The time of one batch, a chain of `width` rows, in milliseconds. The batch is rolled back.
 ///
 /// # Errors
-/// What `target` fails with.
+/// Errors of `target`.
 pub fn time_of(width: usize, target: &mut dyn Target, clock: &dyn Clock, filler: Token) -> Result<f64, TargetError> {
     let tree = TokenTree::chain(filler, &vec![filler; width - 1])?;
     let start = clock.now();
     target.verify(&tree)?;
-    // Engines may answer before the work is done; reading a result waits for it.
+    // Some engines return before the work is done; reading a result waits for it.
     let _ = target.logits(NodeId::ROOT);
     target.keep(&[])?;
     let elapsed = clock.now() - start;
@@ -294,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Takes 10 ms and 1 ms a row.
+    /// A target that takes 10 ms plus 1 ms per row.
     struct Slow<'a>(Scripted, &'a FakeClock, Vec<usize>);
 
     impl Rows for Slow<'_> {
@@ -398,7 +399,7 @@ mod tests {
 
     #[test]
     fn several_rows_pay_more_for_a_longer_context() {
-        // Qwen2.5-Coder 0.5B without flash attention, 2k and 8k positions (milliseconds).
+        // Qwen2.5-Coder 0.5B without flash attention, at 2k and 8k positions, in milliseconds.
         let mut curve = CostCurve::default();
         for (n_rows, at_2k, at_8k) in [(1, 44.0, 65.0), (4, 69.0, 115.0)] {
             curve.put(n_rows, 2048, at_2k, 3);

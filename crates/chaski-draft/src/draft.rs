@@ -1,12 +1,12 @@
-//! Drafting: guesses at what the target will say next.
+//! Drafters: they guess which tokens the target will emit next.
 //!
 //! ```text
 //! sources ──► mixer (a calibrated p per candidate token) ──► best-first search ──► Draft, likeliest nodes first
 //!    ▲                                                                               │
-//!    └── learn: every emitted token, every verified row's likeliest ◄──── verify, accept ◄── schedule
+//!    └── learn: every emitted token, top logits of verified rows ◄──── verify, accept ◄── schedule
 //! ```
 //!
-//! A drafter only ever costs or saves time; it cannot change the text.
+//! A drafter changes only how long a text takes, never the text.
 
 use crate::draft::table::Successor;
 use crate::target::{Rows, TreeLimits};
@@ -31,99 +31,98 @@ pub mod search;
 pub mod table;
 pub mod top;
 
-/// A token tree and what its nodes are worth.
+/// A token tree with the estimated probability of each node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
-    /// The nodes, in the order the drafter would have them verified: every prefix is its best tree of that size.
+    /// The nodes, best first: every prefix is the drafter's best tree of that size.
     pub tree: TokenTree,
-    /// Per node, the estimated probability that it is accepted; 1 for the root.
+    /// Per node, the estimated probability that it is accepted. The root has 1.
     pub p: Vec<f32>,
 }
 
 impl Draft {
-    /// Nothing drafted: plain decoding.
+    /// A draft of the root alone, which makes the step plain decoding.
     #[must_use]
     pub fn none(root: Token) -> Draft {
         Draft { tree: TokenTree::new(root), p: vec![1.0] }
     }
 }
 
-/// A verified tree and the target that has its logits.
+/// A verified tree and its logits.
 #[derive(Clone, Copy)]
 pub struct Verified<'a> {
-    /// What was verified.
+    /// The verified tree.
     pub tree: &'a TokenTree,
-    /// Has a row of logits for each of its nodes.
+    /// Has one row of logits for each node of `tree`.
     pub target: &'a dyn Rows,
 }
 
-/// Proposes candidates, and learns from what the target said instead.
+/// Proposes token trees, and learns from what the target emits.
 pub trait Drafter {
-    /// Takes in a new text, which begins with `prompt`.
+    /// Starts a new text, which begins with `prompt`.
     fn begin(&mut self, prompt: &[Token]);
 
-    /// Drafts what may follow `context`, whose last token is the root of the tree.
+    /// Drafts a continuation of `context`. The last token of `context` is the root of the tree.
     fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft;
 
-    /// Takes in that `context[from..]` was emitted since the last call, by what `verified` says.
+    /// Learns from a step: it verified `verified` and emitted `context[from..]`.
     fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>);
 }
 
-/// What a text is held to, as far as a drafter cares: what cannot follow needs no verifying.
+/// Removes drafted tokens that the output format forbids, so that no row is spent on them.
 pub trait DraftFilter {
-    /// Changes the tokens that may follow `path` after `text`, with their probabilities, to those that can.
+    /// Filters `children`: the tokens that may follow `path` after `text`, with their probabilities.
     fn narrow(&mut self, text: &[Token], path: &[Token], children: &mut Vec<(Token, f32)>);
 }
 
-/// The said tokens that a source looks at.
+/// How many committed tokens a source sees.
 pub const TAIL_LEN: usize = 32;
 
-/// The end of a text, of which the last tokens may be drafted and not yet said.
+/// The end of a text whose last tokens may be drafted, not committed.
 #[derive(Clone, Copy, Debug)]
 pub struct Tail<'a> {
-    /// At most [`TAIL_LEN`] tokens that were said, then the drafted ones.
+    /// At most [`TAIL_LEN`] committed tokens, followed by the drafted ones.
     pub tokens: &'a [Token],
-    /// How many are drafted.
+    /// How many of `tokens` are drafted.
     pub n_drafted: usize,
 }
 
-/// A token that may come next, and why a source thinks so.
+/// A token that a source proposes, with the kind of evidence for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The token.
     pub token: Token,
-    /// Which kind of evidence speaks for it: less than the source's [`Source::n_bins`].
+    /// The kind of evidence: an index below the source's [`Source::n_bins`].
     pub bin: usize,
 }
 
-/// A memory that names tokens which may come next, and says what kind of evidence speaks for each. How much a kind is
-/// worth is learned by the [`mixer`].
+/// Proposes next tokens with a kind of evidence for each. The [`mixer`] learns how much each kind is worth.
 pub trait Source {
-    /// What tables and options call it.
+    /// The source's name in tables and options.
     fn name(&self) -> &'static str;
 
-    /// How many kinds of evidence this source tells apart.
+    /// The number of kinds of evidence.
     fn n_bins(&self) -> usize;
 
-    /// A new text begins: forgets what belongs to the one before.
+    /// Starts a new text: forgets what belongs to the previous one.
     fn begin(&mut self) {}
 
-    /// A fresh one for a text beside this one's; `None` where what it knows is of all texts, so that they share it.
+    /// A fresh source for another text decoded at the same time. `None` if all texts can share this source.
     fn beside(&self) -> Option<Box<dyn Source>> {
         None
     }
 
-    /// Takes in that `token` followed `text` (the whole text so far).
+    /// Learns that `token` followed `text` (the whole text so far).
     fn learn(&mut self, text: &[Token], token: Token);
 
-    /// Takes in what the target held likely after a text that ends with `tail`, drafted or not.
+    /// Learns the target's likeliest tokens after a text that ends with `tail`. The tail may be a rejected draft.
     fn harvest(&mut self, _tail: &[Token], _top: &[Successor]) {}
 
-    /// Adds what may follow `tail`, no token twice; the strongest evidence first.
+    /// Adds the tokens that may follow `tail`, each once, strongest evidence first.
     fn propose(&self, tail: Tail<'_>, candidates: &mut Vec<Candidate>);
 }
 
-/// Plain decoding.
+/// A drafter that proposes nothing: plain decoding.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoDraft;
 

@@ -1,4 +1,5 @@
-//! The loop: draft, verify, accept, keep, learn. An empty tree makes it plain decoding; there is no other loop.
+//! The generation loop for one text: draft, verify, accept, keep, learn. An empty draft makes a step plain decoding;
+//! there is no other loop.
 
 use std::ops::ControlFlow;
 
@@ -11,32 +12,32 @@ use crate::target::{Progress, Target, TargetError, TreeLimits};
 use crate::token::Token;
 use crate::tree::NodeId;
 
-/// Everything a generation needs, borrowed for its length.
+/// The parts of a generation, borrowed while it runs.
 pub struct Generation<'a> {
     /// The model.
     pub target: &'a mut dyn Target,
-    /// What proposes.
+    /// Proposes token trees.
     pub drafter: &'a mut dyn Drafter,
-    /// How much of a proposal is verified.
+    /// Decides how much of a draft is verified.
     pub schedule: &'a mut Schedule,
-    /// What chooses among the target's logits.
+    /// Chooses tokens from the target's logits.
     pub sampler: &'a mut dyn Sampler,
-    /// What times the steps.
+    /// Times the steps.
     pub clock: &'a dyn Clock,
-    /// Who looks on.
+    /// Watches the steps.
     pub observer: &'a mut dyn Observer,
 }
 
-/// Looks on, and changes nothing: for records and explanations.
+/// Watches a generation without changing it: for traces and explanations.
 pub trait Observer {
-    /// A step was verified and accepted; the target still has its logits.
+    /// Called after each step is accepted, while the target still has its logits.
     fn step(&mut self, _step: &Step<'_>) {}
 }
 
-/// Nobody looks on.
+/// Does nothing.
 impl Observer for () {}
 
-/// Perhaps somebody looks on.
+/// `None` does nothing.
 impl<T: Observer> Observer for Option<T> {
     fn step(&mut self, step: &Step<'_>) {
         if let Some(observer) = self {
@@ -45,7 +46,7 @@ impl<T: Observer> Observer for Option<T> {
     }
 }
 
-/// Two look on.
+/// Calls both observers.
 impl<A: Observer, B: Observer> Observer for (A, B) {
     fn step(&mut self, step: &Step<'_>) {
         self.0.step(step);
@@ -55,46 +56,45 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
 
 /// What happened in one step.
 pub struct Step<'a> {
-    /// The text up to and with what the step emitted.
+    /// The text, including the tokens this step emitted.
     pub context: &'a [Token],
-    /// Where in `context` the emitted tokens begin.
+    /// Where the emitted tokens begin in `context`.
     pub from: usize,
-    /// What the drafter proposed, all of it.
+    /// The whole draft, before the schedule cut it.
     pub draft: &'a Draft,
-    /// The nodes that were verified and accepted, the root first.
+    /// The accepted nodes, the root first.
     pub path: &'a [NodeId],
-    /// The tree that was verified, with its logits.
+    /// The verified tree with its logits.
     pub verified: Verified<'a>,
-    /// Why it had this size.
+    /// The schedule that chose its size.
     pub schedule: &'a Schedule,
 }
 
-/// A generation that ran to its end.
+/// A finished generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// What was emitted.
+    /// The emitted tokens.
     pub tokens: Vec<Token>,
-    /// True when `emit` ended it, false when a limit did.
+    /// True if `emit` ended it, false if a limit did.
     pub stopped: bool,
     /// Counts and times.
     pub stats: Stats,
 }
 
-/// How long a text may become.
+/// Limits on the length of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length {
-    /// Most tokens emitted.
+    /// Emit at most this many tokens.
     pub max_tokens: usize,
-    /// Positions of the context: prompt and output together.
+    /// Size of the context, for prompt and output together.
     pub n_ctx: usize,
 }
 
 impl Generation<'_> {
-    /// Prefills all of `prompt` but its last token, which is the root of the first step. Returns how many tokens the
-    /// cache held already and the time taken in milliseconds.
+    /// Decodes all of `prompt` but its last token, which becomes the root of the first step.
     ///
     /// # Errors
-    /// What the target fails with; a break of `progress` is [`TargetError::Interrupted`].
+    /// Errors of the target; [`TargetError::Interrupted`] if `progress` breaks.
     pub fn prefill(
         target: &mut dyn Target,
         clock: &dyn Clock,
@@ -115,11 +115,11 @@ impl Generation<'_> {
         Ok(Prefilled { n_prompt: prompt.len(), n_cached: n_cached.unwrap_or(0), prompt_ms })
     }
 
-    /// Continues `prompt`, which must be prefilled. Each token is given to `emit` as it is accepted; `Break` makes it
-    /// the last.
+    /// Continues `prompt`, which must be prefilled. Passes each token to `emit` as it is accepted; `Break` makes it the
+    /// last.
     ///
     /// # Errors
-    /// What the target or the sampler fails with. Tokens given to `emit` before are valid text.
+    /// Errors of the target or the sampler. Tokens already passed to `emit` are valid text.
     pub fn run(
         &mut self,
         prompt: &[Token],
@@ -143,7 +143,7 @@ impl Generation<'_> {
         Ok(Generated { tokens: context.split_off(prompt.len()), stopped, stats })
     }
 
-    /// One verify and what comes of it. Tells whether `emit` ended the text.
+    /// Runs one step. Returns whether `emit` ended the text.
     fn step(
         &mut self,
         context: &mut Vec<Token>,
@@ -154,7 +154,7 @@ impl Generation<'_> {
         let n_past = self.target.n_past();
         let start = self.clock.now();
         let limits = self.schedule.limits(self.target.limits(), n_past);
-        // The last token to emit is a bonus; what is deeper could not be emitted, nor always has a position.
+        // The last token of a step is the bonus, so deeper nodes could never be emitted and might not fit the context.
         let max_depth = limits.max_depth.min(n_left - 1);
         let limits = if max_depth == 0 { TreeLimits::PLAIN } else { TreeLimits { max_depth, ..limits } };
         let draft = self.drafter.draft(context, limits);
@@ -164,7 +164,7 @@ impl Generation<'_> {
 
         let start = self.clock.now();
         self.target.verify(&tree)?;
-        // Engines may answer before the work is done; reading a result waits for it.
+        // Some engines return before the work is done; reading a result waits for it.
         let _ = self.target.logits(NodeId::ROOT);
         let mut verify_ms = self.ms_since(start);
 
@@ -178,7 +178,7 @@ impl Generation<'_> {
         let n_emitted = context.len() - from;
 
         let start = self.clock.now();
-        // Before the rest is dropped: the target's logits are gone then.
+        // Learn before `keep`, which drops the logits.
         let verified = Verified { tree: &tree, target: &*self.target };
         self.drafter.learn(context, from, verified);
         draft_ms += self.ms_since(start);
@@ -186,7 +186,7 @@ impl Generation<'_> {
         self.observer.step(&Step { context, from, draft: &draft, path: &accepted, verified, schedule });
 
         let start = self.clock.now();
-        // The last token emitted is the next root, undecoded, also where the text broke off on an accepted node.
+        // The last emitted token is the next root and stays undecoded, even if the text ended on an accepted node.
         self.target.keep(&accepted[..accepted.len().min(n_emitted)])?;
         verify_ms += self.ms_since(start);
 
@@ -201,13 +201,13 @@ impl Generation<'_> {
     }
 }
 
-/// What a prefill did.
+/// Counts and time of a prefill.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prefilled {
-    /// Tokens of the prompt.
+    /// Prompt tokens.
     pub n_prompt: usize,
-    /// Of these, found in the cache.
+    /// Prompt tokens found in the cache.
     pub n_cached: usize,
-    /// Time taken.
+    /// Time taken in milliseconds.
     pub prompt_ms: f64,
 }

@@ -1,10 +1,11 @@
 //! Speculative decoding without a second model, for any runner of language models.
 //!
-//! A drafter learns from the text itself which tokens may come next and proposes them as a token tree. The runner (the *target*) verifies
-//! the tree in one batch, and a sampler walks down it with the target's own logits. So the text is the target's, and a right draft saves passes
-//! over the weights. How much of a draft is verified follows from what a batch of n rows costs on this machine.
+//! A drafter learns from the text itself which tokens may come next and proposes them as a token tree. The runner (the
+//! *target*) verifies the tree in one batch. A sampler then walks down the tree with the target's own logits, so the
+//! text is the target's own. Each accepted token saves one pass over the weights. How much of a draft is verified
+//! depends on what a batch of n rows costs on this machine.
 //!
-//! The modules, in the order a token meets them. This crate knows nothing of files, clocks, threads or any engine.
+//! The modules are listed in the order a token passes through them. The crate uses no files, clocks, threads or engine.
 
 #![forbid(unsafe_code)]
 

@@ -1,20 +1,20 @@
-//! The loss budget bounds what drafting may lose over an answer, in tokens of plain decoding.
+//! The loss budget: bounds how much slower drafting may make an answer, in tokens of plain decoding.
 //!
-//! A ledger: drafting starts with a reserve, earns a small income with every token, and is credited with what each step
-//! gained or charged with what it lost. A draft is verified only if
+//! The budget is a credit. It starts with a reserve, grows a little with every token, and changes by what each step
+//! gained or lost. A draft is verified only if both hold:
 //!
-//! 1. its risk is covered by the credit. The risk is the expected shortfall, were the drafter [`LossBudget::DISTRUST`] times
-//!    as often wrong as it says, and never more than the worst case, that nothing is accepted; and
-//! 2. its worst case would overdraw the credit by no more than [`LossBudget::OVERDRAFT`].
+//! 1. The credit covers its risk. The risk is the expected shortfall in tokens, multiplied by [`LossBudget::DISTRUST`]
+//!    in case the drafter overrates itself. It is at most the worst case, in which nothing is accepted.
+//! 2. Its worst case overdraws the credit by at most [`LossBudget::OVERDRAFT`].
 //!
-//! So doubtful drafts can lose `RESERVE + INCOME * n` over n tokens (1.5% of 160), and only drafts that the drafter is
-//! sure of can lose `OVERDRAFT` more. Wide drafts are earned by narrow ones. Drafting that does not pay closes the
-//! loss budget by itself; the income opens it again for a probe, the later the dearer the probe.
+//! So doubtful drafts lose at most `RESERVE + INCOME * n` over n tokens (1.5% of 160), and drafts the drafter is sure
+//! of lose at most `OVERDRAFT` more. Wide drafts must be earned by narrow ones. If drafting does not pay, the credit
+//! runs out and drafting stops. The income then allows a probe now and then; a more expensive probe has to wait longer.
 //!
-//! Nothing is carried from one answer to the next: what a copied file earned says nothing about the essay after it, and
-//! each answer keeps the same promise whatever came before.
+//! No credit carries over to the next answer. A gain on a copied file says nothing about the essay after it, and the
+//! bound must hold for each answer.
 
-/// The ledger of one answer.
+/// The credit of one answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossBudget {
     pub(crate) credit: f64,
@@ -30,32 +30,32 @@ impl LossBudget {
     pub(crate) const RESERVE: f64 = 1.6;
     pub(crate) const INCOME: f64 = 0.005;
     pub(crate) const OVERDRAFT: f64 = 1.2;
-    /// How much more often than it says the drafter may be wrong.
+    /// Assume the drafter is wrong this many times as often as it says.
     const DISTRUST: f64 = 3.0;
-    /// A text that copied for pages may change its nature.
+    /// Cap on the credit: after pages of copying, a text may turn into one that drafts badly.
     const GREATEST_CREDIT: f64 = 32.0;
 
-    /// Whether nothing that costs time is covered: drafting would be in vain.
+    /// True once the credit is used up: no draft that costs time would be allowed, so drafting is pointless.
     pub(crate) fn is_shut(&self) -> bool {
         self.credit <= 0.0
     }
 
-    /// Whether a step that takes as long as `n_plain` plain ones may be risked. `reach[d]` is the probability that at
-    /// least d drafted tokens are accepted, d from 1 (place 0 is not used); beyond its end it is 0.
+    /// Whether a step that takes as long as `n_plain` plain steps may be verified. `reach[d]` is the probability that
+    /// at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the end.
     pub(crate) fn allows(&self, n_plain: f64, reach: &[f64]) -> bool {
         let worst = n_plain - 1.0;
         let risk = (LossBudget::DISTRUST * shortfall(worst, reach)).min(worst);
         risk <= self.credit.max(0.0) && worst <= (self.credit + LossBudget::OVERDRAFT).max(0.0)
     }
 
-    /// Takes in a step that brought `n_emitted` tokens in the time of `n_plain` plain steps.
+    /// Records a step that emitted `n_emitted` tokens and took as long as `n_plain` plain steps.
     pub(crate) fn record(&mut self, n_emitted: f64, n_plain: f64) {
         self.credit =
             (self.credit + LossBudget::INCOME * n_emitted + n_emitted - n_plain).min(LossBudget::GREATEST_CREDIT);
     }
 }
 
-/// The expectation of how many tokens fewer than `needed` are accepted.
+/// The expected number of tokens by which the accepted ones fall short of `needed`.
 fn shortfall(needed: f64, reach: &[f64]) -> f64 {
     let n_whole = needed.max(0.0).ceil() as usize;
     let misses = (0..n_whole).map(|d| {
@@ -74,21 +74,21 @@ mod tests {
     fn a_sure_draft_may_risk_what_a_doubtful_one_may_not() {
         let loss_budget = LossBudget::default();
         let chain = |p: f64| (0..16).map(|depth| p.powi(depth)).collect::<Vec<_>>();
-        // 16 rows of the 1.5B: 3.7 steps.
+        // 16 rows cost 3.7 steps on the 1.5B model.
         assert!(loss_budget.allows(3.7, &chain(0.95)) && !loss_budget.allows(3.7, &chain(0.6)));
-        // A few rows may be tried on little evidence, once.
+        // A few rows may be tried once on little evidence.
         assert!(loss_budget.allows(1.73, &chain(0.4)));
-        // However sure: a step that could lose more than is left and lent must be earned.
+        // Even a certain draft must be earned if it could lose more than credit and overdraft.
         assert!(!loss_budget.allows(8.2, &[1.0; 16]));
         assert!(LossBudget { credit: 6.0 }.allows(8.2, &[1.0; 16]));
-        // What costs nothing is never refused.
+        // A step without extra cost is always allowed.
         assert!(LossBudget { credit: -9.0 }.allows(1.0, &[]));
     }
 
     proptest! {
         #[test]
         fn the_shortfall_is_the_expectation(needed in -1.0f64..9.0, p in prop::collection::vec(0.0f64..1.0, 0..12)) {
-            // Exactly d are accepted with probability reach[d] - reach[d + 1].
+            // Exactly d tokens are accepted with probability reach[d] - reach[d + 1].
             let reach: Vec<f64> = p.iter().scan(1.0, |reach, &p| { let at = *reach; *reach *= p; Some(at) }).collect();
             let exactly = |d: usize| reach.get(d).copied().unwrap_or(f64::from(d == 0)) - reach.get(d + 1).unwrap_or(&0.0);
             let naive: f64 = (0..=p.len()).map(|d| exactly(d) * (needed - d as f64).max(0.0)).sum();

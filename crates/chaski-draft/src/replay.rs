@@ -1,8 +1,8 @@
-//! Recorded answers, and drafting them again without a model.
+//! Evaluates drafters on recorded answers, without a model.
 //!
-//! A trace holds what the target said and what it held likely; any drafter can then be judged under any cost curve in
-//! no time, by the very loop that runs models. What a replay cannot know is what the target would have said after
-//! tokens it did not say: rows of rejected nodes are empty here.
+//! A trace holds the emitted tokens and the target's top logits. Any drafter can then be scored under any cost curve in
+//! seconds, by the same loop that runs models. A replay cannot know the target's logits after tokens it did not emit,
+//! so the rows of rejected nodes are empty.
 
 pub mod score;
 pub mod target;

@@ -1,11 +1,12 @@
-//! How much of a draft to verify.
+//! Chooses how much of a draft to verify.
 //!
-//! The tree of n drafted nodes that maximizes `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens by time, with n = 0
-//! (plain decoding) among the choices. Should that be wrong all the same, the loss budget (`loss_budget.rs`) bounds the loss.
+//! The schedule picks the n drafted nodes that maximize `(1 + sum p) / (ms(1 + n) + t_draft)`: expected tokens per
+//! millisecond. n = 0, plain decoding, is among the choices. The loss budget (`loss_budget.rs`) bounds the loss if the
+//! estimates are wrong.
 //!
-//! Gain and loss are measured in plain steps, so a plain step that looks slower than it is would make every draft look
-//! good. Hence the first step of an answer is plain, further ones are as long as drafting goes on, and of the curve and
-//! of this answer's own plain steps the faster is believed.
+//! Gain and loss are measured in plain steps. If plain steps look slower than they are, every draft looks good. So the
+//! first step of an answer is plain, more plain steps follow at intervals, and the reference is the faster of two
+//! times: the curve's and the mean of this answer's own plain steps.
 
 use crate::cost::CostCurve;
 use crate::draft::Draft;
@@ -16,40 +17,40 @@ use crate::tree::{MAX_NODES, NodeId};
 mod explanation;
 pub use explanation::{Explanation, Reason, Verdict, Width};
 
-/// Widest tree the cost-aware schedule asks for where memory does not say less: no measured CPU curve pays for more.
+/// Default for the widest tree of the cost-aware schedule: no measured CPU curve pays for more rows.
 const MAX_ROWS: usize = 32;
 
-/// The rows of a tree may take this share of the memory that is available.
+/// The rows of a tree may take 1/64 of the available memory.
 const MEMORY_SHARE: u64 = 64;
 
-/// A draft must promise this much more than plain decoding: below it the promise is within the noise.
+/// A draft must promise at least this much over plain decoding; anything less is within the noise.
 const LEAST_GAIN: f64 = 1.02;
 
-/// A node that brings less than its cost by this factor may still fill a step of the staircase.
+/// Draft nodes down to 1/4 of the cost of the cheapest row: such a node may still fill up a step of the staircase.
 const HARDLY: f64 = 4.0;
 
-/// After so many drafted steps for each plain one of this answer, but no more than six times as many, one is plain.
+/// A plain step comes after 8 drafted steps for each plain step of this answer so far, and after 48 at the latest.
 const N_DRAFTED_PER_PLAIN: u32 = 8;
 
-/// A plain step is never taken to be faster than the curve says by more than this factor: it may be an outlier.
+/// The reference time of a plain step is at most this factor below the curve's, because a fast step may be an outlier.
 const GREATEST_DISAGREEMENT: f64 = 1.6;
 
-/// The share of the newest sample in the running means of drafting times and of plain steps.
+/// The weight of the newest sample in the running means of drafting times and plain steps.
 const NEWEST_SHARE: f64 = 0.1;
 
-/// What one row of a verify takes beside the context.
+/// What one row of a verify needs in memory, beside the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowMemory {
-    /// Tokens of the vocabulary: a logit each, once computed and once copied out.
+    /// Size of the vocabulary: one logit each, computed once and copied out once.
     pub n_vocab: usize,
-    /// Heads of attention: a score each per position.
+    /// Attention heads: one score each per position.
     pub n_heads: usize,
     /// Positions of the context.
     pub n_ctx: usize,
 }
 
 impl RowMemory {
-    /// The widest tree whose rows fit a small share of `n_available` bytes; 1, plain decoding, always does.
+    /// The widest tree whose rows fit a small share of `n_available` bytes; at least 1 (plain decoding).
     #[must_use]
     pub fn max_rows(&self, n_available: u64) -> usize {
         let n_floats = self.n_vocab.saturating_mul(2).saturating_add(self.n_heads.saturating_mul(self.n_ctx));
@@ -58,7 +59,7 @@ impl RowMemory {
     }
 }
 
-/// Decides, step by step, how much of a draft is verified.
+/// Decides at each step how much of a draft is verified.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     curve: CostCurve,
@@ -69,17 +70,17 @@ pub struct Schedule {
 enum Policy {
     /// Verify all of every draft, as ADED does.
     Everything,
-    /// Verify what pays by the measured curve.
+    /// Verify what pays by the cost curve.
     CostAware(Ledger),
 }
 
-/// What the cost-aware schedule knows of the answer so far.
+/// What the cost-aware schedule knows about the current answer.
 #[derive(Clone, Debug)]
 struct Ledger {
     max_rows: usize,
     draft_ms: f64,
     loss_budget: LossBudget,
-    /// Mean time of this answer's plain steps, 0 before the first.
+    /// Running mean of this answer's plain steps in milliseconds; 0 before the first.
     plain_ms: f64,
     n_plain: u32,
     /// Drafted steps since the last plain one.
@@ -98,7 +99,7 @@ impl Ledger {
         self.n_since_plain >= N_DRAFTED_PER_PLAIN * self.n_plain.min(6)
     }
 
-    /// The time of a plain step that all is compared to.
+    /// The time of a plain step that gains and losses are measured against.
     fn reference_ms(&self, of_curve_ms: f64) -> f64 {
         match self.n_plain {
             0 => of_curve_ms,
@@ -123,14 +124,14 @@ impl Ledger {
     }
 }
 
-/// What one step did, for the schedule to learn from.
+/// What one step did.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRecord {
-    /// Positions before the step.
+    /// Committed positions before the step.
     pub n_past: usize,
     /// Rows verified, root included.
     pub n_rows: usize,
-    /// Tokens it brought: accepted ones and the bonus.
+    /// Tokens emitted: the accepted ones and the bonus.
     pub n_emitted: usize,
     /// Drafting time in milliseconds.
     pub draft_ms: f64,
@@ -139,13 +140,13 @@ pub struct StepRecord {
 }
 
 impl Schedule {
-    /// Verifies what pays by `curve`; nothing where it knows nothing.
+    /// A schedule that verifies what pays by `curve`. With an empty curve it verifies nothing.
     #[must_use]
     pub fn cost_aware(curve: CostCurve) -> Schedule {
         Schedule { curve, policy: Policy::CostAware(Ledger::default()) }
     }
 
-    /// The same, never asking for a tree of more than `max_rows`; see [`RowMemory::max_rows`].
+    /// The same schedule with trees of at most `max_rows`; see [`RowMemory::max_rows`].
     #[must_use]
     pub fn with_max_rows(mut self, max_rows: usize) -> Schedule {
         if let Policy::CostAware(ledger) = &mut self.policy {
@@ -154,7 +155,7 @@ impl Schedule {
         self
     }
 
-    /// Verifies all of every draft; `curve` only tells what plain decoding would have taken.
+    /// A schedule that verifies all of every draft. `curve` only serves to estimate the time of plain decoding.
     #[must_use]
     pub fn everything(curve: CostCurve) -> Schedule {
         Schedule { curve, policy: Policy::Everything }
@@ -166,7 +167,7 @@ impl Schedule {
         &self.curve
     }
 
-    /// The tree to ask the drafter for, on top of `n_past` positions.
+    /// The limits to pass to the drafter, on top of `n_past` positions.
     #[must_use]
     pub fn limits(&self, target: TreeLimits, n_past: usize) -> TreeLimits {
         match &self.policy {
@@ -180,7 +181,7 @@ impl Schedule {
         }
     }
 
-    /// The probability below which a node hardly pays: the cheapest row of the curve costs [`HARDLY`] times as much.
+    /// The least probability worth drafting: the cost of the cheapest row on the curve, divided by [`HARDLY`].
     fn least_p(&self, n_past: usize) -> f32 {
         let curve = self.curve.at(n_past);
         let Some(plain_ms) = curve.get(&1) else { return 1.0 };
@@ -189,7 +190,7 @@ impl Schedule {
         (per_row.fold(1.0, f64::min).max(0.0) / HARDLY) as f32
     }
 
-    /// Rows of `draft` to verify on top of `n_past` positions.
+    /// How many rows of `draft` to verify on top of `n_past` positions, root included.
     #[must_use]
     pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
         match &self.policy {
@@ -198,7 +199,7 @@ impl Schedule {
         }
     }
 
-    /// Why [`Schedule::choose`] answers as it does.
+    /// Explains what [`Schedule::choose`] returns.
     #[must_use]
     pub fn explain(&self, draft: &Draft, n_past: usize) -> Explanation {
         let mut widths = Vec::new();
@@ -208,7 +209,7 @@ impl Schedule {
                 let reason = match draft.tree.len() {
                     _ if n_rows > 1 => Reason::Pays,
                     1 if ledger.needs_a_plain_step() => Reason::PlainStepDue,
-                    1 if ledger.loss_budget.is_shut() => Reason::LatchShut,
+                    1 if ledger.loss_budget.is_shut() => Reason::BudgetUsedUp,
                     1 => Reason::NothingDrafted,
                     _ if widths.is_empty() => Reason::UnknownCost,
                     _ if widths.iter().any(|width| width.verdict == Verdict::NotCovered) => Reason::NotCovered,
@@ -226,14 +227,14 @@ impl Schedule {
         self.weigh(draft, n_past, ledger, |_| {})
     }
 
-    /// The best size; `see` is told of every width that was weighed.
+    /// The best number of rows. Calls `see` for every width weighed.
     fn weigh(&self, draft: &Draft, n_past: usize, ledger: &Ledger, mut see: impl FnMut(Width)) -> usize {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
         let plain_ms = ledger.reference_ms(of_curve_ms);
         let mut best = (1, LEAST_GAIN / plain_ms);
         let mut n_expected = 0.0;
-        // Per depth, the probability that a node there is accepted: exactly one child of a node can be.
+        // Per depth, the probability that a node there is accepted: siblings exclude each other, so theirs add up.
         let mut reach = vec![0.0; MAX_NODES];
         for (node, p) in draft.tree.nodes().zip(&draft.p) {
             n_expected += f64::from(*p);
@@ -242,11 +243,11 @@ impl Schedule {
                 continue;
             }
             let n_rows = node.index() + 1;
-            // A width that was never measured is taken for the next wider one.
+            // A width that was not measured costs as much as the next wider one.
             let Some((_, ms)) = curve.range(n_rows..).next() else {
                 break;
             };
-            // More rows never take less than one: a curve that says so was measured on a busy machine.
+            // More rows never take less time than one. A curve that says so was measured on a busy machine.
             let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
             let tokens_per_ms = n_expected / step_ms;
             let n_plain = step_ms / plain_ms;
@@ -263,8 +264,8 @@ impl Schedule {
         best.0
     }
 
-    /// Takes in what a step did. A plain step that shows the curve to be of a busy machine leaves nothing of it: there is
-    /// no drafting then until it is measured anew.
+    /// Learns from a step. If its plain step shows that the curve was measured on a busy machine, the curve is
+    /// discarded, and nothing is drafted until it is measured again.
     pub fn record(&mut self, step: &StepRecord) {
         if step.n_rows == 1 {
             let mut seen = CostCurve::default();

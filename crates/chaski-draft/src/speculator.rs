@@ -1,4 +1,4 @@
-//! The whole crate behind one type: texts of one target, drafted and verified.
+//! A single type that runs the whole crate: generates texts with one target, drafter and schedule.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::schedule::Schedule;
 use crate::target::{Target, TargetError};
 use crate::token::Token;
 
-/// Generates texts with a target, drafting what pays.
+/// Generates texts with a target, and drafts where it pays.
 ///
-/// The texts are those of plain decoding with the same sampler: no probability of a drafter enters. What one text teaches about the
-/// drafter's sources and about the cost of batches is used for the next.
+/// The texts are those of plain decoding with the same sampler. What the drafter and the cost curve learn from one text
+/// is used for the next.
 pub struct Speculator<T> {
     target: T,
     drafter: Auto,
@@ -24,22 +24,22 @@ pub struct Speculator<T> {
 }
 
 impl<T: Target> Speculator<T> {
-    /// `curve` says what a batch of n rows costs; times in steps correct it. An empty one (`CostCurve::default()`) never drafts. `clock`
-    /// gives the time since any moment, for instance `move || start.elapsed()`.
+    /// `curve` gives the cost of a batch of n rows; the steps refine it. An empty curve (`CostCurve::default()`) never
+    /// drafts. `clock` returns the time since any fixed moment, for instance `move || start.elapsed()`.
     pub fn new(target: T, curve: CostCurve, clock: impl Clock + 'static) -> Speculator<T> {
         Speculator { target, drafter: Auto::default(), schedule: Schedule::cost_aware(curve), clock: Box::new(clock) }
     }
 
-    /// Drafts from a matrix of tri-grams as well, made beforehand.
+    /// Also drafts from a tri-gram matrix built beforehand.
     #[must_use]
     pub fn with_base(self, base: Arc<dyn Base>) -> Speculator<T> {
         Speculator { drafter: Auto::new(Auto::sources(Some(base)), None), ..self }
     }
 
-    /// Continues `prompt`. Each token is given to `emit` as it is accepted; `Break` makes it the last.
+    /// Continues `prompt`. Passes each token to `emit` as it is accepted; `Break` makes it the last.
     ///
     /// # Errors
-    /// What the target or the sampler fails with. Tokens given to `emit` before are valid text.
+    /// Errors of the target or the sampler. Tokens already passed to `emit` are valid text.
     pub fn generate(
         &mut self,
         prompt: &[Token],
@@ -49,7 +49,7 @@ impl<T: Target> Speculator<T> {
     ) -> Result<Generated, TargetError> {
         let mut progress = |_, _| ControlFlow::Continue(());
         let prefilled = Generation::prefill(&mut self.target, self.clock.as_ref(), prompt, &mut progress)?;
-        // A new answer, a new loss budget.
+        // Each answer gets a new loss budget.
         self.schedule = Schedule::cost_aware(self.schedule.curve().clone());
         let mut generation = Generation {
             target: &mut self.target,
@@ -62,12 +62,12 @@ impl<T: Target> Speculator<T> {
         generation.run(prompt, prefilled, length, emit)
     }
 
-    /// The target, for instance to ask what its cache holds.
+    /// The target, for instance to inspect its cache.
     pub fn target(&mut self) -> &mut T {
         &mut self.target
     }
 
-    /// The cost curve as the steps have corrected it, to store it for the next time.
+    /// The cost curve as refined by the steps, to be saved for the next run.
     #[must_use]
     pub fn curve(&self) -> &CostCurve {
         self.schedule.curve()

@@ -1,4 +1,4 @@
-//! What a generation did, counted and timed; what users are shown is derived from this.
+//! Counts and times of one generation, for the statistics that users see.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,34 +7,34 @@ use crate::schedule::StepRecord;
 /// Counts and times of one generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Tokens of the prompt.
+    /// Prompt tokens.
     pub n_prompt: usize,
-    /// Of these, found in the cache.
+    /// Prompt tokens found in the cache.
     pub n_cached: usize,
-    /// Prefill time.
+    /// Prefill time in milliseconds.
     pub prompt_ms: f64,
-    /// Tokens emitted, an end-of-generation token included.
+    /// Tokens emitted, including an end-of-generation token.
     pub n_predicted: usize,
-    /// From the first step to the last.
+    /// Decoding time in milliseconds, including the time the drafter takes to learn the prompt.
     pub predicted_ms: f64,
-    /// Verifies.
+    /// Steps; each is one verify.
     pub n_steps: usize,
     /// Steps that verified more than the root.
     pub n_drafted_steps: usize,
-    /// Nodes verified, roots excluded.
+    /// Nodes verified, not counting roots.
     pub n_drafted: usize,
-    /// Of these, nodes that became text.
+    /// Drafted nodes that were accepted.
     pub n_accepted: usize,
-    /// Time spent on drafting and on learning, a part of `predicted_ms`.
+    /// Time spent drafting and learning; part of `predicted_ms`.
     pub draft_ms: f64,
-    /// Time spent in the target, a part of `predicted_ms`; the rest is sampling and output.
+    /// Time spent in the target; part of `predicted_ms`. The rest is sampling and output.
     pub verify_ms: f64,
-    /// What plain decoding would have spent in the target by the measured curve; `None` where none was measured.
+    /// Time plain decoding would have spent in the target, by the measured curve; `None` without a curve.
     pub plain_ms: Option<f64>,
 }
 
 impl Stats {
-    /// Adds a step. `plain_ms` is the measured time of one step of plain decoding at this point.
+    /// Adds a step. `plain_ms` is the measured time of one plain step at this context length.
     pub fn add(&mut self, step: &StepRecord, n_accepted: usize, plain_ms: Option<f64>) {
         self.n_steps += 1;
         self.n_drafted_steps += usize::from(step.n_rows > 1);
@@ -47,28 +47,28 @@ impl Stats {
         self.plain_ms = so_far.zip(plain_ms).map(|(sum, ms)| sum + ms * step.n_emitted as f64);
     }
 
-    /// Tokens a second while decoding; 0 before the first step.
+    /// Tokens per second while decoding; 0 before the first step.
     #[must_use]
     pub fn tokens_per_second(&self) -> f64 {
         ratio(self.n_predicted as f64 * 1e3, self.predicted_ms)
     }
 
-    /// Prompt tokens a second, cached ones excluded.
+    /// Prompt tokens per second, not counting cached ones.
     #[must_use]
     pub fn prompt_per_second(&self) -> f64 {
         ratio((self.n_prompt - self.n_cached) as f64 * 1e3, self.prompt_ms)
     }
 
-    /// Tokens a verify brings: 1 for plain decoding.
+    /// Tokens per verify; 1 in plain decoding.
     #[must_use]
     pub fn tokens_per_step(&self) -> f64 {
         ratio(self.n_predicted as f64, self.n_steps as f64)
     }
 
-    /// Estimated speed-up over plain decoding: the time it would have taken by the measured curve, over the time taken.
+    /// Estimated speed-up: the time of plain decoding, by the measured curve, over the time taken.
     #[must_use]
     pub fn speedup(&self) -> Option<f64> {
-        // Sampling and output cost both the same.
+        // Plain decoding would spend the same time on sampling and output.
         let other_ms = (self.predicted_ms - self.verify_ms - self.draft_ms).max(0.0);
         self.plain_ms.filter(|&ms| ms > 0.0).map(|ms| ratio(ms + other_ms, self.predicted_ms))
     }

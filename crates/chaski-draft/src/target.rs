@@ -1,6 +1,6 @@
-//! The seam between the loop and the engine: one mutable timeline of the target.
+//! The interface between the loop and an engine: one text in the target's KV cache.
 //!
-//! `llama::Session` is the real one. [`Scripted`] is an exact one with no model behind it, for tests.
+//! Chaski implements it with `llama::Session`. [`Scripted`] is a deterministic target without a model, for tests.
 
 use std::ops::ControlFlow;
 
@@ -9,113 +9,119 @@ use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree, TreeError};
 
 /// The logits of a verified tree.
 pub trait Rows {
-    /// The logits after `node`: one per token of the vocabulary.
+    /// The logits after `node`, one per vocabulary token.
     fn logits(&self, node: NodeId) -> &[f32];
 }
 
-/// One mutable timeline of the target: its KV cache, and the logits of the last verify.
+/// One text in the target's KV cache (a timeline), and the logits of the last verify.
 ///
-/// Between calls the timeline holds the committed tokens except the last one; that one is the root of the next verify.
+/// Between calls the cache holds the committed tokens except the last one, which is the root of the next verify.
 pub trait Target: Rows {
-    /// What this target can verify.
+    /// The widest tree this target can verify.
     fn limits(&self) -> TreeLimits;
 
     /// Committed positions in the cache.
     fn n_past(&self) -> usize;
 
-    /// Makes the timeline hold exactly `prefix`, reusing the longest common part of what it holds. `progress` is told
-    /// (tokens done, tokens in all) before each chunk, and stops the work with `Break`.
+    /// Makes the cache hold exactly `prefix`, reusing the longest prefix it already holds. Calls `progress` with
+    /// (tokens done, total tokens) before each chunk; `Break` stops the work.
     ///
     /// # Errors
-    /// [`TargetError::Interrupted`] after a `Break`: what was decoded stays and is reused by the next call.
+    /// [`TargetError::Interrupted`] after a `Break`. The decoded part stays, and the next call reuses it.
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError>;
 
     /// Decodes every node of `tree` in one batch, on top of the committed positions.
     ///
     /// # Errors
-    /// A tree that is wrong or does not fit leaves the timeline as it was.
+    /// If the tree is malformed or does not fit; the cache is then unchanged.
     fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError>;
 
-    /// Commits `path` (the root, then each the child of the one before) and drops the other nodes of the last verify.
-    /// An empty path drops the root as well: the timeline is as before the verify.
+    /// Commits `path` (the root, then parent to child) and drops the other nodes of the last verify. An empty path
+    /// drops the root too, which undoes the verify.
     ///
     /// # Errors
-    /// When `path` is not a path of the last verify. A target that verifies the root alone may be unable to drop it, and
-    /// forget everything.
+    /// If `path` is not a path of the last verified tree. A target that can only verify the root may be unable to drop
+    /// it; it then forgets everything.
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError>;
 }
 
-/// Told (done, total) before each chunk of a prefill.
+/// Called with (done, total) before each chunk of a prefill.
 pub type Progress<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
 
-/// The widest tree a target can verify now.
+/// Limits on a token tree.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TreeLimits {
-    /// Rows, root included; 1 means plain decoding only.
+    /// Most rows, root included; 1 means plain decoding only.
     pub max_nodes: usize,
-    /// Candidates; 1 means chains only.
+    /// Most candidates; 1 means chains only.
     pub max_leaves: usize,
-    /// Greatest distance from the root: no more tokens are wanted, or no more positions there.
+    /// Greatest depth: no more tokens are wanted, or no more positions are free.
     pub max_depth: usize,
-    /// Nodes less likely than this are not worth looking at.
+    /// Do not draft nodes less likely than this.
     pub least_p: f32,
 }
 
 impl TreeLimits {
-    /// Whole trees.
+    /// The limits of [`TokenTree`] itself.
     pub const TREE: TreeLimits =
         TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES, max_depth: MAX_NODES, least_p: 0.0 };
     /// Plain decoding only.
     pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0, least_p: 0.0 };
 }
 
-/// Why a target could not do what was asked.
+/// Why a target failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TargetError {
-    /// The caller broke off.
+    /// The caller stopped the work.
     #[error("interrupted")]
     Interrupted,
-    /// The tree is wrong.
+    /// The tree is malformed.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// The tree is more than this target can do.
+    /// The tree exceeds the limits of this target.
     #[error("a tree of {n_nodes} nodes and {n_leaves} leaves, but this target verifies {limits:?}")]
     TooWide {
-        /// Rows asked for.
+        /// Rows in the tree.
         n_nodes: usize,
-        /// Candidates asked for.
+        /// Leaves in the tree.
         n_leaves: usize,
-        /// What the target can do.
+        /// The limits of the target.
         limits: TreeLimits,
     },
-    /// No room in the context.
-    #[error("{needed} positions needed, but the context has {n_ctx}")]
+    /// The text does not fit the context.
+    #[error("the text needs a context of {needed} tokens, but the context has {n_ctx}")]
     ContextFull {
         /// Positions needed.
         needed: usize,
-        /// Positions there are.
+        /// Positions in the context.
         n_ctx: usize,
     },
-    /// A token id that the vocabulary does not have.
+    /// A token id outside the vocabulary.
     #[error("token {} is outside the vocabulary of {n_vocab}", token.0)]
     UnknownToken {
         /// The token.
         token: Token,
-        /// Tokens there are.
+        /// Size of the vocabulary.
         n_vocab: usize,
     },
-    /// The kept nodes are not a path of the last verify.
+    /// The nodes to keep are not a path of the last verified tree.
     #[error("the nodes to keep are not a path of the verified tree")]
     NotAPath,
     /// A logit is NaN or infinite, or every one is minus infinity.
-    #[error("the model's output is not a number; its file or its quantization is broken")]
+    #[error("the model computed NaN or infinity; its file or its quantization is damaged")]
     NotFinite,
+    /// A context cannot be created.
+    #[error("{0}")]
+    Context(String),
+    /// The model cannot use a cache of this type.
+    #[error("{0}")]
+    CacheType(String),
     /// The engine failed.
     #[error("{0}")]
     Engine(String),
 }
 
-/// Checks that `path` starts at the root and goes from parent to child.
+/// Checks that `path` starts at the root and goes from parent to child. An empty path is valid.
 ///
 /// # Errors
 /// [`TargetError::NotAPath`].
@@ -125,8 +131,8 @@ pub fn check_path(tree: &TokenTree, path: &[NodeId]) -> Result<(), TargetError> 
     if starts_at_root && descends { Ok(()) } else { Err(TargetError::NotAPath) }
 }
 
-/// An exact target with no model: the logits after a text are a pure function of its last few tokens and the seed.
-/// Small orders and vocabularies make it repeat itself, so drafters have something to find.
+/// A deterministic target without a model: the logits after a text are a pure function of the seed and its last few
+/// tokens. With a small order and vocabulary the text repeats itself, which gives drafters something to find.
 #[derive(Clone, Debug)]
 pub struct Scripted {
     n_vocab: usize,
@@ -139,7 +145,7 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// A target over `n_vocab` tokens that looks at the last `order` tokens.
+    /// A target with `n_vocab` tokens whose logits depend on the last `order` tokens.
     #[must_use]
     pub fn new(n_vocab: usize, order: usize, seed: u64) -> Scripted {
         Scripted {
@@ -153,7 +159,7 @@ impl Scripted {
         }
     }
 
-    /// The same target, able to verify no more than `limits`.
+    /// The same target with these limits.
     #[must_use]
     pub fn with_limits(self, limits: TreeLimits) -> Scripted {
         Scripted { limits, ..self }
@@ -165,7 +171,7 @@ impl Scripted {
         let tail = &text[text.len().saturating_sub(self.order)..];
         let state = tail.iter().fold(self.seed, |state, token| mix(state ^ u64::from(token.0.unsigned_abs())));
         (0..self.n_vocab as u64)
-            // 24 bits are exact in a f32; the spread makes some choices clear and others close.
+            // 24 bits are exact in an f32. The range makes some choices clear and others close.
             .map(|token| (mix(state ^ mix(token)) >> 40) as f32 / (1 << 21) as f32)
             .collect()
     }

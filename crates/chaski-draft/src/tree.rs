@@ -1,26 +1,26 @@
-//! The token tree: a draft as flat arrays, and the one shape that is verified.
+//! The token tree: a draft as flat arrays.
 //!
 //! Node 0 is the root: the last committed token, which the target has not decoded yet. Every other node is a drafted
-//! token. Parents come before their children, so every prefix of the arrays is a tree as well: cutting a draft down to
-//! what pays is `truncate`. A tree of the root alone is plain decoding.
+//! token. Parents come before their children, so every prefix of the arrays is a tree too, and `truncate` cuts a draft
+//! to the size that pays. A tree of only the root is plain decoding.
 
 use crate::token::Token;
 
-/// The most rows one verify may have, root included. Fits the sizes at which kernels are tiled.
+/// Most rows in one verify, root included.
 pub const MAX_NODES: usize = 64;
 
-/// The most leaves a tree may have: each is one sequence of the batch.
+/// Most leaves in a tree: each is one sequence of the batch.
 pub const MAX_LEAVES: usize = 32;
 
-/// A node, by its place in the arrays.
+/// A node's index in the arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u8);
 
 impl NodeId {
-    /// The last committed token.
+    /// The root: the last committed token.
     pub const ROOT: NodeId = NodeId(0);
 
-    /// The node's place in the arrays, and its row in the batch.
+    /// The node's index in the arrays, which is its row in the batch.
     #[must_use]
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -31,28 +31,28 @@ impl NodeId {
     }
 }
 
-/// Why a node cannot be added, or a tree not be verified.
+/// Why a node cannot be added or a tree cannot be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// The tree has [`MAX_NODES`] nodes already.
+    /// The tree already has [`MAX_NODES`] nodes.
     #[error("a token tree has at most {MAX_NODES} nodes")]
     TooManyNodes,
-    /// One more branch would be leaf number [`MAX_LEAVES`] + 1.
+    /// The tree already has [`MAX_LEAVES`] leaves, and the node would start a new branch.
     #[error("a token tree has at most {MAX_LEAVES} leaves")]
     TooManyLeaves,
-    /// The parent is not in the tree, or not before its child.
+    /// The parent is not in the tree, or does not come before its child.
     #[error("node {child} has no parent before it")]
     NoParent {
         /// Index of the child.
         child: usize,
     },
-    /// Two children of one node carry the same token: they would share a cell and silently see each other.
+    /// Two children of one node carry the same token. They would share a KV cell and silently see each other.
     #[error("node {child} repeats the token of a sibling")]
     RepeatedSibling {
-        /// Index of the second one.
+        /// Index of the second child.
         child: usize,
     },
-    /// A depth that is not the parent's plus one.
+    /// The depth is not the parent's plus one.
     #[error("node {child} is not one deeper than its parent")]
     WrongDepth {
         /// Index of the node.
@@ -60,7 +60,7 @@ pub enum TreeError {
     },
 }
 
-/// A draft: the root and its candidates. Arrays are indexed by node.
+/// A draft: the root and its candidates. All arrays are indexed by node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenTree {
     tokens: Vec<Token>,
@@ -72,13 +72,13 @@ pub struct TokenTree {
 }
 
 impl TokenTree {
-    /// The tree of plain decoding: nothing drafted.
+    /// The tree of only the root: plain decoding.
     #[must_use]
     pub fn new(root: Token) -> TokenTree {
         TokenTree { tokens: vec![root], parents: vec![NodeId::ROOT], depths: vec![0], n_leaves: 1 }
     }
 
-    /// A root with one candidate: `tokens` in a row.
+    /// A tree with one candidate: `tokens` below the root, one after another.
     ///
     /// # Errors
     /// [`TreeError::TooManyNodes`].
@@ -94,7 +94,7 @@ impl TokenTree {
     /// Adds a drafted token below `parent`.
     ///
     /// # Errors
-    /// When the tree is full, the parent unknown, or a sibling carries the same token.
+    /// If the tree is full, the parent does not exist, or a sibling carries the same token.
     pub fn push(&mut self, parent: NodeId, token: Token) -> Result<NodeId, TreeError> {
         let child = self.tokens.len();
         if child >= MAX_NODES {
@@ -110,7 +110,7 @@ impl TokenTree {
             }
             is_first_child = false;
         }
-        // The first child takes its parent's place as a leaf; every further one is a new branch.
+        // The first child replaces its parent as a leaf; every further child adds one.
         if !is_first_child {
             if self.n_leaves == MAX_LEAVES {
                 return Err(TreeError::TooManyLeaves);
@@ -123,20 +123,20 @@ impl TokenTree {
         Ok(NodeId::new(child))
     }
 
-    /// Rows of the verify: the root and every drafted node. Never 0.
+    /// Rows of the verify: the root and all drafted nodes. At least 1.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a tree always has its root")]
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Nodes other than the root.
+    /// The number of nodes, not counting the root.
     #[must_use]
     pub fn n_drafted(&self) -> usize {
         self.len() - 1
     }
 
-    /// Candidates, or 1 for the root alone.
+    /// The number of candidates; 1 for the root alone.
     #[must_use]
     pub fn n_leaves(&self) -> usize {
         self.n_leaves
@@ -153,21 +153,21 @@ impl TokenTree {
         self.tokens[node.index()]
     }
 
-    /// The node above; `None` for the root.
+    /// The parent; `None` for the root.
     #[must_use]
     pub fn parent(&self, node: NodeId) -> Option<NodeId> {
         (node != NodeId::ROOT).then(|| self.parents[node.index()])
     }
 
-    /// Distance from the root, hence from the last committed position.
+    /// Distance from the root.
     #[must_use]
     pub fn depth(&self, node: NodeId) -> usize {
         usize::from(self.depths[node.index()])
     }
 
-    /// The nodes below `node`, in the order they were added.
+    /// The children of `node`, in the order they were added.
     pub fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        // Children come after their parent; the root is its own parent and must not count as its child.
+        // Children come after their parent. The skip keeps the root, its own parent, from counting as its child.
         self.nodes().skip(node.index() + 1).filter(move |child| self.parents[child.index()] == node)
     }
 
@@ -177,7 +177,7 @@ impl TokenTree {
         self.children(node).find(|&child| self.token(child) == token)
     }
 
-    /// The nodes with no child, in order.
+    /// The nodes without children, in order.
     #[must_use]
     pub fn leaves(&self) -> Vec<NodeId> {
         let mut is_leaf = vec![true; self.len()];
@@ -187,7 +187,7 @@ impl TokenTree {
         self.nodes().filter(|node| is_leaf[node.index()]).collect()
     }
 
-    /// From the root to `node`, both included.
+    /// The nodes from the root to `node`, both included.
     #[must_use]
     pub fn path(&self, node: NodeId) -> Vec<NodeId> {
         let mut path: Vec<_> = std::iter::successors(Some(node), |&at| self.parent(at)).collect();
@@ -195,7 +195,7 @@ impl TokenTree {
         path
     }
 
-    /// Keeps the first `n_rows` nodes (at least the root).
+    /// Keeps the first `n_rows` nodes, at least the root.
     pub fn truncate(&mut self, n_rows: usize) {
         let n_rows = n_rows.clamp(1, self.len());
         self.tokens.truncate(n_rows);
@@ -204,10 +204,10 @@ impl TokenTree {
         self.n_leaves = self.leaves().len();
     }
 
-    /// Checks everything the engine relies on.
+    /// Checks the invariants that an engine relies on.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invariant that is violated.
     pub fn check(&self) -> Result<(), TreeError> {
         if self.len() > MAX_NODES {
             return Err(TreeError::TooManyNodes);

@@ -1,7 +1,9 @@
-//! How far two kinds of kernels are apart: the logits of a text, and what two such files differ by.
+//! Measures how far apart two kinds of kernels are: writes the logits of a text, and compares two such files.
 //!
-//! usage: accuracy logits MODEL.gguf TEXT_FILE N_TOKENS ROWS_IN_A_BATCH OUT      with CHASKI_KERNELS=avx2|avxvnni|avx512|ggml
-//!        accuracy compare A B N_VOCAB                                          KL divergence of B from A, share of equal argmax
+//! usage: accuracy logits MODEL.gguf TEXT_FILE N_TOKENS ROWS_IN_A_BATCH OUT
+//!          with CHASKI_KERNELS=avx2|avxvnni|avx512|ggml
+//!        accuracy compare A B N_VOCAB
+//!          prints the KL divergence of B from A, and the share of equal argmax
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};

@@ -1,4 +1,4 @@
-//! Measures the kernels of one type, and this machine's memory.
+//! Measures the kernels of one type or of all: multiply-adds per second in cache, bytes per second from memory.
 //!
 //! usage: kernels [TYPE [ISA]]      types as in ggml (q4_K), instruction sets as in CHASKI_KERNELS
 use std::time::Instant;
@@ -15,20 +15,6 @@ fn seconds(mut work: impl FnMut()) -> f64 {
     best
 }
 
-/// Cycles per second, by a chain of additions that depend on each other.
-fn hertz() -> f64 {
-    let n = 100_000_000u64;
-    n as f64
-        / seconds(|| {
-            let (mut x, mut i) = (0u64, n);
-            while i > 0 {
-                x = std::hint::black_box(x + 1);
-                i -= 1;
-            }
-            std::hint::black_box(x);
-        })
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted = arguments.first().map(|name| {
@@ -36,7 +22,6 @@ fn main() {
     });
     let isas = arguments.get(1).map(|name| name.parse::<Isa>().expect("an instruction set"));
     let columns = 1536;
-    let _ = hertz;
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported() && isas.is_none_or(|only| only == *isa)) {
         for ty in WeightType::ALL.into_iter().filter(|ty| wanted.is_none_or(|only| only == *ty)) {
             for (name, bytes) in [("in cache", 256usize << 10), ("in memory", 96 << 20)] {

@@ -1,13 +1,13 @@
-//! Makes a model whose matrices are all of one type: for measuring kernels of types that no file at hand has.
+//! Requantizes a model to a single matrix type, to measure kernels of types for which no file is at hand.
 //!
 //! usage: requantize IN.gguf OUT.gguf TYPE        TYPE as in ggml: q4_0, q5_K, iq4_xs, bf16, ...
 //!
-//! Types with blocks of 256 columns need matrices of such widths; llama.cpp takes another type for the others.
+//! Types with blocks of 256 columns need matrices of such widths; llama.cpp chooses another type for the others.
 use std::ffi::{CString, c_char};
 
 use chaski_kernels::WeightType;
 
-/// llama.cpp's number of a kind of file with matrices of this type (`llama_ftype`).
+/// llama.cpp's file type (`llama_ftype`) for matrices of this type.
 fn file_type(ty: WeightType) -> u32 {
     match ty {
         WeightType::F32 => 0,
@@ -34,13 +34,13 @@ fn main() {
     let [from, to, name] = arguments.as_slice() else { panic!("usage: requantize IN.gguf OUT.gguf TYPE") };
     let ty = WeightType::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name)).expect("a type of ggml");
     let (from, to) = (CString::new(from.as_str()).unwrap(), CString::new(to.as_str()).unwrap());
-    // SAFETY: the two names are NUL-terminated, and the parameters are llama.cpp's own with a few fields set.
+    // SAFETY: both names are NUL-terminated, and the parameters are llama.cpp's defaults with a few fields set.
     let failed = unsafe {
         llama_cpp_sys_2::llama_log_set(Some(quiet), std::ptr::null_mut());
         let mut params = llama_cpp_sys_2::llama_model_quantize_default_params();
         params.ftype = file_type(ty);
         params.allow_requantize = true;
-        // One type for all, instead of a mixture.
+        // The same type for all matrices, no mixture.
         params.pure_ = true;
         llama_cpp_sys_2::llama_model_quantize(from.as_ptr(), to.as_ptr(), &params)
     };

@@ -1,6 +1,6 @@
-// The verdict on each operation of ggml-cpu, and products as one dot product per row. Read in the llama.cpp that Cargo.lock pins; moving it
-// means to read ops.cpp, ggml-cpu.c, repack.cpp, tiled/ and llamafile/sgemm.cpp again for every operation listed here. What is not
-// listed is not exact.
+// Decides for each operation of ggml-cpu whether it is exact, and computes products as one dot product per row. This
+// follows the llama.cpp pinned in Cargo.lock. When it moves, read ops.cpp, ggml-cpu.c, repack.cpp, tiled/ and
+// llamafile/sgemm.cpp again for every operation listed here. An operation that is not listed counts as not exact.
 #include "audit.h"
 
 #include "ggml-backend-impl.h"
@@ -13,7 +13,7 @@
 extern "C" {
 void ggml_barrier(struct ggml_threadpool * pool);
 
-// Notes an operation that is not exact. The names live as long as the process.
+// Records an operation that is not exact. The names must be static.
 void    chaski_kernels_note(const char * op, const char * type, int32_t reason);
 void    chaski_kernels_exact_at_any_cost(int32_t on);
 int32_t chaski_kernels_inexact_left(int32_t type, int64_t rows);
@@ -23,10 +23,10 @@ namespace {
 
 using chaski::reason;
 
-// Whether products are exact where that makes reading a prompt slower.
+// Whether to make products exact even if that makes reading prompts slower.
 std::atomic<bool> g_at_any_cost{ false };
 
-// How many operations back an origin is looked for.
+// How many operations to go back when looking for a tensor's origin.
 constexpr int DEPTH = 8;
 
 bool is_layout(const ggml_tensor * t) {
@@ -34,7 +34,7 @@ bool is_layout(const ggml_tensor * t) {
            t->op == GGML_OP_CONT;
 }
 
-// A matrix of the file or of an adapter: its columns are features, never positions.
+// A matrix of the model file or of an adapter: its columns are features, never positions.
 bool is_weights(const ggml_tensor * t) {
     if (t->op == GGML_OP_NONE) {
         return t->buffer && t->buffer->usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE;
@@ -45,7 +45,7 @@ bool is_weights(const ggml_tensor * t) {
     return t->op == GGML_OP_NONE && t->buffer && t->buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
 }
 
-// Whether rows of `t` may run along the positions of the batch: a copy of a transposed tensor.
+// Whether rows of `t` may run along the positions of the batch, as in a copy of a transposed tensor.
 bool is_turned(const ggml_tensor * t) {
     for (int i = 0; i < DEPTH && t && is_layout(t); i++) {
         if (t->nb[0] != ggml_type_size(t->type)) {
@@ -56,7 +56,7 @@ bool is_turned(const ggml_tensor * t) {
     return false;
 }
 
-// Whether `t` is made of scores of attention: a product without a matrix of weights.
+// Whether `t` comes from attention scores: a product without a weight matrix.
 bool is_scores(const ggml_tensor * t) {
     for (int i = 0; i < DEPTH && t; i++) {
         switch (t->op) {
@@ -79,7 +79,7 @@ bool is_scores(const ggml_tensor * t) {
     return true;
 }
 
-// Types that ggml computes with other kernels from eight rows on (tiled/tiled.cpp), also rows of one expert.
+// Types for which ggml has other kernels from eight rows on (tiled/tiled.cpp), also for rows of one expert.
 bool has_wide_kernel(ggml_type type) {
     switch (type) {
         case GGML_TYPE_Q2_K:
@@ -117,7 +117,7 @@ bool has_sgemm(ggml_type type) {
     }
 }
 
-// Types that are one dot product per row at any width.
+// Types that ggml computes as one dot product per row at any width.
 bool is_one_dot(ggml_type type) {
     switch (type) {
         case GGML_TYPE_Q4_1:
@@ -134,14 +134,15 @@ bool is_one_dot(ggml_type type) {
     }
 }
 
-// Types that ggml rearranges while it loads them, where the number of rows allows it (repack.cpp).
+// Types that ggml repacks while loading, if the number of rows allows it (repack.cpp).
 bool is_repacked(ggml_type type, int64_t rows) {
     const bool avx512 = type == GGML_TYPE_Q2_K && ggml_cpu_has_avx512();
     const bool avx2   = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K || type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_MXFP4;
     return (avx2 || avx512) && rows % 8 == 0;
 }
 
-// A product as ggml's mul_mat computes it for one row: each number is one dot product of a row of weights with a row of activations.
+// Computes a product as ggml's mul_mat does for one row: each number is the dot product of a weight row and an
+// activation row.
 struct dots_traits : ggml::cpu::tensor_traits {
     static bool takes(const ggml_tensor * op) {
         const auto * type = ggml_get_type_traits_cpu(op->src[0]->type);
@@ -166,7 +167,7 @@ struct dots_traits : ggml::cpu::tensor_traits {
         const ggml_type     dot  = type->vec_dot_type;
         const size_t        row  = ggml_row_size(dot, x->ne[0]);
 
-        // Row (i1, i2, i3) of the activations, in the type that the dot product takes.
+        // Activation row (i1, i2, i3), as stored and as converted to the type of the dot product.
         const auto at = [](const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {
             return (char *) t->data + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
         };
@@ -182,7 +183,7 @@ struct dots_traits : ggml::cpu::tensor_traits {
             ggml_barrier(params->threadpool);
         }
 
-        // Blocks of rows of weights stay in the cache while the rows of activations pass.
+        // Work in blocks of weight rows, which stay in the cache while the activation rows pass.
         const int64_t n_rows = ggml_nrows(op), rows = w->ne[1];
         const int64_t block    = std::max<int64_t>(1, std::min<int64_t>(16, (rows + params->nth - 1) / params->nth));
         const int64_t n_blocks = (rows + block - 1) / block, n_groups = (n_rows + 15) / 16;
@@ -217,12 +218,12 @@ verdict of_product(const ggml_tensor * op) {
     const ggml_tensor * x = op->src[1];
     const bool          is_id = op->op == GGML_OP_MUL_MAT_ID;
     if (!is_id && ggml_get_op_params_i32(op, 1) == GGML_HINT_SRC0_IS_HADAMARD) {
-        return {};  // a transform of each row, which reads no matrix
+        return {};  // transforms each row, and reads no matrix
     }
     if (x->op == GGML_OP_SOFT_MAX && !is_weights(w)) {
         return { reason::values };
     }
-    // Scores: the columns are those of a head, which stay in their place.
+    // Attention scores: the columns are those of a head, whose order is fixed.
     const bool scores = !is_id && w->op == GGML_OP_PERMUTE && x->op == GGML_OP_PERMUTE && !is_turned(w) && !is_turned(x);
     if (!scores && !is_weights(w)) {
         return { reason::product };
@@ -245,7 +246,7 @@ verdict of_product(const ggml_tensor * op) {
 
 verdict of(const ggml_tensor * op) {
     switch (op->op) {
-        // Nothing is computed, or numbers are copied or converted one by one.
+        // Computes nothing, or copies or converts numbers one by one.
         case GGML_OP_NONE:
         case GGML_OP_RESHAPE:
         case GGML_OP_VIEW:
@@ -262,7 +263,7 @@ verdict of(const ggml_tensor * op) {
         case GGML_OP_SET:
         case GGML_OP_GET_ROWS:
         case GGML_OP_SET_ROWS:
-        // Number by number, with the same rounding in vectors and in what is left of a row.
+        // Works number by number, with the same rounding in vectors and in the rest of a row.
         case GGML_OP_ADD:
         case GGML_OP_ADD_ID:
         case GGML_OP_ADD1:
@@ -276,20 +277,20 @@ verdict of(const ggml_tensor * op) {
         case GGML_OP_COS:
         case GGML_OP_CLAMP:
         case GGML_OP_LEAKY_RELU:
-        // The angles of a row follow from its position.
+        // Angles depend only on the row's position.
         case GGML_OP_ROPE:
-        // Comparisons within a row.
+        // Compares within a row.
         case GGML_OP_ARGSORT:
         case GGML_OP_TOP_K:
         case GGML_OP_ARGMAX:
-        // States: one position after another, each channel or head by itself.
+        // States advance position by position, each channel or head on its own.
         case GGML_OP_SSM_CONV:
         case GGML_OP_SSM_SCAN:
         case GGML_OP_GATED_DELTA_NET:
             return {};
 
-        // Sums along a row, or functions whose vectors round otherwise than what is left of a row: the length of a row must not
-        // depend on the batch.
+        // Sums along a row, or functions whose vectors round differently from the rest of a row. Exact only if the
+        // length of a row does not depend on the batch.
         case GGML_OP_SCALE:
         case GGML_OP_UNARY:
         case GGML_OP_GLU:
@@ -324,10 +325,10 @@ verdict of(const ggml_tensor * op) {
     }
 }
 
-// Notes an operation while its graph is planned, and leaves it to ggml.
+// Records an operation while its graph is planned, and leaves it to ggml.
 struct noted_traits : ggml::cpu::tensor_traits {
     bool work_size(int, const ggml_tensor * op, size_t &) override {
-        // Of an operation that has a tensor of weights or of the cache, that is the type that tells most.
+        // Report the type of the weights or of the cache, if the operation has any: it says the most.
         const ggml_tensor * t = op->op == GGML_OP_FLASH_ATTN_EXT ? op->src[1] : op->src[0] ? op->src[0] : op;
         chaski_kernels_note(ggml_op_desc(op), ggml_type_name(t->type), (int32_t) of(op).why);
         return false;

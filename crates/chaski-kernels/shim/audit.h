@@ -1,5 +1,5 @@
-// Which operations are exact: what a row of the result is depends on its own row only, to the bit, whatever else is in the batch and on
-// any number of threads.
+// Decides which operations are exact: a row of the result depends, to the bit, only on its own input row, whatever else
+// is in the batch and for any number of threads.
 #pragma once
 
 #include "traits.h"
@@ -21,8 +21,9 @@ enum class reason : int32_t {
     positions = 7,
 };
 
-// Traits for an operation that none of our kernels takes: null where ggml's own are exact; a product computed as one dot product per
-// row, where that makes it exact; or traits that note the operation and leave it to ggml.
+// Traits for an operation that none of our kernels takes. Null if ggml's own kernel is exact; traits that compute a
+// product as one dot product per row, if that makes it exact; else traits that record the operation and leave it to
+// ggml.
 ggml::cpu::tensor_traits * other_traits(const ggml_tensor * op);
 
 }  // namespace chaski

@@ -1,4 +1,4 @@
-// What the tests of the shim share: numbers, and graphs that ggml computes.
+// Helpers for the shim's tests: reproducible numbers, and graphs for ggml to compute.
 #pragma once
 
 #include "ggml-backend.h"
@@ -11,7 +11,7 @@
 
 namespace {
 
-// Numbers between -1 and 1 that are the same everywhere.
+// Deterministic numbers between -1 and 1.
 struct numbers {
     uint32_t state = 1;
 
@@ -29,7 +29,7 @@ struct numbers {
     }
 };
 
-// A graph, with a buffer for each tensor.
+// A graph with one buffer per tensor.
 struct bench {
     ggml_context *                     ctx;
     ggml_backend_t                     backend = ggml_backend_cpu_init();
@@ -49,7 +49,7 @@ struct bench {
         ggml_free(ctx);
     }
 
-    // Memory for one tensor.
+    // Allocates memory for one tensor.
     bool allocate(ggml_tensor * t, ggml_backend_buffer_type_t type) {
         ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, ggml_nbytes(t) + 64);
         if (!buffer) {
@@ -60,7 +60,7 @@ struct bench {
         return true;
     }
 
-    // Memory for a tensor, with `data` in it.
+    // Allocates memory for a tensor and copies `data` into it.
     bool give(ggml_tensor * t, const void * data) {
         if (!allocate(t, ggml_backend_cpu_buffer_type())) {
             return false;
@@ -69,7 +69,7 @@ struct bench {
         return true;
     }
 
-    // Computes `out`; the tensors that it is made of have memory, except views and results.
+    // Computes `out`. All inputs must have memory; views and results get theirs here.
     bool compute(ggml_tensor * out) {
         ggml_cgraph * graph = ggml_new_graph_custom(ctx, 32, false);
         ggml_build_forward_expand(graph, out);

@@ -1,8 +1,9 @@
-// The hook into ggml-cpu: a buffer type in front of its own "extra" ones. ggml asks these for every weight while it loads a model
-// and before every operation; what is not taken falls through to ggml's kernels. All arithmetic is in Rust.
+// The hook into ggml-cpu: a buffer type in front of ggml's own "extra" ones. ggml asks these for every weight while it
+// loads a model, and before every operation. What the hook does not take goes to ggml's kernels. All arithmetic is in
+// Rust.
 //
-// This relies on internal C++ of ggml-cpu (traits.h, ggml_compute_params), so it is compiled against the headers of the very
-// llama.cpp that is linked.
+// This relies on internal C++ of ggml-cpu (traits.h, ggml_compute_params), so it is compiled against the headers of the
+// very llama.cpp that is linked.
 #include "audit.h"
 
 #include "ggml-backend-impl.h"
@@ -65,7 +66,7 @@ bool fits(const ggml_tensor * w, enum ggml_op op) {
     return shape && ggml_is_contiguous(w) && chaski_kernels_takes(w->type, w->ne[0], w->ne[1]);
 }
 
-// A tensor for the Rust side, and a pointer to it; null for none.
+// Copies a tensor for the Rust side and converts to a pointer to the copy, or to null.
 struct view {
     chaski_tensor t    = {};
     bool          some = false;
@@ -131,7 +132,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
         return nullptr;
     }
 #if defined(__linux__)
-    // Large pages: a step reads every weight once, and small ones cost a table walk for each four kilobytes.
+    // Use huge pages: a step reads every weight once, and small pages cost a table walk per 4 KiB.
     const uintptr_t page = uintptr_t(1) << 21;
     const uintptr_t from = (uintptr_t(ggml_backend_buffer_get_base(buffer)) + page - 1) & ~(page - 1);
     const uintptr_t to   = (uintptr_t(ggml_backend_buffer_get_base(buffer)) + size) & ~(page - 1);
@@ -147,7 +148,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     return buffer;
 }
 
-// Attention's operations have no weights of ours; they are recognized by their shape in the graph.
+// Attention's operations have no weights of ours. They are recognized by their shape in the graph.
 
 struct keys_traits : ggml::cpu::tensor_traits {
     bool work_size(int, const ggml_tensor *, size_t & size) override {
@@ -189,7 +190,7 @@ struct values_traits : ggml::cpu::tensor_traits {
     }
 } g_values;
 
-// A softmax that our kernel takes.
+// Whether our kernel takes this softmax.
 bool is_attention_softmax(const ggml_tensor * op) {
     const ggml_tensor * x = op->src[0];
     const ggml_tensor * m = op->src[1];
@@ -204,12 +205,13 @@ ggml::cpu::tensor_traits * attention_traits(const ggml_tensor * op) {
     if (op->op != GGML_OP_MUL_MAT || op->src[1]->type != GGML_TYPE_F32) {
         return nullptr;
     }
-    // Values meet a softmax of ours, whose probabilities their sums rely on: in a cache that holds them transposed, or in a copy that is.
+    // V·P: the probabilities must come from our softmax, because the sums rely on their grid. V is a view of a cache
+    // that stores it transposed, or a transposed copy.
     if (op->src[1]->op == GGML_OP_SOFT_MAX) {
         const bool v = op->src[0]->op == GGML_OP_PERMUTE || op->src[0]->op == GGML_OP_CONT;
         return v && is_attention_softmax(op->src[1]) && chaski_kernels_takes_values(view(op->src[0]), view(op->src[1])) ? &g_values : nullptr;
     }
-    // Keys and queries are both permuted.
+    // K·Q: keys and queries are both permuted.
     return op->src[0]->op == GGML_OP_PERMUTE && op->src[1]->op == GGML_OP_PERMUTE && chaski_kernels_takes_keys(view(op->src[0]), view(op->src[1])) ? &g_keys : nullptr;
 }
 

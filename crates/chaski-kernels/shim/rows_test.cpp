@@ -1,5 +1,5 @@
-// For the tests of the crate: whether a row has the same bits alone and among others, for the operations of ggml that `audit.cpp` holds to be
-// exact. Nothing of the library calls this.
+// For the crate's tests: checks that a row has the same bits alone and among others, for the operations that
+// `audit.cpp` calls exact. The library itself does not call this.
 #include "bench.h"
 
 #include <functional>
@@ -15,9 +15,9 @@ int          chaski_kernels_test_inexact(int32_t number);
 
 namespace {
 
-constexpr int64_t N = 35;  // rows: more than any kernel takes at a time
+constexpr int64_t N = 35;  // more rows than any kernel takes at a time
 
-// Rows `from .. from + n` of the activations, each from its own number.
+// Activation rows `from .. from + n`, each seeded by its index.
 std::vector<float> activations(int64_t columns, int64_t from, int64_t n) {
     std::vector<float> v;
     for (int64_t i = from; i < from + n; i++) {
@@ -36,7 +36,7 @@ ggml_tensor * input(bench & b, int64_t columns, int64_t from, int64_t n) {
 }
 
 ggml_tensor * weights(bench & b, ggml_type type, int64_t columns, int64_t rows, int64_t experts = 1) {
-    // Some types take long to make.
+    // Cached, because some types take long to quantize.
     static std::map<std::tuple<ggml_type, int64_t, int64_t>, std::vector<uint8_t>> made;
     ggml_tensor * w     = ggml_new_tensor_3d(b.ctx, type, columns, rows, experts);
     auto &        bytes = made[{ type, columns, rows * experts }];
@@ -64,7 +64,7 @@ ggml_tensor * integers(bench & b, int64_t width, int64_t from, int64_t n, int32_
     return t;
 }
 
-// Builds the result for rows `from .. from + n`, one row of the result after another.
+// Builds the result for rows `from .. from + n`, stored one after another.
 using builder = std::function<ggml_tensor *(bench & b, int64_t from, int64_t n)>;
 
 struct test {
@@ -85,12 +85,12 @@ test experts(ggml_type type) {
     } };
 }
 
-// An operation on one tensor of `columns`: not a multiple of any vector.
+// An operation on one tensor. The default of `columns` is a multiple of no vector.
 test of_rows(const char * name, std::function<ggml_tensor *(ggml_context *, ggml_tensor *)> make, int64_t columns = 75) {
     return { name, [=](bench & b, int64_t from, int64_t n) { return make(b.ctx, input(b, columns, from, n)); } };
 }
 
-// Heads of attention: 16 numbers each.
+// Rotates heads of 16 numbers.
 test rope(const char * name, int mode) {
     return { name, [mode](bench & b, int64_t from, int64_t n) {
         ggml_tensor * x = ggml_reshape_3d(b.ctx, input(b, 48, from, n), 16, 3, n);
@@ -104,7 +104,7 @@ const std::vector<test> & tests() {
         for (ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1,
                                 GGML_TYPE_Q8_0, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4, GGML_TYPE_NVFP4, GGML_TYPE_TQ1_0, GGML_TYPE_TQ2_0,
                                 GGML_TYPE_Q1_0, GGML_TYPE_Q2_0,
-                                // These are exact at any cost only.
+                                // These are exact only with exact_at_any_cost.
                                 GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_XS,
                                 GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_S, GGML_TYPE_IQ3_XXS, GGML_TYPE_IQ3_S, GGML_TYPE_IQ1_S,
                                 GGML_TYPE_IQ1_M }) {
@@ -112,7 +112,7 @@ const std::vector<test> & tests() {
             all.push_back(experts(type));
         }
         all.push_back({ "MUL_MAT of heads", [](bench & b, int64_t from, int64_t n) {
-            // Three matrices, and a row for each: as the latent attention of DeepSeek has them.
+            // Three matrices, with a row for each, as in DeepSeek's latent attention.
             ggml_tensor * x = ggml_permute(b.ctx, ggml_reshape_3d(b.ctx, input(b, 3 * 64, from, n), 64, 3, n), 0, 2, 1, 3);
             ggml_tensor * y = ggml_mul_mat(b.ctx, weights(b, GGML_TYPE_Q8_0, 64, 24, 3), x);
             return ggml_cont(b.ctx, ggml_permute(b.ctx, y, 0, 2, 1, 3));
@@ -183,7 +183,7 @@ bool has_same_rows(const test & t, int32_t threads) {
 
 }  // namespace
 
-// Null beyond the last.
+// The name of a test; null beyond the last.
 const char * chaski_kernels_test_rows_name(int32_t number) {
     return (size_t) number < tests().size() ? tests()[number].name.c_str() : nullptr;
 }
@@ -193,7 +193,7 @@ int chaski_kernels_test_rows(int32_t number, int32_t threads) {
     return has_same_rows(tests()[number], threads);
 }
 
-// Computes an operation that is not exact; zero beyond the last.
+// Computes an operation that is not exact. Returns zero beyond the last.
 int chaski_kernels_test_inexact(int32_t number) {
     bench         b(2);
     ggml_tensor * x = input(b, 64, 0, 12);

@@ -1,5 +1,5 @@
-// The self-test: graphs that ggml computes with the hook, against plain sums. It runs once, before the first model is loaded, and takes
-// some milliseconds.
+// The self-test: compares graphs that ggml computes with the hook to plain sums. It runs once, before the first model
+// is loaded, and takes some milliseconds.
 #include "bench.h"
 
 #include <cmath>
@@ -13,7 +13,7 @@ int                        chaski_kernels_test_attention(int32_t threads);
 
 namespace {
 
-// Whether the two differ by rounding only.
+// Whether the two differ only by rounding.
 bool near(const std::vector<double> & want, const float * got, double tolerance) {
     double size = 0, error = 0;
     for (size_t i = 0; i < want.size(); i++) {
@@ -44,7 +44,7 @@ int chaski_kernels_test_product(int32_t code, int32_t threads) {
     if (!b.compute(out)) {
         return 0;
     }
-    // What ggml reads from the same blocks.
+    // The weights as ggml reads them from the same blocks.
     std::vector<float> read(weights);
     if (type != GGML_TYPE_F32) {
         ggml_get_type_traits(type)->to_float(packed.data(), read.data(), k * rows);
@@ -60,7 +60,7 @@ int chaski_kernels_test_product(int32_t code, int32_t threads) {
     return near(want, (const float *) out->data, 0.02);
 }
 
-// Rows that choose among experts: of one activation row for all choices, and of a row for each.
+// Rows that choose among experts, with one activation row for all choices and with one for each.
 int chaski_kernels_test_experts(int32_t threads) {
     const int64_t k = 256, rows = 32, experts = 4, used = 2, tokens = 5;
     for (int64_t x_rows : { (int64_t) 1, used }) {
@@ -76,7 +76,7 @@ int chaski_kernels_test_experts(int32_t threads) {
         if (!b.allocate(w, chaski_kernels_buffer_type()) || !b.allocate(a, cpu) || !b.allocate(ids, cpu)) {
             return 0;
         }
-        // Expert 3 is chosen by nobody.
+        // No row chooses expert 3.
         const int32_t chosen[] = { 1, 0, 2, 1, 0, 2, 1, 2, 0, 1 };
         ggml_backend_tensor_set(w, packed.data(), 0, packed.size());
         ggml_backend_tensor_set(a, x.data(), 0, ggml_nbytes(a));
@@ -101,7 +101,7 @@ int chaski_kernels_test_experts(int32_t threads) {
     return 1;
 }
 
-// With these types of keys and of values in the cache.
+// Tests attention with these types of keys and values in the cache.
 static int test_attention(int32_t threads, ggml_type k_type, ggml_type v_type) {
     const int64_t d = 64, cells = 32, tokens = 3, heads = 4, kv_heads = 2;
     const float   scale = 0.125f;
@@ -126,7 +126,7 @@ static int test_attention(int32_t threads, ggml_type k_type, ggml_type v_type) {
     ggml_quantize_chunk(v_type, vs.data(), v->data, 0, kv_heads * d, cells, nullptr);
     memcpy(q->data, qs.data(), ggml_nbytes(q));
     memcpy(m->data, mask.data(), ggml_nbytes(m));
-    // As build_attn_mha in llama-graph.cpp: V lies transposed in the cache.
+    // As in build_attn_mha in llama-graph.cpp: V is stored transposed in the cache.
     ggml_tensor * vt = ggml_permute(b.ctx, ggml_permute(b.ctx, v, 0, 2, 1, 3), 0, 2, 1, 3);
     ggml_tensor * kq = ggml_mul_mat(b.ctx, ggml_permute(b.ctx, k, 0, 2, 1, 3), ggml_permute(b.ctx, q, 0, 2, 1, 3));
     ggml_tensor * p  = ggml_soft_max_ext(b.ctx, kq, m, scale, 0.0f);

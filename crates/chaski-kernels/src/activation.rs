@@ -1,38 +1,38 @@
-//! Activations as the integer kernels read them: 32 columns share one scale.
+//! Activations quantized for the integer kernels: 32 columns share one scale.
 
-/// 32 activations of one row: `x[i] = scale * q[i]`, rounded to the nearest.
+/// 32 activations of one row: `x[i] = scale * q[i]`, rounded to nearest.
 ///
-/// The blocks of a matrix lie block after block: `acts[block * rows + row]`. A block of weights then meets the same
-/// columns of all rows in one stretch of memory.
+/// The blocks of a matrix are stored as `acts[block * rows + row]`. So the columns that meet one block of weights are
+/// contiguous for all rows.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub struct Activation {
     /// The quantized values, -127 to 127.
     pub q: [i8; 32],
-    /// What each half of 16 columns adds to an integer sum, or its sum as a float, as the format needs it.
+    /// Sums or corrections for each half of 16 columns, in the form the weight format needs; see `Halves`.
     pub halves: [u32; 2],
-    /// `scale` times the sum of `q`, for weights with a minimum.
+    /// `scale` times the sum of `q`, for formats with a minimum.
     pub sum: f32,
-    /// NaN where one of the values was not finite, so that the product is NaN as well.
+    /// NaN if any value was not finite, so that the product becomes NaN too.
     pub scale: f32,
 }
 
-/// What [`Activation::halves`] holds. Weights are stored as unsigned codes, `weight = code - offset`; the products of the
-/// codes are summed, and `-offset * sum(q)` turns them into those of the weights.
+/// What [`Activation::halves`] holds. Weights are stored as unsigned codes with `weight = code - offset`. Adding
+/// `-offset * sum(q)` turns the sum over codes into the sum over weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Halves {
-    /// Nothing is read.
+    /// Not used.
     Unused,
     /// `-offset * sum(q)` over all 32 columns, in the first element.
     Whole(i32),
-    /// `-offset * sum(q)` of each half.
+    /// `-offset * sum(q)` for each half.
     Each(i32),
-    /// `scale * sum(q)` of each half, as a float's bits.
+    /// `scale * sum(q)` for each half, as the bits of a float.
     Sums,
 }
 
-/// How an instruction set adds products: to one 32-bit sum for four columns, or to two 16-bit sums, of columns 0, 1 and of
-/// columns 2, 3. It decides the form of a correction.
+/// How an instruction set sums the products of four columns: into one 32-bit sum, or into two 16-bit sums (columns 0, 1
+/// and columns 2, 3). A correction has the same form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
     One32,
@@ -49,7 +49,7 @@ impl Lanes {
 }
 
 impl Activation {
-    /// Fills in what depends on the sums of `q`: by half, then by pair of columns.
+    /// Fills in the fields that depend on the sums of `q`, given as `sums[half][pair of columns]`.
     #[inline(always)]
     fn describe(&mut self, sums: [[i32; 2]; 2], halves: Halves, lanes: Lanes) {
         let total = |s: [i32; 2]| s[0] + s[1];
@@ -66,11 +66,11 @@ impl Activation {
     }
 }
 
-/// Quantizes 32 floats with AVX2; `quantize` is its plain twin.
+/// Quantizes 32 floats with AVX2, with the same result as `quantize`.
 ///
 /// # Safety
 ///
-/// The CPU has AVX2 and FMA, and the caller enables them.
+/// The CPU must have AVX2 and FMA, and the caller must enable them.
 #[inline(always)]
 pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) -> Activation {
     use std::arch::x86_64::*;
@@ -81,7 +81,7 @@ pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) 
             _mm256_loadu_ps(x.as_ptr().add(16)),
             _mm256_loadu_ps(x.as_ptr().add(24)),
         ];
-        // As integers, the bits of absolute values are ordered as the values are, and infinity and NaN are above all.
+        // The bits of non-negative floats sort like their values, with infinity and NaN on top.
         let bits = _mm256_set1_epi32(0x7fff_ffff);
         let m = _mm256_max_epi32(
             _mm256_max_epi32(
@@ -106,11 +106,11 @@ pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) 
             _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[0], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[1], s)));
         let high =
             _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v[2], s)), _mm256_cvtps_epi32(_mm256_mul_ps(v[3], s)));
-        // Packing works within halves of a register, so groups of four columns come out of order.
+        // The pack instructions work on 128-bit halves, so groups of four columns must be reordered.
         let q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         let mut a = Activation { scale: largest / 127.0, ..Activation::default() };
         _mm256_storeu_si256(a.q.as_mut_ptr().cast(), q);
-        // Sums of columns 0, 1 and of 2, 3 of all groups of four, in both halves of the register.
+        // Sum columns 0, 1 and columns 2, 3 over all groups of four, in each 128-bit half.
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
         let pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b01_00_11_10>(pairs));
         let pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b10_11_00_01>(pairs));
@@ -124,9 +124,9 @@ pub(crate) unsafe fn quantize_fast(x: &[f32; 32], halves: Halves, lanes: Lanes) 
     }
 }
 
-/// Quantizes 32 floats.
+/// Quantizes 32 floats: the portable version of `quantize_fast`.
 pub(crate) fn quantize(x: &[f32; 32], halves: Halves, lanes: Lanes) -> Activation {
-    // As integers, the bits of absolute values are ordered as the values are, and infinity and NaN are above all.
+    // The bits of non-negative floats sort like their values, with infinity and NaN on top.
     let largest = x.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
     let largest = f32::from_bits(largest);
     if !largest.is_finite() {

@@ -1,18 +1,19 @@
-//! Attention without flash attention: K·Q, softmax and V·P for few rows.
+//! Attention without flash attention for few rows: K·Q, softmax and V·P.
 //!
-//! ggml computes these as three operations, one dot product after another. Here a block of the cache is converted once for all rows
-//! that see it: those of all tokens in the batch and of all query heads that share a key head.
+//! ggml computes these as three operations, one dot product after another. Here a block of the cache is converted once
+//! for all rows that use it: those of all tokens in the batch and of all query heads that share a key head.
 //!
-//! A row must not depend on the order of the cache's cells (drafts leave it out of order) nor on unused cells among
+//! A row must not depend on the order of the cache's cells (drafts leave it out of order), nor on unused cells among
 //! them:
 //!
 //! - *K·Q* is a sum over the columns of a head, in their order.
-//! - *Softmax* sums integers: each `exp` as a multiple of 2^-24, exact whatever the order. Probabilities are multiples of [`GRID`].
-//! - *V·P* sums products of values (multiples of 2^-24, as all f16 are; others are rounded) and of probabilities (multiples of 2^-22)
-//!   in f64. That is exact while values are below [`SMALL`]; larger ones are split in two, and the two sums are added last. Which
-//!   values were split does not show: the exact sum is rounded once.
+//! - *Softmax* sums integers: each `exp` is a multiple of 2^-24, so the sum is exact in any order. Probabilities are
+//!   multiples of [`GRID`].
+//! - *V·P* sums products of values and probabilities in f64. Values are multiples of 2^-24 (all f16 are; others are
+//!   rounded), probabilities of 2^-22. The sum is exact for values below [`SMALL`]. Larger values are split in two, and
+//!   the two sums are added last. The split does not affect the result: the exact sum is rounded once.
 //!
-//! All instruction sets give the same bits: see `simd`.
+//! All instruction sets give the same bits; see `simd`.
 
 use std::arch::x86_64::*;
 
@@ -25,35 +26,35 @@ use crate::tensor::Tensor;
 #[cfg(test)]
 mod tests;
 
-/// Probabilities are multiples of this: 2^-22.
+/// Probabilities are multiples of 2^-22.
 const GRID: f32 = 1.0 / (1 << 22) as f32;
 
-/// Adding and subtracting it rounds a number in 0 ..= 1 to a multiple of [`GRID`].
+/// Adding and subtracting this rounds a number from 0 to 1 to a multiple of [`GRID`].
 const TO_GRID: f32 = 1.5 * GRID * (1 << 23) as f32;
 
-/// The longest head: one block of converted keys fits the first-level cache.
+/// The longest head: a block of converted keys must fit into the L1 cache.
 pub(crate) const MAX_COLUMNS: usize = 576;
 
-/// Cells of which values are converted at a time.
+/// How many cells of values are converted at a time.
 const VALUE_CELLS: usize = 512;
 
-/// Values (channels) that are computed together.
+/// Values (channels) computed together.
 const CHANNELS: usize = 4;
 
-/// Sums of values below it are exact in one part: 53 bits hold 64 in steps of 2^-46, with room for probabilities that add up to a little
-/// more than one.
+/// Sums of values below this are exact in one part: 53 bits hold 64 in steps of 2^-46, with room for probabilities that
+/// sum to slightly more than one.
 const SMALL: f32 = 64.0;
 
-/// Sums of values below it are exact in two parts.
+/// Sums of values below this are exact in two parts.
 const LARGEST: f32 = 65536.0;
 
-/// Adding and subtracting it rounds to a multiple of 2^-24: the grid of values.
+/// Adding and subtracting this rounds to a multiple of 2^-24, the grid of values.
 const TO_VALUE_GRID: f64 = 1.5 * (1u64 << 28) as f64;
 
-/// Adding and subtracting it rounds to a multiple of 2^-8: the high part of a large value.
+/// Adding and subtracting this rounds to a multiple of 2^-8, the high part of a large value.
 const TO_HIGH_PART: f64 = 1.5 * (1u64 << 44) as f64;
 
-/// Rows that share a block of the cache: `(head, token)` pairs with their place in a tensor of heads of tokens of floats.
+/// Rows that share a block of the cache: all pairs of query head and token.
 #[derive(Clone, Copy)]
 struct Rows {
     tokens: usize,
@@ -65,14 +66,14 @@ impl Rows {
         self.tokens * self.heads
     }
 
-    /// The row's first float, in a tensor whose first head is `first`.
+    /// The address of the row's first float in `t`, whose first head is at `first`.
     fn at(self, row: usize, t: &Tensor, first: *mut u8) -> *mut f32 {
         let (head, token) = (row / self.tokens, row % self.tokens);
         first.wrapping_offset(head as isize * t.nb[2] as isize + token as isize * t.nb[1] as isize).cast()
     }
 }
 
-/// ggml's numbers of the types of a cache.
+/// ggml's codes of the types a cache may have.
 mod code {
     pub(super) const F32: i32 = 0;
     pub(super) const F16: i32 = 1;
@@ -80,7 +81,7 @@ mod code {
     pub(super) const BF16: i32 = 30;
 }
 
-/// Bytes of an element (of Q8_0, of a block) for the types that are taken.
+/// Bytes per element (per block for Q8_0) of the supported types.
 fn element_bytes(ty: i32) -> Option<i64> {
     match ty {
         code::F32 => Some(4),
@@ -116,7 +117,7 @@ fn shares(cache: &Tensor, rows: &Tensor) -> bool {
     cache.ne[2] > 0 && rows.ne[2] % cache.ne[2] == 0 && cache.ne[3] == rows.ne[3]
 }
 
-/// Eight numbers of a head's column `8 * j..` in the cache.
+/// The eight numbers of a cell's head in columns `8 * j..`.
 #[inline(always)]
 unsafe fn eight(ty: i32, row: *const u8, j: usize) -> __m256 {
     unsafe {
@@ -134,7 +135,7 @@ unsafe fn eight(ty: i32, row: *const u8, j: usize) -> __m256 {
     }
 }
 
-/// Eight cells by eight columns, turned around.
+/// Transposes eight cells by eight columns.
 #[inline(always)]
 unsafe fn transposed(r: [__m256; 8]) -> [__m256; 8] {
     unsafe {
@@ -159,11 +160,11 @@ unsafe fn transposed(r: [__m256; 8]) -> [__m256; 8] {
     }
 }
 
-/// This thread's cells of `out = k · q`.
+/// Computes this thread's cells of `out = k · q`.
 ///
 /// # Safety
 ///
-/// `takes_keys` said yes, the tensors' memory is theirs, and the CPU has the instruction set.
+/// `takes_keys` must have returned true, the tensors' memory must be valid, and the CPU must have the instruction set.
 #[inline(always)]
 unsafe fn keys<S: Simd>(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
     let columns = k.ne[0] as usize;
@@ -233,7 +234,7 @@ unsafe fn keys<S: Simd>(k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
     }
 }
 
-/// Rows `r..r + N` of a block of cells.
+/// Computes rows `r..r + N` for one block of cells.
 #[inline(always)]
 unsafe fn key_rows<S: Simd, const N: usize>(
     block: *const f32,
@@ -269,16 +270,16 @@ unsafe fn key_rows<S: Simd, const N: usize>(
     }
 }
 
-/// `e^x` for `x <= 0`; zero below -87 and for minus infinity.
+/// `e^x` for `x <= 0`. Zero below -87, and for minus infinity.
 #[inline(always)]
 unsafe fn exp8(x: __m256) -> __m256 {
     unsafe {
         let low = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(-87.0));
-        // The maximum would lose a NaN as its first operand.
+        // maxps returns its second operand if either is NaN, so `x` comes second to keep a NaN.
         let x = _mm256_max_ps(_mm256_set1_ps(-87.0), x);
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         let n = _mm256_round_ps::<NEAREST>(_mm256_mul_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E)));
-        // ln 2 in two parts, so that the remainder keeps its low bits.
+        // ln 2 in two parts keeps the low bits of the remainder.
         let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693_359_4), x);
         let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.121_944_4e-4), r);
         let mut p = _mm256_set1_ps(1.0 / 720.0);
@@ -293,8 +294,8 @@ unsafe fn exp8(x: __m256) -> __m256 {
     }
 }
 
-/// One row: `out = softmax(x * scale + slope * mask)`, with a logit that takes its share and is not written (a sink), if there is one. `out` may
-/// be `x`.
+/// One row: `out = softmax(x * scale + slope * mask)`. A `sink` is a further logit that takes its share but is not
+/// written. `out` may be `x`.
 #[inline(always)]
 unsafe fn softmax_row(
     x: *const f32,
@@ -320,7 +321,7 @@ unsafe fn softmax_row(
                 v = _mm256_add_ps(v, _mm256_mul_ps(slope, m));
             }
             _mm256_storeu_ps(out.add(i), v);
-            // A NaN stays: the maximum is its second operand where one is.
+            // maxps returns its second operand if either is NaN. A NaN in `v` stays in `out` whatever the maximum is.
             largest = _mm256_max_ps(largest, v);
             i += 8;
         }
@@ -365,25 +366,25 @@ pub(crate) struct Softmax<'a> {
     pub mask: Option<&'a Tensor>,
     pub sinks: Option<&'a Tensor>,
     pub scale: f32,
-    /// ALiBi: the mask has distances, which each head takes with a slope of its own; zero for none.
+    /// ALiBi: the mask holds distances, which each head multiplies by its own slope. 0 means no ALiBi.
     pub max_bias: f32,
     pub out: &'a Tensor,
 }
 
 impl Softmax<'_> {
-    /// What a head multiplies its mask with.
+    /// The factor of a head on its mask.
     fn slope(&self, head: i64) -> f32 {
         if self.max_bias <= 0.0 {
             return 1.0;
         }
         let n = 1 << self.x.ne[2].ilog2();
-        // Powers of the first slope; heads beyond a power of two take those between them.
+        // Powers of the first slope. Heads beyond the largest power of two take the powers in between.
         let steps = if head < n { (head + 1) as f64 } else { (head - n) as f64 + 0.5 };
         (-f64::from(self.max_bias) * steps / n as f64).exp2() as f32
     }
 }
 
-/// This thread's rows of a softmax.
+/// Computes this thread's rows of a softmax.
 #[inline(always)]
 unsafe fn softmax(softmax: &Softmax<'_>, team: Team) {
     let Softmax { x, mask, sinks, scale, out, .. } = *softmax;
@@ -403,7 +404,7 @@ unsafe fn softmax(softmax: &Softmax<'_>, team: Team) {
     }
 }
 
-/// What the sums in f64 need of an instruction set. They are exact, so how many lanes there are does not show.
+/// The f64 operations of an instruction set. The sums are exact, so the number of lanes does not matter.
 trait Doubles: Copy {
     type V: Copy;
     const LANES: usize;
@@ -411,13 +412,13 @@ trait Doubles: Copy {
     unsafe fn load(p: *const f64) -> Self::V;
     unsafe fn store(p: *mut f64, v: Self::V);
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
-    /// Adds and subtracts a large number: rounds to a multiple of its last bit.
+    /// Adds and subtracts `large`, which rounds to a multiple of its last bit.
     unsafe fn rounded(v: Self::V, large: f64) -> Self::V;
-    /// `LANES` floats.
+    /// Converts `LANES` floats.
     unsafe fn from_floats(p: *const f32) -> Self::V;
-    /// `LANES` half-precision floats.
+    /// Converts `LANES` half-precision floats.
     unsafe fn from_halves(p: *const u8) -> Self::V;
-    /// `LANES` bfloat16.
+    /// Converts `LANES` bfloat16.
     unsafe fn from_bfloats(p: *const u8) -> Self::V;
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn sum(v: Self::V) -> f64;
@@ -527,15 +528,15 @@ impl Doubles for Avx512 {
     }
 }
 
-/// Bytes of sums that each thread needs for `rows` rows: of values below [`SMALL`] and low parts, and of high parts.
+/// Bytes of sums per thread for `rows` rows: one set for values below [`SMALL`] and low parts, one for high parts.
 fn sums_bytes(rows: usize) -> usize {
     2 * rows * CHANNELS * 64
 }
 
-/// The largest magnitude among `n` values, as a float.
+/// The largest magnitude among `n` values.
 #[inline(always)]
 unsafe fn magnitude(ty: i32, row: *const u8, n: usize) -> f32 {
-    // Without their signs, floats are ordered as their bits are.
+    // The bits of non-negative floats sort like their values.
     unsafe {
         if ty == code::F32 {
             let bits = (0..n).fold(0, |max: u32, i| max.max(row.cast::<u32>().add(i).read_unaligned() & 0x7fff_ffff));
@@ -549,12 +550,12 @@ unsafe fn magnitude(ty: i32, row: *const u8, n: usize) -> f32 {
     }
 }
 
-/// Bytes of work that [`values`] needs on `threads` threads.
+/// Bytes of work buffer that [`values`] needs on `threads` threads.
 pub(crate) fn values_work_size(v: &Tensor, p: &Tensor, threads: usize) -> usize {
     threads * sums_bytes((p.ne[1] * p.ne[2] / v.ne[2]) as usize) + 64
 }
 
-/// This thread's channels of `out = v · p`.
+/// Computes this thread's channels of `out = v · p`.
 #[inline(always)]
 unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, work: *mut u8) {
     let cells = v.ne[0] as usize;
@@ -585,9 +586,9 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
                 let mut largest = 0f32;
                 for c in 0..CHANNELS {
                     let row = channels.wrapping_add(c * v.nb[1] as usize + v.nb[0] as usize * from);
-                    // Also true for a NaN.
+                    // With a NaN the block may stay unsplit; the result is NaN anyway.
                     let m = magnitude(v.ty, row, n);
-                    largest = if m < largest { largest } else { m };
+                    largest = if largest.is_nan() || m < largest { largest } else { m };
                     for l in 0..n / D::LANES {
                         let cells = row.add(v.nb[0] as usize * l * D::LANES);
                         let converted = match v.ty {
@@ -599,8 +600,8 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
                     }
                 }
                 let p = (p, first_p.wrapping_add(4 * from));
-                if largest >= SMALL {
-                    if largest >= LARGEST {
+                if largest.is_nan() || largest >= SMALL {
+                    if largest.is_nan() || largest >= LARGEST {
                         audit::note_large();
                     }
                     if !is_split {
@@ -625,7 +626,7 @@ unsafe fn values<D: Doubles>(v: &Tensor, p: &Tensor, out: &Tensor, team: Team, w
     }
 }
 
-/// Moves the high parts of `n` values to a block of their own.
+/// Moves the high parts of `n` values into a separate block.
 #[inline(always)]
 unsafe fn split_off_high<D: Doubles>(block: *mut f64, high: *mut f64, n: usize) {
     for at in (0..n).step_by(D::LANES) {
@@ -717,7 +718,7 @@ unsafe fn value_rows<D: Doubles, const N: usize>(
     }
 }
 
-/// The functions that enable an instruction set.
+/// Defines functions that enable an instruction set.
 macro_rules! entries {
     ($name:ident, $simd:ty, $features:literal) => {
         mod $name {
@@ -741,11 +742,11 @@ macro_rules! entries {
 entries!(narrow, Avx2, "avx2,fma,f16c");
 entries!(wide, Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
 
-/// This thread's part of `out = k · q`: the cells it gets.
+/// Computes this thread's cells of `out = k · q`.
 ///
 /// # Safety
 ///
-/// `takes_keys` said yes, the tensors' memory is theirs, and the CPU has the instruction set.
+/// `takes_keys` must have returned true, the tensors' memory must be valid, and the CPU must have the instruction set.
 pub(crate) unsafe fn run_keys(isa: Isa, k: &Tensor, q: &Tensor, out: &Tensor, team: Team) {
     unsafe {
         match isa {
@@ -755,7 +756,7 @@ pub(crate) unsafe fn run_keys(isa: Isa, k: &Tensor, q: &Tensor, out: &Tensor, te
     }
 }
 
-/// This thread's rows of a softmax.
+/// Computes this thread's rows of a softmax.
 ///
 /// # Safety
 ///
@@ -769,7 +770,7 @@ pub(crate) unsafe fn run_softmax(isa: Isa, softmax: &Softmax<'_>, team: Team) {
     }
 }
 
-/// This thread's channels of `out = v · p`, with `work` of `values_work_size` bytes.
+/// Computes this thread's channels of `out = v · p`. `work` has `values_work_size` bytes.
 ///
 /// # Safety
 ///

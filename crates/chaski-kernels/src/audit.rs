@@ -1,5 +1,5 @@
-//! What of the graphs that ggml computed was not exact: `shim/audit.cpp` gives each operation a verdict while its graph is planned, and
-//! notes here those that depend on more than their own row.
+//! Reports which operations of ggml's graphs were not exact. While a graph is planned, `shim/audit.cpp` checks each
+//! operation and records here those whose rows depend on more than their own input.
 
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,23 +9,23 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i32)]
 pub enum Reason {
-    /// It is not among those that were examined.
+    /// `shim/audit.cpp` does not list the operation.
     Unknown = 0,
-    /// Flash attention of ggml's.
+    /// ggml's flash attention.
     Flash = 1,
-    /// A softmax of ggml's over the cells of a cache.
+    /// ggml's softmax over the cells of the cache.
     Softmax = 2,
-    /// Attention's values summed by ggml.
+    /// ggml's sum over attention's values.
     Values = 3,
-    /// A type that ggml computes with another kernel from eight rows on.
+    /// ggml has another kernel for this type from eight rows on.
     Wide = 4,
-    /// Weights that ggml rearranged for groups of rows.
+    /// ggml repacked the weights for groups of rows.
     Repacked = 5,
-    /// A product of two results, or one that ggml computes otherwise for several rows.
+    /// A product of two activations, or one ggml computes differently for several rows.
     Product = 6,
-    /// A sum along the positions of a batch.
+    /// A sum over the positions of a batch.
     Positions = 7,
-    /// Values in the cache that are too large for exact sums.
+    /// Values in the cache too large for exact sums.
     Large = 8,
 }
 
@@ -61,11 +61,11 @@ impl std::fmt::Display for Reason {
 /// An operation that was not exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Inexact {
-    /// ggml's name of it.
+    /// ggml's name of the operation.
     pub op: &'static str,
-    /// ggml's name of the type of its first tensor.
+    /// ggml's name for the type of its first tensor.
     pub tensor_type: &'static str,
-    /// Why.
+    /// Why it is not exact.
     pub reason: Reason,
 }
 
@@ -75,7 +75,7 @@ impl std::fmt::Display for Inexact {
     }
 }
 
-/// Kinds of operations times types are fewer; this bounds what is kept.
+/// Bound on the record. There are fewer combinations of operation and type.
 const MAX_NOTED: usize = 64;
 
 static NOTED: Mutex<Vec<Inexact>> = Mutex::new(Vec::new());
@@ -88,8 +88,8 @@ unsafe extern "C" {
     fn chaski_kernels_inexact_left(ty: i32, rows: i64) -> i32;
 }
 
-/// What was not exact of all graphs that ggml's CPU back end computed in this process since the last [`reset_audit`], in the order of their names.
-/// Graphs that other back ends computed are not seen, and before [`install`](crate::install) none are.
+/// The operations that were not exact, sorted by name, in all graphs that ggml's CPU back end computed in this process
+/// since the last [`reset_audit`]. Does not see graphs of other back ends, nor any before [`install`](crate::install).
 #[must_use]
 pub fn audit() -> Vec<Inexact> {
     let mut noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -100,12 +100,12 @@ pub fn audit() -> Vec<Inexact> {
     noted
 }
 
-/// Forgets what was noted.
+/// Clears the record.
 pub fn reset_audit() {
     let _ = take();
 }
 
-/// What was noted, which is forgotten.
+/// Returns the record and clears it.
 pub(crate) fn take() -> Vec<Inexact> {
     let noted = audit();
     NOTED.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -113,30 +113,32 @@ pub(crate) fn take() -> Vec<Inexact> {
     noted
 }
 
-/// Whether products of types without a kernel of ours (IQ2_XS, IQ3_S, ...) are made exact, by computing each number as one dot product. That
-/// makes reading a prompt slower with such types, and changes nothing for others. For graphs that are computed from now on.
+/// Whether to make products of types without a kernel here (IQ2_XS, IQ3_S, ...) exact, by computing each number as one
+/// dot product. Prompts are then read more slowly with such types; other types are not affected. Applies to graphs
+/// computed from now on.
 pub fn exact_at_any_cost(on: bool) {
-    // SAFETY: stores a flag.
+    // SAFETY: only stores a flag.
     unsafe { chaski_kernels_exact_at_any_cost(i32::from(on)) }
 }
 
-/// Why weights of ggml's type `code` with so many rows, which [`takes`](crate::takes) leaves to ggml, are not exact there; none where they are.
+/// Why ggml's products of weights of type `code` with `rows` rows, which [`takes`](crate::takes) refuses, are not
+/// exact; `None` if they are.
 #[must_use]
 pub fn inexact_left(code: i32, rows: usize) -> Option<Reason> {
-    // SAFETY: looks at numbers and at a flag.
+    // SAFETY: only reads its arguments and a flag.
     let reason = unsafe { chaski_kernels_inexact_left(code, rows as i64) };
     Reason::ALL.into_iter().find(|r| *r as i32 == reason)
 }
 
-/// Notes that values are too large for exact sums.
+/// Records that values are too large for exact sums.
 pub(crate) fn note_large() {
     IS_LARGE.store(true, Ordering::Relaxed);
 }
 
-/// Called by the hook while a graph is planned, for each operation that is not exact.
+/// Called by the hook for each operation that is not exact, while a graph is planned.
 #[unsafe(no_mangle)]
 extern "C" fn chaski_kernels_note(op: *const c_char, ty: *const c_char, reason: i32) {
-    // SAFETY: ggml's names of operations and types are constants.
+    // SAFETY: ggml's names of operations and types are static strings.
     let (op, ty): (&'static CStr, &'static CStr) = unsafe { (CStr::from_ptr(op), CStr::from_ptr(ty)) };
     let reason = Reason::ALL.into_iter().find(|r| *r as i32 == reason).unwrap_or(Reason::Unknown);
     let inexact = Inexact { op: op.to_str().unwrap_or("?"), tensor_type: ty.to_str().unwrap_or("?"), reason };

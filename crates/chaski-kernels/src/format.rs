@@ -1,27 +1,28 @@
-//! How a tile of weights is laid out for each type, and how it is read.
+//! The layout of packed weights for each type, and how the kernels read it.
 //!
-//! A *tile* is 8 or 16 weight rows (as many as a vector holds). In it the blocks of 32 or 256 columns follow each other. A
-//! block of a tile is as long as the file's blocks of those rows together: first the scales of all rows, then the codes.
+//! A *tile* has 8 or 16 weight rows, as many as a vector holds. Its blocks of 32 or 256 columns follow each other. A
+//! block of a tile is as long as the file's blocks of its rows together: first the scales of all rows, then the codes.
 //!
-//! Codes lie in *planes* of 32 columns, in vectors of four bytes a row. With `column = 4 * j + i`, byte `4 * row + i` has:
+//! The codes of 32 columns form *planes*, made of vectors with four bytes per row. With `column = 4 * j + i`, byte `4 *
+//! row + i` holds:
 //!
 //! | plane | vectors | vector `v` |
 //! |---|---|---|
 //! | 8 bits | 8 | the code of `j = v` |
-//! | 4 bits | 4 | `j = v` in the low half, `j = v + 4` in the high one |
-//! | 2 bits | 2 | `j = 4 * v .. 4 * v + 4`, the lowest bits first |
-//! | 1 bit | 1 | `j = 0 .. 8`, the lowest bit first |
+//! | 4 bits | 4 | `j = v` in the low nibble, `j = v + 4` in the high one |
+//! | 2 bits | 2 | `j = 4 * v .. 4 * v + 4`, starting at the lowest bits |
+//! | 1 bit | 1 | `j = 0 .. 8`, starting at the lowest bit |
 //!
-//! Five bits are a plane of four and one of one; six are four and two, three are two and one.
+//! Codes of three bits have a plane of two and one of one, five bits four and one, six bits four and two.
 
 use crate::activation::Halves;
 use crate::simd::Simd;
 
-/// Scales of a block of a tile, as floats: `values[group * ROWS + row]`.
+/// The scales of one block of a tile, as floats: `values[group * ROWS + row]`.
 #[repr(C, align(64))]
 pub(crate) struct Scales {
     pub scale: [f32; 256],
-    /// What the sum of a group's activations is multiplied by. Weights are `scale * (code - offset) + add`.
+    /// Factor on the sum of a group's activations. Weights are `scale * (code - offset) + add`.
     pub add: [f32; 256],
 }
 
@@ -38,19 +39,19 @@ pub(crate) enum Group {
     Whole,
     /// 16 columns, unsigned codes.
     Half,
-    /// 32 columns, signed codes of eight bits.
+    /// 32 columns, signed 8-bit codes.
     Signed,
 }
 
-/// One type of weights.
+/// The layout of one weight type.
 pub(crate) trait Format {
-    /// Columns of a block.
+    /// Columns per block.
     const COLUMNS: usize;
-    /// Bytes of a block, and those of its scales, for one row.
+    /// Bytes per row of a block, and how many of them are scales.
     const BYTES: usize;
     const SCALE_BYTES: usize;
     const GROUP: Group;
-    /// Subtracted from the unsigned codes.
+    /// Subtracted from unsigned codes.
     const OFFSET: i32;
     /// Whether `Scales::add` is used.
     const AFFINE: bool;
@@ -59,18 +60,18 @@ pub(crate) trait Format {
     ///
     /// # Safety
     ///
-    /// `p` points to a whole block; the CPU has the instruction set.
+    /// `p` must point to a whole block, and the CPU must have the instruction set.
     unsafe fn scales<S: Simd>(p: *const u8, out: &mut Scales);
 
-    /// Reads the codes of 32 columns: vector `j` has columns `4 * j..`.
+    /// Reads the codes of 32 columns. Vector `j` has columns `4 * j..`.
     ///
     /// # Safety
     ///
-    /// `p` points to the planes of 32 columns; the CPU has the instruction set.
+    /// `p` must point to the planes of 32 columns, and the CPU must have the instruction set.
     unsafe fn codes<S: Simd>(p: *const u8) -> [S::Int; 8];
 }
 
-/// What activations have to carry for a format.
+/// What activations must carry for a format.
 pub(crate) const fn halves<F: Format>() -> Halves {
     match F::GROUP {
         Group::Signed => Halves::Whole(128),
@@ -81,7 +82,7 @@ pub(crate) const fn halves<F: Format>() -> Halves {
     }
 }
 
-/// Planes of four bits.
+/// Reads a plane of four bits.
 #[inline(always)]
 unsafe fn four_bits<S: Simd>(p: *const u8) -> [S::Int; 8] {
     unsafe {
@@ -100,7 +101,7 @@ unsafe fn four_bits<S: Simd>(p: *const u8) -> [S::Int; 8] {
     }
 }
 
-/// Planes of two bits.
+/// Reads a plane of two bits.
 #[inline(always)]
 unsafe fn two_bits<S: Simd>(p: *const u8) -> [S::Int; 8] {
     unsafe {
@@ -119,7 +120,7 @@ unsafe fn two_bits<S: Simd>(p: *const u8) -> [S::Int; 8] {
     }
 }
 
-/// A plane of one bit, each in bit 4 of its byte.
+/// Reads a plane of one bit into bit 4 of each byte.
 #[inline(always)]
 unsafe fn one_bit_at_4<S: Simd>(p: *const u8) -> [S::Int; 8] {
     unsafe {
@@ -138,7 +139,7 @@ unsafe fn one_bit_at_4<S: Simd>(p: *const u8) -> [S::Int; 8] {
     }
 }
 
-/// A plane of one bit, each in bit 2 of its byte.
+/// Reads a plane of one bit into bit 2 of each byte.
 #[inline(always)]
 unsafe fn one_bit_at_2<S: Simd>(p: *const u8) -> [S::Int; 8] {
     unsafe {
@@ -157,7 +158,7 @@ unsafe fn one_bit_at_2<S: Simd>(p: *const u8) -> [S::Int; 8] {
     }
 }
 
-/// Two bits, each in bits 4 and 5 of its byte.
+/// Reads a plane of two bits into bits 4 and 5 of each byte.
 #[inline(always)]
 unsafe fn two_bits_at_4<S: Simd>(p: *const u8) -> [S::Int; 8] {
     unsafe {
@@ -208,13 +209,13 @@ unsafe fn looked_up<S: Simd>(table: &[u8; 16], c: [S::Int; 8]) -> [S::Int; 8] {
     }
 }
 
-/// One half-precision scale a row.
+/// One half-precision scale per row.
 #[inline(always)]
 unsafe fn half_scale<S: Simd>(p: *const u8, out: &mut Scales) {
     unsafe { S::store_floats(out.scale.as_mut_ptr(), S::halves(p)) }
 }
 
-/// A scale and a minimum a row; codes are read with `offset` subtracted, which is added here again.
+/// A half-precision scale and minimum per row. Codes have `offset` subtracted, so it is added back here.
 #[inline(always)]
 unsafe fn half_scale_and_add<S: Simd>(p: *const u8, offset: f32, out: &mut Scales) {
     unsafe {
@@ -225,8 +226,9 @@ unsafe fn half_scale_and_add<S: Simd>(p: *const u8, offset: f32, out: &mut Scale
     }
 }
 
-/// Scales and minimums of six bits, eight of each a row (Q4_K, Q5_K), behind `d[ROWS]` and `dmin[ROWS]`: `8 * ROWS` bytes with the
-/// low four bits of a scale and of a minimum, then `4 * ROWS` with the upper ones of groups `g` and `g + 4`.
+/// Eight six-bit scales and minimums per row (Q4_K, Q5_K). They follow `d[ROWS]` and `dmin[ROWS]`: `8 * ROWS` bytes
+/// with the low four bits of a scale and of a minimum, then `4 * ROWS` bytes with the upper bits of groups `g` and `g +
+/// 4`.
 #[inline(always)]
 unsafe fn six_bit_scales_and_minimums<S: Simd>(p: *const u8, offset: f32, out: &mut Scales) {
     unsafe {
@@ -239,7 +241,7 @@ unsafe fn six_bit_scales_and_minimums<S: Simd>(p: *const u8, offset: f32, out: &
             S::or(S::and(S::shr::<4>(l0), m15), S::and(h, m48)),
             S::or(S::and(S::shr::<4>(l1), m15), S::and(S::shr::<2>(h), m48)),
         ];
-        // Through memory: the compiler would move the bytes through general registers.
+        // Read the bytes back through memory: the compiler would move them through general registers.
         let packed = std::hint::black_box(&packed);
         let (scales, minimums) = (packed.as_ptr().cast::<u8>(), packed.as_ptr().add(2).cast::<u8>());
         let (d, dmin) = (S::halves(p), S::halves(p.add(2 * S::ROWS)));
@@ -256,7 +258,7 @@ unsafe fn six_bit_scales_and_minimums<S: Simd>(p: *const u8, offset: f32, out: &
     }
 }
 
-/// `values[4 * i + v] - 32` times `d`, for vectors `v` of codes of six bits.
+/// Scales of six bits: `d * (code - 32)`, where vector `v` has the codes of groups `4 * v..4 * v + 4`.
 #[inline(always)]
 unsafe fn six_bit_scales<S: Simd, const VECTORS: usize>(d: S::Float, packed: &[S::Int; VECTORS], out: &mut Scales) {
     unsafe {
@@ -271,7 +273,7 @@ unsafe fn six_bit_scales<S: Simd, const VECTORS: usize>(d: S::Float, packed: &[S
     }
 }
 
-/// The values of IQ4_NL and IQ4_XS, signed, xored as `dot_signed` wants them.
+/// The signed values of IQ4_NL and IQ4_XS, xored with `flip` for `dot_signed`.
 const fn iq4_values(flip: u8) -> [u8; 16] {
     let values: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
     let mut out = [0; 16];
@@ -345,7 +347,7 @@ formats! {
     Iq4Nl: 32 columns, 18 bytes, 2 of scales, Signed, offset 0, affine false,
         scales: |p, out| half_scale::<S>(p, out),
         codes: |q| looked_up::<S>(&const { iq4_values(S::SIGN_FLIP) }, four_bits::<S>(q));
-    /// `e[ROWS]`: exponents; the scale is half of `2^(e - 127)`, since codes are twice the values.
+    /// `e[ROWS]`: exponents. The scale is half of `2^(e - 127)`, because codes are twice the values.
     Mxfp4: 32 columns, 17 bytes, 1 of scales, Whole, offset 12, affine false,
         scales: |p, out| {
             let mut r = 0;
@@ -356,7 +358,8 @@ formats! {
             }
         },
         codes: |q| looked_up::<S>(&MXFP4_CODES, four_bits::<S>(q));
-    /// `d[ROWS]`, `dmin[ROWS]` (half), `16 * ROWS` bytes: a group's scale in the low half, its minimum in the high one.
+    /// `d[ROWS]`, `dmin[ROWS]` (half), `16 * ROWS` bytes: a group's scale in the low nibble, its minimum in the high
+    /// one.
     Q2K: 256 columns, 84 bytes, 20 of scales, Half, offset 0, affine true,
         scales: |p, out| {
             let m15 = S::splat(15);
@@ -380,8 +383,8 @@ formats! {
             }
         },
         codes: |q| two_bits::<S>(q);
-    /// `d[ROWS]` (half), `8 * ROWS` bytes with the low four bits of groups `g` and `g + 8`, `4 * ROWS` with the upper two of
-    /// `g`, `g + 4`, `g + 8`, `g + 12`.
+    /// `d[ROWS]` (half), `8 * ROWS` bytes with the low four bits of groups `g` and `g + 8`, `4 * ROWS` bytes with the
+    /// upper two bits of `g`, `g + 4`, `g + 8`, `g + 12`.
     Q3K: 256 columns, 110 bytes, 14 of scales, Half, offset 4, affine false,
         scales: |p, out| {
             let (m15, m48) = (S::splat(15), S::splat(48));
@@ -400,7 +403,7 @@ formats! {
     Q4K: 256 columns, 144 bytes, 16 of scales, Whole, offset 0, affine true,
         scales: |p, out| six_bit_scales_and_minimums::<S>(p, 0.0, out),
         codes: |q| four_bits::<S>(q);
-    /// As Q4_K. The offset keeps 16-bit sums in range.
+    /// Like Q4_K. The offset keeps 16-bit sums in range.
     Q5K: 256 columns, 176 bytes, 16 of scales, Whole, offset 16, affine true,
         scales: |p, out| six_bit_scales_and_minimums::<S>(p, 16.0, out),
         codes: |q| both::<S>(four_bits::<S>(q), one_bit_at_4::<S>(q.add(16 * S::ROWS)));
@@ -416,8 +419,8 @@ formats! {
             }
         },
         codes: |q| both::<S>(four_bits::<S>(q), two_bits_at_4::<S>(q.add(16 * S::ROWS)));
-    /// `d[ROWS]` (half), `4 * ROWS` bytes with the low four bits of groups `g` and `g + 4`, `2 * ROWS` with the upper two of
-    /// `g`, `g + 2`, `g + 4`, `g + 6`.
+    /// `d[ROWS]` (half), `4 * ROWS` bytes with the low four bits of groups `g` and `g + 4`, `2 * ROWS` bytes with the
+    /// upper two bits of `g`, `g + 2`, `g + 4`, `g + 6`.
     Iq4Xs: 256 columns, 136 bytes, 8 of scales, Signed, offset 0, affine false,
         scales: |p, out| {
             let (m15, m48) = (S::splat(15), S::splat(48));

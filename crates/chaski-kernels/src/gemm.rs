@@ -1,8 +1,8 @@
-//! Tiles of weights times rows of activations.
+//! The kernels: tiles of weights times rows of activations.
 //!
-//! A tile's codes are unpacked once for up to [`ROW_BLOCK`] rows. What a (weight row, activation row) pair sums, in which
-//! order and by which instructions is the same for every number of rows: that is why a result does not depend on what else is in
-//! the batch. [`update`] is the only place where sums are made.
+//! A tile's codes are unpacked once for up to [`ROW_BLOCK`] rows. For each pair of weight row and activation row, the
+//! order of the sums and the instructions are the same for any number of rows. So a result does not depend on the rest
+//! of the batch. [`update`] is the only place where quantized products are summed.
 
 use crate::activation::Activation;
 use crate::format::{self, Format, Group, Scales};
@@ -10,39 +10,39 @@ use crate::isa::Isa;
 use crate::simd::{Avx2, Avx512, AvxVnni, Simd};
 use crate::weights::WeightType;
 
-/// The most rows that a tile's codes are unpacked for at once.
+/// Most rows for which a tile's codes are unpacked at once.
 pub const ROW_BLOCK: usize = 32;
 
-/// Bytes that weights are fetched ahead. A few rows are computed faster than memory delivers, and the CPU's own prefetching
-/// ends at a page's end: without it one row reads 10.9 GB/s where 18 are possible (Zen 3, two threads).
+/// How many bytes ahead weights are prefetched. A few rows are computed faster than memory delivers, and the CPU's own
+/// prefetcher stops at the end of a page: without this, one row reads 10.9 of 18 possible GB/s (Zen 3, two threads).
 const AHEAD: usize = 4096;
 
-/// What a kernel multiplies.
+/// The operands of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles<'a> {
     /// The first tile.
     pub weights: *const u8,
     pub n_tiles: usize,
     pub columns: usize,
-    /// Block 0 of the first row, and the rows of a block: see [`Activation`]. Not read for floats.
+    /// The first row's block 0, and the number of rows per block; see [`Activation`]. Not read for float weights.
     pub acts: *const Activation,
     pub acts_stride: usize,
     /// The rows as floats. Only read for float weights.
     pub floats: &'a [*const f32],
-    /// Where the results of each row go: the first tile's first. At most [`ROW_BLOCK`].
+    /// For each row, where the first tile's results go. At most [`ROW_BLOCK`] rows.
     pub out: &'a [*mut f32],
 }
 
-/// A kernel of one type and instruction set, and what it wants activations to be.
+/// The functions of one type and instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
-    /// Needs pointers to as much as [`Tiles`] says.
+    /// Multiplies. All pointers in [`Tiles`] must be valid.
     pub run: unsafe fn(&Tiles<'_>),
-    /// Quantizes 32 floats.
+    /// Quantizes 32 floats for `run`.
     pub quantize: unsafe fn(&[f32; 32]) -> Activation,
 }
 
-/// The scales of 32 columns, or of both halves.
+/// The scales of 32 columns, or of each half.
 #[derive(Clone, Copy)]
 struct GroupScales<S: Simd> {
     scale: [S::Float; 2],
@@ -70,7 +70,7 @@ impl<S: Simd> GroupScales<S> {
     }
 }
 
-/// `sum` plus the products of 32 columns with one row of activations.
+/// Adds the products of 32 columns with one row of activations to `sum`.
 #[inline(always)]
 unsafe fn update<S: Simd, F: Format>(sum: S::Float, w: &[S::Int; 8], s: &GroupScales<S>, a: &Activation) -> S::Float {
     unsafe {
@@ -108,13 +108,14 @@ unsafe fn fetch_ahead(p: *const u8, bytes: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     let mut i = 0;
     while i < bytes {
-        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        // SAFETY: a prefetch has no visible effect and does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + i).cast()) };
         i += 64;
     }
 }
 
-/// One tile times `rows` rows, with their sums in `sums`: registers if `rows` is known and small, else the first-level cache.
+/// Multiplies one tile by `rows` rows. If `rows` is constant and small, the `sums` stay in registers, else in the L1
+/// cache.
 #[inline(always)]
 unsafe fn tile<S: Simd, F: Format>(
     t: &Tiles<'_>,
@@ -150,7 +151,7 @@ unsafe fn tile<S: Simd, F: Format>(
     }
 }
 
-/// The same for a number of rows that the compiler knows.
+/// Multiplies by a constant number of rows.
 #[inline(always)]
 unsafe fn few_rows<S: Simd, F: Format, const ROWS: usize>(t: &Tiles<'_>) {
     unsafe {
@@ -175,7 +176,7 @@ unsafe fn many_rows<S: Simd, F: Format>(t: &Tiles<'_>) {
         for i in 0..t.n_tiles {
             let mut sums = [S::zero(); ROW_BLOCK];
             let weights = t.weights.add(i * t.columns / F::COLUMNS * F::BYTES * S::ROWS);
-            // Hides from the compiler that nobody else sees the sums: it would keep some in registers and spill the rest.
+            // Without this, the compiler keeps some sums in registers and spills the rest.
             let sums = std::hint::black_box(&mut sums);
             tile::<S, F>(t, weights, t.out.len(), sums.as_mut_ptr(), &mut scales);
             for (sum, out) in sums.iter().zip(t.out) {
@@ -200,7 +201,7 @@ unsafe fn run<S: Simd, F: Format>(t: &Tiles<'_>) {
     }
 }
 
-/// Weights that are floats already.
+/// A weight type whose weights are floats.
 trait FloatFormat {
     const BYTES: usize;
     unsafe fn read<S: Simd>(p: *const u8) -> S::Float;
@@ -234,8 +235,8 @@ impl FloatFormat for Bf16 {
     }
 }
 
-/// `ROWS` rows of floats from row `from` on. Even and odd columns have sums of their own, since one chain of additions would wait
-/// for each one's latency.
+/// Multiplies `ROWS` rows of floats from row `from` on. Even and odd columns have separate sums, because one chain of
+/// additions would wait for the latency of each.
 #[inline(always)]
 unsafe fn float_rows<S: Simd, F: FloatFormat, const ROWS: usize>(t: &Tiles<'_>, i: usize, from: usize) {
     unsafe {
@@ -287,7 +288,7 @@ unsafe fn run_floats<S: Simd, F: FloatFormat>(t: &Tiles<'_>) {
     }
 }
 
-/// The functions that enable an instruction set; everything above is inlined into them.
+/// Defines functions that enable an instruction set; everything above is inlined into them.
 macro_rules! entries {
     ($name:ident, $simd:ty, $features:literal) => {
         mod $name {
@@ -341,7 +342,7 @@ entries!(avx2, Avx2, "avx2,fma,f16c");
 entries!(avxvnni, AvxVnni, "avx2,fma,f16c,avxvnni");
 entries!(avx512, Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 
-/// The kernel of a type. Its functions may only be called where `isa.is_supported()`.
+/// The kernel of a type. Only call its functions if `isa.is_supported()`.
 pub(crate) fn kernel(isa: Isa, ty: WeightType) -> Kernel {
     match isa {
         Isa::Avx2 => avx2::kernel(ty),

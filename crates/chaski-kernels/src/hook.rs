@@ -1,4 +1,4 @@
-//! The Rust side of `shim/hook.cpp`.
+//! The Rust side of `shim/hook.cpp`: installs the kernels, and implements the functions ggml calls through the hook.
 
 use std::sync::OnceLock;
 
@@ -11,20 +11,20 @@ use crate::product::{Product, Team};
 use crate::tensor::Tensor;
 use crate::weights::WeightType;
 
-/// Chosen once, before the first model is loaded: packed weights fit one instruction set only.
+/// Set once, before the first model is loaded: packed weights fit only one instruction set.
 static ISA: OnceLock<Isa> = OnceLock::new();
 
 unsafe extern "C" {
-    /// Puts the buffer type in front of ggml's own. Returns 0 if ggml-cpu is not what the headers say.
+    /// Puts the buffer type in front of ggml's own. Returns 0 if the structures do not match the headers.
     fn chaski_kernels_register(attention: i32) -> i32;
     fn chaski_kernels_unregister();
-    /// Zero if what ggml computes with the hook is wrong.
+    /// The self-tests return 0 if ggml computes a wrong result with the hook.
     fn chaski_kernels_test_product(ty: i32, threads: i32) -> i32;
     fn chaski_kernels_test_experts(threads: i32) -> i32;
     fn chaski_kernels_test_attention(threads: i32) -> i32;
 }
 
-/// Why weights stay with ggml's own kernels.
+/// Why weights stay with ggml's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
     /// There is no kernel for the type.
@@ -45,11 +45,11 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Whether weights of ggml's type `code`, `rows` rows of `columns`, are taken by the kernels of `isa`.
+/// Whether the kernels of `isa` take weights of ggml's type `code` with `rows` rows of `columns`.
 ///
 /// # Errors
 ///
-/// Why not.
+/// Why they do not.
 pub fn takes(isa: Isa, code: i32, columns: usize, rows: usize) -> Result<WeightType, Refusal> {
     let ty = WeightType::from_ggml(code).ok_or(Refusal::Type)?;
     if columns == 0 || !columns.is_multiple_of(ty.block_columns()) {
@@ -61,14 +61,14 @@ pub fn takes(isa: Isa, code: i32, columns: usize, rows: usize) -> Result<WeightT
     Ok(ty)
 }
 
-/// Why the kernels are not in use.
+/// Why the kernels could not be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
-    /// The structures of this llama.cpp are not those of the headers.
+    /// The structures of this llama.cpp differ from its headers.
     Structures,
-    /// A product of this type was wrong.
+    /// A product with this weight type was wrong.
     Product(WeightType),
-    /// A product of a mixture of experts was wrong.
+    /// A product in a mixture of experts was wrong.
     Experts,
     /// Attention was wrong.
     Attention,
@@ -77,19 +77,19 @@ pub enum Misfit {
 impl std::fmt::Display for Misfit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Structures => f.write_str("structures of this llama.cpp have another size"),
-            Self::Product(ty) => write!(f, "a test product with {} weights was wrong", ty.name()),
-            Self::Experts => f.write_str("a test of a mixture of experts was wrong"),
-            Self::Attention => f.write_str("a test of attention was wrong"),
+            Self::Structures => f.write_str("they do not fit this version of llama.cpp"),
+            Self::Product(ty) => write!(f, "their self-test failed for {} weights", ty.name()),
+            Self::Experts => f.write_str("their self-test failed for a mixture of experts"),
+            Self::Attention => f.write_str("their self-test failed for attention"),
         }
     }
 }
 
-/// What ggml computes wrongly with the hook, if anything.
+/// Runs the self-test. Returns the first wrong operation, if any.
 ///
 /// # Safety
 ///
-/// The hook is registered, and no model is loaded.
+/// The hook must be registered, and no model loaded.
 pub(crate) unsafe fn misfit(threads: i32) -> Option<Misfit> {
     unsafe {
         let product = WeightType::ALL.into_iter().find(|ty| chaski_kernels_test_product(*ty as i32, threads) == 0);
@@ -101,12 +101,12 @@ pub(crate) unsafe fn misfit(threads: i32) -> Option<Misfit> {
     }
 }
 
-/// Puts the kernels in front of ggml's own, for every model that is loaded from now on, after a test of each. Call it before the first model is
-/// loaded; a second call changes nothing.
+/// Tests the kernels, then uses them in front of ggml's for every model loaded from now on. Call it before the first
+/// model is loaded; further calls return the first result.
 ///
 /// # Errors
 ///
-/// If a test fails; ggml's own kernels are used then.
+/// If a test fails. ggml's own kernels are used then.
 ///
 /// # Panics
 ///
@@ -116,16 +116,16 @@ pub fn install(isa: Isa) -> Result<Isa, Misfit> {
     assert!(isa.is_supported(), "this CPU has no {isa}");
     *RESULT.get_or_init(|| {
         let isa = *ISA.get_or_init(|| isa);
-        // SAFETY: registering touches ggml's list of buffer types, which nobody reads before a model is loaded; the tests compute
-        // graphs of their own.
+        // SAFETY: registering changes ggml's list of buffer types, which nothing reads before a model is loaded. The
+        // tests compute graphs of their own.
         unsafe {
             if chaski_kernels_register(1) == 0 {
                 return Err(Misfit::Structures);
             }
-            // One thread: OpenMP keeps a team for each thread that began one, and with more of them than CPUs all teams wait by
-            // sleeping instead of spinning, which costs a small model a quarter of its speed.
+            // Test on one thread. OpenMP keeps a team for each thread that ever started one. With more team threads
+            // than CPUs, all teams wait by sleeping instead of spinning, which makes a small model a quarter slower.
             let misfit = misfit(1);
-            // The tests' own graphs are nobody's text.
+            // Discard what the audit recorded about the tests' graphs.
             let _ = audit::take();
             misfit.map_or(Ok(isa), |misfit| {
                 chaski_kernels_unregister();
@@ -155,8 +155,8 @@ extern "C" fn chaski_kernels_product_work(w: &Tensor, x: &Tensor, ids: Option<&T
     Product { w, x, ids, out }.work_size()
 }
 
-// What follows computes. The C++ side passes on what ggml gives it; types and shapes were checked by `takes` and its siblings, the
-// instruction set by `install`.
+// The functions below compute. The C++ side passes on ggml's arguments. `takes` and its siblings checked types and
+// shapes, `install` the instruction set.
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn chaski_kernels_product(
@@ -218,14 +218,14 @@ unsafe extern "C" fn chaski_kernels_values(v: &Tensor, p: &Tensor, out: &Tensor,
     unsafe { attention::run_values(isa(), v, p, out, *team, work) }
 }
 
-/// Packs `rows` rows of `columns` weights, on all CPUs if that is worth it.
+/// Packs `rows` rows of `columns` weights, on several threads if they are large enough.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn chaski_kernels_pack(code: i32, columns: i64, rows: i64, from: *const u8, to: *mut u8) {
     const WORTH_A_THREAD: usize = 1 << 20;
     let ty = WeightType::from_ggml(code).expect("the hook takes known types only");
     let (columns, isa) = (columns as usize, isa());
     let bytes = rows as usize * ty.row_bytes(columns);
-    // SAFETY: ggml passes a whole tensor, and a buffer of the same size.
+    // SAFETY: ggml passes a whole tensor and a buffer of the same size.
     let (from, to) = unsafe { (std::slice::from_raw_parts(from, bytes), std::slice::from_raw_parts_mut(to, bytes)) };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let n = cpus.min(bytes / WORTH_A_THREAD).max(1);

@@ -1,24 +1,24 @@
-//! The instruction sets that there are kernels for.
+//! The instruction sets the kernels support.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set, from the least to the most.
+/// An instruction set. Later ones are preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// AVX2, FMA and F16C (Haswell, Zen and later).
     Avx2,
-    /// The same and AVX-VNNI (Alder Lake, Zen 5 and later).
+    /// AVX2 with AVX-VNNI (Alder Lake, Zen 5 and later).
     AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later).
     Avx512,
 }
 
 impl Isa {
-    /// All of them.
+    /// All of them, in ascending order.
     pub const ALL: [Self; 3] = [Self::Avx2, Self::AvxVnni, Self::Avx512];
 
-    /// Whether this CPU, and the operating system, can run its kernels.
+    /// Whether the CPU and the operating system support it.
     pub fn is_supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
@@ -42,12 +42,12 @@ impl Isa {
         }
     }
 
-    /// The most that this CPU can run.
+    /// The best one this CPU supports.
     pub fn best() -> Option<Self> {
         Self::ALL.into_iter().rev().find(|isa| isa.is_supported())
     }
 
-    /// Weight rows of a tile: those that a vector holds.
+    /// Weight rows in a tile: as many as a vector holds.
     pub const fn tile_rows(self) -> usize {
         match self {
             Self::Avx2 | Self::AvxVnni => 8,
@@ -55,7 +55,7 @@ impl Isa {
         }
     }
 
-    /// Its name, as [`FromStr`] reads it.
+    /// Its name, which [`FromStr`] parses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Avx2 => "avx2",

@@ -1,14 +1,15 @@
-//! Matrix products of quantized weights for few rows, on x86-64, in front of ggml's own.
+//! Matrix products of quantized weights for few rows on x86-64, hooked in front of ggml's kernels.
 //!
-//! ggml's CPU kernels are made for one row of activations or for many. Verifying a draft is 2 to 16 rows, and there they unpack
-//! the weights again for each row or for each group of four. These kernels unpack a tile of weights once for all rows, and what
-//! a row of the result is does not depend on the other rows in the batch, to the bit, nor on the instruction set.
+//! ggml's CPU kernels are made for one row of activations or for many. Verifying a draft takes 2 to 16 rows, and there
+//! they unpack the weights again for each row or for each group of four. These kernels unpack a tile of weights once
+//! for all rows. A row of the result has the same bits whatever other rows are in the batch, on every instruction set.
 //!
-//! Read it in this order: `weights` (types and blocks of a file), `format` (the layout of tiles), `pack` (from one to the
-//! other), `activation`, `simd` (what is needed of an instruction set), `gemm` (the kernels), `product` (ggml's operations on
-//! all threads), `attention`, `hook` (how ggml comes to call them), `audit` (what of a graph is not exact).
+//! Read the modules in this order: `weights` (types and blocks of a file), `format` (layout of tiles), `pack` (blocks
+//! to tiles), `activation`, `simd` (operations of an instruction set), `gemm` (the kernels), `product` (ggml's
+//! operations on all threads), `attention`, `hook` (how ggml calls them), `audit` (which operations of a graph are not
+//! exact).
 //!
-//! Only x86-64 has kernels; elsewhere the crate is empty.
+//! On other architectures the crate is empty.
 #![cfg(target_arch = "x86_64")]
 
 mod activation;
@@ -35,5 +36,5 @@ pub use isa::Isa;
 pub use matrix::Matrix;
 pub use weights::WeightType;
 
-// Links ggml, which the hook calls.
+// Links ggml, whose symbols the hook uses.
 use llama_cpp_sys_2 as _;

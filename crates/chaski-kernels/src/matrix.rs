@@ -1,4 +1,4 @@
-//! A matrix in tiles, multiplied on the calling thread: for tests and measurements. llama.cpp's products go through
+//! A packed matrix, multiplied on the calling thread, for tests and benchmarks. llama.cpp's products go through
 //! [`crate::product`].
 
 use crate::activation::Activation;
@@ -7,7 +7,7 @@ use crate::isa::Isa;
 use crate::pack::pack;
 use crate::weights::WeightType;
 
-/// A matrix of weights for one instruction set.
+/// A weight matrix packed for one instruction set.
 #[derive(Debug)]
 pub struct Matrix {
     ty: WeightType,
@@ -17,7 +17,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// `blocks` are rows of `columns` weights, as a GGUF file has them.
+    /// Packs `blocks`: rows of `columns` weights as in a GGUF file.
     ///
     /// # Panics
     ///
@@ -28,12 +28,12 @@ impl Matrix {
         Self { ty, isa, columns, tiles }
     }
 
-    /// Weight rows.
+    /// The number of weight rows.
     pub fn rows(&self) -> usize {
         self.tiles.len() / self.ty.row_bytes(self.columns)
     }
 
-    /// Bytes of the weights.
+    /// The size of the packed weights in bytes.
     pub fn bytes(&self) -> usize {
         self.tiles.len()
     }
@@ -43,7 +43,7 @@ impl Matrix {
         &self.tiles
     }
 
-    /// Rows of `columns` floats, as the kernels read them.
+    /// Quantizes rows of `columns` floats for [`Self::multiply`]. Empty for float weights.
     ///
     /// # Panics
     ///
@@ -57,17 +57,18 @@ impl Matrix {
         let (n, blocks) = (x.len() / self.columns, self.columns / 32);
         let mut acts = vec![Activation::default(); n * blocks];
         for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
-            // SAFETY: the instruction set was checked in `new`.
+            // SAFETY: `new` checked the instruction set.
             acts[i % blocks * n + i / blocks] = unsafe { (kernel.quantize)(x) };
         }
         acts
     }
 
-    /// `out[row * rows() + weight_row]`, for the rows `x`; `acts` is what [`Self::quantize`] makes of them.
+    /// Multiplies the rows `x` into `out[row * rows() + weight_row]`. `acts` is the result of [`Self::quantize`] for
+    /// `x`.
     ///
     /// # Panics
     ///
-    /// If a length does not fit the others.
+    /// If the lengths do not match.
     pub fn multiply(&self, x: &[f32], acts: &[Activation], out: &mut [f32]) {
         let n = x.len() / self.columns;
         assert!(x.len() == n * self.columns && out.len() == n * self.rows());
@@ -87,7 +88,7 @@ impl Matrix {
                 floats: &floats,
                 out: &out,
             };
-            // SAFETY: the instruction set was checked in `new`, the lengths above.
+            // SAFETY: `new` checked the instruction set, and the lengths were checked above.
             unsafe { (kernel.run)(&tiles) };
         }
     }

@@ -1,19 +1,21 @@
-//! From a file's rows of blocks to the tiles of [`crate::format`].
+//! Packs rows of blocks, as in a GGUF file, into the tiles of [`crate::format`].
 //!
-//! Loading a model packs every weight, so this is written for the compiler: types and tile heights are constants once all is inlined
-//! into [`pack_tiles`], and codes are moved four columns at a time, as words. What is not `inline(always)`, as iterators and closures are
-//! not, stays a call without the instruction set.
+//! Loading a model packs every weight, so speed matters. Types and tile heights become constants once everything is
+//! inlined into [`pack_tiles`], and codes are moved four columns at a time, as words. Every helper must be
+//! `inline(always)`: a call that is not inlined, such as an iterator or a closure, would be compiled without the
+//! instruction set.
 
 #![allow(clippy::needless_range_loop, reason = "an iterator may stay a call")]
 
 use crate::isa::Isa;
 use crate::weights::WeightType;
 
-/// Writes rows of blocks as tiles for `isa`. `to` is as long as `from`.
+/// Packs rows of blocks into tiles for `isa`. `to` has the length of `from`.
 ///
 /// # Panics
 ///
-/// If the CPU lacks the instruction set, `from` is not a whole number of tiles with rows of `columns` weights, or `to` is of another length.
+/// If the CPU lacks the instruction set, `from` is not a whole number of tiles with rows of `columns` weights, or `to`
+/// has another length.
 pub(crate) fn pack(ty: WeightType, isa: Isa, columns: usize, from: &[u8], to: &mut [u8]) {
     assert!(isa.is_supported(), "this CPU has no {isa}");
     let tile_bytes = isa.tile_rows() * ty.row_bytes(columns);
@@ -30,7 +32,7 @@ pub(crate) fn pack(ty: WeightType, isa: Isa, columns: usize, from: &[u8], to: &m
     }
 }
 
-/// [`pack_type`] with the type as a constant.
+/// Calls [`pack_type`] with the type as a constant.
 #[target_feature(enable = "avx2")]
 fn pack_tiles<const ROWS: usize>(ty: WeightType, columns: usize, from: &[u8], to: &mut [u8]) {
     macro_rules! specialized {
@@ -63,27 +65,27 @@ fn pack_type<const ROWS: usize>(ty: WeightType, columns: usize, from: &[u8], to:
     }
 }
 
-/// Fetches `bytes` at `at` of the tile behind `rows`: a tile's rows are read side by side, which the CPU's own prefetching does not see
-/// through.
+/// Prefetches `bytes` at offset `at` of the tile behind `rows`. A tile's rows are read side by side, which the CPU's
+/// own prefetcher does not recognize.
 #[inline(always)]
 fn fetch_from_next_tile(rows: &[u8], at: usize, bytes: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     let next = rows.as_ptr().wrapping_add(rows.len() + at).cast::<i8>();
     let mut i = 0;
     while i < bytes {
-        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        // SAFETY: a prefetch has no visible effect and does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(i)) };
         i += 64;
     }
 }
 
-/// Row `r`'s part of a block of a tile.
+/// Packs row `r`'s part of one block of a tile.
 #[inline(always)]
 fn pack_block<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut [u8]) {
     let (bits, scale_bytes) = shape(ty);
     let (scales, planes) = out.split_at_mut(ROWS * scale_bytes);
     pack_scales::<ROWS>(ty, b, r, scales);
-    // A vector has a word for each row.
+    // A vector has one word per row.
     let planes = planes.as_chunks_mut::<4>().0;
     for group in 0..ty.block_columns() / 32 {
         let q = codes(ty, b, group);
@@ -116,7 +118,7 @@ fn pack_block<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut [
     }
 }
 
-/// One bit of each of 32 codes, the first words' lowest.
+/// One bit from each of 32 codes; the first word's bits are the lowest of each byte.
 #[inline(always)]
 fn ones(q: &[u32; 8], bit: u32) -> u32 {
     let mut all = 0;
@@ -126,7 +128,7 @@ fn ones(q: &[u32; 8], bit: u32) -> u32 {
     all
 }
 
-/// Two bits of each of the 16 codes from word `from` on.
+/// Two bits from each of the 16 codes that start at word `from`.
 #[inline(always)]
 fn twos(q: &[u32; 8], from: usize, bit: u32) -> u32 {
     let mut all = 0;
@@ -136,7 +138,7 @@ fn twos(q: &[u32; 8], from: usize, bit: u32) -> u32 {
     all
 }
 
-/// Bits of a code, bytes of a row's scales in a block.
+/// Bits per code, and bytes of a row's scales in a block.
 #[inline(always)]
 fn shape(ty: WeightType) -> (usize, usize) {
     match ty {
@@ -156,10 +158,10 @@ fn shape(ty: WeightType) -> (usize, usize) {
     }
 }
 
-/// The codes of 32 columns, four to a word, in the order of the columns. ggml's layouts: `dequantize_row_*` in `ggml-quants.c`.
+/// The codes of 32 columns in order, four per word. See `dequantize_row_*` in `ggml-quants.c` for ggml's layouts.
 #[inline(always)]
 fn codes(ty: WeightType, b: &[u8], group: usize) -> [u32; 8] {
-    // In blocks of 256 columns some bytes hold bits of four groups, or of two.
+    // In blocks of 256 columns, some bytes hold bits of two or four groups.
     let (n, j) = (group / 4, group % 4);
     match ty {
         WeightType::Q4_0 | WeightType::Iq4Nl => nibbles(b, 2),
@@ -188,7 +190,7 @@ fn word(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-/// What `mask` leaves of 32 bytes after a shift.
+/// Shifts and masks 32 bytes.
 #[inline(always)]
 fn part(b: &[u8], at: usize, shift: usize, mask: u32) -> [u32; 8] {
     let mut q = [0; 8];
@@ -198,7 +200,7 @@ fn part(b: &[u8], at: usize, shift: usize, mask: u32) -> [u32; 8] {
     q
 }
 
-/// 16 bytes: the low halves are columns 0..16, the high ones columns 16..32.
+/// Splits 16 bytes: the low nibbles are columns 0..16, the high ones columns 16..32.
 #[inline(always)]
 fn nibbles(b: &[u8], at: usize) -> [u32; 8] {
     let mut q = [0; 8];
@@ -210,7 +212,7 @@ fn nibbles(b: &[u8], at: usize) -> [u32; 8] {
     q
 }
 
-/// Codes with higher bits from another place.
+/// Combines codes with their higher bits.
 #[inline(always)]
 fn with(mut q: [u32; 8], high: [u32; 8], shift: u32) -> [u32; 8] {
     for j in 0..8 {
@@ -219,17 +221,17 @@ fn with(mut q: [u32; 8], high: [u32; 8], shift: u32) -> [u32; 8] {
     q
 }
 
-/// Codes with a fifth bit each, which are in the order of the columns.
+/// Adds a fifth bit to each code; the bits are in the order of the columns.
 #[inline(always)]
 fn with_bits(mut q: [u32; 8], bits: u32) -> [u32; 8] {
     for j in 0..8 {
-        // Bit `i` of four, times 2^(7 * i), is bit `8 * i`.
+        // The multiplication by 2^0 + 2^7 + 2^14 + 2^21 moves bit `i` of four to bit `8 * i`.
         q[j] |= (((bits >> (4 * j) & 15) * 0x0020_4081) & 0x0101_0101) << 4;
     }
     q
 }
 
-/// A row's scales, as `crate::format` describes them for each type.
+/// Packs a row's scales, as `crate::format` describes for each type.
 #[inline(always)]
 fn pack_scales<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut [u8]) {
     match ty {
@@ -253,7 +255,8 @@ fn pack_scales<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut 
         WeightType::Q4K | WeightType::Q5K => {
             pack_halves::<ROWS, 2>(b, 0, r, out);
             for g in 0..4 {
-                // The scale and the minimum of group `g`, six bits each, with the upper two of those of `g + 4`; and its other bits.
+                // Each byte has six bits of group `g`'s scale or minimum, and two upper bits of those of `g + 4`;
+                // `rest` has the lower bits of `g + 4`.
                 let (scale, minimum, rest) = (b[4 + g], b[8 + g], b[12 + g]);
                 out[(4 + g) * ROWS + r] = scale & 15 | (minimum & 15) << 4;
                 out[(8 + g) * ROWS + r] = rest;
@@ -286,7 +289,7 @@ fn pack_scales<const ROWS: usize>(ty: WeightType, b: &[u8], r: usize, out: &mut 
     }
 }
 
-/// `N` half-precision numbers of row `r`, which head a block of the tile: each of all rows, one after another.
+/// Packs `N` half-precision numbers of row `r`. They start a block of the tile: the first of all rows, then the next.
 #[inline(always)]
 fn pack_halves<const ROWS: usize, const N: usize>(b: &[u8], at: usize, r: usize, out: &mut [u8]) {
     for i in 0..N {

@@ -1,15 +1,16 @@
-//! Pages of a mapped file that are not needed any more.
+//! Releases pages of a mapped model file that are no longer needed.
 
-/// Gives back the memory of a mapped file's pages, once their contents are packed: llama.cpp leaves them mapped, and the model would be in memory twice. They are read
-/// from the file again if anybody looks. Memory that is not a read-only mapping of a file is left alone.
+/// Releases the pages of `bytes` after their contents were packed. llama.cpp leaves the file mapped, so the model would
+/// be in memory twice. A later access reads the page from the file again. Leaves memory alone that is not a read-only
+/// mapping of a file.
 #[cfg(target_os = "linux")]
 pub(crate) fn release(bytes: &[u8]) {
-    // SAFETY: asking for a number.
+    // SAFETY: only queries a number.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let start = (bytes.as_ptr() as usize).next_multiple_of(page);
     let end = (bytes.as_ptr() as usize + bytes.len()) / page * page;
     if start < end && is_mapped_file(start, end) {
-        // SAFETY: the pages hold what is in the file, and are read-only: dropping them loses nothing.
+        // SAFETY: the pages are read-only and backed by the file, so dropping them loses nothing.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
     }
 }
@@ -54,7 +55,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("chaski-pages-{}", std::process::id()));
         std::fs::write(&path, vec![5u8; 1 << 20]).unwrap();
         let file = std::fs::File::open(&path).unwrap();
-        // SAFETY: a private mapping of a file that nobody changes.
+        // SAFETY: a private mapping of a file that nobody else changes.
         let mapped = unsafe {
             let p = libc::mmap(std::ptr::null_mut(), 1 << 20, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0);
             assert_ne!(p, libc::MAP_FAILED);
@@ -65,7 +66,7 @@ mod tests {
         assert!(is_mapped_file(start, start + (1 << 20)));
         release(mapped);
         let mut resident = vec![0u8; 256];
-        // SAFETY: one byte for each page.
+        // SAFETY: `resident` has one byte per page.
         assert_eq!(unsafe { libc::mincore(start as *mut libc::c_void, 1 << 20, resident.as_mut_ptr()) }, 0);
         assert!(mapped.iter().all(|byte| *byte == 5));
         std::fs::remove_file(path).unwrap();

@@ -1,4 +1,4 @@
-//! `MUL_MAT` and `MUL_MAT_ID` as ggml calls them: on all threads of a graph, with strides and a work buffer.
+//! Computes ggml's `MUL_MAT` and `MUL_MAT_ID` on all threads of a graph, with strides and a work buffer.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -9,9 +9,9 @@ use crate::isa::Isa;
 use crate::tensor::Tensor;
 use crate::weights::WeightType;
 
-/// One product: `out = w · x`, or that of the expert `ids` names for each row.
+/// One product: `out = w · x`. With `ids`, each row uses the weights of its expert.
 ///
-/// Row `(i, j)` of the activations is at index `i` of their second and `j` of their third dimension.
+/// Row `(i, j)` of the activations has index `i` in their second and `j` in their third dimension.
 pub(crate) struct Product<'a> {
     pub w: &'a Tensor,
     pub x: &'a Tensor,
@@ -19,7 +19,7 @@ pub(crate) struct Product<'a> {
     pub out: &'a Tensor,
 }
 
-/// The threads that compute a graph, and which of them this is.
+/// The threads that compute a graph, and the index of the current one.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Team {
@@ -36,17 +36,18 @@ unsafe extern "C" {
 }
 
 impl Team {
-    /// Waits for all threads.
+    /// Waits for all threads of the team.
     unsafe fn wait(&self) {
         unsafe { ggml_barrier(self.pool) }
     }
 
-    /// This thread's part of `n` pieces of work.
+    /// This thread's share of `n` pieces of work.
     pub(crate) fn share(&self, n: usize) -> Range<usize> {
         n * self.index / self.size..n * (self.index + 1) / self.size
     }
 
-    /// Calls `work` with each number below `n`, on whichever thread is free. All threads must have called `start_counting`, with a wait after it.
+    /// Calls `work` with each number below `n` once, on whichever thread is free. Before, all threads must have called
+    /// `start_counting` and then `wait`.
     unsafe fn divide(&self, n: usize, mut work: impl FnMut(usize)) {
         let mut next = self.index;
         while next < n {
@@ -62,16 +63,16 @@ impl Team {
     }
 }
 
-/// Rows that meet the same weights, by their positions in [`Rows`].
+/// Rows that use the same weights, as positions in [`Rows`].
 struct Panel {
     weights: *const u8,
     rows: Range<usize>,
 }
 
-/// The rows of a product in the order in which they are computed, and the panels they form.
+/// The rows of a product in the order they are computed, grouped into panels.
 struct Rows<'a> {
     panels: &'a [Panel],
-    /// The row at each position; without it a row's position is its number.
+    /// The row at each position; `None` if positions are row numbers.
     order: Option<&'a [u32]>,
 }
 
@@ -85,7 +86,7 @@ impl Rows<'_> {
     }
 }
 
-/// The most bytes of weights that a thread takes at a time: they stay in the second-level cache while blocks of rows pass.
+/// Most bytes of weights in one piece of work, so that they stay in the L2 cache while blocks of rows pass.
 const CHUNK_BYTES: usize = 192 << 10;
 
 impl Product<'_> {
@@ -105,7 +106,7 @@ impl Product<'_> {
         (self.out.ne[1] * self.out.ne[2]) as usize
     }
 
-    /// Blocks of activations in a row.
+    /// Blocks of activations per row; 0 for float weights.
     fn blocks(&self) -> usize {
         if self.ty().is_float() { 0 } else { self.columns() / 32 }
     }
@@ -116,7 +117,7 @@ impl Product<'_> {
 
     fn input(&self, row: usize) -> *const f32 {
         let (i, j) = self.place(row);
-        // All experts of a token may read the same row.
+        // If x has one row per token, all its experts read that row.
         self.x.head(j, 0).wrapping_offset((i % self.x.ne[1] * self.x.nb[1]) as isize).cast()
     }
 
@@ -133,7 +134,7 @@ impl Product<'_> {
         id
     }
 
-    /// Bytes of work that [`Self::run`] needs.
+    /// Bytes of work buffer that [`Self::run`] needs.
     pub(crate) fn work_size(&self) -> usize {
         size_of::<Activation>() * (self.blocks() * self.n_rows() + 1)
     }
@@ -142,15 +143,15 @@ impl Product<'_> {
     ///
     /// # Safety
     ///
-    /// The pointers are to as much as the fields say, `work` to `work_size()` bytes that all threads share, and all threads of the
-    /// team call this. The CPU has the instruction set.
+    /// All pointers must be valid for what the fields say. `work` points to `work_size()` bytes shared by all threads,
+    /// and all threads of the team must call this. The CPU must have the instruction set.
     pub(crate) unsafe fn run(&self, isa: Isa, team: Team, work: *mut u8) {
         let acts = work.wrapping_add(work.align_offset(align_of::<Activation>())).cast::<Activation>();
         let mut order = None;
         let panels = match self.ids {
             None => vec![Panel { weights: self.w.data, rows: 0..self.n_rows() }],
             Some(ids) => {
-                // Each thread sorts for itself: that takes less time than waiting for one of them.
+                // Every thread sorts: that takes less time than waiting for one of them.
                 let (starts, sorted) = unsafe { self.sort_by_expert(ids) };
                 order = Some(sorted);
                 let expert_bytes = self.w.ne[1] as usize * self.ty().row_bytes(self.columns());
@@ -170,7 +171,7 @@ impl Product<'_> {
         }
     }
 
-    /// This thread's part of the activations, as the panels want them.
+    /// Quantizes this thread's share of the activations, in the layout of the panels.
     unsafe fn quantize(&self, isa: Isa, team: Team, rows: &Rows<'_>, acts: *mut Activation) {
         let (kernel, blocks) = (gemm::kernel(isa, self.ty()), self.blocks());
         let share = team.share(blocks * self.n_rows());
@@ -191,20 +192,21 @@ impl Product<'_> {
         }
     }
 
-    /// Tiles, as threads become free. The pieces do not depend on the rows, and no sum is split.
+    /// Multiplies tiles on free threads. Pieces do not depend on the number of rows, and no sum is split between them.
     unsafe fn multiply(&self, isa: Isa, team: Team, rows: &Rows<'_>, acts: *const Activation) {
         let (kernel, blocks) = (gemm::kernel(isa, self.ty()), self.blocks());
         let columns = self.columns();
         let tile_bytes = isa.tile_rows() * self.ty().row_bytes(columns);
         let n_tiles = self.w.ne[1] as usize / isa.tile_rows();
-        // Eight pieces for each thread. Where experts are many they are pieces enough: at the end of one its successor is fetched ahead in vain.
+        // About eight pieces per thread. With many experts, whole panels are pieces enough. Few pieces are better: the
+        // prefetch at the end of one is wasted.
         let pieces = (8 * team.size).div_ceil(rows.panels.len().max(1));
         let chunk = (n_tiles / pieces).min(CHUNK_BYTES / tile_bytes).max(1);
         let chunks = n_tiles.div_ceil(chunk);
         let work = |i: usize| {
             let (panel, first) = (&rows.panels[i / chunks], i % chunks * chunk);
             let n = panel.rows.len();
-            // As many blocks of rows as it takes, of equal length.
+            // Split the rows into the fewest blocks, of nearly equal length.
             let n_blocks = n.div_ceil(ROW_BLOCK).max(1);
             for b in 0..n_blocks {
                 let (from, to) = (n * b / n_blocks, n * (b + 1) / n_blocks);
@@ -224,14 +226,15 @@ impl Product<'_> {
                     floats: &floats[..to - from],
                     out: &out[..to - from],
                 };
-                // SAFETY: as the caller of `run` promises.
+                // SAFETY: guaranteed by the caller of `run`.
                 unsafe { (kernel.run)(&tiles) }
             }
         };
         unsafe { team.divide(chunks * rows.panels.len(), work) }
     }
 
-    /// Counting sort: where each expert's rows begin, and where the last one's end; then the rows.
+    /// Sorts rows by expert (counting sort). Returns the start of each expert's rows, plus the end of the last, and the
+    /// rows.
     unsafe fn sort_by_expert(&self, ids: &Tensor) -> (Vec<usize>, Vec<u32>) {
         let n_experts = self.n_experts();
         let mut starts = vec![0; n_experts + 1];
@@ -242,7 +245,7 @@ impl Product<'_> {
         for e in 0..n_experts {
             starts[e + 1] += starts[e];
         }
-        // Filling moves each start to its expert's end, which is the next one's start.
+        // Filling moves each start to the end of its expert, which is the start of the next.
         for row in 0..order.len() {
             let start = &mut starts[unsafe { self.expert(ids, row) }];
             order[*start] = row as u32;

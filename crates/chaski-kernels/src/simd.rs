@@ -1,30 +1,30 @@
-//! What the kernels need of an instruction set, and the three that there are.
+//! The vector operations the kernels need, for three instruction sets.
 //!
-//! All agree bit for bit: sums of products are integers and exact, and floats are rounded by the same operations in the
-//! same order in each lane.
+//! All three agree bit for bit: sums of products are exact integers, and floats are rounded by the same operations in
+//! the same order in each lane.
 //!
-//! The functions are `inline(always)` without a target feature of their own. They become vector instructions in
-//! `gemm::entry`, which enables the features.
+//! The functions are `inline(always)` and have no target feature of their own. They become vector instructions inside
+//! the functions of the `entries!` macros in `gemm` and `attention`, which enable the features.
 
 use std::arch::x86_64::*;
 
 use crate::activation::{Activation, Lanes};
 
-/// Vectors of `ROWS` weight rows: an integer vector holds four bytes of each row, a float vector one number.
+/// Vectors over `ROWS` weight rows: an integer vector holds four bytes per row, a float vector one float.
 ///
 /// # Safety
 ///
-/// Every method needs the CPU's support of the instruction set, and as many readable (writable) bytes at a pointer as it says.
+/// The CPU must support the instruction set, and pointers must be valid for as many bytes as a method reads or writes.
 pub(crate) trait Simd: Copy {
-    /// Four bytes of each row: `vector[4 * row + i]`.
+    /// Four bytes per row: `vector[4 * row + i]`.
     type Int: Copy;
-    /// One float of each row.
+    /// One float per row.
     type Float: Copy;
-    /// Weight rows of a tile.
+    /// Weight rows in a tile.
     const ROWS: usize;
-    /// How products are added: see [`Lanes`].
+    /// How products are summed; see [`Lanes`].
     const LANES: Lanes;
-    /// What signed codes are xored with for `dot_signed`: 0x80 makes them unsigned with an offset of 128.
+    /// The byte that signed codes are xored with for `dot_signed`. 0x80 makes them unsigned with an offset of 128.
     const SIGN_FLIP: u8;
 
     /// Reads `4 * ROWS` bytes.
@@ -39,12 +39,12 @@ pub(crate) trait Simd: Copy {
     /// `table[index]` for indices below 16.
     unsafe fn lookup(table: &[u8; 16], index: Self::Int) -> Self::Int;
 
-    /// The exact sum over 32 columns of unsigned codes times activations. Vector `j` of `w` has columns `4 * j..`.
-    /// With two 16-bit sums a row: codes below 16, or below 64 with a correction that brings the sum of 16 products into range.
+    /// The exact sum of unsigned codes times activations over 32 columns. Vector `j` of `w` has columns `4 * j..`. With
+    /// `Lanes::Two16`, codes must be below 16, or below 64 if a correction brings the sum of 16 products into range.
     unsafe fn dot<const CORRECT: bool>(w: &[Self::Int; 8], a: &Activation) -> Self::Float;
     /// The same for each half of 16 columns.
     unsafe fn dot_halves<const CORRECT: bool>(w: &[Self::Int; 8], a: &Activation) -> [Self::Float; 2];
-    /// The exact sum over 32 columns of signed 8-bit codes, xored with `SIGN_FLIP`, times activations.
+    /// The exact sum of signed 8-bit codes, xored with `SIGN_FLIP`, times activations over 32 columns.
     unsafe fn dot_signed(w: &[Self::Int; 8], a: &Activation) -> Self::Float;
 
     unsafe fn zero() -> Self::Float;
@@ -57,17 +57,17 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
-    /// `ROWS` half-precision floats.
+    /// Converts `ROWS` half-precision floats.
     unsafe fn halves(p: *const u8) -> Self::Float;
-    /// `ROWS` bfloat16.
+    /// Converts `ROWS` bfloat16.
     unsafe fn bfloats(p: *const u8) -> Self::Float;
-    /// `ROWS` unsigned bytes as floats.
+    /// Converts `ROWS` unsigned bytes.
     unsafe fn bytes(p: *const u8) -> Self::Float;
-    /// `ROWS` signed bytes as floats.
+    /// Converts `ROWS` signed bytes.
     unsafe fn signed_bytes(p: *const u8) -> Self::Float;
 }
 
-/// Four activations at column `4 * j`.
+/// The four activations at column `4 * j`.
 #[inline(always)]
 unsafe fn four(a: &Activation, j: usize) -> i32 {
     // SAFETY: j is below 8, so the four bytes are within the array.
@@ -159,12 +159,12 @@ macro_rules! ymm_common {
     };
 }
 
-/// AVX2 with FMA and F16C: `vpmaddubsw`, which adds pairs of products to 16 bits.
+/// AVX2 with FMA and F16C. Uses `vpmaddubsw`, which sums pairs of products in 16 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 
 impl Avx2 {
-    /// The products of columns `4 * FROM..4 * TO`, as two 16-bit sums a row, modulo 2^16.
+    /// The products of columns `4 * FROM..4 * TO`, as two 16-bit sums per row, modulo 2^16.
     #[inline(always)]
     unsafe fn pairs<const FROM: usize, const TO: usize>(w: &[__m256i; 8], a: &Activation) -> __m256i {
         unsafe {
@@ -178,7 +178,7 @@ impl Avx2 {
         }
     }
 
-    /// The two sums of each row, corrected and added.
+    /// Corrects the two sums of each row and adds them.
     #[inline(always)]
     unsafe fn total<const CORRECT: bool>(pairs: __m256i, correction: u32) -> __m256 {
         unsafe {
@@ -214,8 +214,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn dot_signed(w: &[__m256i; 8], a: &Activation) -> __m256 {
         unsafe {
-            // vpmaddubsw wants one factor unsigned: |w| times the activation with w's sign. -128 becomes 128, which is right
-            // as an unsigned byte, and 2 * 128 * 127 fits into 16 bits.
+            // vpmaddubsw needs one unsigned factor: use |w|, and the activation with w's sign. |-128| is 128 as an
+            // unsigned byte, and 2 * 128 * 127 fits into 16 bits.
             let ones = _mm256_set1_epi16(1);
             let mut sum = _mm256_setzero_si256();
             let mut j = 0;
@@ -230,7 +230,7 @@ impl Simd for Avx2 {
     }
 }
 
-/// The dot products of an instruction set with `vpdpbusd`, which adds four products to 32 bits.
+/// The dot products with `vpdpbusd`, which adds four products to a 32-bit sum.
 macro_rules! dots_of_four {
     ($float:ty, $int:ty, $dot:ident, $set1:ident, $zero:ident, $to_float:ident) => {
         const LANES: Lanes = Lanes::One32;
@@ -239,7 +239,7 @@ macro_rules! dots_of_four {
         #[inline(always)]
         unsafe fn dot<const CORRECT: bool>(w: &[$int; 8], a: &Activation) -> $float {
             unsafe {
-                // One chain: other rows and groups of columns hide its latency.
+                // One chain of sums is enough: other rows and groups of columns hide its latency.
                 let mut sum = if CORRECT { $set1(a.halves[0] as i32) } else { $zero() };
                 let mut j = 0;
                 while j < 8 {
@@ -272,7 +272,7 @@ macro_rules! dots_of_four {
     };
 }
 
-/// AVX2 and AVX-VNNI.
+/// AVX2 with AVX-VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct AvxVnni;
 
@@ -318,7 +318,8 @@ impl Simd for Avx512 {
     unsafe fn xor(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_xor_si512(a, b) }
     }
-    // The count of this instruction set's intrinsics is of another type, so it is a vector here; the compiler makes it a constant again.
+    // The shift intrinsics take their constant in another type here, so pass a vector; the compiler turns it back into
+    // a constant.
     #[inline(always)]
     unsafe fn shl<const N: i32>(a: __m512i) -> __m512i {
         unsafe { _mm512_sll_epi16(a, _mm_cvtsi32_si128(N)) }

@@ -1,10 +1,10 @@
-//! Every kernel against a plain twin that reads the file's blocks, and against itself for other numbers of rows.
+//! Compares every kernel with a plain version that reads the file's blocks, and with itself for other numbers of rows.
 
 use crate::activation::{Activation, Halves, Lanes, quantize, quantize_fast};
 use crate::matrix::Matrix;
 use crate::{Isa, WeightType};
 
-/// Random numbers that are the same everywhere (xorshift).
+/// Deterministic random numbers (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -28,7 +28,7 @@ fn half_to_float(bits: u16) -> f32 {
     if bits >> 15 == 1 { -magnitude } else { magnitude }
 }
 
-/// Blocks with random codes and scales, some of them negative, and a row of zeros.
+/// Blocks with random codes and scales, some of them negative, and one row of zeros.
 fn random_blocks(ty: WeightType, columns: usize, rows: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed | 1);
     let mut blocks: Vec<u8> = (0..rows * ty.row_bytes(columns)).map(|_| (random.next() >> 24) as u8).collect();
@@ -63,7 +63,7 @@ fn random_blocks(ty: WeightType, columns: usize, rows: usize, seed: u64) -> Vec<
     blocks
 }
 
-/// The weights of a block, as `dequantize_row_*` in `ggml-quants.c` makes them.
+/// The weights of a block, as `dequantize_row_*` in `ggml-quants.c` computes them.
 fn dequantize(ty: WeightType, b: &[u8]) -> Vec<f64> {
     const IQ4: [f64; 16] = [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
     const FP4: [f64; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
@@ -165,7 +165,7 @@ fn every_type_agrees_with_its_plain_twin() {
                 let x = random_rows(n, columns, 11);
                 let out = product(&Matrix::new(ty, isa, columns, &blocks), &x, n);
                 for m in 0..n {
-                    // What the kernels multiply with: the quantized row.
+                    // The kernels multiply with the quantized row.
                     let row: Vec<f64> = if ty.is_float() {
                         x[m * columns..][..columns].iter().map(|v| f64::from(*v)).collect()
                     } else {
@@ -220,7 +220,7 @@ fn extreme_codes_do_not_overflow() {
                 let mut blocks = random_blocks(ty, columns, rows, 9);
                 let scales: Vec<u8> = blocks.clone();
                 blocks.fill(byte);
-                // The halves of `random_blocks` again: no infinite scales.
+                // Restore the half-precision scales of `random_blocks`, so that none is infinite.
                 for (b, s) in blocks.chunks_mut(ty.block_bytes()).zip(scales.chunks(ty.block_bytes())) {
                     for at in match ty {
                         WeightType::Q2K => 80..84,
@@ -286,7 +286,7 @@ fn quantizing_fast_is_quantizing() {
     let mut random = Random(17);
     let mut rows: Vec<[f32; 32]> =
         (0..2000).map(|i| std::array::from_fn(|_| random.float() * [1.0, 1e-30, 1e30][i % 3])).collect();
-    // Ties between two integers, and values at the ends.
+    // Ties between two integers, and extreme values.
     rows.push(std::array::from_fn(|i| i as f32 * 0.5 - 8.0));
     rows.push(std::array::from_fn(|i| if i == 3 { 127.0 } else { i as f32 + 0.5 }));
     rows.push([0.0; 32]);
@@ -302,7 +302,7 @@ fn quantizing_fast_is_quantizing() {
     }
 }
 
-/// Memory of `len` bytes that begins or ends where no memory is.
+/// `len` bytes of memory that begin or end beside an unmapped page.
 #[cfg(target_os = "linux")]
 struct Guarded {
     mapping: *mut u8,
@@ -316,7 +316,7 @@ impl Guarded {
 
     fn new(len: usize, at_end: bool) -> Self {
         let mapped = len.next_multiple_of(Self::PAGE) + 2 * Self::PAGE;
-        // SAFETY: a mapping of our own; its first and last page are taken away.
+        // SAFETY: our own mapping; its first and last page become inaccessible.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             let mapping = libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
@@ -333,7 +333,7 @@ impl Guarded {
 #[cfg(target_os = "linux")]
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // SAFETY: the mapping of `new`.
+        // SAFETY: unmaps what `new` mapped.
         unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
     }
 }
@@ -357,7 +357,7 @@ fn kernels_stay_within_their_memory() {
                         let guarded_acts = Guarded::new(size_of_val(&acts[..]).max(1), at_end);
                         let out = Guarded::new(size_of_val(&want[..]), at_end);
                         let (x_at, out_at) = (floats.from.cast::<f32>(), out.from.cast::<f32>());
-                        // SAFETY: all within the lengths of `Guarded::new`.
+                        // SAFETY: within the lengths passed to `Guarded::new`.
                         unsafe {
                             weights.from.copy_from(matrix.tiles().as_ptr(), matrix.bytes());
                             x_at.copy_from(x.as_ptr(), x.len());
@@ -391,7 +391,7 @@ fn ggml_computes_with_the_hook() {
     assert_eq!(crate::install(isa), Ok(isa));
     assert_eq!(crate::install(isa), Ok(isa), "a second time changes nothing");
     assert_eq!(crate::audit(), [], "the self-test counts for nobody");
-    // SAFETY: installed just now; this process loads no model.
+    // SAFETY: `install` just registered the hook, and this process loads no model.
     assert_eq!(unsafe { crate::hook::misfit(3) }, None);
     assert_eq!(crate::audit(), [], "attention and products are exact");
 }

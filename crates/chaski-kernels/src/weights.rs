@@ -1,6 +1,6 @@
-//! The weight types that the kernels take, and the shape of their blocks in a GGUF file.
+//! The weight types the kernels support, and their blocks in a GGUF file.
 
-/// A type of weights, with ggml's code as its value (`enum ggml_type` in `ggml.h`).
+/// A weight type. Its value is ggml's type code (`enum ggml_type` in `ggml.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 #[allow(missing_docs)] // the names are ggml's
@@ -44,7 +44,7 @@ impl WeightType {
         Self::Mxfp4,
     ];
 
-    /// The type with this code in ggml, if the kernels take it.
+    /// The type with this ggml code; `None` if the kernels do not support it.
     pub fn from_ggml(code: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|ty| *ty as i32 == code)
     }
@@ -71,7 +71,7 @@ impl WeightType {
         }
     }
 
-    /// Columns that share a block: 256 or 32, and 1 for floats.
+    /// Columns per block: 32 or 256, and 1 for floats.
     pub const fn block_columns(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
@@ -80,7 +80,7 @@ impl WeightType {
         }
     }
 
-    /// Bytes of a block.
+    /// Bytes per block.
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -100,12 +100,12 @@ impl WeightType {
         }
     }
 
-    /// Bytes of a row of `columns` weights.
+    /// Bytes of a row with `columns` weights.
     pub const fn row_bytes(self, columns: usize) -> usize {
         columns / self.block_columns() * self.block_bytes()
     }
 
-    /// Whether the activations stay floats.
+    /// Whether the weights are floats. Activations are then not quantized.
     pub const fn is_float(self) -> bool {
         self.block_columns() == 1
     }

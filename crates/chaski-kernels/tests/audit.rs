@@ -1,5 +1,5 @@
-//! The audit against ggml itself: what it holds to be exact is, and what is not is noted. The hook is one for the process, and so is what it
-//! notes, so that one test does everything in turn.
+//! Compares the audit with ggml: what it calls exact must be exact, and the rest must be recorded. Hook and record are
+//! global to the process, so a single test runs all steps in turn.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -22,18 +22,18 @@ fn the_audit_is_right() {
     others_are_noted();
 }
 
-/// A row has the same bits alone and among others, on one to three threads.
+/// A row must have the same bits alone and among others, on one to three threads.
 fn exact_operations_are_exact() {
     exact_at_any_cost(true);
     let mut different = Vec::new();
     for number in 0.. {
-        // SAFETY: null beyond the last; the names are constants.
+        // SAFETY: returns null beyond the last; the names are static.
         let name = unsafe { chaski_kernels_test_rows_name(number) };
         if name.is_null() {
             assert!(number > 50, "{number} operations");
             break;
         }
-        // SAFETY: the number is that of an operation.
+        // SAFETY: the number belongs to an operation.
         let same = (1..4).all(|threads| unsafe { chaski_kernels_test_rows(number, threads) } == 1);
         // SAFETY: see above.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
@@ -58,7 +58,7 @@ fn others_are_noted() {
     ];
     for (number, (op, tensor_type, reason)) in (0..).zip(expected) {
         reset_audit();
-        // SAFETY: the number is that of an operation.
+        // SAFETY: the number belongs to an operation.
         assert_eq!(unsafe { chaski_kernels_test_inexact(number) }, 1, "{op}");
         assert_eq!(audit(), [Inexact { op, tensor_type, reason }]);
     }

@@ -1,4 +1,4 @@
-//! What people program.
+//! Fillings about programming.
 
 #![cfg_attr(rustfmt, rustfmt::skip)]
 

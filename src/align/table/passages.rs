@@ -1,4 +1,4 @@
-//! What people read, count, record and translate. Towns, persons and firms are invented or named for their sound.
+//! Fillings to read, calculate, record and translate. Towns, persons and firms are invented or named for their sound.
 
 #![cfg_attr(rustfmt, rustfmt::skip)]
 

@@ -1,4 +1,4 @@
-//! What people talk about.
+//! Fillings about everyday subjects.
 
 #![cfg_attr(rustfmt, rustfmt::skip)]
 

@@ -1,4 +1,4 @@
-//! A disk of which one call fails, and then every other: what was written before may be there in part.
+//! A disk that runs full: from one change on, all changes fail. A failing append writes half of its bytes.
 
 use std::io;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Appended, Disk, Files, Readable};
 
-/// Files that fail from the n-th change on.
+/// Files that fail after a number of changes.
 pub(in crate::batch) struct Faulty {
     left: Arc<AtomicU64>,
 }
 
 impl Faulty {
-    /// So many changes succeed.
+    /// The first `n_changes` changes succeed.
     pub(in crate::batch) fn after(n_changes: u64) -> Faulty {
         Faulty { left: Arc::new(AtomicU64::new(n_changes)) }
     }

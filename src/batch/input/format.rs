@@ -1,15 +1,16 @@
-//! What a file's lines are.
+//! Detects the format of an input file from its name and its first bytes.
 
 use std::path::Path;
 
-/// The form of a file's lines.
+/// The format of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line.
+    /// One JSON object per line.
     Jsonl,
-    /// A prompt a line.
+    /// One prompt per line.
     Text,
-    /// A table with a header: fields apart by this byte, quoted where they hold it, a quote or a line break.
+    /// A table with a header. The byte separates fields; a field is quoted if it contains that byte, a quote or a line
+    /// break.
     Table(u8),
 }
 
@@ -18,11 +19,11 @@ impl Format {
     pub const CSV: Format = Format::Table(b',');
     /// Tab-separated values.
     pub const TSV: Format = Format::Table(b'\t');
-    /// Values apart by semicolons, as spreadsheets write them where the comma is in numbers.
+    /// Semicolon-separated values, as spreadsheets write them where the comma is the decimal separator.
     pub const SSV: Format = Format::Table(b';');
 
-    /// By the file's extension, or else by its first bytes: what begins like an object is JSON. What a table's fields are
-    /// apart by is told from its first rows.
+    /// Detects the format by the file's extension, or else by its first bytes: text that begins with an object or an
+    /// array is JSON. The delimiter of a table is detected from its first rows.
     #[must_use]
     pub fn of(path: &Path, start: &[u8]) -> Format {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
@@ -39,7 +40,7 @@ impl Format {
         }
     }
 
-    /// Its name.
+    /// The format's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -52,11 +53,11 @@ impl Format {
     }
 }
 
-/// What the fields of a table are apart by: what makes the most fields of its header, and as many of its first row. `usual`
-/// where others do not make more.
+/// Detects the delimiter of a table: the one that gives the most fields in the header and the same number in the first
+/// row. `usual` wins a tie.
 fn delimiter(start: &[u8], usual: u8) -> u8 {
     let start = without_mark(start);
-    // The last line of a beginning may be torn.
+    // Drop the last line, which may be cut off.
     let whole = start.iter().rposition(|&byte| byte == b'\n').map_or(start, |end| &start[..=end]);
     let n_fields = |delimiter: u8| {
         let mut reader = csv::ReaderBuilder::new();
@@ -71,26 +72,26 @@ fn delimiter(start: &[u8], usual: u8) -> u8 {
     most.filter(|&(n, _)| n > n_usual).map_or(usual, |(_, delimiter)| delimiter)
 }
 
-/// How a file of JSON is laid out, as far as its beginning tells.
+/// The layout of a JSON file, as far as its beginning shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// An object a line.
+    /// One object per line.
     Lines,
     /// One array.
     Array,
-    /// An object over several lines.
+    /// One object over several lines.
     Spread,
 }
 
 impl Layout {
-    /// Of a file that begins like this.
+    /// The layout of a file that begins with these bytes.
     #[must_use]
     pub fn of(start: &[u8]) -> Layout {
         let start = without_mark(start).trim_ascii_start();
         let line = start.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
         match start.strip_prefix(b"[").map(<[u8]>::trim_ascii_start) {
             Some([b'{' | b'"' | b'[', ..]) => Layout::Array,
-            // Nothing but brackets in the line.
+            // `[]` followed by more lines is a malformed line; alone, it is an empty array.
             Some([b']', ..]) if line.len() < start.trim_ascii_end().len() => Layout::Lines,
             Some([b']', ..]) => Layout::Array,
             _ if line == b"{" && start.len() > line.len() => Layout::Spread,

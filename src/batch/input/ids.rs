@@ -1,31 +1,32 @@
-//! Who a line is: its `custom_id`, and the seed that follows from it.
+//! Ids of lines: the default `custom_id`, the seed derived from an id, and a check for duplicates.
 
 use rustc_hash::FxHashSet;
 use twox_hash::XxHash3_64;
 
-/// The name of a line that has none of its own.
+/// The `custom_id` of a line that sets none.
 #[must_use]
 pub fn default_id(number: u64) -> String {
     format!("line-{number}")
 }
 
-/// The seed of a line's draws. It depends on nothing else, so neither order nor parallelism changes what is sampled.
+/// The seed for sampling a line's answer. It depends only on the job's seed and the line's id, so neither order nor
+/// parallelism changes the result.
 ///
-/// The top bit is left alone: it means a seed of llama.cpp's own choice.
+/// It has 31 bits: llama.cpp takes the largest 32-bit number as a request for a random seed.
 #[must_use]
 pub fn seed_of(seed: u32, custom_id: &str) -> u32 {
     (XxHash3_64::oneshot_with_seed(u64::from(seed), custom_id.as_bytes()) >> 33) as u32
 }
 
-/// The ids met so far.
+/// The set of ids seen so far.
 ///
-/// It keeps 64 bits of each, which is 9 to 18 bytes of memory a line: the only thing beside one bit a line in the journal's
-/// state that grows with the input. Two different ids of ten million are taken for the same once in 400,000 jobs.
+/// It keeps a 64-bit hash of each id, 9 to 18 bytes of memory per line. Only this and one bit per line in the journal's
+/// state grow with the input. Two different ids among ten million collide in one of 400,000 jobs.
 #[derive(Debug, Default)]
 pub struct Ids(FxHashSet<u64>);
 
 impl Ids {
-    /// Takes an id in; false where it was there.
+    /// Adds an id. Returns false if it was present.
     pub fn insert(&mut self, custom_id: &str) -> bool {
         self.0.insert(XxHash3_64::oneshot(custom_id.as_bytes()))
     }

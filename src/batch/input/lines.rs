@@ -1,29 +1,28 @@
-//! The lines of a file, one at a time and of bounded length, whatever the file holds.
+//! Splits a file into lines of bounded length, whatever bytes the file contains.
 //!
-//! Carriage returns at line ends are no part of a line; blank lines are none. A row of a table goes on over line breaks
-//! within quotes. What a line says is not looked at. A byte-order mark is taken away before, by [`crate::encoding`].
+//! A carriage return at a line's end is dropped, and blank lines are skipped. A table row continues over line breaks
+//! within quotes. [`crate::encoding`] has already removed a byte-order mark.
 
 use std::io::{self, BufRead, Read as _};
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::format::Format;
-use crate::batch::refuse::{INVALID_CSV, INVALID_UTF8, LINE_TOO_LONG, refuse};
+use crate::batch::refuse::{INVALID_CSV, INVALID_UTF8, LINE_TOO_LONG, Refusal, refuse};
 
-/// Longest line. A million tokens are not longer.
+/// Longest line. A million tokens fit into it.
 pub const MAX_LINE_BYTES: usize = 4 << 20;
 
 /// A line that is not blank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Its place among all such lines, from 0; a header is none of them.
+    /// Position among all lines that are not blank, from 0; a header does not count.
     pub index: u64,
-    /// The number that an editor shows, from 1.
+    /// Line number as an editor shows it, from 1.
     pub number: u64,
-    /// What it says, or what is wrong with it.
+    /// The line's text, or why it is refused.
     pub text: Result<String, Refusal>,
 }
 
-/// Reads lines.
+/// Reads a file line by line.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
@@ -36,13 +35,13 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The lines of a file of this format.
+    /// Reads the lines of a file in this format.
     pub fn new(reader: R, format: Format) -> Lines<R> {
         let is_table = matches!(format, Format::Table(_));
         Lines { reader, is_table, max_bytes: MAX_LINE_BYTES, n_read: 0, n_lines: 0, n_blank: 0 }
     }
 
-    /// The first line, which is not counted among the others.
+    /// Reads the first line as a header, which does not count as a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -75,19 +74,19 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Lines given out, the header not counted.
+    /// Number of lines returned, without the header.
     #[must_use]
     pub fn n_lines(&self) -> u64 {
         self.n_lines
     }
 
-    /// Blank lines left out.
+    /// Number of blank lines skipped.
     #[must_use]
     pub fn n_blank(&self) -> u64 {
         self.n_blank
     }
 
-    /// What was read from.
+    /// The underlying reader.
     pub fn into_inner(self) -> R {
         self.reader
     }
@@ -101,7 +100,7 @@ impl<R: BufRead> Lines<R> {
             let n = self.reader.by_ref().take(room).read_until(b'\n', &mut bytes)?;
             match n {
                 0 if is_open => {
-                    return Ok(Some(Err(refuse(INVALID_CSV, "a quote is not closed up to the end of the file"))));
+                    return Ok(Some(Err(refuse(INVALID_CSV, "a quote is opened here and never closed"))));
                 }
                 0 => return Ok(None),
                 _ => {}
@@ -144,7 +143,7 @@ mod tests {
         (all, lines.n_blank())
     }
 
-    /// Number and text, or code.
+    /// Number of each line, and its text or error code.
     fn told(bytes: &[u8], format: Format) -> Vec<(u64, String)> {
         let (lines, _) = all(bytes, format, 100);
         assert!(lines.iter().enumerate().all(|(place, line)| line.index == place as u64));
@@ -181,7 +180,7 @@ mod tests {
         check(b"a,\"b\nc\"\nd\n", Format::CSV, &[(1, "a,\"b\nc\""), (3, "d")]);
         check(b"a,\"b\"\"\n\"\nd\n", Format::CSV, &[(1, "a,\"b\"\"\n\""), (3, "d")]);
         check(b"a\n\"b\nc\n", Format::CSV, &[(1, "a"), (2, INVALID_CSV)]);
-        // A quote that is never closed takes as much as a line may be long, and what is left of that line.
+        // An open quote takes up to the longest line, and then the rest of the current line.
         let open = [b"\"b\n".as_slice(), &[b'x'; 120], b"\nd\n"].concat();
         check(&open, Format::CSV, &[(1, LINE_TOO_LONG), (3, "d")]);
         check(b"\"\n", Format::Text, &[(1, "\"")]);

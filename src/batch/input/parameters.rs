@@ -1,33 +1,33 @@
-//! What a line may ask of its answer besides the prompt: OpenAI's names, and llama-server's where OpenAI has none.
+//! Parses the parameters of a line: OpenAI's names, and llama-server's where OpenAI has none.
 //!
-//! A parameter is honoured, or the line is refused. Only what says nothing about the answer is passed over.
+//! A parameter is honoured, or the line is refused. Only parameters that do not affect the answer are ignored.
 
 use serde_json::{Map, Value};
 
-use crate::batch::engine::{Constraint, Refusal};
 use crate::batch::input::ids::seed_of;
-use crate::batch::refuse::{INVALID_VALUE, UNSUPPORTED_PARAMETER, refuse};
+use crate::batch::refuse::{INVALID_VALUE, Refusal, UNSUPPORTED_PARAMETER, refuse};
 use crate::batch::render::Variables;
 use crate::chat::template::TemplateValue;
-use crate::sampling::{KNOBS, Knob, Sampling};
+use crate::engine::Constraint;
+use crate::sampling::{SAMPLING_OPTIONS, Sampling, SamplingOption};
 use crate::token::Token;
 
-/// Stop texts of a line.
+/// Most stop strings of a line.
 const MAX_STOPS: usize = 16;
-/// Bytes of a stop text.
+/// Most bytes of a stop string.
 const MAX_STOP_BYTES: usize = 1024;
-/// Biased tokens.
+/// Most biased tokens.
 const MAX_BIASES: usize = 1024;
-/// Alternatives told of a token.
+/// Most alternatives reported per token.
 const MAX_LOGPROBS: usize = 20;
-/// llama.cpp takes the number after this as a seed of its own choice.
+/// Largest seed: llama.cpp takes the next number as a request for a random seed.
 const MAX_SEED: u32 = u32::MAX - 1;
 
-/// Parameters that say nothing about the answer; `model` is whatever the file was written for.
+/// Ignored parameters, which do not affect the answer. `model` names whatever model the file was written for.
 const PASSED_OVER: [&str; 8] =
     ["model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"];
 
-/// Parameters with a value that changes nothing, under which alone they are accepted.
+/// Parameters that are accepted only with these values, which have no effect.
 const NEUTRAL: [(&str, &[&str]); 16] = [
     ("n", &["1", "1.0"]),
     ("best_of", &["1", "1.0"]),
@@ -47,49 +47,49 @@ const NEUTRAL: [(&str, &[&str]); 16] = [
     ("verbosity", &["\"medium\""]),
 ];
 
-/// What a line asks for; where it asks for nothing, the command's own parameters hold.
+/// The parameters of a line. The command's own parameters apply where a line sets none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parameters {
     /// Most tokens of the answer.
     pub max_tokens: Option<usize>,
-    /// Whether the answer is as long as the model makes it, whatever the command says.
+    /// Whether the line asks for no token limit, whatever the command's limit is.
     pub is_unlimited: bool,
-    /// Numbers of [`Sampling`], by their places in [`KNOBS`].
-    pub knobs: Vec<(usize, f64)>,
+    /// Numbers of [`Sampling`], each with its index in [`SAMPLING_OPTIONS`].
+    pub options: Vec<(usize, f64)>,
     /// See [`Sampling`].
     pub logit_bias: Option<Vec<(Token, f32)>>,
     /// See [`Sampling`].
     pub ignore_eos: Option<bool>,
-    /// The seed of the draws, as it is.
+    /// The seed, used as it is.
     pub seed: Option<u32>,
-    /// Texts that end the answer.
+    /// Stop strings.
     pub stop: Option<Vec<String>>,
-    /// What the answer must be.
+    /// The JSON schema or grammar that the answer must match.
     pub constraint: Option<Constraint>,
-    /// Alternatives told of each token; `None` tells nothing of tokens.
+    /// Number of alternatives to report with each token; `None`: no log-probabilities.
     pub n_logprobs: Option<usize>,
-    /// Variables of the chat template, `tools` among them.
+    /// Variables of the chat template, including `tools`.
     pub template: Variables,
 }
 
 /// The command's own parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
-    /// How tokens are chosen; lines draw with seeds that follow from this one.
+    /// Sampling parameters. The seeds of lines are derived from this seed.
     pub sampling: Sampling,
-    /// Most tokens of an answer.
+    /// Most tokens of an answer; `None`: the engine's default limit.
     pub max_tokens: Option<usize>,
-    /// Texts that end an answer.
+    /// Stop strings.
     pub stop: Vec<String>,
 }
 
 impl Parameters {
-    /// Takes the parameters out of a request's object. `is_chat` says how log probabilities are asked for.
+    /// Parses all members of a request's object except the prompt. `is_chat` selects OpenAI's chat form of `logprobs`.
     ///
     /// # Errors
-    /// At the first that cannot be honoured.
+    /// For the first parameter that cannot be honoured.
     pub fn take(object: &mut Map<String, Value>, is_chat: bool) -> Result<Parameters, Refusal> {
-        // As in OpenAI's interfaces, null is as good as nothing.
+        // As in OpenAI's API, null means absent.
         object.retain(|_, value| !value.is_null());
         PASSED_OVER.iter().for_each(|name| drop(object.remove(*name)));
         for (name, neutral) in NEUTRAL {
@@ -102,7 +102,7 @@ impl Parameters {
         let parameters = Parameters {
             max_tokens: most.flatten(),
             is_unlimited: most == Some(None),
-            knobs: knobs(object)?,
+            options: options(object)?,
             logit_bias: logit_bias(object)?,
             ignore_eos: flag(object, "ignore_eos")?,
             seed: seed(object)?,
@@ -113,15 +113,15 @@ impl Parameters {
         };
         match object.keys().next() {
             None => Ok(parameters),
-            Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} is not known"))),
+            Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("unknown parameter {name:?}"))),
         }
     }
 
-    /// How the tokens of this line are chosen.
+    /// The sampling parameters of this line, whose seed is derived from `custom_id` unless the line sets one.
     #[must_use]
     pub fn sampling(&self, defaults: &Sampling, custom_id: &str) -> Sampling {
         let mut sampling = defaults.clone();
-        self.knobs.iter().for_each(|&(place, number)| KNOBS[place].set(&mut sampling, number));
+        self.options.iter().for_each(|&(place, number)| SAMPLING_OPTIONS[place].set(&mut sampling, number));
         sampling.logit_bias = self.logit_bias.clone().unwrap_or(sampling.logit_bias);
         sampling.ignore_eos = self.ignore_eos.unwrap_or(sampling.ignore_eos);
         sampling.seed = self.seed.unwrap_or_else(|| seed_of(defaults.seed, custom_id));
@@ -133,7 +133,7 @@ fn invalid(name: &str, value: &Value, wanted: &str) -> Refusal {
     refuse(INVALID_VALUE, format!("{name} must be {wanted}, not {}", shortened(value)))
 }
 
-/// A value as it may stand in a message.
+/// A value for an error message, cut to 60 characters.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -142,16 +142,16 @@ fn shortened(value: &Value) -> String {
     }
 }
 
-fn knobs(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> {
-    let take = |(place, knob): (usize, &Knob)| {
-        let value = object.remove(knob.name)?;
-        let number = value.as_f64().filter(|&number| knob.allows(number));
-        Some(number.map(|number| (place, number)).ok_or_else(|| invalid(knob.name, &value, &knob.wanted())))
+fn options(object: &mut Map<String, Value>) -> Result<Vec<(usize, f64)>, Refusal> {
+    let take = |(place, option): (usize, &SamplingOption)| {
+        let value = object.remove(option.name)?;
+        let number = value.as_f64().filter(|&number| option.allows(number));
+        Some(number.map(|number| (place, number)).ok_or_else(|| invalid(option.name, &value, &option.wanted())))
     };
-    KNOBS.iter().enumerate().filter_map(take).collect()
+    SAMPLING_OPTIONS.iter().enumerate().filter_map(take).collect()
 }
 
-/// As OpenAI has it: `{"15043": -100}`.
+/// OpenAI's form: `{"15043": -100}`.
 fn logit_bias(object: &mut Map<String, Value>) -> Result<Option<Vec<(Token, f32)>>, Refusal> {
     let Some(value) = object.remove("logit_bias") else { return Ok(None) };
     let bias = |(token, bias): (&String, &Value)| {
@@ -160,7 +160,7 @@ fn logit_bias(object: &mut Map<String, Value>) -> Result<Option<Vec<(Token, f32)
     };
     let biases = value.as_object().filter(|biases| biases.len() <= MAX_BIASES);
     let biases = biases.and_then(|biases| biases.iter().map(bias).collect());
-    biases.map(Some).ok_or_else(|| invalid("logit_bias", &value, "an object of tokens' numbers and biases"))
+    biases.map(Some).ok_or_else(|| invalid("logit_bias", &value, "an object of token ids and biases"))
 }
 
 fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Refusal> {
@@ -168,13 +168,14 @@ fn flag(object: &mut Map<String, Value>, name: &str) -> Result<Option<bool>, Ref
     value.as_bool().map(Some).ok_or_else(|| invalid(name, &value, "true or false"))
 }
 
-/// A whole number, also where it is written as 3.0: clients that know one kind of number write it so.
+/// A whole number. 3.0 counts too: clients with only one kind of number write it so.
 fn whole(value: &Value) -> Option<i128> {
     let exact = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     exact.or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i128))
 }
 
-/// Most tokens of the answer. As with llama-server, -1 is as many as the model makes, and -2 as many as there is room for.
+/// The line's token limit. `Some(None)` is no limit: -1, and also -2, which is "until the context is full" in
+/// llama-server.
 fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, Refusal> {
     let mut most = None;
     for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
@@ -188,12 +189,13 @@ fn max_tokens(object: &mut Map<String, Value>) -> Result<Option<Option<usize>>, 
     Ok(most)
 }
 
-/// Null, -1 and 4294967295 leave the choice to the job. OpenAI's and vLLM's seeds have 64 bits: the halves of a larger one
-/// are put together.
+/// The line's seed; `None` for -1 and 4294967295, which leave it to the job. Seeds of OpenAI and vLLM have 64 bits: the
+/// halves of a larger one are combined by XOR.
 fn seed(object: &mut Map<String, Value>) -> Result<Option<u32>, Refusal> {
     let Some(value) = object.remove("seed") else { return Ok(None) };
     let seed = whole(&value).filter(|seed| (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(seed));
-    let seed = seed.ok_or_else(|| invalid("seed", &value, "a whole number of 64 bits; -1 leaves it to the job"))?;
+    let seed = seed
+        .ok_or_else(|| invalid("seed", &value, "a whole number of 64 bits, or -1 to derive it from the job's seed"))?;
     match u32::try_from(seed) {
         Ok(seed) if seed <= MAX_SEED => Ok(Some(seed)),
         Ok(_) => Ok(None),
@@ -211,22 +213,22 @@ fn stop(object: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Refusal>
     };
     let is_text = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
     let texts = texts.filter(|texts| texts.len() <= MAX_STOPS && texts.iter().all(is_text));
-    let wanted = || format!("a text or at most {MAX_STOPS} of them, each of 1 to {MAX_STOP_BYTES} bytes");
+    let wanted = || format!("a text or a list of at most {MAX_STOPS} texts, each of 1 to {MAX_STOP_BYTES} bytes");
     texts.map(Some).ok_or_else(|| invalid("stop", &value, &wanted()))
 }
 
-/// `response_format`, as OpenAI has it and as llama-server does; or llama-server's `json_schema` or `grammar`.
+/// `response_format` in the forms of OpenAI and llama-server, or llama-server's `json_schema` or `grammar`.
 fn constraint(object: &mut Map<String, Value>) -> Result<Option<Constraint>, Refusal> {
     let asked = ["response_format", "json_schema", "grammar"].map(|name| (name, object.remove(name)));
     let mut asked = asked.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let Some((name, value)) = asked.next() else { return Ok(None) };
     if let Some((other, _)) = asked.next() {
-        return Err(refuse(INVALID_VALUE, format!("a line has {name} or {other}, not both")));
+        return Err(refuse(INVALID_VALUE, format!("{name} and {other} cannot be used together")));
     }
     match (name, &value) {
         ("response_format", Value::Object(format)) => response_format(format),
         ("json_schema", Value::Object(_) | Value::Bool(_)) => Ok(Some(Constraint::JsonSchema(value.to_string()))),
-        // It is how llama-server's clients say that there is none.
+        // Clients of llama-server send an empty grammar for none.
         ("grammar", Value::String(grammar)) if grammar.is_empty() => Ok(None),
         ("grammar", Value::String(grammar)) => Ok(Some(Constraint::Grammar(grammar.clone()))),
         ("json_schema", _) => Err(invalid(name, &value, "a JSON schema")),
@@ -243,27 +245,25 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
     let members: &[&str] = match kind {
         "text" => &["type"],
         "json_object" => &["type", "schema"],
-        // Not all clients put the schema and its name into a member of their own.
+        // Some clients put the schema and its name here instead of into `json_schema`.
         "json_schema" => &["type", "json_schema", "schema", "name", "strict", "description"],
         _ => return Err(invalid("response_format", &whole(), "of the type text, json_object or json_schema")),
     };
     if let Some(other) = format.keys().find(|name| !members.contains(&name.as_str())) {
-        let message = format!("response_format has {other:?}, which is not known beside the type {kind}");
+        let message = format!("response_format: unknown member {other:?} for the type {kind}");
         return Err(refuse(UNSUPPORTED_PARAMETER, message));
     }
     match (kind, format.get("json_schema"), has_schema) {
         ("text", ..) => Ok(None),
         ("json_object", _, false) if !format.contains_key("schema") => Ok(Some(Constraint::JsonObject)),
-        // `strict` or not, the answer is held to the schema.
+        // The answer must match the schema, whether `strict` is set or not.
         ("json_object", _, true) | ("json_schema", None, true) => {
             Ok(Some(Constraint::JsonSchema(format["schema"].to_string())))
         }
         ("json_schema", Some(Value::Object(wrapped)), false) if is_schema(wrapped.get("schema")) => {
             let known = ["name", "description", "strict", "schema"];
             match wrapped.keys().find(|name| !known.contains(&name.as_str())) {
-                Some(other) => {
-                    Err(refuse(UNSUPPORTED_PARAMETER, format!("json_schema has {other:?}, which is not known")))
-                }
+                Some(other) => Err(refuse(UNSUPPORTED_PARAMETER, format!("json_schema: unknown member {other:?}"))),
                 None => Ok(Some(Constraint::JsonSchema(wrapped["schema"].to_string()))),
             }
         }
@@ -272,7 +272,7 @@ fn response_format(format: &Map<String, Value>) -> Result<Option<Constraint>, Re
     }
 }
 
-/// What is said to the template besides messages. How tools are called is then the model's text, as its template has it.
+/// Variables for the template besides the messages. How the model calls tools depends on its template.
 fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
     let mut variables = Variables::new();
     let mut set =
@@ -305,7 +305,7 @@ fn template(object: &mut Map<String, Value>) -> Result<Variables, Refusal> {
 
 fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usize>, Refusal> {
     let (asked, top) = (object.remove("logprobs"), object.remove("top_logprobs"));
-    // Of no token, none: some clients always write it.
+    // Some clients always send `top_logprobs: 0`, so without `logprobs: true` it is ignored.
     let is_none = |top: &Value| whole(top) == Some(0) && asked != Some(Value::Bool(true));
     let top = top.filter(|top| !is_none(top));
     let count = |name: &str, value: &Value| {
@@ -325,8 +325,8 @@ fn logprobs(object: &mut Map<String, Value>, is_chat: bool) -> Result<Option<usi
 mod tests {
     use super::*;
 
-    fn knob(name: &str, number: f64) -> (usize, f64) {
-        (KNOBS.iter().position(|knob| knob.name == name).unwrap(), number)
+    fn option(name: &str, number: f64) -> (usize, f64) {
+        (SAMPLING_OPTIONS.iter().position(|option| option.name == name).unwrap(), number)
     }
 
     fn take(json: &str, is_chat: bool) -> Result<Parameters, Refusal> {
@@ -355,7 +355,8 @@ mod tests {
         accepts(r#"{"max_tokens": 5, "max_completion_tokens": 6}"#, Parameters { max_tokens: Some(6), ..none() });
         let json = r#"{"temperature": 0, "presence_penalty": -0.5, "top_k": 0, "dry_multiplier": 0.8, "seed": 3}"#;
         let numbers = [("temperature", 0.0), ("top_k", 0.0), ("presence_penalty", -0.5), ("dry_multiplier", 0.8)];
-        let sampled = Parameters { knobs: numbers.map(|(name, x)| knob(name, x)).to_vec(), seed: Some(3), ..none() };
+        let sampled =
+            Parameters { options: numbers.map(|(name, x)| option(name, x)).to_vec(), seed: Some(3), ..none() };
         accepts(json, sampled);
         let biases = vec![(Token(5), 1.0), (Token(7), -100.0)];
         accepts(r#"{"logit_bias": {"5": 1, "7": -100}}"#, Parameters { logit_bias: Some(biases), ..none() });
@@ -399,7 +400,7 @@ mod tests {
         accepts(r#"{"grammar": "root ::= \"a\""}"#, Parameters { constraint: Some(grammar), ..none() });
         accepts(r#"{"grammar": ""}"#, none());
         let two = r#"{"grammar": "root ::= \"a\"", "response_format": {"type": "text"}}"#;
-        refuses(two, INVALID_VALUE, "not both");
+        refuses(two, INVALID_VALUE, "response_format and grammar cannot be used together");
         let shema = r#"{"response_format": {"type": "json_object", "shema": {}}}"#;
         refuses(shema, UNSUPPORTED_PARAMETER, "\"shema\"");
         let strct = r#"{"response_format": {"type": "json_schema", "json_schema": {"strct": true, "schema": {}}}}"#;
@@ -415,11 +416,11 @@ mod tests {
         accepts(r#"{"n_predict": 3}"#, Parameters { max_tokens: Some(3), ..none() });
         accepts(r#"{"max_tokens": -1}"#, Parameters { is_unlimited: true, ..none() });
         accepts(r#"{"max_tokens": -1, "max_completion_tokens": 4}"#, Parameters { max_tokens: Some(4), ..none() });
-        accepts(r#"{"top_k": -1}"#, Parameters { knobs: vec![knob("top_k", -1.0)], ..none() });
-        accepts(r#"{"repeat_last_n": -1.0}"#, Parameters { knobs: vec![knob("repeat_last_n", -1.0)], ..none() });
+        accepts(r#"{"top_k": -1}"#, Parameters { options: vec![option("top_k", -1.0)], ..none() });
+        accepts(r#"{"repeat_last_n": -1.0}"#, Parameters { options: vec![option("repeat_last_n", -1.0)], ..none() });
         accepts(
             r#"{"dry_penalty_last_n": -1}"#,
-            Parameters { knobs: vec![knob("dry_penalty_last_n", -1.0)], ..none() },
+            Parameters { options: vec![option("dry_penalty_last_n", -1.0)], ..none() },
         );
         accepts(r#"{"seed": 5.0}"#, Parameters { seed: Some(5), ..none() });
         accepts(r#"{"seed": -1, "n": 1.0, "min_tokens": 0, "id_slot": -1}"#, none());
@@ -428,7 +429,8 @@ mod tests {
         accepts(r#"{"logprobs": true, "top_logprobs": 2.0}"#, Parameters { n_logprobs: Some(2), ..none() });
         accepts(r#"{"logprobs": false, "top_logprobs": 0}"#, none());
         assert_eq!(take(r#"{"logprobs": 3.0}"#, false).unwrap().n_logprobs, Some(3));
-        let sampling = Parameters { knobs: vec![knob("top_k", -1.0)], ..none() }.sampling(&Sampling::default(), "a");
+        let sampling =
+            Parameters { options: vec![option("top_k", -1.0)], ..none() }.sampling(&Sampling::default(), "a");
         assert!(!sampling.links().contains(&crate::sampling::SamplerKind::TopK));
     }
 
@@ -469,7 +471,7 @@ mod tests {
     #[test]
     fn a_line_wins_over_the_command_and_its_seed_follows_from_its_id() {
         let defaults = Sampling { seed: 7, presence_penalty: 0.5, ..Sampling::default() };
-        let line = Parameters { knobs: vec![knob("temperature", 0.1)], ..Parameters::default() };
+        let line = Parameters { options: vec![option("temperature", 0.1)], ..Parameters::default() };
         let expected = Sampling { temperature: 0.1, seed: seed_of(7, "a"), ..defaults.clone() };
         assert_eq!(line.sampling(&defaults, "a"), expected);
         assert_ne!(line.sampling(&defaults, "b").seed, expected.seed);

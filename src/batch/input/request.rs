@@ -1,68 +1,68 @@
-//! What a line of JSON or text asks: a prompt and parameters.
+//! Parses a line of JSON or text into a request: a prompt and parameters.
 //!
-//! Accepted are OpenAI's batch lines for `/v1/chat/completions` and `/v1/completions`, and short forms with the same
-//! parameters beside the prompt: `{"prompt": ...}` and `{"messages": ...}`. Prompts are not rendered here.
+//! It accepts OpenAI's batch lines for `/v1/chat/completions` and `/v1/completions`, and two short forms with the same
+//! parameters beside the prompt: `{"prompt": ...}` and `{"messages": ...}`. It does not render prompts.
 
 use serde_json::{Map, Value};
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::ids::default_id;
 use crate::batch::input::parameters::Parameters;
 use crate::batch::refuse::{
-    INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, UNSUPPORTED_PARAMETER, UNSUPPORTED_URL, refuse,
+    INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, Refusal, UNSUPPORTED_PARAMETER,
+    UNSUPPORTED_URL, refuse,
 };
 use crate::chat::template::{Message, TemplateValue};
 
-/// What a message may have besides its role and its content; templates know what to do with it.
+/// Members that a message may have besides `role` and `content`; they are passed to the template.
 const MESSAGE_FIELDS: [&str; 6] = ["name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"];
 
 /// Longest `custom_id`, in bytes.
 pub const MAX_ID_BYTES: usize = 512;
 
-/// What is asked for, which decides the form of the result.
+/// The endpoint of a request; it decides the form of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/v1/chat/completions`; also all short forms.
+    /// `/v1/chat/completions`, and all short forms.
     Chat,
     /// `/v1/completions`.
     Completions,
 }
 
-/// What comes before the answer.
+/// A prompt before it is rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
     /// A conversation, for the model's template.
     Messages(Vec<Message>),
-    /// What a user says, for the model's template.
+    /// A user's message, for the model's template.
     User(String),
-    /// The prompt as the model sees it; special tokens in it are parsed.
+    /// Raw text, used as it is; special tokens in it are parsed.
     Raw(String),
 }
 
-/// A request.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
-    /// Names the line in the results.
+    /// The line's id in the results.
     pub custom_id: String,
     /// The form of the result.
     pub endpoint: Endpoint,
-    /// What comes before the answer.
+    /// The prompt.
     pub prompt: Prompt,
-    /// How it is to be answered.
+    /// Its parameters.
     pub parameters: Parameters,
 }
 
-/// A line that is no request.
+/// A line that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its name, where that is known.
+    /// Its `custom_id`, if known.
     pub custom_id: Option<String>,
-    /// What is wrong.
+    /// Why it is refused.
     pub refusal: Refusal,
 }
 
 impl Rejected {
-    /// Of a line whose name is not known.
+    /// Refuses a line whose `custom_id` is not known.
     #[must_use]
     pub fn nameless(refusal: Refusal) -> Rejected {
         Rejected { custom_id: None, refusal }
@@ -70,7 +70,7 @@ impl Rejected {
 }
 
 impl Ask {
-    /// A prompt without parameters.
+    /// A request from plain text, without parameters.
     #[must_use]
     pub fn of_text(prompt: String, number: u64) -> Ask {
         Ask {
@@ -84,7 +84,7 @@ impl Ask {
     /// Parses a line of JSON.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why the line is refused.
     pub fn of_json(line: &str, number: u64) -> Result<Ask, Rejected> {
         let object = object(line).map_err(Rejected::nameless)?;
         Ask::of_object(object, number)
@@ -101,7 +101,7 @@ impl Ask {
             };
             let prompt = prompt.map_err(rejected)?;
             if given.is_none() {
-                return Err(rejected(refuse(MISSING_CUSTOM_ID, "a request in OpenAI's form has a custom_id")));
+                return Err(rejected(refuse(MISSING_CUSTOM_ID, "custom_id is missing: OpenAI's format requires it")));
             }
             (endpoint, prompt, Parameters::take(&mut body, endpoint == Endpoint::Chat))
         } else {
@@ -109,8 +109,8 @@ impl Ask {
                 (Some(messages_), None) => messages(Some(messages_)),
                 (None, Some(Value::String(text))) => Ok(Prompt::User(text)),
                 (None, Some(_)) => Err(refuse(INVALID_REQUEST, "prompt must be a text")),
-                (Some(_), Some(_)) => Err(refuse(INVALID_REQUEST, "a line has a prompt or messages, not both")),
-                (None, None) => Err(refuse(INVALID_REQUEST, "neither body, nor prompt, nor messages")),
+                (Some(_), Some(_)) => Err(refuse(INVALID_REQUEST, "prompt and messages cannot be used together")),
+                (None, None) => Err(refuse(INVALID_REQUEST, "the line has no body, prompt or messages")),
             };
             (Endpoint::Chat, prompt.map_err(rejected)?, Parameters::take(&mut object, true))
         };
@@ -119,14 +119,14 @@ impl Ask {
     }
 }
 
-/// The object that a line holds.
+/// Parses a line as a JSON object.
 ///
 /// # Errors
-/// When it holds none.
+/// When the line is not a JSON object.
 pub(super) fn object(line: &str) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_str(line) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(refuse(INVALID_REQUEST, "not an object")),
+        Ok(_) => Err(refuse(INVALID_REQUEST, "the line is not a JSON object")),
         Err(error) => {
             let text = error.to_string();
             let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
@@ -135,10 +135,10 @@ pub(super) fn object(line: &str) -> Result<Map<String, Value>, Refusal> {
     }
 }
 
-/// Takes the `custom_id` out, if there is one.
+/// Removes the `custom_id` from the object and returns it, if there is one.
 ///
 /// # Errors
-/// When it is no name.
+/// When it is not a string of 1 to [`MAX_ID_BYTES`] bytes.
 pub(super) fn take_id(object: &mut Map<String, Value>) -> Result<Option<String>, Refusal> {
     match object.remove("custom_id") {
         None | Some(Value::Null) => Ok(None),
@@ -147,7 +147,7 @@ pub(super) fn take_id(object: &mut Map<String, Value>) -> Result<Option<String>,
     }
 }
 
-/// Takes OpenAI's envelope apart.
+/// Splits OpenAI's envelope into endpoint and body.
 fn envelope(mut object: Map<String, Value>) -> Result<(Endpoint, Map<String, Value>), Refusal> {
     if let Some(method) = object.remove("method")
         && method.as_str() != Some("POST")
@@ -164,7 +164,7 @@ fn envelope(mut object: Map<String, Value>) -> Result<(Endpoint, Map<String, Val
     };
     match object.keys().next() {
         None => Ok((endpoint, body)),
-        Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("{name:?} beside body is not known"))),
+        Some(name) => Err(refuse(UNSUPPORTED_PARAMETER, format!("unknown member {name:?} beside body"))),
     }
 }
 
@@ -184,7 +184,7 @@ fn messages(value: Option<Value>) -> Result<Prompt, Refusal> {
 fn message(value: Value) -> Result<Message, String> {
     let Value::Object(mut object) = value else { return Err("not an object".to_owned()) };
     let Some(Value::String(role)) = object.remove("role") else { return Err("role must be a text".to_owned()) };
-    // Some templates tell a call without words from an empty answer.
+    // Some templates distinguish a tool call without content from an empty answer, so null stays null.
     let calls = object.get("tool_calls").is_some_and(|calls| !calls.is_null());
     let content = match object.remove("content") {
         Some(Value::String(text)) => Some(text),
@@ -193,7 +193,7 @@ fn message(value: Value) -> Result<Message, String> {
         Some(Value::Null) if calls || role == "assistant" => None,
         _ => return Err("content must be a text, or a list of parts of the type text".to_owned()),
     };
-    // OpenAI's own answers have a list of them, which is empty.
+    // OpenAI's own answers have an empty `annotations` list.
     object.retain(|name, value| {
         !(value.is_null() || name == "annotations" && value.as_array().is_some_and(Vec::is_empty))
     });
@@ -206,7 +206,8 @@ fn message(value: Value) -> Result<Message, String> {
     Ok(if content.is_none() { message.without_content() } else { message })
 }
 
-/// OpenAI writes the arguments of a call as JSON in a text; templates want what it says, as with transformers.
+/// Parses the arguments of tool calls. OpenAI writes them as JSON in a string, but templates expect an object, as in
+/// transformers.
 fn parse_arguments(message: &mut Map<String, Value>) {
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for arguments in calls.into_iter().flatten().filter_map(|call| call.pointer_mut("/function/arguments")) {
@@ -228,7 +229,7 @@ fn raw_prompt(value: Option<Value>) -> Result<Prompt, Refusal> {
     let wrong = || refuse(INVALID_REQUEST, "prompt must be a text");
     match value {
         Some(Value::String(text)) => Ok(Prompt::Raw(text)),
-        // The clients of OpenAI write one text as a list of one.
+        // OpenAI's clients write one prompt as a list of one.
         Some(Value::Array(texts)) => match <[Value; 1]>::try_from(texts) {
             Ok([Value::String(text)]) => Ok(Prompt::Raw(text)),
             _ => Err(wrong()),

@@ -1,21 +1,21 @@
-//! A part of a job, so that many machines share one file: `--shard 2/4` has every fourth line, from the second on.
+//! Splits a job over machines that share one input file: `--shard 2/4` does every fourth line, from the second on.
 //!
-//! Which line is in which shard depends on the line's place alone. Schedulers of array jobs say in variables which task a
-//! process is; the variables are passed in.
+//! A line's shard depends only on the line's position. `auto` reads the shard from the variables of a scheduler's array
+//! job; the variables are passed in.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Shards of a job.
+/// Most shards of a job.
 const MAX_SHARDS: u64 = 100_000;
 
-/// A share of the lines.
+/// One shard of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Which, from 1.
+    /// The shard's number, from 1.
     pub number: u64,
-    /// Of how many.
+    /// Number of shards.
     pub n_shards: u64,
 }
 
@@ -31,57 +31,60 @@ impl Shard {
 
     fn new(number: u64, n_shards: u64) -> Result<Shard, String> {
         match number {
-            _ if !(1..=MAX_SHARDS).contains(&n_shards) => Err(format!("there must be 1 to {MAX_SHARDS} shards")),
-            _ if !(1..=n_shards).contains(&number) => Err(format!("the shard must be 1 to {n_shards}, not {number}")),
+            _ if !(1..=MAX_SHARDS).contains(&n_shards) => Err(format!("N must be from 1 to {MAX_SHARDS}")),
+            _ if !(1..=n_shards).contains(&number) => Err(format!("I must be from 1 to {n_shards}, not {number}")),
             _ => Ok(Shard { number, n_shards }),
         }
     }
 
-    /// Reads `I/N`; or `auto`, a Slurm array's task; or `auto/N`, also the index of a Kubernetes Indexed Job.
+    /// Parses `I/N`, `auto` (the task of a Slurm array), or `auto/N` (also the index of a Kubernetes Indexed Job).
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the text or the variables.
     pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, String> {
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
+        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
         let read = |name: &str| variable(name).map(|value| number(&value)).transpose();
         let (which, n_shards) = match text.split_once('/') {
             Some((which, n_shards)) => (which, Some(number(n_shards)?)),
             None if text == "auto" => (text, None),
-            None => return Err("a shard is I/N, auto or auto/N".to_owned()),
+            None => return Err("expected I/N, auto or auto/N".to_owned()),
         };
         if which != "auto" {
-            return Shard::new(number(which)?, n_shards.ok_or("a shard is I/N")?);
+            return Shard::new(number(which)?, n_shards.ok_or("expected I/N")?);
         }
-        // An array may begin anywhere, and go in steps.
+        // An array may begin at any number and have any step.
         let task = match read("SLURM_ARRAY_TASK_ID")? {
             Some(task) => {
                 let (min, step) = (read("SLURM_ARRAY_TASK_MIN")?, read("SLURM_ARRAY_TASK_STEP")?);
-                let offset = task.checked_sub(min.unwrap_or(0)).ok_or("SLURM_ARRAY_TASK_ID is below its minimum")?;
+                let offset = task
+                    .checked_sub(min.unwrap_or(0))
+                    .ok_or("SLURM_ARRAY_TASK_ID is less than SLURM_ARRAY_TASK_MIN")?;
                 Some(offset / step.unwrap_or(1).max(1))
             }
             None => read("JOB_COMPLETION_INDEX")?,
         };
-        let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, and neither is set")?;
+        let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, but neither is set")?;
         let n_shards = match n_shards {
             Some(n_shards) => n_shards,
-            None => read("SLURM_ARRAY_TASK_COUNT")?.ok_or("auto needs a number of shards here, as in auto/8")?,
+            None => read("SLURM_ARRAY_TASK_COUNT")?
+                .ok_or("the scheduler does not say how many shards there are: write auto/N, as in auto/8")?,
         };
         Shard::new(task.saturating_add(1), n_shards)
     }
 
-    /// Whether a line is in it.
+    /// Whether the line at this position is in the shard.
     #[must_use]
     pub fn has(self, index: u64) -> bool {
         index % self.n_shards == self.number - 1
     }
 
-    /// How many of the first lines are in it.
+    /// How many of the first `n_lines` lines are in the shard.
     #[must_use]
     pub fn n_of(self, n_lines: u64) -> u64 {
         (n_lines + self.n_shards - self.number) / self.n_shards
     }
 
-    /// Where it writes to: `results.jsonl` becomes `results.2-of-4.jsonl`.
+    /// The shard's output: `results.jsonl` becomes `results.2-of-4.jsonl`.
     #[must_use]
     pub fn output(self, output: &Path) -> PathBuf {
         if self == Shard::ALL {

@@ -1,4 +1,4 @@
-//! An input file: surveyed once, so that a job knows what it is about, and then read line by line into requests.
+//! An input file: surveyed once, to identify the job, and then read line by line into requests.
 
 use std::fs::File;
 use std::hash::Hasher as _;
@@ -7,39 +7,38 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::format::{Format, Layout};
 use crate::batch::input::ids::Ids;
 use crate::batch::input::lines::{Line, Lines};
 use crate::batch::input::request::{Ask, Rejected};
 use crate::batch::input::template::{LineTemplate, row};
-use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, refuse};
+use crate::batch::refuse::{DUPLICATE_CUSTOM_ID, Refusal, refuse};
 use crate::encoding::Utf8;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes by which a file's form is told.
+/// Bytes read to detect a file's format.
 const START_BYTES: u64 = 4 << 10;
-/// Bytes added to an input in which lines are counted.
+/// Most appended bytes in which lines are counted.
 const MAX_APPENDED_BYTES: u64 = 64 << 20;
 
-/// What an input file holds.
+/// The contents of an input file in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
-    /// The form of its lines.
+    /// Its format.
     pub format: Format,
-    /// Lines that are not blank.
+    /// Lines that are not blank, without a table's header.
     pub n_lines: u64,
-    /// Blank ones, which are left out.
+    /// Blank lines, which are skipped.
     pub n_blank: u64,
-    /// XXH3-64 over all its bytes.
+    /// XXH3-64 hash of all its bytes.
     pub hash: u64,
-    /// How many these are.
+    /// Its length in bytes.
     pub n_bytes: u64,
 }
 
 impl Survey {
-    /// Reads a file once.
+    /// Surveys a file. `format`: `None` detects it.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -57,10 +56,10 @@ impl Survey {
         Ok(Survey { format, n_lines, n_blank, hash: hashing.hasher.finish(), n_bytes: hashing.n_bytes })
     }
 
-    /// That a file of JSON has an object a line: one array, or one object over several lines, is another thing.
+    /// Checks that a JSON file has one object per line, and is not one array or one object over several lines.
     ///
     /// # Errors
-    /// When it is that.
+    /// When the file has another layout, or cannot be read.
     pub fn check_lines(&self, path: &Path) -> Result<(), SourceError> {
         if self.format != Format::Jsonl {
             return Ok(());
@@ -75,7 +74,7 @@ impl Survey {
         }
     }
 
-    /// How many lines a file has behind those of the survey, of as many as are looked at.
+    /// The number of lines appended to a file since the survey, within the first 64 MiB of them.
     #[must_use]
     pub fn n_appended(&self, path: &Path) -> u64 {
         let count = || -> io::Result<u64> {
@@ -88,27 +87,27 @@ impl Survey {
         count().unwrap_or(0)
     }
 
-    /// What it is, in a few words.
+    /// Identifies the input's contents, as text.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         format!("{} lines, {} bytes, {:016x}", self.n_lines, self.n_bytes, self.hash)
     }
 }
 
-/// A line of the input, and what it asks.
+/// A line of the input, parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// Its place among all lines.
+    /// Position among all lines of the input.
     pub index: u64,
-    /// The number that an editor shows.
+    /// Line number as an editor shows it.
     pub number: u64,
-    /// Its length in bytes.
+    /// Bytes of its text; 0 if the line could not be read.
     pub n_bytes: usize,
-    /// What it asks, or what is wrong with it.
+    /// The request, or why the line is refused.
     pub ask: Result<Ask, Rejected>,
 }
 
-/// Why an input cannot be read to its end.
+/// Why an input cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The file cannot be read.
@@ -116,38 +115,38 @@ pub enum SourceError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// The file is no longer what it was when the job began.
-    #[error("{0}: the file changed while it was read")]
+    /// The file has changed since the survey.
+    #[error("{0}: the input file changed while the job ran")]
     Changed(PathBuf),
-    /// It is one list of all requests.
-    #[error("{0}: this is a JSON array, and a batch takes one JSON object a line")]
+    /// The file is one JSON array.
+    #[error("{0}: the file is a JSON array; expected one JSON object per line")]
     Array(PathBuf),
-    /// It is one object over several lines.
-    #[error("{0}: the first object goes on over several lines, and a batch takes one JSON object a line")]
+    /// The first JSON object spans several lines.
+    #[error("{0}: the first JSON object spans several lines; expected one object per line")]
     Spread(PathBuf),
-    /// A table says nothing without one.
-    #[error("{0}: a table needs a template")]
+    /// A table is given without a template.
+    #[error("{0}: a table needs a template, which makes a prompt of each row")]
     NoTemplate(PathBuf),
-    /// The template is none.
+    /// The template is not valid.
     #[error("{message}")]
     Template {
-        /// Why.
+        /// The cause.
         message: String,
     },
-    /// The header of a table is not one.
-    #[error("{path}: the header is no row of column names: {message}")]
+    /// The header of a table cannot be parsed.
+    #[error("{path}: cannot read the column names in the first line: {message}")]
     Header {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         message: String,
     },
 }
 
-/// Reads an input.
+/// Reads an input as requests.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
@@ -159,10 +158,10 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a file that was surveyed. A table needs a template.
+    /// Opens a surveyed file. A table needs a template.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When the file cannot be read, or a table's header is not valid.
     pub fn open(path: &Path, survey: Survey, template: Option<LineTemplate>) -> Result<Source, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
         let mut lines = Lines::new(Hashing::open(path, survey.n_bytes).map_err(io)?, survey.format);
@@ -193,12 +192,12 @@ impl Source {
     /// The next line; `None` at the end.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not what was surveyed.
+    /// When the file cannot be read, or differs from the survey at the end.
     pub fn next_item(&mut self) -> Result<Option<Item>, SourceError> {
         let Some(lines) = &mut self.lines else { return Ok(None) };
         let line = lines.next_line().map_err(|error| SourceError::Io { path: self.path.clone(), error })?;
         match line {
-            // A file that grows while it is read must not run on for ever.
+            // Stop after the surveyed lines: the file may grow while it is read.
             Some(line) if line.index < self.survey.n_lines => Ok(Some(self.item(line))),
             _ => {
                 let hashing = self.lines.take().map(|lines| lines.into_inner().into_inner().into_inner());
@@ -234,7 +233,8 @@ impl Source {
         }
     }
 
-    /// Whether lines are named by their file. Names that are counted need no memory.
+    /// Whether `custom_id`s come from the file and may repeat. Ids derived from line numbers are unique and need no
+    /// memory.
     fn can_repeat(&self) -> bool {
         match self.survey.format {
             Format::Jsonl => true,
@@ -244,17 +244,17 @@ impl Source {
     }
 }
 
-/// Blanks around names are no part of them: `name, age`.
+/// Trims the column names, and refuses a name that occurs twice.
 fn check_header(names: Vec<String>) -> Result<Vec<String>, Refusal> {
     let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name));
     match twice {
-        Some((_, name)) => Err(refuse("", format!("{name:?} stands there twice"))),
+        Some((_, name)) => Err(refuse("", format!("the name {name:?} occurs twice"))),
         None => Ok(names),
     }
 }
 
-/// A file that is hashed as it is read.
+/// A file reader that hashes what it reads.
 struct Hashing {
     file: Take<File>,
     hasher: XxHash3_64,
@@ -262,7 +262,7 @@ struct Hashing {
 }
 
 impl Hashing {
-    /// Lines that are added to a file that grows are none of the job's: `n_bytes` are read at most.
+    /// Opens a file and reads at most `n_bytes`: lines appended later do not belong to the job.
     fn open(path: &Path, n_bytes: u64) -> io::Result<BufReader<Utf8<Hashing>>> {
         let hashing = Hashing { file: File::open(path)?.take(n_bytes), hasher: XxHash3_64::new(), n_bytes: 0 };
         Ok(BufReader::with_capacity(BUFFER_BYTES, Utf8::new(hashing)))
@@ -300,7 +300,7 @@ mod tests {
         items
     }
 
-    /// Per line its name and, if it is refused, the code.
+    /// Number, id and error code of each line.
     fn told(items: &[Item]) -> Vec<(u64, Option<&str>, Option<&str>)> {
         let one = |item| {
             let Item { number, ask, .. }: &Item = item;
@@ -361,7 +361,7 @@ mod tests {
                     Err(error) => break error.to_string(),
                 }
             };
-            assert!(error.contains("a.txt: the file changed"), "{error}");
+            assert!(error.contains("a.txt: the input file changed while the job ran"), "{error}");
         }
     }
 
@@ -386,6 +386,6 @@ mod tests {
         std::fs::write(&path, "a,b,a\n1,2,3\n").unwrap();
         let survey = Survey::of(&path, None).unwrap();
         let error = Source::open(&path, survey, None).unwrap_err().to_string();
-        assert!(error.contains("\"a\" stands there twice"), "{error}");
+        assert!(error.contains("the name \"a\" occurs twice"), "{error}");
     }
 }

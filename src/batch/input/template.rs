@@ -1,30 +1,29 @@
-//! Lines as data: `--template 'Summarize: {{text}}'` makes the prompts.
+//! Makes prompts from lines with the user's template: `--template 'Summarize: {{text}}'`.
 //!
-//! The template is the user's own Jinja. A line's fields are its variables: the columns of a table, the members of a
-//! JSON object, or `text`, the whole line. `row` has all of them, for names that are no identifiers:
-//! `row["first name"]`. A variable that a line does not have is an error of that line.
+//! The template is Jinja. Its variables are the line's fields: the columns of a table, the members of a JSON object, or
+//! `text` for a whole line of text. `row` holds all fields, for names that are not identifiers: `row["first name"]`. A
+//! variable that a line does not have is an error of that line.
 
 use std::collections::BTreeMap;
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
 
-use crate::batch::engine::Refusal;
 use crate::batch::input::ids::default_id;
 use crate::batch::input::lines::MAX_LINE_BYTES;
 use crate::batch::input::parameters::Parameters;
 use crate::batch::input::request::{Ask, Endpoint, Prompt, Rejected, object, take_id};
-use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, TEMPLATE_ERROR, refuse};
+use crate::batch::refuse::{INVALID_CSV, LINE_TOO_LONG, Refusal, TEMPLATE_ERROR, refuse};
 
 const NAME: &str = "template";
 
-/// The variable that has all fields.
+/// The variable that holds all fields.
 const ROW: &str = "row";
 
-/// Fields that a message names.
+/// Most fields named in an error message.
 const MAX_TOLD: usize = 20;
 
-/// The user's template.
+/// A parsed template.
 #[derive(Debug)]
 pub struct LineTemplate {
     environment: Environment<'static>,
@@ -34,7 +33,7 @@ impl LineTemplate {
     /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the template.
     pub fn parse(source: &str) -> Result<LineTemplate, String> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -43,18 +42,18 @@ impl LineTemplate {
         Ok(LineTemplate { environment })
     }
 
-    /// The request of a line of text.
+    /// Makes a request from a line of text.
     ///
     /// # Errors
-    /// Where the template fails on it.
+    /// When the template fails on the line.
     pub fn ask_text(&self, line: &str, number: u64) -> Result<Ask, Rejected> {
         self.ask(None, BTreeMap::from([("text", Value::from(line))]), number)
     }
 
-    /// The request of a line of JSON.
+    /// Makes a request from a line of JSON.
     ///
     /// # Errors
-    /// Where it is no object, or the template fails on it.
+    /// When the line is not an object, or the template fails on it.
     pub fn ask_json(&self, line: &str, number: u64) -> Result<Ask, Rejected> {
         let mut fields: Map<String, serde_json::Value> = object(line).map_err(Rejected::nameless)?;
         let custom_id = take_id(&mut fields).map_err(Rejected::nameless)?;
@@ -65,14 +64,14 @@ impl LineTemplate {
         self.ask(custom_id, fields, number)
     }
 
-    /// The request of a row.
+    /// Makes a request from a row of a table.
     ///
     /// # Errors
-    /// Where it has other columns than the header, or the template fails on it.
+    /// When the row has other columns than the header, or the template fails on it.
     pub fn ask_row(&self, header: &[String], line: &str, delimiter: u8, number: u64) -> Result<Ask, Rejected> {
         let fields = row(line, delimiter).map_err(Rejected::nameless)?;
         if fields.len() != header.len() {
-            let message = format!("the header names {} columns, and this row has {}", header.len(), fields.len());
+            let message = format!("the header has {} columns, but this row has {}", header.len(), fields.len());
             return Err(Rejected::nameless(refuse(INVALID_CSV, message)));
         }
         let mut named: Map<String, serde_json::Value> =
@@ -83,7 +82,7 @@ impl LineTemplate {
     }
 
     fn ask(&self, custom_id: Option<String>, mut fields: BTreeMap<&str, Value>, number: u64) -> Result<Ask, Rejected> {
-        // A field of that name is what it was before.
+        // A field named `row` takes precedence.
         let row = Value::from_iter(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         fields.entry(ROW).or_insert(row);
         let template = self.environment.get_template(NAME).expect("added by parse");
@@ -92,7 +91,7 @@ impl LineTemplate {
             let unknown = |name: &String| !fields.contains_key(name.as_str());
             let mut names: Vec<String> = template.undeclared_variables(false).into_iter().filter(unknown).collect();
             names.sort_unstable();
-            // `first-name` is a subtraction to Jinja.
+            // Jinja reads `first-name` as a subtraction.
             let subtracts = error.kind() == ErrorKind::InvalidOperation && !names.is_empty();
             if error.kind() == ErrorKind::UndefinedError || subtracts {
                 message += &missing(&names, &fields);
@@ -115,7 +114,7 @@ impl LineTemplate {
     }
 }
 
-/// What a line does not have, and how what it has is written where it is no identifier.
+/// The end of an error message: which fields are missing, and how to write a name that is not an identifier.
 fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
     let is_identifier = |name: &str| {
         name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit())
@@ -126,15 +125,15 @@ fn missing(names: &[String], fields: &BTreeMap<&str, Value>) -> String {
         names => format!(": the line has no {}", names.join(", ")),
     };
     match has.iter().find(|name| !is_identifier(name)) {
-        Some(name) => format!("{what}; a name that is no identifier is written row[{name:?}]"),
+        Some(name) => format!("{what}; this name is not an identifier: write row[{name:?}]"),
         None => what,
     }
 }
 
-/// The fields of one row.
+/// Splits a row into fields.
 ///
 /// # Errors
-/// When it is not one.
+/// When the row is not valid.
 pub fn row(line: &str, delimiter: u8) -> Result<Vec<String>, Refusal> {
     let mut reader = csv::ReaderBuilder::new();
     let mut reader =
@@ -149,8 +148,8 @@ pub fn row(line: &str, delimiter: u8) -> Result<Vec<String>, Refusal> {
 fn message_of(error: &minijinja::Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
-        Some(line) => format!("template line {line}: {what}"),
-        None => format!("template: {what}"),
+        Some(line) => format!("--template, line {line}: {what}"),
+        None => format!("--template: {what}"),
     }
 }
 
@@ -200,15 +199,15 @@ mod tests {
         assert_eq!(prompt(own.ask_json(r#"{"row": "mine"}"#, 1)), told("line-1", "mine"));
         assert_eq!(prompt(template("{{ row.text }}").ask_text("x", 1)), told("line-1", "x"));
         let message = |source: &str| template(source).ask_json(json, 1).unwrap_err().refusal.message;
-        let hint = "a name that is no identifier is written row[\"first name\"]";
+        let hint = "this name is not an identifier: write row[\"first name\"]";
         assert_eq!(
             message("{{ first-name }}"),
             format!(
-                "template line 1: tried to use - operator on unsupported types undefined and undefined: the line has no first, name; {hint}"
+                "--template, line 1: tried to use - operator on unsupported types undefined and undefined: the line has no first, name; {hint}"
             )
         );
         let there = "the line has city, custom_id, first name, größe-1";
-        assert_eq!(message("{{ row['firstname'] }}"), format!("template line 1: undefined value: {there}; {hint}"));
+        assert_eq!(message("{{ row['firstname'] }}"), format!("--template, line 1: undefined value: {there}; {hint}"));
     }
 
     #[test]
@@ -223,7 +222,7 @@ mod tests {
         assert_eq!(code(summarize.ask_row(&header, ",x", b',', 1)), INVALID_CUSTOM_ID);
         let named = template("{{b}} {{a}} {{custom_id}}").ask_json(r#"{"custom_id": "q"}"#, 1).unwrap_err();
         assert_eq!(named.custom_id.as_deref(), Some("q"));
-        assert_eq!(named.refusal.message, "template line 1: undefined value: the line has no a, b");
+        assert_eq!(named.refusal.message, "--template, line 1: undefined value: the line has no a, b");
         let long = template("{% for i in range(90000) %}{{text}}{% endfor %}");
         assert_eq!(code(long.ask_text(&"x".repeat(100), 1)), LINE_TOO_LONG);
     }
@@ -231,6 +230,6 @@ mod tests {
     #[test]
     fn a_wrong_template_is_told_with_its_line() {
         let error = LineTemplate::parse("a\n{{ text").unwrap_err();
-        assert!(error.starts_with("template line 2"), "{error}");
+        assert!(error.starts_with("--template, line 2"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ fn key() -> Key {
     let parameters = [("--temp", "0.8"), ("-n", "32")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     Key {
         input: "input".to_owned(),
-        model: "model".to_owned(),
+        model: "m.gguf 7a".to_owned().into(),
         n_lines: 10,
         n_own: 10,
         seed: 7,
@@ -41,7 +41,7 @@ fn lines_are_counted_and_times_summed() {
     let first = [opened(1000, false), Entry::Begun { line: 0 }, Entry::Begun { line: 2 }, finished(2, 100)];
     let mut journal = run(&[&first[..], &[Entry::Synced { ms: 3000 }, failed(0, 150)]].concat());
     assert_eq!((journal.n_at_work(), journal.is_closed(), journal.is_sorted()), (0, false, false));
-    // Killed, and continued much later: the time between is not spent.
+    // Killed, and resumed much later: the time between does not count.
     assert!(journal.apply(&opened(1_000_000, false)) && journal.apply(&Entry::Closed { ms: 1_000_500 }));
     let expected = Totals { n_ok: 1, n_failed: 1, n_prompt: 5, n_predicted: 3, n_bytes: 150, active_ms: 2500 };
     assert_eq!((journal.totals(), journal.n_left(), journal.is_closed()), (expected, 8, true));
@@ -55,11 +55,11 @@ fn only_a_crash_is_held_against_the_lines_at_work() {
     assert_eq!(journal.n_crashes(1), 0, "killed, not crashed");
     assert!(journal.apply(&opened(2, true)));
     assert_eq!((journal.n_crashes(1), journal.n_crashes(2), journal.n_crashes(3)), (1, 1, 0));
-    // Alone, the innocent one gets through, and the other is known.
+    // When they run alone, line 1 succeeds and line 2 is found to be the one that crashes.
     let entries = [begun(1), Entry::Answered { line: 1 }, begun(2), opened(3, true)];
     assert!(entries.iter().all(|entry| journal.apply(entry)));
     assert_eq!((journal.n_crashes(1), journal.n_crashes(2)), (0, MAX_CRASHES));
-    // A clean end holds nothing against anyone.
+    // After a clean end, no line is blamed.
     let entries = [begun(3), Entry::Closed { ms: 4 }, opened(5, true)];
     assert!(entries.iter().all(|entry| journal.apply(entry)));
     assert_eq!(journal.n_crashes(3), 0);

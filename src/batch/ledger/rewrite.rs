@@ -1,9 +1,8 @@
-//! Output and journal written anew: without the lines that failed, in the order of the lines, or from the outputs of
-//! several shards.
+//! Rewrites output and journal: without failed lines, in line order, or merged from the outputs of several shards.
 //!
-//! Both files are written aside and synced. Then the journal takes its place, which is the moment it happens, and the
-//! output after it; if the process ends between the two, the next one moves the output. The records' places are held in
-//! memory meanwhile: some 64 bytes a line.
+//! Both files are first written under other names and synced. Renaming the journal commits the rewrite; renaming the
+//! output follows. If the process ends between the two, the next process renames the output. The offsets of all records
+//! are held in memory meanwhile: about 64 bytes per line.
 
 use std::io::{self, ErrorKind, Read as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -15,16 +14,16 @@ use crate::batch::journal::{Entry, Finished, Journal, Key};
 /// Bytes written at a time.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A record where it stands now.
+/// A record in one of the source files.
 pub(in crate::batch) struct Place {
-    /// Which of the sources.
+    /// Index of the source file.
     pub(in crate::batch) source: usize,
-    /// Where it begins there; it ends where `finished` says.
+    /// Offset of its first byte; `finished.end` is the end.
     pub(in crate::batch) start: u64,
     pub(in crate::batch) finished: Finished,
 }
 
-/// Both files beside their places.
+/// Both files under their temporary names.
 pub(in crate::batch) struct Aside {
     output: Box<dyn Appended>,
     log: Box<dyn Appended>,
@@ -40,7 +39,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> LedgerError {
     move |error| LedgerError::Io { path: path.to_owned(), error }
 }
 
-/// Does what a process that rewrote these files left undone.
+/// Completes or discards a rewrite that an earlier process left unfinished.
 pub(super) fn complete(disk: &dyn Disk, path: &Path, journal: &Journal) -> Result<(), LedgerError> {
     let new = aside(path);
     match disk.read(&new).map_err(at(&new))?.is_some() {
@@ -51,7 +50,8 @@ pub(super) fn complete(disk: &dyn Disk, path: &Path, journal: &Journal) -> Resul
     disk.remove(&aside(&journal_path(path))).map_err(at(&new))
 }
 
-/// Writes both files of an output aside: these records, in this order. Whoever does so has the output's journal alone.
+/// Writes new versions of output and journal under temporary names, with these records in this order. The caller must
+/// hold the lock on the output's journal.
 pub(in crate::batch) fn write_aside(
     disk: &dyn Disk,
     path: &Path,
@@ -94,7 +94,7 @@ pub(in crate::batch) fn write_aside(
     Ok(Aside { output, log, n_log_bytes, journal })
 }
 
-/// Has both files take their places.
+/// Renames both files into place.
 pub(in crate::batch) fn put_in_place(disk: &dyn Disk, path: &Path) -> Result<(), LedgerError> {
     let log = journal_path(path);
     disk.replace(&aside(&log), &log).map_err(at(&log))?;
@@ -110,8 +110,8 @@ fn read_at(file: &mut dyn Readable, start: u64, n_bytes: u64, buffer: &mut Vec<u
 }
 
 impl Ledger<'_> {
-    /// Writes both files anew, with the records that `keep` wants, and `sorted` by their lines or as they stand. All
-    /// must be synced.
+    /// Rewrites both files with the records that `keep` selects, sorted by line if `sorted` is set. All records must be
+    /// synced.
     pub(super) fn rewrite(
         &mut self,
         ms: u64,

@@ -12,7 +12,7 @@ const N_LINES: u64 = 8;
 fn key() -> Key {
     Key {
         input: "input".to_owned(),
-        model: "model".to_owned(),
+        model: "m.gguf 7a".to_owned().into(),
         n_lines: N_LINES,
         n_own: N_LINES,
         seed: 7,
@@ -21,7 +21,7 @@ fn key() -> Key {
     }
 }
 
-const OPENING: Opening = Opening { ms: 1000, after_crash: false, has_seed: true, retry_failed: false };
+const OPENING: OpenOptions = OpenOptions { ms: 1000, after_crash: false, has_seed: true, retry_failed: false };
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -33,9 +33,9 @@ fn finished(line: u64, is_ok: bool) -> Finished {
     Finished { line, end: 0, n_prompt: 3, n_predicted: 5, error: (!is_ok).then(|| "code".to_owned()) }
 }
 
-/// Every line in an order of its own, some of them failing, and all sorted in the end.
+/// A job whose lines finish out of order and partly fail, sorted at the end.
 fn job(disk: &dyn Disk, path: &Path, retry_failed: bool, fails: impl Fn(u64) -> bool) -> Result<Journal, LedgerError> {
-    let mut ledger = Ledger::open(disk, path, &key(), &Opening { retry_failed, ..OPENING })?;
+    let mut ledger = Ledger::open(disk, path, &key(), &OpenOptions { retry_failed, ..OPENING })?;
     for line in [3, 1, 0, 7, 2, 6, 5, 4] {
         if ledger.journal().is_done(line) {
             continue;
@@ -64,7 +64,7 @@ fn a_job_is_done_once_and_then_there_is_nothing_to_do() {
     assert_eq!(fs::read_to_string(&path).unwrap(), expected(fails));
     let again = job(&Files, &path, false, |_| panic!("it is done")).unwrap();
     assert_eq!(again.totals().n_done(), N_LINES);
-    // What failed is done again, and stands in its place.
+    // Failed lines are done again, and their records are sorted into place.
     let retried = job(&Files, &path, true, |line| !fails(line)).unwrap();
     assert_eq!((retried.totals().n_ok, retried.totals().n_failed), (8, 0));
     assert_eq!(fs::read_to_string(&path).unwrap(), expected(|_| false));
@@ -112,7 +112,7 @@ fn files_cut_anywhere_go_on() {
         fs::write(journal_path(&path), &journal[..cut]).unwrap();
         match job(&Files, &path, false, fails) {
             Ok(_) => assert_eq!(fs::read_to_string(&path).unwrap(), expected(fails), "cut at {cut}"),
-            // Without its head a journal says nothing; what is there is not touched.
+            // A journal without its head is unusable; the output must not change.
             Err(error) => {
                 assert!(cut < 200 && matches!(error, LedgerError::Foreign(_)), "{error} at {cut}");
                 assert!(fs::read(&path).unwrap().starts_with(&output));
@@ -136,7 +136,7 @@ fn a_flipped_byte_ends_a_journal_there() {
         drop(ledger);
         job(&Files, &path, false, |_| false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), expected(|_| false), "flipped at {place}");
-        // For the next place.
+        // Restore the journal for the next cut.
         fs::write(journal_path(&path), &journal).unwrap();
     }
 }
@@ -144,7 +144,7 @@ fn a_flipped_byte_ends_a_journal_there() {
 #[test]
 fn what_is_not_this_jobs_is_refused_and_not_touched() {
     let (_folder, path) = folder();
-    let open = |key: &Key, opening: &Opening| Ledger::open(&Files, &path, key, opening).map(drop);
+    let open = |key: &Key, options: &OpenOptions| Ledger::open(&Files, &path, key, options).map(drop);
     fs::write(&path, "precious\n").unwrap();
     assert!(matches!(open(&key(), &OPENING), Err(LedgerError::NoJournal(_))));
     assert!(!journal_path(&path).exists());
@@ -156,13 +156,13 @@ fn what_is_not_this_jobs_is_refused_and_not_touched() {
     fs::remove_file(journal_path(&path)).unwrap();
 
     job(&Files, &path, false, |_| false).unwrap();
-    let other = Key { model: "another".to_owned(), ..key() };
+    let other = Key { model: "m.gguf 7b".to_owned().into(), ..key() };
     let error = open(&other, &OPENING).unwrap_err().to_string();
-    assert!(error.contains("another model: model, now another"), "{error}");
+    assert!(error.contains("another model: m.gguf 7a then, m.gguf 7b now"), "{error}");
     let seeded = Key { seed: 8, ..key() };
-    assert!(open(&seeded, &OPENING).unwrap_err().to_string().contains("--seed: 7, now 8"));
-    // A seed that nobody asked for is the one of the first run.
-    let ledger = Ledger::open(&Files, &path, &seeded, &Opening { has_seed: false, ..OPENING }).unwrap();
+    assert!(open(&seeded, &OPENING).unwrap_err().to_string().contains("another --seed: 7 then, 8 now"));
+    // If the user sets no seed, the first run's seed is used.
+    let ledger = Ledger::open(&Files, &path, &seeded, &OpenOptions { has_seed: false, ..OPENING }).unwrap();
     assert_eq!(ledger.journal().key().seed, 7);
     assert!(matches!(open(&key(), &OPENING), Err(LedgerError::Busy(_))), "two processes");
     assert_eq!(is_running(&path).unwrap(), Some(true));

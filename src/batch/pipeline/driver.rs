@@ -1,4 +1,4 @@
-//! The third stage: keeps the engine busy, and passes on what it tells.
+//! The third stage: submits requests to the engine and passes its events to the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
-use super::{BatchError, Ready, Ticket, Told};
-use crate::batch::engine::{Engine, Event};
+use super::{BatchError, Ready, Ticket, WriterMessage};
 use crate::batch::ledger::EngineLog;
+use crate::engine::{Engine, Event};
 
-/// How long an idle engine waits before it looks for an interrupt.
+/// How long an idle driver waits before it checks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How it ended.
+/// How the engine ended.
 pub(super) struct Driven {
     pub(super) is_interrupted: bool,
-    /// Answers that were begun, and broken off.
+    /// Answers that were begun but not finished.
     pub(super) n_broken_off: usize,
 }
 
-/// Runs the engine to the end of all requests, or to an interrupt.
+/// Runs the engine until all requests are done, or until an interrupt.
 pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
     log: Option<&EngineLog>,
     ready: &Receiver<Ready>,
-    to_writer: &Sender<Told>,
+    to_writer: &Sender<WriterMessage>,
     interrupt: &AtomicBool,
 ) -> Result<Driven, BatchError> {
     let done = |is_interrupted, n_broken_off| Ok(Driven { is_interrupted, n_broken_off });
@@ -39,7 +39,7 @@ pub(super) fn drive(
                 return done(false, 0);
             }
             match ready.recv_timeout(PATIENCE) {
-                Ok(ready) => driver.waiting = Some((ready, false)),
+                Ok(ready) => driver.waiting = Some(ready),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => is_over = true,
             }
@@ -47,7 +47,7 @@ pub(super) fn drive(
         }
         let event = match driver.engine.next_event() {
             Ok(event) => event,
-            // An engine that hears of the interrupt ends by itself.
+            // The engine sees the interrupt too and ends by itself.
             Err(_) if interrupt.load(Ordering::Relaxed) => return done(true, driver.begun.len()),
             Err(message) => return Err(BatchError::Engine(message)),
         };
@@ -56,7 +56,7 @@ pub(super) fn drive(
             return done(false, 0);
         }
     }
-    // What was answered before the engine heard of it is kept.
+    // Keep the answers finished before the engine saw the interrupt.
     while !driver.at_work.is_empty()
         && let Ok(event) = driver.engine.next_event()
     {
@@ -71,48 +71,49 @@ pub(super) fn drive(
 struct Driver<'e, 's> {
     engine: Box<dyn Engine + 'e>,
     log: Option<&'s EngineLog>,
-    /// Its turn has come, and the engine has no place yet; and whether it is entered as begun.
-    waiting: Option<(Ready, bool)>,
+    /// The next request, refused by a full engine, and whether the journal has its `begun` entry.
+    waiting: Option<Ready>,
     at_work: BTreeMap<u64, Ticket>,
-    /// Those of them that have a place.
+    /// Lines of `at_work` that have a lane.
     begun: BTreeSet<u64>,
-    /// A suspect is at work.
+    /// Whether the line at work is a suspect, which runs alone.
     is_alone: bool,
 }
 
 impl Driver<'_, '_> {
-    /// Hands in what the engine takes. True at the end of all requests.
+    /// Submits requests until the engine is full. Returns true if there are no more requests.
     ///
-    /// A line is entered in the journal before the engine sees it; a suspect is entered, and at work, alone, so that no
-    /// other line can be blamed.
+    /// The journal records a line before the engine sees it. A suspect is recorded and decoded alone, so that no other
+    /// line can be blamed for a crash.
     fn submit(&mut self, ready: &Receiver<Ready>) -> Result<bool, BatchError> {
         loop {
-            let (Ready { ticket, request }, is_begun) = match self.waiting.take() {
+            let Ready { ticket, request } = match self.waiting.take() {
                 Some(waiting) => waiting,
                 None => match ready.try_recv() {
-                    Ok(ready) => (ready, false),
+                    Ok(ready) => ready,
                     Err(TryRecvError::Empty) => return Ok(false),
                     Err(TryRecvError::Disconnected) => return Ok(true),
                 },
             };
-            if self.is_alone || ticket.is_suspect && !self.at_work.is_empty() {
-                self.waiting = Some((Ready { ticket, request }, is_begun));
+            let must_wait = self.is_alone || ticket.is_suspect && !self.at_work.is_empty();
+            if must_wait || !self.engine.has_room() {
+                self.waiting = Some(Ready { ticket, request });
                 return Ok(false);
             }
-            if let Some(log) = self.log.filter(|_| !is_begun) {
+            if let Some(log) = self.log {
                 log.begin(ticket.index)?;
             }
-            if let Err(request) = self.engine.try_submit(request) {
-                self.waiting = Some((Ready { ticket, request: *request }, true));
-                return Ok(false);
-            }
+            let submitted = self.engine.try_submit(request);
+            submitted.map_err(|_| BatchError::Engine("the engine has no room, though it said so".to_owned()))?;
             self.is_alone = ticket.is_suspect;
             self.at_work.insert(ticket.index, ticket);
         }
     }
 
-    fn told(&mut self, event: Event) -> Result<Option<Told>, BatchError> {
+    fn told(&mut self, event: Event) -> Result<Option<WriterMessage>, BatchError> {
         let (id, outcome) = match event {
+            // The next request is submitted after every event.
+            Event::Taken { .. } => return Ok(None),
             Event::Begun { id } => {
                 self.begun.insert(id);
                 return Ok(None);
@@ -120,13 +121,15 @@ impl Driver<'_, '_> {
             Event::Notice { id, text } => {
                 let ticket = id.and_then(|id| self.at_work.get(&id));
                 let line = ticket.map_or_else(String::new, |ticket| format!("line {}: ", ticket.number));
-                return Ok(Some(Told::Notice(format!("{line}{text}"))));
+                return Ok(Some(WriterMessage::Notice(format!("{line}{text}"))));
             }
-            Event::Progress(progress) => return Ok(Some(Told::Progress(progress))),
-            // No line asks for tokens.
+            Event::Progress(progress) => return Ok(Some(WriterMessage::Progress(progress))),
+            // Requests of a batch do not set `n_top`.
             Event::Prompt { .. } | Event::Token(_) => return Ok(None),
             Event::Done(answer) => (answer.id, Ok(*answer)),
-            Event::Refused { id, refusal } => (id, Err(refusal)),
+            Event::Refused { id, error } => (id, Err(error.into())),
+            // Only an engine of one text sends these.
+            Event::Prefill(..) | Event::Measuring | Event::Text(_) | Event::Step(_) => return Ok(None),
         };
         self.begun.remove(&id);
         let ticket = self.at_work.remove(&id);
@@ -136,6 +139,6 @@ impl Driver<'_, '_> {
         if let Some(log) = self.log {
             log.answered(id)?;
         }
-        Ok(Some(Told::Settled(ticket, outcome)))
+        Ok(Some(WriterMessage::Settled(ticket, outcome)))
     }
 }

@@ -1,29 +1,29 @@
-//! The first two stages: from lines to requests, and the look-ahead.
+//! The first two stages: read lines, render requests, and order them within the look-ahead.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crossbeam::channel::{Receiver, Sender};
 use crossbeam::select;
 
-use super::{Parsed, Ready, Ticket, Told};
-use crate::batch::engine::{Refusal, Request};
+use super::{Parsed, Ready, Ticket, WriterMessage};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::parameters::{Defaults, Parameters};
 use crate::batch::input::request::{Ask, Endpoint, Prompt};
 use crate::batch::input::shard::Shard;
 use crate::batch::input::source::{Item, Source, SourceError};
 use crate::batch::journal::{Journal, MAX_CRASHES};
-use crate::batch::refuse::{ENGINE_CRASHED, refuse};
+use crate::batch::refuse::{ENGINE_CRASHED, Refusal, refuse};
 use crate::batch::render::Renderer;
 use crate::batch::window::{KEY_BYTES, Window};
 use crate::chat::thinking::Opening;
+use crate::engine::{Alone, Request};
 
-/// Reads the lines that are this job's and not done.
+/// Reads the lines of this shard that are not done.
 pub(super) fn read(
     mut source: Source,
     shard: Shard,
     journal: Option<&Journal>,
-    gauge: &InFlight,
+    in_flight: &InFlight,
     to_renderer: &Sender<Parsed>,
 ) -> Result<(), SourceError> {
     let mut place = 0;
@@ -34,7 +34,7 @@ pub(super) fn read(
         }
         let parsed = parsed(item, place, journal.map_or(0, |journal| journal.n_crashes(index)));
         place += 1;
-        if !gauge.enter(parsed.ticket.n_bytes) || to_renderer.send(parsed).is_err() {
+        if !in_flight.enter(parsed.ticket.n_bytes) || to_renderer.send(parsed).is_err() {
             return Ok(());
         }
     }
@@ -46,7 +46,7 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     let (custom_id, endpoint, ask) = match ask {
         Ok(Ask { custom_id, endpoint, prompt, parameters }) => {
             let ask = match n_crashes {
-                MAX_CRASHES.. => Err(refuse(ENGINE_CRASHED, "the engine crashed twice while it was at work")),
+                MAX_CRASHES.. => Err(refuse(ENGINE_CRASHED, "the engine crashed twice while this line ran")),
                 _ => Ok((prompt, parameters)),
             };
             (Some(custom_id), endpoint, ask)
@@ -70,13 +70,13 @@ fn parsed(item: Item, place: u64, n_crashes: u32) -> Parsed {
     Parsed { ticket, ask }
 }
 
-/// Renders prompts, and lets those follow each other that begin alike.
+/// Renders prompts, and orders them so that prompts with a common beginning follow each other.
 pub(super) fn render(
     renderer: &Renderer,
     defaults: &Defaults,
     parsed: &Receiver<Parsed>,
     to_engine: &Sender<Ready>,
-    refused: &Sender<Told>,
+    refused: &Sender<WriterMessage>,
 ) {
     let mut waiting = Waiting::default();
     let mut is_over = false;
@@ -105,7 +105,7 @@ pub(super) fn render(
         match request(renderer, defaults, &mut ticket, ask) {
             Ok(request) => waiting.insert(Ready { ticket, request }),
             Err(refusal) => {
-                if refused.send(Told::Settled(ticket, Err(refusal))).is_err() {
+                if refused.send(WriterMessage::Settled(ticket, Err(refusal))).is_err() {
                     return;
                 }
             }
@@ -137,17 +137,18 @@ fn request(
         constraint: parameters.constraint.map(|form| form.after(opening, renderer.is_thinking_unwanted)),
         n_logprobs: parameters.n_logprobs,
         n_top: None,
+        alone: Alone::default(),
     })
 }
 
-/// What is at hand for the engine. How much that is, the gauge bounds.
+/// Requests waiting for the engine; `InFlight` bounds their number.
 #[derive(Default)]
 struct Waiting {
-    /// Suspects go first, so that the others are not held up by one after the other.
+    /// Suspects go first: each runs alone, so interleaving them would stall the other lines again and again.
     suspects: VecDeque<Ready>,
     window: Window,
     requests: BTreeMap<u64, Ready>,
-    /// The one whose turn it is.
+    /// The request chosen to go next.
     next: Option<Ready>,
 }
 

@@ -1,35 +1,36 @@
-//! The last stage: results to the output, in groups; the journal; the figures.
+//! The last stage: writes results in groups, syncs them, and reports progress.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::{BatchError, Doubt, OutputShape, Ticket, Told, Watcher};
-use crate::batch::engine::{Answer, End, Refusal};
+use super::{BatchError, Doubt, OutputShape, Ticket, Watcher, WriterMessage};
 use crate::batch::in_flight::InFlight;
 use crate::batch::input::shard::Shard;
 use crate::batch::journal::{Finished, Journal, Totals};
 use crate::batch::ledger::{EngineLog, Ledger};
 use crate::batch::progress::Progress;
 use crate::batch::record::{Label, Origin, text_line};
+use crate::batch::refuse::Refusal;
 use crate::batch::reorder::Reorder;
 use crate::chat::thinking::{Split, split};
+use crate::engine::{Answer, End};
 
-/// How often figures are told, and at least how often the time is looked at.
+/// How often progress is reported; also the longest wait for a message.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a result may wait to be safe; less than a second with what a sync takes.
+/// How long a record may stay unsynced; with the time of a sync, still less than a second.
 const SYNC_AFTER: Duration = Duration::from_millis(800);
-/// Results that may wait, however fast they come.
+/// Unsynced records that force a sync.
 const MAX_BEHIND: usize = 4096;
-/// Messages taken before the time is looked at.
+/// Messages handled before the clock is read again.
 const GROUP: usize = 256;
 
-/// Where results go.
+/// The destination of results.
 pub enum Sink<'d> {
     /// A file with a journal.
     Ledger(Box<Ledger<'d>>),
-    /// A stream, which is gone when it is written: nothing is kept of it, and it cannot be gone on with.
+    /// A stream. It has no journal, so the job cannot be resumed.
     Stream(Box<dyn Write + 'd>),
 }
 
@@ -43,7 +44,7 @@ impl std::fmt::Debug for Sink<'_> {
 }
 
 impl Sink<'_> {
-    /// What was done before.
+    /// The journal with the results of earlier runs.
     pub(in crate::batch) fn journal(&self) -> Option<&Journal> {
         match self {
             Sink::Ledger(ledger) => Some(ledger.journal()),
@@ -77,7 +78,7 @@ pub(super) struct Writer<'d, 'g> {
     sink: Sink<'d>,
     origin: Origin,
     form: OutputShape,
-    gauge: &'g InFlight,
+    in_flight: &'g InFlight,
     early: Reorder<(Ticket, Result<Answer, Refusal>)>,
     progress: Progress,
     start: Instant,
@@ -89,18 +90,18 @@ impl<'d, 'g> Writer<'d, 'g> {
         origin: Origin,
         form: OutputShape,
         shard: Shard,
-        gauge: &'g InFlight,
+        in_flight: &'g InFlight,
         n_lines: u64,
     ) -> Writer<'d, 'g> {
         let totals = sink.journal().map_or_else(Totals::default, Journal::totals);
         let progress = Progress { n_lines: shard.n_of(n_lines), totals, ..Progress::default() };
-        Writer { sink, origin, form, gauge, early: Reorder::default(), progress, start: Instant::now() }
+        Writer { sink, origin, form, in_flight, early: Reorder::default(), progress, start: Instant::now() }
     }
 
-    /// Writes until all other stages have ended. Tells how many answers could not be written too.
+    /// Writes until all other stages have ended. Also returns the number of answers that could not be written.
     pub(super) fn write(
         mut self,
-        told: Receiver<Told>,
+        told: Receiver<WriterMessage>,
         watcher: &mut dyn Watcher,
     ) -> Result<(Progress, usize), BatchError> {
         let (mut behind_since, mut shown) = (None, None::<Instant>);
@@ -138,8 +139,8 @@ impl<'d, 'g> Writer<'d, 'g> {
         Ok((self.progress, n_unwritten))
     }
 
-    /// What waits for its turn when the job ends before it comes: it is written, since the output is sorted when the job is
-    /// done. In a stream, and among texts without names, it would pass for others; then only how many there are is told.
+    /// Writes the results that still wait for their turn when the job ends. A file of records is sorted once the job is
+    /// done. In a stream or a text file they would be taken for other lines, so there they are only counted.
     fn write_early(&mut self) -> Result<usize, BatchError> {
         let early = std::mem::take(&mut self.early).into_rest();
         if self.form.is_text || matches!(self.sink, Sink::Stream(_)) {
@@ -151,11 +152,11 @@ impl<'d, 'g> Writer<'d, 'g> {
         Ok(0)
     }
 
-    fn take(&mut self, told: Told, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
+    fn take(&mut self, told: WriterMessage, watcher: &mut dyn Watcher) -> Result<(), BatchError> {
         match told {
-            Told::Progress(progress) => self.progress.engine = progress,
-            Told::Notice(text) => watcher.notice(&text),
-            Told::Settled(ticket, mut outcome) => {
+            WriterMessage::Progress(progress) => self.progress.engine = progress,
+            WriterMessage::Notice(text) => watcher.notice(&text),
+            WriterMessage::Settled(ticket, mut outcome) => {
                 if let (Some(is_open), Ok(answer)) = (ticket.is_thinking_open, &mut outcome) {
                     let Split { thinking, answer: text, is_cut } = split(&answer.text, is_open);
                     if is_cut {
@@ -167,6 +168,9 @@ impl<'d, 'g> Writer<'d, 'g> {
                     Err(refusal) => watcher.failed(ticket.number, refusal),
                     Ok(Answer { end: End::Context { n_ctx }, .. }) => {
                         watcher.doubtful(ticket.number, Doubt::ContextFull { n_ctx: *n_ctx });
+                    }
+                    Ok(Answer { end: End::DefaultLimit, stats, .. }) => {
+                        watcher.doubtful(ticket.number, Doubt::DefaultLimit { n_tokens: stats.n_predicted });
                     }
                     Ok(_) => {}
                 }
@@ -193,8 +197,8 @@ impl<'d, 'g> Writer<'d, 'g> {
         let finished = Finished {
             line: ticket.index,
             end: 0,
-            n_prompt: count(|answer| answer.n_prompt),
-            n_predicted: count(|answer| answer.n_predicted),
+            n_prompt: count(|answer| answer.stats.n_prompt),
+            n_predicted: count(|answer| answer.stats.n_predicted),
             error: outcome.as_ref().err().map(|refusal| refusal.code.clone()),
         };
         let totals = &mut self.progress.totals;
@@ -204,7 +208,7 @@ impl<'d, 'g> Writer<'d, 'g> {
         self.progress.n_done_now += 1;
         self.progress.n_ok_now += u64::from(outcome.is_ok());
         self.sink.record(finished, &record)?;
-        self.gauge.leave(ticket.n_bytes);
+        self.in_flight.leave(ticket.n_bytes);
         Ok(())
     }
 }

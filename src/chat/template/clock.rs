@@ -1,8 +1,8 @@
-//! `strftime_now`: the date that some templates print, from a time that is passed in.
+//! Formats the date that some templates print with `strftime_now`, from a time that the caller passes.
 //!
-//! English names only, like Python in the C locale. It does not ask the system for the time or the time zone.
+//! Names are English, as in Python's C locale.
 
-/// A point in time and its distance from UTC.
+/// A point in time and its offset from UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LocalTime {
     /// Seconds since 1970-01-01 00:00 UTC.
@@ -45,7 +45,7 @@ struct Fields {
 
 impl LocalTime {
     /// Formats like Python's `datetime.now().strftime`, with glibc's `%-d` for numbers without padding. Unknown
-    /// directives stay as they are.
+    /// directives are copied unchanged.
     pub fn strftime(self, format: &str) -> String {
         let fields = self.fields();
         let mut out = String::new();
@@ -102,7 +102,7 @@ impl LocalTime {
             'w' => fields.weekday.to_string(),
             'u' => ((fields.weekday + 6) % 7 + 1).to_string(),
             's' => self.unix_s.to_string(),
-            // Python prints nothing here for a time without a zone, and `datetime.now()` is one.
+            // Python prints nothing here for a time without a zone, such as `datetime.now()`.
             'z' | 'Z' => String::new(),
             'F' => self.strftime("%Y-%m-%d"),
             'T' | 'X' => self.strftime("%H:%M:%S"),
@@ -115,7 +115,8 @@ impl LocalTime {
         Some(text)
     }
 
-    /// Proleptic Gregorian calendar; years begin in March inside, so that the leap day is the last one.
+    /// Computes the fields in the proleptic Gregorian calendar. Years start in March internally, so that the leap day
+    /// comes last.
     fn fields(self) -> Fields {
         let seconds = self.unix_s.saturating_add(i64::from(self.utc_offset_s));
         let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

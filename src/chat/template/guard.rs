@@ -1,55 +1,54 @@
-//! Keeps special tokens out of what users write.
+//! Keeps special tokens out of user text.
 //!
-//! A prompt is tokenized with special tokens parsed, since the template writes `<|im_end|>` as text; so a user who
-//! writes `<|im_end|>` would end his turn and could speak as the system. Here the special texts inside message contents
-//! are marked before the template runs and found again behind it; what is marked becomes a segment of its own that is
-//! tokenized as plain text. Ordinary conversations stay one segment, tokenized in one piece as everywhere else.
+//! Prompts are tokenized with special tokens parsed, because the template writes `<|im_end|>` as text. So a user who
+//! writes `<|im_end|>` could end the turn and speak as the system. To prevent that, the special texts inside message
+//! contents are marked before the template runs. Marked texts become segments of their own, tokenized as plain text.
+//! Ordinary conversations remain one segment, tokenized in one piece.
 //!
-//! Marks are Unicode noncharacters (U+FDD0 to U+FDEF), which no interchanged text holds; those that a content holds
-//! anyway become U+FFFD. Each mark names its special text, so that marks which a template has torn apart (by splitting
-//! at that very text) cannot be taken for a neighbour's.
+//! Marks are Unicode noncharacters (U+FDD0 to U+FDEF), which valid interchanged text does not contain; those in a
+//! content become U+FFFD. Each mark names its special text, so a mark torn off by a template (by splitting at that very
+//! text) cannot be taken for a neighbour's.
 //!
-//! Not defended: a template that deletes something from the *middle* of a content can join the two sides into a
-//! special text. Templates do that to system messages at most.
+//! Not covered: a template that deletes text from the *middle* of a content can join both sides into a special text.
+//! Templates do that to system messages at most.
 
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// Stands before a special text.
+/// Precedes a special text.
 const OPEN: char = '\u{FDD0}';
-/// Stands behind a special text.
+/// Follows a special text.
 const CLOSE: char = '\u{FDD1}';
-/// Stands at the edge of a content that has a part of a special text there, which the template's own text could
-/// complete.
+/// Marks the edge of a content where the template's own text could complete a special text.
 const EDGE: char = '\u{FDD2}';
-/// The 16 digits of the index that follows [`OPEN`] and [`CLOSE`], from here to U+FDEF.
+/// The first of 16 digits, up to U+FDEF, for the index that follows [`OPEN`] and [`CLOSE`].
 const DIGIT_ZERO: char = '\u{FDE0}';
 /// Digits per index.
 const N_DIGITS: usize = 6;
 
-/// A part of a prompt, to be tokenized on its own.
+/// A part of a prompt that is tokenized on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// The text; never empty.
     pub text: String,
-    /// Whether the texts of special tokens in it stand for these tokens.
+    /// Whether to parse special tokens in the text.
     pub parse_special: bool,
 }
 
-/// Which marks surround a special text inside a content.
+/// Where to put marks around a special text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MarkStyle {
-    /// No marks; noncharacters are replaced all the same.
+    /// No marks. Noncharacters are still replaced.
     None,
     Around,
-    /// Only before it: for templates that look at what follows.
+    /// Only before it: for templates that look at the text after it.
     Before,
-    /// Only behind it: for templates that look at what precedes.
+    /// Only after it: for templates that look at the text before it.
     After,
 }
 
-/// Finds the texts of special tokens.
+/// Finds special tokens in text.
 #[derive(Debug)]
 pub struct SpecialGuard {
     texts: Vec<String>,
@@ -57,8 +56,8 @@ pub struct SpecialGuard {
 }
 
 impl SpecialGuard {
-    /// A guard against the texts of all tokens that the tokenizer parses only when asked to: those of the types CONTROL
-    /// and UNKNOWN. Empty texts are ignored.
+    /// A guard against all token texts that the tokenizer parses only on request: types CONTROL and UNKNOWN. Empty
+    /// texts are ignored.
     pub fn new(special_token_texts: impl IntoIterator<Item = String>) -> Self {
         let mut texts: Vec<String> = special_token_texts.into_iter().filter(|text| !text.is_empty()).collect();
         texts.sort_unstable();
@@ -71,12 +70,12 @@ impl SpecialGuard {
         Self { texts, automaton }
     }
 
-    /// A content with its special texts marked.
+    /// Marks the special texts in a content.
     pub(super) fn mark(&self, content: &str, style: MarkStyle) -> String {
         self.marked(content, style, true)
     }
 
-    /// The same for a text that stands between the template's quotes or braces: its edges are safe.
+    /// Marks a text that the template puts between quotes or braces, whose edges need no marks.
     pub(super) fn mark_inside(&self, text: &str, style: MarkStyle) -> String {
         self.marked(text, style, false)
     }
@@ -104,8 +103,8 @@ impl SpecialGuard {
         with_marks(&content, &marks)
     }
 
-    /// Where the content, apart from the whitespace around it, begins with the rest of a special text, or ends with the
-    /// beginning of one, or lies within one.
+    /// Finds the edges of a content, without surrounding whitespace, where a special text could continue: the content
+    /// starts with the rest of one, ends with the start of one, or is part of one.
     fn edges(&self, content: &str) -> Vec<usize> {
         let any_part = |is_there: &dyn Fn(&str, &str) -> bool| {
             self.texts
@@ -140,8 +139,8 @@ impl SpecialGuard {
         segments
     }
 
-    /// The ranges of `text` that must not be parsed, sorted and apart from each other. An empty one is a mere border,
-    /// over which no special text can reach.
+    /// The ranges of `text` that must not be parsed, sorted and disjoint. An empty range is a border that no special
+    /// text may cross.
     fn plain_ranges(&self, text: &str, marks: &[Mark]) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for mark in marks {
@@ -168,7 +167,7 @@ impl SpecialGuard {
         joined
     }
 
-    /// Whether a special text begins before `at` and ends behind it.
+    /// Whether a special text starts before `at` and ends after it.
     fn reaches_over(&self, text: &str, at: usize) -> bool {
         let (left, right) = text.split_at(at);
         let fits = |special: &str, cut: usize| left.ends_with(&special[..cut]) && right.starts_with(&special[cut..]);
@@ -182,7 +181,7 @@ struct Mark {
     /// Byte offset in the text without marks.
     at: usize,
     kind: char,
-    /// Index of the special text; none if a template has torn the mark itself.
+    /// Index of the special text; `None` if a template has torn the mark itself.
     special: Option<usize>,
 }
 
@@ -195,7 +194,7 @@ pub(super) fn without_marks(marked: &str) -> String {
     marked.replace(is_mark, "")
 }
 
-/// Puts marks, sorted by place, into a text.
+/// Inserts marks, sorted by offset, into a text.
 fn with_marks(text: &str, marks: &[Mark]) -> String {
     let mut marked = String::with_capacity(text.len());
     let mut from = 0;
@@ -213,7 +212,7 @@ fn with_marks(text: &str, marks: &[Mark]) -> String {
     marked
 }
 
-/// The text without marks, and the marks.
+/// Splits a marked text into the text and the marks.
 fn read_marks(marked: &str) -> (String, Vec<Mark>) {
     let mut text = String::with_capacity(marked.len());
     let mut marks = Vec::new();
@@ -303,7 +302,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// The naive twin of the whole guard: parse each parseable segment and see whether a match touches the content.
+        /// Reference implementation of the whole guard: parses each parseable segment and checks whether a match
+        /// touches the content.
         #[test]
         fn no_special_text_touches_a_content(
             before in "(<s>){0,2}(\\[/?|<\\|?)?",

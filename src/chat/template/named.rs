@@ -1,18 +1,19 @@
-//! Templates that have a name: those that llama.cpp has built in, under its names, as Jinja.
+//! llama.cpp's built-in chat templates as Jinja, under llama.cpp's names.
 //!
-//! Most are the same thing in other words: something before and after each message, by its role. A test renders each beside
-//! llama.cpp's own.
+//! Most of them print fixed text before and after each message, by its role. A test compares each with llama.cpp's own
+//! output.
 
 use std::fmt::Write as _;
 
-/// Before and after a message of the system, of the user and of the assistant; what opens an answer.
+/// A template of fixed texts: before and after messages of the system, the user and the assistant, and the opening of
+/// an answer.
 struct Plain {
     name: &'static str,
     start: &'static str,
-    /// `{role}` is the role's name.
+    /// `{role}` stands for the role's name.
     roles: [(&'static str, &'static str); 3],
     opening: &'static str,
-    /// Whether messages lose the blanks around them.
+    /// Whether messages are trimmed.
     trims: bool,
 }
 
@@ -193,7 +194,7 @@ const EXAONE: [(&str, &str); 3] =
 const BAILING: [(&str, &str); 3] =
     [("<role>SYSTEM</role>", ""), ("<role>HUMAN</role>", ""), ("<role>ASSISTANT</role>", "")];
 
-/// Those of another kind: turns of `[INST]`, and a system prompt that goes into the user's message.
+/// Templates of another kind: turns in `[INST]`, or a system prompt that is merged into the user's message.
 const OTHERS: [(&str, &str); 14] = [
     ("bailing2", BAILING2),
     ("grok-2", GROK),
@@ -259,12 +260,12 @@ const PANGU: &str = "{% if messages[0].role != 'system' %}{{ '[unused9]系统：
     {{ {'system': '[unused9]系统：', 'user': '[unused9]用户：', 'assistant': '[unused9]助手：'}[message.role] }}\
     {{ message.content }}{{ '[unused10]' }}{% endfor %}{% if add_generation_prompt %}{{ '[unused9]助手：' }}{% endif %}";
 
-/// The names, in order.
+/// All names, in order.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PLAIN.iter().map(|plain| plain.name).chain(OTHERS.iter().map(|(name, _)| *name))
 }
 
-/// The template of a name.
+/// The template with this name.
 #[must_use]
 pub fn named(name: &str) -> Option<String> {
     let plain = PLAIN.iter().find(|plain| plain.name == name).map(Plain::jinja);
@@ -288,7 +289,7 @@ impl Plain {
     }
 }
 
-/// A text that a template prints: as a string, since a line break after a block would be taken away.
+/// Prints a text as a Jinja string: a plain line break after a block would be removed.
 fn literal(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{{{{ '{}' }}}}", text.replace('\n', "\\n")) }
 }

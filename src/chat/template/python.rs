@@ -1,6 +1,5 @@
-//! Where templates expect Python: methods, JSON as `json.dumps` writes it, and what Jinja2's own parser does.
-//!
-//! Only what chat templates use. It knows nothing of messages.
+//! Emulates Python for templates: methods, JSON as `json.dumps` writes it, and quirks of Jinja2's parser. Only what
+//! chat templates use.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, escape_formatter};
@@ -18,7 +17,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         ValueKind::None => Ok(out.write_str("None")?),
         _ => escape_formatter(out, state, value),
     });
-    // Nothing is not.
+    // minijinja also counts none and undefined as iterable.
     environment.add_test("iterable", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Iterable)
     });
@@ -28,8 +27,8 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     });
 }
 
-/// The source as Jinja2 sees it: newlines are `\n`, and the `{% generation %}` tags, by which Hugging Face marks what a
-/// model is trained on, have no effect. They become a condition that always holds, to keep their whitespace control.
+/// Rewrites the source as Jinja2 reads it. Newlines become `\n`. The `{% generation %}` tags, with which Hugging Face
+/// marks training text, become a condition that is always true: no effect, but the whitespace control stays.
 pub(super) fn normalized_source(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
@@ -56,10 +55,10 @@ pub(super) fn normalized_source(source: &str) -> String {
     out
 }
 
-/// How nested values are written: as `json.dumps` does, or as `repr` does.
+/// How to write nested values: like `json.dumps` or like `repr`.
 struct Layout {
     notation: Notation,
-    /// One level of indentation; none for everything on one line.
+    /// One level of indentation; `None` writes everything on one line.
     indent: Option<String>,
     item_separator: String,
     key_separator: String,
@@ -72,7 +71,7 @@ enum Notation {
     Repr,
 }
 
-/// The filter `tojson`, with the arguments of Hugging Face's: `json.dumps(value, ensure_ascii=False, ...)`.
+/// The filter `tojson` with Hugging Face's arguments: `json.dumps(value, ensure_ascii=False, ...)`.
 fn to_json(value: &Value, ensure_ascii: Option<bool>, arguments: Kwargs) -> Result<String, Error> {
     let indent = match arguments.get::<Option<Value>>("indent")? {
         Some(value) if value.kind() == ValueKind::String => Some(value.to_string()),
@@ -98,7 +97,7 @@ fn to_json(value: &Value, ensure_ascii: Option<bool>, arguments: Kwargs) -> Resu
 }
 
 impl Layout {
-    /// What printing a list or a dict gives.
+    /// The layout of a printed list or dict.
     fn repr() -> Self {
         let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
         Self { notation: Notation::Repr, indent: None, item_separator, key_separator, sort_keys: false }
@@ -129,7 +128,7 @@ impl Layout {
                 }
                 self.write_items(out, ['{', '}'], &keys, depth, |out, key| {
                     let is_text = key.kind() == ValueKind::String;
-                    // JSON knows only strings as keys.
+                    // JSON keys are always strings.
                     let quote = if is_text || is_repr { "" } else { "\"" };
                     out.push_str(quote);
                     self.write(out, key, depth + 1)?;
@@ -201,7 +200,7 @@ impl Layout {
     }
 }
 
-/// A float as Python's `repr` writes it: Rust's shortest digits, but `1e+16` and `1e-05`.
+/// Formats a float like Python's `repr`: Rust's shortest digits, but `1e+16` and `1e-05`.
 fn float_repr(number: f64) -> String {
     if number.is_nan() {
         return "NaN".to_owned();

@@ -18,7 +18,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    /// Contents may be null here.
+    /// A content may be null here.
     fn messages(&self) -> Vec<Message> {
         let message = |fields: &BTreeMap<String, TemplateValue>| {
             let text = |name: &str| fields[name].as_str();
@@ -61,8 +61,8 @@ fn plain_parts(rendered: &Rendered) -> Vec<&str> {
     rendered.segments.iter().filter(|segment| !segment.parse_special).map(|segment| segment.text.as_str()).collect()
 }
 
-/// Every template with every conversation: the same text as Python, an error where Python has one, and the system text
-/// merged only where Python refuses or loses it.
+/// Renders every template with every conversation: the same text as Python, an error where Python has one, and the
+/// system text merged only where Python refuses or loses it.
 #[test]
 fn renders_what_python_renders() {
     let conversations = fs::read_to_string(data().join("conversations.json")).unwrap();
@@ -86,7 +86,7 @@ fn renders_what_python_renders() {
             let rendered = template.render(&conversation.messages(), &options, &no_guard());
             match (&expected[label], rendered) {
                 (None, Err(TemplateError::Refused { .. } | TemplateError::Render { .. })) => {}
-                // Python does not go through nothing, and we do: a loss to nobody.
+                // Python cannot iterate over None, minijinja can. That hurts nobody.
                 (None, Ok(_)) if label == "called_without_words" && ["gemma3", "llama4"].contains(&name) => {}
                 (python, Ok(rendered)) if rendered.merged_system => {
                     assert!(matches!(name, "gemma2" | "drops_system"), "{name}, {label}");
@@ -118,8 +118,8 @@ fn special_texts_of_users_are_not_parsed() {
     assert!(ordinary.segments[0].parse_special);
 }
 
-/// Marks must not hide from a template what it looks for: thoughts are dropped, and tool answers are recognized, also
-/// where a vocabulary makes special tokens of their tags.
+/// Marks must not hide text that a template looks for: thoughts are dropped and tool answers are recognized, even if
+/// the vocabulary makes special tokens of their tags.
 #[test]
 fn the_guard_does_not_change_the_text() {
     let specials = ["<think>", "</think>", "<tool_response>", "</tool_response>", "<|im_end|>", "</s>", "<s>"];
@@ -148,7 +148,7 @@ fn the_guard_does_not_change_the_text() {
     }
 }
 
-/// Neither style passes a template that counts characters, or one that strips newlines on both sides of a tag.
+/// No mark style works for a template that counts characters, or one that strips newlines on both sides of a tag.
 #[test]
 fn a_template_that_no_mark_can_pass_is_safe_all_the_same() {
     let guard = SpecialGuard::new(["<x>", "</think>", "<think>"].map(String::from));
@@ -237,7 +237,7 @@ fn a_template_that_never_ends_is_an_error() {
     let endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
     let error = parse(endless).render(&user("a"), &options(), &no_guard()).unwrap_err();
     assert!(matches!(error, TemplateError::Render { .. }), "{error}");
-    // The longest conversations are far from that.
+    // Even the longest conversations stay far below the limit.
     let messages: Vec<Message> = (0..10_000).flat_map(|_| user("a")).collect();
     template("chatml").render(&messages, &options(), &no_guard()).unwrap();
 }

@@ -1,5 +1,7 @@
-//! From the log to a base file. Each position counts once, spread over what the model held possible there: a share in a
-//! row becomes the mean of the probabilities that the model gave.
+//! Builds a base file from the log of `chaski drafter align`.
+//!
+//! Each position counts as 1, spread over the model's top tokens there. So a share in a row is the mean of the
+//! probabilities that the model gave.
 
 use std::io;
 use std::path::Path;
@@ -12,10 +14,10 @@ use crate::store::counter::TrigramCounter;
 use crate::store::drafter_file::DrafterWriter;
 use crate::store::vocabulary::Vocabulary;
 
-/// Memory for counting.
+/// Memory for counting, in bytes.
 const BUFFER_BYTES: usize = 256 << 20;
 
-/// Makes the base file. `go_on` is asked now and then.
+/// Writes the base file. Stops as interrupted when `go_on` returns false; it is called once per row.
 pub(super) fn build(
     args: &AlignArgs,
     log: &Path,

@@ -1,4 +1,4 @@
-//! From prompts to the log: feeds a worker with requests, and keeps what it tells.
+//! Feeds prompts to the engine and writes its tokens to the log of `chaski drafter align`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,27 +6,27 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::align::prompts::Dice;
-use crate::batch::engine::{Emitted, Engine as _, Event, Request};
 use crate::chat::template::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::cli::align::AlignArgs;
+use crate::cli::engine::start;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Bars, stderr_line};
+use crate::engine::{Emitted, Engine as _, Event, Request};
 use crate::gguf::Gguf;
-use crate::llama::batching::{self, BatchEngine, BatchEngineConfig, Startup};
+use crate::llama::engine::{Engine, EngineConfig, Loaded, Mode};
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::Loaded;
-use crate::store::align_log::{AlignLog, LogError, MAX_BEFORE, MAX_TOP, Piece, Said};
+use crate::store::align_log::{AlignLog, LogError, LoggedToken, MAX_BEFORE, MAX_TOP, Piece};
 use crate::token::Token;
 
-/// Every so many-th text is sampled; the others take the likeliest tokens.
+/// Every Nth text is sampled; the others are greedy.
 const SAMPLED_EVERY: u64 = 4;
 
-/// Tokens of a text that are kept in memory before they go into the log: what a kill can lose.
+/// Tokens of a text buffered in memory before they go to the log; a kill loses at most these.
 const N_UNLOGGED: usize = 64;
 
-/// Has the model write until the log and what is pending make up `n_tokens`, or the prompts are used up.
+/// Decodes until logged and pending tokens reach `n_tokens`, or no prompts are left.
 pub(super) fn write(
-    config: BatchEngineConfig,
+    (config, mode): (EngineConfig, Mode),
     gguf: &Gguf,
     feeder: &mut Feeder<'_>,
     keeper: &mut Keeper<'_>,
@@ -34,13 +34,7 @@ pub(super) fn write(
     interrupt: Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let mut bars = Bars::default();
-    let started = batching::start(config, interrupt, &mut |startup| match startup {
-        Startup::Loading(share) => bars.loading(share),
-        Startup::Measuring => bars.measuring(),
-        Startup::Notice(notice) => bars.suspend(|| stderr_line(&notice.to_string())),
-    });
-    bars.clear();
-    let (engine, loaded) = started?;
+    let (engine, loaded) = start(config, mode, interrupt, &mut bars)?;
     let renderer = Renderer::new(gguf, loaded)?;
     let (start, n_before) = (Instant::now(), keeper.n_tokens());
     feeder.feed(&engine, &renderer, keeper)?;
@@ -55,12 +49,12 @@ pub(super) fn write(
                 feeder.n_open -= 1;
                 keeper.end(answer.id)?;
             }
-            Event::Refused { id, refusal } => {
+            Event::Refused { id, error } => {
                 feeder.n_open -= 1;
-                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is left out: {}", refusal.message)));
+                bars.suspend(|| stderr_line(&format!("notice: prompt {id} is skipped: {error}")));
             }
             Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
-            Event::Token(_) | Event::Begun { .. } | Event::Progress(_) => {}
+            _ => {}
         }
         feeder.feed(&engine, &renderer, keeper)?;
     }
@@ -69,12 +63,12 @@ pub(super) fn write(
     stderr_line(&format!("{n} tokens in {seconds:.1} s: {:.1} tokens/s", n as f64 / seconds));
     if keeper.n_tokens() < n_tokens {
         let done = keeper.n_tokens();
-        stderr_line(&format!("notice: the prompts are used up after {done} of {n_tokens} tokens"));
+        stderr_line(&format!("notice: no prompts are left after {done} of {n_tokens} tokens"));
     }
     Ok(())
 }
 
-/// Prompts as the model wants them: in its template, or as they are.
+/// Renders prompts with the model's chat template, or unchanged if it has none.
 struct Renderer {
     template: Option<ChatTemplate>,
     loaded: Loaded,
@@ -95,13 +89,13 @@ impl Renderer {
     }
 }
 
-/// Hands out requests, as many as the worker takes.
+/// Submits requests until the engine's queue is full.
 pub(super) struct Feeder<'a> {
     args: &'a AlignArgs,
     texts: Box<dyn Iterator<Item = (u64, String)>>,
-    /// Not taken yet.
+    /// The request that the engine refused last; it is submitted first next time.
     waiting: Option<Request>,
-    /// Texts handed out that have not ended.
+    /// Submitted texts that have not ended.
     n_open: usize,
 }
 
@@ -110,11 +104,11 @@ impl<'a> Feeder<'a> {
         Feeder { args, texts: Box::new((0..).zip(texts)), waiting: None, n_open: 0 }
     }
 
-    fn feed(&mut self, engine: &BatchEngine, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
+    fn feed(&mut self, engine: &Engine, renderer: &Renderer, keeper: &Keeper<'_>) -> Result<(), Failure> {
         loop {
             let request = match self.waiting.take() {
                 Some(request) => request,
-                // A text that an earlier run has begun stays as long as it became.
+                // Skip texts that an earlier run started: they stay as long as they are.
                 None => match self.texts.by_ref().find(|(id, _)| !keeper.log.has(*id)) {
                     Some((id, text)) => self.request(id, renderer.render(text)?),
                     None => return Ok(()),
@@ -132,28 +126,25 @@ impl<'a> Feeder<'a> {
         let is_sampled = id % SAMPLED_EVERY == SAMPLED_EVERY - 1;
         let sampling = Sampling {
             temperature: if is_sampled { self.args.temp } else { 0.0 },
-            // The top bit is llama.cpp's: it means a seed of its own choice.
+            // llama.cpp treats seed 0xFFFFFFFF as "choose a random one", so the top bit stays 0.
             seed: (Dice(u64::from(self.args.seed) << 32 ^ id).next_u64() >> 33) as u32,
             ..Sampling::default()
         };
         Request {
             id,
             prompt,
-            shorter: Vec::new(),
             max_tokens: Some(self.args.n_predict),
             sampling,
-            stop: Vec::new(),
-            constraint: None,
-            n_logprobs: None,
             n_top: Some(MAX_TOP),
+            ..Request::default()
         }
     }
 }
 
-/// Collects tokens to pieces of some length for the log.
+/// Collects tokens into pieces for the log.
 pub(super) struct Keeper<'a> {
     log: &'a mut AlignLog,
-    /// What is not in the log yet, by text.
+    /// Tokens not yet in the log, by text.
     pending: BTreeMap<u64, Piece>,
     n_pending: u64,
 }
@@ -173,7 +164,7 @@ impl<'a> Keeper<'a> {
 
     fn keep(&mut self, emitted: Emitted) -> Result<(), LogError> {
         let Some(piece) = self.pending.get_mut(&emitted.id) else { return Ok(()) };
-        piece.said.push(Said { token: emitted.token, top: emitted.top });
+        piece.said.push(LoggedToken { token: emitted.token, top: emitted.top });
         self.n_pending += 1;
         if piece.said.len() >= N_UNLOGGED {
             self.n_pending -= piece.said.len() as u64;
@@ -183,7 +174,7 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    /// A text is over.
+    /// Logs the rest of a finished text.
     fn end(&mut self, text: u64) -> Result<(), LogError> {
         match self.pending.remove(&text) {
             Some(piece) if !piece.said.is_empty() => {
@@ -194,7 +185,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Puts everything into the log, and the log onto the disk.
+    /// Writes all pending tokens to the log and syncs it to disk.
     pub(super) fn flush_all(&mut self) -> Result<(), LogError> {
         self.n_pending = 0;
         for piece in std::mem::take(&mut self.pending).into_values().filter(|piece| !piece.said.is_empty()) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
 
@@ -23,30 +23,37 @@ pub struct BatchArgs {
     #[command(subcommand)]
     pub command: Option<BatchCommand>,
 
-    /// File with a request a line: OpenAI batch lines, {"prompt"}, {"messages"}, or plain text; tables need --template
+    /// Input file with one request per line
+    ///
+    /// A line is a request in OpenAI's batch format, {"prompt": ...}, {"messages": ...}, or plain text. Tables
+    /// (CSV, TSV) need --template.
     #[arg(short, long, value_name = "FILE", required_unless_present = "status")]
     pub input_file: Option<PathBuf>,
 
-    /// File for the results, with a FILE.journal beside it; - is stdout, which cannot be resumed
+    /// Output file for the results; - is stdout, which cannot be resumed
+    ///
+    /// Beside it, FILE.journal records the progress of the job.
     #[arg(short, long, value_name = "FILE", required = true)]
     pub output_file: Option<PathBuf>,
 
-    /// What the lines are [default: by the file's name and its first lines]
-    #[arg(long, value_name = "FORMAT")]
+    /// Input format [default: from the file's name and first lines]
+    #[arg(hide_short_help = true, long, value_name = "FORMAT")]
     pub format: Option<FormatArg>,
 
-    /// Make prompts of lines that are data, in Jinja: 'Summarize: {{text}}'
+    /// Jinja template for the prompts, as in 'Summarize: {{text}}'
     ///
-    /// Variables are the columns of a table, the members of a JSON object, or text, which is the whole line. row has all of them, for
-    /// names that are no identifiers: {{row["first name"]}}.
+    /// Its variables are the columns of a table or the members of a JSON object. In a plain text file, text is
+    /// the whole line. If a name is not an identifier, write {{row["first name"]}}.
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "template_file")]
     pub template: Option<String>,
 
-    /// The same, from a file
-    #[arg(long, value_name = "FILE")]
+    /// Read the template from a file
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub template_file: Option<PathBuf>,
 
-    /// Write texts instead of records: one line an answer, in the order of the input; line breaks become \n
+    /// Write only the answers, one per line, in the order of the input
+    ///
+    /// Line breaks become \n, and backslashes \\.
     #[arg(long)]
     pub text: bool,
 
@@ -54,57 +61,62 @@ pub struct BatchArgs {
     #[arg(long)]
     pub ordered: bool,
 
-    /// Do the lines again that failed in an earlier run
+    /// Run lines again that failed before
     #[arg(long)]
     pub retry_failed: bool,
 
-    /// Tell how a running or stopped job is getting on, and do nothing else; --status=json for programs
+    /// Show the progress of a running or stopped job, and do nothing else
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     pub status: Option<StatusFormat>,
 
-    /// Do a share of the lines: I/N, or auto[/N] in an array job of Slurm or Kubernetes; see chaski batch merge
+    /// Answer only part I of N of the input (see chaski batch merge)
+    ///
+    /// `auto` or auto/N takes the part from an array job of Slurm or Kubernetes.
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
 
-    /// -np: lines at a time; -1 is the default [default: as many as pay, and fit into memory]
+    /// Lanes: lines to run at a time [default: automatic] [short: -np]
+    ///
+    /// 1 to 256. The default (-1) is as many as pay off on this machine and fit into half of the available
+    /// memory.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_PARALLEL", hide_env = true)]
     pub parallel: Option<Parallel>,
 
-    /// Most tokens of an answer, where its line does not say; -1 is until the model ends it
+    /// Stop after N tokens (-1: 2048, or until -c is full)
+    ///
+    /// A line's max_tokens overrides it. With -1, an answer has at most 2048 tokens; if you give -c, it can fill
+    /// the context.
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
     pub n_predict: i64,
 
-    /// End answers where this text would begin, where their lines do not say (repeatable)
-    #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
+    /// End answers before this text (repeatable); a line's stop overrides it
+    #[arg(hide_short_help = true, short, long, value_name = "STOP", allow_hyphen_values = true)]
     pub reverse_prompt: Vec<String>,
 
-    /// -sys: system prompt of lines that have no messages of their own
+    /// System prompt for lines that have a prompt, not messages [short: -sys]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// What is done with messages that are longer than the context: error or drop-oldest (summarize is for chat); prompts of one
-    /// text are never shortened
-    #[arg(long, value_name = "WHAT", default_value = "error")]
+    /// What to do when messages do not fit into the context
+    ///
+    /// A single prompt is never shortened: it is an error.
+    #[arg(long, value_name = "WHAT", default_value = "error", value_parser = on_overflow())]
     pub on_overflow: OnOverflow,
 
-    /// Send prompts as they are: no chat template, special tokens parsed
-    #[arg(long)]
+    /// Use prompts as they are, without the chat template
+    ///
+    /// Special tokens in the prompts are parsed.
+    #[arg(hide_short_help = true, long)]
     pub raw: bool,
 
-    /// What is done with the model's thinking: show and hide put it into reasoning_content, and off asks the model not to
-    /// think, where its template can
+    /// off asks the model not to think
+    ///
+    /// It works if the model's template allows it. show and hide do the same here: they put the model's thinking
+    /// into reasoning_content. --text drops it.
     #[arg(long, value_name = "WHAT", default_value = "show", hide_possible_values = true)]
     pub reasoning: Reasoning,
 
-    /// Drafter file to begin with; none is none [default: the one beside the model, named like it with .chaski]
-    #[arg(long, value_name = "FILE")]
-    pub base: Option<PathBuf>,
-
-    /// Draft nothing, also where it would pay
-    #[arg(long)]
-    pub no_drafts: bool,
-
-    /// Neither progress nor summary on stderr; notices stay
+    /// Do not print progress and the summary; notices stay
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -116,6 +128,18 @@ pub struct BatchArgs {
     #[command(flatten)]
     pub engine: LateEngineArgs,
 
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+
+    /// Drafter file to start from, or none [default: MODEL.chaski beside the model]
+    #[arg(hide_short_help = true, help_heading = "Drafting and prompt cache", long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+
+    /// Do not draft
+    #[arg(help_heading = "Drafting and prompt cache", long)]
+    pub no_drafts: bool,
+
     /// The beginning that lines have in common, on disk.
     #[command(flatten)]
     pub prompt_cache: PromptCacheArgs,
@@ -124,17 +148,13 @@ pub struct BatchArgs {
     #[command(flatten)]
     pub chat_template: TemplateArgs,
 
-    /// How tokens are chosen.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-
     /// What is said in a file.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
 impl BatchArgs {
-    /// Lines at a time, where a number was given.
+    /// Number of lanes, if given.
     #[must_use]
     pub fn parallel(&self) -> Option<usize> {
         self.parallel.and_then(|Parallel(n)| n)
@@ -148,24 +168,33 @@ pub enum BatchCommand {
     Merge(MergeArgs),
 }
 
+/// Parser for `--on-overflow`. It hides `summarize` but accepts it, because a settings file may set it for chats.
+fn on_overflow() -> impl TypedValueParser<Value = OnOverflow> {
+    let values = OnOverflow::value_variants().iter().filter_map(|value| {
+        let value_name = value.to_possible_value()?;
+        Some(value_name.hide(*value == OnOverflow::Summarize))
+    });
+    PossibleValuesParser::new(values).try_map(|name| OnOverflow::from_str(&name, false))
+}
+
 /// Arguments of `batch merge`.
 #[derive(Debug, ClapArgs)]
 pub struct MergeArgs {
-    /// The -o that the shards were given; it is written now
+    /// The -o that you gave to the shards; merge writes this file
     #[arg(short, long, value_name = "FILE")]
     pub output_file: PathBuf,
 
-    /// Results of shards [default: those beside the output, named like it: results.1-of-4.jsonl ...]
+    /// Results of the shards [default: the files named like -o, as in results.1-of-4.jsonl]
     #[arg(value_name = "FILE")]
     pub parts: Vec<PathBuf>,
 }
 
-/// What the lines are.
+/// Format of the input lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum FormatArg {
-    /// A JSON object a line
+    /// One JSON object per line
     Jsonl,
-    /// A prompt a line
+    /// One prompt per line
     Text,
     /// Comma-separated values with a header
     Csv,
@@ -187,27 +216,32 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// How a status is told.
+/// Output format of `--status`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum StatusFormat {
-    /// For people
+    /// Text
     Text,
     /// One JSON object
     Json,
 }
 
-/// [`EngineArgs`] whose model is not required by the parser: neither `--status` nor `merge` has one. Without one, it is empty.
+/// [`EngineArgs`] whose model is optional, because `--status` and `merge` need none. A missing model is an empty path.
 #[derive(Debug)]
 pub struct LateEngineArgs(pub EngineArgs);
 
 impl ClapArgs for LateEngineArgs {
     fn augment_args(command: Command) -> Command {
-        // A parser that takes the empty default, which that of a path does not.
+        // clap's parser for paths rejects the empty default.
         let any_path = OsStringValueParser::new().map(PathBuf::from);
         let any_or_none =
             |arg: Arg| arg.required(false).default_value("").hide_default_value(true).value_parser(any_path);
-        // What rows cost is measured as far as the number of places depends on it, whatever that takes.
-        EngineArgs::augment_args(command).mut_arg("model", any_or_none).mut_arg("curve_budget", |arg| arg.hide(true))
+        // `--curve-budget` is hidden: the cost curve is measured as far as the choice of lanes needs it. `-c auto` is
+        // for one text at a time.
+        let n_ctx = "Context size in tokens per line, prompt and answer [default: as needed]";
+        EngineArgs::augment_args(command)
+            .mut_arg("model", any_or_none)
+            .mut_arg("curve_budget", |arg| arg.hide(true))
+            .mut_arg("ctx_size", |arg| arg.help(n_ctx).long_help(n_ctx))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -1,4 +1,4 @@
-//! What goes wrong with a batch, for people.
+//! Failures of `chaski batch` as messages for the user.
 
 use std::io;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::batch::merge::MergeError;
 use crate::batch::pipeline::BatchError;
 use crate::cli::failure::{ExitCode, Failure};
 
-/// The same command is all it takes to go on.
-const GOES_ON: &str = "the same command goes on";
+/// Hint: rerunning the command resumes the job.
+const GOES_ON: &str = "run the same command again to continue";
 
 /// The failure of a job that writes to `output`.
 pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
@@ -34,12 +34,12 @@ pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
     }
 }
 
-/// An interrupt, by which so many answers were lost.
+/// The failure for an interrupt that lost `n_lost` unfinished answers.
 pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
     let failure = match n_lost {
         0 => Failure::interrupted(),
-        1 => Failure::new("interrupted; 1 answer was not finished and is not kept"),
-        n => Failure::new(format!("interrupted; {n} answers were not finished and are not kept")),
+        1 => Failure::new("interrupted; 1 unfinished answer is lost"),
+        n => Failure::new(format!("interrupted; {n} unfinished answers are lost")),
     };
     let failure = failure.with_code(ExitCode::Interrupted);
     match safe(output) {
@@ -48,11 +48,11 @@ pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
     }
 }
 
-/// What is safe in an output.
+/// A phrase that says how many lines of the output are safe; `None` if there is no journal.
 pub(super) fn safe(output: &Path) -> Option<String> {
     let (journal, _) = read_journal(&Files, &journal_path(output)).ok()??;
     let (totals, key) = (journal.totals(), journal.key());
-    let latest = journal.latest().map(|line| format!(", the latest is that of line {}", line + 1)).unwrap_or_default();
+    let latest = journal.latest().map(|line| format!(", most recently line {}", line + 1)).unwrap_or_default();
     Some(format!("{} of {} lines are safe in {}{latest}", totals.n_done(), key.n_own, output.display()))
 }
 
@@ -60,25 +60,26 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Failure {
         match &error {
             SourceError::Io { path, error } => Failure::io(path, error),
-            SourceError::Changed(_) => {
-                Failure::new(error.to_string()).with_hint("leave a batch's input alone until it is done")
-            }
+            SourceError::Changed(_) => Failure::new(error.to_string())
+                .with_hint("do not change the input while the job runs; to answer the changed file, give another -o"),
             SourceError::Array(path) => {
                 let path = path.display();
                 Failure::usage(error.to_string())
-                    .with_hint(format!("jq -c '.[]' {path} > lines.jsonl, and -i lines.jsonl"))
+                    .with_hint(format!("convert it with jq -c '.[]' {path} > lines.jsonl, and give -i lines.jsonl"))
             }
             SourceError::Spread(path) => {
                 let path = path.display();
-                Failure::usage(error.to_string()).with_hint(format!("jq -c . {path} > lines.jsonl, and -i lines.jsonl"))
+                Failure::usage(error.to_string())
+                    .with_hint(format!("convert it with jq -c . {path} > lines.jsonl, and give -i lines.jsonl"))
             }
-            SourceError::NoTemplate(_) => {
-                Failure::usage(error.to_string()).with_hint("--template 'Summarize: {{text}}', where text is a column")
-            }
-            SourceError::Template { .. } => Failure::usage(error.to_string())
-                .with_hint("--template takes Jinja: {{name}} is the field of that name, and {{row[\"first name\"]}} one with a blank in it"),
+            SourceError::NoTemplate(_) => Failure::usage(error.to_string())
+                .with_hint("give one, as in --template 'Summarize: {{text}}' for a column named text"),
+            SourceError::Template { .. } => Failure::usage(error.to_string()).with_hint(
+                "--template takes Jinja: {{name}} is the field `name`; if a name contains spaces, write \
+                            {{row[\"first name\"]}}",
+            ),
             SourceError::Header { .. } => {
-                Failure::new(error.to_string()).with_hint("the first line of a table names its columns")
+                Failure::new(error.to_string()).with_hint("the first line of a table must name its columns")
             }
         }
     }
@@ -88,11 +89,11 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Failure {
         let hint = match &error {
             LedgerError::Io { path, error } => return Failure::io(path, error),
-            LedgerError::NoJournal(_) => "give another -o, or move the file away",
-            LedgerError::Foreign(_) => "give another -o, or move both files away",
-            LedgerError::OtherKey { .. } => "give the arguments as before, or another -o",
-            LedgerError::Busy(_) => "wait for it; --status tells how it is getting on",
-            LedgerError::Shortened { .. } => "restore it, or move it and its journal away to begin anew",
+            LedgerError::NoJournal(_) => "give another -o, or move the file",
+            LedgerError::Foreign(_) => "give another -o, or move the output and its journal",
+            LedgerError::OtherKey { .. } => "use the same arguments as before, or give another -o",
+            LedgerError::Busy(_) => "wait until it is done; --status shows its progress",
+            LedgerError::Shortened { .. } => "restore the file; or move it and its journal to start again",
         };
         Failure::new(error.to_string()).with_hint(hint)
     }
@@ -102,14 +103,12 @@ impl From<MergeError> for Failure {
     fn from(error: MergeError) -> Failure {
         let hint = match error {
             MergeError::Ledger(error) => return error.into(),
-            MergeError::NoJournal(_) => {
-                "parts are the outputs of chaski batch --shard, with their journals beside them"
-            }
-            MergeError::OtherJob { .. } => "shards of one job have the same input, model and parameters",
+            MergeError::NoJournal(_) => "give the outputs of chaski batch --shard; their journals must be beside them",
+            MergeError::OtherJob { .. } => "all shards of a job need the same input, model and parameters",
             MergeError::Twice(_) => "give each part once",
-            MergeError::Incomplete { .. } => "let that shard's command go on until it is done",
+            MergeError::Incomplete { .. } => "run that shard's command again until it is done",
             MergeError::Missing { .. } => "give the outputs of all shards",
-            MergeError::Exists(_) => "move it away, or give another -o",
+            MergeError::Exists(_) => "move it, or give another -o",
         };
         Failure::new(error.to_string()).with_hint(hint)
     }

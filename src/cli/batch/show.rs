@@ -1,23 +1,23 @@
-//! How a batch is getting on, on stderr: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a batch on stderr: a bar on a terminal, otherwise a line every 10 seconds.
 
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use crate::batch::engine::Refusal;
 use crate::batch::journal::Totals;
 use crate::batch::pipeline::{Doubt, Ended, Watcher};
 use crate::batch::progress::{Progress, duration};
+use crate::batch::refuse::Refusal;
 use crate::cli::output::{Bars, stderr_line};
-use crate::llama::exact::Exactness;
+use crate::exactness::Exactness;
 use crate::text::sanitize_for_terminal;
 
-/// Time between two lines where stderr is no terminal.
+/// Time between two progress lines if stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Lines of a kind that are told one by one; all are in the output.
+/// Number of notices of each kind to print. The output file has all of them.
 const MAX_TOLD: usize = 10;
 
-/// Tells it.
+/// Prints progress and notices.
 #[derive(Debug)]
 pub(super) struct Show {
     bars: Bars,
@@ -44,12 +44,12 @@ impl Show {
         self.bars.clear();
     }
 
-    /// Tells what is wrong with a line, which is the `n_th` of its kind.
+    /// Prints a notice about a line. `n_th` counts the notices of its kind.
     fn line(&self, number: u64, n_th: usize, what: &str) {
         if n_th > MAX_TOLD {
             return;
         }
-        let more = if n_th == MAX_TOLD { "; further lines of this kind are not listed" } else { "" };
+        let more = if n_th == MAX_TOLD { "; no more such notices will be shown" } else { "" };
         self.bars.suspend(|| stderr_line(&format!("notice: line {number}: {what}{more}")));
     }
 }
@@ -67,7 +67,7 @@ impl Watcher for Show {
         }
     }
 
-    /// Also with `-q`, as all of these: nothing goes wrong silently.
+    /// Notices are printed even with `-q`: no failure is silent.
     fn failed(&mut self, number: u64, refusal: &Refusal) {
         self.n_failed += 1;
         self.line(number, self.n_failed, &format!("{} ({})", refusal.message, refusal.code));
@@ -83,7 +83,7 @@ impl Watcher for Show {
     }
 }
 
-/// What was done, in one line.
+/// One line that summarizes the finished batch.
 pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -> String {
     let progress = &ended.progress;
     let Totals { n_ok, n_failed, .. } = progress.totals;
@@ -97,7 +97,7 @@ pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -
         return format!("{lines}; seed {seed}");
     }
     format!(
-        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0}/s), {:.2} tokens/step; {exact}seed {seed}",
+        "{lines}; {} now in {}: {:.1} tokens/s (prompts: {:.0} tokens/s), {:.2} tokens/step; {exact}seed {seed}",
         progress.n_done_now,
         duration(progress.seconds),
         progress.predicted_per_second(),
@@ -109,7 +109,7 @@ pub(super) fn summary(ended: &Ended, seed: u32, exactness: Option<&Exactness>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::engine;
+    use crate::engine;
 
     #[test]
     fn the_sum_is_told() {
@@ -118,7 +118,7 @@ mod tests {
         let progress = Progress { n_lines: 64, totals, n_done_now: 20, n_ok_now: 20, engine, seconds: 10.0 };
         let ended = Ended { progress, is_interrupted: false, n_lost: 0 };
         let expected =
-            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10/s), 2.00 tokens/step; seed 7";
+            "61 ok + 3 failed = 64 lines; 20 now in 10s: 5.0 tokens/s (prompts: 10 tokens/s), 2.00 tokens/step; seed 7";
         assert_eq!(summary(&ended, 7, None), expected);
         let exact = summary(&ended, 7, Some(&Exactness::default()));
         assert_eq!(exact, expected.replace("seed", "exact: yes; seed"));

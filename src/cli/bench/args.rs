@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::cli::args::EngineArgs;
 use crate::cli::exact::ExactArg;
-use crate::llama::worker::DrafterKind;
+use crate::engine::DrafterKind;
 use crate::tree::MAX_NODES;
 
 /// Arguments of `bench`.
@@ -16,23 +16,23 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub mode: ModeArgs,
 
-    /// Prompts as JSON lines {"id","kind","prompt"} [default: 24 shipped ones of 8 kinds]
+    /// File of prompts, one {"id", "kind", "prompt"} per line [default: 24 prompts of 8 kinds]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["curve", "rows"])]
     pub prompts: Option<PathBuf>,
 
-    /// Only prompts of these kinds
+    /// Use only prompts of these kinds, as in chat,code
     #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with_all = ["curve", "rows"])]
     pub kinds: Vec<String>,
 
-    /// Only these prompts
+    /// Use only the prompts with these ids, as in chat-1,code-2
     #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with_all = ["curve", "rows"])]
     pub ids: Vec<String>,
 
-    /// Most tokens to generate for each
+    /// Stop each answer after N tokens
     #[arg(short, long, value_name = "N", default_value_t = 160, conflicts_with_all = ["curve", "rows"])]
     pub n_predict: usize,
 
-    /// Times each thing is measured [default: 3, and 5 with --curve and --rows]
+    /// Measure everything N times [default: 3; 5 with --curve and --rows]
     #[arg(short, long, value_name = "N", conflicts_with = "check")]
     pub repetitions: Option<usize>,
 
@@ -42,15 +42,15 @@ pub struct BenchArgs {
           conflicts_with_all = ["curve", "rows", "check"])]
     pub drafters: Vec<DrafterKind>,
 
-    /// Drafter file that `auto` begins with; none is none [default: the one beside the model, named like it with .chaski]
+    /// Drafter file that `auto` starts from, or none [default: MODEL.chaski beside the model]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// What stdout carries
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
     pub output: Format,
 
-    /// Write every single answer, sample or difference to this file as JSON lines
+    /// Write every single measurement to this file, one JSON object per line
     #[arg(long, value_name = "FILE")]
     pub raw_output: Option<PathBuf>,
 
@@ -71,67 +71,67 @@ pub struct BenchArgs {
     pub rows: RowsArgs,
 }
 
-/// What is measured, if not drafters.
+/// What to measure instead of drafters.
 #[derive(Debug, ClapArgs)]
 #[group(multiple = false)]
 pub struct ModeArgs {
-    /// Measure what n rows in one batch cost, instead of drafters
+    /// Measure the cost curve: what n rows (tokens in one step) cost
     #[arg(long)]
     pub curve: bool,
 
-    /// Measure llama-bench's rows: reading a prompt, and plain decoding
+    /// Measure what llama-bench measures: reading a prompt, and plain decoding
     #[arg(long)]
     pub rows: bool,
 
-    /// Compare wide batches with plain decoding, given the same text: the bits of all logits, and what is not exact
+    /// Check that wide batches give the same logits as plain decoding, bit for bit
     #[arg(long)]
     pub check: bool,
 }
 
-/// Arguments that belong to `--curve`, and widths.
+/// Flags of `--curve`, and `--widths`.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "With --curve")]
 pub struct CurveArgs {
-    /// Positions in the context under each batch
+    /// Tokens in the context before each step, as in 256,4096
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [256], requires = "curve")]
     pub depth: Vec<usize>,
 
-    /// Rows of each batch [default: 20 from 1 to 64; 4 and 16 with --check]
+    /// Numbers of rows to measure [default: 20 from 1 to 64; 4 and 16 with --check]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = width, conflicts_with = "rows")]
     pub widths: Vec<usize>,
 
-    /// Draw the curve into this file
+    /// Draw the curve into this SVG file
     #[arg(long, value_name = "FILE", requires = "curve")]
     pub svg: Option<PathBuf>,
 }
 
-/// Arguments that belong to `--rows`.
+/// Flags of `--rows`.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "With --rows")]
 pub struct RowsArgs {
-    /// Tokens of the prompt
+    /// Prompt sizes to measure, in tokens
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512], requires = "rows")]
     pub pp: Vec<usize>,
 
-    /// Tokens to decode
+    /// Answer sizes to measure, in tokens
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [128], requires = "rows")]
     pub tg: Vec<usize>,
 }
 
-/// What a table is written as.
+/// Output format of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A Markdown table, rounded
+    /// Markdown table, rounded
     Md,
     /// Comma-separated values with a header
     Csv,
-    /// One object
+    /// One JSON object
     Json,
-    /// One object a line
+    /// One JSON object per line
     Jsonl,
 }
 
 fn width(text: &str) -> Result<usize, String> {
     let width = text.parse().ok().filter(|width| (1..=MAX_NODES).contains(width));
-    width.ok_or_else(|| format!("a batch has 1 to {MAX_NODES} rows"))
+    width.ok_or_else(|| format!("expected 1 to {MAX_NODES} rows"))
 }

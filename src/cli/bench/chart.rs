@@ -1,37 +1,37 @@
-//! The cost curve drawn: as characters, and as a picture.
+//! The cost curve as a text plot and as an SVG picture.
 
 use plotters::prelude::*;
 
-/// One width.
+/// The cost of one width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     pub(super) n_rows: usize,
-    /// In units of one row, as the two below.
+    /// Median cost, in units of c(1); `least` and `greatest` likewise.
     pub(super) cost: f64,
     pub(super) least: f64,
     pub(super) greatest: f64,
 }
 
-/// One line of the chart; its points from narrow to wide.
+/// One line of the chart; points are sorted by width.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<Point>,
 }
 
-/// Characters across and down, without the axes.
+/// Size of the plot in characters, without the axes.
 const PLOT_SIZE: (usize, usize) = (64, 16);
 
 const MARKS: [char; 6] = ['*', 'o', '+', 'x', '#', '@'];
 
-/// The corner of the chart: greatest width and cost, at least 1 more than the least.
+/// The greatest width and cost, at least 2 each.
 fn limits(series: &[Series]) -> (f64, f64) {
     let points = || series.iter().flat_map(|series| &series.points);
     let n_rows = points().map(|point| point.n_rows as f64).fold(2.0, f64::max);
     (n_rows, points().map(|point| point.cost).fold(2.0, f64::max))
 }
 
-/// c(n) over n in characters; dots where n rows cost n times as much as one, so that nothing is gained.
+/// Plots c(n) over n. Dots mark parity: n rows cost as much as n single rows.
 pub(super) fn plot(series: &[Series]) -> String {
     let (columns, lines) = PLOT_SIZE;
     let (max_rows, max_cost) = limits(series);
@@ -59,10 +59,10 @@ pub(super) fn plot(series: &[Series]) -> String {
     for (series, mark) in series.iter().zip(MARKS.into_iter().cycle()) {
         out += &format!("        {mark} {}\n", series.name);
     }
-    out + "        . as dear as one after the other"
+    out + "        . same cost as one row after the other"
 }
 
-/// The same as a picture, with the spread of the samples.
+/// The plot as SVG, with the spread of the samples.
 pub(super) fn svg(title: &str, series: &[Series]) -> Result<String, Box<dyn std::error::Error>> {
     let (max_rows, max_cost) = limits(series);
     let mut out = String::new();
@@ -76,14 +76,14 @@ pub(super) fn svg(title: &str, series: &[Series]) -> Result<String, Box<dyn std:
         .build_cartesian_2d(0.0..max_rows, 0.0..max_cost * 1.05)?;
     chart
         .configure_mesh()
-        .x_desc("rows in one batch")
-        .y_desc("cost in rows one by one: c(n)")
+        .x_desc("rows: tokens in one step (n)")
+        .y_desc("cost in steps of one row: c(n)")
         .light_line_style(WHITE)
         .draw()?;
     let parity = [(0.0, 0.0), (max_rows.min(max_cost), max_rows.min(max_cost))];
     chart
         .draw_series(LineSeries::new(parity, BLACK.mix(0.4)))?
-        .label("as dear as one after the other")
+        .label("same cost as one row after the other")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.4)));
     for (number, series) in series.iter().enumerate() {
         let color = Palette99::pick(number).to_rgba();
@@ -120,20 +120,23 @@ mod tests {
 
     #[test]
     fn the_plot_has_every_point_in_its_place() {
-        let plot = plot(&[series("256 positions", &[(1, 1.0), (33, 7.0), (64, 15.0)]), series("8192", &[(64, 14.0)])]);
+        let plot = plot(&[
+            series("256 tokens in the context", &[(1, 1.0), (33, 7.0), (64, 15.0)]),
+            series("8192", &[(64, 14.0)]),
+        ]);
         let lines: Vec<&str> = plot.lines().collect();
         assert_eq!(lines[1], format!(" 15.0 | {}.{}*", " ".repeat(14), " ".repeat(48)));
         assert!(lines[2].ends_with('o'), "{plot}");
         assert!(lines[15].starts_with("      | *"), "c(1) = 1 is one line above 0: {plot}");
-        assert!(plot.contains("* 256 positions\n") && plot.contains("o 8192\n"), "{plot}");
+        assert!(plot.contains("* 256 tokens in the context\n") && plot.contains("o 8192\n"), "{plot}");
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{plot}");
     }
 
     #[test]
     fn the_picture_is_an_svg_with_all_of_it() {
-        let svg = svg("a <model>", &[series("256 positions", &[(1, 1.0), (64, 9.0)])]).unwrap();
+        let svg = svg("a <model>", &[series("256 tokens in the context", &[(1, 1.0), (64, 9.0)])]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for part in ["256 positions", "rows in one batch", "a &lt;model&gt;"] {
+        for part in ["256 tokens in the context", "rows: tokens in one step (n)", "a &lt;model&gt;"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
     }

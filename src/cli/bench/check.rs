@@ -1,8 +1,9 @@
-//! `bench --check`: losslessness on a real model, position by position.
+//! `bench --check`: compares the logits of wide batches with plain decoding, bit for bit, at every position of real
+//! text.
 //!
-//! The plain text is forced through batches of several shapes, and all logits are compared with the plain ones for the same text, to the
-//! bit. Where the context is not exact, logits depend a little on how many rows a batch has, and at a near-tie a wide batch can decide
-//! otherwise: then what was not exact is listed, and how close the plain decision was where they differ.
+//! The plain text is forced through batches of several shapes. In a context that is not exact, logits depend slightly
+//! on the number of rows, and at a near-tie a wide batch can choose another token. The report then lists what was not
+//! exact, and the plain margin at each difference.
 
 use serde::Serialize;
 
@@ -11,14 +12,14 @@ use crate::cli::bench::stats::{median, range};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::bench::{Bench, next_prompt};
 use crate::cli::failure::Failure;
-use crate::llama::exact::Exactness;
-use crate::llama::worker::forced::{Difference, Forced, Shape};
-use crate::llama::worker::measure::{Measured, What};
+use crate::exactness::Exactness;
+use crate::llama::engine::forced::{Difference, Forced, Shape};
+use crate::llama::engine::measure::{Measured, What};
 
-/// Widths of the batches: the most used one, and one of another kernel.
+/// Default widths: the most used one, and one that uses another kernel.
 const WIDTHS: [usize; 2] = [4, 16];
 
-/// Longest text of a token in the list.
+/// Longest token text in the list, in characters.
 const MAX_SHOWN: usize = 24;
 
 pub(super) fn measure(
@@ -29,7 +30,7 @@ pub(super) fn measure(
     let widths = match bench.args.curve.widths.as_slice() {
         [] => WIDTHS.to_vec(),
         widths if widths.contains(&1) => {
-            return Err(Failure::usage("--widths: a batch of 1 row is plain decoding").with_hint("2 to 64 rows"));
+            return Err(Failure::usage("--widths: 1 is plain decoding; give 2 or more").with_hint("2 to 64 rows"));
         }
         widths => widths.to_vec(),
     };
@@ -40,7 +41,7 @@ pub(super) fn measure(
     for (number, prompt) in prompts.iter().enumerate() {
         let what = What::Forced { max_tokens: bench.args.n_predict, shapes: shapes.clone(), n_ctx: bench.n_ctx };
         let Measured::Forced(forced) = bench.measured(next_prompt(number, prompts, renderer)?, what)? else {
-            return Err(Failure::new("the engine measured something else"));
+            return Err(Failure::new("unexpected result from the engine"));
         };
         for ((shape, differences), &n_same_bits) in shapes.iter().zip(&forced.differences).zip(&forced.n_same_bits) {
             let text = Text {
@@ -66,7 +67,7 @@ pub(super) fn measure(
     Ok((vec![Table { name: "summary", rows }, Table { name: "differences", rows: list }], verdict(&texts)))
 }
 
-/// Of all texts: contexts may have been made anew between them.
+/// All reasons of all texts: contexts may be recreated between texts.
 fn exactness(texts: &[Forced]) -> Exactness {
     let mut reasons = Vec::new();
     for reason in texts.iter().flat_map(|text| &text.exactness.0) {
@@ -77,7 +78,7 @@ fn exactness(texts: &[Forced]) -> Exactness {
     Exactness(reasons)
 }
 
-/// At how many positions all logits were equal, and what was not exact.
+/// Number of positions with equal logits, and the reasons why the rest is not exact.
 fn verdict(texts: &[Forced]) -> String {
     let n_same: usize = texts.iter().flat_map(|text| &text.n_same_bits).sum();
     let n: usize = texts.iter().map(|text| text.n_positions * text.n_same_bits.len()).sum();
@@ -85,7 +86,7 @@ fn verdict(texts: &[Forced]) -> String {
     reasons.iter().fold(format!("equal: {n_same} of {n} positions, bits"), |all, reason| all + "\nnot exact: " + reason)
 }
 
-/// The raw record of one text in one shape.
+/// Raw record of one text in one shape.
 #[derive(Serialize)]
 struct Text<'a> {
     id: &'a str,
@@ -101,7 +102,7 @@ fn name(shape: &Shape) -> &'static str {
     if shape.is_tree { "tree" } else { "chain" }
 }
 
-/// All texts in one shape.
+/// Summary row of all texts in one shape.
 fn summary(shape: &Shape, number: usize, texts: &[Forced]) -> Row {
     let n_positions: usize = texts.iter().map(|text| text.n_positions).sum();
     let differences: Vec<&Difference> = texts.iter().flat_map(|text| &text.differences[number]).collect();
@@ -116,7 +117,7 @@ fn summary(shape: &Shape, number: usize, texts: &[Forced]) -> Row {
         .count("n_same_bits", "same bits", n_same_bits)
         .count("n_equal", "equal", n_equal)
         .percent("share_equal", "share", n_equal as f64 / n_positions as f64, 3);
-    // Margins are for people where something differs.
+    // The Markdown table shows margins only if something differs.
     let is_different = texts.iter().any(|text| text.differences.iter().any(|differences| !differences.is_empty()));
     let title = |title: &'static str| if is_different { title } else { "" };
     let row = match margins.is_empty() {

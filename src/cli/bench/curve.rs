@@ -1,5 +1,5 @@
-//! `bench --curve`: what n rows in one batch take, and c(n), that in units of one row: as a table, as a plot on stderr, and
-//! as a picture.
+//! `bench --curve`: measures the time of n rows in one batch, and c(n), as a table, a text plot on stderr, and an SVG
+//! picture.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,11 +10,11 @@ use crate::cli::bench::stats::{median, range};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::failure::Failure;
 use crate::cli::output::stderr_line;
-use crate::llama::worker::measure::What;
+use crate::llama::engine::measure::What;
 
 const N_REPEATS: usize = 5;
 
-/// Every step of the staircases seen so far: groups of 4 and 8 rows.
+/// Covers every stair seen so far: groups of 4 and of 8 rows.
 const WIDTHS: [usize; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64];
 
 pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Vec<Table>, Failure> {
@@ -22,7 +22,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
     if widths.is_empty() {
         widths.extend(WIDTHS);
     }
-    // All others are compared with one row.
+    // c(n) is relative to one row.
     widths.push(1);
     widths.sort_unstable();
     widths.dedup();
@@ -30,7 +30,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
     let mut rows = Vec::new();
     let mut curves = Vec::new();
     for &depth in &bench.args.curve.depth {
-        stderr_line(&format!("{depth} positions, {} widths", widths.len()));
+        stderr_line(&format!("{depth} tokens in the context, {} widths", widths.len()));
         let samples = bench.times(What::Batches { depth, widths: widths.clone(), n_repeats })?;
         let one_row_ms = median(&samples[0]);
         let mut points = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, picture: Option<File>) -> Result<Ve
             let [cost, least, greatest] = [median(samples_ms), least, greatest].map(|ms| ms / one_row_ms);
             points.push(Point { n_rows, cost, least, greatest });
         }
-        curves.push(Series { name: format!("{depth} positions"), points });
+        curves.push(Series { name: format!("{depth} tokens in the context"), points });
     }
     stderr_line(&plot(&curves));
     if let (Some(mut file), Some(path)) = (picture, &bench.args.curve.svg) {
@@ -57,7 +57,7 @@ fn row(depth: usize, n_rows: usize, samples_ms: &[f64], one_row_ms: f64) -> Row 
     let (median_ms, (least, greatest)) = (median(samples_ms), range(samples_ms));
     let cost = median_ms / one_row_ms;
     Row::default()
-        .count("depth", "positions", depth)
+        .count("depth", "context", depth)
         .count("n_rows", "rows", n_rows)
         .number("median_ms", "ms", median_ms, 2)
         .number("min_ms", "min – max", least, 2)

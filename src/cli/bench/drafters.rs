@@ -1,9 +1,9 @@
-//! `bench` by itself: drafters against plain decoding, on real text, in one run.
+//! `bench` without a mode flag: compares drafters with plain decoding, on real text, in one run.
 //!
-//! Drafters take turns within each repetition of each prompt, so that a machine that slows down slows them all. What is
-//! compared are the rates of one repetition: per prompt the median of these ratios over the repetitions, and of those the
-//! geometric mean over the prompts. Prompts are read once and stay in the cache: only decoding is timed. Each answer
-//! starts with a drafter that knows nothing.
+//! Drafters take turns within each repetition of each prompt, so a machine that slows down slows all of them. A speedup
+//! is the ratio of two rates of the same repetition. The table shows the median ratio per prompt, and the geometric
+//! mean of these medians over the prompts. Prompts are decoded once and stay in the cache, so only decoding is timed.
+//! Each answer starts with a fresh drafter.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ use crate::cli::bench::{Bench, next_prompt};
 use crate::cli::failure::Failure;
 use crate::cli::output::Bars;
 use crate::cli::run::json::JsonTimings;
-use crate::cli::run::receive;
+use crate::cli::run::{details, receive};
+use crate::engine::{Alone, DrafterKind, End, Request};
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, DrafterKind, Job, StopType};
 use crate::stats::Stats;
 use crate::token::Token;
 
 pub(super) const N_REPEATS: usize = 3;
 
-/// One answer.
+/// One measured answer.
 #[derive(Clone, Debug)]
 struct Record {
     id: String,
@@ -34,9 +34,9 @@ struct Record {
     drafter: DrafterKind,
     repetition: usize,
     tokens: Vec<Token>,
-    /// Tokens equal to the first plain answer's, before the first difference.
+    /// Tokens equal to the first plain answer, up to the first difference.
     n_equal: usize,
-    /// Tokens of that answer.
+    /// Length of the first plain answer, in tokens.
     n_plain: usize,
     stats: Stats,
 }
@@ -70,7 +70,7 @@ fn compare(
     prompt: &Prompt,
     segments: &[Segment],
 ) -> Result<Vec<Record>, Failure> {
-    // Reads the prompt, which belongs to no drafter.
+    // Decode the prompt before anything is timed.
     for &drafter in drafters {
         answer(bench, segments, drafter, 1)?;
     }
@@ -78,9 +78,9 @@ fn compare(
     let mut plain: Option<Vec<Token>> = None;
     for repetition in 0..bench.args.repetitions.unwrap_or(N_REPEATS) {
         for turn in 0..drafters.len() {
-            // Plain decoding begins: the others are compared with its text.
+            // Plain decoding goes first: the other answers are compared with its text.
             let drafter = drafters[(turn + repetition) % drafters.len()];
-            let Answer { tokens, stats, .. } = answer(bench, segments, drafter, bench.args.n_predict)?;
+            let (tokens, stats) = answer(bench, segments, drafter, bench.args.n_predict)?;
             let plain = plain.get_or_insert_with(|| tokens.clone());
             let n_equal = tokens.iter().zip(&*plain).take_while(|(a, b)| a == b).count();
             let (id, kind, n_plain) = (prompt.id.clone(), prompt.kind.clone(), plain.len());
@@ -90,35 +90,35 @@ fn compare(
     Ok(records)
 }
 
-fn answer(bench: &Bench<'_>, prompt: &[Segment], drafter: DrafterKind, max_tokens: usize) -> Result<Answer, Failure> {
-    bench.worker.submit(Job {
+fn answer(
+    bench: &Bench<'_>,
+    prompt: &[Segment],
+    drafter: DrafterKind,
+    max_tokens: usize,
+) -> Result<(Vec<Token>, Stats), Failure> {
+    let curve_budget = Duration::from_millis(bench.args.engine.curve_budget);
+    bench.engine.submit(Request {
         prompt: prompt.to_vec(),
         max_tokens: Some(max_tokens),
-        n_ctx: bench.n_ctx,
         sampling: Sampling::greedy(),
-        constraint: None,
-        n_logprobs: None,
-        stops: Vec::new(),
-        drafter,
-        curve_budget: Duration::from_millis(bench.args.engine.curve_budget),
-        record: false,
-        learns: false,
-        explain: false,
-        prompt_cache: None,
-        state_file: None,
+        alone: Alone { n_ctx: bench.n_ctx, drafter, curve_budget, ..Alone::default() },
+        ..Request::default()
     });
-    let answer = receive(&bench.worker, &mut Bars::default(), |_| Ok(()))?;
-    if answer.stop == StopType::Interrupted { Err(Failure::interrupted()) } else { Ok(answer) }
+    let answer = receive(&bench.engine, &mut Bars::default(), |_| Ok(()))?;
+    match answer.end {
+        End::Interrupted => Err(Failure::interrupted()),
+        _ => Ok((details(&answer)?.tokens.clone(), answer.stats)),
+    }
 }
 
 impl Record {
-    /// Also false where the answer stopped early or went on.
+    /// Whether the answer equals the plain one, its length included.
     fn is_equal(&self) -> bool {
         self.n_equal == self.n_plain && self.tokens.len() == self.n_plain
     }
 }
 
-/// A record in the raw output.
+/// A record of the raw output.
 #[derive(Serialize)]
 struct JsonRecord<'a> {
     id: &'a str,
@@ -148,15 +148,15 @@ impl<'a> From<&'a Record> for JsonRecord<'a> {
     }
 }
 
-/// As on the command line.
+/// The name of a drafter on the command line.
 fn name(drafter: DrafterKind) -> String {
     drafter.to_possible_value().map_or_else(|| format!("{drafter:?}"), |value| value.get_name().to_owned())
 }
 
-/// What one drafter did with one prompt.
+/// The answers of one drafter to one prompt.
 struct Summary<'a> {
     records: Vec<&'a Record>,
-    /// Speed-up over plain decoding, per repetition.
+    /// Speedup over plain decoding, per repetition.
     speedups: Vec<f64>,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// One row per kind and drafter, and a last one per drafter over all prompts.
+/// One row per kind and drafter, then one per drafter over all prompts.
 fn summary(drafters: &[DrafterKind], by_prompt: &[Vec<Record>]) -> Vec<Row> {
     let kind_of = |records: &Vec<Record>| records[0].kind.clone();
     let mut kinds: Vec<String> = Vec::new();
@@ -202,7 +202,7 @@ fn summary(drafters: &[DrafterKind], by_prompt: &[Vec<Record>]) -> Vec<Row> {
 fn row(kind: &str, drafter: DrafterKind, prompts: &[Summary<'_>]) -> Row {
     let over_prompts = |value: &dyn Fn(&Summary<'_>) -> f64| prompts.iter().map(value).collect::<Vec<f64>>();
     let medians = over_prompts(&|prompt| median(&prompt.speedups));
-    // What a single run would have shown.
+    // The speedup that each single repetition would have shown.
     let per_repetition: Vec<f64> =
         (0..prompts[0].speedups.len()).map(|n| geometric_mean(&over_prompts(&|prompt| prompt.speedups[n]))).collect();
     let spread = range(&per_repetition);
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn ratios_are_of_one_repetition_and_the_rest_follows() {
         use DrafterKind::{Auto, None as Plain};
-        // Speed-ups by repetition: a1 has 2, 4, 3 and a2 has 1, 1, 1/2, though the machine was slow at times.
+        // Speedups by repetition: a1 has 2, 4, 3 and a2 has 1, 1, 1/2, although the machine was slow at times.
         let prompt = |id: &str, plain: [f64; 3], auto: [f64; 3], n_equal: usize| {
             let of = |kind, ms: [f64; 3], n_equal| {
                 (0..3).map(move |n| record(id, kind, n, ms[n], n_equal)).collect::<Vec<_>>()

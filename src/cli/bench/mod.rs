@@ -1,9 +1,9 @@
-//! `chaski bench`: evidence, measured on this machine.
+//! `chaski bench`: measures speed and losslessness on this machine.
 //!
-//! By itself it compares drafters with plain decoding on real text. `--curve` measures what n rows in one batch cost,
-//! `--rows` llama-bench's figures, `--check` whether wide batches decide as plain decoding does. Each makes rows of one
-//! table on stdout; what else is said goes to stderr. It compares nothing with other programs: `scripts/bench-peers.sh`
-//! does.
+//! Without a mode flag it compares drafters with plain decoding on real text. `--curve` measures what n rows in one
+//! batch cost, `--rows` measures what llama-bench measures, and `--check` compares the logits of wide batches with
+//! plain decoding. Tables go to stdout, everything else to stderr. To compare chaski with other programs, use
+//! `scripts/bench-peers.sh`.
 
 pub mod args;
 mod chart;
@@ -23,21 +23,21 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
-use crate::cli::engine::{confine, machine, open_base, open_model, start, worker_config};
+use crate::cli::engine::{confine, engine_config, machine, open_base, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
-use crate::llama::worker::measure::{Measured, Measurement, What};
-use crate::llama::worker::{Event, Worker, WorkerConfig};
+use crate::llama::engine::measure::{Measured, Measurement, What};
+use crate::llama::engine::{Engine, EngineConfig, Measuring, Mode};
 
-/// What every kind of measurement needs.
+/// State shared by all measurements.
 struct Bench<'a> {
     args: &'a BenchArgs,
-    /// Positions of the context, if they were given.
+    /// The context size, if one was given.
     n_ctx: Option<usize>,
-    worker: Worker,
-    /// In every record.
+    engine: Engine,
+    /// The setup, included in every record.
     setup: Row,
     raw: RawOutput,
 }
@@ -45,14 +45,14 @@ struct Bench<'a> {
 /// Runs the command.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     if args.n_predict == 0 || args.repetitions == Some(0) {
-        return Err(Failure::usage("-n and -r must be more than 0"));
+        return Err(Failure::usage("-n and -r must be 1 or more"));
     }
     let prompts = prompts::read(args)?;
     args.exact.demand();
-    let mut config = worker_config(&args.engine)?;
+    let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX, PickedBy::Text)?;
     let inputs: Vec<&Path> =
@@ -63,9 +63,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let setup = setup(args, n_ctx, &config);
     let mut heading = heading(args, &config);
     confine(&args.engine, &config, &[]);
-    let (worker, loaded) = start(config, interrupt::flag()?, &mut Bars::default())?;
+    let (engine, loaded) = start(config, Mode::OneText, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
-    let mut bench = Bench { args, n_ctx, worker, setup, raw };
+    let mut bench = Bench { args, n_ctx, engine, setup, raw };
     let tables = match () {
         () if args.mode.curve => curve::measure(&mut bench, picture)?,
         () if args.mode.rows => rows::measure(&mut bench)?,
@@ -80,8 +80,8 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// The setup as figures.
-fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
+/// The setup as columns.
+fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
     let engine = &args.engine;
     Row::default()
         .text("model", "", &model_name(args))
@@ -95,7 +95,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &WorkerConfig) -> Row {
 }
 
 /// The setup in words.
-fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
+fn heading(args: &BenchArgs, config: &EngineConfig) -> String {
     let answers = match &args.mode {
         mode if mode.curve || mode.rows => String::new(),
         mode if mode.check => format!(", greedy, {} tokens", args.n_predict),
@@ -106,7 +106,7 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
         ),
     };
     format!(
-        "{}, {} ({} where the context is long){answers}\n{}",
+        "{}, {} ({} for long contexts){answers}\n{}",
         model_name(args),
         config.settings.short,
         config.settings.long,
@@ -114,8 +114,8 @@ fn heading(args: &BenchArgs, config: &WorkerConfig) -> String {
     )
 }
 
-/// The file's name: where it lies is nobody's business.
-fn base_name(config: &WorkerConfig) -> String {
+/// Only the file name: records must not reveal the user's folders.
+fn base_name(config: &EngineConfig) -> String {
     let name = config.drafters.base.as_ref().and_then(|base| base.path().file_name());
     name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
 }
@@ -125,39 +125,28 @@ fn model_name(args: &BenchArgs) -> String {
 }
 
 impl Bench<'_> {
-    /// Has the worker measure something.
+    /// Runs a measurement on the engine, with a progress bar.
     fn measured(&self, text: Vec<Segment>, what: What) -> Result<Measured, Failure> {
-        self.worker.submit(Measurement { text, what });
         let mut bars = Bars::default();
-        while let Some(event) = self.worker.next_event() {
-            match event {
-                Event::Progress(done, total) => bars.steps(done, total),
-                Event::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
-                Event::Measured(measured) => {
-                    bars.clear();
-                    return Ok(*measured);
-                }
-                Event::Failed(failure) => {
-                    bars.clear();
-                    return Err(failure.into());
-                }
-                _ => {}
-            }
-        }
-        Err(Failure::new("the engine stopped without a measurement"))
+        let measured = self.engine.measure(Measurement { text, what }, &mut |event| match event {
+            Measuring::Steps(done, total) => bars.steps(done, total),
+            Measuring::Notice(text) => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
+        });
+        bars.clear();
+        Ok(measured?)
     }
 
-    /// Times of something that is measured on any text: that of the shipped prompts.
+    /// Runs a timing measurement on the text of the shipped prompts.
     fn times(&self, what: What) -> Result<Vec<Vec<f64>>, Failure> {
         let text: String = prompts::shipped().into_iter().map(|prompt| prompt.prompt + "\n").collect();
         match self.measured(vec![Segment { text, parse_special: false }], what)? {
             Measured::Times(times) => Ok(times),
-            Measured::Forced(_) => Err(Failure::new("the engine measured something else")),
+            Measured::Forced(_) => Err(Failure::new("unexpected result from the engine")),
         }
     }
 }
 
-/// Says which prompt comes next, and renders it.
+/// Prints which prompt comes next, and renders it.
 fn next_prompt(number: usize, prompts: &[Prompt], renderer: &Renderer<'_>) -> Result<Vec<Segment>, Failure> {
     stderr_line(&format!("{}/{}: {}", number + 1, prompts.len(), prompts[number].id));
     renderer.segments(&prompts[number].prompt)

@@ -1,4 +1,4 @@
-//! The texts that are measured on: shipped ones, or a file of the user's.
+//! The prompts of `chaski bench`: shipped ones, or a file of the user's.
 
 use std::collections::HashSet;
 
@@ -9,11 +9,11 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::failure::Failure;
 use crate::cli::input::{MAX_BYTES, read_file};
 use crate::gguf::Gguf;
-use crate::llama::worker::Loaded;
+use crate::llama::engine::Loaded;
 
 const SHIPPED: &str = include_str!("../../../bench/prompts.jsonl");
 
-/// A user's message.
+/// A user message.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Prompt {
     pub(super) id: String,
@@ -21,7 +21,7 @@ pub(super) struct Prompt {
     pub(super) prompt: String,
 }
 
-/// The prompts that were asked for.
+/// Reads the prompts that the arguments select.
 pub(super) fn read(args: &BenchArgs) -> Result<Vec<Prompt>, Failure> {
     let prompts = match &args.prompts {
         Some(path) => {
@@ -43,25 +43,25 @@ fn parse(text: &str, name: &str) -> Result<Vec<Prompt>, Failure> {
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |what: String| {
             Failure::new(format!("{name}:{number}: {what}"))
-                .with_hint(r#"a line is {"id": "chat-1", "kind": "chat", "prompt": "..."}"#)
+                .with_hint(r#"each line must be {"id": "chat-1", "kind": "chat", "prompt": "..."}"#)
         };
         let prompt: Prompt = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         if !ids.insert(prompt.id.clone()) {
-            return Err(wrong(format!("the id {:?} stands in an earlier line", prompt.id)));
+            return Err(wrong(format!("an earlier line has the same id {:?}", prompt.id)));
         }
         prompts.push(prompt);
     }
-    if prompts.is_empty() { Err(Failure::new(format!("{name}: no prompts"))) } else { Ok(prompts) }
+    if prompts.is_empty() { Err(Failure::new(format!("{name}: the file contains no prompts"))) } else { Ok(prompts) }
 }
 
-/// Those of one of `kinds` and one of `ids`; an empty list asks for nothing in particular.
+/// Selects the prompts that match `kinds` and `ids`. An empty list matches all prompts.
 fn choose(prompts: Vec<Prompt>, kinds: &[String], ids: &[String]) -> Result<Vec<Prompt>, Failure> {
     let must_be_there = |flag: &str, asked: &[String], of: &dyn Fn(&Prompt) -> String| {
         let mut known: Vec<String> = prompts.iter().map(of).collect();
         known.dedup();
         match asked.iter().find(|name| !known.contains(name)) {
-            Some(name) => Err(Failure::usage(format!("{flag}: there is no {name:?} among the prompts"))
-                .with_hint(format!("there are {}", known.join(", ")))),
+            Some(name) => Err(Failure::usage(format!("{flag}: no prompt has {name:?}"))
+                .with_hint(format!("choose from {}", known.join(", ")))),
             None => Ok(()),
         }
     };
@@ -70,17 +70,21 @@ fn choose(prompts: Vec<Prompt>, kinds: &[String], ids: &[String]) -> Result<Vec<
     let is_asked = |asked: &[String], name: &String| asked.is_empty() || asked.contains(name);
     let chosen = prompts.into_iter().filter(|prompt| is_asked(kinds, &prompt.kind) && is_asked(ids, &prompt.id));
     let chosen: Vec<Prompt> = chosen.collect();
-    if chosen.is_empty() { Err(Failure::usage("no prompt is of these kinds and ids")) } else { Ok(chosen) }
+    if chosen.is_empty() {
+        Err(Failure::usage("no prompt has one of these kinds and also one of these ids"))
+    } else {
+        Ok(chosen)
+    }
 }
 
-/// Makes prompts of users' messages, as the model's template wants them.
+/// Renders user messages with the model's chat template.
 pub(super) struct Renderer<'a> {
     template: Option<ChatTemplate>,
     loaded: &'a Loaded,
 }
 
 impl<'a> Renderer<'a> {
-    /// Reads the model's template.
+    /// Parses the model's template.
     pub(super) fn new(gguf: &Gguf, loaded: &'a Loaded) -> Result<Renderer<'a>, Failure> {
         let template = gguf.chat_template().map(|source| ChatTemplate::parse(source, loaded.specials.clone()));
         let template = template.transpose();
@@ -112,7 +116,7 @@ mod tests {
     fn a_wrong_line_is_named() {
         let good = r#"{"id": "a", "kind": "k", "prompt": "p"}"#;
         let twice = parse(&format!("{good}\n\n{good}\n"), "my.jsonl").unwrap_err().to_string();
-        assert!(twice.contains("my.jsonl:3: the id \"a\""), "{twice}");
+        assert!(twice.contains("my.jsonl:3: an earlier line has the same id \"a\""), "{twice}");
         let broken = parse("{}", "my.jsonl").unwrap_err().to_string();
         assert!(broken.contains("my.jsonl:1: missing field"), "{broken}");
         assert!(parse("\n", "my.jsonl").is_err());
@@ -128,7 +132,7 @@ mod tests {
         assert_eq!(ids(&[], &[]).unwrap().len(), 24);
         assert_eq!(ids(&["qa", "edit"], &[]).unwrap(), ["edit-1", "edit-2", "edit-3", "qa-1", "qa-2", "qa-3"]);
         assert_eq!(ids(&["qa"], &["qa-2", "chat-1"]).unwrap(), ["qa-2"]);
-        assert!(ids(&["qua"], &[]).unwrap_err().to_string().contains("hint: there are chat, code, edit"));
+        assert!(ids(&["qua"], &[]).unwrap_err().to_string().contains("hint: choose from chat, code, edit"));
         assert!(ids(&["qa"], &["chat-1"]).is_err());
     }
 }

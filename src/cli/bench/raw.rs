@@ -1,4 +1,4 @@
-//! The files that `bench` writes beside stdout: never over what it reads.
+//! The files that `bench` writes besides stdout. They never overwrite an input.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use crate::cli::bench::table::{Row, json_line};
 use crate::cli::failure::Failure;
 use crate::cli::output::is_same_file;
 
-/// The raw output, if one was asked for.
+/// The raw output file, if one was asked for.
 #[derive(Debug)]
 pub(super) struct RawOutput(Option<(File, PathBuf)>);
 
@@ -20,18 +20,18 @@ impl RawOutput {
         Ok(RawOutput(Some((create(path, "--raw-output", inputs)?, path.to_owned()))))
     }
 
-    /// Writes a record, at once: what is measured stays, whatever happens to the rest.
+    /// Writes a record immediately, so that it survives a later failure.
     pub(super) fn write(&mut self, setup: &Row, record: impl Serialize) -> Result<(), Failure> {
         let Some((file, path)) = &mut self.0 else { return Ok(()) };
         file.write_all(json_line(setup, record).as_bytes()).map_err(|error| Failure::io(path, &error))
     }
 }
 
-/// Makes a file, unless that would destroy an input.
+/// Creates a file, unless it would overwrite an input.
 pub(super) fn create(path: &Path, flag: &str, inputs: &[&Path]) -> Result<File, Failure> {
     if inputs.iter().any(|input| is_same_file(path, input)) {
-        let failure = Failure::usage(format!("{}: {flag} would overwrite what is read", path.display()));
-        return Err(failure.with_hint(format!("{flag} takes a file of its own")));
+        let failure = Failure::usage(format!("{}: {flag} would overwrite an input file", path.display()));
+        return Err(failure.with_hint(format!("give another file with {flag}")));
     }
     File::create(path).map_err(|error| Failure::io(path, &error))
 }

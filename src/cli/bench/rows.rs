@@ -1,18 +1,20 @@
-//! `bench --rows`: llama-bench's figures, made as it makes them. Reading a prompt of n tokens (`pp`), and decoding n
-//! tokens one by one from an empty context, without sampling (`tg`): the mean and the standard deviation of the rates.
+//! `bench --rows`: the figures of llama-bench, measured the same way.
+//!
+//! `pp` decodes a prompt of n tokens. `tg` decodes n tokens one by one from an empty context, without sampling. Rows
+//! show the mean and standard deviation of the rates.
 
 use crate::cli::bench::Bench;
 use crate::cli::bench::stats::{mean, standard_deviation};
 use crate::cli::bench::table::{Row, Table};
 use crate::cli::failure::Failure;
-use crate::llama::worker::measure::What;
+use crate::llama::engine::measure::What;
 
 const N_REPEATS: usize = 5;
 
 pub(super) fn measure(bench: &mut Bench<'_>) -> Result<Vec<Table>, Failure> {
     let args = &bench.args.rows;
     if args.pp.contains(&0) || args.tg.contains(&0) {
-        return Err(Failure::usage("--pp and --tg must be more than 0"));
+        return Err(Failure::usage("--pp and --tg must be 1 or more"));
     }
     let n_repeats = bench.args.repetitions.unwrap_or(N_REPEATS);
     let prefills = args.pp.iter().map(|&n_tokens| (n_tokens, 0, What::Prefill { n_tokens, n_repeats }));
@@ -27,7 +29,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<Vec<Table>, Failure> {
     Ok(vec![Table { name: "rows", rows }])
 }
 
-/// Names are llama-bench's, where it has one.
+/// Column names are llama-bench's where it has the column.
 fn row(n_prompt: usize, n_gen: usize, samples_ms: &[f64]) -> Row {
     let n_tokens = n_prompt + n_gen;
     let rates: Vec<f64> = samples_ms.iter().map(|ms| n_tokens as f64 * 1e3 / ms).collect();

@@ -1,6 +1,6 @@
-//! The statistics that tables show.
+//! Statistics for the tables of `bench`.
 
-/// The middle value, or the mean of the two in the middle; NaN of none.
+/// The median; NaN for an empty slice.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -16,7 +16,7 @@ pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The standard deviation of a sample, as llama-bench computes it; 0 of a single value.
+/// The sample standard deviation, as llama-bench computes it; 0 for fewer than two values.
 pub(super) fn standard_deviation(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return 0.0;
@@ -26,12 +26,12 @@ pub(super) fn standard_deviation(values: &[f64]) -> f64 {
     (squares / (values.len() - 1) as f64).sqrt()
 }
 
-/// The mean of ratios.
+/// The geometric mean.
 pub(super) fn geometric_mean(values: &[f64]) -> f64 {
     mean(&values.iter().map(|value| value.ln()).collect::<Vec<_>>()).exp()
 }
 
-/// The least and the greatest value.
+/// The minimum and the maximum.
 pub(super) fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), &value| (min.min(value), max.max(value)))
 }

@@ -1,21 +1,21 @@
-//! Tables as Markdown, CSV, JSON and JSON lines. Markdown is rounded for people; the others carry every figure.
+//! Tables as Markdown, CSV, JSON and JSON lines. Markdown is rounded; the other formats have every figure.
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::cli::bench::args::Format;
 
-/// A cell with its column.
+/// A cell and its column.
 #[derive(Clone, Debug)]
 pub(super) struct Field {
     key: &'static str,
-    /// Empty for what Markdown leaves out.
+    /// Column title in Markdown. If it is empty, Markdown omits the column.
     title: &'static str,
     value: Value,
     shown: String,
 }
 
-/// Cells in the order of their columns.
+/// Cells in column order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row(Vec<Field>);
 
@@ -41,13 +41,13 @@ impl Row {
         self.with(key, title, json!(share), format!("{:.decimals$}%", share * 100.0))
     }
 
-    /// A figure that only the other formats carry.
+    /// Adds a cell that Markdown omits.
     pub(super) fn hidden(self, key: &'static str, value: impl Serialize) -> Row {
         let value = serde_json::to_value(value).expect("numbers, texts and lists of them");
         self.with(key, "", value, String::new())
     }
 
-    /// Gives the last cell another text for people.
+    /// Replaces the Markdown text of the last cell.
     pub(super) fn shown(mut self, text: String) -> Row {
         if let Some(field) = self.0.last_mut() {
             field.shown = text;
@@ -62,14 +62,14 @@ impl Serialize for Row {
     }
 }
 
-/// Rows of the same columns.
+/// Rows with the same columns.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) rows: Vec<Row>,
 }
 
-/// What is the same for all rows of a run, and one of them.
+/// A row, preceded by the setup of the run.
 #[derive(Serialize)]
 struct Record<'a, T: Serialize> {
     #[serde(flatten)]
@@ -78,14 +78,14 @@ struct Record<'a, T: Serialize> {
     row: T,
 }
 
-/// A row as a line of JSON.
+/// A row as one line of JSON.
 pub(super) fn json_line(setup: &Row, row: impl Serialize) -> String {
     let mut line = serde_json::to_string(&Record { setup, row }).expect("numbers, texts and lists of them");
     line.push('\n');
     line
 }
 
-/// All rows by table.
+/// Serializes tables as a map from name to rows.
 struct ByName<'a>(&'a [Table]);
 
 impl Serialize for ByName<'_> {
@@ -94,8 +94,8 @@ impl Serialize for ByName<'_> {
     }
 }
 
-/// The tables of a run; `heading` is its setup in words. JSON lines name their table where there are several, CSV has an
-/// empty line between them.
+/// Formats the tables of a run; `heading` is the setup in words. With several tables, JSON lines name their table, and
+/// CSV separates tables by an empty line.
 pub(super) fn format_tables(format: Format, heading: &str, setup: &Row, tables: &[Table]) -> String {
     let filled = tables.iter().filter(|table| !table.rows.is_empty());
     match format {
@@ -113,7 +113,7 @@ pub(super) fn format_tables(format: Format, heading: &str, setup: &Row, tables: 
     }
 }
 
-/// Numbers to the right.
+/// A Markdown table; numbers are right-aligned.
 fn markdown(rows: &[Row]) -> String {
     let columns = |row: &Row| row.0.iter().filter(|field| !field.title.is_empty()).cloned().collect::<Vec<_>>();
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
@@ -127,12 +127,12 @@ fn markdown(rows: &[Row]) -> String {
     out
 }
 
-/// A cell on one line, without the sign between cells.
+/// Escapes a cell: no line breaks, no unescaped `|`.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', "\\n")
 }
 
-/// RFC 4180; lists are JSON.
+/// CSV as in RFC 4180; lists are JSON.
 fn csv(setup: &Row, rows: &[Row]) -> String {
     let line = |cells: Vec<String>| cells.join(",") + "\n";
     let all = |row: &Row| setup.0.iter().chain(&row.0).cloned().collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! What is typed, carried out. Everything told here goes to stderr: stdout is for answers.
+//! Runs what the user types in a chat. All messages here go to stderr: stdout is for answers.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -14,38 +14,39 @@ use crate::cli::chat::editor;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::{join, read_all};
 use crate::cli::output::{stats_line, stderr_line};
+use crate::gguf::ModelId;
 use crate::store::sessions::{Place, Sessions};
 use crate::text::sanitize_for_terminal;
 
-/// Longest part of a message that is told.
+/// Longest part of a message that a notice quotes, in characters.
 const MAX_TOLD: usize = 60;
 
-/// Whether the chat goes on.
+/// Whether the chat continues after an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// It does.
+    /// The chat continues.
     GoOn,
-    /// The user leaves.
+    /// The user leaves the chat.
     Leave,
 }
 
-/// A chat: a conversation, and where conversations are kept.
+/// A running chat and the folder of saved chats.
 pub struct Chat {
-    /// The one under way.
+    /// The current conversation.
     pub conversation: Conversation,
-    /// `None` where the system tells no data folder.
+    /// Saved chats; `None` if the system has no data folder.
     pub sessions: Option<Sessions>,
-    /// Whether somebody sits there.
+    /// Whether the input is a terminal.
     pub is_terminal: bool,
-    /// Files that go before the next message.
+    /// Texts of `/read`, to be sent before the next message.
     pub reading: Vec<String>,
 }
 
 impl Chat {
-    /// Answers a message, or does what a command says.
+    /// Answers a message, or runs a command.
     ///
     /// # Errors
-    /// When it cannot be done; the conversation is what it was.
+    /// If that fails; the conversation is then unchanged.
     pub fn take(&mut self, typed: &str) -> Result<Flow, Failure> {
         let line = command::parse(typed).map_err(|error| Failure::usage(error.to_string()).with_hint(error.hint()))?;
         match line {
@@ -58,7 +59,7 @@ impl Chat {
                 let is_too_long = asked.as_ref().is_err_and(|failure| failure.code == ExitCode::PromptTooLong);
                 // Otherwise no later message would fit either.
                 if is_too_long && !self.reading.is_empty() {
-                    tell("notice: the files of /read are put aside again");
+                    tell("notice: your next message goes without the files of /read");
                 }
                 if is_too_long || asked.is_ok() {
                     self.reading.clear();
@@ -81,13 +82,13 @@ impl Chat {
             Command::Show => self.show(),
             Command::Stats => match &self.conversation.stats {
                 Some((stats, seed)) => tell(&stats_line(stats, Some(*seed))),
-                None => tell("there was no answer yet"),
+                None => tell("there is no answer yet"),
             },
             Command::Save(name) => self.save(&name)?,
             Command::Load(name) => self.load(&name)?,
             Command::List => self.list()?,
             Command::Clear => self.clear(),
-            // Has been seen to by the caller.
+            // The caller handles it.
             Command::Exit => {}
         }
         Ok(())
@@ -99,7 +100,7 @@ impl Chat {
         turn.map(|turn| (before, turn)).ok_or_else(|| Failure::new("there is no message yet"))
     }
 
-    /// Asks in the place of the last turn, which comes back if there is no answer.
+    /// Asks in place of the last turn. Restores `before` if there is no answer.
     fn ask_anew(&mut self, before: Session, message: &str, seed: Option<u32>) -> Result<(), Failure> {
         let n_turns = self.conversation.session.turns.len();
         let asked = self.conversation.ask(message, seed);
@@ -111,7 +112,7 @@ impl Chat {
 
     fn regen(&mut self) -> Result<(), Failure> {
         if self.conversation.settings.sampling.temperature <= 0.0 {
-            tell("notice: at temperature 0 an answer does not depend on draws; hint: /set temp 0.8");
+            tell("notice: at temperature 0 the answer will be the same again; hint: /set temp 0.8");
         }
         let (before, turn) = self.last_turn()?;
         self.ask_anew(before, &turn.user, Some(next_seed(turn.seed)))
@@ -119,7 +120,7 @@ impl Chat {
 
     fn undo(&mut self) -> Result<(), Failure> {
         let (_, turn) = self.last_turn()?;
-        tell(&format!("taken back: {}", beginning(&turn.user)));
+        tell(&format!("removed: {}", beginning(&turn.user)));
         self.conversation.keep()
     }
 
@@ -129,12 +130,12 @@ impl Chat {
         }
         let last = self.conversation.session.turns.last().map(|turn| turn.user.clone());
         let edited = editor::edit(last.as_deref().unwrap_or_default());
-        // The editor's: a terminal tells all that it runs.
+        // A terminal sends Ctrl-C to the editor and to chaski; this one was for the editor.
         self.conversation.engine.signals.take();
         let message = edited?;
         let message = message.trim();
         if message.is_empty() || last.as_deref() == Some(message) {
-            tell("nothing was changed");
+            tell("nothing changed");
             return Ok(());
         }
         let before = self.conversation.session.clone();
@@ -146,13 +147,13 @@ impl Chat {
         let path = path_of(path);
         let file = File::open(&path).map_err(|error| Failure::io(&path, &error))?;
         let text = read_all(file, &path.display().to_string())?;
-        tell(&format!("{}: {} bytes, before your next message", path.display(), text.len()));
+        tell(&format!("{}: {} bytes will go before your next message", path.display(), text.len()));
         self.reading.push(text);
         Ok(())
     }
 
     fn system(&mut self, text: String) -> Result<(), Failure> {
-        tell(if text.is_empty() { "there is no system prompt now" } else { "the system prompt is set" });
+        tell(if text.is_empty() { "the system prompt is removed" } else { "the system prompt is set" });
         self.conversation.session.system = Some(text).filter(|text| !text.is_empty());
         self.conversation.keep()
     }
@@ -160,7 +161,7 @@ impl Chat {
     fn set(&mut self, key: &str, value: &str) -> Result<(), Failure> {
         self.conversation.settings = self.conversation.settings.with(key, value)?;
         let value = self.conversation.settings.shown.get(key).map(|values| values.join(" ")).unwrap_or_default();
-        tell(&format!("{key} is {value}"));
+        tell(&format!("{key} is now {value}"));
         self.conversation.keep()
     }
 
@@ -168,13 +169,13 @@ impl Chat {
         let n_used = self.conversation.n_used();
         let chat = &self.conversation;
         let (session, engine) = (&chat.session, &chat.engine);
-        let name = chat.place.as_ref().map_or("none; /save NAME keeps this chat", Place::name);
+        let name = chat.place.as_ref().map_or("not saved; type /save NAME to save it", Place::name);
         let left_out = match session.n_left_out {
             0 => String::new(),
-            n => format!(", the oldest {} of them left out", 2 * n),
+            n => format!("; the oldest {} no longer fit into the context", 2 * n),
         };
-        let mut text = format!("model     {}\nsession   {name}\n", engine.model);
-        let _ = writeln!(text, "context   {n_used} of {} positions", engine.n_ctx);
+        let mut text = format!("model     {}\nchat      {name}\n", engine.model.name());
+        let _ = writeln!(text, "context   {n_used} of {} tokens", engine.n_ctx);
         let _ = writeln!(text, "messages  {}{left_out}", 2 * session.turns.len());
         for (name, value) in [("system", &session.system), ("summary", &session.summary)] {
             if let Some(value) = value {
@@ -204,17 +205,18 @@ impl Chat {
                 return Err(failure);
             }
         }
-        tell(&format!("kept as {name}, from now on; chaski chat {name} goes on with it"));
+        tell(&format!("saved as {name}, from now on; to continue it later: chaski chat {name}"));
         Ok(())
     }
 
     fn load(&mut self, name: &str) -> Result<(), Failure> {
         if self.is_called(name) {
-            tell(&format!("this is {name}"));
+            tell(&format!("{name} is already open"));
             return Ok(());
         }
         if self.conversation.place.is_none() && !self.conversation.session.turns.is_empty() {
-            return Err(Failure::new("this chat is not kept yet").with_hint("/save NAME, or /clear, first"));
+            return Err(Failure::new("this chat is not saved yet")
+                .with_hint("type /save NAME to save it, or /clear to discard it"));
         }
         let (place, session) = self.sessions()?.resume(name)?;
         let settings = self.conversation.settings.of_other(session.settings.clone())?;
@@ -228,7 +230,7 @@ impl Chat {
     fn list(&self) -> Result<(), Failure> {
         let entries = self.sessions()?.list()?;
         if entries.is_empty() {
-            tell("no chat was kept yet; /save NAME keeps this one");
+            tell("no saved chats; type /save NAME to save this one");
         }
         for entry in entries {
             let ago = entry.written.and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -243,34 +245,34 @@ impl Chat {
         let chat = &mut self.conversation;
         chat.session = Session { system: chat.session.system.take(), ..Session::default() };
         match chat.place.take() {
-            Some(place) => tell(&format!("a new chat, without a name; {} stays as it was", place.name())),
-            None => tell("a new chat"),
+            Some(place) => tell(&format!("new chat, not saved; {} keeps its messages", place.name())),
+            None => tell("new chat"),
         }
     }
 }
 
-/// Tells that another model answered so far, if one did.
-pub fn tell_other_model(session: &Session, model: &str) {
-    if session.model != model && !session.turns.is_empty() {
+/// Prints a notice if another model wrote the answers so far.
+pub fn tell_other_model(session: &Session, model: &ModelId) {
+    if session.model != *model && !session.turns.is_empty() {
         tell(&format!(
-            "notice: so far another model answered ({}); the text goes on with this one, and is read anew",
-            session.model
+            "notice: this chat was with another model ({}); this model reads its text again",
+            session.model.name()
         ));
     }
 }
 
-/// For a user without a home.
+/// The failure for a user without a home folder.
 #[must_use]
 pub fn no_folder() -> Failure {
-    Failure::new("this user has no data folder").with_hint("set XDG_DATA_HOME")
+    Failure::new("there is no folder for saved chats").with_hint("set HOME or XDG_DATA_HOME")
 }
 
-/// Writes lines to stderr, without what a terminal would obey.
+/// Writes lines to stderr, without control sequences.
 pub fn tell(text: &str) {
     stderr_line(&sanitize_for_terminal(text.trim_end()));
 }
 
-/// As it was typed or completed: with quotes around it, or with backslashes before blanks; `~` is the home.
+/// Parses a path as typed or completed: in quotes, or with backslashes before blanks; `~` is the home folder.
 fn path_of(typed: &str) -> PathBuf {
     let quoted = ['"', '\''].iter().find_map(|&quote| typed.strip_prefix(quote)?.strip_suffix(quote));
     let path = quoted.map_or_else(|| unescape(typed, Some('\\')), Into::into);

@@ -1,5 +1,5 @@
-//! A conversation with a model: from a message to its answer. [`crate::cli::chat::overflow`] makes room for them; what is typed
-//! is the business of [`crate::cli::chat::commands`].
+//! One chat with a model: sends messages and receives answers. [`crate::cli::chat::overflow`] makes room in the
+//! context; [`crate::cli::chat::commands`] runs what the user types.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -16,79 +16,81 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
-use crate::cli::run::{context_full, receive};
+use crate::cli::run::{context_full, cut_off_notice, details, receive};
+use crate::engine::{Alone, Answer, DrafterKind, End, Request};
+use crate::gguf::ModelId;
+use crate::llama::engine;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::{Answer, DrafterKind, Event, Job, StopType, Worker};
 use crate::stats::Stats;
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::sessions::Place;
 
-/// What a prompt ends with.
+/// How a prompt ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opens {
-    /// What was said so far.
+    /// After the messages so far.
     Nothing,
-    /// The opening of an answer.
+    /// With the opening of an answer.
     Answer,
-    /// The same for a summary, which needs no thinking.
+    /// With the opening of a summary, without thinking.
     Summary,
 }
 
-/// What answers.
+/// The model, and all settings that stay fixed during a chat.
 pub struct Engine {
-    /// The model at work.
-    pub worker: Worker,
-    /// Its words around messages.
+    /// The engine thread.
+    pub engine: engine::Engine,
+    /// Renders messages with the chat template.
     pub prompter: Prompter,
-    /// What the template is given besides.
+    /// Extra variables of the template.
     pub variables: BTreeMap<String, TemplateValue>,
-    /// Name, size and a hash of the header.
-    pub model: String,
-    /// Positions of the context.
+    /// The model.
+    pub model: ModelId,
+    /// Context size, in tokens.
     pub n_ctx: usize,
-    /// As many as the model was trained with, where it says so.
+    /// The model's trained length, if the file says so.
     pub n_ctx_train: Option<usize>,
-    /// What drafts.
+    /// The drafter.
     pub drafter: DrafterKind,
-    /// Time for measuring the cost of drafts.
+    /// Time budget for measuring the cost curve.
     pub curve_budget: Duration,
-    /// Where prompts read before are kept.
+    /// The prompt cache, if it is in use.
     pub prompt_cache: Option<PromptCacheConfig>,
     /// Whether every answer must be exact.
     pub exact: ExactArg,
-    /// Whether it is told of every answer.
+    /// Whether to print the exactness of every answer.
     pub is_verbose: bool,
-    /// What breaks an answer off.
+    /// Signals that interrupt an answer.
     pub signals: Signals,
     /// Where answers go.
     pub screen: Screen,
 }
 
-/// A conversation under way.
+/// A chat in progress.
 pub struct Conversation {
     pub(super) engine: Engine,
     pub(super) session: Session,
     pub(super) settings: Settings,
-    /// Where it is kept, if it has a name.
+    /// Where the chat is saved, if it has a name.
     pub(super) place: Option<Place>,
-    /// Of the last answer.
+    /// Statistics and seed of the last answer.
     pub(super) stats: Option<(Stats, u32)>,
-    /// Whether the last answer was broken off.
+    /// Whether the last answer was interrupted.
     pub(super) was_interrupted: bool,
     is_merge_told: bool,
 }
 
 impl Conversation {
-    /// Goes on with `session`.
+    /// Continues `session`.
     pub fn new(engine: Engine, session: Session, settings: Settings, place: Option<Place>) -> Conversation {
         Conversation { engine, session, settings, place, stats: None, was_interrupted: false, is_merge_told: false }
     }
 
-    /// Answers a message; with other draws than its place in the conversation has, where a seed is given.
+    /// Answers a message. `seed` replaces the seed that follows from the turn's place in the chat.
     ///
     /// # Errors
-    /// When there is no answer: then nothing is added to the conversation. When it cannot be shown: then what there is of it
-    /// is kept, since a terminal that was closed, or a reader that is gone, takes nothing back.
+    /// If there is no answer; the chat is then unchanged. Also if the answer cannot be shown; then the chat keeps what
+    /// was generated, because a closed terminal or pipe does not undo it.
     pub fn ask(&mut self, message: &str, seed: Option<u32>) -> Result<(), Failure> {
         let (turn, shown) = self.answer(message, seed)?;
         self.session.turns.push(turn);
@@ -97,10 +99,10 @@ impl Conversation {
         shown
     }
 
-    /// Writes the session where it is kept.
+    /// Saves the session, if the chat has a name.
     ///
     /// # Errors
-    /// When that fails.
+    /// If it cannot be saved.
     pub fn keep(&mut self) -> Result<(), Failure> {
         self.settings.given().clone_into(&mut self.session.settings);
         match &self.place {
@@ -109,12 +111,12 @@ impl Conversation {
         }
     }
 
-    /// Positions of the context that the conversation takes.
+    /// Number of context tokens that the chat uses.
     pub fn n_used(&mut self) -> usize {
         let has_text = !self.session.turns.is_empty() || self.session.system.is_some();
         let messages = self.messages(self.session.n_left_out, None);
         let rendered = has_text.then(|| self.render(&messages, Opens::Nothing).ok()).flatten();
-        // Some templates refuse a system prompt alone.
+        // Some templates reject a system prompt without messages.
         rendered.and_then(|rendered| self.count(rendered).ok()).unwrap_or(0)
     }
 
@@ -130,20 +132,21 @@ impl Conversation {
         let sampling = Sampling { seed, ..self.settings.sampling.clone() };
         let is_thinking = opens_thinking(&rendered.text());
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
-        let job = Job { state_file, ..self.job(rendered, self.settings.max_tokens, sampling) };
+        let mut request = self.request(rendered, self.settings.max_tokens, sampling);
+        request.alone.state_file = state_file;
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
         let mut shown = Ok(());
-        let answered = self.run(job, |piece| {
+        let answered = self.run(request, |piece| {
             if shown.is_ok() {
                 shown = output.write(piece);
-                // Nobody reads the rest.
+                // Nobody reads the rest, so stop the answer.
                 self.engine.signals.raised.fetch_or(shown.is_err(), Ordering::Relaxed);
             }
             Ok(())
         });
         let ended = output.finish();
         let (answer, mut text) = answered?;
-        self.was_interrupted = answer.stop == StopType::Interrupted;
+        self.was_interrupted = answer.end == End::Interrupted;
         if self.was_interrupted && text.is_empty() {
             return Err(Failure::interrupted());
         }
@@ -176,63 +179,50 @@ impl Conversation {
         self.engine.prompter.render(messages, opens != Opens::Nothing, extra)
     }
 
-    /// Tokens of the prompt that leaves out so many turns.
+    /// Tokens of the prompt without the first `n_left_out` turns.
     pub(super) fn count_with(&self, n_left_out: usize, message: &str) -> Result<usize, Failure> {
         self.count(self.render(&self.messages(n_left_out, Some(message)), Opens::Answer)?)
     }
 
     pub(super) fn count(&self, rendered: Rendered) -> Result<usize, Failure> {
-        self.engine.worker.count(rendered.segments);
-        loop {
-            match self.engine.worker.next_event() {
-                Some(Event::Counted(n)) => return Ok(n),
-                Some(Event::Notice(notice)) => stderr_line(&format!("notice: {notice}")),
-                Some(Event::Failed(failure)) => return Err(failure.into()),
-                event => return Err(Failure::new(format!("the engine said {event:?} when asked for a count"))),
-            }
-        }
+        let mut notice = |text: &str| stderr_line(&format!("notice: {text}"));
+        Ok(self.engine.engine.count(rendered.segments, &mut notice)?)
     }
 
-    pub(super) fn job(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Job {
-        Job {
-            prompt: rendered.segments,
-            max_tokens,
+    pub(super) fn request(&self, rendered: Rendered, max_tokens: Option<usize>, sampling: Sampling) -> Request {
+        let alone = Alone {
             n_ctx: Some(self.engine.n_ctx),
-            sampling,
-            stops: self.settings.stops.clone(),
-            constraint: None,
-            n_logprobs: None,
             drafter: self.engine.drafter,
             curve_budget: self.engine.curve_budget,
-            record: false,
             learns: true,
-            explain: false,
             prompt_cache: self.engine.prompt_cache.clone(),
-            state_file: None,
-        }
+            ..Alone::default()
+        };
+        let stop = self.settings.stops.clone();
+        Request { prompt: rendered.segments, max_tokens, sampling, stop, alone, ..Request::default() }
     }
 
-    /// The answer and its text, of which `each` is given every piece.
+    /// Answers a request and passes every piece of text to `each`. Returns the answer and its text.
     pub(super) fn run(
         &self,
-        job: Job,
+        request: Request,
         mut each: impl FnMut(&str) -> Result<(), Failure>,
     ) -> Result<(Answer, String), Failure> {
-        self.engine.worker.submit(job);
+        self.engine.engine.submit(request);
         let mut text = String::new();
-        let answer = receive(&self.engine.worker, &mut Bars::default(), |piece| {
+        let answer = receive(&self.engine.engine, &mut Bars::default(), |piece| {
             text.push_str(piece);
             each(piece)
         })?;
-        self.engine.exact.check(&answer.exactness, self.engine.is_verbose)?;
+        self.engine.exact.check(&details(&answer)?.exactness, self.engine.is_verbose)?;
         Ok((answer, text))
     }
 }
 
 fn tell_end(answer: &Answer) {
-    match answer.stop {
-        StopType::Interrupted => stderr_line("notice: interrupted; what was written is kept"),
-        StopType::Context => stderr_line(&context_full(answer.n_ctx)),
-        StopType::Eos | StopType::Word(_) | StopType::Limit => {}
+    match answer.end {
+        End::Interrupted => stderr_line("notice: interrupted; the chat keeps this part of the answer"),
+        End::Context { n_ctx } => stderr_line(&cut_off_notice(context_full(n_ctx))),
+        End::Eos | End::Word(_) | End::Limit | End::DefaultLimit => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Where messages come from: a line editor on a terminal, lines of stdin elsewhere.
+//! Where chat messages come from: a line editor on a terminal, otherwise lines of stdin.
 
 use std::env;
 use std::fs;
@@ -25,13 +25,13 @@ use crate::encoding::{Utf8, without_mark};
 use crate::store::private;
 use crate::store::sessions::Sessions;
 
-/// Most messages that the history keeps.
+/// Number of messages kept in the input history.
 const MAX_HISTORY: usize = 1000;
 
-/// What was typed.
+/// One unit of input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Typed {
-    /// A message or a command; a block is whole.
+    /// A message or a command; a block in `"""` is complete.
     Text(String),
     /// Ctrl-C.
     Interrupt,
@@ -39,7 +39,7 @@ pub enum Typed {
     End,
 }
 
-/// Where messages come from.
+/// Source of messages.
 pub enum Source {
     /// A terminal.
     Terminal(Box<Terminal>),
@@ -48,10 +48,10 @@ pub enum Source {
 }
 
 impl Source {
-    /// That of this process.
+    /// Opens the stdin of this process.
     ///
     /// # Errors
-    /// When the terminal cannot be used, or stdin is at its end already.
+    /// If the terminal cannot be used, or stdin is empty.
     pub fn of_stdin(sessions: Option<Sessions>, keeps_history: bool) -> Result<Source, Failure> {
         if io::stdin().is_terminal() {
             return Terminal::new(sessions, keeps_history).map(|terminal| Source::Terminal(Box::new(terminal)));
@@ -59,13 +59,13 @@ impl Source {
         let mut stdin = BufReader::new(Utf8::new(io::stdin()));
         let is_at_end = stdin.fill_buf().map_err(|error| Failure::io(Path::new("stdin"), &error))?.is_empty();
         if is_at_end {
-            return Err(Failure::usage("there is no message: stdin is empty, and no terminal")
-                .with_hint("chaski run -p TEXT answers one prompt"));
+            return Err(Failure::usage("there is no message: stdin is empty")
+                .with_hint("for a single prompt, use chaski run -p TEXT"));
         }
         Ok(Source::Piped(stdin))
     }
 
-    /// Whether somebody sits there.
+    /// Whether the source is a terminal.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self, Source::Terminal(_))
@@ -74,7 +74,7 @@ impl Source {
     /// The next message or command.
     ///
     /// # Errors
-    /// When the source fails, or says what is not text.
+    /// If the source fails, or is not UTF-8.
     pub fn next(&mut self, prompt: &str) -> Result<Typed, Failure> {
         match self {
             Source::Terminal(terminal) => terminal.next(prompt),
@@ -83,7 +83,7 @@ impl Source {
     }
 }
 
-/// A line, or all lines of a block.
+/// Reads a line, or all lines of a block.
 fn next_piped(stdin: &mut impl io::BufRead) -> Result<Typed, Failure> {
     let mut text = String::new();
     loop {
@@ -98,14 +98,14 @@ fn next_piped(stdin: &mut impl io::BufRead) -> Result<Typed, Failure> {
             Failure::new(format!("stdin: not UTF-8 at byte {} of a line", error.valid_up_to()))
                 .with_hint("convert it, as in: iconv -f latin1 -t utf-8")
         })?;
-        // Of a file that was appended to another one.
+        // A byte-order mark can start any line, as when files were concatenated.
         text.push_str(if text.is_empty() { without_mark(line) } else { line });
         match (command::is_open(&text), n) {
             (false, 0) if text.is_empty() => return Ok(Typed::End),
             (false, _) => return Ok(Typed::Text(text)),
             (true, 0) => {
-                return Err(Failure::usage("stdin: a block that began with \"\"\" has no end")
-                    .with_hint("end it with a line of \"\"\""));
+                return Err(Failure::usage("stdin: a message that starts with \"\"\" has no end")
+                    .with_hint("end it with a line that contains only \"\"\""));
             }
             (true, _) => {}
         }
@@ -126,18 +126,18 @@ impl Terminal {
             .and_then(|config| config.history_ignore_dups(true))
             .map_err(|error| unusable(&error))?
             .completion_type(CompletionType::List)
-            // The prompt is no data: where stdout goes elsewhere, it goes to the terminal all the same.
+            // The prompt is not data: if stdout is redirected, it still goes to the terminal.
             .behavior(if is_stdout { Behavior::Stdio } else { Behavior::PreferTerm })
             .build();
         let mut editor = Editor::with_config(config).map_err(|error| unusable(&error))?;
         editor.set_helper(Some(Typing { files: FilenameCompleter::new(), sessions }));
-        // Terminals send Esc and Enter for it.
+        // Terminals send Esc and Enter for Alt-Enter.
         editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
         let history = history_path().filter(|_| keeps_history);
         if let Some(path) = history.as_deref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
         {
-            stderr_line(&format!("notice: {}: {error}; the history begins anew", path.display()));
+            stderr_line(&format!("notice: {}: {error}; the input history starts empty", path.display()));
         }
         Ok(Terminal { editor, history })
     }
@@ -154,30 +154,30 @@ impl Terminal {
         }
     }
 
-    /// Also on the disk, at once: a chat may end in many ways.
+    /// Adds a message to the history, on disk too: a chat may end at any time.
     fn remember(&mut self, text: &str) {
         let is_new = !text.trim().is_empty() && self.editor.add_history_entry(text).unwrap_or(false);
         let Some(path) = self.history.as_deref().filter(|_| is_new) else { return };
         let folder = path.parent().unwrap_or(Path::new("."));
-        // The crate makes the file for its owner only.
+        // rustyline creates the file with owner-only permissions.
         let kept = private::make_folder(folder).map_err(ReadlineError::from);
         if let Err(error) = kept.and_then(|()| self.editor.history_mut().append(path)) {
-            stderr_line(&format!("notice: {}: {error}; the history is not kept", path.display()));
+            stderr_line(&format!("notice: {}: {error}; the input history is not saved", path.display()));
             self.history = None;
         }
     }
 }
 
 fn unusable(error: &ReadlineError) -> Failure {
-    Failure::new(format!("the terminal cannot be used: {error}"))
+    Failure::new(format!("cannot use the terminal: {error}"))
 }
 
-/// What was typed is state, not cache: it cannot be made again.
+/// The history is state, not cache: it cannot be regenerated.
 fn history_path() -> Option<PathBuf> {
     Some(folders::state()?.join("history"))
 }
 
-/// Completion and blocks.
+/// Completion, and input of blocks.
 struct Typing {
     files: FilenameCompleter,
     sessions: Option<Sessions>,
@@ -205,7 +205,7 @@ impl Completer for Typing {
     }
 }
 
-/// Candidates that go on from what is typed.
+/// Names that start with what is typed.
 fn beginning(names: impl IntoIterator<Item = String>, typed: &str, is_wanted: bool) -> Vec<Pair> {
     let names = names.into_iter().filter(|name| is_wanted && name.starts_with(typed));
     names.map(|name| Pair { display: name.clone(), replacement: name }).collect()
@@ -226,23 +226,23 @@ impl Highlighter for Typing {}
 
 impl Helper for Typing {}
 
-/// Has the user change a text in `$VISUAL` or `$EDITOR`.
+/// Lets the user edit a text in `$VISUAL` or `$EDITOR`.
 ///
 /// # Errors
-/// When there is no editor, or it fails.
+/// If there is no editor, or it fails.
 pub fn edit(text: &str) -> Result<String, Failure> {
     let named = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = named("VISUAL").or_else(|| named("EDITOR"));
-    let editor = editor.ok_or_else(|| Failure::new("no editor is named").with_hint("set VISUAL or EDITOR"))?;
+    let editor = editor.ok_or_else(|| Failure::new("there is no editor").with_hint("set VISUAL or EDITOR"))?;
     let failure = |error: &dyn std::fmt::Display| Failure::new(format!("{editor}: {error}"));
-    // Private, as all temporary files of this crate are.
+    // Temporary files of this crate are readable by the owner only.
     let file = tempfile::Builder::new().prefix("chaski-").suffix(".md").tempfile().map_err(|error| failure(&error))?;
     fs::write(file.path(), text).map_err(|error| Failure::io(file.path(), &error))?;
-    // The variable may hold arguments, as in `code --wait`: a shell takes them apart.
+    // The variable may contain arguments, as in `code --wait`, so a shell splits it.
     let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(file.path()).status();
     let status = status.map_err(|error| failure(&error))?;
     if !status.success() {
-        return Err(failure(&status).with_hint("the message stays as it was"));
+        return Err(failure(&status).with_hint("the message is unchanged"));
     }
     read_file(file.path(), MAX_BYTES, "a message")
 }

@@ -1,5 +1,5 @@
-//! Room for a message and its answer in a context that is full: what is left out, and the summary that the model writes of
-//! it. How much that is, is decided by [`crate::chat::overflow`].
+//! Makes room in a full context: leaves out old turns, or has the model summarize them. [`crate::chat::overflow`]
+//! decides how many.
 
 use crate::chat::overflow::{self, Budget, Fit, OnOverflow};
 use crate::chat::session::Turn;
@@ -8,20 +8,20 @@ use crate::chat::thinking::{self, opens_thinking, without_thinking};
 use crate::cli::chat::conversation::{Conversation, Opens};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
+use crate::engine::End;
 use crate::llama::sampler::Sampling;
-use crate::llama::worker::StopType;
 
-/// A word is asked for no more often than there are so many tokens: models write more than they are asked for.
+/// Tokens allowed per requested word: models write more than they are asked for.
 const TOKENS_PER_WORD: usize = 2;
 
-/// Shortest answer that a hint leaves room for.
+/// Shortest answer that a hint leaves room for, in tokens.
 const LEAST_ANSWER: usize = 32;
 
 impl Conversation {
-    /// Sends again what was left out, if the context has room for it by now.
+    /// Restores the turns that were left out, if the context has room for all of them now.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// If the engine fails.
     pub fn recall(&mut self) -> Result<(), Failure> {
         if self.session.n_left_out == 0 {
             return Ok(());
@@ -34,7 +34,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Leaves out what has no room beside the message and its answer, and tells so.
+    /// Leaves out the oldest turns that do not fit beside the message and its answer, and prints a notice.
     pub(super) fn make_room(&mut self, message: &str) -> Result<(), Failure> {
         let budget = Budget::new(self.engine.n_ctx, self.settings.max_tokens);
         let (before, policy) = (self.session.n_left_out, self.settings.on_overflow);
@@ -53,9 +53,9 @@ impl Conversation {
             let summary_before = std::mem::replace(&mut self.session.summary, summary);
             let fits = self.count_with(n_left_out, message)? <= budget.n_prompt();
             instead = match &self.session.summary {
-                Some(_) if fits => ", and a summary stands for them",
-                Some(_) => ", and there is no room for a summary",
-                None => ", and the model wrote no summary",
+                Some(_) if fits => ", and a summary replaces them",
+                Some(_) => ", without a summary, because it does not fit",
+                None => ", without a summary, because the model wrote none",
             };
             if !fits {
                 self.session.summary = summary_before;
@@ -63,21 +63,22 @@ impl Conversation {
         }
         self.session.n_left_out = n_left_out;
         stderr_line(&format!(
-            "notice: the context of {} positions is full: the oldest {} messages are left out{instead}; they stay in the session",
+            "notice: the context of {} tokens is full: the oldest {} messages are left out{instead}; they stay in \
+             the chat",
             budget.n_ctx,
             2 * n_left_out,
         ));
         Ok(())
     }
 
-    /// `n_alone` are the tokens of the prompt without any turn before the message.
+    /// `n_alone` is the length of a prompt with this message alone, in tokens.
     fn too_long(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Failure {
         let what = match self.settings.on_overflow {
-            OnOverflow::Error => "the conversation",
+            OnOverflow::Error => "the chat",
             OnOverflow::DropOldest | OnOverflow::Summarize => "the message",
         };
         Failure::new(format!(
-            "{what} has {n_prompt} tokens, but the context of {} keeps {} for the answer",
+            "{what} has {n_prompt} tokens, but the context has {}, of which {} are reserved for the answer",
             budget.n_ctx, budget.n_answer
         ))
         .with_code(ExitCode::PromptTooLong)
@@ -85,7 +86,7 @@ impl Conversation {
         .with_hint(self.what_helps(n_prompt, n_alone, budget).join(", or "))
     }
 
-    /// What makes room for a prompt, as it is typed; never what would not.
+    /// Hints that make room for the prompt, as the user types them. Omits those that would not help.
     fn what_helps(&self, n_prompt: usize, n_alone: usize, budget: Budget) -> Vec<String> {
         let drops = self.settings.on_overflow != OnOverflow::Error;
         let mut helps = Vec::new();
@@ -96,20 +97,20 @@ impl Conversation {
         if n_needed <= budget.n_ctx {
             helps.push(format!("/set n-predict {}", budget.n_ctx - n_prompt));
         }
-        // Without n-predict a quarter of the context is the answer's.
+        // Without `n-predict`, a quarter of the context is reserved for the answer.
         let n_ctx = match self.settings.max_tokens {
             Some(n) => n_prompt + n,
             None => n_prompt.div_ceil(3) * 4,
         };
         if self.engine.n_ctx_train.is_none_or(|n_ctx_train| n_ctx <= n_ctx_train) {
-            helps.push(format!("start the chat with -c {n_ctx}"));
+            helps.push(format!("start chaski chat with -c {n_ctx}"));
         }
         helps.push("a shorter message".to_owned());
         helps
     }
 
-    /// A summary of the turns from `from` to `to` and of the summary before. What has no room in a context is summarized in
-    /// parts.
+    /// Summarizes the turns from `from` to `to` and the summary before them. If they do not fit into one context, it
+    /// works in parts.
     fn summarize(&self, from: usize, to: usize) -> Result<Option<String>, Failure> {
         let pair = |turn: &Turn| (turn.user.clone(), without_thinking(&turn.assistant));
         let turns: Vec<(String, String)> = self.session.turns[from..to].iter().map(pair).collect();
@@ -120,7 +121,7 @@ impl Conversation {
             let request = |n: usize| self.summary_request(summary.as_deref(), &rest[..n]);
             let fits = |n| Ok::<_, Failure>(self.count(request(n)?)? + n_summary <= self.engine.n_ctx);
             let Some(n) = overflow::most_that_fit(rest.len(), fits)? else {
-                stderr_line("notice: a message is too long to be summarized; it is left out without");
+                stderr_line("notice: a message is too long for a summary; it is left out without one");
                 rest = &rest[1..];
                 continue;
             };
@@ -131,7 +132,7 @@ impl Conversation {
         Ok(summary)
     }
 
-    /// Most tokens of a summary.
+    /// Length limit of a summary, in tokens.
     fn n_summary(&self) -> usize {
         self.engine.n_ctx / 8
     }
@@ -141,14 +142,14 @@ impl Conversation {
         self.render(&[Message::new("user", text)], Opens::Summary)
     }
 
-    /// What the model itself answers to a request for a summary.
+    /// The model's answer to a request for a summary.
     fn summary_of(&self, request: Rendered) -> Result<String, Failure> {
         let opening = if opens_thinking(&request.text()) { thinking::OPEN } else { "" };
-        // The likeliest tokens: a summary depends on nothing but what it is of.
+        // Greedy: a summary must depend only on its text.
         let sampling = Sampling { temperature: 0.0, ..self.settings.sampling.clone() };
-        let (answer, text) = self.run(self.job(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
-        match answer.stop {
-            StopType::Interrupted => Err(Failure::interrupted()),
+        let (answer, text) = self.run(self.request(request, Some(self.n_summary()), sampling), |_| Ok(()))?;
+        match answer.end {
+            End::Interrupted => Err(Failure::interrupted()),
             _ => Ok(without_thinking(&format!("{opening}{text}")).trim().to_owned()),
         }
     }

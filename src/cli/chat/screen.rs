@@ -1,4 +1,4 @@
-//! Answers on their way to stdout: styled and safe on a terminal, and elsewhere as the model wrote them.
+//! Writes answers to stdout: styled and sanitized on a terminal, otherwise unchanged.
 
 use std::env;
 use std::io::{self, IsTerminal as _};
@@ -11,10 +11,10 @@ use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
 use crate::text::sanitize_for_terminal;
 
-/// When styles are used.
+/// When to use colors and styles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorWhen {
-    /// On a terminal, unless NO_COLOR is set or it cannot show them
+    /// On a terminal that supports them, unless NO_COLOR is set
     Auto,
     /// Always
     Always,
@@ -22,7 +22,7 @@ pub enum ColorWhen {
     Never,
 }
 
-/// What stdout is.
+/// Properties of stdout.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
     is_terminal: bool,
@@ -30,7 +30,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Of this process.
+    /// The stdout of this process.
     #[must_use]
     pub fn of_stdout(color: ColorWhen) -> Screen {
         let is_terminal = io::stdout().is_terminal();
@@ -44,7 +44,7 @@ impl Screen {
         Screen { is_terminal, is_styled }
     }
 
-    /// For an answer, whose thinking may be open already.
+    /// Starts the output of an answer. `is_thinking`: the prompt has opened the thinking.
     #[must_use]
     pub fn answer(self, is_thinking: bool, reasoning: Reasoning) -> AnswerOutput {
         AnswerOutput {
@@ -57,7 +57,7 @@ impl Screen {
     }
 }
 
-/// One answer, as it comes.
+/// The output of one answer, written as it arrives.
 #[derive(Debug)]
 pub struct AnswerOutput {
     screen: Screen,
@@ -68,21 +68,21 @@ pub struct AnswerOutput {
 }
 
 impl AnswerOutput {
-    /// Writes a piece.
+    /// Writes a piece of text.
     ///
     /// # Errors
-    /// When stdout fails.
+    /// If stdout fails.
     pub fn write(&mut self, piece: &str) -> Result<(), Failure> {
         let mut parts = Vec::new();
         self.thinking.push(piece, |part, text| parts.push((part, text.to_owned())));
         self.show(&parts)
     }
 
-    /// Writes what is left, and ends the line: an answer of which nothing is shown is an empty line. Tells whether it ended
-    /// within thinking that is hidden.
+    /// Writes the rest and ends the line, so an answer with nothing to show is an empty line. Returns whether the
+    /// answer ended within hidden thinking.
     ///
     /// # Errors
-    /// When stdout fails.
+    /// If stdout fails.
     pub fn finish(mut self) -> Result<bool, Failure> {
         let mut parts = Vec::new();
         self.thinking.finish(|part, text| parts.push((part, text.to_owned())));
@@ -91,7 +91,7 @@ impl AnswerOutput {
         if self.screen.is_styled {
             self.painter.finish(&mut rest);
         }
-        // What is held are markers: they end no line.
+        // The painter can only hold back markers, which end no line.
         if !self.ends_line {
             rest.push('\n');
         }
@@ -114,11 +114,11 @@ impl AnswerOutput {
     }
 }
 
-/// Text with the escape sequences of its styles.
+/// Adds the escape sequences of styles to text.
 #[derive(Debug, Default)]
 struct Painter {
     markdown: Markdown,
-    /// The sequence in force, empty for none.
+    /// The active escape sequence; empty for none.
     sequence: String,
 }
 

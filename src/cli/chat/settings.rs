@@ -1,8 +1,8 @@
-//! What may change during a chat and is kept with a session: the same flags on the command line and after `/set`.
+//! Settings that can change during a chat and are saved with its session: the same flags on the command line and in
+//! `/set`.
 //!
-//! They are kept as they were given, by their long names, and understood by the same code each time. So what follows from
-//! defaults, the file of settings and the environment is not frozen, and a flag that is added to the command line needs
-//! nothing here.
+//! A session stores them as given, by long flag name, and the same code parses them each time. So defaults, settings
+//! files and environment variables stay in effect, and a flag added to [`SamplingArgs`] needs no code here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,24 +18,24 @@ use crate::cli::engine::{check_prompting, max_tokens, sampling};
 use crate::cli::failure::Failure;
 use crate::llama::sampler::Sampling;
 
-/// The value that takes a setting back.
+/// Value that removes a setting.
 const DEFAULT: &str = "default";
 
 #[derive(Debug, ClapArgs)]
 struct SettingArgs {
-    /// Most tokens of an answer; -1 is until the model ends it
+    /// Stop an answer after N tokens (-1: until the context is full)
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
     n_predict: i64,
 
-    /// End an answer where this text would begin (repeatable)
+    /// End an answer before this text (repeatable)
     #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
     reverse_prompt: Vec<String>,
 
-    /// What is done with the model's thinking
+    /// Show, hide or turn off the model's thinking
     #[arg(long, value_name = "WHAT", default_value = "show")]
     reasoning: Reasoning,
 
-    /// What is done when the conversation is longer than the context
+    /// What to do when the chat no longer fits into the context
     #[arg(long, value_name = "WHAT", default_value = "drop-oldest")]
     on_overflow: OnOverflow,
 
@@ -47,12 +47,12 @@ struct SettingArgs {
 /// Settings by the long names of their flags.
 pub type Given = BTreeMap<String, Vec<String>>;
 
-/// Those of the command line, and what holds where nothing is given.
+/// The settings of the command line, and the defaults of the others.
 #[derive(Debug, Default)]
 pub struct GivenArgs {
-    /// Those given.
+    /// Settings that the command line gives.
     pub given: Given,
-    /// Of all others that have one, the default: the flag's, or that of a file of settings.
+    /// Defaults of all other settings, from the flag or from a settings file.
     pub defaults: Given,
 }
 
@@ -80,32 +80,32 @@ impl FromArgMatches for GivenArgs {
     }
 }
 
-/// What was given, and what follows.
+/// The settings of a chat: as given, and parsed.
 #[derive(Debug)]
 pub struct Settings {
     given: Given,
     defaults: Given,
-    /// Every setting with its value, for people.
+    /// Every setting with its value, for `/set`.
     pub shown: Given,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// Whether the seed was settled here.
+    /// Whether the seed was chosen at random here.
     pub is_seed_random: bool,
-    /// Most tokens of an answer.
+    /// Token limit of an answer.
     pub max_tokens: Option<usize>,
-    /// Texts that end an answer.
+    /// Stop strings.
     pub stops: Vec<String>,
-    /// What is done with thinking.
+    /// Whether to show, hide or turn off thinking.
     pub reasoning: Reasoning,
-    /// What is done when the conversation is too long.
+    /// What to do if the chat no longer fits into the context.
     pub on_overflow: OnOverflow,
 }
 
 impl Settings {
-    /// Understands what was given, and `defaults` beside it. A random seed is settled here, and given from then on.
+    /// Parses `given` over `defaults`. Replaces a random seed by a number, which becomes a given setting.
     ///
     /// # Errors
-    /// When a name or a value makes no sense.
+    /// If a name or a value is invalid.
     pub fn new(mut given: Given, defaults: Given) -> Result<Settings, Failure> {
         let args = parse(&given, &defaults)?.1;
         let sampling = sampling(&args.sampling)?;
@@ -118,16 +118,16 @@ impl Settings {
         Ok(Settings { given, defaults, shown, sampling, is_seed_random, max_tokens, stops, reasoning, on_overflow })
     }
 
-    /// What was given, to be kept.
+    /// The given settings, to be saved.
     #[must_use]
     pub fn given(&self) -> &Given {
         &self.given
     }
 
-    /// The same with one more setting, or one less for the value `default`.
+    /// Copies the settings with one more; the value `default` removes a setting.
     ///
     /// # Errors
-    /// When there is no such setting, or the value makes no sense.
+    /// If the name or the value is invalid.
     pub fn with(&self, key: &str, value: &str) -> Result<Settings, Failure> {
         let mut given = self.given.clone();
         given.remove(key);
@@ -137,10 +137,10 @@ impl Settings {
         self.of_other(given)
     }
 
-    /// Those of another chat, with the same defaults.
+    /// The settings of another chat, with the same defaults.
     ///
     /// # Errors
-    /// When a name or a value makes no sense.
+    /// If a name or a value is invalid.
     pub fn of_other(&self, given: Given) -> Result<Settings, Failure> {
         Settings::new(given, self.defaults.clone())
     }
@@ -164,25 +164,28 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
     let mut words: Vec<OsString> = Vec::new();
     for (key, values) in given {
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(key)) else {
-            return Err(Failure::usage(format!("there is no setting {key:?}")).with_hint(keys().join(", ")));
+            return Err(Failure::usage(format!("there is no setting {key:?}"))
+                .with_hint(format!("the settings are {}", keys().join(", "))));
         };
         for value in values {
             match (arg.get_action().takes_values(), value.as_str()) {
                 (true, _) => words.push(format!("--{key}={value}").into()),
                 (false, "true") => words.push(format!("--{key}").into()),
                 (false, "false") => {}
-                (false, _) => return Err(Failure::usage(format!("{key} is true or false, not {value:?}"))),
+                (false, _) => return Err(Failure::usage(format!("{key} must be true or false, not {value:?}"))),
             }
         }
     }
     let told = |error: clap::Error| {
-        // Its first line says what is wrong; the rest is about a command line.
+        // Only clap's first line says what is wrong; the rest is about the command line.
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
         let failure = Failure::usage(line.strip_prefix("error: ").unwrap_or(line));
         let choices = text.lines().find_map(|line| line.trim().strip_prefix("[possible values: "));
         match (error.kind(), choices) {
-            (ErrorKind::InvalidValue, Some(choices)) => failure.with_hint(choices.trim_end_matches(']')),
+            (ErrorKind::InvalidValue, Some(choices)) => {
+                failure.with_hint(format!("choose from {}", choices.trim_end_matches(']')))
+            }
             _ => failure,
         }
     };
@@ -191,7 +194,7 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
     Ok((matches, args))
 }
 
-/// The values of the settings that `is_wanted` says yes to, as they were given.
+/// The raw values of the settings that `is_wanted` selects.
 fn values(matches: &ArgMatches, is_wanted: impl Fn(&str) -> bool) -> Given {
     let mut values = Given::new();
     for arg in command().get_arguments() {
@@ -246,11 +249,18 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told() {
         let told = |key, value| new(&[("seed", "7")]).with(key, value).unwrap_err().to_string();
-        assert!(told("warmth", "1").starts_with("error: there is no setting \"warmth\"\nhint: n-predict, "));
+        assert!(
+            told("warmth", "1")
+                .starts_with("error: there is no setting \"warmth\"\nhint: the settings are n-predict, ")
+        );
         assert!(told("model", "default").contains("there is no setting"));
         assert!(told("temp", "hot").contains("invalid value 'hot' for '--temp <T>'"), "{}", told("temp", "hot"));
         assert!(told("top-p", "2").contains("--top-p must be a number from 0 to 1"));
-        assert!(told("reasoning", "loud").ends_with("hint: show, hide, off"), "{}", told("reasoning", "loud"));
+        assert!(
+            told("reasoning", "loud").ends_with("hint: choose from show, hide, off"),
+            "{}",
+            told("reasoning", "loud")
+        );
         assert!(told("n-predict", "0").contains("-n must be"));
     }
 }

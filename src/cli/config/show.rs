@@ -1,4 +1,4 @@
-//! `chaski config`: which settings are in force, and where each comes from.
+//! `chaski config`: shows the settings in effect, and where each comes from.
 
 use clap::{Args as ClapArgs, Command, Subcommand};
 use toml::de::DeValue;
@@ -18,14 +18,15 @@ pub struct ShowArgs {
 /// A command of `config`.
 #[derive(Debug, Subcommand)]
 pub enum ShowCommand {
-    /// Print the settings in force, and where each comes from, as a file of settings
+    /// Print the settings in use, and where each comes from, in the format of the settings file
+    #[command(mut_args(|arg| arg.hide_short_help(false)))]
     Show(ConfigArgs),
 }
 
 /// Runs the command. `command` has the flags.
 ///
 /// # Errors
-/// What the user should read.
+/// The failure to show to the user.
 pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
     let ShowCommand::Show(args) = &args.command;
     let config = Config::read(args, command)?;
@@ -34,10 +35,10 @@ pub fn show(args: &ShowArgs, command: &Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// What is set, as a file of settings; what is not has its flag's default.
+/// The settings in effect, in the format of a settings file. Settings left at their flag's default are omitted.
 pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) -> Option<String>) -> String {
-    let path = config.path.as_deref().map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let mut text = format!("# {path}; what is not here has the default that --help tells\n");
+    let path = config.path.as_deref().map_or_else(|| "no settings file".to_owned(), |path| path.display().to_string());
+    let mut text = format!("# {path}; all other settings have the defaults that --help shows\n");
     for (name, flags) in flags(command) {
         let from_variable = flags.iter().find_map(|flag| {
             let name = flag.get_env()?.to_str()?;
@@ -56,7 +57,7 @@ pub(super) fn table(config: &Config, command: &Command, variable: &dyn Fn(&str) 
 }
 
 fn toml_value(values: &[String]) -> String {
-    // A JSON string is a TOML string.
+    // Every JSON string is also a TOML string.
     let quoted = |value: &String| serde_json::to_string(value).expect("a string serializes");
     let is_plain = |text: &str| {
         let parsed = DeValue::parse(text).ok().filter(|value| !value.get_ref().is_str());

@@ -61,17 +61,17 @@ fn mistakes_are_told_with_their_line() {
     for (text, profile, message) in [
         ("x = 1\n\ntemp = ", None, "c.toml:3: "),
         ("\ntempp = 1", None, "c.toml:2: there is no setting 'tempp'\nhint: did you mean temp?"),
-        ("zzz = 1", None, "c.toml:1: there is no setting 'zzz'\nhint: keys are"),
+        ("zzz = 1", None, "c.toml:1: there is no setting 'zzz'\nhint: settings have"),
         ("config = 'x'", None, "c.toml:1: there is no setting 'config'"),
         ("temp = 'hot'", None, "c.toml:1: 'temp': invalid value 'hot'"),
         ("flash-attn = 'of'", None, "c.toml:1: 'flash-attn': invalid value 'of'"),
-        ("quiet = 1", None, "c.toml:1: 'quiet': it is true or false"),
-        ("temp = [1, 2]", None, "c.toml:1: 'temp': it takes one value"),
-        ("temp = { a = 1 }", None, "c.toml:1: 'temp' takes a text"),
-        ("temp = 0x10", None, "c.toml:1: 'temp' takes a text"),
-        ("[profiles]\na = 1", None, "c.toml:1: profiles are tables"),
+        ("quiet = 1", None, "c.toml:1: 'quiet': expected true or false"),
+        ("temp = [1, 2]", None, "c.toml:1: 'temp': expected one value"),
+        ("temp = { a = 1 }", None, "c.toml:1: 'temp' must be a text"),
+        ("temp = 0x10", None, "c.toml:1: 'temp' must be a text"),
+        ("[profiles]\na = 1", None, "c.toml:1: profiles must be tables"),
         ("[profiles.a]\ntemp = 1\nseedd = 2", None, "c.toml:3: there is no setting 'seedd'\nhint: did you mean seed?"),
-        (TEXT, Some("hot"), "c.toml: there is no profile 'hot'\nhint: profiles there: cold, other"),
+        (TEXT, Some("hot"), "c.toml: there is no profile 'hot'\nhint: the profiles in this file: cold, other"),
     ] {
         let failure = parse(text, profile).unwrap_err().to_string();
         assert!(failure.contains(message), "{text:?}: {failure}");

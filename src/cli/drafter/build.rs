@@ -1,4 +1,4 @@
-//! `chaski drafter build`: texts to a drafter file.
+//! `chaski drafter build`: counts the tri-grams of texts and writes a drafter file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::store::drafter_file::DrafterWriter;
 use crate::store::vocabulary::Vocabulary;
 use crate::token::Token;
 
-/// Memory for counting.
+/// Memory for counting, in bytes.
 const BUFFER_BYTES: usize = 256 << 20;
 
 pub(super) fn build(args: &BuildArgs) -> Result<(), Failure> {
     let gguf = open_model(&args.model)?;
-    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+    let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     drop(gguf);
     let files = corpus::list(&args.texts)?;
     let inputs = files.iter().map(|file| file.path.as_path());
     refuse_overwrite(&args.output, inputs.chain([args.model.as_path()]))?;
     let interrupt = interrupt::flag()?;
-    // Made now, so that a folder that cannot be written to is found before the work.
+    // Create the file now, so that an unwritable folder fails before the work.
     let writer = DrafterWriter::create(&args.output, vocabulary)?;
     logs::capture(false);
     let work = || count_and_write(args, &files, writer, vocabulary, interrupt);
@@ -38,7 +38,7 @@ pub(super) fn build(args: &BuildArgs) -> Result<(), Failure> {
     report(&args.output)
 }
 
-/// Returns how many tokens were read.
+/// Counts and writes. Returns the number of tokens read.
 fn count_and_write(
     args: &BuildArgs,
     files: &[TextFile],
@@ -73,7 +73,7 @@ fn count_and_write(
         });
     }
     if n_tokens == 0 {
-        return Err(Failure::new("there is no text in what was given").with_hint("a TEXT is UTF-8 text, or .jsonl"));
+        return Err(Failure::new("the given files contain no text").with_hint("give UTF-8 text files, or .jsonl files"));
     }
     let mut n_rows = 0_u64;
     let mut rows = counter.finish().map_err(in_folder)?;
@@ -94,17 +94,17 @@ fn count_and_write(
     Ok(n_tokens)
 }
 
-/// Counts what is read.
+/// Counts the tri-grams of the texts.
 struct Counting<'a> {
     tokenizer: Tokenizer,
     counter: TrigramCounter,
-    /// Where the counter's temporary files lie, for messages.
+    /// Folder of the counter's temporary files, for messages.
     folder: &'a Path,
-    /// The last two tokens of the text, then those of a piece.
+    /// The last two tokens of the text, then the tokens of the current piece.
     text: Vec<Token>,
     n_tokens: u64,
     n_bytes_done: u64,
-    /// 0 where it is not known.
+    /// 0 if unknown.
     n_bytes: u64,
     bars: Bars,
     interrupt: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! The texts of `drafter build`: which files there are, and what is read of each.
+//! The texts of `drafter build`: lists the files and reads them.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -8,13 +8,13 @@ use crate::cli::drafter::pieces::{PieceError, each_piece, json_texts};
 use crate::cli::failure::Failure;
 use crate::encoding::Utf8;
 
-/// A zero byte among so many first ones tells a binary file, as for git and grep.
+/// A zero byte in the first N bytes marks a binary file, as in git and grep.
 const N_SNIFFED: u64 = 8000;
 
-/// Longest line of JSON.
+/// Size limit of a line of JSON, in bytes.
 const MAX_LINE_BYTES: u64 = 64 << 20;
 
-/// Deepest folder, and most files: more is a mistake such as `/`.
+/// Limits on folder depth and number of files; exceeding them suggests a mistake, such as `/`.
 const MAX_DEPTH: usize = 64;
 const MAX_FILES: usize = 1_000_000;
 
@@ -24,20 +24,20 @@ pub(super) struct TextFile {
     /// `-` is stdin.
     pub(super) path: PathBuf,
     pub(super) n_bytes: u64,
-    /// Named by the user, and not found in a folder: it must be readable.
+    /// Named by the user, not found in a folder: failing to read it is an error.
     pub(super) is_named: bool,
 }
 
-/// What becomes of the text.
+/// Receives the texts.
 pub(super) trait Taker {
-    /// The next piece of text; `is_new` begins another text.
+    /// Takes the next piece of text; `is_new` starts another text.
     fn take(&mut self, piece: &str, is_new: bool) -> Result<(), Failure>;
 
-    /// This many bytes have been read.
+    /// Reports that this many bytes were read.
     fn advance(&mut self, n_bytes: u64);
 }
 
-/// All files, those of a folder in the order of their names.
+/// All files; those of a folder are sorted by name.
 pub(super) fn list(texts: &[PathBuf]) -> Result<Vec<TextFile>, Failure> {
     let mut files = Vec::new();
     for path in texts {
@@ -46,7 +46,7 @@ pub(super) fn list(texts: &[PathBuf]) -> Result<Vec<TextFile>, Failure> {
             continue;
         }
         let metadata = fs::metadata(path)
-            .map_err(|error| Failure::io(path, &error).with_hint("a TEXT is a file, a folder, or - for stdin"))?;
+            .map_err(|error| Failure::io(path, &error).with_hint("give a file, a folder, or - for stdin"))?;
         if metadata.is_dir() {
             walk(path, 0, &mut files)?;
         } else {
@@ -56,7 +56,7 @@ pub(super) fn list(texts: &[PathBuf]) -> Result<Vec<TextFile>, Failure> {
     Ok(files)
 }
 
-/// Links are not followed: they may lead in a circle, or out of the folder.
+/// Does not follow symbolic links: they may form a cycle or leave the folder.
 fn walk(folder: &Path, depth: usize, files: &mut Vec<TextFile>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io(folder, &error);
     let mut entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
@@ -76,7 +76,7 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<TextFile>) -> Result<(), Fa
     Ok(())
 }
 
-/// Reads a file. What is wrong with one that was found in a folder is returned; the rest of that file is left out.
+/// Reads a file. If a file found in a folder fails, returns the failure and skips the rest of that file.
 pub(super) fn read(file: &TextFile, taker: &mut impl Taker) -> Result<Option<Failure>, Failure> {
     let read = if file.path == Path::new("-") {
         read_text(&file.path, Utf8::new(io::stdin().lock()), taker)
@@ -90,7 +90,7 @@ pub(super) fn read(file: &TextFile, taker: &mut impl Taker) -> Result<Option<Fai
     }
 }
 
-/// Whose failure it is.
+/// Which side failed.
 enum Unread {
     Source(Failure),
     Taker(Failure),
@@ -103,7 +103,7 @@ fn read_file(path: &Path, taker: &mut impl Taker) -> Result<(), Unread> {
     file.by_ref().take(N_SNIFFED).read_to_end(&mut start).map_err(failed)?;
     if start.contains(&0) {
         let failure = Failure::new(format!("{}: a binary file", path.display()));
-        return Err(Unread::Source(failure.with_hint("a TEXT is UTF-8")));
+        return Err(Unread::Source(failure.with_hint("give UTF-8 text files")));
     }
     let source = start.chain(file);
     if path.extension().is_some_and(|extension| extension == "jsonl") {
@@ -135,7 +135,9 @@ fn read_json_lines(path: &Path, mut source: impl io::BufRead, taker: &mut impl T
     for number in 1_u64.. {
         let wrong = |what: String| {
             let failure = Failure::new(format!("{}:{number}: {what}", path.display()));
-            Unread::Source(failure.with_hint(r#"a line is {"text": "..."} or {"prompt": "...", "response": "..."}"#))
+            Unread::Source(
+                failure.with_hint(r#"each line must be {"text": "..."} or {"prompt": "...", "response": "..."}"#),
+            )
         };
         line.clear();
         let n = source
@@ -154,7 +156,7 @@ fn read_json_lines(path: &Path, mut source: impl io::BufRead, taker: &mut impl T
             for text in json_texts(&line).map_err(wrong)? {
                 let mut is_new = true;
                 let taken = each_piece(text.as_bytes(), |piece| taker.take(piece, std::mem::take(&mut is_new)));
-                // Strings are read from memory, and are UTF-8.
+                // Strings in memory cannot fail to read and are UTF-8, so only the taker can fail.
                 if let Err(PieceError::Taker(failure)) = taken {
                     return Err(Unread::Taker(failure));
                 }

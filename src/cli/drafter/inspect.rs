@@ -1,4 +1,4 @@
-//! `chaski drafter inspect`: what is in a drafter file, and whether all of it is sound.
+//! `chaski drafter inspect`: shows what a drafter file contains, and checks it for damage.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::llama::tokenizer::Tokenizer;
 use crate::store::drafter_file::{BaseRow, DrafterFile, VERSION};
 use crate::store::vocabulary::Vocabulary;
 
-/// Rows that are shown as text, and successors of each.
+/// Number of rows shown as text, and of successors of each.
 const N_TOP_ROWS: usize = 10;
 const N_TOP_SUCCESSORS: usize = 3;
 
@@ -22,7 +22,7 @@ struct Report {
     version: u32,
     n_vocab: u32,
     vocabulary_hash: String,
-    /// Of contexts of two tokens, of one, of none.
+    /// Contexts of two tokens, then of one, then of none.
     trigrams: Counts,
     bigrams: Counts,
     unigrams: Counts,
@@ -58,7 +58,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         None => (DrafterFile::open_any(&args.file)?, None),
         Some(model) => {
             let vocabulary = Vocabulary::of(&open_model(model)?);
-            let vocabulary = vocabulary.ok_or_else(|| Failure::new("the model has no vocabulary"))?;
+            let vocabulary = vocabulary.ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
             let file = DrafterFile::open(&args.file, &vocabulary)?;
             logs::capture(false);
             (file, Some(Tokenizer::load(model).map_err(|error| Failure::new(error.to_string()))?))
@@ -136,11 +136,11 @@ fn to_text(report: &Report) -> String {
     }
     let _ = writeln!(text, "size: {} bytes, {:.2} for each tri-gram", report.bytes, report.bytes_per_trigram);
     let _ = match report.damaged_blocks {
-        0 => writeln!(text, "checksums: right in all {} blocks", report.blocks),
-        n => writeln!(text, "checksums: wrong in {n} of {} blocks", report.blocks),
+        0 => writeln!(text, "checksums: all {} blocks are correct", report.blocks),
+        n => writeln!(text, "checksums: {n} of {} blocks are damaged", report.blocks),
     };
     if let Some(top) = &report.top {
-        text += "vocabulary: that of the model\nmost frequent:\n";
+        text += "vocabulary: fits the model\nmost frequent:\n";
         for row in top {
             let successors: Vec<String> =
                 row.successors.iter().map(|one| format!("{:?} {:.0}%", one.text, one.share * 100.0)).collect();

@@ -1,24 +1,24 @@
-//! A stream of text in pieces of bounded length, cut where tokens end: at lines and spaces.
+//! Splits a text stream into pieces of bounded length, cut at lines or spaces, where tokens end.
 //!
-//! A tokenizer takes time and stack in proportion to the longest run it sees, and no file need fit into memory.
+//! A tokenizer's time and stack grow with the longest run it sees, and a file may not fit into memory.
 
 use std::io::{self, Read};
 
-/// Longest piece.
+/// Length limit of a piece, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Why a stream ended early.
+/// Why reading a stream failed.
 #[derive(Debug)]
 pub(super) enum PieceError<E> {
-    /// It cannot be read.
+    /// Reading failed.
     Io(io::Error),
-    /// It is not UTF-8 from this byte on.
+    /// The stream is not UTF-8 from this byte on.
     NotText(u64),
     /// The taker of the pieces failed.
     Taker(E),
 }
 
-/// Gives all text of `source` to `take`, piece by piece.
+/// Passes all text of `source` to `take`, piece by piece.
 pub(super) fn each_piece<E>(source: impl Read, take: impl FnMut(&str) -> Result<(), E>) -> Result<(), PieceError<E>> {
     each_piece_of(source, PIECE_BYTES, take)
 }
@@ -46,8 +46,8 @@ fn each_piece_of<E>(
     }
 }
 
-/// Where to cut a full buffer: before the last line that begins with something, or else before the last space after
-/// something (tokens begin with their space), or else before the last character, which may be incomplete.
+/// Where to cut a full buffer: before the last line that starts with a non-blank, else before the last space that
+/// follows a non-blank (tokens start with their space), else before the last character, which may be incomplete.
 fn cut(bytes: &[u8]) -> usize {
     let before = |is_border: fn(u8, u8) -> bool| (1..bytes.len()).rev().find(|&at| is_border(bytes[at - 1], bytes[at]));
     let line = before(|last, next| last == b'\n' && !next.is_ascii_whitespace());
@@ -56,7 +56,7 @@ fn cut(bytes: &[u8]) -> usize {
     line.or_else(space).or_else(character).unwrap_or(bytes.len())
 }
 
-/// The texts of one line of JSON: "text", "prompt", "response", and the "content" of each of "messages".
+/// The texts of one JSON line: `text`, `prompt`, `response`, and the `content` of each of the `messages`.
 pub(super) fn json_texts(line: &[u8]) -> Result<Vec<String>, String> {
     #[derive(serde::Deserialize)]
     struct Line {

@@ -1,8 +1,8 @@
-//! What stdin is, and how it is read.
+//! Reads stdin without hanging on one that nobody writes to.
 //!
-//! A pipe and a file are always read to their end: whoever connected them meant it, and a program before a pipe may take its time. A
-//! socket or a device may have been inherited from a service that never says anything. Beside another prompt, such a stdin is
-//! waited for a few seconds only.
+//! Pipes and files are always read to the end: the user connected them, and the program before a pipe may be slow. A
+//! socket or device may be inherited from a service and never write anything. If there is another prompt, chaski waits
+//! for such a stdin only for some seconds.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Read as _};
@@ -16,7 +16,7 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_all;
 use crate::cli::output::stderr_line;
 
-/// How long stdin may be silent before the user is told, or before a doubtful one is left alone.
+/// How long stdin may be silent before the user gets a notice, or a doubtful stdin is skipped.
 const SILENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,87 +28,88 @@ enum Kind {
     Doubtful,
 }
 
-/// What stdin is.
+/// The kind of this process's stdin.
 #[derive(Clone, Copy, Debug)]
 pub struct Stdin {
     kind: Kind,
-    /// Whether the process that started this one reads it as well, as a shell's `while read` loop does.
+    /// Whether the parent process reads it too, as a shell's `while read` loop does.
     is_shared: bool,
 }
 
-/// A stdin that was left alone because it said nothing.
+/// A stdin that was skipped because it was silent.
 #[derive(Clone, Debug, Default)]
 pub struct LateStdin(Arc<AtomicBool>);
 
 impl LateStdin {
-    /// Tells the user if it said something since then.
+    /// Prints a notice if data arrived since then.
     pub fn tell(&self) {
         if self.0.load(Ordering::Relaxed) {
-            stderr_line("notice: stdin sent data too late, and the prompt is without it; hint: -f - waits for stdin");
+            stderr_line(
+                "notice: data came on stdin too late and is not part of the prompt; hint: use -f - to wait \
+                         for stdin",
+            );
         }
     }
 }
 
-/// What was read.
+/// Result of reading stdin beside another prompt.
 #[derive(Debug)]
 pub enum Taken {
-    /// All of it.
+    /// Everything.
     Text(String),
-    /// Nothing was said in time.
+    /// Nothing arrived in time.
     Nothing(LateStdin),
 }
 
 impl Stdin {
-    /// That of this process. It must not be confined yet: then it cannot see what other processes have open.
+    /// Inspects the stdin of this process. Call it before the sandbox, which hides the open files of other processes.
     #[must_use]
     pub fn now() -> Stdin {
         Stdin { kind: kind(), is_shared: shared::is_partly_read() || shared::is_inherited() }
     }
 
-    /// Whether people type there.
+    /// Whether stdin is a terminal.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         self.kind == Kind::Terminal
     }
 
-    /// Reads it to its end. There is no prompt without it.
+    /// Reads it to the end. Without it there is no prompt.
     ///
     /// # Errors
-    /// When it fails, is too long, or not UTF-8.
+    /// If it cannot be read, is too long, or is not UTF-8.
     pub fn read(self) -> Result<String, Failure> {
         let hint = (!self.is_terminal()).then_some("");
         read_to_end(hint)
     }
 
-    /// Reads it, beside another prompt.
+    /// Reads it if there is another prompt.
     ///
     /// # Errors
-    /// When it fails, is too long, or not UTF-8.
+    /// If it cannot be read, is too long, or is not UTF-8.
     pub fn read_beside(self) -> Result<Taken, Failure> {
         match self.kind {
             Kind::Terminal => Ok(Taken::Nothing(LateStdin::default())),
-            Kind::Connected => {
-                read_to_end(Some("; hint: use --no-stdin or </dev/null if there is none")).map(Taken::Text)
-            }
+            Kind::Connected => read_to_end(Some("; hint: use --no-stdin if there is nothing to read")).map(Taken::Text),
             Kind::Doubtful => read_unless_silent(),
         }
     }
 
-    /// Tells what became of a text that was read beside another prompt.
+    /// Prints a notice about a text that was read beside another prompt.
     pub fn tell(self, text: &str, is_quiet: bool) {
         if text.trim().is_empty() {
-            // Whoever gives a device, as /dev/null, means nothing to be there.
+            // A device such as /dev/null is meant to be empty.
             if self.kind == Kind::Connected {
-                stderr_line("notice: stdin was empty, so the prompt is without it; hint: --no-stdin if there is none");
+                stderr_line("notice: stdin was empty; hint: use --no-stdin if there is nothing to read");
             }
             return;
         }
-        // In a loop it was hardly meant. Otherwise it is a part of the statistics.
+        // In a loop it is probably a mistake. Otherwise it counts as statistics, which `-q` hides.
         if self.is_shared || !is_quiet {
-            let mut told = String::from("notice: stdin was taken as a document: ");
+            let mut told = String::from("notice: stdin is part of the prompt: ");
             let _ = write!(told, "{}, {}", counted(text.lines().count(), "line"), counted(text.len(), "byte"));
             if self.is_shared {
-                told.push_str("; hint: in a loop over lines, --no-stdin leaves the other lines alone");
+                told.push_str("; hint: if this is a loop over lines, use --no-stdin, or the loop ends here");
             }
             stderr_line(&told);
         }
@@ -119,29 +120,31 @@ fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Whoever sits at a terminal is told what is waited for; `hint` is for that, `None` tells nothing.
+/// Reads stdin to the end. After some silence, tells a user at a terminal that it waits, and adds `hint`; with `None`
+/// it says nothing.
 fn read_to_end(hint: Option<&'static str>) -> Result<String, Failure> {
     let (reading, end) = mpsc::channel::<()>();
     let tell = move || {
         if end.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
-            stderr_line(&format!("notice: waiting for stdin to end{}", hint.unwrap_or_default()));
+            stderr_line(&format!("notice: reading stdin until it ends{}", hint.unwrap_or_default()));
         }
     };
     let teller = (hint.is_some() && io::stderr().is_terminal()).then(|| thread::spawn(tell));
     let text = read_all(io::stdin(), "stdin");
     drop(reading);
-    // It ends at once, or has told something.
+    // The thread ends at once, or has printed its notice.
     let _ = teller.map(thread::JoinHandle::join);
     text
 }
 
-/// A service's stdin may be open and never say anything: with a prompt at hand that must not block.
+/// Reads stdin unless it stays silent: a service's stdin may be open and never write, and must not block a run that has
+/// a prompt.
 fn read_unless_silent() -> Result<Taken, Failure> {
     let (first, first_byte) = mpsc::channel();
     let (rest, all) = mpsc::channel();
     let late = LateStdin::default();
     let spoke = late.clone();
-    // Left behind blocked if stdin stays silent; it holds nothing.
+    // The thread stays blocked if stdin stays silent; it holds no resources.
     thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut byte = [0];
@@ -152,14 +155,15 @@ fn read_unless_silent() -> Result<Taken, Failure> {
             }
         };
         spoke.0.store(n > 0, Ordering::Relaxed);
-        // Nobody listens any more if it came too late.
+        // The receiver is gone if the data came too late.
         if first.send(()).is_ok() {
             let _ = rest.send(read_all(byte[..n].chain(stdin), "stdin"));
         }
     });
     if first_byte.recv_timeout(SILENCE).is_err() {
         stderr_line(
-            "notice: stdin is open but silent, so it is not read; hint: -f - waits for it, --no-stdin or </dev/null leaves it alone",
+            "notice: nothing came on stdin, so it is ignored; hint: use -f - to wait for it, or --no-stdin to hide \
+             this notice",
         );
         return Ok(Taken::Nothing(late));
     }
@@ -181,7 +185,7 @@ fn kind() -> Kind {
     if io::stdin().is_terminal() { Kind::Terminal } else { Kind::Connected }
 }
 
-/// Signs that stdin is somebody else's, too.
+/// Detects a stdin that is shared with another process.
 #[cfg(unix)]
 mod shared {
     use std::fs;
@@ -190,21 +194,21 @@ mod shared {
 
     use rustix::fs::{FileType, fstat, tell};
 
-    /// Whether it is a file of which somebody read the beginning.
+    /// Whether stdin is a file whose beginning was already read.
     pub(super) fn is_partly_read() -> bool {
         let is_file =
             fstat(io::stdin()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         is_file && tell(io::stdin()).is_ok_and(|at| at > 0)
     }
 
-    /// Whether it is a pipe or a socket that the parent has as its own stdin. Only Linux tells.
+    /// Whether stdin is a pipe or socket that is also the parent's stdin. Known only on Linux.
     pub(super) fn is_inherited() -> bool {
         let stdin = |pid: &str| fs::read_link(format!("/proc/{pid}/fd/0")).ok();
         let is_stream =
             |link: &PathBuf| link.to_str().is_some_and(|link| link.starts_with("pipe:") || link.starts_with("socket:"));
         let Some(ours) = stdin("self").filter(is_stream) else { return false };
         let parent = parent_of("self").and_then(|parent| match crate::cli::supervisor::is_worker() {
-            // The process that watches this one is of the same program.
+            // The watching process is chaski too.
             true => parent_of(&parent),
             false => Some(parent),
         });

@@ -1,4 +1,4 @@
-//! `chaski models fit`: which contexts fit, by the numbers of the cache.
+//! `chaski models fit`: shows which context sizes fit into memory, by KV cache type.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::cli::settings::settings_of;
 use crate::memory::{Estimate, ModelShape, cache_choices};
 use crate::tune::{FlashAttention, KvType, Settings};
 
-/// The shortest context of the table.
+/// Smallest context of the table, in tokens.
 const LEAST_N_CTX: usize = 2048;
 
 #[derive(Serialize)]
@@ -61,7 +61,7 @@ pub(super) fn fit(args: &FitArgs) -> Result<(), Failure> {
     })
 }
 
-/// Contexts: doubling, and last the model's own.
+/// Context sizes: powers of two, then the trained length.
 fn rows(shape: &ModelShape) -> impl Iterator<Item = usize> {
     let n_ctx_train = shape.n_ctx_train;
     let doubling = std::iter::successors(Some(LEAST_N_CTX), |n| n.checked_mul(2));
@@ -79,10 +79,10 @@ fn table(model: &str, shape: &ModelShape, columns: &[(&str, Settings)], availabl
     let Estimate { weights, copies, program, .. } = shape.estimate(0, &columns[0].1);
     let of = |bytes| HumanBytes(bytes).to_string();
     let mut text =
-        format!("{model}: weights {}, copies for the kernels {}, program {}", of(weights), of(copies), of(program));
+        format!("{model}: weights {}, copies for faster kernels {}, program {}", of(weights), of(copies), of(program));
     let _ = match available {
         Some(n) => writeln!(text, "; available {}\n", of(n)),
-        None => writeln!(text, "; this system does not tell what is available\n"),
+        None => writeln!(text, "; available memory unknown\n"),
     };
     let _ = writeln!(
         text,
@@ -101,7 +101,7 @@ fn table(model: &str, shape: &ModelShape, columns: &[(&str, Settings)], availabl
     if let Some(available) = available {
         let cells = columns.iter().map(|(_, settings)| {
             let most = shape.most_positions(available, settings);
-            format!("{:<30}", most.map_or_else(|| "nothing fits".to_owned(), |n| format!("{n:>10}  positions fit")))
+            format!("{:<30}", most.map_or_else(|| "none".to_owned(), |n| format!("{n:>10}  tokens fit")))
         });
         let _ = writeln!(text, "{:>8}  {}", "auto", cells.collect::<String>().trim_end());
     }

@@ -1,4 +1,4 @@
-//! `chaski models list`.
+//! `chaski models list`: lists the models on this machine.
 
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
@@ -26,7 +26,7 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Report<'a> {
     models: Vec<Row<'a>>,
-    /// Whether there is more than is looked at.
+    /// Whether the search stopped early.
     is_cut: bool,
 }
 
@@ -38,7 +38,8 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     let listed: Vec<Listed> = search.found.into_iter().map(describe).collect();
     if search.is_cut {
         stderr_line(
-            "notice: there is more than is looked at; hint: chaski models list --dir DIR with a smaller folder",
+            "notice: not all folders were searched, because there are too many; hint: give a smaller folder with \
+             --dir",
         );
     }
     if args.json {
@@ -46,7 +47,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
         return write_stdout(&(serde_json::to_string(&report).expect("strings and numbers serialize") + "\n"));
     }
     if listed.is_empty() {
-        stderr_line("no models found; hint: scripts/get-model.sh fetches one, --dir DIR looks into a folder");
+        stderr_line("no models found; hint: download one with scripts/get-model.sh, or search a folder with --dir DIR");
     }
     write_stdout(&table(&listed))
 }
@@ -63,7 +64,7 @@ fn row(listed: &Listed) -> Row<'_> {
     }
 }
 
-/// A line for each model, columns side by side; of one that cannot be run, the reason.
+/// One line per model, in aligned columns. For a model that cannot run, the reason.
 fn table(listed: &[Listed]) -> String {
     let cells: Vec<[String; 6]> = listed.iter().map(cells).collect();
     let widths: [usize; 6] =
@@ -100,7 +101,7 @@ fn cells(listed: &Listed) -> [String; 6] {
     }
 }
 
-/// As people say it: 135M, 1.5B.
+/// A number of parameters, as in 135M or 1.5B.
 pub(super) fn parameters(n: u64) -> String {
     match n {
         0..1_000_000 => HumanCount(n).to_string(),
@@ -109,7 +110,7 @@ pub(super) fn parameters(n: u64) -> String {
     }
 }
 
-/// Names are strangers' as well: one line, no escapes.
+/// Makes a name from a file safe to print: one line, no escape sequences.
 pub(super) fn clean(text: &str) -> String {
     sanitize_for_terminal(text).replace(['\n', '\t'], " ")
 }

@@ -1,4 +1,4 @@
-//! From `-m NAME` to a file.
+//! Resolves `-m NAME` to a file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use crate::cli::models::places_with;
 use crate::models::names::{Meaning, meaning};
 use crate::models::search::{Found, search};
 
-/// Names in a message.
+/// Number of names shown in a message.
 const N_TOLD: usize = 8;
 
-/// How alike a name must be to be meant, in 0 ..= 1.
+/// Least similarity of a suggested name, from 0 to 1.
 const LEAST_LIKENESS: f64 = 0.8;
 
-/// Puts the file of a name in its place. What is a path stays as it is, whether or not there is such a file.
+/// Replaces a model name by its file. A path stays unchanged, even if there is no such file.
 ///
 /// # Errors
-/// When several models, or none, have the name.
+/// If no model has the name, or several have.
 pub fn resolve(model: &mut PathBuf) -> Result<(), Failure> {
     if is_path(model) {
         return Ok(());
@@ -49,8 +49,12 @@ fn ambiguous(name: &str, several: &[&Found]) -> Failure {
         .collect();
     let more = several.len().saturating_sub(N_TOLD);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Failure::usage(format!("{name}: {} models have a name that begins so: {}{more}", several.len(), told.join(", ")))
-        .with_hint("give more of the name, or the path")
+    Failure::usage(format!(
+        "{name}: {} models have names that start like this: {}{more}",
+        several.len(),
+        told.join(", ")
+    ))
+    .with_hint("give more of the name, or the path of the file")
 }
 
 fn unknown(name: &str, found: &[Found]) -> Failure {
@@ -61,9 +65,9 @@ fn unknown(name: &str, found: &[Found]) -> Failure {
     };
     let near: Vec<String> =
         found.iter().filter(|found| is_near(&found.name)).take(N_TOLD).map(|found| clean(&found.name)).collect();
-    let failure = Failure::new(format!("{name}: no such model file, and no model of this name"));
+    let failure = Failure::new(format!("{name}: no such model file, and no model has this name"));
     failure.with_code(ExitCode::ModelNotFound).with_hint(match near[..] {
-        [] => "chaski models list tells which there are, scripts/get-model.sh fetches one".to_owned(),
-        _ => format!("there are: {}", near.join(", ")),
+        [] => "list your models with chaski models list, or download one with scripts/get-model.sh".to_owned(),
+        _ => format!("your models: {}", near.join(", ")),
     })
 }

@@ -1,4 +1,4 @@
-//! `chaski models show`: what is in a model file. All of it is a stranger's text: it is cleaned before it is shown.
+//! `chaski models show`: prints what a model file contains. Its texts are untrusted and are sanitized first.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::available::available;
-use crate::cli::engine::{cache_folder, open_model};
+use crate::cli::engine::{curves_folder, open_model};
 use crate::cli::exact::{self, ExactFields};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{self, KernelReport};
@@ -19,22 +19,22 @@ use crate::cli::models::ShowArgs;
 use crate::cli::models::list::{clean, parameters};
 use crate::cli::output::write_stdout;
 use crate::cli::settings::{key, settings_of};
+use crate::exactness::Exactness;
 use crate::gguf::{Gguf, TypeTotals, Value};
-use crate::llama::exact::Exactness;
 use crate::memory::Estimate;
 use crate::models::describe::{About, about};
 use crate::store::curves;
 
-/// Characters of a value that are shown.
+/// Characters of a value to show.
 const MAX_SHOWN: usize = 96;
 
-/// Elements of an array that are shown.
+/// Elements of an array to show.
 const N_SHOWN_ELEMENTS: usize = 4;
 
-/// The context whose memory is told, or the model's own if that is shorter.
+/// Context size of the memory estimate, in tokens, or the trained length if that is shorter.
 const N_CTX: usize = 4096;
 
-/// What templates are known by.
+/// Marker strings that identify a known template.
 const TEMPLATES: [(&str, &str); 7] = [
     ("<|im_start|>", "chatml"),
     ("<|start_header_id|>", "llama 3"),
@@ -61,7 +61,7 @@ struct Report {
     #[serde(skip)]
     exactness: Exactness,
     memory: Memory,
-    /// Plain decoding, by the cost curve that is kept for these settings.
+    /// Speed of plain decoding, from the saved cost curve for these settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second: Option<f64>,
     metadata: BTreeMap<String, Json>,
@@ -105,7 +105,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     let estimate = shape.estimate(n_ctx, &settings);
     let curve_key = key(path, None).with_settings(&settings.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let curve = cache_folder().and_then(|folder| curves::load(&folder.join("curves"), &curve_key, now));
+    let curve = curves_folder().and_then(|folder| curves::load(&folder, &curve_key, now));
     let plain_ms = curve.and_then(|(curve, _)| curve.plain_ms(0));
     let kernels = KernelReport::of(gguf);
     let exactness = exact::of_file(&kernels, &settings);
@@ -135,7 +135,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     })
 }
 
-/// Numbers and short texts as they are, long ones cut, of arrays the length and the first few.
+/// Converts a value: long texts are cut, and arrays become their length and first elements.
 fn to_json(value: &Value<'_>) -> Json {
     match value {
         Value::Bool(v) => json!(v),
@@ -169,13 +169,13 @@ fn to_text(report: &Report) -> String {
         let _ = writeln!(text, "{name:<14}{}", clean(&value));
     };
     line("file", report.path.clone());
-    line("name", report.name.clone().unwrap_or_else(|| "not said".to_owned()));
+    line("name", report.name.clone().unwrap_or_else(|| "unknown".to_owned()));
     line("architecture", about.architecture.clone());
     line("parameters", parameters(about.n_parameters));
     line("quantization", about.quantization.clone());
     line("size", format!("{} in {} {}", of(about.size_bytes), about.n_files, plural(about.n_files as u64, "file")));
     line("context", format!("{} positions", HumanCount(about.context_length.into())));
-    line("licence", report.licence.clone().unwrap_or_else(|| "not said".to_owned()));
+    line("licence", report.licence.clone().unwrap_or_else(|| "unknown".to_owned()));
     line(
         "template",
         match report.template.kind {
@@ -190,7 +190,8 @@ fn to_text(report: &Report) -> String {
     line(
         "memory",
         format!(
-            "{} with {} positions: weights {}, copies for the kernels {}, cache {}, computing {}, program {}",
+            "{} with a context of {} tokens: weights {}, copies for faster kernels {}, cache {}, computing {}, \
+             program {}",
             of(memory.total_bytes),
             memory.n_ctx,
             of(weights),
@@ -204,7 +205,7 @@ fn to_text(report: &Report) -> String {
         line("available", of(available));
     }
     if let Some(speed) = report.tokens_per_second {
-        line("speed", format!("{speed:.1} tokens/s, plain, by the curve measured on this machine"));
+        line("speed", format!("{speed:.1} tokens/s with plain decoding, measured on this machine"));
     }
     text += "\ntensors\n";
     for of_type in &report.tensors {

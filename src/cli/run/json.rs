@@ -1,16 +1,16 @@
-//! An answer as JSON.
+//! An answer as JSON, for `run --json` and `--jsonl`.
 
 use serde::Serialize;
 
-use crate::batch::record::{ChatToken, chat_logprobs};
+use crate::batch::record::{ChatToken, Timings, chat_logprobs};
 use crate::chat::thinking;
 use crate::cli::exact::ExactFields;
-use crate::cli::run::saying::Said;
-use crate::llama::worker::{Answer, StopType};
+use crate::cli::run::saying::AnswerText;
+use crate::engine::{Answer, Details, End};
 use crate::stats::Stats;
 use crate::tune::Settings;
 
-/// Names are llama-server's, where it has one.
+/// Names are llama-server's where it has them.
 #[derive(Serialize)]
 pub(super) struct JsonAnswer<'a> {
     text: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct JsonAnswer<'a> {
     logprobs: Option<JsonLogprobs>,
 }
 
-/// As in OpenAI's chat completions.
+/// Format of OpenAI's chat completions.
 #[derive(Serialize)]
 struct JsonLogprobs {
     content: Vec<ChatToken>,
@@ -38,17 +38,10 @@ struct JsonLogprobs {
 /// Counts and times of an answer, as `--json` and `bench` write them.
 #[derive(Clone, Debug, Serialize)]
 pub struct JsonTimings {
-    prompt_n: usize,
-    cache_n: usize,
-    prompt_ms: f64,
-    prompt_per_second: f64,
-    predicted_n: usize,
-    predicted_ms: f64,
-    predicted_per_second: f64,
+    #[serde(flatten)]
+    timings: Timings,
     steps: usize,
     tokens_per_step: f64,
-    draft_n: usize,
-    draft_n_accepted: usize,
     draft_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     speedup_estimated: Option<f64>,
@@ -57,17 +50,9 @@ pub struct JsonTimings {
 impl From<&Stats> for JsonTimings {
     fn from(stats: &Stats) -> JsonTimings {
         JsonTimings {
-            prompt_n: stats.n_prompt - stats.n_cached,
-            cache_n: stats.n_cached,
-            prompt_ms: stats.prompt_ms,
-            prompt_per_second: stats.prompt_per_second(),
-            predicted_n: stats.n_predicted,
-            predicted_ms: stats.predicted_ms,
-            predicted_per_second: stats.tokens_per_second(),
+            timings: Timings::from(stats),
             steps: stats.n_steps,
             tokens_per_step: stats.tokens_per_step(),
-            draft_n: stats.n_drafted,
-            draft_n_accepted: stats.n_accepted,
             draft_ms: stats.draft_ms,
             speedup_estimated: stats.speedup(),
         }
@@ -76,30 +61,30 @@ impl From<&Stats> for JsonTimings {
 
 /// The last line of `--jsonl`.
 #[derive(Serialize)]
-pub(super) struct End<'a> {
+pub(super) struct LastLine<'a> {
     pub(super) event: &'static str,
     #[serde(flatten)]
     pub(super) answer: JsonAnswer<'a>,
 }
 
-/// What `--json` prints.
-pub(super) fn to_json<'a>(said: &'a Said, answer: &'a Answer, seed: u32, with_logprobs: bool) -> JsonAnswer<'a> {
-    let (stop_type, stopping_word) = match &answer.stop {
-        StopType::Eos => ("eos", None),
-        StopType::Word(word) => ("word", Some(word.as_str())),
-        // llama-server knows one limit only.
-        StopType::Limit | StopType::Context => ("limit", None),
-        StopType::Interrupted => ("interrupted", None),
-    };
+/// The object that `--json` prints.
+pub(super) fn to_json<'a>(
+    said: &'a AnswerText,
+    answer: &'a Answer,
+    details: &Details,
+    seed: u32,
+    with_logprobs: bool,
+) -> JsonAnswer<'a> {
+    let stopping_word = if let End::Word(word) = &answer.end { Some(word.as_str()) } else { None };
     JsonAnswer {
         text: &said.text,
         reasoning_content: thinking::bare(&said.thinking),
-        tokens: answer.tokens.iter().map(|token| token.0).collect(),
-        stop_type,
+        tokens: details.tokens.iter().map(|token| token.0).collect(),
+        stop_type: answer.end.stop_type(),
         stopping_word,
         seed,
-        settings: answer.settings,
-        exact: ExactFields::from(&answer.exactness),
+        settings: details.settings,
+        exact: ExactFields::from(&details.exactness),
         timings: JsonTimings::from(&answer.stats),
         logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
     }

@@ -1,49 +1,49 @@
-//! An answer as it comes: its text to stdout, its thinking to stderr, or both as events.
+//! Writes an answer as it arrives: text to stdout and thinking to stderr, or both as events.
 
 use crate::chat::thinking::{Part, Thinking};
 use crate::cli::args::RunArgs;
 use crate::cli::events::EventLines;
 use crate::cli::failure::Failure;
 use crate::cli::output::{TextOutput, stderr_text};
-use crate::cli::run::Told;
+use crate::cli::run::AnswerEvent;
 
-/// What a model said.
+/// What the model generated.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct AnswerText {
     /// The answer.
     pub(super) text: String,
-    /// What it thought before, with the tags.
+    /// The thinking before the answer, with its tags.
     pub(super) thinking: String,
-    /// Whether it ended within the thinking.
+    /// Whether it ended inside the thinking.
     pub(super) is_cut: bool,
 }
 
-/// How thinking is treated.
+/// How to treat thinking.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ThinkingPlan {
-    /// Whether the prompt has opened it; `None` is of texts without.
+    /// Whether the prompt has opened it; `None` turns the separation off.
     pub(super) is_open: Option<bool>,
-    /// Whether it is shown on stderr.
+    /// Whether to show it on stderr.
     pub(super) is_shown: bool,
 }
 
-/// Shows an answer.
-pub(super) struct Saying {
-    said: Said,
+/// Shows one answer.
+pub(super) struct AnswerOutput {
+    said: AnswerText,
     splitter: Thinking,
     is_thinking_shown: bool,
     is_text_due: bool,
-    /// Whether everything is shown at the end.
+    /// Whether to show everything at the end (`--explain`).
     is_late: bool,
     output: TextOutput,
     events: Option<EventLines>,
 }
 
-impl Saying {
-    pub(super) fn new(args: &RunArgs, plan: ThinkingPlan) -> Saying {
+impl AnswerOutput {
+    pub(super) fn new(args: &RunArgs, plan: ThinkingPlan) -> AnswerOutput {
         let is_text_due = !(args.json || args.jsonl);
-        Saying {
-            said: Said::default(),
+        AnswerOutput {
+            said: AnswerText::default(),
             splitter: plan.is_open.map_or_else(Thinking::never, Thinking::new),
             is_thinking_shown: plan.is_shown && is_text_due,
             is_text_due,
@@ -53,9 +53,9 @@ impl Saying {
         }
     }
 
-    /// Takes what is told of the answer.
-    pub(super) fn take(&mut self, told: &Told<'_>) -> Result<(), Failure> {
-        let Told::Text(piece) = told else {
+    /// Handles one event of the job.
+    pub(super) fn take(&mut self, told: &AnswerEvent<'_>) -> Result<(), Failure> {
+        let AnswerEvent::Text(piece) = told else {
             return self.events.as_mut().map_or(Ok(()), |events| events.tell(told));
         };
         let mut parts = Vec::new();
@@ -63,18 +63,18 @@ impl Saying {
         parts.iter().try_for_each(|(part, text)| self.say(*part, text))
     }
 
-    /// The answer, when all of it has come. Output that cannot be written is an error after that.
-    pub(super) fn finish(mut self) -> Result<Said, Failure> {
+    /// Writes the rest and returns the whole answer. Fails if the output cannot be written.
+    pub(super) fn finish(mut self) -> Result<AnswerText, Failure> {
         let mut parts = Vec::new();
         self.splitter.finish(|part, text| parts.push((part, text.to_owned())));
         parts.iter().try_for_each(|(part, text)| self.say(*part, text))?;
         self.said.is_cut = self.splitter.is_inside();
         if self.is_late {
             self.is_late = false;
-            let Said { thinking, text, .. } = std::mem::take(&mut self.said);
+            let AnswerText { thinking, text, .. } = std::mem::take(&mut self.said);
             self.show(Part::Thinking, &thinking)?;
             self.show(Part::Answer, &text)?;
-            self.said = Said { thinking, text, is_cut: self.splitter.is_inside() };
+            self.said = AnswerText { thinking, text, is_cut: self.splitter.is_inside() };
         }
         if self.is_thinking_shown && self.said.text.is_empty() && !self.said.thinking.is_empty() {
             stderr_text("\n");
@@ -89,7 +89,7 @@ impl Saying {
             Part::Answer => self.said.text.push_str(text),
         }
         if let Some(events) = &mut self.events {
-            let told = if part == Part::Thinking { Told::Thinking(text) } else { Told::Text(text) };
+            let told = if part == Part::Thinking { AnswerEvent::Thinking(text) } else { AnswerEvent::Text(text) };
             return events.tell(&told);
         }
         if self.is_late { Ok(()) } else { self.show(part, text) }

@@ -1,4 +1,4 @@
-//! One process, where there are no signals.
+//! Runs the engine in this process, on systems without signals.
 
 use std::io;
 use std::process::{Child, Command};
@@ -6,10 +6,10 @@ use std::process::{Child, Command};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::supervisor::CrashMessage;
 
-/// Does the work in this process.
+/// Runs `work` in this process.
 ///
 /// # Errors
-/// Those of the work.
+/// The failure of `work`.
 pub fn contained(
     _hint: impl FnOnce() -> String,
     work: impl FnOnce() -> Result<ExitCode, Failure>,
@@ -20,15 +20,15 @@ pub fn contained(
 /// Starts a process.
 ///
 /// # Errors
-/// When it cannot be started.
+/// If it cannot be started.
 pub fn spawn(command: &mut Command) -> io::Result<(Child, CrashMessage)> {
     Ok((command.spawn()?, CrashMessage::default()))
 }
 
-/// Nothing is to be done.
+/// Does nothing.
 pub fn begin_work() {}
 
-/// Signals are passed on to nobody.
+/// Always false.
 #[must_use]
 pub fn is_worker() -> bool {
     false

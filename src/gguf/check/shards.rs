@@ -1,4 +1,4 @@
-//! Models in several files, named `NAME-00001-of-0000N.gguf`: all must be there, and belong together.
+//! Checks models in several files, named `NAME-00001-of-0000N.gguf`: all must exist and belong together.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::super::Gguf;
 use super::super::error::{Defect, GgufError};
 use super::{ModelFiles, u16_at};
 
-/// How many files the model is split into.
+/// The number of files of the model.
 pub(super) fn shard_count(gguf: &Gguf) -> Result<u64, Defect> {
     let count = u16_at(gguf, "split.count")?.unwrap_or(1);
     if count <= 1 {

@@ -1,4 +1,4 @@
-//! The vocabulary and the chat template.
+//! Checks the vocabulary and the chat template.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
 const KINDS: &str = "llama, gpt2, gemma4, bert, t5, rwkv, plamo2, hybriddna, whitespace";
 
-/// Ids that llama.cpp takes where a file names none.
+/// Ids that llama.cpp uses if the file names none.
 #[derive(Clone, Copy)]
 struct Defaults {
     bos: Option<u64>,
@@ -36,7 +36,7 @@ pub(super) fn check_tokenizer(gguf: &Gguf) -> Result<(), Defect> {
     check_specials(gguf, model, defaults, n_vocab)
 }
 
-/// Which tokenizer it is.
+/// The kind of tokenizer, with its default ids.
 fn check_kind(gguf: &Gguf) -> Result<(&[u8], Defaults), Defect> {
     let expected = KINDS;
     let model = string(gguf, "tokenizer.ggml.model")?;
@@ -46,19 +46,20 @@ fn check_kind(gguf: &Gguf) -> Result<(&[u8], Defaults), Defect> {
         b"llama" | b"plamo2" => (Some(1), Some(2)),
         b"bert" => (Some(101), None),
         b"t5" => (None, Some(1)),
-        // It also has defaults for these: id 11 for both, whatever token that is. Silently wrong, so not counted.
+        // llama.cpp has defaults here too: id 11 for both, whatever token that is. That is silently wrong, so treat it
+        // as no default.
         b"gpt2" | b"hybriddna" | b"whitespace" | b"gemma4" | b"rwkv" => (None, None),
         other => return Err(Defect::Tokenizer { expected, found: excerpt(other) }),
     };
     Ok((model, Defaults { bos, eos }))
 }
 
-/// What is told of each token.
+/// Checks the arrays with one element per token.
 fn check_lengths(gguf: &Gguf, n_vocab: u64) -> Result<(), Defect> {
     let scores = array(gguf, "tokenizer.ggml.scores", &[ValueType::F32, ValueType::I32], "an array of f32 or i32")?;
     let types = array(gguf, "tokenizer.ggml.token_type", &[ValueType::I32], "an array of i32")?;
     for (key, per_token) in [("tokenizer.ggml.scores", scores), ("tokenizer.ggml.token_type", types)] {
-        // Longer ones are read as far as the vocabulary goes.
+        // llama.cpp ignores elements beyond the vocabulary.
         match per_token.map(|a| a.len() as u64) {
             Some(found) if found < n_vocab => return Err(Defect::PerTokenLength { key, expected: n_vocab, found }),
             _ => {}
@@ -67,9 +68,9 @@ fn check_lengths(gguf: &Gguf, n_vocab: u64) -> Result<(), Defect> {
     Ok(())
 }
 
-/// Ids of special tokens, and those that the tokenizer adds.
+/// Checks the ids of special tokens, and that the tokens which the tokenizer adds exist.
 fn check_specials(gguf: &Gguf, model: &[u8], defaults: Defaults, n_vocab: u64) -> Result<(), Defect> {
-    // Padding and the like are left out: published files often name an id just past the vocabulary there, and
+    // Padding and the like are not checked: published files often name an id just past the vocabulary there, and
     // llama.cpp falls back to its default.
     let special = ["bos", "eos", "eot", "eom", "unknown"];
     let keys = special.map(|which| (which, format!("tokenizer.ggml.{which}_token_id")));
@@ -100,10 +101,10 @@ fn check_specials(gguf: &Gguf, model: &[u8], defaults: Defaults, n_vocab: u64) -
     Ok(())
 }
 
-/// The texts of all tokens as llama.cpp sees them: up to the first zero byte. Empty ones get names of their own there
-/// and are left out here.
+/// The texts of all tokens as llama.cpp sees them: up to the first zero byte. Empty texts are left out, as llama.cpp
+/// renames those tokens.
 fn unique_texts(tokens: Array<'_>) -> Result<HashSet<&[u8]>, Defect> {
-    // The standard hasher, not a faster one: these strings are chosen by a stranger, who could make them collide.
+    // Use the standard hasher: the strings come from a stranger, who could make a faster one collide.
     let mut seen = HashSet::with_capacity(tokens.len());
     for (id, token) in tokens.strings().enumerate() {
         let text = token.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -114,8 +115,8 @@ fn unique_texts(tokens: Array<'_>) -> Result<HashSet<&[u8]>, Defect> {
     Ok(seen)
 }
 
-/// SentencePiece falls back to bytes for what no token covers. Where one is missing too, llama.cpp throws an exception
-/// that ends the process: on a newline at the latest.
+/// SentencePiece falls back to byte tokens for text that no token covers. If a byte is missing too, llama.cpp throws an
+/// exception that ends the process, on a newline at the latest.
 fn check_bytes(texts: &HashSet<&[u8]>) -> Result<(), Defect> {
     let is_missing =
         |byte: &u8| !texts.contains(format!("<0x{byte:02X}>").as_bytes()) && !texts.contains([*byte].as_slice());

@@ -1,5 +1,5 @@
-//! llama.cpp's adaptive-p, which its safe bindings do not offer: favours tokens of about one probability, and moves what
-//! it aims at so that those chosen are near it in the long run. It draws by itself, with a generator of its own.
+//! llama.cpp's adaptive-p sampler, which the safe bindings lack. It favours tokens near a target probability and
+//! adjusts its aim so that the chosen tokens average to the target. It has its own random generator.
 
 use std::ptr::NonNull;
 
@@ -12,23 +12,23 @@ use llama_cpp_sys_2::{
 
 use crate::sampling::Sampling;
 
-/// The sampler and its memory.
+/// The sampler and its buffer.
 pub(super) struct AdaptiveP {
     sampler: NonNull<llama_sampler>,
-    /// Kept for its memory.
+    /// Reused to avoid allocations.
     rows: Vec<llama_token_data>,
 }
 
 impl AdaptiveP {
     #[expect(unsafe_code, reason = "the bindings have no safe call")]
     pub(super) fn new(sampling: &Sampling) -> AdaptiveP {
-        // SAFETY: takes numbers.
+        // SAFETY: the arguments are plain numbers.
         let sampler =
             unsafe { llama_sampler_init_adaptive_p(sampling.adaptive_target, sampling.adaptive_decay, sampling.seed) };
         AdaptiveP { sampler: NonNull::new(sampler).expect("it allocates or aborts"), rows: Vec::new() }
     }
 
-    /// Selects one of the candidates, and leaves them as they are.
+    /// Selects one of the candidates without changing them.
     #[expect(unsafe_code, reason = "the bindings have no safe call")]
     pub(super) fn choose(&mut self, candidates: &mut LlamaTokenDataArray) {
         let row = |id: LlamaToken, logit| llama_token_data { id: id.0, logit, p: 0.0 };
@@ -41,8 +41,8 @@ impl AdaptiveP {
             sorted: candidates.sorted,
         };
         if !self.rows.is_empty() {
-            // SAFETY: the sampler lives until it is dropped and nobody else has it; the rows live through the call, as many
-            // as it is told. It writes into them, and neither moves nor adds any.
+            // SAFETY: the sampler lives until it is dropped and nobody else uses it. The rows live through the call,
+            // and `size` is their number. The call writes into them and neither moves nor adds any.
             unsafe { llama_sampler_apply(self.sampler.as_ptr(), &raw mut array) };
         }
         candidates.selected = usize::try_from(array.selected).ok();
@@ -50,7 +50,7 @@ impl AdaptiveP {
 
     #[expect(unsafe_code, reason = "the bindings have no safe call")]
     pub(super) fn accept(&mut self, token: LlamaToken) {
-        // SAFETY: the sampler lives until it is dropped, and nobody else has it.
+        // SAFETY: the sampler lives until it is dropped, and nobody else uses it.
         unsafe { llama_sampler_accept(self.sampler.as_ptr(), token.0) };
     }
 }
@@ -58,7 +58,7 @@ impl AdaptiveP {
 impl Drop for AdaptiveP {
     #[expect(unsafe_code, reason = "the bindings have no safe call")]
     fn drop(&mut self) {
-        // SAFETY: made by `new`, freed here only.
+        // SAFETY: created by `new` and freed only here.
         unsafe { llama_sampler_free(self.sampler.as_ptr()) };
     }
 }

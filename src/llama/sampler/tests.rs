@@ -6,7 +6,7 @@ fn chain(sampling: &Sampling, n_vocab: usize, prompt: &[Token]) -> Chain {
     Chain::with(sampling, &Surroundings { n_vocab, model: None, prompt })
 }
 
-/// What a chain leaves of a row: the candidates with their logits, likeliest first.
+/// Candidates that a chain keeps, with their logits, most likely first.
 fn left(sampling: &Sampling, prompt: &[Token], logits: &[f32]) -> Vec<(usize, f32)> {
     let mut chain = chain(sampling, logits.len(), prompt);
     chain.fill_all(logits);
@@ -30,7 +30,7 @@ fn probabilities(rows: &[(usize, f32)]) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Only the samplers named, at their least: one of them is looked at alone.
+/// Parameters with only these samplers, to test them alone.
 fn only(kinds: &[SamplerKind]) -> Sampling {
     Sampling { samplers: Some(kinds.to_vec()), ..Sampling::default() }
 }
@@ -43,7 +43,7 @@ fn same(found: &[(usize, f32)], naive: &[(usize, f32)]) {
     }
 }
 
-/// Distinct logits, well apart: what falls on a bound is a matter of rounding.
+/// Distinct logits, well apart, so that rounding decides nothing at a threshold.
 fn logits() -> impl Strategy<Value = Vec<f32>> {
     let shuffled = Just((0..40).collect::<Vec<i32>>()).prop_shuffle();
     (shuffled, 0.05f32..0.6).prop_map(|(ranks, step)| ranks.into_iter().map(|rank| rank as f32 * step - 3.0).collect())
@@ -81,7 +81,8 @@ proptest! {
         same(&left(&Sampling { typical_p: p as f32, ..only(&[SamplerKind::Typical]) }, &[], &logits), &naive);
     }
 
-    /// The penalties of llama.cpp: divided or multiplied by its sign, then less the count and the presence.
+    /// llama.cpp's penalties: divide a positive logit and multiply a negative one, then subtract frequency and
+    /// presence.
     #[test]
     fn penalties_are_their_naive_twin(
         logits in logits(),
@@ -107,7 +108,7 @@ proptest! {
         same(&left(&sampling, &prompt, &logits), &sorted(penalized.collect()));
     }
 
-    /// Of the tokens above the threshold, with the probability 1, only the least likely stays.
+    /// With probability 1, XTC keeps only the least likely of the tokens above the threshold.
     #[test]
     fn xtc_and_temperatures_are_their_naive_twins(logits in logits(), threshold in 0.01f64..0.4, t in 0.2f32..2.0, range in 0.0f32..1.5) {
         let all = rows(&logits);
@@ -157,7 +158,7 @@ proptest! {
         }
     }
 
-    /// At the temperature 0 whatever keeps the likeliest gives the likeliest.
+    /// At temperature 0, every chain that keeps the most likely token chooses it.
     #[test]
     fn greedy_is_the_chain_at_temperature_0(logits in logits(), top_k in 0i32..50, mirostat in 0i32..3) {
         let sampling = Sampling { top_k, mirostat, ..Sampling::greedy() };
@@ -166,7 +167,7 @@ proptest! {
     }
 }
 
-/// Mirostat 2 as its paper has it: what surprises more than mu goes, and mu moves by the error.
+/// Mirostat 2 as in its paper: drop tokens with a surprise above mu, then move mu by the error.
 #[test]
 fn mirostat_cuts_what_surprises_and_learns() {
     let logits: Vec<f32> = (0..40).map(|rank| -0.2 * rank as f32).collect();
@@ -191,7 +192,7 @@ fn mirostat_cuts_what_surprises_and_learns() {
     }
 }
 
-/// adaptive-p at a target takes what is near it, and without one what is likely.
+/// With a target, adaptive-p chooses tokens near it; without one it samples normally.
 #[test]
 fn adaptive_p_keeps_to_its_target() {
     let logits: Vec<f32> = [0.5f32, 0.25, 0.15, 0.07, 0.03].map(f32::ln).to_vec();
@@ -202,7 +203,7 @@ fn adaptive_p_keeps_to_its_target() {
         let chosen = (0..400).map(|_| f64::from(logits[chain.sample(&logits).unwrap().index()].exp()));
         chosen.sum::<f64>() / 400.0
     };
-    // The sum of squares: the mean probability of a token drawn by its own.
+    // The sum of squares: the mean probability of tokens drawn by their probabilities.
     assert!((mean(-1.0) - 0.3409).abs() < 0.04, "{}", mean(-1.0));
     assert!((mean(0.2) - 0.2).abs() < 0.04, "{}", mean(0.2));
     assert!((mean(0.45) - 0.45).abs() < 0.05, "{}", mean(0.45));

@@ -1,21 +1,21 @@
-//! What a context holds, as bytes and back.
+//! Saves and restores the content of a context as bytes.
 
 use super::Session;
 use crate::llama::sequence;
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// Every committed token is in this sequence.
+/// A sequence that holds every committed token.
 const TRUNK: i32 = 0;
 
 impl Session<'_> {
-    /// The tokens in the cache.
+    /// The committed tokens in the cache.
     #[must_use]
     pub fn committed(&self) -> &[Token] {
         &self.committed
     }
 
-    /// How much of `prefix` need not be decoded again.
+    /// Number of tokens of `prefix` that need no decoding.
     #[must_use]
     pub fn n_reusable(&self, prefix: &[Token]) -> usize {
         let n = self.committed.iter().zip(prefix).take_while(|(a, b)| a == b).count();
@@ -23,35 +23,35 @@ impl Session<'_> {
         if is_whole || self.can_roll_back && n >= self.n_fixed { n } else { 0 }
     }
 
-    /// Whether a prefix of a restored state can be used alone. Recurrent models go forward only; where layers see a window,
-    /// llama.cpp leaves what lies before the last one out of a state.
+    /// Whether a restored state can be cut to a prefix of its tokens. Recurrent models cannot roll back, and for
+    /// sliding-window models llama.cpp saves only the last window.
     #[must_use]
     pub fn can_truncate(&self) -> bool {
         self.can_roll_back && !self.has_window
     }
 
-    /// How long [`Session::state`] is.
+    /// Length of [`Session::state`] in bytes.
     #[must_use]
     pub fn n_state_bytes(&self) -> usize {
         sequence::n_bytes(&self.context, TRUNK)
     }
 
-    /// The state of all committed tokens: what [`Session::restore`] takes.
+    /// The state of all committed tokens, for [`Session::restore`].
     ///
     /// # Errors
-    /// When llama.cpp does not write what it said it would.
+    /// If llama.cpp writes fewer bytes than it announced.
     pub fn state(&mut self) -> Result<Vec<u8>, TargetError> {
         self.drop_pending();
         sequence::read(&self.context, TRUNK)
     }
 
-    /// Makes the timeline `tokens` by their state. Where that fails, it is empty.
+    /// Replaces the content by `tokens` and their `state`. After an error the context is empty.
     ///
-    /// llama.cpp believes what a state says of its positions: `state` must be what [`Session::state`] gave for the same
-    /// model, settings and version of llama.cpp, unchanged. `store::prompt_cache` sees to that.
+    /// llama.cpp does not validate the positions in a state. `state` must be the unchanged result of [`Session::state`]
+    /// for the same model, settings and version of llama.cpp; `store::prompt_cache` ensures that.
     ///
     /// # Errors
-    /// When llama.cpp refuses it: it does not fit, or is another model's.
+    /// If llama.cpp refuses the state: it does not fit, or belongs to another model.
     pub fn restore(&mut self, tokens: &[Token], state: &[u8]) -> Result<(), TargetError> {
         self.clear();
         if tokens.len() > self.n_ctx() {

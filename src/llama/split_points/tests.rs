@@ -2,17 +2,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A vocabulary, and a plain tokenizer like llama.cpp's.
+/// A vocabulary with a naive tokenizer like llama.cpp's.
 #[derive(Clone, Debug)]
 struct Vocabulary {
-    /// The earlier, the sooner joined.
+    /// In order of merge priority, highest first.
     tokens: Vec<String>,
     specials: Vec<String>,
     strips: bool,
     has_prefix: bool,
 }
 
-/// Part of a text.
+/// A part of a text.
 #[derive(Clone, Debug)]
 enum Fragment {
     Text(String),
@@ -45,7 +45,7 @@ impl Vocabulary {
         tokens
     }
 
-    /// The longest special tokens are looked for first.
+    /// Splits a text at special tokens, the longest first.
     fn fragments(&self, text: &str) -> Vec<Fragment> {
         let mut fragments = if text.is_empty() { Vec::new() } else { vec![Fragment::Text(text.to_owned())] };
         let mut specials: Vec<&String> = self.specials.iter().filter(|special| !special.is_empty()).collect();
@@ -76,7 +76,7 @@ impl Vocabulary {
         fragments
     }
 
-    /// Neighbours are joined to tokens, the best first and of equals the leftmost; what is none in the end, is bytes.
+    /// Merges neighbours into tokens by priority, leftmost first on a tie. Symbols that are no tokens become bytes.
     fn joined(&self, text: &str) -> Vec<String> {
         let rank = |text: &str| self.tokens.iter().chain(&self.specials).position(|token| token == text);
         let mut symbols: Vec<String> = text.chars().map(String::from).collect();
@@ -96,7 +96,7 @@ impl Vocabulary {
 }
 
 fn vocabulary() -> impl Strategy<Value = Vocabulary> {
-    // Few enough that some characters are in no token, and some tokens touch.
+    // Few enough that some characters are in no token and some tokens are adjacent.
     let texts = |n: usize| prop::collection::vec("[abc \u{2581}\n<>é]{1,3}", 0..n);
     let spelled = texts(8).prop_map(|all| all.into_iter().map(|text| text.replace(' ', "\u{2581}")).collect());
     (spelled, texts(3), any::<bool>(), any::<bool>()).prop_map(|(tokens, specials, strips, has_prefix)| Vocabulary {
@@ -154,7 +154,7 @@ fn nothing_that_belongs_together_is_cut() {
     let split_points = vocabulary_of(&tokens, &["<s>"], true).split_points().unwrap();
     assert_eq!(split_points.pieces("ababab", 0), ["ababab"], "with a space in front it would be another");
     assert_eq!(split_points.pieces("c a ab", 0), ["c", " a", " ab"]);
-    // Before and after a special token, its own spaces are right.
+    // Beside a special token the text's own spaces are correct.
     assert_eq!(split_points.pieces("cc<s>cc", 0), ["c", "c<s>c", "c"]);
     let taken = format!("x{STRANGE}");
     assert!(vocabulary_of(&[&taken], &[], false).split_points().is_none());

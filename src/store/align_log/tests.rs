@@ -3,12 +3,12 @@ use std::fs;
 use super::*;
 
 fn key() -> LogKey {
-    LogKey { model: "m".into(), prompts: "shipped".into(), settings: "s=1".into() }
+    LogKey { model: "m.gguf 7a".to_owned().into(), prompts: "shipped".into(), settings: "s=1".into() }
 }
 
 fn piece(text: u64, n: i32) -> Piece {
     let likely = |token: i32, weight| Successor { token: Token(token), weight };
-    let said = |i| Said { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)] };
+    let said = |i| LoggedToken { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)] };
     Piece { text, before: vec![Token(7), Token(8)], said: (0..n).map(said).collect() }
 }
 
@@ -93,9 +93,9 @@ fn another_key_and_another_file_are_refused_and_left_alone() {
     let path = folder.path().join("a.log");
     AlignLog::open(&path, &key()).unwrap().append(&piece(0, 1)).unwrap();
     let before = fs::read(&path).unwrap();
-    let other = LogKey { model: "another".into(), ..key() };
+    let other = LogKey { model: "m.gguf 7b".to_owned().into(), ..key() };
     let error = AlignLog::open(&path, &other).unwrap_err().to_string();
-    assert!(error.contains("another model: \"m\", now \"another\""), "{error}");
+    assert!(error.contains("another model: \"m.gguf 7a\" then, \"m.gguf 7b\" now"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 
     fs::write(&path, "a file of someone else").unwrap();

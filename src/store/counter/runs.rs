@@ -6,12 +6,12 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read as _, Seek as _, Write as _};
 use std::path::PathBuf;
 
-/// As many runs are merged into one: each open run takes a buffer.
+/// When this many runs exist, they are merged into one: each open run takes a buffer.
 const MAX_RUNS: usize = 64;
 
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// Bytes of an entry in a file: its key, then its weight.
+/// Bytes of an entry in a file: the key, then the weight.
 const ENTRY_BYTES: usize = 12;
 
 /// A packed n-gram and its count.
@@ -21,13 +21,13 @@ pub(super) struct Entry {
     pub(super) weight: f32,
 }
 
-/// Sorts by key and adds equal ones up.
+/// Sorts by key and adds up entries with equal keys.
 pub(super) fn sort_and_combine(entries: &mut Vec<Entry>) {
     entries.sort_unstable_by_key(|entry| entry.key);
     let mut n_kept = 0;
     let mut at = 0;
     while let Some(&Entry { key, .. }) = entries.get(at) {
-        // In double precision: adding 1 to a single stops at 2^24.
+        // Sum in f64: in f32, adding 1 has no effect from 2^24 on.
         let mut sum = 0.0;
         while let Some(entry) = entries.get(at).filter(|entry| entry.key == key) {
             sum += f64::from(entry.weight);
@@ -65,7 +65,7 @@ impl Runs {
         Ok(())
     }
 
-    /// A temporary file has no name, so it vanishes however the process ends.
+    /// Temporary files have no name, so they vanish however the process ends.
     fn write(&self, run: impl Iterator<Item = io::Result<Entry>>) -> io::Result<File> {
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, tempfile::tempfile_in(&self.folder)?);
         for entry in run {
@@ -76,7 +76,7 @@ impl Runs {
         file.into_inner().map_err(io::IntoInnerError::into_error)
     }
 
-    /// All runs, and a last one that is still in memory.
+    /// Merges all runs and a last one in memory.
     pub(super) fn merge(self, last: Vec<Entry>) -> io::Result<Merge> {
         Merge::new(self.files, last)
     }
@@ -106,13 +106,13 @@ impl Run {
     }
 }
 
-/// All runs as one: ascending keys, each once.
+/// All runs merged: ascending keys, each once.
 #[derive(Debug)]
 pub(super) struct Merge {
     runs: Vec<Run>,
-    /// The next key of each run that has one, and the run's number: equal keys are added up in the order of the runs.
+    /// The next key and the index of each run that is not finished. Equal keys are added up in the order of the runs.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
-    /// The weight that goes with each head.
+    /// The weight of each run's next entry.
     weights: Vec<f32>,
     n_done: u64,
     n_in_all: u64,
@@ -142,12 +142,12 @@ impl Merge {
         Ok(())
     }
 
-    /// In 0 ..= 1.
+    /// The share of the entries merged so far, in 0 ..= 1.
     pub(super) fn share_done(&self) -> f64 {
         self.n_done as f64 / self.n_in_all.max(1) as f64
     }
 
-    /// The next key and its sum.
+    /// The next key and the sum of its weights.
     pub(super) fn next_entry(&mut self) -> io::Result<Option<(u64, f64)>> {
         let Some(&Reverse((key, _))) = self.heads.peek() else { return Ok(None) };
         let mut sum = 0.0;

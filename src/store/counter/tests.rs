@@ -1,4 +1,4 @@
-//! The counter against a map, with buffers so small that everything spills.
+//! Compares the counter with a map, with buffers so small that everything spills.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The naive twin: counts by context and token.
+/// Reference implementation: counts by context and token.
 fn naive(texts: &[Vec<i32>], weights: &[f32]) -> BTreeMap<Context, BTreeMap<i32, f64>> {
     let mut counts: BTreeMap<Context, BTreeMap<i32, f64>> = BTreeMap::new();
     for (text, &weight) in texts.iter().zip(weights.iter().cycle()) {
@@ -59,7 +59,7 @@ proptest! {
 
 #[test]
 fn many_runs_are_merged_on_the_way() {
-    // 16 entries fill the least buffer, so this makes far more than the runs that may be open at once.
+    // 16 entries fill the smallest buffer, so this makes far more runs than may be open at once.
     let text: Vec<i32> = (0..5000).map(|i| (i * i + i / 7) % 40).collect();
     let rows = count(std::slice::from_ref(&text), &[1.0], 0);
     let expected = naive(&[text], &[1.0]);

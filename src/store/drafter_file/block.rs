@@ -1,16 +1,16 @@
-//! A block: rows in order of their keys, packed to the bit.
+//! Reads and writes blocks: rows in key order, packed to the bit.
 //!
 //! ```text
-//! rows       n_rows       x (bits of a key, 12, 8)   key less the block's first; end of the row's successors, which
-//!                                                    begin where those of the row before end; code of the total
+//! rows       n_rows       x (bits of a key, 12, 8)   key minus the block's first key; end of the row's successors,
+//!                                                    which start at the previous row's end; code of the total
 //! successors n_successors x (bits of a token, 8)     token, code of the share
 //! ```
 //!
-//! Rows are of one width, and so are successors: where one lies is a matter of arithmetic. How many there are and the
-//! bits of a key stand in the index (`Shape`), so that a lookup touches the line of its row and that of its successors
-//! and little else. The last 8 bytes stay zero, so that a field can be read as the 64-bit word at its first byte.
+//! All rows have one width, and so do successors, so offsets are computed. The index stores the counts and the width of
+//! a key (`Shape`), so a lookup touches little more than the cache line of the row and that of its successors. The last
+//! 8 bytes stay zero, so that a field can be read as the 64-bit word at its first byte.
 
-/// Bytes of a block: a page of most systems.
+/// Bytes of a block: the page size of most systems.
 pub(super) const BLOCK_BYTES: usize = 4096;
 
 const TAIL_BITS: usize = 64;
@@ -18,13 +18,13 @@ const END_BITS: u32 = 12;
 const TOTAL_BITS: u32 = 8;
 const SHARE_BITS: u32 = 8;
 
-/// Room for rows, for estimates.
+/// Bits available for rows and successors, for estimates.
 pub(super) const BLOCK_BITS: f64 = (BLOCK_BYTES * 8 - TAIL_BITS) as f64;
 
-/// The widest field that a 64-bit word holds at any bit of its first byte.
+/// The widest field that fits into a 64-bit word at any bit offset of its first byte.
 const MAX_FIELD_BITS: u32 = 57;
 
-/// Bits that numbers up to `max` need.
+/// Bits needed for numbers up to `max`.
 fn bits_for(max: u64) -> u32 {
     (u64::BITS - max.leading_zeros()).max(1)
 }
@@ -34,7 +34,7 @@ pub(super) fn token_bits(n_vocab: u32) -> u32 {
     bits_for(u64::from(n_vocab.saturating_sub(1)))
 }
 
-/// What must be known of a block to read it.
+/// The layout of a block, stored in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     n_rows: u16,
@@ -67,7 +67,7 @@ impl Shape {
     }
 }
 
-/// A block to be read. Every access is checked against the bytes, which may change under a map.
+/// A block for reading. Every access is bounds-checked: the bytes may change while the file is mapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block<'a> {
     bytes: &'a [u8],
@@ -76,7 +76,7 @@ pub(super) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// `None` where a block has no such shape.
+    /// `None` if a block cannot have this shape.
     pub(super) fn new(bytes: &'a [u8], shape: Shape, token_bits: u32) -> Option<Block<'a>> {
         shape.fits(token_bits).then_some(Block { bytes, shape, token_bits })
     }
@@ -85,12 +85,12 @@ impl<'a> Block<'a> {
         self.shape.n_rows.into()
     }
 
-    /// The key of a row, less the block's first.
+    /// The key of a row, minus the block's first key.
     pub(super) fn key(&self, row: usize) -> u64 {
         read_bits(self.bytes, row * self.shape.row_bits(), self.shape.key_bits.into())
     }
 
-    /// The row of a key; both the key and the span of the block's keys are less its first.
+    /// The row with this key. `key` and `span`, the range of the block's keys, are relative to the block's first key.
     pub(super) fn find(&self, key: u64, span: u64) -> Option<usize> {
         let guess = scale(key, span, self.n_rows());
         last_not_above(self.n_rows(), key, guess, |row| self.key(row)).filter(|&row| self.key(row) == key)
@@ -106,7 +106,7 @@ impl<'a> Block<'a> {
         read_bits(self.bytes, row * self.shape.row_bits() + usize::from(self.shape.key_bits), END_BITS) as usize
     }
 
-    /// Tokens and codes of shares of a row; `None` where the block contradicts itself.
+    /// The tokens and share codes of a row; `None` if the block contradicts itself.
     pub(super) fn successors(&self, row: usize) -> Option<impl ExactSizeIterator<Item = (u32, u8)> + use<'a>> {
         let (start, end) = (row.checked_sub(1).map_or(0, |before| self.end(before)), self.end(row));
         if start > end || end > self.shape.n_successors.into() {
@@ -121,12 +121,13 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Where `part` of `whole` lies among `n`.
+/// Interpolates: the index among `n` at the fraction `part / whole`.
 pub(super) fn scale(part: u64, whole: u64, n: usize) -> usize {
     (u128::from(part) * n as u128).checked_div(whole.into()).map_or(0, |at| (at as usize).min(n))
 }
 
-/// The last of `n` ascending values that is not above `limit`, which should be near `guess`.
+/// The index of the last of `n` ascending values that is at most `limit`. A linear search from `guess`, which should be
+/// close.
 pub(super) fn last_not_above(n: usize, limit: u64, guess: usize, value_at: impl Fn(usize) -> u64) -> Option<usize> {
     let mut above = guess.min(n);
     while above < n && value_at(above) <= limit {
@@ -138,13 +139,13 @@ pub(super) fn last_not_above(n: usize, limit: u64, guess: usize, value_at: impl 
     above.checked_sub(1)
 }
 
-/// Zero past the end of `bytes`.
+/// Reads `width` bits at bit `at`; zero past the end of `bytes`.
 fn read_bits(bytes: &[u8], at: usize, width: u32) -> u64 {
     let word = bytes.get(at / 8..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word));
     (word >> (at % 8)) & ((1 << width) - 1)
 }
 
-/// Sets bits that are zero, beginning at least 8 bytes before the end of `bytes`; returns where they end.
+/// Writes bits over zeros, at least 8 bytes before the end of `bytes`; returns the offset after them.
 fn write_bits(bytes: &mut [u8], at: usize, width: u32, value: u64) -> usize {
     debug_assert!(value < 1 << width && width <= MAX_FIELD_BITS);
     if let Some(word) = bytes.get_mut(at / 8..).and_then(|rest| rest.first_chunk_mut()) {
@@ -153,11 +154,11 @@ fn write_bits(bytes: &mut [u8], at: usize, width: u32, value: u64) -> usize {
     at + width as usize
 }
 
-/// A block to be written.
+/// A block under construction.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
     token_bits: u32,
-    /// Key, end and code of the total of each row.
+    /// Key, end of successors and code of the total, per row.
     rows: Vec<(u64, usize, u8)>,
     successors: Vec<(u32, u8)>,
 }
@@ -179,18 +180,18 @@ impl BlockBuilder {
         shape.fits(self.token_bits).then_some(shape)
     }
 
-    /// Whether there is room for a row. An empty block has room for any that a file may have.
+    /// Whether a row still fits. An empty block has room for any valid row.
     pub(super) fn has_room(&self, key: u64, n_successors: usize) -> bool {
         self.shape(self.rows.len() + 1, self.successors.len() + n_successors, key).is_some()
     }
 
-    /// Adds a row that there is room for; keys ascend.
+    /// Adds a row, which must fit; keys must ascend.
     pub(super) fn push(&mut self, key: u64, total: u8, successors: impl Iterator<Item = (u32, u8)>) {
         self.successors.extend(successors);
         self.rows.push((key, self.successors.len(), total));
     }
 
-    /// First key, shape and bytes of the block; leaves an empty one. `None` if it is.
+    /// Returns the first key, shape and bytes of the block, and empties the builder. `None` if it is empty already.
     pub(super) fn take(&mut self) -> Option<(u64, Shape, [u8; BLOCK_BYTES])> {
         let (first, last) = (self.rows.first()?.0, self.rows.last()?.0);
         let shape = self.shape(self.rows.len(), self.successors.len(), last)?;

@@ -1,17 +1,17 @@
-//! Shares and totals as one byte each, on logarithmic scales.
+//! Encodes shares and totals as one byte each, on logarithmic scales.
 
-/// Steps of a share's code per halving: neighbours differ by 4.4%.
+/// Code steps per halving of a share: neighbours differ by 4.4%.
 const SHARE_STEPS: f32 = 16.0;
 
-/// Steps of a total's code per doubling: neighbours differ by 10%.
+/// Code steps per doubling of a total: neighbours differ by 10%.
 const TOTAL_STEPS: f32 = 7.0;
 
-/// The code of a total of 1. Soft counts can be less: the least is 0.04, the greatest 3.7e9.
+/// The code of a total of 1. Soft counts can be less: totals range from 0.04 to 3.7e9.
 const TOTAL_OF_ONE: f32 = 32.0;
 
-/// The code of a share in 0 ..= 1. The least share is 1.6e-5.
+/// The code of a share in 0 ..= 1. The smallest share is 1.6e-5.
 pub(super) fn share_code(share: f32) -> u8 {
-    // A cast from a float saturates; that of a NaN is 0.
+    // Casts from floats saturate, and NaN becomes 0.
     (-share.log2() * SHARE_STEPS).round() as u8
 }
 
@@ -20,7 +20,7 @@ pub(super) fn total_code(total: f32) -> u8 {
     (total.log2() * TOTAL_STEPS + TOTAL_OF_ONE).round() as u8
 }
 
-/// What the codes stand for.
+/// The values of all codes.
 #[derive(Debug)]
 pub(super) struct Codes {
     pub(super) shares: [f32; 256],

@@ -1,4 +1,4 @@
-//! What can be wrong with a drafter file, each with its hint.
+//! Errors of drafter files, each with its hint.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,37 +10,37 @@ use crate::store::drafter_file::VERSION;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum DrafterFileError {
-    /// The file system refuses.
+    /// The file system returned an error.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// A folder, a pipe, a device.
+    /// A folder, pipe or device.
     #[error("{}: expected a regular file", path.display())]
     NotAFile { path: PathBuf },
     /// Some other kind of file.
     #[error("{}: not a drafter file", path.display())]
     NotADrafterFile { path: PathBuf },
-    /// Shorter than it says, as after an interrupted copy.
-    #[error("{}: cut short: expected {expected} bytes, found {found}", path.display())]
+    /// Shorter than its header says, as after an interrupted copy.
+    #[error("{}: the file is cut off: expected {expected} bytes, found {found}", path.display())]
     CutShort { path: PathBuf, expected: u64, found: u64 },
-    /// Bytes are not what was written.
+    /// A checksum is wrong, or the content contradicts itself.
     #[error("{}: damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
-    /// A later format.
-    #[error("{}: format version {found}, this chaski knows {VERSION}", path.display())]
+    /// Written in another format version.
+    #[error("{}: written by another version of chaski (format {found}, this version reads {VERSION})", path.display())]
     Newer { path: PathBuf, found: u32 },
-    /// Its token ids mean other texts.
-    #[error("{}: made for another vocabulary ({found}), expected {expected}", path.display())]
+    /// The token ids belong to another vocabulary.
+    #[error("{}: made for another vocabulary ({found}); expected {expected}", path.display())]
     ForeignVocabulary { path: PathBuf, expected: String, found: String },
-    /// What should be written does not fit the format.
-    #[error("{}: cannot be written: {what}", path.display())]
+    /// The rows do not fit the format.
+    #[error("{}: cannot write the file: {what}", path.display())]
     Unwritable { path: PathBuf, what: String },
-    /// The caller broke it off.
+    /// The caller cancelled.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl DrafterFileError {
-    /// What to do about it; `None` where nothing helps beyond the message.
+    /// What the user can do; `None` if the message says it all.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -50,15 +50,17 @@ impl DrafterFileError {
             }
             Self::Io { .. } | Self::Unwritable { .. } | Self::Interrupted => None,
             Self::NotAFile { .. } | Self::NotADrafterFile { .. } => {
-                Some("chaski drafter build makes one from texts: chaski drafter build -m MODEL -o FILE TEXT...")
+                Some("build one from texts: chaski drafter build -m MODEL -o FILE TEXT...")
             }
             Self::CutShort { .. } | Self::Damaged { .. } => Some("copy or build the file again"),
             Self::Newer { .. } => Some("update chaski, or build the file again with this one"),
-            Self::ForeignVocabulary { .. } => Some("build one for this model: chaski drafter build -m MODEL"),
+            Self::ForeignVocabulary { .. } => {
+                Some("build one for this model: chaski drafter build -m MODEL -o FILE TEXT...")
+            }
         }
     }
 
-    /// Names the file in an error of the system.
+    /// Adds the file's path to an IO error.
     pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> DrafterFileError {
         move |source| DrafterFileError::Io { path: path.to_owned(), source }
     }

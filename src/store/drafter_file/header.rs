@@ -1,4 +1,4 @@
-//! The first block of a file: what it is, whose tokens it holds, and how much of it there is.
+//! The first block of a file: format, vocabulary, and counts.
 //!
 //! ```text
 //! 0     magic "CHASKIDF"           8     version u32           12    n_vocab u32
@@ -7,8 +7,8 @@
 //! 88    zeros                      4088  checksum of all before
 //! ```
 //!
-//! The size, the magic, the place of the version and that of the checksum are those of every version, so that a newer
-//! file and a damaged one can be told apart.
+//! All versions share the size, the magic, and the offsets of version and checksum, so that a newer file can be told
+//! apart from a damaged one.
 
 use std::path::Path;
 
@@ -19,27 +19,27 @@ use crate::store::drafter_file::error::DrafterFileError;
 use crate::store::drafter_file::index::ENTRY_BYTES;
 use crate::store::vocabulary::Vocabulary;
 
-/// The version that is written, and the only one that is read.
+/// The format version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// Contexts of none, one and two tokens.
+/// Number of context lengths: none, one and two tokens.
 pub const N_ORDERS: usize = 3;
 
 const MAGIC: &[u8; 8] = b"CHASKIDF";
 const CHECKSUM_AT: usize = BLOCK_BYTES - 8;
 
-/// Token ids have 21 bits, as in the check of model files.
+/// Token ids have at most 21 bits, as in the check of model files.
 pub(super) const MAX_VOCAB: u32 = 1 << 21;
 
-/// 4 GiB: the index of a greater file would take too long to check.
+/// 4 GiB: the index of a larger file would take too long to check.
 pub(super) const MAX_BLOCKS: u64 = 1 << 20;
 
-/// What a file holds, by order: of contexts of none, one and two tokens.
+/// Counts by context length: none, one and two tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Contexts.
+    /// Number of contexts.
     pub n_rows: [u64; N_ORDERS],
-    /// Successors of all those contexts; at order two these are the tri-grams.
+    /// Number of successors; for two tokens these are the tri-grams.
     pub n_successors: [u64; N_ORDERS],
 }
 
@@ -71,7 +71,7 @@ impl Header {
         bytes
     }
 
-    /// Reads and checks the header of a whole file.
+    /// Reads and checks the header of a complete file.
     pub(super) fn decode(file: &[u8], path: &Path) -> Result<Header, DrafterFileError> {
         let path = || path.to_owned();
         let cut_short = |expected| DrafterFileError::CutShort { path: path(), expected, found: file.len() as u64 };
@@ -97,27 +97,27 @@ impl Header {
             totals: Totals { n_rows: three(40), n_successors: three(64) },
         };
         if !(1..=MAX_VOCAB).contains(&n_tokens) || header.n_blocks > MAX_BLOCKS {
-            return Err(damaged("its header makes no sense"));
+            return Err(damaged("its header is invalid"));
         }
         match file_bytes(header.n_blocks) {
             expected if expected > file.len() as u64 => Err(cut_short(expected)),
-            expected if expected < file.len() as u64 => Err(damaged("bytes follow its end")),
+            expected if expected < file.len() as u64 => Err(damaged("there is data after its end")),
             _ => Ok(header),
         }
     }
 }
 
-/// Where the index begins in a file of `n_blocks`.
+/// Offset of the index in a file of `n_blocks`.
 pub(super) fn index_at(n_blocks: u64) -> u64 {
     (1 + n_blocks) * BLOCK_BYTES as u64
 }
 
-/// The size of such a file.
+/// Size in bytes of a file of `n_blocks`.
 pub(super) fn file_bytes(n_blocks: u64) -> u64 {
     index_at(n_blocks) + n_blocks * ENTRY_BYTES as u64
 }
 
-/// The number at a place; 0 past the end.
+/// The 64-bit number at an offset; 0 past the end.
 pub(super) fn number(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
 }

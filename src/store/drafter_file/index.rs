@@ -1,11 +1,11 @@
-//! The index of a file: for each block 24 bytes, its first key, its shape and its checksum.
+//! The index of a file: 24 bytes per block, with its first key, shape and checksum.
 
 use crate::store::drafter_file::block::{Shape, last_not_above, scale};
 use crate::store::drafter_file::header::number;
 
 pub(super) const ENTRY_BYTES: usize = 24;
 
-/// What the index knows of a block.
+/// The index entry of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) first_key: u64,
@@ -25,7 +25,7 @@ pub(super) fn entry(index: &[u8], block: usize) -> Entry {
     Entry { first_key, shape: Shape::decode(shape), checksum }
 }
 
-/// The block that has a key, if any has; keys lie below `end`.
+/// The block that may hold `key`; `None` if all keys are greater. Keys are below `end`.
 pub(super) fn block_of(index: &[u8], key: u64, end: u64) -> Option<usize> {
     let n_blocks = index.len() / ENTRY_BYTES;
     let first_key = |block: usize| number(index, ENTRY_BYTES * block);

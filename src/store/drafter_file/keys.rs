@@ -1,16 +1,16 @@
-//! Contexts as numbers that are spread evenly, so that the place of a row in a file can be computed instead of searched
-//! for: it is right to within a few rows, whatever the size of the file.
+//! Maps contexts to evenly spread keys, so that the position of a row in a file can be computed instead of searched
+//! for. The estimate is right to within a few rows, whatever the size of the file.
 //!
-//! Contexts are numbered (none, then one token, then two) and the numbers are shuffled by a bijection of as many bits
-//! as they need. Without it the keys of frequent tokens would lie close together and those of rare ones far apart.
+//! Contexts are numbered (none, then one token, then two), and a bijection on as many bits as the numbers need shuffles
+//! them. Without it the keys of frequent tokens would be close together and those of rare tokens far apart.
 
 use crate::store::drafter_file::row::Context;
 use crate::token::Token;
 
-/// Odd, so that multiplying by it can be undone: 2^64 over the golden ratio.
+/// 2^64 over the golden ratio. It is odd, so the multiplication can be undone.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Times `MULTIPLIER` it is 1, modulo 2^64.
+/// The inverse of `MULTIPLIER` modulo 2^64.
 const INVERSE: u64 = 0xf1de_83e1_9937_733d;
 
 /// The keys of all contexts of a vocabulary.
@@ -21,7 +21,7 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// For a vocabulary of `n_tokens`, at most 2^21: keys have 43 bits at most.
+    /// For a vocabulary of `n_tokens`, at most 2^21. Keys have at most 43 bits.
     #[must_use]
     pub fn new(n_tokens: u32) -> KeySpace {
         let n_vocab = u64::from(n_tokens);
@@ -29,13 +29,14 @@ impl KeySpace {
         KeySpace { n_vocab, n_bits: u64::BITS - greatest.leading_zeros() }
     }
 
-    /// One more than the greatest key.
+    /// An upper bound of the keys, exclusive.
     #[must_use]
     pub fn end(&self) -> u64 {
         1 << self.n_bits
     }
 
-    /// The key of up to two tokens; 0 is that of none. `None` if they are more, or not of the vocabulary.
+    /// The key of up to two tokens; the empty context has key 0. `None` for more tokens, or a token outside the
+    /// vocabulary.
     #[must_use]
     pub fn key(&self, context: &[Token]) -> Option<u64> {
         let id = |token: Token| u64::try_from(token.0).ok().filter(|&id| id < self.n_vocab);
@@ -62,7 +63,7 @@ impl KeySpace {
         if before < self.n_vocab { Context::new(&[token(before)?, token(last)?]) } else { None }
     }
 
-    /// Cuts off what is beyond the bits, and mixes the upper half into the lower. Undoes itself.
+    /// Masks `number` to the bits of a key and XORs its upper half into the lower. It is its own inverse.
     fn fold(&self, number: u64) -> u64 {
         let number = number & (self.end() - 1);
         number ^ (number >> self.n_bits.div_ceil(2))

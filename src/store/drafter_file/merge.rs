@@ -1,4 +1,4 @@
-//! Several drafter files as one: counts are added.
+//! Merges drafter files by adding their counts.
 
 use std::iter::Peekable;
 
@@ -8,10 +8,10 @@ use crate::store::drafter_file::keys::KeySpace;
 use crate::store::drafter_file::reader::{DrafterFile, Rows};
 use crate::store::drafter_file::row::BaseRow;
 
-/// The rows of all files in order, those of one context as one: its counts are the sums of theirs, each multiplied by
-/// its file's weight. The files have one vocabulary.
+/// The rows of all files in key order. Rows of the same context become one: each file's counts are multiplied by its
+/// weight and added. All files must have the same vocabulary.
 ///
-/// What a file dropped (a successor beyond its row's twelve) counts as never seen there, and stays part of the total.
+/// A successor that a file dropped (beyond the twelve of its row) counts as never seen there, but remains in the total.
 pub fn merge<'f>(
     files: &[(&'f DrafterFile, f32)],
 ) -> impl Iterator<Item = Result<BaseRow, DrafterFileError>> + use<'f> {
@@ -23,7 +23,7 @@ pub fn merge<'f>(
 fn next_row(inputs: &mut [(Peekable<Rows<'_>>, f32)], keys: KeySpace) -> Result<Option<BaseRow>, DrafterFileError> {
     let mut first = None;
     for (rows, _) in &mut *inputs {
-        // An error is taken out here, so that it ends the merge.
+        // Take an error out here, so that it ends the merge.
         if let Some(Err(error)) = rows.next_if(Result::is_err) {
             return Err(error);
         }

@@ -1,7 +1,7 @@
 //! Drafter files: a base tri-gram matrix on disk, mapped into memory and only read.
 //!
-//! A file holds rows. A row's *context* is the last two tokens of a text (tri-grams), its last one (bi-grams) or none
-//! (uni-grams); the row says how often the context was seen, and its likeliest successors with their shares of that.
+//! A file holds rows. The *context* of a row is the last two tokens of a text (tri-grams), the last one (bi-grams) or
+//! none (uni-grams). The row stores how often the context was seen, and its most likely successors with their shares.
 //!
 //! ```text
 //! header   one block: identity, counts, checksums         header.rs
@@ -9,12 +9,12 @@
 //! index    first key, shape and checksum of each block    index.rs
 //! ```
 //!
-//! Opening checks the header and the index (a 170th of the file). A block is checked when it is first touched. So
-//! opening takes the same short time whatever the size, and a damaged block costs its own rows only.
+//! Opening checks the header and the index (1/170 of the file). A block is checked when it is first used. So opening
+//! takes the same short time for any size, and a damaged block costs only its own rows.
 //!
-//! Nothing read is trusted: every length, offset and token id is checked where it is used, so that a file of any
-//! content gives errors, unknown rows or wrong shares, but no panic and no wrong memory. Checksums find accidents, not
-//! forgeries; a forged file can make drafts worse, never a text.
+//! Nothing in the file is trusted: every length, offset and token id is checked where it is used. A file of any content
+//! gives errors, unknown rows or wrong shares, but no panic and no invalid memory access. Checksums find accidents, not
+//! forgeries; a forged file can make drafts worse, but cannot change the text.
 
 mod block;
 mod codes;

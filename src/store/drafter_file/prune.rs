@@ -1,9 +1,9 @@
-//! A smaller file from a larger one: what was seen least often goes first.
+//! Makes a smaller file from a larger one by dropping the rarest tri-grams first.
 //!
-//! A tri-gram's value is its count, share times total. Two passes: the first sums up, by value, the bits that
-//! successors take; the second keeps those above the value at which the file has the size asked for. Many are of the
-//! same value (seen once); of those at the border a hash of the tri-gram keeps as many as fit, spread over the whole
-//! file.
+//! The value of a tri-gram is its count, share times total. The first pass sums up, by value, the bits that successors
+//! take. The second pass keeps the successors above the value at which the file reaches the requested size. Many
+//! tri-grams have the same value (seen once); at the border, a hash of the tri-gram selects as many as fit, spread over
+//! the whole file.
 
 use std::path::Path;
 
@@ -17,22 +17,21 @@ use crate::store::drafter_file::reader::DrafterFile;
 use crate::store::drafter_file::row::Context;
 use crate::store::drafter_file::writer::DrafterWriter;
 
-/// Values per doubling that are told apart, as the codes of shares do.
+/// Distinct values per doubling, as for the codes of shares.
 const STEPS: f32 = 16.0;
 
-/// Doublings from the least to the greatest value: 2^-8 to 2^32.
+/// Number of value levels, from 2^-8 to 2^32.
 const N_LEVELS: usize = 40 * STEPS as usize;
 
-/// The size is estimated before it is known (keys that lie farther apart take more bits): each attempt is a little
-/// smaller.
+/// The size is only an estimate (keys that are farther apart take more bits), so each attempt aims a little lower.
 const MAX_ATTEMPTS: usize = 64;
 const NEXT_ATTEMPT: f64 = 0.97;
 
-/// Writes the most valuable part of `file` that has `max_bytes` at most to `path`, and returns its size. `go_on` is
-/// asked at each row.
+/// Writes the most valuable part of `file` that fits into `max_bytes` to `path`, and returns its size. `go_on` is
+/// called at each row; false cancels.
 ///
 /// # Errors
-/// When the file is damaged or none can be written that small, or `go_on` said no.
+/// When the file is damaged, cannot be made that small, or `go_on` cancelled.
 pub fn prune(
     file: &DrafterFile,
     path: &Path,
@@ -61,21 +60,21 @@ pub fn prune(
         }
         budget_bits *= NEXT_ATTEMPT;
     }
-    let what = format!("it cannot have {max_bytes} bytes or less");
+    let what = format!("it cannot be made as small as {max_bytes} bytes");
     Err(DrafterFileError::Unwritable { path: path.to_owned(), what })
 }
 
-/// Bits by value.
+/// Bits by value level.
 struct Levels(Vec<f64>);
 
-/// What is kept: all above a level, and this share of those at it.
+/// What to keep: everything above a level, and this share of the successors at it.
 struct Border {
     level: usize,
     share: f64,
 }
 
 fn level_of(successor: &Successor) -> usize {
-    // A cast from a float saturates.
+    // Casts from floats saturate.
     (((successor.weight.log2() + 8.0) * STEPS).round() as usize).min(N_LEVELS - 1)
 }
 
@@ -84,7 +83,7 @@ impl Levels {
         let totals = file.totals();
         let (n_rows, n_successors) = (totals.n_rows.iter().sum::<u64>(), totals.n_successors.iter().sum::<u64>());
         let successor_bits = f64::from(token_bits(file.vocabulary().n_tokens) + 8);
-        // All that is not successors, over the rows.
+        // Everything except successors, divided by the rows.
         let all_bits = file.n_blocks() as f64 * BLOCK_BITS;
         let row_bits = (all_bits - n_successors as f64 * successor_bits) / n_rows.max(1) as f64;
         let mut levels = vec![0.0; N_LEVELS];
@@ -94,7 +93,7 @@ impl Levels {
                 return Err(DrafterFileError::Interrupted);
             }
             for (rank, successor) in row.successors.iter().enumerate() {
-                // A row stays as long as its first successor.
+                // A row is kept as long as its first successor.
                 levels[level_of(successor)] += successor_bits + if rank == 0 { row_bits } else { 0.0 };
             }
         }
@@ -117,14 +116,14 @@ impl Border {
     fn keeps(&self, context: &Context, successor: &Successor) -> bool {
         match level_of(successor).cmp(&self.level) {
             std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => lot(context, successor) < self.share,
+            std::cmp::Ordering::Equal => uniform(context, successor) < self.share,
             std::cmp::Ordering::Greater => true,
         }
     }
 }
 
-/// A number in 0 .. 1 that depends on the tri-gram alone.
-fn lot(context: &Context, successor: &Successor) -> f64 {
+/// A pseudo-random number in 0 .. 1 that depends only on the tri-gram.
+fn uniform(context: &Context, successor: &Successor) -> f64 {
     let mut bytes = [0xff; 4 * N_ORDERS];
     for (place, token) in bytes.chunks_exact_mut(4).zip(context.tokens().iter().chain([&successor.token])) {
         place.copy_from_slice(&token.0.to_le_bytes());
@@ -140,8 +139,8 @@ mod tests {
     #[test]
     fn lots_are_spread_evenly() {
         let context = Context::new(&[Token(1), Token(2)]).unwrap();
-        let lots = (0..1000).map(|id| lot(&context, &Successor { token: Token(id), weight: 1.0 }));
-        let n_low = lots.filter(|&lot| lot < 0.25).count();
+        let lots = (0..1000).map(|id| uniform(&context, &Successor { token: Token(id), weight: 1.0 }));
+        let n_low = lots.filter(|&uniform| uniform < 0.25).count();
         assert!((200..300).contains(&n_low), "{n_low}");
     }
 }

@@ -1,4 +1,4 @@
-//! A drafter file that is open: lookups of single rows while drafting, and a walk over all of them.
+//! An open drafter file: lookups of single rows while drafting, and an iterator over all rows.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,16 @@ use crate::store::drafter_file::row::BaseRow;
 use crate::store::vocabulary::Vocabulary;
 use crate::token::Token;
 
-/// Not touched yet.
+/// Not used yet.
 const UNKNOWN: u8 = 0;
-/// Its checksum was right.
+/// The checksum was right.
 const SOUND: u8 = 1;
-/// Its checksum was wrong, or it contradicts itself: its rows are unknown.
+/// The checksum was wrong, or the block contradicts itself. Its rows count as unknown.
 const DAMAGED: u8 = 2;
 
-/// A base matrix on disk. Any number of threads may look rows up.
+/// A base tri-gram matrix on disk. Any number of threads may look up rows.
 ///
-/// The file stays mapped: if another process truncates it meanwhile, the next access is a SIGBUS.
+/// The file stays mapped: if another process truncates it, the next access raises SIGBUS.
 #[derive(Debug)]
 pub struct DrafterFile {
     path: PathBuf,
@@ -37,7 +37,7 @@ pub struct DrafterFile {
     keys: KeySpace,
     token_bits: u32,
     codes: Codes,
-    /// What is known of each block.
+    /// The state of each block.
     states: Vec<AtomicU8>,
     is_damaged: AtomicBool,
 }
@@ -46,26 +46,26 @@ impl DrafterFile {
     /// Opens a file for a model with this vocabulary.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or belongs to another vocabulary.
+    /// When the file cannot be read, is damaged, or belongs to another vocabulary.
     pub fn open(path: &Path, vocabulary: &Vocabulary) -> Result<DrafterFile, DrafterFileError> {
         let file = DrafterFile::open_any(path)?;
         file.check_vocabulary(vocabulary)?;
         Ok(file)
     }
 
-    /// Opens a file whatever its vocabulary, for tools.
+    /// Opens a file with any vocabulary, for tools.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged.
+    /// When the file cannot be read or is damaged.
     pub fn open_any(path: &Path) -> Result<DrafterFile, DrafterFileError> {
         let named = DrafterFileError::io(path);
-        // Asked before opening: opening a pipe would wait for a writer.
+        // Check before opening: opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(&named)?.is_file() {
             return Err(DrafterFileError::NotAFile { path: path.to_owned() });
         }
         let map = File::open(path).and_then(|file| map(&file)).map_err(&named)?;
         let header = Header::decode(&map, path)?;
-        // The header has just been found to describe a file of this very length.
+        // The cast is safe: the header has been checked against the length of the file.
         let index_at = index_at(header.n_blocks) as usize;
         if checksum(map.get(index_at..).unwrap_or_default()) != header.index_checksum {
             return Err(DrafterFileError::damaged(path, "the checksum of its index is wrong"));
@@ -84,10 +84,10 @@ impl DrafterFile {
         })
     }
 
-    /// Whether its tokens are those of `vocabulary`.
+    /// Checks that the file belongs to `vocabulary`.
     ///
     /// # Errors
-    /// [`DrafterFileError::ForeignVocabulary`] if they are not.
+    /// [`DrafterFileError::ForeignVocabulary`] if it does not.
     pub fn check_vocabulary(&self, vocabulary: &Vocabulary) -> Result<(), DrafterFileError> {
         if self.vocabulary() == *vocabulary {
             return Ok(());
@@ -97,50 +97,50 @@ impl DrafterFile {
         Err(DrafterFileError::ForeignVocabulary { path: self.path.clone(), expected, found })
     }
 
-    /// The path it was opened with.
+    /// The path this file was opened with.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whose tokens it holds.
+    /// The vocabulary of the token ids.
     #[must_use]
     pub fn vocabulary(&self) -> Vocabulary {
         self.header.vocabulary
     }
 
-    /// How much it holds.
+    /// The number of rows and successors.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.header.totals
     }
 
-    /// Its size.
+    /// The size of the file in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
-    /// Whether a block that was touched so far is damaged; its rows are unknown then. For a warning, once.
+    /// Whether a block used so far was damaged, for a single warning. Its rows count as unknown.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Relaxed)
     }
 
-    /// Every row in the order of the keys, with one error in place of all rows of a damaged block. Weights are counts:
-    /// share times total.
+    /// All rows in key order. A damaged block gives one error instead of its rows. Weights are counts: share times
+    /// total.
     #[must_use]
     pub fn rows(&self) -> Rows<'_> {
         Rows { file: self, block: 0, row: 0 }
     }
 
-    /// The keys of its rows.
+    /// The mapping from contexts to keys.
     #[must_use]
     pub fn keys(&self) -> KeySpace {
         self.keys
     }
 
-    /// Its blocks, each of which has a checksum.
+    /// The number of blocks, each of which has a checksum.
     #[must_use]
     pub fn n_blocks(&self) -> usize {
         self.states.len()
@@ -150,7 +150,7 @@ impl DrafterFile {
         self.map.get(self.index_at..).unwrap_or_default()
     }
 
-    /// A block whose checksum is right, and its first key.
+    /// A sound block, and its first key.
     fn block(&self, at: usize) -> Option<(Block<'_>, u64)> {
         let start = (1 + at) * BLOCK_BYTES;
         let bytes = self.map.get(start..start + BLOCK_BYTES)?;
@@ -174,7 +174,7 @@ impl DrafterFile {
         None
     }
 
-    /// Fills `into` with shares and returns the total; `None` where the block contradicts itself.
+    /// Fills `into` with shares and returns the total; `None` if the block contradicts itself.
     fn read_row(&self, block: &Block<'_>, row: usize, into: &mut Vec<Successor>) -> Option<f32> {
         into.clear();
         let successors = block.successors(row)?;
@@ -192,7 +192,7 @@ impl DrafterFile {
             into.push(Successor { token: Token(token as i32), weight });
         }
         if sum > 1.0 {
-            // Rounding; or a forgery.
+            // Rounding, or a forged file.
             into.iter_mut().for_each(|successor| successor.weight /= sum);
         }
         Some(self.codes.totals[usize::from(block.total(row))])
@@ -207,13 +207,13 @@ impl Base for DrafterFile {
         let (block, first_key) = self.block(at)?;
         let next_key =
             if at + 1 < self.n_blocks() { index::entry(self.index(), at + 1).first_key } else { self.keys.end() };
-        // No key is less than its block's first, if the index is as it was; nor is the next block's.
+        // In a sound index neither subtraction can underflow.
         let found = block.find(key.checked_sub(first_key)?, next_key.saturating_sub(first_key))?;
         self.read_row(&block, found, row).or_else(|| self.give_up(at))
     }
 }
 
-/// See [`DrafterFile::rows`].
+/// An iterator over all rows; see [`DrafterFile::rows`].
 #[derive(Debug)]
 pub struct Rows<'f> {
     file: &'f DrafterFile,

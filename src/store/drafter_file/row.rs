@@ -1,9 +1,9 @@
-//! One row of a matrix outside a file.
+//! A row of the matrix, independent of files.
 
 use crate::draft::table::Successor;
 use crate::token::Token;
 
-/// What a row's successors followed: no token, one, or two.
+/// The tokens before a row's successors: none, one or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Context {
     n_tokens: u8,
@@ -11,10 +11,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// No token.
+    /// The context without tokens.
     pub const EMPTY: Context = Context { n_tokens: 0, tokens: [Token(0); 2] };
 
-    /// These tokens; `None` if they are more than two.
+    /// A context of these tokens; `None` for more than two.
     #[must_use]
     pub fn new(tokens: &[Token]) -> Option<Context> {
         let mut context = Context { n_tokens: u8::try_from(tokens.len()).ok()?, ..Context::EMPTY };
@@ -29,19 +29,19 @@ impl Context {
     }
 }
 
-/// A row with counts.
+/// A row of counts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BaseRow {
-    /// What was followed.
+    /// The context.
     pub context: Context,
-    /// How often, in all.
+    /// How often the context was seen.
     pub total: f32,
-    /// By what; weights are counts, which add up to `total` at most.
+    /// The successors. Their weights are counts, which add up to at most `total`.
     pub successors: Vec<Successor>,
 }
 
 impl BaseRow {
-    /// Sorts by count, the greatest first, equals by token, and keeps `n` of those with a count of `min_count` or more.
+    /// Sorts by descending count, ties by token, and keeps the first `n` with a count of at least `min_count`.
     pub fn keep_top(&mut self, n: usize, min_count: f32) {
         self.successors.retain(|successor| successor.weight >= min_count);
         let order = |a: &Successor, b: &Successor| b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token));

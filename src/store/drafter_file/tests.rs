@@ -1,4 +1,4 @@
-//! Files against the rows that they were made of, and against damage of every kind.
+//! Compares files with the rows they were made from, and damages them in every way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Rows of `n_contexts` contexts at most, as a text would leave them: few frequent tokens, many rare ones.
+/// Rows of at most `n_contexts` contexts, distributed as in a text: few frequent tokens, many rare ones.
 fn random_rows(n_tokens: u32, n_contexts: usize, seed: u64) -> Vec<BaseRow> {
     let mut state = seed;
     let mut token = || {
@@ -76,7 +76,7 @@ fn random_rows(n_tokens: u32, n_contexts: usize, seed: u64) -> Vec<BaseRow> {
     let mut rows: Vec<BaseRow> = contexts
         .iter()
         .map(|context| {
-            // Half have one successor, a quarter two, ...
+            // Half have one successor, a quarter have two, ...
             let n = 1 + (token() as u32 | 1 << 11).trailing_zeros();
             let mut ids: Vec<i32> = (0..n).map(|_| token()).collect();
             ids.sort_unstable();
@@ -91,7 +91,7 @@ fn random_rows(n_tokens: u32, n_contexts: usize, seed: u64) -> Vec<BaseRow> {
     rows
 }
 
-/// What a file says of a row is what was written, as exactly as codes can be.
+/// A file returns the rows that were written, as exactly as the codes allow.
 fn assert_equal(found: Option<Found>, written: &BaseRow) {
     let mut written = written.clone();
     written.keep_top(MAX_SUCCESSORS, 0.0);
@@ -120,7 +120,7 @@ proptest! {
         write(&place.path("x"), n_tokens, &rows);
         let file = DrafterFile::open(&place.path("x"), &vocabulary(n_tokens)).unwrap();
         rows.iter().for_each(|row| assert_equal(look_up(&file, &row.context), row));
-        // And no others.
+        // And no other rows.
         let mut state = seed;
         for _ in 0..100 {
             let mut token = || Token((random(&mut state) % u64::from(n_tokens)) as i32);
@@ -186,7 +186,7 @@ fn what_does_not_fit_the_format_is_not_written() {
     assert!(matches!(DrafterWriter::create(&place.path("no/x"), vocabulary(5)), Err(DrafterFileError::Io { .. })));
 }
 
-/// A file of a few blocks, and what each of its rows is.
+/// A file of a few blocks, with the expected result for each row.
 fn small_file(place: &Place) -> (PathBuf, Vec<(Context, Found)>) {
     let path = place.path("small");
     let rows = random_rows(500, 700, 1);
@@ -246,7 +246,7 @@ fn every_cut_is_found() {
     assert!(matches!(DrafterFile::open_any(&place.path("long")), Err(DrafterFileError::Damaged { .. })));
 }
 
-/// Gives a changed header or index its checksum back.
+/// Recomputes the checksum of a changed header or index.
 fn forge(mut bytes: Vec<u8>, change: impl Fn(&mut [u8])) -> Vec<u8> {
     change(&mut bytes);
     let checksum = header::checksum(&bytes[..4088]);
@@ -291,7 +291,7 @@ fn forged_blocks_do_no_harm() {
     let mut state = 5;
     for _ in 0..2000 {
         let mut bad = good.clone();
-        // Any bytes, most often of the index and of the first rows, with the right checksums.
+        // Any bytes, most often in the index and the first rows, with correct checksums.
         for _ in 0..=random(&mut state) % 4 {
             let at = match random(&mut state) % 3 {
                 0 => 4096 + random(&mut state) as usize % 64,
@@ -371,7 +371,7 @@ fn a_pruned_file_has_the_size_asked_for_and_the_most_frequent() {
     assert!(!place.path("x").exists());
 }
 
-/// The target: 12 bytes for each tri-gram, everything included.
+/// The target: at most 12 bytes per tri-gram, everything included.
 #[test]
 fn a_trigram_takes_twelve_bytes_at_most() {
     let place = Place::new();
@@ -407,7 +407,7 @@ fn speed() {
         (0..2_000_000).map(|_| rows[random(&mut state) as usize % rows.len()].context).collect();
     let mut row = Vec::new();
     for round in ["first touch", "warm", "warm"] {
-        // Other processes disturb some of the short runs, and not the median.
+        // Other processes disturb some of the short runs, but not the median.
         let mut times: Vec<f64> = contexts
             .chunks(1000)
             .map(|contexts| {

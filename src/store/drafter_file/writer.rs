@@ -1,4 +1,4 @@
-//! Writes a drafter file from rows in order. The file appears under its name when it is complete, or not at all.
+//! Writes a drafter file from rows in key order. The complete file appears at its path, or none at all.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
@@ -18,7 +18,7 @@ use crate::store::drafter_file::reader::DrafterFile;
 use crate::store::drafter_file::row::BaseRow;
 use crate::store::vocabulary::Vocabulary;
 
-/// A file in the making. Dropping it leaves nothing behind.
+/// A drafter file under construction. Dropping it leaves nothing behind.
 #[derive(Debug)]
 pub struct DrafterWriter {
     path: PathBuf,
@@ -26,17 +26,17 @@ pub struct DrafterWriter {
     vocabulary: Vocabulary,
     keys: KeySpace,
     block: BlockBuilder,
-    /// Of each block written.
+    /// One entry per written block.
     index: Vec<Entry>,
     last_key: Option<u64>,
     totals: Totals,
 }
 
 impl DrafterWriter {
-    /// Begins a file that will lie at `path`.
+    /// Starts a file that will be at `path`.
     ///
     /// # Errors
-    /// When nothing can be written to the folder, or the vocabulary is too large.
+    /// When the folder cannot be written to, or the vocabulary is too large.
     pub fn create(path: &Path, vocabulary: Vocabulary) -> Result<DrafterWriter, DrafterFileError> {
         let named = DrafterFileError::io(path);
         if !(1..=MAX_VOCAB).contains(&vocabulary.n_tokens) {
@@ -45,7 +45,7 @@ impl DrafterWriter {
         }
         let file = temporary_file(path).map_err(&named)?;
         let mut file = BufWriter::with_capacity(64 * BLOCK_BYTES, file);
-        // The place of the header, which is known last.
+        // Space for the header, which is written last.
         file.write_all(&[0; BLOCK_BYTES]).map_err(&named)?;
         Ok(DrafterWriter {
             path: path.to_owned(),
@@ -59,11 +59,11 @@ impl DrafterWriter {
         })
     }
 
-    /// Adds a row; rows come in the order of their keys. Of its successors the `MAX_SUCCESSORS` with the greatest
-    /// counts are kept; a row without any is left out.
+    /// Adds a row; rows must come in key order. Keeps the `MAX_SUCCESSORS` successors with the highest counts. A row
+    /// without successors is skipped.
     ///
     /// # Errors
-    /// When the disk is full, the row is out of order, or has a token that the vocabulary has not.
+    /// When the disk is full, the row is out of order, or a token is not in the vocabulary.
     pub fn push(&mut self, row: &mut BaseRow) -> Result<(), DrafterFileError> {
         row.keep_top(MAX_SUCCESSORS, f32::MIN_POSITIVE);
         if row.successors.is_empty() {
@@ -85,7 +85,7 @@ impl DrafterWriter {
         Ok(())
     }
 
-    /// The key of a row that may come next.
+    /// The key of the next row, checked for order and vocabulary.
     fn key_of(&self, row: &BaseRow) -> Result<u64, DrafterFileError> {
         let unwritable = |what: String| DrafterFileError::Unwritable { path: self.path.clone(), what };
         let n_vocab = u64::from(self.vocabulary.n_tokens);
@@ -111,14 +111,15 @@ impl DrafterWriter {
         Ok(())
     }
 
-    /// The size it will have if nothing is added.
+    /// The size of the file if no more rows are added.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         let n_blocks = self.index.len() as u64 + u64::from(!self.block.is_empty());
         file_bytes(n_blocks)
     }
 
-    /// Completes the file, makes it durable, and gives it its name, in place of an older one. Returns its bytes.
+    /// Completes the file, flushes it to the disk, and renames it to its path, replacing an older file. Returns its
+    /// size.
     ///
     /// # Errors
     /// When the disk is full, or the file cannot be renamed.
@@ -128,15 +129,16 @@ impl DrafterWriter {
         let file = self.file.into_inner().map_err(|error| named(error.into_error()))?;
         file.as_file().sync_all().map_err(&named)?;
         file.persist(&self.path).map_err(|error| named(error.error))?;
-        // The new name is durable when the folder is. Not every file system can do that; the file is complete anyway.
+        // The new name is durable once the folder is flushed. Not every file system can do that; the file is complete
+        // anyway.
         if let Ok(folder) = File::open(folder_of(&self.path)) {
             let _ = folder.sync_all();
         }
         Ok(bytes)
     }
 
-    /// As [`DrafterWriter::finish`]; a file that would have more than `max_bytes` is pruned first. `go_on` is asked at
-    /// each row of that.
+    /// As [`DrafterWriter::finish`], but prunes a file that would exceed `max_bytes`. `go_on` is called at each row of
+    /// that; false cancels.
     ///
     /// # Errors
     /// As [`DrafterWriter::finish`] and [`prune`].
@@ -149,7 +151,7 @@ impl DrafterWriter {
         prune(&whole, &self.path, max_bytes, go_on)
     }
 
-    /// Writes what is left, the index and the header. Returns the size.
+    /// Writes the remaining rows, the index and the header. Returns the size.
     fn complete(&mut self) -> Result<u64, DrafterFileError> {
         self.flush_block()?;
         let index: Vec<u8> = self.index.iter().flat_map(|entry| entry.encode()).flatten().collect();
@@ -170,12 +172,12 @@ impl DrafterWriter {
     }
 }
 
-/// The folder that a file lies in.
+/// The folder that contains `path`.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Beside the file that it will become, and as readable as any other new file.
+/// Next to the final path, with the permissions of an ordinary new file.
 fn temporary_file(path: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]

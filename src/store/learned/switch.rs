@@ -1,5 +1,5 @@
-//! Whether anything is learned: a flag and a variable of one run, then what the user set for a model, then for all.
-//! Without a word learning is on.
+//! Decides whether to learn: first the flag and environment variable of the run, then the user's setting for the model,
+//! then the setting for all models. The default is on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{LearnedError, LearnedKey, PATIENCE_OF_USERS, busy, lock, make_private_folder, replace};
 
-/// Longest file of switches.
+/// Maximum size of the settings file in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What the user set.
+/// The user's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Switch {
-    /// For all models; `None` is on.
+    /// For all models; `None` means on.
     #[serde(default)]
     pub all: Option<bool>,
-    /// For single models, by the names of their files (without an extension).
+    /// For single models, by the stem of their file names.
     #[serde(default)]
     pub models: BTreeMap<String, bool>,
 }
@@ -32,7 +32,7 @@ impl Switch {
         self.models.get(&key.stem()).copied().or(self.all).unwrap_or(true)
     }
 
-    /// For one model, or for all: then what was set for single ones is forgotten.
+    /// Sets one model, or all models; the latter removes the settings of single models.
     pub fn set(&mut self, key: Option<&LearnedKey>, is_on: bool) {
         match key {
             Some(key) => {
@@ -43,17 +43,17 @@ impl Switch {
     }
 }
 
-/// What one run may do.
+/// Whether a run learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LearnPolicy {
-    /// Begin with what was learned, and keep what is learned now.
+    /// Load the learned state, and store what this run learns.
     On,
-    /// Neither.
+    /// Neither load nor store.
     Off,
 }
 
-/// What a run for `key` may do. `variable` is `CHASKI_LEARN`, and `no_learn` a flag of the run; either turns learning off.
-/// Settings that cannot be read turn it off as well: the user may have said so in them.
+/// The policy for a run with `key`. `variable` is the value of `CHASKI_LEARN`, and `no_learn` the run's flag; either
+/// can turn learning off. If the settings cannot be read, learning is off: the user may have turned it off in them.
 #[must_use]
 pub fn policy(folder: &Path, key: &LearnedKey, variable: Option<&str>, no_learn: bool) -> LearnPolicy {
     match switch(folder) {
@@ -62,7 +62,7 @@ pub fn policy(folder: &Path, key: &LearnedKey, variable: Option<&str>, no_learn:
     }
 }
 
-/// Whether the value of `CHASKI_LEARN` turns learning off: one that is not understood does.
+/// Whether the value of `CHASKI_LEARN` turns learning off. Unknown values do.
 #[must_use]
 pub fn is_off(variable: Option<&str>) -> bool {
     variable.is_some_and(|value| !matches!(value, "" | "on" | "1" | "true" | "yes"))
@@ -72,10 +72,10 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("settings.json")
 }
 
-/// What the user set; nothing where there is no file.
+/// The user's settings; the default if there is no file.
 ///
 /// # Errors
-/// When the file cannot be read or is not as it was written.
+/// When the file cannot be read or is damaged.
 pub fn switch(folder: &Path) -> Result<Switch, LearnedError> {
     let path = path(folder);
     let io = |error| LearnedError::Io { path: path.clone(), error };
@@ -91,7 +91,7 @@ pub fn switch(folder: &Path) -> Result<Switch, LearnedError> {
 /// Turns learning on or off, for one model or for all.
 ///
 /// # Errors
-/// When the settings cannot be written, or another process holds them.
+/// When the settings cannot be written, or another process holds the lock for too long.
 pub fn set_switch(folder: &Path, key: Option<&LearnedKey>, is_on: bool) -> Result<(), LearnedError> {
     make_private_folder(folder)?;
     let path = path(folder);
@@ -99,7 +99,7 @@ pub fn set_switch(folder: &Path, key: Option<&LearnedKey>, is_on: bool) -> Resul
     let _lock = lock.ok_or_else(|| busy(&path))?;
     let mut switch = match (switch(folder), key) {
         (Ok(switch), _) => switch,
-        // Said for all models, it replaces whatever the file said.
+        // A setting for all models replaces whatever the file contained.
         (Err(LearnedError::Damaged(_)), None) => Switch::default(),
         (Err(error), _) => return Err(error),
     };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 
 fn key(name: &str) -> LearnedKey {
-    LearnedKey { model: name.into(), vocabulary: 7 }
+    LearnedKey { model: name.to_owned().into(), vocabulary: 7 }
 }
 
 fn keep(folder: &Path, key: &LearnedKey, payload: &[u8]) {
@@ -66,7 +66,7 @@ fn damage_is_an_error_and_never_another_payload() {
     }
     fs::write(&path, [&whole[..], b"!"].concat()).unwrap();
     assert!(load(folder, &key("a")).is_err(), "something behind it");
-    // The next update begins anew.
+    // The next update starts from nothing.
     assert_eq!(update(folder, &key("a"), |old| format!("{old:?}").into_bytes()).unwrap(), Updated::Kept);
     assert_eq!(load(folder, &key("a")).unwrap().as_deref(), Some(&b"None"[..]));
 }
@@ -80,7 +80,7 @@ fn a_newer_file_is_told_apart_and_left_alone() {
     newer[MAGIC.len()] = 9;
     fs::write(&path, &newer).unwrap();
     let error = load(place.path(), &key("a")).unwrap_err().to_string();
-    assert!(error.contains("version 9"), "{error}");
+    assert!(error.contains("format 9"), "{error}");
     assert!(update(place.path(), &key("a"), |_| vec![]).is_err());
     assert_eq!(fs::read(&path).unwrap(), newer);
 }
@@ -111,7 +111,7 @@ fn eight_writers_lose_only_what_they_skip() {
                     if update(place.path(), &key("a"), add_one).unwrap() == Updated::Kept {
                         n_kept.fetch_add(1, Ordering::Relaxed);
                     }
-                    // Readers meet whole files only.
+                    // Readers only see complete files.
                     load(place.path(), &key("a")).unwrap();
                     n_reads.fetch_add(1, Ordering::Relaxed);
                 }
@@ -133,7 +133,7 @@ fn a_writer_that_holds_on_is_not_waited_for() {
     let start = Instant::now();
     let updated = update(place.path(), &key("a"), |_| unreachable!("without the lock nothing is changed")).unwrap();
     assert_eq!(updated, Updated::Skipped);
-    // Not for ever, since the lock is never given back.
+    // Not forever: the lock is never released here.
     assert!(start.elapsed() >= PATIENCE);
     assert_eq!(load(place.path(), &key("a")).unwrap().as_deref(), Some(&b"old"[..]));
     drop(held);

@@ -1,4 +1,4 @@
-//! Every change of the disk fails once, for everything that is kept with [`super`]; and who may read what is kept.
+//! Makes every change to the disk fail once, for every kind of file that [`super`] writes, and checks file permissions.
 
 use super::*;
 use crate::chat::session::{Session, Turn};
@@ -13,14 +13,14 @@ use crate::store::tuned;
 use crate::token::Token;
 use crate::tune::{BySpan, FlashAttention, KvType, Settings};
 
-/// Keeps version `n` of something in a folder. An error is told in words.
+/// Stores version `n` of something in a folder. Errors are messages.
 type Keep<'a> = &'a dyn Fn(&Path, u32) -> Result<(), String>;
 
-/// What version is kept; `None` is none. What is there, but is none, is told in words.
+/// The stored version; `None` if there is none. An unreadable one is an error message.
 type Kept<'a> = &'a dyn Fn(&Path) -> Result<Option<u32>, String>;
 
-/// For every n: on a disk with an old version, or none, the n-th change fails while a new one is kept, and all after it. `n_least` is
-/// how many changes it takes at least.
+/// For every n: on a disk with or without an old version, the n-th change and all after it fail while a new version is
+/// stored. Storing takes at least `n_least` changes.
 #[track_caller]
 fn every_change_fails_once(n_least: u64, keep: Keep<'_>, kept: Kept<'_>) {
     for old in [None, Some(1)] {
@@ -74,7 +74,7 @@ fn of_sessions() {
 
 #[test]
 fn of_what_was_learned() {
-    let key = LearnedKey { model: "m".to_owned(), vocabulary: 7 };
+    let key = LearnedKey { model: "m".to_owned().into(), vocabulary: 7 };
     let payload = |n: u32| n.to_le_bytes().repeat(1000);
     let keep = |folder: &Path, n| learned::update(folder, &key, |_| payload(n)).map(drop).map_err(words);
     let kept = |folder: &Path| {
@@ -93,7 +93,7 @@ fn of_the_switch_of_learning() {
 }
 
 fn curve_key() -> CurveKey {
-    CurveKey { model: "m".to_owned(), settings: "s".to_owned(), machine: "x".to_owned() }
+    CurveKey { model: "m".to_owned().into(), settings: "s".to_owned(), machine: "x".to_owned() }
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn links_are_not_followed_and_only_the_owner_reads() {
     let (victim, path) = (place.path().join("victim"), place.path().join("new/kept"));
     fs::write(&victim, "as it was").unwrap();
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
-    for worth in [Worth::Expendable, Worth::Unique] {
+    for durability in [Durability::Expendable, Durability::Unique] {
         make_folder(path.parent().unwrap()).unwrap();
         symlink(&victim, &path).unwrap();
-        replace(&path, &[b"new", b"er"], worth).unwrap();
+        replace(&path, &[b"new", b"er"], durability).unwrap();
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!((fs::read_to_string(&path).unwrap(), mode(&path)), ("newer".to_owned(), 0o600));
         assert_eq!(mode(path.parent().unwrap()), 0o700);

@@ -1,42 +1,42 @@
-//! Which state to use, which to keep, and which have to go: arithmetic, no files.
+//! Decides which state to use, to store and to evict: arithmetic only, no files.
 
 use crate::token::Token;
 
-/// Fewer tokens than this are read again: it takes no time.
+/// Fewer tokens than this are computed again: it takes no time.
 pub const MIN_TOKENS: usize = 64;
 
-/// Part of a state's tokens that must be new for it to be worth writing: a growing text writes no more than this number
-/// of times its final state.
+/// A state is stored only if at least 1 / this of its tokens are new. So a growing text writes at most this many times
+/// the size of its final state.
 const MIN_NEW_PART: usize = 8;
 
-/// Computing must take this number of times as long as loading: there are checks and copies as well, and a disk may be
+/// Computing must take at least this many times as long as loading: loading also checks and copies, and the disk may be
 /// busy.
 const MIN_GAIN: u64 = 4;
 
-/// What loading is taken to manage, in bytes per microsecond: a SATA SSD's rate.
+/// Assumed rate of loading in bytes per microsecond: a SATA SSD.
 const LOAD_BYTES_PER_US: u64 = 500;
 
-/// What is known of a state before it is loaded.
+/// The properties of a state that are known before loading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate<'a> {
-    /// The tokens it holds.
+    /// The tokens of the state.
     pub tokens: &'a [Token],
-    /// What computing one took, in microseconds.
+    /// Microseconds per token that computing the state took.
     pub us_per_token: u32,
     /// Bytes to load.
     pub n_bytes: u64,
 }
 
-/// What a context can take.
+/// What a context can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
-    /// Positions it has.
+    /// Positions of the context.
     pub n_ctx: usize,
-    /// False where a state is used whole or not at all: of recurrent models, and of those with sliding windows.
+    /// Whether a prefix of a state can be used. False for recurrent models and those with sliding windows.
     pub can_truncate: bool,
 }
 
-/// How many tokens two texts begin with in common.
+/// Length of the common prefix of two texts, in tokens.
 #[must_use]
 pub fn n_common(a: &[Token], b: &[Token]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
@@ -50,21 +50,21 @@ pub fn n_usable(tokens: &[Token], prefix: &[Token], fit: Fit) -> usize {
     if tokens.len() > fit.n_ctx || !(fit.can_truncate || is_whole) { 0 } else { n }
 }
 
-/// Whether loading `n_bytes` for `n_tokens` that are not there otherwise is clearly faster than computing them.
+/// Whether loading `n_bytes` is clearly faster than computing the `n_tokens` that it saves.
 #[must_use]
 pub fn is_worth_loading(n_tokens: usize, us_per_token: u32, n_bytes: u64) -> bool {
     let computing_us = (n_tokens as u64).saturating_mul(u64::from(us_per_token));
     n_tokens >= MIN_TOKENS && computing_us >= MIN_GAIN.saturating_mul(n_bytes / LOAD_BYTES_PER_US)
 }
 
-/// Whether a text of `n_tokens`, `n_new` of which had to be computed, is worth keeping.
+/// Whether to store the state of a text of `n_tokens`, of which `n_new` had to be computed.
 #[must_use]
 pub fn is_worth_keeping(n_tokens: usize, n_new: usize, us_per_token: u32, n_bytes: u64) -> bool {
     n_new >= n_tokens / MIN_NEW_PART && n_new >= MIN_TOKENS && is_worth_loading(n_tokens, us_per_token, n_bytes)
 }
 
-/// The candidate that saves most of `prefix`, of which the context holds `n_have` tokens; of equal ones the smallest.
-/// `None` where none is worth it.
+/// The index of the candidate that saves most of `prefix`, of which the context already holds `n_have` tokens; the
+/// smallest of equal ones. `None` if no candidate is worth loading.
 #[must_use]
 pub fn best(candidates: &[Candidate<'_>], prefix: &[Token], n_have: usize, fit: Fit) -> Option<usize> {
     let saves = |candidate: &Candidate<'_>| n_usable(candidate.tokens, prefix, fit);
@@ -77,14 +77,14 @@ pub fn best(candidates: &[Candidate<'_>], prefix: &[Token], n_have: usize, fit: 
     Some(index)
 }
 
-/// Whether a state of `tokens` makes one of `older` superfluous.
+/// Whether a state of `tokens` makes a state of `older` superfluous.
 #[must_use]
 pub fn replaces(tokens: &[Token], older: &[Token], can_truncate: bool) -> bool {
     tokens.starts_with(older) && (can_truncate || tokens.len() == older.len())
 }
 
-/// Which of the kept have to go before `n_new_bytes` are added: those used longest ago, until bytes and entries are within
-/// the limits. `kept` are (bytes, last use, in any unit).
+/// The states to evict before adding `n_new_bytes`: least recently used first, until bytes and entries are within the
+/// limits. `kept` are pairs of bytes and last use, in any unit.
 #[must_use]
 pub fn evicted(kept: &[(u64, u64)], n_new_bytes: u64, max_bytes: u64, max_entries: usize) -> Vec<usize> {
     let mut oldest_first: Vec<usize> = (0..kept.len()).collect();
@@ -158,7 +158,7 @@ mod tests {
             n_ctx in 100..600usize,
             can_truncate: bool,
         ) {
-            // Texts that begin alike, and differ somewhere.
+            // Texts with a common prefix that differ somewhere.
             let tokens = |start: usize, rest: &[i32]| -> Vec<Token> {
                 text(start).into_iter().chain(rest.iter().copied().map(Token)).collect()
             };
@@ -166,7 +166,7 @@ mod tests {
             let candidates: Vec<Candidate<'_>> = texts.iter().map(|text| candidate(text)).collect();
             let prefix = tokens(250, &own);
             let fit = Fit { n_ctx, can_truncate };
-            // The twin: for each length, longest first, is there a state that can be used so far?
+            // Reference implementation: for each length, longest first, is there a state usable up to it?
             let naive = (n_have + MIN_TOKENS..=prefix.len()).rev().find(|&n| {
                 let fits = |text: &[Token]| {
                     text.len() <= n_ctx && text.len() >= n && text[..n] == prefix[..n]

@@ -1,30 +1,30 @@
-//! State files on disk: private, written aside and renamed, so that what stands there is always whole.
+//! Reads and writes state files. They are private and replaced as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::store::private::{self, Worth};
+use crate::store::private::{self, Durability};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
 
-/// How long to wait for another process that makes the secret: a moment, but where the disk is busy.
+/// How long to wait for another process that creates the secret: a moment, unless the disk is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a state is not used, or not kept. The caller says so, and goes on without.
+/// Why a state cannot be used or stored. The caller reports it and continues without.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file or the folder failed.
+    /// The file or the folder cannot be read or written.
     #[error("{path}: {error}")]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Not as it was written, or not written by this user.
-    #[error("{0}: damaged, or not a state that was written here")]
+    /// Damaged, or not written by this user.
+    #[error("{0}: damaged, or not written by chaski on this machine")]
     Damaged(PathBuf),
 }
 
@@ -34,35 +34,35 @@ impl StateError {
     }
 }
 
-/// A state and what it is of.
+/// A state to write, with its description.
 #[derive(Clone, Copy, Debug)]
 pub struct State<'a> {
-    /// What its numbers depend on.
+    /// Everything that determines the state's numbers, besides the tokens.
     pub key: &'a str,
-    /// The tokens it holds.
+    /// The tokens of the state.
     pub tokens: &'a [Token],
-    /// What computing one of them took, in microseconds.
+    /// Microseconds per token that computing the state took.
     pub us_per_token: u32,
-    /// llama.cpp's bytes.
+    /// The state as llama.cpp serialized it.
     pub bytes: &'a [u8],
 }
 
-/// A file with a sound head.
+/// A file whose head has been checked.
 #[derive(Debug)]
 pub struct OpenState {
     path: PathBuf,
     file: File,
-    /// What it says of its state.
+    /// The head of the file.
     pub head: Head,
-    /// Its length.
+    /// The length of the file.
     pub n_bytes: u64,
 }
 
 impl OpenState {
-    /// Opens a file and reads its head; `None` where there is no file.
+    /// Opens a file and reads its head; `None` if the file does not exist.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what `seal` sealed.
+    /// When the file cannot be read, or its head was not sealed with `seal`.
     pub fn open(path: &Path, seal: &Seal) -> Result<Option<OpenState>, StateError> {
         let mut file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -75,16 +75,16 @@ impl OpenState {
         Ok(Some(OpenState { path: path.to_owned(), file, head, n_bytes }))
     }
 
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The state, and that it was used.
+    /// Loads the state, and marks the file as used.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what `seal` sealed.
+    /// When the file cannot be read, or the state was not sealed with `seal`.
     pub fn load(mut self, seal: &Seal) -> Result<(Head, Vec<u8>), StateError> {
         let damaged = || StateError::Damaged(self.path.clone());
         let n = usize::try_from(self.head.n_state_bytes).map_err(|_| damaged())?;
@@ -95,16 +95,16 @@ impl OpenState {
         if seal.of(&bytes) != self.head.state_seal {
             return Err(damaged());
         }
-        // Only the order of eviction depends on it.
+        // Only the order of eviction depends on this.
         let _ = self.file.set_modified(SystemTime::now());
         Ok((self.head, bytes))
     }
 }
 
-/// Puts a state into a file, which only this user can read.
+/// Writes a state to a file that only this user can read.
 ///
 /// # Errors
-/// When the folder or the file cannot be written: what was there stays.
+/// When the folder or the file cannot be written; the old file stays.
 pub fn write(path: &Path, state: &State<'_>, seal: &Seal) -> Result<(), StateError> {
     let head = Head {
         key: state.key.to_owned(),
@@ -115,26 +115,26 @@ pub fn write(path: &Path, state: &State<'_>, seal: &Seal) -> Result<(), StateErr
     };
     let too_long = || StateError::io(path)(io::Error::other("too many tokens for one state"));
     let head = head.to_bytes(seal).ok_or_else(too_long)?;
-    private::replace(path, &[&head, state.bytes], Worth::Expendable).map_err(StateError::io(path))
+    private::replace(path, &[&head, state.bytes], Durability::Expendable).map_err(StateError::io(path))
 }
 
-/// The secret of this user; `None` where there is none yet, so that nothing can be sealed with it.
+/// This user's secret; `None` if none has been created yet, so no state can have been sealed.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn known_seal(path: &Path) -> Result<Option<Seal>, StateError> {
     match fs::read(path) {
-        // Cut by a power failure: what it sealed is lost.
+        // A secret cut by a power failure counts as missing: the states it sealed are lost.
         Ok(secret) => Ok(secret.try_into().ok().map(Seal::new)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StateError::io(path)(error)),
     }
 }
 
-/// The secret of this user, made where there is none. Of processes that find none, one makes it and all use it.
+/// This user's secret, created if it does not exist. If several processes need one, one creates it and all use it.
 ///
 /// # Errors
-/// When it can be neither read nor made.
+/// When it can be neither read nor created.
 pub fn seal(path: &Path) -> Result<Seal, StateError> {
     if let Some(seal) = known_seal(path)? {
         return Ok(seal);
@@ -143,12 +143,12 @@ pub fn seal(path: &Path) -> Result<Seal, StateError> {
     path.parent().map_or(Ok(()), private::make_folder).map_err(StateError::io(path))?;
     let lock = private::lock(&lock_path, PATIENCE).map_err(StateError::io(&lock_path))?;
     let _lock = lock.ok_or_else(|| StateError::io(&lock_path)(io::ErrorKind::WouldBlock.into()))?;
-    // Unless another process was faster.
+    // Another process may have been faster.
     if let Some(seal) = known_seal(path)? {
         return Ok(seal);
     }
     let mut secret = [0; Seal::N_BYTES];
     getrandom::fill(&mut secret).map_err(|error| StateError::io(path)(io::Error::other(error.to_string())))?;
-    private::replace(path, &[&secret], Worth::Expendable).map_err(StateError::io(path))?;
+    private::replace(path, &[&secret], Durability::Expendable).map_err(StateError::io(path))?;
     Ok(Seal::new(secret))
 }

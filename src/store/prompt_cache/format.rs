@@ -1,12 +1,12 @@
-//! A state as a file: a head that says what it is, then llama.cpp's bytes.
+//! The format of a state file: a head that describes the state, then llama.cpp's bytes.
 //!
 //! ```text
 //! magic "chaski state 1\n"  key length u32  n_tokens u32  us_per_token u32  state length u64  seal of the state [16]
 //! key  tokens i32 each  seal of all this [16]  state
 //! ```
 //!
-//! Numbers are little-endian. Seals are SipHash-2-4 with a secret of this user's ([`Seal`]): only what this user wrote is
-//! ever given to llama.cpp, which believes what it is given.
+//! Numbers are little-endian. Seals are SipHash-2-4 with a secret of this user ([`Seal`]). llama.cpp trusts the bytes
+//! it loads, so it only gets bytes that this user wrote.
 
 use std::io::{self, Read};
 
@@ -16,50 +16,50 @@ use crate::token::Token;
 
 const MAGIC: &[u8; 15] = b"chaski state 1\n";
 
-/// Longest key, in bytes.
+/// Maximum key in bytes.
 const MAX_KEY_BYTES: usize = 4 << 10;
 
-/// Most tokens of a state: no context is near it.
+/// Maximum tokens in a state; no context comes close.
 const MAX_TOKENS: usize = 1 << 22;
 
-/// The secret that seals are made with.
+/// The secret key of the seals.
 #[derive(Clone)]
 pub struct Seal([u8; Seal::N_BYTES]);
 
 impl Seal {
-    /// Its length.
+    /// Length of the secret in bytes.
     pub const N_BYTES: usize = 16;
 
-    /// From the secret.
+    /// A seal with this secret.
     #[must_use]
     pub fn new(secret: [u8; Seal::N_BYTES]) -> Seal {
         Seal(secret)
     }
 
-    /// What nobody without the secret can make for these bytes.
+    /// The seal of these bytes. Nobody can compute it without the secret.
     #[must_use]
     pub fn of(&self, bytes: &[u8]) -> [u8; 16] {
         SipHasher24::new_with_key(&self.0).hash(bytes).as_bytes()
     }
 }
 
-/// What a file says of its state.
+/// The description of a state in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// What the state's numbers depend on.
+    /// Everything that determines the state's numbers, besides the tokens.
     pub key: String,
-    /// The tokens it holds.
+    /// The tokens of the state.
     pub tokens: Vec<Token>,
-    /// What one of them took to compute, in microseconds.
+    /// Microseconds per token that computing the state took.
     pub us_per_token: u32,
-    /// Length of the state.
+    /// Length of the state in bytes.
     pub n_state_bytes: u64,
-    /// The state's seal.
+    /// Seal of the state.
     pub state_seal: [u8; 16],
 }
 
 impl Head {
-    /// The file up to the state. `None` for a head that no reader would take.
+    /// Encodes the file up to the state. `None` if the head exceeds the limits of the reader.
     #[must_use]
     pub fn to_bytes(&self, seal: &Seal) -> Option<Vec<u8>> {
         if self.key.len() > MAX_KEY_BYTES || self.tokens.len() > MAX_TOKENS {
@@ -79,10 +79,10 @@ impl Head {
         Some(bytes)
     }
 
-    /// Reads a head and no byte more; `None` for what `seal` did not seal.
+    /// Reads a head, and not a byte more; `None` if it was not sealed with `seal`, or is cut off.
     ///
     /// # Errors
-    /// When `source` fails. Its end is no failure, but no head either.
+    /// When reading `source` fails, except at its end.
     pub fn read(source: &mut impl Read, seal: &Seal) -> io::Result<Option<Head>> {
         match Head::try_read(source, seal) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
@@ -143,7 +143,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[at] ^= 1 << bit;
-                // A longer length reads on: give it what it asks for.
+                // A changed length makes the reader read on; give it enough bytes.
                 bad.resize(good.len() + 100, 0);
                 assert_eq!(Head::read(&mut bad.as_slice(), &seal).unwrap(), None, "bit {bit} of byte {at}");
             }

@@ -1,18 +1,17 @@
-//! Prompts that were read once, kept on disk as llama.cpp's KV states, by the tokens they hold.
+//! The prompt cache: KV states of prompts that were computed before, stored on disk by their tokens.
 //!
-//! Nothing here knows llama.cpp: a state is bytes under a key that says all its numbers depend on. A prompt is found by the
-//! longest prefix it shares with a kept one ([`choice`]); of a kept state a prefix can be used alone, so a longer text
-//! replaces its own beginnings. Files have sealed heads ([`mod@format`]), and their times of change are those of their last use.
-//! Many processes may share a folder: files appear whole and vanish whole, and a limit is kept within what others write at
-//! the same moment.
+//! Nothing here knows llama.cpp: a state is bytes under a key that names everything its numbers depend on. A prompt
+//! uses the state with the longest common prefix ([`choice`]). A prefix of a state can be used alone, so a longer text
+//! replaces the states of its own beginnings. Files have sealed heads ([`mod@format`]), and their modification time is
+//! the time of their last use. Several processes may share a folder: files appear and vanish as a whole, and the size
+//! limit holds except for what others write at the same moment.
 //!
-//! What is trusted: the folder, which is this user's alone, as the models and settings are. A file that was damaged, or put
-//! there or beside a session by somebody who cannot read the secret, never gets as far as llama.cpp.
+//! The folder is trusted: it belongs to this user, like the models and settings. A file that was damaged, or was placed
+//! there or beside a session by somebody who cannot read the secret, never reaches llama.cpp.
 
 pub mod choice;
 pub mod file;
 pub mod format;
-pub mod model;
 
 use std::fs;
 use std::io;
@@ -27,48 +26,48 @@ use crate::store::prompt_cache::file::{OpenState, State, StateError, write};
 use crate::store::prompt_cache::format::{Head, Seal};
 use crate::token::Token;
 
-/// Most states in a folder: a search reads the head of each.
+/// Maximum number of states in a folder: a search reads the head of each.
 const MAX_ENTRIES: usize = 256;
 
-/// A part of the disk that is free, or would be without the states: they never take more.
+/// The states take at most 1 / this of the disk space that would be free without them.
 const DISK_PART: u64 = 10;
 
-/// A file that is still being written after this time was left behind.
+/// A temporary file older than this was left behind.
 const LONGEST_WRITE: Duration = Duration::from_secs(3600);
 
 const EXTENSION: &str = "state";
 
-/// Where states are kept, and how much of them.
+/// Where to store states, and how many bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptCacheConfig {
     /// A private folder.
     pub folder: PathBuf,
-    /// Most bytes in it.
+    /// Maximum bytes of all states.
     pub max_bytes: u64,
 }
 
-/// A file of the folder.
+/// A state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
     /// Its length.
     pub n_bytes: u64,
-    /// When it was used last.
+    /// When it was last used.
     pub used: SystemTime,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The state that saves most, if one is worth loading: what it is, and its bytes.
+    /// Head and bytes of the state that saves most, if one is worth loading.
     pub state: Option<(Head, Vec<u8>)>,
-    /// What was in the way; damaged files are gone now.
+    /// Errors of other states. Damaged files have been deleted.
     pub errors: Vec<StateError>,
 }
 
 impl PromptCacheConfig {
-    /// The state that saves most of `prefix`, of which the context holds `n_have` tokens already.
+    /// Loads the state that saves most of `prefix`, of which the context already holds `n_have` tokens.
     #[must_use]
     pub fn find(&self, key: &str, prefix: &[Token], n_have: usize, fit: Fit, seal: &Seal) -> Found {
         if prefix.len() < n_have + MIN_TOKENS {
@@ -82,14 +81,14 @@ impl PromptCacheConfig {
         Found { state, errors }
     }
 
-    /// Keeps a state, in place of those that it makes superfluous and of those that were used longest ago. One that is
-    /// larger than all that may be kept is not.
+    /// Stores a state. It replaces the states that it makes superfluous, and the least recently used ones to stay
+    /// within the limit. A state larger than the limit is not stored.
     ///
     /// # Errors
     /// When the folder cannot be read or written to.
     pub fn keep(&self, state: &State<'_>, can_truncate: bool, seal: &Seal) -> Result<(), StateError> {
         let path = self.path(state.key, state.tokens);
-        // With what stands around it: its head, and how file systems round.
+        // Allow for the head and for rounding by the file system.
         let n_bytes = (state.bytes.len() + 4 * state.tokens.len() + (64 << 10)) as u64;
         let (states, _) = self.open_all(state.key, seal);
         let superfluous: Vec<PathBuf> = states
@@ -107,17 +106,17 @@ impl PromptCacheConfig {
         let age = |entry: &&Entry| entry.used.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let kept: Vec<(u64, u64)> = left.iter().map(|entry| (entry.n_bytes, age(entry))).collect();
         let evicted = evicted(&kept, n_bytes, max_bytes, MAX_ENTRIES).into_iter().map(|index| &left[index].path);
-        // First of all: a disk that is nearly full has no room for both.
+        // Delete first: a nearly full disk has no room for both.
         for path in evicted.chain(&superfluous) {
             remove(path)?;
         }
         write(&path, state, seal)
     }
 
-    /// All states there are, by name. Files that somebody stopped writing are removed.
+    /// Lists all states by name, and deletes temporary files left behind.
     ///
     /// # Errors
-    /// When the folder cannot be read. One that is not there has none.
+    /// When the folder cannot be read. A missing folder has no states.
     pub fn entries(&self) -> Result<Vec<Entry>, StateError> {
         let files = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -126,7 +125,7 @@ impl PromptCacheConfig {
         let mut entries = Vec::new();
         for file in files {
             let path = file.map_err(StateError::io(&self.folder))?.path();
-            // Gone since the folder was read.
+            // Deleted since the folder was read.
             let Ok(metadata) = fs::metadata(&path) else { continue };
             let used = metadata.modified().unwrap_or(UNIX_EPOCH);
             let is_left_behind = used.elapsed().is_ok_and(|age| age > LONGEST_WRITE);
@@ -141,17 +140,17 @@ impl PromptCacheConfig {
         Ok(entries)
     }
 
-    /// Deletes all states, and tells which.
+    /// Deletes all states and returns them.
     ///
     /// # Errors
-    /// When one cannot be deleted.
+    /// When a state cannot be deleted.
     pub fn clear(&self) -> Result<Vec<Entry>, StateError> {
         let entries = self.entries()?;
         entries.iter().try_for_each(|entry| remove(&entry.path))?;
         Ok(entries)
     }
 
-    /// The states of a key, and what is wrong with others: those that are damaged are removed.
+    /// Opens the states of a key. Damaged files are deleted and reported.
     fn open_all(&self, key: &str, seal: &Seal) -> (Vec<OpenState>, Vec<StateError>) {
         let entries = match self.entries() {
             Ok(entries) => entries,
@@ -169,7 +168,8 @@ impl PromptCacheConfig {
         (states, errors)
     }
 
-    /// Most bytes of states: as set, but no more than a part of the disk. Where the disk does not tell, as set.
+    /// The size limit in bytes: the configured one, but at most a part of the disk. If the disk's space is unknown, the
+    /// configured one.
     fn limit(&self, entries: &[Entry]) -> u64 {
         let kept: u64 = entries.iter().map(|entry| entry.n_bytes).sum();
         let free = fs4::available_space(&self.folder).ok();
@@ -187,12 +187,12 @@ fn candidate(state: &OpenState) -> Candidate<'_> {
     Candidate { tokens: &head.tokens, us_per_token: head.us_per_token, n_bytes: state.n_bytes }
 }
 
-/// How names of a key's files begin.
+/// The prefix of the file names of a key.
 fn of_key(key: &str) -> String {
     format!("{:016x}-", XxHash3_64::oneshot(key.as_bytes()))
 }
 
-/// Removes a file that is damaged. What is to be told: the error, and that it stays if it does.
+/// Deletes a damaged file. Returns the error, and a second one if the deletion fails.
 fn dispose(path: &Path, error: StateError) -> impl Iterator<Item = StateError> {
     let failed = matches!(error, StateError::Damaged(_)).then(|| remove(path).err()).flatten();
     std::iter::once(error).chain(failed)

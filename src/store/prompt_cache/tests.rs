@@ -37,7 +37,7 @@ impl Place {
         self.config.find("m", prefix, 0, FIT, &self.seal)
     }
 
-    /// Tokens of the state that is found for `prefix`.
+    /// Tokens of the state found for `prefix`.
     fn n_found(&self, prefix: &[Token]) -> Option<usize> {
         let found = self.find(prefix);
         assert!(found.errors.is_empty(), "{:?}", found.errors);
@@ -119,7 +119,7 @@ fn damaged_and_foreign_files_are_told_and_removed() {
     }
     write(&path, &State { key: "m", tokens: &text(0, 100), us_per_token: SLOW, bytes: b"hostile" }, &other).unwrap();
     assert!(place.find(&text(0, 100)).state.is_none() && !path.exists(), "sealed by somebody else");
-    // A head is sound though the state behind it is not.
+    // The head can be sound when the state after it is not.
     let mut bad = good.clone();
     *bad.last_mut().unwrap() ^= 1;
     for bad in [bad, good[..good.len() - 1].to_vec(), [&good[..], b"x"].concat()] {

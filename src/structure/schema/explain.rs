@@ -1,16 +1,16 @@
-//! What llguidance says of a schema, in the schema's words and with the path.
+//! Explains llguidance's errors in the words of the schema, with the path of the cause.
 
 use serde_json::{Value, json};
 
 use super::keywords::{Keyword, keyword};
 use super::{Plain, Pointer};
 
-/// Schemas that are tried one by one, to find which is the cause.
+/// Maximum number of schemas to compile on their own in search of the cause.
 const MAX_TRIED: usize = 500;
 
-/// Why a schema cannot be used, of which llguidance says `reason`. `fails` says why another cannot.
+/// Finds why llguidance rejects a schema with `reason`. `fails` compiles another schema and returns its error.
 ///
-/// The cause is the deepest schema within that fails by itself: for the same reason if there is one.
+/// The cause is the deepest subschema that fails on its own, preferably for the same reason.
 pub(in crate::structure) fn explained(
     plain: &Plain,
     start: &Pointer,
@@ -38,12 +38,12 @@ pub(in crate::structure) fn explained(
     format!("{path}: {}", in_plain_words(&reason))
 }
 
-/// Whether a reason is that there is one further within.
+/// Whether a reason only says that a subschema is at fault.
 fn is_derived(reason: &str) -> bool {
     ["required property", "required item", "is unsatisfiable", "All options"].iter().any(|part| reason.contains(part))
 }
 
-/// All schemas within one, itself included, that are objects.
+/// Collects a schema and all its subschemas that are objects.
 fn collect<'v>(schema: &'v Value, path: &Pointer, parts: &mut Vec<(Pointer, &'v Value)>) {
     let Some(object) = schema.as_object() else { return };
     parts.push((path.clone(), schema));
@@ -63,12 +63,12 @@ fn collect<'v>(schema: &'v Value, path: &Pointer, parts: &mut Vec<(Pointer, &'v 
     }
 }
 
-/// A reason of llguidance without the words for what is inside it.
+/// Rewrites llguidance's reason without its internal terms.
 fn in_plain_words(reason: &str) -> String {
     let says = |part: &str| reason.contains(part);
     if says("oneOf constraints are not supported") {
-        return "oneOf is supported where no two alternatives can both match: of different types, or objects that \
-                require a property with different const values; else use anyOf"
+        return "oneOf is supported only if no two alternatives can both match: they must have different types, or be \
+                objects that require a property with different const values; otherwise use anyOf"
             .to_owned();
     }
     if says("look-around") {
@@ -78,19 +78,19 @@ fn in_plain_words(reason: &str) -> String {
         return "pattern: references to groups, as in \\1, are not supported".to_owned();
     }
     if says("Regex is empty") {
-        return "no text has this pattern, format and length".to_owned();
+        return "no text can match this pattern, format and length together".to_owned();
     }
     if says("if regex is empty") {
-        return "pattern, format and length together are too intricate".to_owned();
+        return "pattern, format and length together are too complex".to_owned();
     }
     if says("integer range") {
-        return "the bounds of these integers cannot be used together".to_owned();
+        return "these bounds for integers cannot be used together".to_owned();
     }
     if let Some(rest) = reason.strip_prefix("Unsatisfiable schema: ") {
-        return format!("no value matches: {rest}");
+        return format!("no value can match: {rest}");
     }
     if let Some(rest) = reason.strip_prefix("patternProperty regexes ") {
-        return format!("patternProperties: one name may match both of {rest}");
+        return format!("patternProperties: a name could match more than one of {rest}");
     }
     reason.to_owned()
 }

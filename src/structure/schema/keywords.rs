@@ -1,17 +1,17 @@
-//! The keywords of all drafts of JSON Schema, and what becomes of each.
+//! Lists the keywords of all drafts of JSON Schema, and how each is handled.
 
 use serde_json::{Map, Value};
 
 use super::numbers::{bound, count, literal, multiple};
 use super::{Pointer, SchemaError, shortened, wrong};
 
-/// What to do with a keyword.
+/// How to handle a keyword.
 pub(super) enum Keyword {
-    /// It asks for nothing.
+    /// Ignore it: it constrains nothing.
     Nothing,
     /// JSON Schema has no such keyword.
     Unknown,
-    /// It cannot be honoured.
+    /// It cannot be enforced.
     Unsupported,
     /// Its value is a reference.
     Ref,
@@ -23,15 +23,14 @@ pub(super) enum Keyword {
     List,
     /// Its value is an object of schemas.
     Map,
-    /// Its value is checked by itself.
+    /// Its value is checked by a function.
     Plain(Check),
 }
 
-/// Checks a value, with the schema that it is of: what llguidance is given for it.
+/// Checks a keyword's value and returns the value for llguidance. The map is the schema that contains the keyword.
 pub(super) type Check = fn(&Value, &Map<String, Value>, &Pointer) -> Result<Value, SchemaError>;
 
-/// Keywords that say nothing about what is valid, those of OpenAPI and of editors among them. Anchors matter to
-/// references alone.
+/// Annotations, including those of OpenAPI and of editors, and anchors, which only matter to references.
 const ANNOTATIONS: [&str; 27] = [
     "$schema",
     "$id",
@@ -62,7 +61,7 @@ const ANNOTATIONS: [&str; 27] = [
     "propertyOrdering",
 ];
 
-const HONOURED: [&str; 27] = [
+const SUPPORTED: [&str; 27] = [
     "anyOf",
     "oneOf",
     "allOf",
@@ -117,11 +116,11 @@ const UNSUPPORTED: [&str; 20] = [
 
 const TYPES: [&str; 7] = ["null", "boolean", "number", "integer", "string", "array", "object"];
 
-/// Formats that texts are held to.
+/// String formats that can be enforced.
 const FORMATS: [&str; 10] =
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 
-/// Formats that any text has: they say what it is for.
+/// String formats that any text has; they only describe its purpose.
 const FREE_FORMATS: [&str; 12] = [
     "password",
     "binary",
@@ -137,7 +136,7 @@ const FREE_FORMATS: [&str; 12] = [
     "multiline",
 ];
 
-/// What to do with a keyword of this value.
+/// How to handle a keyword with this value.
 pub(super) fn keyword(name: &str, value: &Value) -> Keyword {
     match name {
         "$ref" => Keyword::Ref,
@@ -162,7 +161,7 @@ pub(super) fn keyword(name: &str, value: &Value) -> Keyword {
     }
 }
 
-/// Whether an unsupported keyword has a value that everything satisfies.
+/// Whether an unsupported keyword has a value that constrains nothing.
 fn asks_for_nothing(name: &str, value: &Value) -> bool {
     let is_empty = value.as_object().is_some_and(Map::is_empty);
     match name {
@@ -170,7 +169,7 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
         "not" => value == false,
         "unevaluatedItems" | "unevaluatedProperties" => value == true || is_empty,
         "dependencies" | "dependentRequired" | "dependentSchemas" => is_empty,
-        // All names are texts.
+        // All names are strings.
         "propertyNames" => {
             let is_type = |(name, value): (&String, &Value)| name == "type" && value == "string";
             value == true || value.as_object().is_some_and(|all| all.iter().all(is_type))
@@ -179,9 +178,9 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
     }
 }
 
-/// What is said of a keyword that is none.
+/// The message for an unknown keyword.
 pub(super) fn unknown(name: &str) -> String {
-    let known = HONOURED.iter().chain(&UNSUPPORTED).chain(&ANNOTATIONS);
+    let known = SUPPORTED.iter().chain(&UNSUPPORTED).chain(&ANNOTATIONS);
     let what = format!("{name:?} is not a keyword of JSON Schema");
     match nearest(name, known) {
         Some(known) => format!("{what}; did you mean {known:?}?"),
@@ -189,7 +188,7 @@ pub(super) fn unknown(name: &str) -> String {
     }
 }
 
-/// The known word that was meant, if one is near.
+/// The closest known word, if it is close enough to be meant.
 fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k &'static str>) -> Option<&'k str> {
     let plain = |word: &str| word.to_lowercase().replace(['_', '-'], "");
     let distance = |known: &str| strsim::damerau_levenshtein(&plain(word), &plain(known));
@@ -200,27 +199,27 @@ fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k &'static str>) -> Opt
 fn text(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     match value.is_string() {
         true => Ok(value.clone()),
-        false => wrong(path, format!("a text is expected, not {}", shortened(value))),
+        false => wrong(path, format!("expected a text, found {}", shortened(value))),
     }
 }
 
 fn names(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     match value.as_array().filter(|names| names.iter().all(Value::is_string)) {
         Some(_) => Ok(value.clone()),
-        None => wrong(path, format!("a list of names is expected, not {}", shortened(value))),
+        None => wrong(path, format!("expected a list of names, found {}", shortened(value))),
     }
 }
 
 fn choices(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let Some(all) = value.as_array().filter(|all| !all.is_empty()) else {
-        return wrong(path, format!("a list of values is expected, not {}", shortened(value)));
+        return wrong(path, format!("expected a list of values, found {}", shortened(value)));
     };
     let mut all = all.iter().enumerate();
     all.try_for_each(|(at, value)| literal(value, &path.child(&at.to_string())))?;
     Ok(value.clone())
 }
 
-/// The types that a schema names; all of them where it names none.
+/// The types that a schema names; all types if it names none.
 pub(super) fn types(schema: &Map<String, Value>) -> Vec<&str> {
     match schema.get("type") {
         Some(Value::String(name)) => vec![name],
@@ -229,14 +228,14 @@ pub(super) fn types(schema: &Map<String, Value>) -> Vec<&str> {
     }
 }
 
-/// That `type` names types.
+/// Checks that `type` names existing types.
 pub(super) fn check_type(schema: &Map<String, Value>, path: &Pointer) -> Result<(), SchemaError> {
     let Some(value) = schema.get("type") else { return Ok(()) };
     let path = path.child("type");
     let names = match value {
         Value::String(_) => std::slice::from_ref(value),
         Value::Array(names) if !names.is_empty() => names.as_slice(),
-        _ => return wrong(&path, format!("a type or a list of types is expected, not {}", shortened(value))),
+        _ => return wrong(&path, format!("expected a type or a list of types, found {}", shortened(value))),
     };
     let Some(other) = names.iter().find(|name| !name.as_str().is_some_and(|name| TYPES.contains(&name))) else {
         return Ok(());
@@ -244,19 +243,19 @@ pub(super) fn check_type(schema: &Map<String, Value>, path: &Pointer) -> Result<
     let near = other.as_str().and_then(|name| nearest(name, TYPES.iter()));
     let hint = match near {
         Some(near) => format!("; did you mean {near:?}?"),
-        None => format!("; types are {}", TYPES.join(", ")),
+        None => format!("; the types are {}", TYPES.join(", ")),
     };
     wrong(&path, format!("{} is not a type{hint}", shortened(other)))
 }
 
-/// That a format of texts is one that they can be held to. Those that any text has are left out.
+/// Checks that a string format can be enforced, and drops formats that any text has.
 pub(super) fn check_format(
     schema: &Map<String, Value>,
     path: &Pointer,
     read: &mut Map<String, Value>,
 ) -> Result<(), SchemaError> {
     let Some(format) = schema.get("format").and_then(Value::as_str) else { return Ok(()) };
-    // A format says nothing of values that are no texts: int64, double, ...
+    // For other types, a format such as int64 or double constrains nothing.
     let is_free = !types(schema).contains(&"string") || FREE_FORMATS.contains(&format);
     if is_free {
         read.remove("format");
@@ -266,7 +265,10 @@ pub(super) fn check_format(
         true => Ok(()),
         false => {
             let path = path.child("format");
-            wrong(&path, format!("{format:?} is not supported; formats are {}; or use pattern", FORMATS.join(", ")))
+            wrong(
+                &path,
+                format!("the format {format:?} is not supported; use one of {}, or a pattern", FORMATS.join(", ")),
+            )
         }
     }
 }

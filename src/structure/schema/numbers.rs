@@ -1,21 +1,21 @@
-//! Numbers in schemas: kept exactly, or refused. llguidance keeps them as floats.
+//! Checks the numbers in schemas: llguidance stores them as floats, so a number is either exact or an error.
 
 use serde_json::{Map, Number, Value};
 
 use super::keywords::types;
 use super::{Pointer, SchemaError, shortened, wrong};
 
-/// From here on there are whole numbers that are no floats.
+/// 2^53: from here on, some integers are not floats.
 const FAR: f64 = (1u64 << 53) as f64;
 
 /// Largest length or count.
 const MAX_COUNT: u64 = 1 << 31;
 
-/// How a number is written.
+/// How a number is written in the schema.
 enum Written {
-    /// In digits alone.
+    /// As digits only.
     Whole(i128),
-    /// With a point or an exponent, or with more digits than 64 bits hold: as the nearest float.
+    /// With a point or an exponent, or with more than 64 bits: the nearest float.
     Float(f64),
 }
 
@@ -24,69 +24,69 @@ fn written(number: &Number) -> Written {
     whole.map_or_else(|| Written::Float(number.as_f64().unwrap_or(f64::INFINITY)), Written::Whole)
 }
 
-/// Whether a whole number is a float.
+/// Whether an integer can be stored as a float.
 fn is_float(whole: i128) -> bool {
     (whole as f64) as i128 == whole
 }
 
-/// Whether llguidance, which takes a whole number as a float and that as 64 bits with a sign, keeps it. It turns the signs
-/// of bounds, which that of the least number of 64 bits cannot be.
+/// Whether llguidance stores an integer exactly. It converts integers to a float and then to i64, and negates bounds,
+/// which overflows for `i64::MIN`.
 fn is_kept_whole(whole: i128) -> bool {
     i128::from((whole as f64) as i64) == whole && whole != i128::from(i64::MIN)
 }
 
-/// `minLength` and its like: 3, or 3.0.
+/// Checks `minLength` and the like: 3, or 3.0.
 pub(super) fn count(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let whole = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_COUNT as f64).contains(number));
     match whole {
         Some(number) => Ok((number as u64).into()),
-        None => wrong(path, format!("a whole number from 0 to {MAX_COUNT} is expected, not {}", shortened(value))),
+        None => wrong(path, format!("expected a whole number from 0 to {MAX_COUNT}, found {}", shortened(value))),
     }
 }
 
-/// `minimum` and its like. In draft 4 the exclusive ones are true or false.
+/// Checks `minimum` and the like. In draft 4 the exclusive ones are booleans.
 pub(super) fn bound(value: &Value, schema: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let is_exclusive = path.last().starts_with("exclusive");
     let number = match value {
         Value::Bool(_) if is_exclusive => return Ok(value.clone()),
         Value::Number(number) => number,
-        _ => return wrong(path, format!("a number is expected, not {}", shortened(value))),
+        _ => return wrong(path, format!("expected a number, found {}", shortened(value))),
     };
-    // To an exclusive bound of whole numbers 1 is added, as a float.
+    // llguidance adds 1 to exclusive bounds of integers, in floating point.
     let is_exclusive =
         is_exclusive || schema.iter().any(|(name, value)| name.starts_with("exclusive") && value == true);
     let is_of_floats = types(schema) == ["number"];
     let is_kept = match written(number) {
         Written::Whole(whole) if is_of_floats => is_float(whole),
         Written::Whole(whole) => is_kept_whole(whole) && (!is_exclusive || (whole as f64).abs() < FAR),
-        // 9007199254740993.0 is no float: it was rounded when it was read.
+        // 9007199254740993.0 is not a float: it was rounded when it was parsed.
         Written::Float(float) => is_of_floats || float.abs() < FAR,
     };
     let most = FAR as u64 - 1;
     match is_kept {
         true => Ok(value.clone()),
-        false => wrong(path, format!("{number} cannot be kept exactly; whole numbers from -{most} to {most} can")),
+        false => wrong(path, format!("{number} cannot be enforced exactly; use a whole number from -{most} to {most}")),
     }
 }
 
-/// `multipleOf`, which llguidance multiplies by 10 until it is whole.
+/// Checks `multipleOf`, which llguidance multiplies by 10 until it is an integer.
 pub(super) fn multiple(value: &Value, _: &Map<String, Value>, path: &Pointer) -> Result<Value, SchemaError> {
     let Some(float) = value.as_f64().filter(|&float| float > 0.0) else {
-        return wrong(path, format!("a number above 0 is expected, not {}", shortened(value)));
+        return wrong(path, format!("expected a number above 0, found {}", shortened(value)));
     };
-    let (mut scaled, mut n_lanes) = (float, 0);
-    while scaled.fract() != 0.0 && n_lanes <= 20 {
+    let (mut scaled, mut n_decimals) = (float, 0);
+    while scaled.fract() != 0.0 && n_decimals <= 20 {
         scaled *= 10.0;
-        n_lanes += 1;
+        n_decimals += 1;
     }
-    let is_kept = scaled <= f64::from(u32::MAX) && format!("{scaled}e-{n_lanes}").parse() == Ok(float);
+    let is_kept = scaled <= f64::from(u32::MAX) && format!("{scaled}e-{n_decimals}").parse() == Ok(float);
     match is_kept {
         true => Ok(value.clone()),
-        false => wrong(path, format!("{value} cannot be kept exactly; use a number of fewer digits")),
+        false => wrong(path, format!("{value} cannot be enforced exactly; use a number with fewer digits")),
     }
 }
 
-/// A value of `const` or `enum`, and all that is in it.
+/// Checks a value of `const` or `enum`, and everything inside it.
 pub(super) fn literal(value: &Value, path: &Pointer) -> Result<(), SchemaError> {
     match value {
         Value::Number(number) => {
@@ -98,7 +98,9 @@ pub(super) fn literal(value: &Value, path: &Pointer) -> Result<(), SchemaError> 
             let most = FAR as u64 - 1;
             match is_kept {
                 true => Ok(()),
-                false => wrong(path, format!("{number} cannot be kept exactly; numbers from -{most} to {most} can")),
+                false => {
+                    wrong(path, format!("{number} cannot be enforced exactly; use a number from -{most} to {most}"))
+                }
             }
         }
         Value::Array(all) => {

@@ -1,10 +1,10 @@
-//! JSON pointers (RFC 6901), and what a `$ref` points to.
+//! JSON pointers (RFC 6901), and the targets of `$ref`.
 
 use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-/// A place in a document: the names and numbers that lead to it from its root.
+/// A path in a document: the member names and indices from its root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::structure) struct Pointer(Vec<String>);
 
@@ -20,12 +20,12 @@ impl fmt::Display for Pointer {
 }
 
 impl Pointer {
-    /// One step further.
+    /// The path extended by one step.
     pub(in crate::structure) fn child(&self, name: &str) -> Pointer {
         Pointer(self.0.iter().cloned().chain([name.to_owned()]).collect())
     }
 
-    /// As far further as `other` says.
+    /// The path extended by the steps of `other`.
     pub(super) fn joined(&self, other: &Pointer) -> Pointer {
         Pointer(self.0.iter().chain(&other.0).cloned().collect())
     }
@@ -35,23 +35,23 @@ impl Pointer {
         self.0.last().map_or("", String::as_str)
     }
 
-    /// How many steps it has.
+    /// The number of steps.
     pub(super) fn depth(&self) -> usize {
         self.0.len()
     }
 
-    /// What a `$ref` points to, which need not be there.
+    /// The target of a `$ref`. It need not exist.
     ///
     /// # Errors
-    /// When it leaves the document, or is not written as it must be.
+    /// When it is outside the document or malformed.
     pub(super) fn referred(text: &str, root: &Value) -> Result<Pointer, String> {
         let (address, fragment) = text.split_once('#').unwrap_or((text, ""));
         let own = ["$id", "id"].into_iter().find_map(|name| root.get(name)?.as_str());
         let is_own = own.is_some_and(|id| id.strip_suffix('#').unwrap_or(id) == address);
         if !address.is_empty() && !is_own {
-            return Err(format!("{text:?} leads out of this schema; references begin with #"));
+            return Err(format!("{text:?} points outside this schema; references must start with #"));
         }
-        let fragment = percent_decoded(fragment).ok_or_else(|| format!("{text:?} has a wrong percent escape"))?;
+        let fragment = percent_decoded(fragment).ok_or_else(|| format!("{text:?} has an invalid percent escape"))?;
         if fragment.is_empty() {
             return Ok(Pointer::default());
         }
@@ -61,11 +61,11 @@ impl Pointer {
                 names.map(Pointer).ok_or_else(|| format!("{text:?} has a ~ that is neither ~0 nor ~1"))
             }
             None => anchor(root, &fragment, &Pointer::default())
-                .ok_or_else(|| format!("{text:?} leads to nothing in this schema")),
+                .ok_or_else(|| format!("{text:?} does not exist in this schema")),
         }
     }
 
-    /// The value it leads to, and whether an `$id` on the way, below the root, changes what references mean there.
+    /// The value at this path, and whether an `$id` on the way, below the root, changes what references mean there.
     pub(super) fn find<'v>(&self, root: &'v Value) -> Option<(&'v Value, bool)> {
         let (mut value, mut is_rebased) = (root, false);
         for (n_steps, name) in self.0.iter().enumerate() {
@@ -73,7 +73,7 @@ impl Pointer {
             is_rebased |= n_steps > 0 && (has_id("$id") || has_id("id"));
             value = match value {
                 Value::Object(object) => object.get(name)?,
-                // No signs and no leading zeros.
+                // No sign and no leading zeros.
                 Value::Array(all) => all.get(name.parse::<usize>().ok().filter(|n| n.to_string() == *name)?)?,
                 _ => return None,
             };
@@ -82,7 +82,7 @@ impl Pointer {
     }
 }
 
-/// Where the schema of an anchor is.
+/// The path of the schema with this anchor.
 fn anchor(value: &Value, name: &str, path: &Pointer) -> Option<Pointer> {
     match value {
         Value::Object(object) => {
@@ -100,7 +100,7 @@ fn anchor(value: &Value, name: &str, path: &Pointer) -> Option<Pointer> {
     }
 }
 
-/// `%41` is `A`.
+/// Decodes percent escapes: `%41` is `A`.
 fn percent_decoded(text: &str) -> Option<String> {
     let (mut bytes, mut decoded) = (text.bytes(), Vec::new());
     while let Some(byte) = bytes.next() {
@@ -116,7 +116,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// `~1` is `/`, and `~0` is `~`.
+/// Decodes `~1` to `/` and `~0` to `~`.
 fn unescaped(name: &str) -> Option<String> {
     let (mut characters, mut out) = (name.chars(), String::new());
     while let Some(c) = characters.next() {

@@ -1,4 +1,4 @@
-//! What APIs put around a schema: OpenAI's `{"name", "strict", "schema"}`, and a whole `response_format`.
+//! Removes what APIs wrap around a schema: OpenAI's `{"name", "strict", "schema"}`, or a whole `response_format`.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::{Pointer, SchemaError, wrong};
 /// Members of OpenAI's wrapper.
 const MEMBERS: [&str; 4] = ["name", "description", "strict", "schema"];
 
-/// The schema in a value, and where it stands in it. A schema that nothing is around stands at the root.
+/// The schema inside a value, and its path there. A bare schema is at the root.
 ///
 /// # Errors
-/// When there is a member that the wrapper does not have.
+/// When the wrapper has an unknown member.
 pub(in crate::structure) fn unwrapped(value: &Value) -> Result<(&Value, Pointer), SchemaError> {
     let (mut value, mut path) = (value, Pointer::default());
     let kind = |value: &Value| value.get("type").and_then(Value::as_str).map(str::to_owned);
@@ -25,7 +25,8 @@ pub(in crate::structure) fn unwrapped(value: &Value) -> Result<(&Value, Pointer)
         }
         _ => {}
     }
-    // "schema" is no keyword: what has it beside a name, or alone, is around a schema.
+    // "schema" is not a keyword of JSON Schema. An object that has it beside a name, or has only wrapper members, is a
+    // wrapper.
     let is_wrapper = is_schema(value.get("schema"))
         && (value.get("name").is_some()
             || value.as_object().is_some_and(|all| all.keys().all(|name| MEMBERS.contains(&name.as_str()))));
@@ -44,7 +45,7 @@ fn only(value: &Value, members: &[&str], path: &Pointer) -> Result<(), SchemaErr
     match value.as_object().and_then(|all| all.keys().find(|name| !members.contains(&name.as_str()))) {
         Some(name) => wrong(
             &path.child(name),
-            format!("{name:?} is not known beside {:?}", members.last().copied().unwrap_or_default()),
+            format!("unknown member {name:?} beside {:?}", members.last().copied().unwrap_or_default()),
         ),
         None => Ok(()),
     }

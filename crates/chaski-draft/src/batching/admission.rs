@@ -1,4 +1,4 @@
-//! Who has which lane: texts come and leave, take over shared prefixes, and close ranks.
+//! Assigns lanes: admits texts, shares prefixes, closes gaps between lanes, and frees them.
 
 use super::{Batcher, End, Ended, Lane, Text, Work};
 use crate::batching::schedule::Wish;
@@ -7,17 +7,17 @@ use crate::batching::target::BatchTarget;
 use crate::token::Token;
 
 impl<S: BatchTarget> Batcher<S> {
-    /// Gives a text the lowest free lane.
+    /// Admits a text into the lowest free lane.
     ///
     /// # Panics
-    /// When no lane is free, or the prompt is empty or does not fit.
+    /// If no lane is free, or the prompt is empty or does not fit.
     pub fn admit(&mut self, text: Text) {
         let Text { id, prompt, max_tokens, sampler, form } = text;
         let lane_id = self.lanes.iter().position(|lane| lane.work.is_none()).expect("a lane is free");
         let n_ctx = self.target.n_ctx();
         assert!((1..n_ctx).contains(&prompt.len()), "a prompt of {} tokens in {n_ctx} positions", prompt.len());
         let capacity = n_ctx - prompt.len();
-        // What the lane holds may begin like this one; the last token is decoded in any case, for its logits.
+        // The free lane may still hold a common prefix. The last prompt token is always decoded, for its logits.
         let n_kept = n_common(&self.lanes[lane_id].text, &prompt[..prompt.len() - 1]);
         self.target.cut(lane_id, n_kept);
         self.lanes[lane_id] = Lane {
@@ -35,16 +35,16 @@ impl<S: BatchTarget> Batcher<S> {
             text: prompt,
         };
         if let (Some(drafting), Some(form)) = (&mut self.drafting, form) {
-            drafting.hold_to(lane_id, form);
+            drafting.set_filter(lane_id, form);
         }
         self.n_admitted += 1;
     }
 
-    /// Puts `tokens` into a free lane by `put`, which makes its lane hold them: the first text that begins so takes them
-    /// over, and others from it. Before any text is admitted.
+    /// Puts `tokens` into lane 0 as a prefix that later texts share. `put` must make the lane hold exactly `tokens`.
+    /// Call it before any text is admitted.
     ///
     /// # Errors
-    /// Those of `put`; the lane holds nothing then.
+    /// Errors of `put`; the lane is empty then.
     pub fn admit_shared_prefix<E>(
         &mut self,
         tokens: &[Token],
@@ -56,7 +56,8 @@ impl<S: BatchTarget> Batcher<S> {
         Ok(())
     }
 
-    /// A free lane that holds `tokens` and, from now on, nothing else; with what decodes.
+    /// Cuts a free lane that holds `tokens` down to exactly these. Returns the target and the lane, or `None` if there
+    /// is none.
     pub fn only_shared_prefix(&mut self, tokens: &[Token]) -> Option<(&S, usize)> {
         let is_it = |lane: &Lane| lane.work.is_none() && lane.text.starts_with(tokens);
         let lane_id = self.lanes.iter().position(is_it)?;
@@ -65,7 +66,7 @@ impl<S: BatchTarget> Batcher<S> {
         (self.target.n_past(lane_id) == tokens.len()).then_some((&self.target, lane_id))
     }
 
-    /// Moves texts down into free lanes: a gap cuts a batch in two, in every step.
+    /// Moves texts from high lanes into free lower ones. llama.cpp splits a batch at every gap, in every step.
     pub(super) fn close_ranks(&mut self) {
         let is_free = |lane: &Lane| lane.work.is_none();
         while self.target.can_copy()
@@ -83,7 +84,7 @@ impl<S: BatchTarget> Batcher<S> {
         }
     }
 
-    /// What a lane could use in the next batch: what its text has and the lane does not hold.
+    /// What a lane could use in the next batch: its pending tokens. Copies a shared prefix first if there is one.
     pub(super) fn wish(&mut self, lane_id: usize) -> Wish {
         let lane = &self.lanes[lane_id];
         let Some(work) = &lane.work else { return Wish::default() };
@@ -114,7 +115,7 @@ impl<S: BatchTarget> Batcher<S> {
         }
     }
 
-    /// Frees a lane; its lane keeps what it holds until somebody needs it.
+    /// Frees a lane. Its cache stays until another text needs the lane.
     pub(super) fn leave(&mut self, lane_id: usize, end: End) -> Option<Ended> {
         let lane = &mut self.lanes[lane_id];
         let Work { id, n_cached, n_drafted, n_accepted, .. } = lane.work.take()?;

@@ -1,8 +1,8 @@
-//! Drafts for many texts: each has its own context, and all teach one drafter.
+//! Drafts for many texts: each has its own context, and all of them teach one drafter.
 //!
-//! What a text copies is its own business, so sources of one text are kept per lane ([`Source::beside`]). What follows
-//! what, what the target held likely, and what evidence is worth is shared: lines of one job repeat each other. Drafts
-//! are chains, because a lane is one sequence of the target.
+//! A copy is specific to one text, so sources such as the cursor exist once per lane ([`Source::beside`]). The other
+//! sources and the mixer are shared, because the lines of one job resemble each other. Drafts are chains, because a
+//! lane is one sequence of the target.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,10 +13,10 @@ use crate::draft::{Candidate, Draft, DraftFilter, Drafter as _, Source, Tail, Ve
 use crate::target::TreeLimits;
 use crate::token::Token;
 
-/// A chain goes no further than its probability: no batch of several texts pays for less.
+/// Stop a chain when its probability falls below this: no batch of several texts pays for less.
 const LEAST_P: f32 = 0.3;
 
-/// A source that several texts share.
+/// A source shared by several texts.
 #[derive(Clone)]
 struct Shared(Rc<RefCell<Box<dyn Source>>>);
 
@@ -48,15 +48,15 @@ pub struct Drafting {
     lanes: Vec<Drafted>,
 }
 
-/// What is known of a lane's text.
+/// What the drafter knows about a lane's text.
 struct Drafted {
     timeline: Timeline,
-    /// Tokens of the text that its sources know.
+    /// How many tokens of the text its sources have learned.
     n_known: usize,
 }
 
 impl Drafting {
-    /// Drafts for `n_lanes` texts by what `auto` knows.
+    /// A drafter for `n_lanes` texts that starts with the knowledge of `auto`.
     #[must_use]
     pub fn new(mut auto: Auto, n_lanes: usize) -> Drafting {
         let mut all = Timeline::default();
@@ -71,25 +71,25 @@ impl Drafting {
         Drafting { lanes: (0..n_lanes).map(lane).collect(), auto }
     }
 
-    /// The text of this lane is held to `form` until it is over.
-    pub(super) fn hold_to(&mut self, lane: usize, form: Box<dyn DraftFilter>) {
-        self.lanes[lane].timeline.hold_to(form);
+    /// Restricts the drafts of this lane to `form` until its text ends.
+    pub(super) fn set_filter(&mut self, lane: usize, form: Box<dyn DraftFilter>) {
+        self.lanes[lane].timeline.set_filter(form);
     }
 
-    /// A chain that may follow `text` in this lane, `max_depth` tokens at most.
+    /// A chain of at most `max_depth` tokens that may follow `text` in this lane.
     pub(super) fn draft(&mut self, lane: usize, text: &[Token], max_depth: usize) -> Draft {
         self.lanes[lane].catch_up(text);
         let limits = TreeLimits { max_nodes: 1 + max_depth, max_leaves: 1, max_depth, least_p: LEAST_P };
         self.with(lane, |auto| auto.draft(text, limits))
     }
 
-    /// Takes in that `text[from..]` was emitted where the newest draft of this lane was, by what `verified` says.
+    /// Learns from a step of this lane: it verified `verified` and emitted `text[from..]`.
     pub(super) fn learn(&mut self, lane: usize, text: &[Token], from: usize, verified: Verified<'_>) {
         self.with(lane, |auto| auto.learn(text, from, verified));
         self.lanes[lane].n_known = text.len();
     }
 
-    /// The text of this lane is over. What of it was not drafted teaches the others all the same.
+    /// Ends the text of this lane. First learns the tokens emitted without drafts, which help the other texts.
     pub(super) fn end(&mut self, lane: usize, text: &[Token]) {
         let lane = &mut self.lanes[lane];
         lane.catch_up(text);
@@ -97,7 +97,7 @@ impl Drafting {
         lane.n_known = 0;
     }
 
-    /// A text moves to another lane, whose own is over.
+    /// Moves a text from lane `from` to lane `to`, whose own text has ended.
     pub(super) fn swap(&mut self, from: usize, to: usize) {
         self.lanes.swap(from, to);
     }
@@ -112,7 +112,7 @@ impl Drafting {
 }
 
 impl Drafted {
-    /// Takes in what was emitted while nothing was drafted.
+    /// Learns the tokens that were emitted without drafts.
     fn catch_up(&mut self, text: &[Token]) {
         for at in self.n_known..text.len() {
             self.timeline.learn(&text[..at], text[at]);

@@ -1,15 +1,15 @@
-//! How many texts at a time: as many as pay, and no more than there is memory for.
+//! Chooses the number of lanes: as many as pay, but no more than fit into memory.
 
 use std::collections::BTreeMap;
 
-/// Fewer lanes that decode nearly as fast as more are taken: each costs memory, and at the end of all texts some stand
-/// empty.
+/// Take the fewest lanes that reach this share of the best rate. Each lane costs memory, and lanes fall empty near the
+/// end of a job.
 const NEARLY: f64 = 0.95;
 
-/// The share of the available memory that lanes may take.
+/// Lanes may take 1/2 of the available memory.
 const MEMORY_SHARE: u64 = 2;
 
-/// The fewest lanes that decode nearly as many tokens per millisecond as any of the known widths does.
+/// The fewest lanes that reach nearly the best rate (tokens per millisecond) of all known widths; 1 if none is known.
 #[must_use]
 pub fn n_worthwhile(ms_by_rows: &BTreeMap<usize, f64>) -> usize {
     let rate = |(&n_rows, &ms): (&usize, &f64)| n_rows as f64 / ms;
@@ -18,38 +18,38 @@ pub fn n_worthwhile(ms_by_rows: &BTreeMap<usize, f64>) -> usize {
     nearly.map_or(1, |(&n_rows, _)| n_rows)
 }
 
-/// What a lane takes.
+/// The memory one lane needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneMemory {
-    /// Of the cache, and of the scores of a row, for each position.
+    /// Bytes per position: the KV cache, and the attention scores of a row.
     pub bytes_per_position: u64,
-    /// Positions.
+    /// Positions in the lane.
     pub n_ctx: usize,
-    /// Of the lane, whatever its length: logits of a row, and states.
+    /// Bytes per lane that do not depend on its length: the logits of a row, and recurrent states.
     pub bytes_per_lane: u64,
 }
 
 impl LaneMemory {
-    /// Bytes of it all.
+    /// All bytes of the lane.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes_per_position.saturating_mul(self.n_ctx as u64).saturating_add(self.bytes_per_lane)
     }
 
-    /// How many of `n_wanted` lanes fit into a share of `n_available` bytes; one is tried in any case.
+    /// How many of `n_wanted` lanes fit into their share of `n_available` bytes; at least 1.
     #[must_use]
     pub fn n_fitting(&self, n_wanted: usize, n_available: u64) -> usize {
         let n_fitting = usize::try_from(share(n_available) / self.bytes().max(1)).unwrap_or(usize::MAX);
         n_wanted.min(n_fitting).max(1)
     }
 
-    /// Whether one lane alone fits: into all there is, as the share is for how many there are.
+    /// Whether a single lane fits. It may take all of `n_available`; the share applies to several lanes.
     #[must_use]
     pub fn fits(&self, n_available: u64) -> bool {
         self.bytes() <= n_available
     }
 
-    /// Positions with which it alone would fit, of a lane that is too long.
+    /// The most positions, up to `n_ctx`, with which a single lane fits; 0 if none do.
     #[must_use]
     pub fn most_positions(&self, n_available: u64) -> usize {
         let Some(of_cache) = n_available.checked_sub(self.bytes_per_lane) else { return 0 };
@@ -58,16 +58,17 @@ impl LaneMemory {
     }
 }
 
-/// Positions of the longest text whose lane fits alone, in whole steps; of one of `n_ctx` positions it does not. `lane`
-/// makes the lane of a text of so many, with settings that may be others for short texts.
+/// The longest context, in multiples of `step`, whose lane fits alone, given that a lane of `n_ctx` positions does not.
+/// `lane` returns the memory for a context length; its settings may differ for short contexts.
 #[must_use]
 pub fn longest_fitting(n_ctx: usize, step: usize, n_available: u64, lane: impl Fn(usize) -> LaneMemory) -> usize {
     let shorter = |n_ctx: usize| lane(n_ctx).most_positions(n_available) / step * step;
-    // What fits with the settings of a long text may be short, and too long with its own.
+    // The first result may be short enough for other settings, with which it may not fit. So compute it again with
+    // those.
     shorter(shorter(n_ctx))
 }
 
-/// What lanes may take of so many bytes.
+/// The bytes lanes may take out of `n_available`.
 fn share(n_available: u64) -> u64 {
     n_available / MEMORY_SHARE
 }
@@ -125,17 +126,17 @@ mod tests {
             bytes_per_position in 0_u64..1 << 20,
             n_ctx in prop_oneof![0_usize..1 << 20, Just(usize::MAX)],
             bytes_per_lane in 0_u64..1 << 30,
-            // Where sums are cut off nothing is more than all.
+            // Saturated sums of bytes would make everything fit at u64::MAX.
             n_available in prop_oneof![0_u64..1 << 36, 0..u64::MAX],
         ) {
             let lane = LaneMemory { bytes_per_position, n_ctx, bytes_per_lane };
             prop_assert_eq!(lane.fits(n_available), lane.bytes() <= n_available);
-            // Each of several takes of the share.
+            // Several lanes must fit into the share.
             prop_assert!(lane.n_fitting(2, n_available) == 1 || lane.fits(n_available));
             let most = lane.most_positions(n_available);
             let with = |n_ctx| LaneMemory { n_ctx, ..lane };
             prop_assert!(most <= n_ctx);
-            // What it takes at any length may be too much.
+            // The bytes that do not depend on the length may already be too many.
             prop_assert!(most == 0 || with(most).fits(n_available));
             prop_assert!(most == n_ctx || !with(most + 1).fits(n_available));
         }

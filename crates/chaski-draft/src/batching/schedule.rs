@@ -1,11 +1,12 @@
-//! How many rows of the next batch each text gets: those that promise the most tokens per millisecond.
+//! Chooses how many rows each text gets in the next batch, for the most tokens per millisecond.
 //!
-//! A row is worth the tokens it is expected to bring: a root 1, a drafted token the probability that it is accepted, a
-//! token of a prompt 1 as well, since every step that passes before a prompt is read is a token its text does not emit.
-//! Every text gets one row, so that none starves and none stalls. What more pays is added block by block: a *block*
-//! gives neighbouring lanes equally many rows more, because that is what llama.cpp decodes as one part of a batch
-//! ([`parts`]); what is uneven costs a part of its own, as does a gap. An empty plan beyond the single rows is plain
-//! decoding.
+//! A row is worth the tokens it is expected to bring. A root is worth 1, and a drafted token the probability that it is
+//! accepted. A prompt token is worth 1 too: every step spent before a prompt is read is a token its text does not emit.
+//! Every text gets one row, so none starves.
+//!
+//! More rows are added block by block while they pay. A *block* gives neighbouring lanes the same number of extra rows,
+//! because llama.cpp decodes such rows as one part of a batch ([`parts`]). Uneven rows and gaps cost a part of their
+//! own. A plan without extra rows is plain decoding.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,26 +14,26 @@ use std::ops::Range;
 use crate::cost::CostCurve;
 use crate::loss_budget::LossBudget;
 
-/// Rows beyond the single ones, at most; a batch is as long as this and one row for each lane.
+/// Most rows in a step beyond one per lane.
 const MAX_MORE: usize = 256;
 
-/// A step should take no longer than this, or an interrupt is answered late.
+/// A step should take no longer than this, so that an interrupt is answered in time.
 const LONGEST_MS: f64 = 2000.0;
 
-/// But so many rows more it may have on any machine.
+/// A step may have this many extra rows even if it then takes longer than [`LONGEST_MS`].
 const LEAST_MORE: usize = 16;
 
-/// Drafted rows must promise this much more than is had without them: below it the promise is within the noise.
+/// Drafted rows must promise at least this much over the plan without them; anything less is within the noise.
 const LEAST_GAIN: f64 = 1.02;
 
-/// Reading prompts may slow a step's tokens down by this factor, at worst: texts end sooner, so that less of them is
-/// lost with an interrupt.
+/// Reading prompts may lower a step's rate to this share of the best plan. Texts then end sooner, so an interrupt loses
+/// less work.
 const LEAST_READING: f64 = 0.9;
 
-/// The surest draft there is: what would not pay at this probability need not be drafted.
+/// The most likely draft to expect. If even this one would not pay, nothing is drafted.
 const SUREST: f64 = 0.98;
 
-/// Rows a block may give to a text that drafts; prompts take as many as there are.
+/// Extra rows a block with drafts may give each lane; the other choice is as many as all its lanes can use.
 const DRAFT_ROWS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
 
 /// The longest chain worth drafting for one text.
@@ -41,47 +42,47 @@ pub const MAX_CHAIN: usize = DRAFT_ROWS[DRAFT_ROWS.len() - 1];
 /// What a text could use in the next batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
-    /// Its tokens that were not decoded yet: a root alone is one, and 0 is a lane where nobody works, or waits.
+    /// Tokens not decoded yet: 1 for a root alone, 0 for a lane that is free or waiting.
     pub n_pending: usize,
-    /// After a root: the probabilities that drafted tokens are accepted, each no greater than the one before.
+    /// Acceptance probabilities of the tokens drafted after a root, in falling order.
     pub p: Vec<f32>,
 }
 
-/// What a step did.
+/// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRecord<'a> {
-    /// Rows of each lane.
+    /// Rows per lane.
     pub rows: &'a [usize],
-    /// How many of these were drafted.
+    /// Drafted rows per lane.
     pub drafted: &'a [usize],
-    /// Rows that gave logits.
+    /// Rows with logits.
     pub n_logits: usize,
-    /// Positions that a text has, on average.
+    /// Mean number of cached positions per text.
     pub n_past: usize,
-    /// Tokens it brought.
+    /// Tokens emitted.
     pub n_emitted: usize,
-    /// Time spent on drafts, on planning with them and on learning from them, in milliseconds; 0 where there were none.
+    /// Milliseconds spent on drafting, planning and learning; 0 if nothing was drafted.
     pub draft_ms: f64,
-    /// Time spent in the target.
+    /// Milliseconds spent in the target.
     pub decode_ms: f64,
 }
 
-/// Decides the rows of each step.
+/// Decides how many rows each lane gets in a step.
 #[derive(Clone, Debug)]
 pub struct BatchSchedule {
     curve: CostCurve,
     max_more: usize,
-    /// In tokens, over the root of the number of lanes: what is lent is for bad luck, and that of many texts evens out.
+    /// Counts tokens divided by the square root of the number of lanes: the bad luck of many texts evens out.
     loss_budget: LossBudget,
 }
 
-/// What a lane could use beyond its single row.
+/// The extra rows a lane could use.
 #[derive(Clone, Debug)]
 struct Offer {
-    /// Rows.
+    /// How many extra rows.
     n_more: usize,
     is_draft: bool,
-    /// Of a draft, or as much of a prompt: tokens that so many rows are expected to bring.
+    /// Expected tokens, by number of extra rows.
     worth: [f64; MAX_CHAIN + 1],
 }
 
@@ -98,7 +99,7 @@ impl Offer {
     }
 }
 
-/// A block of rows: `n_rows` more for each of these lanes.
+/// A block: `n_rows` extra rows for each lane of `target`.
 #[derive(Clone, Debug, PartialEq)]
 struct Block {
     target: Range<usize>,
@@ -109,13 +110,13 @@ struct Block {
 }
 
 impl BatchSchedule {
-    /// A schedule that knows what rows cost.
+    /// A schedule with this cost curve.
     #[must_use]
     pub fn new(curve: CostCurve) -> BatchSchedule {
         BatchSchedule { curve, max_more: MAX_MORE, loss_budget: LossBudget::default() }
     }
 
-    /// The same with this bound on the rows of a step beyond one for each text.
+    /// The same schedule with at most `max_more` rows in a step beyond one per lane.
     #[must_use]
     pub fn with_max_more(self, max_more: usize) -> BatchSchedule {
         BatchSchedule { max_more, ..self }
@@ -127,13 +128,13 @@ impl BatchSchedule {
         &self.curve
     }
 
-    /// The most rows of a batch for `n_lanes` texts.
+    /// Most rows in a batch of `n_lanes` texts.
     #[must_use]
     pub fn max_rows(&self, n_lanes: usize) -> usize {
         n_lanes + self.max_more
     }
 
-    /// Whether the surest drafts could pay beside `n_roots` roots on top of `n_past` positions.
+    /// Whether near-certain drafts would pay beside `n_roots` roots on top of `n_past` positions.
     #[must_use]
     pub fn can_draft(&self, n_roots: usize, n_past: usize) -> bool {
         if n_roots == 0 || self.loss_budget.is_shut() || self.curve.plain_ms(n_past).is_none() {
@@ -151,7 +152,7 @@ impl BatchSchedule {
         })
     }
 
-    /// Rows for each lane, on top of `n_past` positions on average.
+    /// The number of rows for each lane. `n_past` is the mean number of cached positions.
     #[must_use]
     pub fn plan(&self, wishes: &[Wish], n_past: usize) -> Vec<usize> {
         let times = self.times(wishes.len(), n_past);
@@ -166,7 +167,7 @@ impl BatchSchedule {
         while let Some(block) = best_block(&offers, &rows, &times, n_left, (value, ms)) {
             let mut with_block = rows.clone();
             block.target.clone().for_each(|lane_id| with_block[lane_id] += block.n_rows);
-            // Beside other blocks it may split the batch into more parts than was thought when it was found.
+            // Beside other blocks, this one may split the batch into more parts than `best_block` assumed.
             let ms_with_block = times.of_batch(&with_block);
             let rate = (value + block.value) / ms_with_block;
             if rate < LEAST_READING * best_rate || block.has_drafts && rate < LEAST_GAIN * value / ms {
@@ -184,7 +185,7 @@ impl BatchSchedule {
         Times::new(&self.curve.at(n_past), self.max_rows(n_lanes))
     }
 
-    /// Takes in what a step took.
+    /// Learns from a step. Only a step that is one part, with logits for every row, refines the curve.
     pub fn record(&mut self, step: &StepRecord<'_>) {
         self.settle(step);
         let n_rows: usize = step.rows.iter().sum();
@@ -193,7 +194,8 @@ impl BatchSchedule {
         }
     }
 
-    /// Charges the loss budget with what drafts took, also in steps that read prompts, and credits it with what they brought.
+    /// Charges the loss budget for the time of drafts and credits the tokens they brought, also in steps that read
+    /// prompts.
     fn settle(&mut self, step: &StepRecord<'_>) {
         let n_roots = step.n_logits - step.drafted.iter().sum::<usize>();
         if n_roots == 0 {
@@ -206,7 +208,7 @@ impl BatchSchedule {
         let verify_ms = match step.drafted.iter().all(|&n| n == 0) {
             true => 0.0,
             false if n_plain_rows == n_roots => step.decode_ms - times.of_batch(&plain),
-            // What a prompt takes is known too roughly to be told from what its neighbours' drafts took.
+            // The time of a prompt varies too much to subtract it from the step, so use the curve for both sides.
             false => times.of_batch(step.rows) - times.of_batch(&plain),
         };
         let n_plain = n_roots as f64 * (1.0 + (step.draft_ms + verify_ms) / times.of(n_roots));
@@ -215,8 +217,8 @@ impl BatchSchedule {
     }
 }
 
-/// The block that promises the most tokens per millisecond together with what is planned so far; one with drafts only
-/// where that is more than is planned so far.
+/// The block with the most tokens per millisecond, counted together with the plan so far. A block with drafts must also
+/// improve on that plan.
 fn best_block(
     offers: &[Offer],
     rows: &[usize],
@@ -238,7 +240,7 @@ fn best_block(
             has_drafts |= offer.is_draft;
             worth.iter_mut().zip(&offer.worth).for_each(|(sum, worth)| *sum += worth);
             let target = from..from + n_lanes;
-            // Where it is all of a part, that part becomes longer; else it is one more.
+            // A block that covers a whole part makes that part longer; any other block adds a part.
             let is_whole = is_end(from.checked_sub(1)) && is_end(Some(target.end));
             let of_drafts = DRAFT_ROWS.into_iter().filter(|&n_rows| has_drafts && n_rows < least);
             for n_rows in of_drafts.chain([least]) {
@@ -255,8 +257,8 @@ fn best_block(
     best
 }
 
-/// The parts, by their rows, in which llama.cpp decodes a batch of these rows for each lane: again and again as many as
-/// all of the first run of neighbours still have.
+/// The parts, by number of rows, in which llama.cpp decodes a batch with these rows per lane. Each part takes the same
+/// number of rows from every lane of the first run of neighbours: the fewest that any of them has left.
 #[must_use]
 pub fn parts(rows: &[usize]) -> Vec<usize> {
     let mut left = rows.to_vec();
@@ -271,12 +273,12 @@ pub fn parts(rows: &[usize]) -> Vec<usize> {
     parts
 }
 
-/// Milliseconds by rows, 0 to some number.
+/// Milliseconds by number of rows.
 struct Times(Vec<f64>);
 
 impl Times {
-    /// From what is known: between two known widths on the line through them, beyond the last in proportion. Where
-    /// nothing is known, a step costs as much as ten rows more.
+    /// Interpolates linearly between known widths and extrapolates in proportion beyond the last. With nothing known,
+    /// assumes that a step costs as much as ten extra rows.
     fn new(known: &BTreeMap<usize, f64>, max_rows: usize) -> Times {
         let mut points: Vec<(f64, f64)> = known.iter().map(|(&n_rows, &ms)| (n_rows as f64, ms)).collect();
         if points.is_empty() {
@@ -293,7 +295,7 @@ impl Times {
             }
             let [(n0, ms0), (n1, ms1)] = [points[at], points[at + 1]];
             let ms = ms0 + (ms1 - ms0) * (n_rows as f64 - n0) / (n1 - n0);
-            // More rows never take less than fewer: a curve that says so was measured on a busy machine.
+            // More rows never take less time than fewer. A curve that says so was measured on a busy machine.
             times.push(f64::max(ms, times[n_rows - 1]));
         }
         Times(times)
@@ -303,7 +305,7 @@ impl Times {
         self.0[n_rows]
     }
 
-    /// Of a batch with these rows for each lane.
+    /// The time of a batch with these rows per lane.
     fn of_batch(&self, rows: &[usize]) -> f64 {
         parts(rows).into_iter().map(|n_rows| self.of(n_rows)).sum()
     }

@@ -1,42 +1,42 @@
-//! SharedPrefixes that texts have in common are read once: whoever comes later takes a copy of the cache.
+//! Shares prefixes between texts: a prefix is decoded once, and later texts copy its part of the cache.
 //!
-//! A text looks at all lanes, also at those that nobody works in any more: a lane keeps what it holds until another
-//! text needs it. Where a text that came earlier is still reading what both have in common, the later one waits for it.
+//! A text looks at all lanes, also at free ones: a lane keeps its cache until another text needs it. If an earlier text
+//! is still reading the common prefix, the later text waits for it.
 
 use crate::token::Token;
 
-/// A copy takes some milliseconds, whatever its length: fewer tokens than this are read again.
+/// Fewest tokens worth copying. A copy takes some milliseconds whatever its length; fewer tokens are decoded again.
 const LEAST_SHARED: usize = 32;
 
-/// A lane, as one that looks for a shared prefix sees it.
+/// A lane as a possible source of a shared prefix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held<'a> {
-    /// The text in it.
+    /// The lane's text.
     pub(super) text: &'a [Token],
-    /// Tokens of it in the lane.
+    /// How many tokens of it are cached.
     pub(super) n_past: usize,
-    /// Of a text that is still reading its prompt: its number among all texts.
+    /// If its text is still reading the prompt: the text's rank among all texts.
     pub(super) reading: Option<u64>,
 }
 
-/// How a text comes to its shared prefix.
+/// Where a text gets its prefix from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SharedPrefix {
-    /// It reads on by itself.
+    /// Nowhere: it decodes its prompt itself.
     Own,
-    /// From that lane, so many tokens.
+    /// Copy from this lane (first) this many tokens (second).
     Copied(usize, usize),
-    /// Another text is reading it now.
+    /// Wait: another text is reading it now.
     Awaited,
 }
 
-/// Tokens that two texts have in common at their shared prefix.
+/// The number of equal tokens at the start of two texts.
 pub(super) fn n_common(a: &[Token], b: &[Token]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The best shared prefix for number `order`, whose prompt without its last token is `wanted`, of which its own lane holds
-/// the first `n_past` tokens.
+/// The best shared prefix for the text of rank `order`. `wanted` is its prompt without the last token, of which its own
+/// lane already holds the first `n_past` tokens.
 pub(super) fn shared_prefix<'a>(
     wanted: &[Token],
     n_past: usize,

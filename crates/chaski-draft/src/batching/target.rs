@@ -1,53 +1,53 @@
-//! The seam between a batcher and what decodes it: several timelines of the target, each with a cache of its own.
+//! The interface between the batcher and an engine: several lanes, each with a cache of its own.
 //!
-//! `llama::Parallel` is the real one. [`Scripted`] is an exact one with no model behind it, for tests.
+//! Chaski implements it with `llama::Parallel`. [`Scripted`] is a deterministic target without a model, for tests.
 
 use crate::target::{self, TargetError};
 use crate::token::Token;
 
-/// Tokens to decode on top of what a lane holds.
+/// Tokens to decode after those a lane holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The lane.
     pub lane_id: usize,
     /// The tokens; at least one.
     pub tokens: Vec<Token>,
-    /// The last so many of them give logits.
+    /// How many of the last tokens give logits.
     pub n_logits: usize,
 }
 
-/// Several timelines of the target.
+/// An engine with several lanes, each one timeline of the target.
 pub trait BatchTarget {
-    /// How many.
+    /// The number of lanes.
     fn n_lanes(&self) -> usize;
 
-    /// Positions of each.
+    /// Positions in each lane.
     fn n_ctx(&self) -> usize;
 
-    /// Tokens that a lane holds.
+    /// Tokens in a lane's cache.
     fn n_past(&self, lane_id: usize) -> usize;
 
-    /// Decodes all runs in one batch; no two are of one lane, and they come in the order of their lanes.
+    /// Decodes all runs in one batch. At most one run per lane, in the order of the lanes.
     ///
     /// # Errors
-    /// When a lane is full or decoding fails; every lane is as before then, or holds less.
+    /// If a lane is full or decoding fails. Each lane then holds what it held before, or less.
     fn decode(&mut self, runs: &[Run]) -> Result<(), TargetError>;
 
-    /// The logits after a row of the last batch that was to give some. Rows count over all runs.
+    /// The logits after a row of the last batch, counted over all runs. The row must be one that gives logits.
     fn logits(&self, row: usize) -> &[f32];
 
-    /// Makes a lane hold no more than its first `n` tokens. A state that cannot be cut back is forgotten, so it may hold
+    /// Cuts a lane to its first `n` tokens. A recurrent state that cannot be cut back is dropped, so the lane may hold
     /// fewer.
     fn cut(&mut self, lane_id: usize, n: usize);
 
-    /// Whether a lane can take over what another one holds: states go forward only.
+    /// Whether lanes can copy from each other at any length. Recurrent states cannot: they only go forward.
     fn can_copy(&self) -> bool;
 
-    /// Makes lane `to` hold the first `n` tokens of what `from` holds, or nothing where that fails.
+    /// Makes lane `to` hold the first `n` tokens of lane `from`, or nothing if that fails.
     fn copy(&mut self, from: usize, to: usize, n: usize);
 }
 
-/// Exact lanes with no model behind them; see [`target::Scripted`].
+/// A deterministic target without a model; see [`target::Scripted`].
 #[derive(Clone, Debug)]
 pub struct Scripted {
     model: target::Scripted,
@@ -57,7 +57,7 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// `n_lanes` empty timelines of `model`, of `n_ctx` positions each.
+    /// `n_lanes` empty lanes of `model` with `n_ctx` positions each.
     #[must_use]
     pub fn new(model: target::Scripted, n_lanes: usize, n_ctx: usize) -> Scripted {
         Scripted { model, n_ctx, held: vec![Vec::new(); n_lanes], logits: Vec::new() }

@@ -1,4 +1,4 @@
-//! Whatever is decoded beside it, a text is the one it is alone.
+//! A text must come out the same whatever is decoded beside it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::target;
 
 const N_CTX: usize = 160;
 
-/// Every look at it takes a tenth of a millisecond: drafting is cheap beside a row.
+/// A clock that advances 0.1 ms each time it is read, so drafting looks cheap beside a row.
 #[derive(Default)]
 struct Ticking(Cell<u64>);
 
@@ -26,7 +26,7 @@ impl Clock for Ticking {
     }
 }
 
-/// Takes a token by dice of its own, as a seeded sampler does.
+/// A sampler that adds a random bonus to one token's logit, as a seeded sampler would differ from greedy.
 struct Loaded(u64);
 
 impl Sampler for Loaded {
@@ -42,13 +42,13 @@ fn sampler(id: u64) -> Box<dyn Sampler> {
     if id.is_multiple_of(2) { Box::new(Greedy) } else { Box::new(Loaded(id)) }
 }
 
-/// One that ends some texts early.
+/// A token that ends a text, so that some end early.
 fn ends(token: Token) -> bool {
     token == Token(3)
 }
 
-/// What a text asks for: how much of its prompt all have in common, how much is its own, how many tokens, and how many
-/// steps pass before it comes.
+/// One text to generate: the length of the shared and of its own part of the prompt, its tokens, and how many steps
+/// pass before it is admitted.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     n_shared: usize,
@@ -71,7 +71,7 @@ fn prompt(id: usize, asked: Asked) -> Vec<Token> {
     shared.chain((0..asked.n_own).map(|at| Token(((at + id) % 9) as i32))).collect()
 }
 
-/// The naive twin: one text, token by token, from nothing.
+/// The naive twin: one text, token by token, without a cache.
 fn alone(model: &target::Scripted, id: usize, asked: Asked) -> (Vec<Token>, End) {
     let mut text = prompt(id, asked);
     let n_prompt = text.len();
@@ -90,7 +90,7 @@ fn alone(model: &target::Scripted, id: usize, asked: Asked) -> (Vec<Token>, End)
     }
 }
 
-/// What was said in answer to each, and why it ended.
+/// The tokens of each text, and why it ended.
 type Texts = Vec<(Vec<Token>, End)>;
 
 fn together(
@@ -134,7 +134,7 @@ fn together(
     (texts, ended.into_values().collect(), batcher.counts())
 }
 
-/// Curves on which everything pays, on which little does, and the one nobody knows.
+/// Three curves: everything pays, little pays, and nothing is known.
 fn curves() -> [CostCurve; 3] {
     [
         CostCurve::exact([(1, 10.0), (64, 11.0)]),
@@ -174,7 +174,7 @@ fn drafts_save_steps_and_lines_teach_each_other() {
     let asked = Asked { n_shared: 2, n_own: 3, max_tokens: 48, delay: 0 };
     let [free, ..] = curves();
     let schedule = || BatchSchedule::new(free.clone());
-    // Texts that repeat themselves, since one token names the next, and seldom end early.
+    // One token determines the next, so texts repeat themselves. Pick a seed with which few end early.
     let plain = |seed| (together(&target::Scripted::new(12, 1, seed), &[asked; 30], 4, schedule(), false), seed);
     let is_long = |((_, _, counts), _): &((Texts, Vec<Ended>, Counts), u64)| counts.n_predicted > 30 * 40;
     let ((plain, _, plain_counts), seed) = (0..).map(plain).find(is_long).unwrap();

@@ -1,9 +1,9 @@
-//! ADED as published (arXiv 2407.12021), the baseline: a tri-gram matrix, Monte-Carlo tree search with PUCT, and always
-//! as many nodes as fit.
+//! ADED as published (arXiv 2407.12021), the baseline: a tri-gram matrix, Monte-Carlo tree search with PUCT, and as
+//! many nodes as fit.
 //!
-//! After each step every tri-gram of the last 16 tokens gains 0.04, up to 3; a draft has up to 64 nodes. One difference on
-//! purpose, besides those of the search ([`crate::draft::mcts`]): the matrix is not built from a corpus beforehand, it
-//! starts from the prompt.
+//! After each step every tri-gram of the last 16 tokens gains 0.04, up to 3. A draft has up to 64 nodes. Beside the
+//! search ([`crate::draft::mcts`]) one thing differs on purpose: the matrix is built from the prompt, not from a
+//! corpus.
 
 use crate::draft::mcts::mcts;
 use crate::draft::table::{Key, Row, SuccessorTable};
@@ -16,7 +16,7 @@ const GAIN: f32 = 0.04;
 const GREATEST_P: f32 = 3.0;
 const N_RECENT: usize = 16;
 
-/// The published drafter.
+/// The drafter of the ADED paper.
 #[derive(Clone, Debug)]
 pub struct Aded {
     matrix: SuccessorTable,
@@ -36,7 +36,7 @@ impl Drafter for Aded {
             let row = self.matrix.row_mut(Key::of(bigram, 2).expect("two tokens"));
             row.raise(*token, 1.0, f32::INFINITY);
         }
-        // Counts become probabilities.
+        // Turn counts into probabilities.
         self.matrix.rows_mut().for_each(|row| row.scale(1.0 / row.total()));
     }
 

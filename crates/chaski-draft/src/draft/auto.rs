@@ -1,4 +1,4 @@
-//! The drafter of `--drafter auto`: sources, mixer, best-first search.
+//! The default drafter (`--drafter auto`): several sources, a mixer, and best-first search.
 
 use std::sync::Arc;
 
@@ -16,30 +16,30 @@ use crate::draft::{Candidate, Draft, DraftFilter, Drafter, Source, TAIL_LEN, Tai
 use crate::target::TreeLimits;
 use crate::token::Token;
 
-/// Likeliest tokens harvested from each verified row.
+/// How many of the likeliest tokens are learned from each verified row.
 const N_HARVESTED: usize = 8;
 
-/// What a drafter has learned of its sources, whatever the text.
+/// What a drafter has learned about its sources over all texts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experience {
-    /// What evidence is worth.
+    /// How much each kind of evidence is worth.
     pub mixer: MixerState,
-    /// How estimates turned out.
+    /// How often nodes with a given estimate are accepted.
     pub calibrator: Calibrator,
 }
 
 impl Experience {
-    /// Nothing learned of `sources`.
+    /// The state before anything was learned about `sources`.
     #[must_use]
     pub fn fresh(sources: &[Box<dyn Source>]) -> Experience {
         Experience { mixer: MixerState::fresh(sources), calibrator: Calibrator::default() }
     }
 
-    /// What is believed of `sources` before anything of a text was seen: trained by `scripts/train-drafter.sh` for the
-    /// sources with a base and for those without, and nothing for others.
+    /// The state shipped with the crate for `sources`: trained by `scripts/train-drafter.sh` for the default sources
+    /// with and without a base. Fresh for any other set.
     ///
     /// # Panics
-    /// Never: a test reads it.
+    /// Never: a test parses the shipped file.
     #[must_use]
     pub fn shipped(sources: &[Box<dyn Source>]) -> Experience {
         let all: Vec<Experience> =
@@ -48,64 +48,64 @@ impl Experience {
         fitting.unwrap_or_else(|| Experience::fresh(sources))
     }
 
-    /// False for numbers that no learning gives: a damaged file.
+    /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.mixer.is_sound() && self.calibrator.is_sound()
     }
 }
 
-/// What a drafter knows of one text, for a drafter that goes from text to text.
+/// What a drafter knows about one text, for drafters that switch between texts.
 #[derive(Default)]
 pub struct Timeline {
     sources: Vec<Box<dyn Source>>,
     /// See [`Auto::estimates`].
     estimates: Vec<f32>,
-    /// See [`Auto::hold_to`].
+    /// See [`Auto::set_filter`].
     form: Option<Box<dyn DraftFilter>>,
 }
 
 impl Timeline {
-    /// A text of which nothing is known. The sources are of the drafter's kinds, in the same order.
+    /// A new text. The sources must be of the drafter's kinds, in the same order.
     #[must_use]
     pub fn new(sources: Vec<Box<dyn Source>>) -> Timeline {
         Timeline { sources, ..Timeline::default() }
     }
 
-    /// The sources alone.
+    /// Returns the sources.
     #[must_use]
     pub fn into_sources(self) -> Vec<Box<dyn Source>> {
         self.sources
     }
 
-    /// Another text begins.
+    /// Starts a new text.
     pub fn begin(&mut self) {
         self.form = None;
         self.sources.iter_mut().for_each(|source| source.begin());
     }
 
-    /// Drafts of this text keep to `form`, until another text begins.
-    pub fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    /// Restricts the drafts of this text to `form`, until a new text begins.
+    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         self.form = Some(form);
     }
 
-    /// Takes in that `token` followed `text`, where nothing was drafted.
+    /// Learns that `token` followed `text`, for tokens emitted without a draft.
     pub fn learn(&mut self, text: &[Token], token: Token) {
         self.sources.iter_mut().for_each(|source| source.learn(text, token));
     }
 }
 
-/// Several sources, one calibrated draft.
+/// Drafts from several sources with calibrated probabilities.
 pub struct Auto {
     sources: Vec<Box<dyn Source>>,
     mixer: Mixer,
     calibrator: Calibrator,
-    /// The estimates of the newest draft, before they were corrected.
+    /// The estimates of the newest draft before calibration.
     estimates: Vec<f32>,
     form: Option<Box<dyn DraftFilter>>,
     search: Search,
     top_k: TopK,
-    /// Per source, what it proposes; kept between calls for its memory alone.
+    /// Per source, its proposals; kept between calls to reuse the memory.
     proposals: Vec<Vec<Candidate>>,
 }
 
@@ -116,13 +116,13 @@ impl Default for Auto {
 }
 
 impl Auto {
-    /// All sources, fresh ones; `base` is one of them if there is one.
+    /// The default sources, without any knowledge, and `base` if there is one.
     #[must_use]
     pub fn sources(base: Option<Arc<dyn Base>>) -> Vec<Box<dyn Source>> {
         Auto::sources_with(base, Trigram::default())
     }
 
-    /// The same with tri-grams that know something already.
+    /// The default sources with a tri-gram source that already knows something.
     #[must_use]
     pub fn sources_with(base: Option<Arc<dyn Base>>, trigram: Trigram) -> Vec<Box<dyn Source>> {
         let mut sources: Vec<Box<dyn Source>> =
@@ -131,8 +131,8 @@ impl Auto {
         sources
     }
 
-    /// A drafter over `sources` that begins with what was `learned` of them, or, where that is nothing or about other
-    /// sources, with what is shipped.
+    /// A drafter over `sources` that starts from `learned`. If that is `None` or about other sources, it starts from
+    /// [`Experience::shipped`].
     #[must_use]
     pub fn new(sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
         let learned = learned.filter(|learned| learned.mixer.fits(&sources)).cloned();
@@ -149,37 +149,37 @@ impl Auto {
         }
     }
 
-    /// The same that learns in longer or shorter steps, `factor` times the usual.
+    /// The same drafter with a learning rate of `factor` times the default.
     #[must_use]
     pub fn with_rate(self, factor: f32) -> Auto {
         Auto { mixer: self.mixer.with_rate(factor), ..self }
     }
 
-    /// The same with other sources of the same kinds: what was learned of them stays as it is.
+    /// The same drafter with other sources of the same kinds. Its experience stays.
     #[must_use]
     pub fn with_sources(self, sources: Vec<Box<dyn Source>>) -> Auto {
         Auto { sources, ..self }
     }
 
-    /// The same with another search.
+    /// The same drafter with another search.
     #[must_use]
     pub fn with_search(self, search: Search) -> Auto {
         Auto { search, ..self }
     }
 
-    /// Goes to another text, and leaves what is known of this one in `timeline`.
+    /// Switches to the text of `timeline`, which receives the state of the current text.
     pub fn exchange(&mut self, timeline: &mut Timeline) {
         std::mem::swap(&mut self.sources, &mut timeline.sources);
         std::mem::swap(&mut self.estimates, &mut timeline.estimates);
         std::mem::swap(&mut self.form, &mut timeline.form);
     }
 
-    /// Drafts of the text at hand keep to `form`.
-    pub fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    /// Restricts the drafts of the current text to `form`.
+    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         self.form = Some(form);
     }
 
-    /// What was learned so far.
+    /// What the drafter has learned so far.
     #[must_use]
     pub fn experience(&self) -> Experience {
         Experience { mixer: self.mixer.state().clone(), calibrator: self.calibrator.clone() }
@@ -193,7 +193,7 @@ fn propose(sources: &[Box<dyn Source>], tail: Tail<'_>, proposals: &mut [Vec<Can
     }
 }
 
-/// The end of a text that sources look at.
+/// The end of a text: the tokens that sources see.
 fn tail_of(text: &[Token]) -> &[Token] {
     &text[text.len().saturating_sub(TAIL_LEN)..]
 }
@@ -239,7 +239,7 @@ impl Drafter for Auto {
                 source.learn(text, token);
             }
         }
-        // After the tokens were scored: a row must not predict the token that was taken from it.
+        // Harvest after the tokens were scored, so that no row predicts the token that was drawn from it.
         let mut tail = tail_of(&context[..from]).to_vec();
         let n_said = tail.len();
         for node in verified.tree.nodes() {

@@ -1,22 +1,22 @@
-//! A successor table read from its longest context to none, and the kinds of evidence such tables give.
+//! Reads a successor table from the longest context to the empty one, and sorts what it finds into bins of evidence.
 
 use crate::draft::Candidate;
 use crate::draft::table::{Key, Successor, SuccessorTable};
 use crate::token::Token;
 
-/// Longest contexts first: what they know stands before what shorter ones say.
+/// Context lengths, longest first: a token keeps the bin of the longest context that names it.
 const ORDERS: [usize; 3] = [2, 1, 0];
 
-/// Shares of a row that begin a new kind of evidence, downwards; a successor that is nearly alone is one of its own.
+/// Lower bounds of the bins by a successor's share of its row. The first is for successors that are nearly alone.
 const SHARES: [f32; 8] = [0.99, 0.9, 0.7, 0.5, 0.3, 0.15, 0.06, 0.0];
 
-/// How often a context was seen, rounded: where a new kind of evidence begins.
+/// Lower bounds of the bins by how often a context was seen. Fading makes these counts fractional.
 const TOTALS: [f32; 4] = [0.0, 1.5, 2.5, 5.5];
 
-/// Kinds of evidence: order, total, share.
+/// The number of bins: one for each order, total and share.
 pub const N_BINS: usize = ORDERS.len() * TOTALS.len() * SHARES.len();
 
-/// The kind of evidence of a successor with `share` of all that followed a context of `order` tokens seen `total` times.
+/// The bin of a successor. `share` is its part of all that followed a context of `order` tokens, seen `total` times.
 #[must_use]
 pub fn bin_of(order: usize, total: f32, share: f32) -> usize {
     let total_bin = TOTALS.iter().rposition(|&least| total >= least).unwrap_or(0);
@@ -24,16 +24,16 @@ pub fn bin_of(order: usize, total: f32, share: f32) -> usize {
     (order.min(2) * TOTALS.len() + total_bin) * SHARES.len() + share_bin
 }
 
-/// The ends of `tail` that rows are kept for, the longest first, each with its order.
+/// The contexts at the end of `tail`, longest first, each with its order.
 pub fn contexts(tail: &[Token]) -> impl Iterator<Item = (usize, &[Token])> {
     ORDERS.into_iter().filter_map(|order| Some((order, &tail[tail.len().checked_sub(order)?..])))
 }
 
-/// Most candidates of one table: more cost time, and take their probability from better ones (measured).
+/// Most candidates of one table. More cost time and take probability from better ones (measured).
 const MAX_PROPOSED: usize = 5;
 
-/// Adds what followed a context of `order` tokens; what a longer context named stays with it. False when there is no
-/// room for more.
+/// Adds the successors of a context of `order` tokens, except those a longer context already named. Returns false when
+/// the list is full.
 pub fn add_row(order: usize, total: f32, successors: &[Successor], candidates: &mut Vec<Candidate>) -> bool {
     for successor in successors {
         if candidates.len() == MAX_PROPOSED {
@@ -47,11 +47,11 @@ pub fn add_row(order: usize, total: f32, successors: &[Successor], candidates: &
     candidates.len() < MAX_PROPOSED
 }
 
-/// A bounded table that fades: what was seen long ago counts less.
+/// A successor table with bounded memory in which old observations fade.
 #[derive(Clone, Debug)]
 pub struct FadingTable {
     table: SuccessorTable,
-    /// What a row keeps of its weights each time it learns.
+    /// The factor on a row's weights each time it learns.
     fading: f32,
 }
 
@@ -62,7 +62,7 @@ impl FadingTable {
         FadingTable::over(SuccessorTable::new(max_bytes), fading)
     }
 
-    /// Takes in that a text ending with `tail` was followed by `successors`, whose weights add up to at most 1.
+    /// Learns that a text ending with `tail` was followed by `successors`, whose weights add up to at most 1.
     pub fn learn(&mut self, tail: &[Token], successors: &[Successor]) {
         for (order, context) in contexts(tail) {
             let row = self.table.row_mut(Key::of(context, order).expect("an end of the tail"));
@@ -73,7 +73,7 @@ impl FadingTable {
         }
     }
 
-    /// Adds what may follow `tail`.
+    /// Adds the tokens that may follow `tail`.
     pub fn propose(&self, tail: &[Token], candidates: &mut Vec<Candidate>) {
         for (order, context) in contexts(tail) {
             if let Some(row) = Key::of(context, order).and_then(|key| self.table.row(key))
@@ -84,13 +84,13 @@ impl FadingTable {
         }
     }
 
-    /// Begins with what `table` holds.
+    /// A table that starts from `table`.
     #[must_use]
     pub fn over(table: SuccessorTable, fading: f32) -> FadingTable {
         FadingTable { table, fading }
     }
 
-    /// The table, for keeping it.
+    /// The table, to be saved.
     #[must_use]
     pub fn table(&self) -> &SuccessorTable {
         &self.table
@@ -106,7 +106,7 @@ mod tests {
 
     const FADING: f32 = 0.95;
 
-    /// The naive twin: whole texts as keys, no bound.
+    /// The naive twin: token lists as keys, no bound on memory.
     #[derive(Default)]
     struct Naive(BTreeMap<Vec<i32>, Vec<(i32, f32)>>);
 
@@ -122,7 +122,7 @@ mod tests {
             }
         }
 
-        /// Every candidate, the first ones first.
+        /// All candidates, best first.
         fn propose(&self, tail: &[i32]) -> Vec<(i32, usize)> {
             let mut bins: Vec<(i32, usize)> = Vec::new();
             for order in (0..=2.min(tail.len())).rev() {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     proptest! {
-        // At most 12 tokens: no row overflows, and a table of 4 MiB forgets nothing.
+        // With at most 12 distinct tokens no row overflows, and a table of 4 MiB forgets nothing.
         #[test]
         fn agrees_with_its_naive_twin(text in prop::collection::vec(0i32..12, 1..200)) {
             let mut fast = FadingTable::new(4 << 20, FADING);
@@ -163,7 +163,7 @@ mod tests {
                 fast.propose(&tokens(&text[..at]), &mut candidates);
                 let all = naive.propose(&text[..at]);
                 let best = &all[..all.len().min(MAX_PROPOSED)];
-                // Of equals either may be the last that has room.
+                // Of equal candidates, either may take the last place.
                 prop_assert!(candidates.iter().map(|c| c.bin).eq(best.iter().map(|(_, bin)| *bin)));
                 prop_assert!(candidates.iter().all(|c| all.contains(&(c.token.0, c.bin))));
                 let tokens: BTreeSet<Token> = candidates.iter().map(|c| c.token).collect();

@@ -1,6 +1,6 @@
-//! The base: a tri-gram matrix made beforehand, from texts or by the target itself, and only read while drafting.
+//! The base source: a tri-gram matrix built beforehand, from texts or from the target's own output, and read-only here.
 //!
-//! Where its rows lie is another module's business (`store`): the core asks for one row at a time.
+//! The core asks for one row at a time; a [`Base`] decides how the rows are stored (`store` memory-maps a file).
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use crate::draft::table::Successor;
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
 
-/// A read-only tri-gram matrix with its bi-grams and uni-grams.
+/// A read-only matrix of tri-grams, bi-grams and uni-grams.
 pub trait Base: Send + Sync {
-    /// Fills `row` with what followed `context`: the last two tokens of a text, its last one, or none. The likeliest
-    /// come first; weights are shares of all that followed, so they add up to at most 1. Returns how often the
-    /// context was seen, or `None` (and an empty row) where it is not known.
+    /// Fills `row` with the tokens that followed `context` (the last 2, 1 or 0 tokens of a text), likeliest first.
+    /// Weights are shares of all that followed, so they add up to at most 1. Returns how often the context was seen, or
+    /// `None` and an empty row if it is unknown.
     fn row(&self, context: &[Token], row: &mut Vec<Successor>) -> Option<f32>;
 }
 
-/// A base as a source.
+/// A source that proposes from a base.
 pub struct BaseSource {
     base: Arc<dyn Base>,
-    /// Kept between calls for its memory alone.
+    /// Kept between calls to reuse the memory.
     row: RefCell<Vec<Successor>>,
 }
 
 impl BaseSource {
-    /// Reads `base`.
+    /// A source over `base`.
     #[must_use]
     pub fn new(base: Arc<dyn Base>) -> BaseSource {
         BaseSource { base, row: RefCell::default() }
@@ -49,7 +49,7 @@ impl Source for BaseSource {
         for (order, context) in backoff::contexts(tail.tokens) {
             row.clear();
             if let Some(total) = self.base.row(context, &mut row) {
-                // Weights are shares already.
+                // The base gives shares; `add_row` expects counts.
                 row.iter_mut().for_each(|successor| successor.weight *= total);
                 if !backoff::add_row(order, total, &row, candidates) {
                     break;

@@ -1,8 +1,8 @@
-//! From the product of a path's probabilities to how often such paths are accepted.
+//! Corrects the product of a path's probabilities to the rate at which such paths are accepted.
 //!
-//! The mixer is right about one token at a time, but what makes one token of a path likely often makes the next one
-//! likely too, so the product is too careful. This is the last stage of context-mixing compressors (a "secondary symbol
-//! estimation"): a table over the estimate, corrected by what happened to verified nodes.
+//! The mixer is calibrated for single tokens. But if one token of a path is right, the next one often is too, so the
+//! product is too low. The correction is the last stage of context-mixing compressors ("secondary symbol estimation"):
+//! a table indexed by the estimate, adjusted by what happened to verified nodes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,33 +10,33 @@ use crate::draft::mixer::{MOST_CERTAIN, squash, stretch};
 use crate::draft::{Draft, Verified};
 use crate::token::Token;
 
-/// Points of the table on each side of even odds.
+/// Table points on each side of even odds.
 const N_HALF: usize = 14;
 
-/// Depths with a table of their own; deeper nodes share the last.
+/// The first depth of each table. Deeper nodes share the last.
 const DEPTHS: [usize; 3] = [1, 2, 4];
 
-/// Step towards the first observation, in units of [`MOST_CERTAIN`]. Steps become shorter, so that a point comes to rest at
-/// the mean: at a constant length it would wander about it by as much as the error to correct.
+/// Learning rate for the first observation, in units of [`MOST_CERTAIN`]. It falls with the number of observations, so
+/// that a point settles at the mean. A constant rate would make it wander by as much as the error it corrects.
 const RATE: f32 = 0.02;
 
-/// After so many observations a step has half its length.
+/// The rate is halved after this many observations.
 const N_HALVED: f32 = 60.0;
 
-/// The shortest step: what is observed changes with the text.
+/// The rate never falls below this, because texts change.
 const LEAST_RATE: f32 = 0.003;
 
-/// How estimates turned out, in the logistic domain.
+/// The correction tables, in the logistic domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibrator {
-    /// Per depth the corrected estimate at each point.
+    /// Per depth, the corrected estimate at each point.
     tables: Vec<Vec<f32>>,
-    /// Observations at each of these points.
+    /// Per depth, the observations at each point.
     seen: Vec<Vec<f32>>,
 }
 
 impl Default for Calibrator {
-    /// Corrects nothing.
+    /// The identity: corrects nothing.
     fn default() -> Calibrator {
         let identity = (0..=2 * N_HALF).map(|point| (point as f32 / N_HALF as f32 - 1.0) * MOST_CERTAIN);
         Calibrator {
@@ -46,7 +46,7 @@ impl Default for Calibrator {
     }
 }
 
-/// The points on both sides of an estimate, and how near the second is (0 to 1).
+/// The point below an estimate, and the weight of the next point (0 to 1).
 fn points_of(p: f32) -> (usize, f32) {
     let at = (stretch(p) / MOST_CERTAIN + 1.0) * N_HALF as f32;
     let point = (at as usize).min(2 * N_HALF - 1);
@@ -58,7 +58,7 @@ fn table_of(depth: usize) -> usize {
 }
 
 impl Calibrator {
-    /// The probability that a node at `depth` with estimate `p` is accepted.
+    /// The probability that a node at `depth` with estimate `p` is accepted, interpolated between points.
     #[must_use]
     pub fn correct(&self, p: f32, depth: usize) -> f32 {
         let (point, share) = points_of(p);
@@ -66,7 +66,7 @@ impl Calibrator {
         squash(table[point] * (1.0 - share) + table[point + 1] * share)
     }
 
-    /// Corrects all nodes of a draft but the root.
+    /// Corrects all nodes of a draft except the root.
     pub fn correct_all(&self, draft: &mut Draft) {
         for node in draft.tree.nodes().skip(1) {
             let p = &mut draft.p[node.index()];
@@ -74,7 +74,7 @@ impl Calibrator {
         }
     }
 
-    /// Takes in what became of a node.
+    /// Learns whether a verified node at `depth` with estimate `p` was accepted.
     pub fn learn(&mut self, p: f32, depth: usize, is_accepted: bool) {
         let (point, share) = points_of(p);
         let error = f32::from(u8::from(is_accepted)) - self.correct(p, depth);
@@ -86,7 +86,7 @@ impl Calibrator {
         }
     }
 
-    /// Takes in what became of the verified nodes of a draft, whose estimates were `p`, when `emitted` was said.
+    /// Learns from a verified tree whose nodes had the estimates `p`, given the tokens that were `emitted`.
     pub fn learn_all(&mut self, p: &[f32], verified: Verified<'_>, emitted: &[Token]) {
         let tree = verified.tree;
         let mut is_accepted = vec![true; tree.len()];
@@ -101,7 +101,7 @@ impl Calibrator {
         }
     }
 
-    /// False for numbers that no learning gives: a damaged file.
+    /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let are_sound = |tables: &[Vec<f32>]| {

@@ -1,42 +1,43 @@
-//! The cursor source: a place in the context that is being copied, found by the longest match, kept across an edit.
+//! The cursor source: follows a place in the context that is being copied, and keeps it across an edit.
 //!
-//! Where a copy is changed the match ends, and it would take some tokens to find the place again among all that look
-//! alike. The cursor remembers it. After a token that differs it offers the token at its place
-//! (something was inserted), the ones beyond (substituted), and what follows the nearest place that agrees with the
-//! last tokens (inserted, substituted or deleted), until it locks again.
+//! The longest match finds the place. Where a copy is edited, the match ends, and finding the right place again among
+//! similar ones takes several tokens. So the cursor keeps the lost place. Until it locks again, it offers three
+//! guesses: the token at the lost place (something was inserted), the token as many places later as were emitted since
+//! (substituted), and the token at the nearby place that agrees best with the last tokens (inserted, substituted or
+//! deleted).
 
 use crate::draft::ngram_index::{NgramIndex, n_agreeing};
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
 
-/// Tokens that must agree to begin a copy.
+/// Matching tokens needed to start a copy.
 const SHORTEST_COPY: usize = 5;
 
-/// NgramIndex compared to begin a copy, latest first.
+/// Places compared to start a copy, latest first.
 const MAX_PLACES: usize = 8;
 
-/// Tokens after which a lost copy is given up.
+/// Give up a lost copy after this many tokens.
 const PATIENCE: usize = 24;
 
-/// NgramIndex on both sides of the lost one that may continue the copy.
+/// Places on each side of the lost one where the copy may continue.
 const REACH: usize = 24;
 
-/// Agreeing tokens that lock a lost copy again.
+/// Matching tokens needed to lock a lost copy again.
 const LOCKING: usize = 2;
 
-/// Most agreeing tokens counted while lost.
+/// Most matching tokens counted while lost.
 const MOST_AGREEING: usize = 4;
 
-/// Copied tokens since the last edit that begin a new kind of evidence.
+/// Lower bounds of the bins by tokens copied since the last edit.
 const RUNS: [usize; 6] = [0, 3, 5, 9, 17, 33];
 
-/// Tokens since the copy was lost that begin a new kind of evidence.
+/// Lower bounds of the bins by tokens since the copy was lost.
 const LOST: [usize; 4] = [1, 2, 4, 8];
 
-/// What is offered while lost: the nearest agreeing place by agreeing tokens, the place itself, the place beyond.
+/// Bins per `LOST` bound: the best nearby place by matching tokens, the lost place, and the place beyond it.
 const N_GUESSES: usize = MOST_AGREEING + 2;
 
-/// Follows one copy.
+/// A source that follows one copy.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     text: Vec<Token>,
@@ -47,11 +48,11 @@ pub struct Cursor {
 /// A copy under way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Copying {
-    /// The token of the text that is expected next, or was when the copy was lost.
+    /// Index of the next expected token. While the copy is lost, the index where it was lost.
     place: usize,
-    /// Tokens copied since it was found or found again.
+    /// Tokens copied since the copy was found, or found again.
     run: usize,
-    /// Tokens since it was lost; 0 while it goes on.
+    /// Tokens since the copy was lost; 0 while it is followed.
     n_lost: usize,
 }
 
@@ -62,7 +63,7 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// The copy after `token`, which follows `before`.
+    /// The state of `copy` after `token`, which follows `before`; `None` if it is given up.
     fn advance(&self, copy: Copying, before: &[Token], token: Token) -> Option<Copying> {
         if copy.n_lost == 0 && self.text.get(copy.place) == Some(&token) {
             return Some(Copying { place: copy.place + 1, run: copy.run + 1, n_lost: 0 });
@@ -74,8 +75,8 @@ impl Cursor {
         }
     }
 
-    /// The place near a lost one that agrees with most of the last tokens (`before`, then `token`), and with how many; of
-    /// equals the nearest, and the later one.
+    /// The place near a lost copy that agrees with the most of the last tokens (`before`, then `token`), and their
+    /// number. On a tie the nearest place wins, then the later one.
     fn nearest(&self, lost: Copying, before: &[Token], token: Option<Token>) -> Option<(usize, usize)> {
         let agreeing = |place: usize| match token {
             Some(token) if self.text[place - 1] != token => 0,
@@ -87,7 +88,7 @@ impl Cursor {
         all.max_by_key(|&(place, agreeing)| (agreeing, std::cmp::Reverse(place.abs_diff(lost.place)), place))
     }
 
-    /// The place of a copy that has just become visible.
+    /// The longest match at the end of `tail`, if it is long enough to start a copy.
     fn find(&self, tail: &[Token]) -> Option<Copying> {
         let lengths = self.places.after(tail).take(MAX_PLACES).map(|at| (n_agreeing(&self.text[..at], tail, 32), at));
         let longest = lengths.filter(|&(length, at)| length >= SHORTEST_COPY && at < self.text.len()).max();
@@ -122,14 +123,14 @@ impl Source for Cursor {
         self.copy = self.copy.and_then(|copy| self.advance(copy, text, token));
         self.text.push(token);
         self.places.extend(&self.text);
-        // A copy that goes on is not left for another one.
+        // Do not leave a copy that continues for another one.
         if self.copy.is_none_or(|copy| copy.n_lost > 0) {
             self.copy = self.find(&self.text).or(self.copy);
         }
     }
 
     fn propose(&self, tail: Tail<'_>, candidates: &mut Vec<Candidate>) {
-        // Where the drafted tokens would bring it.
+        // Move the cursor along the drafted tokens first.
         let n_said = tail.tokens.len() - tail.n_drafted;
         let mut copy = self.copy;
         for at in n_said..tail.tokens.len() {

@@ -1,7 +1,8 @@
-//! What a drafter keeps between runs: the tri-grams of generated tokens and what evidence was worth, as bytes.
+//! Serializes what a drafter keeps between runs: the tri-grams of generated tokens, and the experience with its
+//! sources.
 //!
-//! Where the bytes lie, and whether they are whole, is another module's business (`store::learned`). Here they are read
-//! as untrusted all the same: what makes no sense is refused.
+//! Where the bytes are stored, and whether they are complete, is up to the caller (`store::learned`). They are still
+//! read as untrusted input: invalid values are refused.
 
 use crate::draft::Source as _;
 use crate::draft::auto::Experience;
@@ -9,20 +10,20 @@ use crate::draft::table::{Key, SuccessorTable};
 use crate::draft::trigram::{self, Trigram};
 use crate::token::Token;
 
-/// Most bytes that are read: a full table and the experience.
+/// The largest input that is read: more than a full table and the experience.
 const MAX_BYTES: usize = 16 << 20;
 
-/// What is kept.
+/// What a drafter keeps between runs.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Tri-grams of generated tokens.
     pub trigram: Trigram,
-    /// What evidence was worth; `None` before anything was generated.
+    /// What it has learned about its sources; `None` before the first generation.
     pub experience: Option<Experience>,
 }
 
 impl Memory {
-    /// Takes in a generated text; nothing of what came before it.
+    /// Learns a generated text, without its prompt.
     pub fn learn(&mut self, generated: &[Token], experience: Experience) {
         for (at, &token) in generated.iter().enumerate() {
             self.trigram.learn(&generated[..at], token);
@@ -30,8 +31,8 @@ impl Memory {
         self.experience = Some(experience);
     }
 
-    /// Length of the experience as JSON (4 bytes, little-endian), the experience, then per row its key (8 bytes), how many
-    /// successors it has (1), and of each the token (4) and the weight (4).
+    /// The format: the length of the experience as JSON (4 bytes, little-endian), the experience, then the rows. A row
+    /// has its key (8 bytes), its number of successors (1), and for each the token (4) and the weight (4).
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let experience = serde_json::to_vec(&self.experience).expect("numbers serialize");
@@ -49,7 +50,7 @@ impl Memory {
         bytes
     }
 
-    /// Reads what [`Memory::to_bytes`] wrote; `None` for anything else.
+    /// Reads the output of [`Memory::to_bytes`]; `None` if it is invalid.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Memory> {
         if bytes.len() > MAX_BYTES {

@@ -1,20 +1,21 @@
-//! The logits source: what the target itself held likely after the same two tokens, rejected nodes included.
+//! The logits source: the tokens the target rated likely after the same two tokens, at rejected nodes too.
 //!
-//! Every verified row says much more than the token that was taken from it. Token Recycling (arXiv 2408.08696) keeps the
-//! last row of each token; this keeps fading rows under ADED's key, two tokens, backing off to one.
+//! A verified row says more than the one token drawn from it. Token Recycling (arXiv 2408.08696) keeps the last row of
+//! each token. This source keeps fading rows under ADED's key, two tokens, and backs off to one.
 
 use crate::draft::backoff::{FadingTable, N_BINS};
 use crate::draft::table::Successor;
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
 
-/// Memory of the table.
+/// Memory limit of the table.
 const MAX_BYTES: usize = 4 << 20;
 
-/// The newest row counts more than all before it: contexts differ in more than two tokens, and the nearest is likest.
+/// The newest row outweighs all earlier ones: contexts differ in more than two tokens, and the latest is the most
+/// similar.
 const FADING: f32 = 0.3;
 
-/// What the target said.
+/// A source of the target's own top logits.
 #[derive(Clone, Debug)]
 pub struct Logits {
     table: FadingTable,

@@ -1,10 +1,10 @@
-//! Monte-Carlo tree search with PUCT, as ADED has it (arXiv 2407.12021).
+//! Monte-Carlo tree search with PUCT, as in ADED (arXiv 2407.12021).
 //!
-//! Constants are the paper's and its first release's: c1 = 1.8, c2 = 8, 150 simulations of depth 4, the 24 most visited
-//! prefixes, each extended by its likeliest token. Two differences, both on purpose: the released code looks the reward
-//! up under the wrong key, so its search follows the prior alone, while here the reward of a simulation is the
-//! probability of the path it ends on, which is what the paper describes; and it draws from an unseeded generator, while
-//! here ties go to the likelier, then to the earlier, successor, so there is nothing to draw.
+//! The constants are those of the paper and its first release: c1 = 1.8, c2 = 8, 150 simulations of depth 4, and the 24
+//! most visited prefixes, each extended by its likeliest token. Two things differ on purpose from the released code. It
+//! looks up the reward under the wrong key, so its search follows the prior alone; here the reward is the probability
+//! of the path a simulation ends on, as the paper says. And it draws from an unseeded generator; here ties go to the
+//! likelier successor, then to the earlier one, so nothing is random.
 
 use crate::draft::Draft;
 use crate::target::TreeLimits;
@@ -17,12 +17,12 @@ const N_SIMULATIONS: usize = 150;
 const DEPTH: usize = 4;
 const N_PREFIXES: usize = 24;
 
-/// A node of the search, not of the draft: most are never verified.
+/// A node of the search tree; most are never drafted.
 struct SearchNode {
     token: Token,
-    /// Of this token after the path above it; adapted weights may exceed 1.
+    /// Prior of this token after the path above it; adapted weights may exceed 1.
     prior: f32,
-    /// Of the path down to here.
+    /// Probability of the path down to this node.
     path_p: f32,
     parent: usize,
     depth: usize,
@@ -40,12 +40,13 @@ impl SearchNode {
     }
 }
 
-/// The tree of the most visited prefixes below `root`. `expand` fills in the tokens that may follow a path (from the
-/// root, without it) with their priors, likeliest first.
+/// Builds a draft below `root` from the most visited prefixes. `expand` gets a path (below the root) and fills in the
+/// tokens that may follow it with their priors, likeliest first.
 pub fn mcts(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
     let nodes = search(root, &mut expand);
     let mut prefixes: Vec<usize> = (1..nodes.len()).filter(|&at| nodes[at].n_visits > 0.0).collect();
-    // Stable: a parent has at least its child's visits and was found earlier.
+    // The sort is stable, so parents stay before their children: they have at least as many visits and were found
+    // earlier.
     prefixes.sort_by(|&a, &b| nodes[b].n_visits.total_cmp(&nodes[a].n_visits));
     let mut draft = Draft::none(root);
     let mut next = Vec::new();
@@ -59,7 +60,7 @@ pub fn mcts(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &m
     draft
 }
 
-/// From the root, without it, to a node: tokens and the probabilities of the paths to them.
+/// The path from the root (excluded) to a node: tokens, and the probabilities of the paths down to them.
 fn path_to(nodes: &[SearchNode], node: usize) -> Vec<(Token, f32)> {
     let upwards = std::iter::successors(Some(node), |&at| Some(nodes[at].parent)).take_while(|&at| at != 0);
     let mut path: Vec<(Token, f32)> = upwards.map(|at| (nodes[at].token, nodes[at].path_p)).collect();
@@ -102,7 +103,7 @@ fn search(root: Token, expand: &mut impl FnMut(&[Token], &mut Vec<(Token, f32)>)
     nodes
 }
 
-/// The child with the greatest PUCT score; the first of equals, hence the likeliest.
+/// The child with the greatest PUCT score; on a tie the first, which is the likeliest.
 fn best_child(nodes: &[SearchNode], parent: usize) -> Option<usize> {
     let n_parent = nodes[parent].n_visits;
     let exploration = C1 + ((n_parent + C2 + 1.0) / C2).ln();
@@ -114,8 +115,8 @@ fn best_child(nodes: &[SearchNode], parent: usize) -> Option<usize> {
     nodes[parent].children.iter().copied().rev().max_by(|&a, &b| score(a).total_cmp(&score(b)))
 }
 
-/// Adds `path` below the root of the draft as far as it fits, and tells the last node.
-fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> NodeId {
+/// Adds `path` below the root of the draft as far as it fits.
+fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) {
     let mut node = NodeId::ROOT;
     for &(token, p) in path {
         node = match draft.tree.child(node, token) {
@@ -126,20 +127,19 @@ fn add_path(draft: &mut Draft, path: &[(Token, f32)], limits: TreeLimits) -> Nod
                     || draft.tree.depth(node) == limits.max_depth
                     || opens_leaf && draft.tree.n_leaves() == limits.max_leaves;
                 let added = if is_full { None } else { draft.tree.push(node, token).ok() };
-                let Some(added) = added else { return node };
+                let Some(added) = added else { return };
                 draft.p.push(p);
                 added
             }
         };
     }
-    node
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// After every path 3 with 0.8 and 4 with 0.2.
+    /// After every path: token 3 with 0.8 and token 4 with 0.2.
     fn expand(_path: &[Token], children: &mut Vec<(Token, f32)>) {
         children.clear();
         children.extend([(Token(3), 0.8), (Token(4), 0.2)]);

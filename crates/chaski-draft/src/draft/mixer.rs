@@ -1,39 +1,41 @@
-//! From evidence to probability, by online logistic mixing, as in context-mixing compressors (PAQ: Mahoney, 2005).
+//! Turns the evidence of several sources into one probability per candidate, by online logistic mixing as in
+//! context-mixing compressors (PAQ: Mahoney, 2005).
 //!
-//! A source says how it came to a candidate by naming a *bin* ("the only continuation of a match of 12 tokens"). Per bin
-//! the mixer knows how often such candidates were right. That a source names other tokens, or none, is evidence as well,
-//! with bins of its own. What all sources say of a candidate is added up in the logistic domain, with weights that all
-//! candidates share and others that depend on which sources name it. Both learn: by gradient descent on the log-loss of
-//! every candidate at every emitted token, drafted or not. So no exploration is needed, and a source that does not help
-//! gets no weight.
+//! A source names a *bin* with each candidate: the kind of evidence ("the only continuation of a match of 12 tokens").
+//! The mixer counts how often candidates of a bin were right. A source that does not name a token is evidence too, with
+//! bins of its own. The evidence is summed in the logistic domain, with two sets of weights: one shared by all
+//! candidates, one for the set of sources that name the candidate.
+//!
+//! Bins and weights learn at every emitted token, drafted or not, the weights by gradient descent on the log-loss of
+//! every candidate. So no exploration is needed, and a source that does not help gets no weight.
 
 use serde::{Deserialize, Serialize};
 
 use crate::draft::{Candidate, Source};
 use crate::token::Token;
 
-/// Most candidates mixed at one place.
+/// Most candidates mixed at one node.
 const MAX_CANDIDATES: usize = 32;
 
-/// Share of the newest observation in a bin that has seen many.
+/// The lowest learning rate of a bin: the weight of a new observation after many.
 const BIN_RATE: f32 = 1.0 / 1024.0;
 
-/// What a bin nobody knows is worth, in observations, and its probability.
+/// A new bin: its probability, and how many observations that is worth.
 const UNKNOWN: (f32, f32) = (0.05, 2.0);
 
-/// Observations that what was learned before counts for at most, so that this text can correct it.
+/// Cap on the observations of a bin at the start of a run, so that the current text can correct it.
 const MOST_TRUSTED: f32 = 200.0;
 
-/// Step of the gradient descent.
+/// Learning rate of the weights.
 const RATE: f32 = 0.006;
 
-/// The place of the weights that all candidates share.
+/// Index of the weights that all candidates share.
 const SHARED: usize = 0;
 
-/// Shared weight of a source whose weight nobody knows.
+/// Initial shared weight of a source.
 const NEW_WEIGHT: f32 = 0.4;
 
-/// The logistic domain ends here.
+/// Bound of the logistic domain.
 pub(super) const MOST_CERTAIN: f32 = 7.0;
 
 /// How often a kind of evidence was right.
@@ -42,7 +44,7 @@ pub(super) const MOST_CERTAIN: f32 = 7.0;
 struct Bin {
     p: f32,
     n: f32,
-    /// `stretch(p)`: read at every node, while p changes at every token only.
+    /// `stretch(p)`, cached: it is read at every node, but changes only when a token is learned.
     stretched: f32,
 }
 
@@ -67,13 +69,13 @@ impl Bin {
     }
 }
 
-/// What is known of one source.
+/// How reliable one source is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Reliability {
     name: String,
-    /// Of the candidates it names, by bin.
+    /// For tokens the source names, by bin.
     named: Vec<Bin>,
-    /// Of those it does not name, by the bin of its own best candidate; the last bin is for when it has none.
+    /// For tokens it does not name, by the bin of its best candidate. The last bin is for when it names nothing.
     unnamed: Vec<Bin>,
 }
 
@@ -81,25 +83,26 @@ struct Reliability {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixerState {
     sources: Vec<Reliability>,
-    /// Per set of sources that name a candidate (source i is bit i): a weight per source, and last the bias. Set 0,
-    /// which names nothing, has the weights that all candidates share; those of the others are added to them.
+    /// Weights per set of sources that name a candidate (source i is bit i): one per source, then the bias. The empty
+    /// set cannot occur, so index 0 holds the weights shared by all candidates. The set's own weights are added to
+    /// these.
     weights: Vec<Vec<f32>>,
 }
 
-/// What all sources say of one token.
+/// The evidence of all sources for one token.
 struct Mixed {
     token: Token,
-    /// Per source the place in its tables: a bin of `named`, or beyond these one of `unnamed`.
+    /// Per source, an index into its bins: first `named`, then `unnamed`.
     bins: Vec<usize>,
     named_by: usize,
     inputs: Vec<f32>,
     p: f32,
 }
 
-/// Mixes evidence to probabilities.
+/// Mixes evidence into probabilities.
 pub struct Mixer {
     state: MixerState,
-    /// Kept between calls for their memory; the first `n_mixed` count.
+    /// Kept between calls to reuse the memory; only the first `n_mixed` are valid.
     mixed: Vec<Mixed>,
     n_mixed: usize,
     rate: f32,
@@ -114,7 +117,7 @@ pub(super) fn squash(x: f32) -> f32 {
 }
 
 impl Mixer {
-    /// A mixer that begins with what `state` knows of its sources.
+    /// A mixer that starts from `state`.
     #[must_use]
     pub fn new(mut state: MixerState) -> Mixer {
         for source in &mut state.sources {
@@ -124,20 +127,20 @@ impl Mixer {
         Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
     }
 
-    /// The same with longer or shorter steps of the gradient descent, `factor` times the usual.
+    /// The same mixer with a learning rate of `factor` times the default.
     #[must_use]
     pub fn with_rate(self, factor: f32) -> Mixer {
         Mixer { rate: RATE * factor, ..self }
     }
 
-    /// What was learned.
+    /// What the mixer has learned.
     #[must_use]
     pub fn state(&self) -> &MixerState {
         &self.state
     }
 
-    /// The probability of each token that any source names; `proposals[i]` are those of source i. The probabilities
-    /// add up to at most 1; tokens come in the order they were first named.
+    /// Sets `mixed` to the probability of each token that any source names, in the order first named. `proposals[i]`
+    /// are those of source i. The probabilities add up to at most 1.
     pub fn mix(&mut self, proposals: &[Vec<Candidate>], mixed: &mut Vec<(Token, f32)>) {
         self.gather(proposals);
         let all = &self.mixed[..self.n_mixed];
@@ -147,7 +150,7 @@ impl Mixer {
         mixed.extend(all.iter().map(|candidate| (candidate.token, candidate.p * scale)));
     }
 
-    /// Takes in that `token` followed where the sources proposed `proposals`.
+    /// Learns that `token` came next when the sources proposed `proposals`.
     pub fn learn(&mut self, proposals: &[Vec<Candidate>], token: Token) {
         self.gather(proposals);
         for candidate in &self.mixed[..self.n_mixed] {
@@ -165,7 +168,7 @@ impl Mixer {
         }
     }
 
-    /// Fills `self.mixed` with every token that any source names.
+    /// Fills `self.mixed` with every token that any source names, up to [`MAX_CANDIDATES`].
     fn gather(&mut self, proposals: &[Vec<Candidate>]) {
         let n_sources = self.state.sources.len();
         self.n_mixed = 0;
@@ -186,7 +189,7 @@ impl Mixer {
         }
     }
 
-    /// The lane of a token, a new one if need be and possible: named by nobody yet.
+    /// The index of a token in `mixed`, added if it is new. `None` if there is no room.
     fn slot_of(&mut self, token: Token, proposals: &[Vec<Candidate>]) -> Option<usize> {
         let known = self.mixed[..self.n_mixed].iter().position(|mixed| mixed.token == token);
         if known.is_some() || self.n_mixed == MAX_CANDIDATES {
@@ -206,7 +209,7 @@ impl Mixer {
 }
 
 impl Reliability {
-    /// The place of the evidence that this source does not name a token, while it names `own`.
+    /// The bin for a token that this source does not name while it proposes `own`.
     fn unnamed_bin(&self, own: &[Candidate]) -> usize {
         let n_bins = self.named.len();
         n_bins + own.first().map_or(n_bins, |best| best.bin)
@@ -223,7 +226,7 @@ impl Reliability {
 }
 
 impl MixerState {
-    /// Nothing learned of `sources`.
+    /// The state before anything was learned about `sources`.
     #[must_use]
     pub fn fresh(sources: &[Box<dyn Source>]) -> MixerState {
         let reliability = |source: &dyn Source| Reliability {
@@ -236,8 +239,8 @@ impl MixerState {
         MixerState { sources: sources.iter().map(|source| reliability(source.as_ref())).collect(), weights }
     }
 
-    /// Whether this is about `sources`. What evidence is worth depends on what other evidence there is, so knowledge of
-    /// other sources, or of more or fewer, is of no use.
+    /// Whether this state is about exactly `sources`. The worth of evidence depends on the other evidence, so a state
+    /// for other sources is useless.
     #[must_use]
     pub fn fits(&self, sources: &[Box<dyn Source>]) -> bool {
         let fits = |known: &Reliability, source: &dyn Source| {
@@ -250,7 +253,7 @@ impl MixerState {
             && self.weights.iter().all(|weights| weights.len() == sources.len() + 1)
     }
 
-    /// False for numbers that no learning gives: a damaged file.
+    /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let bins = || self.sources.iter().flat_map(|source| source.named.iter().chain(&source.unnamed));
@@ -265,7 +268,7 @@ mod tests {
     use crate::draft::Tail;
     use proptest::prelude::*;
 
-    /// Named, with three bins.
+    /// A source with a name and three bins that proposes nothing.
     struct Silent(&'static str);
 
     impl Source for Silent {

@@ -1,7 +1,7 @@
-//! Where in a text its last few tokens occurred before.
+//! An index that finds where the last few tokens of a text occurred before.
 //!
-//! As LZ77 does it: a hash of the tokens leads to the latest place that ended like this, and each place to the one
-//! before. A collision costs time and nothing else, since callers compare what they find.
+//! As in LZ77, a hash of the tokens leads to the latest place after them, and each place to the previous one with the
+//! same hash. Callers compare the tokens themselves, so a collision only costs time.
 
 use std::hash::Hasher;
 
@@ -9,14 +9,14 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::token::Token;
 
-/// Index of the places of one text that grows at its end.
+/// An index of one text that grows at its end.
 #[derive(Clone, Debug)]
 pub struct NgramIndex {
-    /// Tokens that are hashed.
+    /// How many tokens are hashed.
     n_hashed: usize,
     /// Hash of the tokens before a place -> the latest such place.
     latest: FxHashMap<u64, u32>,
-    /// Place -> the one before with the same hash.
+    /// Place -> the previous place with the same hash.
     earlier: Vec<u32>,
 }
 
@@ -29,13 +29,13 @@ fn hash_of(tail: &[Token]) -> u64 {
 }
 
 impl NgramIndex {
-    /// An empty index of places that share `n_hashed` tokens before them.
+    /// An empty index over n-grams of `n_hashed` tokens.
     #[must_use]
     pub fn new(n_hashed: usize) -> NgramIndex {
         NgramIndex { n_hashed, latest: FxHashMap::default(), earlier: Vec::new() }
     }
 
-    /// Takes in that the text has become `text`.
+    /// Indexes the new end of the text, which is now `text`.
     pub fn extend(&mut self, text: &[Token]) {
         for at in self.earlier.len()..=text.len() {
             let before = at.checked_sub(self.n_hashed).and_then(|start| {
@@ -46,7 +46,8 @@ impl NgramIndex {
         }
     }
 
-    /// The places that may follow an end like that of `tail`, the latest first. A place is the position after the tokens.
+    /// The places after the n-gram that ends `tail` (and after any with the same hash), latest first. A place is the
+    /// position after the n-gram.
     pub fn after(&self, tail: &[Token]) -> impl Iterator<Item = usize> + '_ {
         let start = tail.len().checked_sub(self.n_hashed);
         let latest = start.and_then(|start| self.latest.get(&hash_of(&tail[start..])).copied());
@@ -56,7 +57,7 @@ impl NgramIndex {
     }
 }
 
-/// Tokens that agree backwards from the end of `text` and of `tail`, up to `most`.
+/// The number of equal tokens, backwards from the ends of `text` and `tail`, up to `most`.
 #[must_use]
 pub fn n_agreeing(text: &[Token], tail: &[Token], most: usize) -> usize {
     text.iter().rev().zip(tail.iter().rev()).take(most).take_while(|(a, b)| a == b).count()

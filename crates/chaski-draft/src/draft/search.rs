@@ -1,7 +1,7 @@
-//! Best-first search: the likeliest nodes first.
+//! Best-first search: builds a token tree from the likeliest nodes.
 //!
-//! The probability of a node is the product along its path, so a child never comes before its parent and every prefix
-//! of the result is the likeliest tree of its size.
+//! A node's probability is the product along its path. So a child never comes before its parent, and every prefix of
+//! the result is the likeliest tree of its size.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -12,20 +12,20 @@ use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
 
-/// Nodes less likely than this are not worth looking at on any curve.
+/// Nodes less likely than this pay on no curve.
 const LEAST_P: f32 = 0.004;
 
-/// How a tree is made of probabilities.
+/// How a tree is built from probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
     /// The likeliest nodes first.
     BestFirst,
-    /// Monte-Carlo tree search, as ADED has it: for comparison.
+    /// Monte-Carlo tree search as in ADED, for comparison.
     Mcts,
 }
 
 impl Search {
-    /// A tree below `root`; see [`best_first`].
+    /// Builds a tree below `root`; see [`best_first`].
     pub fn run(self, root: Token, limits: TreeLimits, expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
         match self {
             Search::BestFirst => best_first(root, limits, expand),
@@ -36,7 +36,7 @@ impl Search {
 
 struct Waiting {
     p: f32,
-    /// Number in the order found: the earlier of equals goes first.
+    /// Order of discovery: on a tie the earlier node comes first.
     order: u32,
     parent: NodeId,
     token: Token,
@@ -62,8 +62,8 @@ impl PartialEq for Waiting {
 
 impl Eq for Waiting {}
 
-/// The likeliest tree below `root`. `expand` fills in the tokens that may follow a path (from the root, without it) with
-/// their probabilities.
+/// The likeliest tree below `root`. `expand` gets a path (below the root) and fills in the tokens that may follow it
+/// with their probabilities.
 pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
     let least_p = limits.least_p.max(LEAST_P);
     let mut draft = Draft::none(root);
@@ -85,7 +85,7 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
                 }
             }
         }
-        // The likeliest that fits: one more leaf may be one too many, and a token named twice is in the tree already.
+        // Skip nodes that do not fit: they would add one leaf too many, or repeat a sibling's token.
         let added = loop {
             let Some(next) = waiting.pop() else { return draft };
             let opens_leaf = draft.tree.children(next.parent).next().is_some();
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Children of a path by a fixed rule: token i has probability weights[i] / (2 + depth).
+    /// The children of a path by a fixed rule: the weights, rotated by the sum of the path's tokens.
     fn rule(weights: &[f32]) -> impl Fn(&[Token], &mut Vec<(Token, f32)>) + '_ {
         |path, out| {
             out.clear();
@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    /// The naive twin: every node to a depth, sorted by probability.
+    /// The naive twin: all nodes down to a depth, sorted by probability.
     fn naive(weights: &[f32], depth: usize) -> Vec<f32> {
         let expand = rule(weights);
         let (mut all, mut level) = (Vec::new(), vec![(Vec::new(), 1.0f32)]);

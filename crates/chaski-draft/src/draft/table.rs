@@ -1,7 +1,7 @@
-//! A bounded table from a context to the tokens that followed it: the memory of the tri-gram matrices.
+//! A table with bounded memory from a context to the tokens that followed it: the storage of the tri-gram matrices.
 //!
-//! Rows live in sets of `ROWS_PER_SET`, as in a processor's cache: a full set forgets its weakest row, so memory has a
-//! bound, every operation looks at one set only, and the result depends on the order of the calls alone.
+//! Rows live in sets of `ROWS_PER_SET`, as in a CPU cache. A full set drops its weakest row, so memory is bounded and
+//! every operation touches one set. The result depends only on the order of the calls.
 
 use std::hash::Hasher;
 
@@ -9,27 +9,27 @@ use rustc_hash::FxHasher;
 
 use crate::token::Token;
 
-/// Successors kept for a context, as in the paper (section 3.1: the matrix is pruned to the top 12).
+/// Successors per context, as in the paper (section 3.1: the matrix is pruned to the top 12).
 pub const MAX_SUCCESSORS: usize = 12;
 
 const ROWS_PER_SET: usize = 8;
 
-/// What is left of the weights in a full set each time a row gives way.
+/// The factor on all weights of a full set when a row is dropped.
 const AGEING: f32 = 0.95;
 
-/// The last zero, one or two tokens of a text.
+/// A context: the last 0, 1 or 2 tokens of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u64);
 
 impl Key {
-    /// No row has this key.
+    /// The key of an empty row.
     const NONE: Key = Key(0);
 
-    /// The last `order` (0, 1 or 2) tokens of `text`; `None` where it is shorter.
+    /// The last `order` (0, 1 or 2) tokens of `text`; `None` if it is shorter.
     #[must_use]
     pub fn of(text: &[Token], order: usize) -> Option<Key> {
         let tail = &text[text.len().checked_sub(order)?..];
-        // The order on top keeps keys of different orders, and a key and none, apart.
+        // The order in the top bits keeps keys of different orders apart, and every key from `NONE`.
         let packed = tail.iter().fold(order as u64 + 1, |key, token| (key << 31) | token.index() as u64);
         Some(Key(packed))
     }
@@ -42,7 +42,7 @@ impl Key {
         self.0
     }
 
-    /// The key of a number that [`Key::to_bits`] gave; `None` for others.
+    /// The inverse of [`Key::to_bits`]; `None` if no key has these bits.
     #[must_use]
     pub fn from_bits(bits: u64) -> Option<Key> {
         let order = (0..=2).rev().find(|order| bits >> (31 * order) != 0)?;
@@ -55,7 +55,7 @@ impl Key {
 pub struct Successor {
     /// The token.
     pub token: Token,
-    /// What the owner of the table makes of it: a count, a probability.
+    /// Its meaning depends on the table's owner: a count or a probability.
     pub weight: f32,
 }
 
@@ -80,7 +80,7 @@ impl Row {
         self.key
     }
 
-    /// Heaviest first; equals in the order they were last raised above one another.
+    /// Heaviest first. On a tie, raising a weight does not overtake an equal one.
     #[must_use]
     pub fn successors(&self) -> &[Successor] {
         &self.successors[..usize::from(self.n_successors)]
@@ -97,7 +97,7 @@ impl Row {
         self.successors.iter_mut().for_each(|successor| successor.weight *= factor);
     }
 
-    /// Adds `amount` to the weight of `token`, up to `cap`. A new token takes the place of the lightest in a full row.
+    /// Adds `amount` to the weight of `token`, up to `cap`. In a full row, a new token replaces the lightest one.
     pub fn raise(&mut self, token: Token, amount: f32, cap: f32) {
         let known = self.successors().iter().position(|successor| successor.token == token);
         let mut at = known.unwrap_or_else(|| {
@@ -117,14 +117,14 @@ impl Row {
     }
 }
 
-/// The table.
+/// A set-associative table of rows.
 #[derive(Clone, Debug)]
 pub struct SuccessorTable {
     sets: Vec<[Row; ROWS_PER_SET]>,
 }
 
 impl SuccessorTable {
-    /// A table of at most `max_bytes` (and at least one set).
+    /// A table of at most `max_bytes`, but at least one set.
     #[must_use]
     pub fn new(max_bytes: usize) -> SuccessorTable {
         let n_sets = (max_bytes / size_of::<[Row; ROWS_PER_SET]>()).max(1);
@@ -134,7 +134,7 @@ impl SuccessorTable {
     fn set_of(&self, key: Key) -> usize {
         let mut hasher = FxHasher::default();
         hasher.write_u64(key.0);
-        // The high half times the number of sets: every set equally likely, without a division.
+        // The high half of hash times number of sets: all sets equally likely, without a division.
         ((u128::from(hasher.finish()) * self.sets.len() as u128) >> 64) as usize
     }
 
@@ -144,27 +144,27 @@ impl SuccessorTable {
         self.sets[self.set_of(key)].iter().find(|row| row.key == key)
     }
 
-    /// Every row that holds something.
+    /// All rows in use.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.sets.iter().flatten().filter(|row| row.key != Key::NONE)
     }
 
-    /// The same, to change them.
+    /// All rows in use, mutable.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.sets.iter_mut().flatten().filter(|row| row.key != Key::NONE)
     }
 
-    /// The row of a context, made if need be: in a full set the row with the least weight gives way.
+    /// The row of a context, created if needed. In a full set it replaces the row with the least weight.
     pub fn row_mut(&mut self, key: Key) -> &mut Row {
         let set = self.set_of(key);
         let set = &mut self.sets[set];
         let known = set.iter().position(|row| row.key == key);
         let at = known.unwrap_or_else(|| {
-            // An empty row has weight 0; the first of equals goes.
+            // An empty row has weight 0, and the first of equals is taken.
             let weakest = (0..ROWS_PER_SET).min_by(|&a, &b| set[a].total().total_cmp(&set[b].total()));
             let weakest = weakest.expect("a set has rows");
             if set[weakest].key != Key::NONE {
-                // What is not seen again fades, or a set full of old rows would never learn anything new.
+                // Let the others fade too, or a set full of old rows would never learn anything new.
                 set.iter_mut().for_each(|row| row.scale(AGEING));
             }
             set[weakest] = Row { key, ..Row::EMPTY };

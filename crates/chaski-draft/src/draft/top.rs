@@ -1,20 +1,20 @@
-//! The greatest logits of a row, with their probabilities: what the target itself held possible.
+//! Finds the likeliest tokens in a row of the target's logits, with their probabilities.
 
 use crate::draft::table::Successor;
 use crate::token::Token;
 
-/// Logits in a block; whole blocks that cannot matter are skipped.
+/// Logits per block. Blocks whose maximum is too small are skipped.
 const BLOCK: usize = 64;
 
 const N_LANES: usize = 16;
 
-/// A logit this far below the greatest adds less than a 20,000th to the sum of all.
+/// A logit this far below the greatest adds less than 1/20,000 of the greatest one's probability.
 const NEGLIGIBLE: f32 = 10.0;
 
-/// Blocks looked at for the sum of all probabilities: a flat row has many that matter, and need not be exact.
+/// Most blocks summed for the normalization. Only a flat row has more that matter, and it need not be exact.
 const MAX_BLOCKS: usize = 512;
 
-/// Finds the greatest logits of a row; keeps its memory between calls.
+/// Finds the greatest logits of a row, and keeps its memory between calls.
 #[derive(Clone, Debug, Default)]
 pub struct TopK {
     /// The greatest value of each block.
@@ -23,14 +23,14 @@ pub struct TopK {
 }
 
 impl TopK {
-    /// The `k` likeliest tokens of a row of logits, likeliest first (on a tie the first one), with their probabilities
-    /// at temperature 1 as weights. Empty where the row has a NaN or nothing finite.
+    /// The `k` likeliest tokens of a row, likeliest first (on a tie the lower id), with their probabilities at
+    /// temperature 1 as weights. Empty if the row has a NaN or plus infinity, or nothing finite.
     pub fn of(&mut self, logits: &[f32], k: usize) -> &[Successor] {
         self.top.clear();
         self.block_max.clear();
         let mut has_nan = [false; N_LANES];
         for block in logits.chunks(BLOCK) {
-            // Lanes side by side: what is compared with one running maximum has to wait for it each time.
+            // Separate lanes: a single running maximum would wait for each comparison in turn.
             let mut lanes = [f32::NEG_INFINITY; N_LANES];
             let (parts, rest) = block.as_chunks::<N_LANES>();
             for part in parts {
@@ -64,7 +64,7 @@ impl TopK {
         &self.top
     }
 
-    /// Puts a logit in its place among the `k` greatest.
+    /// Inserts a logit among the `k` greatest, if it belongs there.
     fn offer(&mut self, id: usize, logit: f32, k: usize) {
         if logit == f32::NEG_INFINITY || self.top.len() == k && logit <= self.top[k - 1].weight {
             return;

@@ -1,18 +1,18 @@
-//! The tri-gram source: what followed the last two tokens before, backing off to the last one, and to none.
+//! The tri-gram source: the tokens that followed the last two before, backing off to the last one, then to none.
 //!
-//! This is the paper's "LLM representative" (section 3.1) made adaptive all the way: an overlay that learns every
-//! emitted token and fades what it saw long ago. The matrix made beforehand is a source of its own ([`super::base`]),
-//! so that the mixer can tell how much each is worth.
+//! This is the paper's "LLM representative" (section 3.1), fully adaptive: an overlay learns every emitted token, and
+//! old observations fade. The matrix built beforehand is a source of its own ([`super::base`]), so the mixer can weigh
+//! both.
 
 use crate::draft::backoff::{FadingTable, N_BINS};
 use crate::draft::table::{Successor, SuccessorTable};
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
 
-/// Memory of the overlay.
+/// Memory limit of the overlay.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
-/// A successor not seen for 14 visits of its context counts half.
+/// Factor per visit of a context: a successor counts half after 14 visits that did not bring it up.
 const FADING: f32 = 0.95;
 
 /// The adaptive tri-gram matrix.
@@ -28,13 +28,13 @@ impl Default for Trigram {
 }
 
 impl Trigram {
-    /// Begins with what `overlay` holds.
+    /// A source that starts from `overlay`.
     #[must_use]
     pub fn over(overlay: SuccessorTable) -> Trigram {
         Trigram { overlay: FadingTable::over(overlay, FADING) }
     }
 
-    /// What it holds.
+    /// The learned tri-grams.
     #[must_use]
     pub fn overlay(&self) -> &SuccessorTable {
         self.overlay.table()

@@ -1,4 +1,4 @@
-//! Judging a drafter on recorded answers: the loop of real generations, on a target that repeats a trace.
+//! Scores a drafter on recorded answers: runs the generation loop on a target that repeats a trace.
 
 use std::ops::ControlFlow;
 
@@ -12,26 +12,26 @@ use crate::stats::Stats;
 use crate::target::{TargetError, TreeLimits};
 use crate::token::Token;
 
-/// Bins of equal width between 0 and 1.
+/// The number of bins, of equal width between 0 and 1.
 pub const N_CALIBRATION_BINS: usize = 10;
 
-/// Predicted against realized acceptance of verified nodes.
+/// Predicted and actual acceptance of verified nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Calibration {
-    /// Per bin of predicted probability.
+    /// Bins by predicted probability.
     pub bins: [CalibrationBin; N_CALIBRATION_BINS],
-    /// Sum of -ln p(what happened) over all nodes.
+    /// Sum of -ln p(outcome) over all nodes.
     pub log_loss: f64,
-    /// Sum of (p - what happened)^2 over all nodes.
+    /// Sum of (p - outcome)^2 over all nodes; the outcome is 1 if accepted, else 0.
     pub brier: f64,
 }
 
-/// The nodes whose predicted probability falls into one bin.
+/// The nodes whose predicted probability falls into a bin.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CalibrationBin {
-    /// How many.
+    /// How many nodes.
     pub n: usize,
-    /// The sum of what was predicted.
+    /// Sum of their predicted probabilities.
     pub sum_p: f64,
     /// How many were accepted.
     pub n_accepted: usize,
@@ -49,13 +49,13 @@ impl Calibration {
         self.log_loss -= if is_accepted { p } else { 1.0 - p }.max(1e-9).ln();
     }
 
-    /// Verified nodes.
+    /// The number of verified nodes.
     #[must_use]
     pub fn n(&self) -> usize {
         self.bins.iter().map(|bin| bin.n).sum()
     }
 
-    /// Adds what another replay saw.
+    /// Adds the counts of another replay.
     pub fn merge(&mut self, other: &Calibration) {
         for (bin, other) in self.bins.iter_mut().zip(&other.bins) {
             bin.n += other.n;
@@ -67,29 +67,29 @@ impl Calibration {
     }
 }
 
-/// What a drafter did with one trace.
+/// The score of a drafter on one trace or more.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Score {
-    /// Counts, and times by the curve.
+    /// Counts, and times according to the cost curve.
     pub stats: Stats,
-    /// Time of plain decoding by the curve, in milliseconds.
+    /// Time of plain decoding according to the cost curve, in milliseconds.
     pub plain_ms: f64,
-    /// How well the drafter knew what it did.
+    /// Calibration of the drafter's probabilities.
     pub calibration: Calibration,
     /// Real time spent drafting and learning, in milliseconds.
     pub drafting_ms: f64,
-    /// Sum of the probabilities of the nodes verified: the tokens hoped for.
+    /// Sum of the probabilities of all verified nodes: the expected accepted tokens.
     pub mass: f64,
 }
 
 impl Score {
-    /// Time of plain decoding over time taken.
+    /// Time of plain decoding over the time taken.
     #[must_use]
     pub fn speedup(&self) -> f64 {
         if self.stats.predicted_ms > 0.0 { self.plain_ms / self.stats.predicted_ms } else { 1.0 }
     }
 
-    /// Adds another trace's.
+    /// Adds the score of another trace.
     pub fn merge(&mut self, other: &Score) {
         self.stats.n_predicted += other.stats.n_predicted;
         self.stats.n_steps += other.stats.n_steps;
@@ -104,10 +104,10 @@ impl Score {
     }
 }
 
-/// Replays one answer with `drafter` under `curve`. `wall` times the drafter; its time does not count as the answer's.
+/// Replays one answer with `drafter` under `curve`. `wall` measures the drafter's real time, which is reported apart.
 ///
 /// # Errors
-/// When the trace contradicts itself, or the curve does not reach the widths asked for.
+/// If the trace contradicts itself, or the curve has no time for a width asked for.
 pub fn replay(
     trace: &Trace,
     curve: &CostCurve,
@@ -199,7 +199,7 @@ mod tests {
         CostCurve::exact((1..=MAX_NODES).map(|n| (n, 100.0 + (n - 1) as f64)))
     }
 
-    /// The same seven tokens again and again.
+    /// An answer that repeats the same seven tokens.
     fn repeating() -> Trace {
         let tokens: Vec<i32> = (0..140).map(|at| 10 + at % 7).collect();
         trace(&[1, 2, 3], &tokens, 0.9)

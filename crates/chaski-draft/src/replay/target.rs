@@ -1,4 +1,4 @@
-//! The target of a replay: says what was recorded.
+//! The target of a replay: returns the recorded tokens and logits.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -26,24 +26,24 @@ impl SimulatedClock {
     }
 }
 
-/// One recorded answer as a target. Verifying moves its clock as the cost curve tells.
+/// A target that repeats one recorded answer. A verify advances its clock by the time on the cost curve.
 pub struct Replayed<'a> {
     text: Vec<Token>,
-    /// What was likely after a place of the text, from `n_prompt - 1` on.
+    /// The recorded rows, which begin after the last prompt token.
     top: &'a [Vec<(i32, f32)>],
     n_prompt: usize,
     curve: &'a CostCurve,
     clock: &'a SimulatedClock,
     n_past: usize,
     verified: Option<TokenTree>,
-    /// Rows of nodes on the recorded path, by their depth.
+    /// Rows of nodes on the recorded path, by depth.
     rows: Vec<Vec<f32>>,
-    /// The row of all other nodes: nothing is known.
+    /// The row of all other nodes: every logit is minus infinity.
     unknown: Vec<f32>,
 }
 
 impl<'a> Replayed<'a> {
-    /// A target that says what `trace` says, as fast as `curve` tells.
+    /// A target that repeats `trace` at the speed of `curve`.
     #[must_use]
     pub fn new(trace: &'a Trace, curve: &'a CostCurve, clock: &'a SimulatedClock) -> Replayed<'a> {
         let text = trace.prompt.iter().chain(&trace.tokens).copied().map(Token).collect();
@@ -52,7 +52,7 @@ impl<'a> Replayed<'a> {
         Replayed { text, top: &trace.top, n_prompt, curve, clock, n_past: 0, verified: None, rows: Vec::new(), unknown }
     }
 
-    /// Whether the path to a node is what was said.
+    /// Whether the path to a node was emitted in the recording.
     fn is_said(&self, tree: &TokenTree, node: NodeId) -> bool {
         let mut at = Some(node);
         while let Some(node) = at {
@@ -64,7 +64,7 @@ impl<'a> Replayed<'a> {
         true
     }
 
-    /// The place in `top` of the row after the said node at `depth`.
+    /// The index in `top` of the row after the recorded node at `depth`.
     fn row_at(&self, depth: usize) -> Option<usize> {
         (self.n_past + depth + 1).checked_sub(self.n_prompt).filter(|&at| at < self.top.len())
     }
@@ -97,7 +97,8 @@ impl Target for Replayed<'_> {
     fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
         tree.check()?;
         let ms = self.curve.at(self.n_past).range(tree.len()..).next().map(|(_, &ms)| ms);
-        let ms = ms.ok_or_else(|| TargetError::Engine(format!("the curve ends before {} rows", tree.len())))?;
+        let ms =
+            ms.ok_or_else(|| TargetError::Engine(format!("the cost curve has no time for {} rows", tree.len())))?;
         self.clock.advance(ms);
         let deepest = tree.nodes().filter(|&node| self.is_said(tree, node)).map(|node| tree.depth(node)).max();
         for depth in 0..=deepest.unwrap_or(0) {
@@ -123,7 +124,7 @@ impl Target for Replayed<'_> {
     }
 }
 
-/// Takes the recorded tokens one after another, whatever the logits.
+/// A sampler that returns the recorded tokens in turn, whatever the logits.
 pub struct Recorded<'a>(pub std::slice::Iter<'a, i32>);
 
 impl Sampler for Recorded<'_> {
@@ -147,7 +148,7 @@ mod tests {
         let clock = SimulatedClock::default();
         let mut target = Replayed::new(&trace, &curve, &clock);
         target.sync(&[Token(1)], &mut |_, _| ControlFlow::Continue(())).unwrap();
-        // After the prompt's last token 3 and 4 were said, not 9.
+        // The recording emitted 3 and 4 after the prompt, not 9.
         let mut tree = TokenTree::chain(Token(2), &[Token(3), Token(4)]).unwrap();
         let other = tree.push(NodeId::ROOT, Token(9)).unwrap();
         target.verify(&tree).unwrap();
@@ -162,7 +163,7 @@ mod tests {
         assert!(target.logits(other).iter().all(|logit| *logit == f32::NEG_INFINITY));
         target.keep(&nodes[..2]).unwrap();
         assert_eq!(target.n_past(), 3);
-        // Beyond the last recorded token nothing is known.
+        // Nothing is known beyond the last recorded token.
         target.verify(&TokenTree::chain(Token(4), &[Token(5)]).unwrap()).unwrap();
         assert!((target.logits(NodeId::ROOT)[5].exp() - 0.5).abs() < 1e-6);
         assert!(target.logits(nodes[1]).iter().all(|logit| *logit == f32::NEG_INFINITY));
@@ -175,7 +176,7 @@ mod tests {
         let clock = SimulatedClock::default();
         let mut target = Replayed::new(&trace, &curve, &clock);
         let error = target.verify(&TokenTree::chain(Token(1), &[Token(2)]).unwrap()).unwrap_err();
-        assert!(error.to_string().contains("ends before 2 rows"), "{error}");
+        assert!(error.to_string().contains("has no time for 2 rows"), "{error}");
     }
 
     #[test]

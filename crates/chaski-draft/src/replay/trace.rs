@@ -1,4 +1,4 @@
-//! Recorded answers: one JSON object a line.
+//! Traces: recorded answers, as JSON lines.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,46 +6,46 @@ use crate::draft::top::TopK;
 use crate::generate::{Observer, Step};
 use crate::token::Token;
 
-/// Likeliest tokens kept of each row.
+/// Likeliest tokens recorded per row.
 const N_TOP: usize = 10;
 
-/// Less likely ones are left away.
+/// Tokens less likely than this are not recorded.
 const LEAST_P: f32 = 0.001;
 
-/// One answer.
+/// One recorded answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
-    /// Names the prompt: `edit-3` is the third of kind `edit`.
+    /// The prompt's id: `edit-3` is the third of kind `edit`.
     pub id: String,
-    /// The model's file.
+    /// The model file.
     pub model: String,
-    /// Tokens of its vocabulary.
+    /// Size of the vocabulary.
     pub n_vocab: usize,
-    /// The temperature the answer was sampled at; 0 is greedy.
+    /// The sampling temperature; 0 is greedy.
     pub temperature: f32,
-    /// The prompt.
+    /// The prompt tokens.
     pub prompt: Vec<i32>,
-    /// What was emitted.
+    /// The emitted tokens.
     pub tokens: Vec<i32>,
-    /// What the target held likely at each emitted token, likeliest first, at temperature 1.
+    /// For each emitted token, the target's likeliest tokens and their probabilities at temperature 1, likeliest first.
     pub top: Vec<Vec<(i32, f32)>>,
 }
 
 /// Why a line is not a trace.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// Not JSON, or not this kind of object.
+    /// Not JSON, or not an object of this form.
     #[error("line {line}: {reason}")]
     Malformed {
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
-    /// Numbers that contradict one another.
+    /// The values contradict each other.
     #[error("line {line}: {what}")]
     Unsound {
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
         /// What is wrong.
         what: &'static str,
@@ -59,10 +59,10 @@ impl Trace {
         self.id.rsplit_once('-').map_or(&self.id, |(kind, _)| kind)
     }
 
-    /// The traces of a file; empty lines are passed over.
+    /// Parses the traces of a file. Skips empty lines.
     ///
     /// # Errors
-    /// The first line that is not a sound trace.
+    /// The first line that is not a valid trace.
     pub fn parse_all(text: &str) -> Result<Vec<Trace>, TraceError> {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         lines
@@ -81,29 +81,29 @@ impl Trace {
         match () {
             () if self.n_vocab == 0 || self.n_vocab > 1 << 21 => Err("n_vocab must be 1 to 2097152"),
             () if self.prompt.is_empty() => Err("the prompt is empty"),
-            () if self.top.len() != self.tokens.len() => Err("as many rows of top as tokens are needed"),
+            () if self.top.len() != self.tokens.len() => Err("expected as many rows of top as tokens"),
             () if !self.prompt.iter().chain(&self.tokens).all(is_token) => Err("a token is outside the vocabulary"),
-            () if !top().all(|(id, _)| is_token(id)) => Err("a likely token is outside the vocabulary"),
+            () if !top().all(|(id, _)| is_token(id)) => Err("a token of top is outside the vocabulary"),
             () if !top().all(|(_, p)| (0.0..=1.0).contains(p)) => Err("a probability is not from 0 to 1"),
             () => Ok(()),
         }
     }
 }
 
-/// Writes down what happens.
+/// An observer that records an answer.
 #[derive(Debug, Default)]
 pub struct Recorder {
     top_k: TopK,
-    /// What was emitted so far.
+    /// The emitted tokens so far.
     pub tokens: Vec<i32>,
-    /// What the target held likely at each.
+    /// The target's likeliest tokens for each.
     pub top: Vec<Vec<(i32, f32)>>,
 }
 
 impl Observer for Recorder {
     fn step(&mut self, step: &Step<'_>) {
         let emitted = &step.context[step.from..];
-        // Each emitted token was chosen from the row of the node before it.
+        // Each emitted token was sampled from the row of the node before it.
         for (&token, &node) in emitted.iter().zip(step.path) {
             let top = self.top_k.of(step.verified.target.logits(node), N_TOP);
             let likely = top.iter().filter(|successor| successor.weight >= LEAST_P);
@@ -113,12 +113,12 @@ impl Observer for Recorder {
     }
 }
 
-/// Four digits are more than enough.
+/// Rounds to four decimal places.
 fn round(p: f32) -> f32 {
     (p * 1e4).round() / 1e4
 }
 
-/// The tokens of a list of ids.
+/// Turns ids into tokens.
 #[must_use]
 pub fn tokens(ids: &[i32]) -> Vec<Token> {
     ids.iter().copied().map(Token).collect()
@@ -128,7 +128,7 @@ pub fn tokens(ids: &[i32]) -> Vec<Token> {
 pub(super) mod tests {
     use super::*;
 
-    /// An answer that says `tokens`, each of them likely with `p`.
+    /// An answer of `tokens`, each of which had probability `p`.
     pub(in crate::replay) fn trace(prompt: &[i32], tokens: &[i32], p: f32) -> Trace {
         Trace {
             id: "edit-3".into(),
@@ -167,7 +167,7 @@ pub(super) mod tests {
         fails(|trace| trace.tokens.push(3), "as many rows");
         fails(|trace| trace.tokens[0] = 32, "a token is outside");
         fails(|trace| trace.prompt[0] = -1, "a token is outside");
-        fails(|trace| trace.top[0][0].0 = 32, "a likely token is outside");
+        fails(|trace| trace.top[0][0].0 = 32, "a token of top is outside");
         fails(|trace| trace.top[0][0].1 = 1.01, "a probability");
         assert!(matches!(Trace::parse_all("{}"), Err(TraceError::Malformed { line: 1, .. })));
     }

@@ -1,7 +1,7 @@
-//! Training what the mixer believes at the start, on recorded answers.
+//! Trains the initial state of the mixer on recorded answers.
 //!
-//! The mixer learns from every token anyway; training is that, over many answers, with longer steps first. How paths turn
-//! out is not trained: it depends on which drafts pay on a machine, and is learned there.
+//! Training is the mixer's normal learning over many answers, with a high learning rate first. The calibrator is not
+//! trained: how often paths are accepted depends on which drafts pay on a machine, so it is learned there.
 
 use crate::cost::{Clock, CostCurve};
 use crate::draft::Source;
@@ -12,24 +12,23 @@ use crate::replay::trace::Trace;
 use crate::schedule::Schedule;
 use crate::target::TargetError;
 
-/// Steps of the gradient descent in each pass over all traces, in units of the usual one.
+/// The learning rate of each pass over all traces, as a factor on the default.
 const RATES: [f32; 4] = [3.0, 1.0, 0.3, 0.1];
 
-/// What a drafter over the sources that `sources` makes knows after reading all `traces` several times. Each trace
-/// begins with fresh sources.
+/// Trains a drafter on all `traces` in several passes. `sources` creates fresh sources for each trace.
 ///
 /// # Errors
-/// When a trace contradicts itself.
+/// If a trace contradicts itself.
 pub fn train(
     traces: &[Trace],
     sources: &dyn Fn() -> Vec<Box<dyn Source>>,
     wall: &dyn Clock,
 ) -> Result<Experience, TargetError> {
-    // The kinds take turns, or the last one would be known best.
+    // Alternate between the kinds of prompts, or the mixer would fit the last kind best.
     let number = |trace: &Trace| trace.id[trace.kind().len()..].to_owned();
     let mut traces: Vec<&Trace> = traces.iter().collect();
     traces.sort_by_key(|trace| number(trace));
-    // With no curve nothing is drafted, and every token is scored all the same.
+    // Without a curve nothing is drafted, but every token is still scored.
     let (one_row, plain) = (CostCurve::exact([(1, 1.0)]), Schedule::cost_aware(CostCurve::default()));
     let mut auto = Auto::new(sources(), Some(&Experience::fresh(&sources())));
     for rate in RATES {

@@ -1,36 +1,36 @@
-//! Why a schedule chose what it chose, as data. Words for it are the command line's business.
+//! Explains a schedule's choice as data, for `run --explain` to put into words.
 
-/// A choice and what led to it.
+/// A choice and the widths that were weighed for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
     /// Rows to verify, root included.
     pub n_rows: usize,
-    /// Why so many.
+    /// Why this many.
     pub reason: Reason,
-    /// What was weighed, narrow to wide; empty where nothing was.
+    /// The widths weighed, narrow to wide; empty if none were.
     pub widths: Vec<Width>,
-    /// The gain that a draft must promise.
+    /// The least gain a draft must promise.
     pub least_gain: f64,
 }
 
-/// The ground of a choice.
+/// The reason for a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// This width brings the most tokens by time.
+    /// This width promises the most tokens per millisecond.
     Pays,
-    /// Everything is verified, always.
+    /// The schedule verifies everything, always.
     Everything,
-    /// The drafter had nothing to say, or no more than one token is wanted.
+    /// The drafter proposed nothing, or only one more token is wanted.
     NothingDrafted,
-    /// The time of a plain step is to be measured again.
+    /// The time of a plain step must be measured again.
     PlainStepDue,
-    /// What drafting lost must be earned first.
-    LatchShut,
-    /// A width would pay, but the loss budget does not cover its risk.
+    /// The loss budget is used up.
+    BudgetUsedUp,
+    /// Some width would pay, but the loss budget does not cover its risk.
     NotCovered,
-    /// No width promised enough more than plain decoding.
+    /// No width promises enough over plain decoding.
     TooLittleGain,
-    /// The curve knows no time for it.
+    /// The curve has no time for these widths.
     UnknownCost,
 }
 
@@ -39,28 +39,28 @@ pub enum Reason {
 pub struct Width {
     /// Rows, root included.
     pub n_rows: usize,
-    /// Tokens expected of the step.
+    /// Tokens the step is expected to emit.
     pub n_expected: f64,
-    /// What it takes, in plain steps.
+    /// Duration of the step, in plain steps.
     pub n_plain: f64,
-    /// What came of it.
+    /// The result of weighing it.
     pub verdict: Verdict,
 }
 
 impl Width {
-    /// How many times as fast as plain decoding it promises to be.
+    /// Expected speed-up over plain decoding.
     #[must_use]
     pub fn gain(&self) -> f64 {
         self.n_expected / self.n_plain
     }
 }
 
-/// What came of weighing a width.
+/// The result of weighing a width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Better than all narrower ones: chosen, unless a wider one is better still.
+    /// Better than every narrower width: chosen unless a wider one is better still.
     Better,
-    /// No better than a narrower one, or than plain decoding by enough.
+    /// No better than a narrower width, or not enough better than plain decoding.
     NoBetter,
     /// Better, but the loss budget does not cover its risk.
     NotCovered,

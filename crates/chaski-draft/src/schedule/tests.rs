@@ -3,7 +3,7 @@ use crate::token::Token;
 use crate::tree::TokenTree;
 use proptest::prelude::*;
 
-/// The staircase of a 1.5B Q4_K_M on two AVX-512 cores.
+/// The cost curve of a 1.5B Q4_K_M on two AVX-512 cores.
 fn staircase() -> CostCurve {
     let mut curve = CostCurve::default();
     for (n_rows, c) in [(1, 1.0), (2, 1.55), (3, 1.94), (4, 1.73), (5, 2.25), (8, 3.08), (12, 3.85), (16, 3.70)] {
@@ -12,13 +12,13 @@ fn staircase() -> CostCurve {
     curve
 }
 
-/// A chain of which `p` are the probabilities, root first.
+/// A chain with the probabilities `p`, root first.
 fn chain(p: &[f32]) -> Draft {
     let tokens: Vec<Token> = (1..).take(p.len() - 1).map(Token).collect();
     Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec() }
 }
 
-/// What pays, were there no loss_budget.
+/// The size chosen without a loss budget.
 fn best_size(p: &[f32]) -> usize {
     let ledger = Ledger { loss_budget: LossBudget { credit: f64::INFINITY }, ..Ledger::default() };
     Schedule::cost_aware(staircase()).best_size(&chain(p), 0, &ledger)
@@ -36,7 +36,7 @@ fn a_doubtful_draft_is_not_verified() {
 
 #[test]
 fn widths_that_never_pay_are_skipped() {
-    // Row 3 costs more than row 4 does: the fourth node is free.
+    // 3 rows cost more than 4, so the fourth row is free.
     assert_eq!(best_size(&[1.0, 0.9, 0.8, 0.1]), 4);
     assert_eq!(best_size(&[0.95; 16]), 16);
     assert_eq!(best_size(&[0.95; 32]), 16, "nothing is known about more rows");
@@ -79,7 +79,7 @@ fn plain_steps_come_first_and_again() {
 
 #[test]
 fn a_plain_step_that_looked_too_slow_does_not_hide_a_loss() {
-    // Measured while another process had the memory: two thirds as fast as it is.
+    // Measured while another process used the memory bus: plain steps look 1.5 times as slow as they are.
     let mut curve = staircase();
     for _ in 0..50 {
         curve.observe(1, 0, 93.0);
@@ -97,7 +97,8 @@ fn a_plain_step_that_looked_too_slow_does_not_hide_a_loss() {
 
 #[test]
 fn a_curve_of_a_busy_machine_is_believed_for_one_plain_step() {
-    // Measured while the tests were being compiled: one row 20 times as slow as it is, and several hardly slower.
+    // Measured while the tests were being compiled: one row takes 20 times as long as it should, wider ones hardly
+    // longer.
     let busy = [(1, 172.9), (2, 87.8), (4, 142.5), (8, 184.8), (16, 262.9), (32, 601.7)];
     let mut curve = CostCurve::default();
     busy.into_iter().for_each(|(n_rows, ms)| curve.put(n_rows, 0, ms, 3));
@@ -134,7 +135,7 @@ fn explains_what_it_does() {
     lost.record(&step(8, 1, 191.0));
     assert_eq!(explained(&lost, &[0.6; 16]), (1, Reason::NotCovered));
     lost.record(&step(16, 1, 229.0));
-    assert_eq!(explained(&lost, &[1.0]), (1, Reason::LatchShut));
+    assert_eq!(explained(&lost, &[1.0]), (1, Reason::BudgetUsedUp));
     let mut long = schedule.clone();
     long.record(&step(1, 1, 62.0));
     (0..8).for_each(|_| long.record(&step(4, 4, 107.0)));
@@ -167,8 +168,8 @@ impl Policy {
     }
 }
 
-/// Answers of at least 160 tokens by a drafter that claims `p` for each node of a chain, while `accepts` tells what
-/// is accepted. Returns the tokens and the plain steps that the time was worth.
+/// Generates at least 160 tokens with a drafter that claims `p` for each node of a chain; `accepts` decides what is
+/// accepted. Returns the tokens and the time taken, in plain steps.
 fn answer(p: f32, mut accepts: impl FnMut() -> bool) -> (usize, f64) {
     let curve = staircase();
     let mut schedule = Schedule::cost_aware(curve.clone());

@@ -1,13 +1,14 @@
-//! Attention against plain sums: whatever the order of the cells, with large values, with slopes; and what being exact costs.
+//! Compares attention with plain sums: for any order of cells, large values and slopes. Also measures the cost of
+//! exactness.
 
 use std::time::Instant;
 
 use super::*;
 
-/// The threads of a graph: one.
+/// A team of one thread.
 const ALONE: Team = Team { index: 0, size: 1, pool: std::ptr::null_mut() };
 
-/// Numbers between -1 and 1 that are the same everywhere.
+/// Deterministic numbers between -1 and 1.
 fn numbers(n: usize, mut state: u64) -> Vec<f32> {
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -22,14 +23,14 @@ fn tensor<T>(data: &[T], ty: i32, ne: [usize; 3]) -> Tensor {
     Tensor { data: data.as_ptr().cast_mut().cast(), ne: [ne[0] as i64, ne[1] as i64, ne[2] as i64, 1], nb, ty }
 }
 
-/// `out[row][channel]` for values `v[channel][cell]` in F32 and probabilities `p[row][cell]`.
+/// `out[row][channel]` for F32 values `v[channel][cell]` and probabilities `p[row][cell]`.
 fn values_of(isa: Isa, v: &[f32], p: &[f32], cells: usize, channels: usize) -> Vec<f32> {
     let rows = p.len() / cells;
     let mut out = vec![0f32; rows * channels];
     let (v, p) = (tensor(v, code::F32, [cells, channels, 1]), tensor(p, code::F32, [cells, rows, 1]));
     let o = tensor(&out, code::F32, [channels, rows, 1]);
     let mut work = vec![0u8; values_work_size(&v, &p, 1)];
-    // SAFETY: the tensors are as large as they say, `out` is this function's own, and the caller chose an ISA of this CPU.
+    // SAFETY: the tensors have the sizes they claim, `out` is local, and the caller chose an ISA of this CPU.
     unsafe { run_values(isa, &v, &p, &o, ALONE, work.as_mut_ptr()) };
     std::mem::take(&mut out)
 }
@@ -43,7 +44,7 @@ fn values_do_not_depend_on_the_order_of_cells() {
     const CELLS: usize = 1536;
     const CHANNELS: usize = 8;
     for isa in isas() {
-        // Of any size below 65536, so that some blocks are split and others are not.
+        // Sizes on both sides of `SMALL`, so that some blocks are split and others are not.
         for largest in [0.5f32, 90.0, 50_000.0] {
             let size = numbers(CELLS * CHANNELS, 3);
             let v: Vec<f32> = numbers(CELLS * CHANNELS, 1)
@@ -56,7 +57,7 @@ fn values_do_not_depend_on_the_order_of_cells() {
             let p: Vec<f32> =
                 numbers(CELLS, 2).iter().map(|x| (x.abs() * grid / CELLS as f32).round() / grid).collect();
             let sum = values_of(isa, &v, &p, CELLS, CHANNELS);
-            // The same cells from the last to the first, and with unused ones among them.
+            // The same cells in reverse order, with unused cells among them.
             let turned = |row: &[f32], unused: f32| row.iter().rev().flat_map(|&x| [x, unused]).collect::<Vec<f32>>();
             let v2: Vec<f32> = v.chunks(CELLS).flat_map(|row| turned(row, 7.0)).collect();
             let again = values_of(isa, &v2, &turned(&p, 0.0), 2 * CELLS, CHANNELS);
@@ -82,10 +83,10 @@ fn slopes_are_alibis() {
     let ot = tensor(&out, code::F32, [cells, 1, heads]);
     for isa in isas() {
         let softmax = Softmax { x: &xt, mask: Some(&mt), sinks: None, scale: 0.5, max_bias: 8.0, out: &ot };
-        // SAFETY: the tensors are as large as they say.
+        // SAFETY: the tensors have the sizes they claim.
         unsafe { run_softmax(isa, &softmax, ALONE) };
         for head in 0..heads {
-            // Of 12 heads, 8 have powers of 2^-1, and 4 those between them.
+            // Of 12 heads, the first 8 have powers of 1/2, the other 4 the powers in between.
             let slope = if head < 8 { 0.5f64.powi(head as i32 + 1) } else { 0.5f64.powf((head - 8) as f64 + 0.5) };
             let e: Vec<f64> =
                 (0..cells).map(|i| (f64::from(x[head * cells + i]) * 0.5 + slope * f64::from(mask[i])).exp()).collect();
@@ -99,7 +100,7 @@ fn slopes_are_alibis() {
     }
 }
 
-/// Softmax and values as they could be if the order of cells might show: sums of floats.
+/// Softmax and values with plain sums of floats, whose result depends on the order of the cells.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn plain(
     x: &[f32],
@@ -170,8 +171,9 @@ unsafe fn plain(
     }
 }
 
-/// Prints microseconds of one key head and its query heads: keys, and softmax with values as they are and in plain sums of floats.
-/// `cargo test --release -p chaski-kernels -- --ignored --nocapture what_being_exact_costs`
+/// Prints the microseconds of one key head with its query heads: keys, then softmax with values, as implemented and
+/// with plain sums of floats. Run it with `cargo test --release -p chaski-kernels -- --ignored --nocapture
+/// what_being_exact_costs`.
 #[test]
 #[ignore = "a measurement"]
 fn what_being_exact_costs() {
@@ -187,7 +189,7 @@ fn what_being_exact_costs() {
             for tokens in [1, 8] {
                 let rows = heads * tokens;
                 let half = |n: usize, seed| -> Vec<u16> {
-                    // SAFETY: the CPU has F16C if it has AVX-512.
+                    // SAFETY: a CPU with AVX-512 has F16C.
                     let bits = |x: f32| unsafe { half_of(x) };
                     numbers(n, seed).into_iter().map(bits).collect()
                 };
@@ -213,7 +215,7 @@ fn what_being_exact_costs() {
                     };
                     (0..200).map(|_| once(work)).fold(f64::INFINITY, f64::min)
                 };
-                // SAFETY: the tensors are as large as they say, and the CPU was asked.
+                // SAFETY: the tensors have the sizes they claim, and the CPU was checked.
                 let times = unsafe {
                     [
                         best(&mut || run_keys(Isa::Avx512, &kt, &qt, &st, ALONE)),

@@ -36,7 +36,7 @@ fn openais_lines_are_understood() {
 #[test]
 fn short_forms_have_the_same_parameters() {
     let short = ask(r#"{"prompt": "Hello", "temperature": 0}"#);
-    assert_eq!((short.custom_id.as_str(), &short.parameters.knobs[..]), ("line-3", &[(0, 0.0)][..]));
+    assert_eq!((short.custom_id.as_str(), &short.parameters.options[..]), ("line-3", &[(0, 0.0)][..]));
     assert_eq!(short.prompt, Prompt::User("Hello".to_owned()));
     let named = ask(r#"{"custom_id": "x", "messages": [{"role": "user", "content": "Hi", "name": null}]}"#);
     assert_eq!((named.custom_id.as_str(), named.endpoint), ("x", Endpoint::Chat));
@@ -45,8 +45,8 @@ fn short_forms_have_the_same_parameters() {
 
 #[test]
 fn what_is_wrong_is_said_and_who_it_was() {
-    refuses("[1]", None, INVALID_REQUEST, "not an object");
-    refuses("\"text\"", None, INVALID_REQUEST, "not an object");
+    refuses("[1]", None, INVALID_REQUEST, "the line is not a JSON object");
+    refuses("\"text\"", None, INVALID_REQUEST, "the line is not a JSON object");
     refuses("{\"prompt\": \"a\"", None, INVALID_JSON, "column");
     refuses("nonsense", None, INVALID_JSON, "not JSON");
     refuses(&"[".repeat(100_000), None, INVALID_JSON, "recursion");
@@ -65,8 +65,8 @@ fn what_is_wrong_is_said_and_who_it_was() {
     refuses(&named(&format!("{chat}, {body}, \"method\": \"GET\"")), Some("a"), INVALID_REQUEST, "POST");
     refuses(&named(&format!("{chat}, {body}, \"prio\": 1")), Some("a"), UNSUPPORTED_PARAMETER, "prio");
     refuses(&named(r#""prompt": 5"#), Some("a"), INVALID_REQUEST, "prompt");
-    refuses(&named(r#""text": "x""#), Some("a"), INVALID_REQUEST, "neither");
-    refuses(&named(r#""prompt": "x", "messages": []"#), Some("a"), INVALID_REQUEST, "not both");
+    refuses(&named(r#""text": "x""#), Some("a"), INVALID_REQUEST, "no body, prompt or messages");
+    refuses(&named(r#""prompt": "x", "messages": []"#), Some("a"), INVALID_REQUEST, "cannot be used together");
     refuses(&named(r#""prompt": "x", "label": 1"#), Some("a"), UNSUPPORTED_PARAMETER, "label");
     refuses(&named(r#""prompt": "x", "n": 3"#), Some("a"), UNSUPPORTED_PARAMETER, "n cannot be 3");
     for (messages, part) in [

@@ -1,9 +1,9 @@
-//! What pays is planned, and what does not is given up.
+//! The schedule must plan rows that pay and give up drafts that do not.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A 0.5B on two cores, in units of 10 ms.
+/// A 0.5B model on two cores, in units of one plain step.
 fn curve() -> CostCurve {
     CostCurve::exact([(1, 1.0), (2, 1.05), (4, 1.4), (8, 2.25), (16, 3.7), (32, 6.7), (64, 11.1)])
 }
@@ -134,7 +134,7 @@ proptest! {
         }
     }
 
-    /// The naive twin tries every block by what llama.cpp would really do.
+    /// Compares the plan with every single block, using the parts llama.cpp would really decode.
     #[test]
     fn no_single_block_does_better(mut wishes in prop::collection::vec(wish(), 1..6), only_drafts: bool) {
         if only_drafts {

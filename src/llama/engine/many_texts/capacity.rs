@@ -1,54 +1,52 @@
-//! How many lanes an engine has: what rows cost is measured, and memory is looked at.
+//! Chooses the number of lanes of a batch engine: measures the cost curve and checks the memory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::available::available;
 use crate::batching::lane_count::{LaneMemory, longest_fitting, n_worthwhile};
 use crate::batching::target::{BatchTarget as _, Run};
 use crate::cost::{CostCurve, lower_median};
-use crate::llama::batching::{BatchEngineConfig, Startup, Told};
+use crate::engine::RequestError;
+use crate::llama::engine::curves::Curves;
+use crate::llama::engine::{EngineConfig, ManyTexts, Message, Startup, unix_s};
 use crate::llama::exact;
 use crate::llama::model::Model;
 use crate::llama::parallel::{MAX_LANES, Parallel};
 use crate::llama::session::{N_CTX_STEP, SessionConfig};
 use crate::llama::thread::Outbox;
-use crate::llama::worker::{Failure, Notice, unix_s};
 use crate::memory::cache_choices;
-use crate::store::curves::{self, CurveKey};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::{FlashAttention, Settings};
 
-/// Widths that are measured, most useful first.
+/// Batch widths to measure, most useful first.
 const WIDTHS: [usize; 9] = [1, 16, 64, 32, 8, 4, 2, 12, 128];
 
-/// Beyond these, widths need not be known where fewer lanes are forced.
+/// With a fixed number of lanes, widths up to this or that number are measured, whichever is larger.
 const LEAST_WIDEST: usize = 16;
 
-/// Times that each is measured.
+/// Measurements per width.
 const N_REPEATS: usize = 3;
 
-/// Time for measuring; the narrow ones are measured in any case.
+/// Time for measuring. Widths up to [`LEAST_WIDEST`] are measured once even if it is over.
 const BUDGET: Duration = Duration::from_secs(5);
 
-/// What is known before there is a context.
+/// The engine's parts that are known before a context exists.
 #[derive(Clone, Copy)]
 pub(super) struct Capacity<'a> {
     pub(super) model: &'a Model,
-    pub(super) config: &'a BatchEngineConfig,
-    pub(super) outbox: &'a Outbox<Told>,
+    pub(super) config: &'a EngineConfig,
+    pub(super) options: &'a ManyTexts,
+    pub(super) outbox: &'a Outbox<Message>,
 }
 
 impl<'a> Capacity<'a> {
-    /// What rows cost in a context of these settings: as kept, or measured now.
-    pub(super) fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
-        let kept_at = self.config.engine.curves.as_ref();
-        let kept_at = kept_at.map(|(folder, key)| (folder, key.with_settings(&format!("{settings} batch"))));
-        let kept = kept_at.as_ref().and_then(|(folder, key)| curves::load(folder, key, unix_s()));
-        let mut curve = kept.unwrap_or_default().0.aged();
-        // A few steps: nothing beside a batch, while a wrong number of lanes costs all of it.
+    /// The cost curve for these settings: loaded from disk, or measured now.
+    pub(super) fn curve(&self, settings: &Settings, curves: &mut Curves<'_>) -> Result<CostCurve, TargetError> {
+        let name = format!("{settings} batch");
+        let (mut curve, _) = curves.load(&name);
+        // One row takes a few steps to measure. A stale curve would choose a wrong number of lanes for the whole batch.
         if curve.plain_ms(0).is_some() {
             let seen = CostCurve::exact(self.measure(settings, &[1])?);
             if curve.is_of_a_busy_machine(&seen) {
@@ -56,35 +54,28 @@ impl<'a> Capacity<'a> {
             }
         }
         let known = curve.at(0);
-        let widest = self.config.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
+        let widest = self.options.n_parallel.map_or(usize::MAX, |n| n.max(LEAST_WIDEST));
         let widest = self.n_fitting(widest.min(WIDTHS.into_iter().max().unwrap_or(1)), N_CTX_STEP, settings);
         let missing: Vec<usize> = WIDTHS.into_iter().filter(|n| *n <= widest && !known.contains_key(n)).collect();
         if !missing.is_empty() {
-            self.outbox.send(Told::Startup(Startup::Measuring));
+            self.outbox.send(Message::Startup(Startup::Measuring));
             for (n_rows, ms) in self.measure(settings, &missing)? {
                 curve.put(n_rows, 0, ms, u32::try_from(N_REPEATS).unwrap_or(u32::MAX));
             }
-            self.keep(kept_at, &curve);
+            curves.save(&name, &curve, unix_s());
         }
         Ok(curve)
     }
 
-    /// Refuses to go on where a context of these settings is not exact: two rows are decoded in a small one.
-    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), Failure> {
+    /// Fails if a context with these settings is not exact. Decodes two rows in a small context to find out.
+    pub(super) fn try_out(&self, settings: &Settings) -> Result<(), RequestError> {
         let context = SessionConfig::new(N_CTX_STEP, settings);
         let mut target = Parallel::new(self.model, &context, 2, 2)?;
         target.decode(&[Run { lane_id: 0, tokens: vec![Token(0); 2], n_logits: 2 }])?;
-        Failure::unless_exact(exact::of_work(settings))
+        RequestError::unless_exact(exact::of_work(settings))
     }
 
-    fn keep(&self, kept_at: Option<(&PathBuf, CurveKey)>, curve: &CostCurve) {
-        let Some((folder, key)) = kept_at else { return };
-        if let Err(error) = curves::save(folder, &key, curve, unix_s()) {
-            self.outbox.send(Told::Startup(Startup::Notice(Notice::CurveNotKept(error))));
-        }
-    }
-
-    /// Milliseconds by rows: one row of each of so many lanes, on top of as few positions as there can be.
+    /// Milliseconds per batch width: one row in each lane, in almost empty caches.
     fn measure(&self, settings: &Settings, widths: &[usize]) -> Result<BTreeMap<usize, f64>, TargetError> {
         let widest = widths.iter().copied().max().unwrap_or(1);
         let context = SessionConfig::new(N_CTX_STEP, settings);
@@ -96,7 +87,7 @@ impl<'a> Capacity<'a> {
             let start = Instant::now();
             target.decode(&runs).map(|()| start.elapsed().as_secs_f64() * 1e3)
         };
-        // The first batch pays for allocations and page faults that no later one sees.
+        // The first batch includes allocations and page faults that later ones do not have.
         time_of(1)?;
         let mut samples: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for pass in 0..N_REPEATS {
@@ -113,9 +104,9 @@ impl<'a> Capacity<'a> {
         Ok(samples.into_iter().filter_map(|(n_rows, samples)| Some((n_rows, lower_median(&samples)?))).collect())
     }
 
-    /// Lanes of `n_ctx` positions each.
+    /// Number of lanes of `n_ctx` positions each.
     pub(super) fn n_lanes(&self, curve: &CostCurve, n_ctx: usize, settings: &Settings) -> usize {
-        let n_wanted = self.config.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
+        let n_wanted = self.options.n_parallel.unwrap_or_else(|| n_worthwhile(&curve.at(0)));
         self.n_fitting(n_wanted.clamp(1, MAX_LANES), n_ctx, settings)
     }
 
@@ -123,13 +114,13 @@ impl<'a> Capacity<'a> {
         self.lane(n_ctx, settings).n_fitting(n_wanted, available().unwrap_or(u64::MAX))
     }
 
-    /// A lane of `n_ctx` positions.
+    /// Memory of a lane of `n_ctx` positions.
     fn lane(&self, n_ctx: usize, settings: &Settings) -> LaneMemory {
-        // Flash attention keeps no scores.
+        // Flash attention does not store the attention scores.
         let keeps_scores = settings.flash_attention == FlashAttention::Off;
         let n_scores = if keeps_scores { self.model.n_heads() } else { 0 };
-        // The header tells of each layer; the model of the first one only.
-        let (of_position, of_states) = match &self.config.engine.shape {
+        // The shape from the file's header covers every layer; the model knows only the first.
+        let (of_position, of_states) = match &self.config.shape {
             Some(shape) => {
                 let [none, one] = [0, 1].map(|n| shape.cache_bytes(n, settings.kv_type));
                 (one - none, none)
@@ -143,44 +134,44 @@ impl<'a> Capacity<'a> {
         }
     }
 
-    /// What a lane of one text is compared with: the memory that is available now, where that is to be looked at. With
-    /// `-c` all texts get what was compared before the model was loaded.
+    /// Memory available for the lane of a single text; `None` if it is not checked. With `-c` all texts have the same
+    /// size, which was checked before the model was loaded.
     pub(super) fn n_available(&self) -> Option<u64> {
-        let is_looked_at = self.config.engine.shape.is_some() && self.config.n_ctx.is_none();
+        let is_looked_at = self.config.shape.is_some() && self.options.n_ctx.is_none();
         available().filter(|_| is_looked_at)
     }
 
-    /// Why a text gets no lane, if there is not enough memory for it alone.
-    pub(super) fn lack(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
-        let lane = self.place_of_text(n_prompt + max_tokens);
+    /// Why there is not enough memory for a text even alone; `None` if there is.
+    pub(super) fn shortage(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Option<String> {
+        let lane = self.lane_for(n_prompt + max_tokens);
         if lane.fits(n_available) {
             return None;
         }
         let fitting = self.fitting(n_prompt, max_tokens, n_available);
         let fitting = if fitting.is_empty() { "a smaller model".to_owned() } else { fitting.join(", or ") };
-        // A job that is there goes on with the same input and parameters only.
+        // An existing job can only be resumed with the same input and parameters, so these hints need a new job.
         Some(format!(
-            "{n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, and {} MiB are available; \
-             hint: what fits, in a new job: {fitting}; --no-memory-check tries it all the same, in this job with \
-             --retry-failed",
+            "a prompt of {n_prompt} tokens and an answer of {max_tokens} need {} MiB of memory, but {} MiB are \
+             available; hint: these would fit, in a new job: {fitting}; to try it anyway in this job, use \
+             --no-memory-check --retry-failed",
             lane.bytes() >> 20,
             n_available >> 20,
         ))
     }
 
-    fn place_of_text(&self, n_ctx: usize) -> LaneMemory {
-        self.lane(n_ctx, self.config.engine.settings.at(n_ctx))
+    fn lane_for(&self, n_ctx: usize) -> LaneMemory {
+        self.lane(n_ctx, self.config.settings.at(n_ctx))
     }
 
-    /// What can be asked for instead: a shorter text, or smaller numbers in the cache.
+    /// Alternatives that would fit: a shorter text, or smaller types in the cache.
     fn fitting(&self, n_prompt: usize, max_tokens: usize, n_available: u64) -> Vec<String> {
         let n_ctx = n_prompt + max_tokens;
-        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.place_of_text(n)) {
+        let shorter = match longest_fitting(n_ctx, N_CTX_STEP, n_available, |n| self.lane_for(n)) {
             0 => None,
-            most if most <= n_prompt => Some(format!("a shorter prompt, of {most} tokens with its answer")),
+            most if most <= n_prompt => Some(format!("at most {most} tokens for prompt and answer")),
             most => Some(format!("max_tokens {}", most - n_prompt)),
         };
-        let smaller = cache_choices(self.config.engine.settings.at(n_ctx)).into_iter();
+        let smaller = cache_choices(self.config.settings.at(n_ctx)).into_iter();
         let smaller = smaller.filter(|(_, settings)| self.lane(n_ctx, settings).fits(n_available));
         shorter.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
     }

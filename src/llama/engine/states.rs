@@ -1,38 +1,40 @@
-//! What a worker has read before: states of prompts, found on disk and kept there.
+//! Restores prompt states from disk and stores them, so that a worker need not decode a prompt twice.
 //!
-//! Everything here is expendable. What goes wrong is told, and the prompt is read as if there were no disk.
+//! This cache is optional: an error becomes a notice, and the prompt is decoded as usual.
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::Alone;
+use crate::gguf::{ModelId, written_ns};
+use crate::llama::engine::Notice;
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{PREFILL_CHUNK, Session};
 use crate::llama::system_info;
-use crate::llama::worker::{Job, Notice};
 use crate::llama::{exact, kernels};
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
-use crate::store::prompt_cache::model::{files, fingerprint};
 use crate::token::Token;
 use crate::tune::Settings;
 
-/// States of one model.
+/// The states of one model.
 pub(super) struct States {
-    /// The file of the secret that they are sealed with; `None`: there are no states.
+    /// File of the secret that seals states; `None`: no states.
     secret: Option<PathBuf>,
-    /// Which model it is, once that is needed.
+    /// Key of the model; computed when first needed.
     model: Option<String>,
 }
 
 impl States {
-    /// `secret`: the file of the secret that states are sealed with. Without one there are no states.
+    /// Uses the secret in the file `secret`; `None` turns states off.
     pub(super) fn new(secret: Option<PathBuf>) -> States {
         States { secret, model: None }
     }
 
-    /// Before a job. Where it is the first that has to do with states and the model's file cannot be read, there are none.
-    pub(super) fn prepare(&mut self, model: &ModelConfig, job: &Job) -> Result<(), Notice> {
-        let is_needed = job.prompt_cache.is_some() || job.state_file.is_some();
+    /// Computes the model's key before the first job that needs it. If the model's file cannot be read, states are
+    /// turned off.
+    pub(super) fn prepare(&mut self, model: &ModelConfig, alone: &Alone) -> Result<(), Notice> {
+        let is_needed = alone.prompt_cache.is_some() || alone.state_file.is_some();
         if self.model.is_some() || self.secret.is_none() || !is_needed {
             return Ok(());
         }
@@ -41,7 +43,7 @@ impl States {
         Ok(())
     }
 
-    /// Makes `session` hold as much of `prefix` as any state on disk does. Tells what was in the way.
+    /// Restores the state on disk that covers most of `prefix`, if it covers more than `session`. Returns the problems.
     pub(super) fn recall(&self, session: &mut Session<'_>, context: &Context<'_>, prefix: &[Token]) -> Vec<Notice> {
         let (Some(secret), Some(model)) = (&self.secret, &self.model) else { return Vec::new() };
         let seal = match known_seal(secret) {
@@ -53,7 +55,7 @@ impl States {
         let fit = Fit { n_ctx: session.n_ctx(), can_truncate: session.can_truncate() };
         let mut n_have = session.n_reusable(prefix);
         let (mut best, mut errors) = (None, Vec::new());
-        if let Some(path) = context.job.state_file.as_deref().filter(|_| n_have < prefix.len()) {
+        if let Some(path) = context.alone.state_file.as_deref().filter(|_| n_have < prefix.len()) {
             match own(path, &key, &seal).map(|own| own.map(|state| (n_usable(&state.head.tokens, prefix, fit), state)))
             {
                 Ok(Some((n, state))) if n > n_have => {
@@ -64,7 +66,7 @@ impl States {
                 Err(error) => errors.push(error),
             }
         }
-        if let Some(cache) = &context.job.prompt_cache {
+        if let Some(cache) = &context.alone.prompt_cache {
             let found = cache.find(&key, prefix, n_have, fit, &seal);
             errors.extend(found.errors);
             best = found.state.or(best);
@@ -73,7 +75,7 @@ impl States {
         errors.into_iter().map(Notice::StateUnusable).chain(refused.map(Notice::StateRefused)).collect()
     }
 
-    /// Keeps the prompt that `session` holds, if that is worth it: `n_new` of its tokens took `new_ms` to compute.
+    /// Stores the prompt in `session` if that pays off; computing `n_new` of its tokens took `new_ms`.
     pub(super) fn keep(
         &self,
         session: &mut Session<'_>,
@@ -81,7 +83,7 @@ impl States {
         n_new: usize,
         new_ms: f64,
     ) -> Result<(), Notice> {
-        let (Some(secret), Some(model), Some(cache)) = (&self.secret, &self.model, &context.job.prompt_cache) else {
+        let (Some(secret), Some(model), Some(cache)) = (&self.secret, &self.model, &context.alone.prompt_cache) else {
             return Ok(());
         };
         let us_per_token = (new_ms * 1e3 / n_new.max(1) as f64) as u32;
@@ -96,9 +98,9 @@ impl States {
         kept.map_err(Notice::PromptNotKept)
     }
 
-    /// Keeps all that `session` holds in the job's own file; what is there stays where it holds nothing.
+    /// Saves all of `session` in the job's own file. An empty session does not overwrite it.
     pub(super) fn keep_own(&self, session: &mut Session<'_>, context: &Context<'_>) -> Result<(), Notice> {
-        let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.job.state_file) else {
+        let (Some(secret), Some(model), Some(path)) = (&self.secret, &self.model, &context.alone.state_file) else {
             return Ok(());
         };
         if session.committed().is_empty() {
@@ -111,23 +113,26 @@ impl States {
     }
 }
 
-/// What a model's states depend on, besides settings.
-pub(in crate::llama) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
-    let fingerprint_of =
-        |path: &Path| fingerprint(&files(path)).map_err(|error| StateError::Io { path: path.to_owned(), error });
-    let mut key = format!("{} ngl={:?}", fingerprint_of(&model.path)?, model.n_gpu_layers);
+/// The part of a state's key that depends on the model, its adapter and the GPU layers.
+pub(super) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
+    // llama.cpp believes a state, so the files' times count as well as their contents.
+    let weights = |path: &Path| {
+        let id = ModelId::of(path).and_then(|id| Ok(format!("{} {}", id.hash(), written_ns(path)?)));
+        id.map_err(|error| StateError::Io { path: path.to_owned(), error })
+    };
+    let mut key = format!("{} ngl={:?}", weights(&model.path)?, model.n_gpu_layers);
     if let Some(lora) = &model.lora {
-        key += &format!(" lora={} x{}", fingerprint_of(&lora.path)?, lora.scale);
+        key += &format!(" lora={} x{}", weights(&lora.path)?, lora.scale);
     }
     Ok(key)
 }
 
-/// Everything that a state's numbers or their layout depend on, with a model's key. Threads and drafts are not among it.
-pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
+/// The key of a state: everything that its numbers or their layout depend on. Threads and drafts do not affect it.
+pub(super) fn state_key(model_key: &str, model: &Model, settings: &Settings, n_ctx: usize) -> String {
     let Settings { flash_attention, kv_type, .. } = settings;
     let ggml = system_info().ggml_version;
     let kernels = kernels::in_use().ok().flatten().unwrap_or("ggml");
-    // Some models turn positions otherwise in a context that is longer than what they were first trained on.
+    // Some models scale positions differently in a context longer than their original training length.
     let is_stretched = model.n_ctx_unstretched().is_some_and(|n| n_ctx > n);
     format!(
         "{model_key} {kv_type:?} {flash_attention:?} ggml {ggml} kernels {kernels}{} chunks of {PREFILL_CHUNK}{}",
@@ -136,17 +141,17 @@ pub(in crate::llama) fn state_key(model_key: &str, model: &Model, settings: &Set
     )
 }
 
-/// A job's own state, if it is of this key.
+/// A job's own state, if it has this key.
 fn own(path: &Path, key: &str, seal: &Seal) -> Result<Option<OpenState>, StateError> {
     Ok(OpenState::open(path, seal)?.filter(|state| state.head.key == key))
 }
 
-/// What a state is of, besides the model's file.
+/// What the key of a state depends on, besides the model's file.
 pub(super) struct Context<'a> {
-    pub(super) job: &'a Job,
+    pub(super) alone: &'a Alone,
     pub(super) model: &'a Model,
     pub(super) settings: Settings,
-    /// Positions it was made with.
+    /// Size of the context in positions.
     pub(super) n_ctx: usize,
 }
 

@@ -1,104 +1,83 @@
-//! Measurements that are no answers: what batches, prompts and single tokens take, and whether wide batches decide as
-//! plain decoding does. Nothing here is kept or learned from.
+//! Measures an engine of one text for `chaski bench`: the times of batches, prefill and decoding, and whether wide batches choose
+//! the same tokens as plain decoding. Nothing is saved or learned.
 
 use std::ops::ControlFlow;
 
 use crate::chat::template::Segment;
 use crate::cost::{Clock, time_of};
+use crate::engine::RequestError;
 use crate::generate::Length;
-use crate::llama::worker::forced::{self, Forced, Shape};
-use crate::llama::worker::{Engine, Event, Failure, Job};
+use crate::llama::engine::Message;
+use crate::llama::engine::forced::{self, Forced, Shape};
+use crate::llama::engine::one_text::OneTextPolicy;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 
-/// What a worker is asked to do.
-#[derive(Clone, Debug)]
-pub enum Task {
-    /// Answer a prompt.
-    Answer(Box<Job>),
-    /// Measure something.
-    Measure(Measurement),
-    /// Count the tokens of a prompt.
-    Count(Vec<Segment>),
-}
-
-impl From<Job> for Task {
-    fn from(job: Job) -> Task {
-        Task::Answer(Box::new(job))
-    }
-}
-
-impl From<Measurement> for Task {
-    fn from(measurement: Measurement) -> Task {
-        Task::Measure(measurement)
-    }
-}
-
-/// Something to measure on a text.
+/// A measurement on a text.
 #[derive(Clone, Debug)]
 pub struct Measurement {
-    /// The text: repeated where more of it is needed, except in [`What::Forced`].
+    /// The text. It is repeated as often as needed, except for [`What::Forced`].
     pub text: Vec<Segment>,
-    /// What is measured.
+    /// What to measure.
     pub what: What,
 }
 
-/// What to measure.
+/// Kinds of measurements.
 #[derive(Clone, Debug)]
 pub enum What {
-    /// Batches of each width on top of `depth` positions: all widths in turn, `n_repeats` times.
+    /// Time of a batch of each width on top of `depth` positions.
     Batches {
         /// Positions in the cache.
         depth: usize,
         /// Rows of each batch.
         widths: Vec<usize>,
-        /// Times each is measured.
+        /// Samples per width.
         n_repeats: usize,
     },
-    /// Reading a prompt of `n_tokens`, `n_repeats` times.
+    /// Time of a prefill.
     Prefill {
-        /// Length of the prompt.
+        /// Tokens of the prompt.
         n_tokens: usize,
-        /// Times it is read.
+        /// Number of samples.
         n_repeats: usize,
     },
-    /// Decoding `n_tokens` one by one from an empty context, without sampling, `n_repeats` times.
+    /// Time of decoding one token after another from an empty context, without sampling.
     Decode {
         /// Tokens to decode.
         n_tokens: usize,
-        /// Times that is done.
+        /// Number of samples.
         n_repeats: usize,
     },
-    /// Plain greedy decoding after the text, and the same tokens decoded again in batches of these shapes.
+    /// Whether batches of these shapes choose the same tokens as plain greedy decoding.
     Forced {
         /// Most tokens to decode.
         max_tokens: usize,
         /// Shapes of the batches.
         shapes: Vec<Shape>,
-        /// Positions of the context; `None` is as many as needed.
+        /// Size of the context in positions; `None`: as many as needed.
         n_ctx: Option<usize>,
     },
 }
 
-/// What was found.
+/// Result of a measurement.
 #[derive(Clone, Debug)]
 pub enum Measured {
-    /// Milliseconds of every sample: per width, or of the one thing measured.
+    /// Milliseconds of every sample, per width; one list if there are no widths.
     Times(Vec<Vec<f64>>),
-    /// Where decisions differ, per shape.
+    /// Differences from plain decoding, per shape.
     Forced(Forced),
 }
 
-impl Engine<'_> {
-    /// Measures in the session at hand, or in a new one that is long enough.
-    pub(super) fn measurement(&mut self, job: &Measurement) -> Result<Measured, Failure> {
-        let text = self.model.tokenize(&job.text);
+impl OneTextPolicy<'_> {
+    /// Measures in the current session, or in a new one if it is too short.
+    pub(super) fn measurement(&mut self, job: &Measurement) -> Result<Measured, RequestError> {
+        let text = self.parts.model.tokenize(&job.text);
         let n_ctx = self.positions(&job.what, text.len())?;
         let mut session = self.session(Length { max_tokens: 0, n_ctx }, n_ctx)?;
-        let (model, outbox, settings) = (self.model, self.outbox, self.settings);
+        let (model, outbox, settings) = (self.parts.model, self.parts.outbox, self.settings);
         let mut progress = |done, total| {
-            outbox.send(Event::Progress(done, total));
+            outbox.send(Message::Steps(done, total));
             outbox.go_on()
         };
         let measured = match &job.what {
@@ -112,17 +91,17 @@ impl Engine<'_> {
                 stopwatch.times(what, &mut progress).map(Measured::Times)
             }
         };
-        // Also after an interrupt: what was decoded is reused by the next job.
+        // After an interrupt too: the next job reuses the decoded tokens.
         self.session = Some(session);
         Ok(measured?)
     }
 
     /// Positions that a measurement needs.
-    fn positions(&self, what: &What, n_prompt: usize) -> Result<usize, Failure> {
+    fn positions(&self, what: &What, n_prompt: usize) -> Result<usize, RequestError> {
         if n_prompt == 0 {
-            return Err(Failure::EmptyPrompt);
+            return Err(RequestError::EmptyPrompt);
         }
-        let n_ctx_train = self.model.n_ctx_train();
+        let n_ctx_train = self.parts.model.n_ctx_train();
         let n_ctx = match what {
             What::Batches { depth, widths, .. } => depth + widths.iter().max().unwrap_or(&1),
             What::Prefill { n_tokens, .. } | What::Decode { n_tokens, .. } => *n_tokens,
@@ -130,20 +109,20 @@ impl Engine<'_> {
         };
         let is_given = matches!(what, What::Forced { n_ctx: Some(_), .. });
         if n_ctx > n_ctx_train && !is_given {
-            return Err(Failure::ContextTooLong { n_ctx, n_ctx_train });
+            return Err(RequestError::ContextTooLong { n_ctx, n_ctx_train });
         }
         if matches!(what, What::Forced { .. }) && n_prompt >= n_ctx {
-            return Err(Failure::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
+            return Err(RequestError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }
         Ok(n_ctx)
     }
 }
 
-/// Times things on a target, which it feeds with a text over and over.
+/// Measures times on a target.
 struct Stopwatch<'a> {
     target: &'a mut dyn Target,
     clock: &'a dyn Clock,
-    /// Not empty.
+    /// Tokens to decode, repeated as needed; not empty.
     text: &'a [Token],
 }
 
@@ -159,12 +138,12 @@ impl Stopwatch<'_> {
         }
     }
 
-    /// The text, as often as it takes.
+    /// The first `n` tokens of the repeated text.
     fn tokens(&self, n: usize) -> Vec<Token> {
         self.text.iter().copied().cycle().take(n).collect()
     }
 
-    /// One warm-up, which pays for allocations and page faults, and `n_repeats` samples.
+    /// Takes `n_repeats` samples after a warm-up that absorbs allocations and page faults.
     fn repeat(
         &mut self,
         n_repeats: usize,
@@ -175,7 +154,7 @@ impl Stopwatch<'_> {
         Ok(vec![samples?])
     }
 
-    /// All widths in turn, so that a machine that slows down slows all of them.
+    /// Measures the widths in turn, so that a machine that slows down affects all of them.
     fn batches(
         &mut self,
         depth: usize,
@@ -214,7 +193,7 @@ impl Stopwatch<'_> {
         for (done, &token) in tokens.iter().enumerate() {
             go_on(progress, done, n_tokens)?;
             self.target.verify(&TokenTree::new(token))?;
-            // Engines may answer before the work is done; reading a result waits for it.
+            // A GPU may return before the work is done; reading a result waits for it.
             let _ = self.target.logits(NodeId::ROOT);
             self.target.keep(&[NodeId::ROOT])?;
         }
@@ -222,7 +201,7 @@ impl Stopwatch<'_> {
     }
 }
 
-/// Tells how far the work is, and whether to go on.
+/// Reports progress; fails if the caller wants to stop.
 pub(super) fn go_on(progress: &mut Progress<'_>, done: usize, total: usize) -> Result<(), TargetError> {
     if progress(done, total).is_break() { Err(TargetError::Interrupted) } else { Ok(()) }
 }
@@ -235,7 +214,7 @@ mod tests {
     use super::*;
     use crate::target::Scripted;
 
-    /// Every look at it takes a millisecond.
+    /// A clock that advances one millisecond per call.
     #[derive(Default)]
     struct Ticking(Cell<u64>);
 

@@ -1,4 +1,4 @@
-//! The drafters of a worker: what they begin with, and what is kept of them.
+//! Creates the drafters of an engine, and loads and saves their learned state.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,29 +10,30 @@ use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::learned_state::Memory;
 use crate::draft::{DraftFilter, Drafter, NoDraft};
-use crate::llama::worker::{DrafterKind, Notice};
+use crate::engine::DrafterKind;
+use crate::llama::engine::Notice;
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
 use crate::store::learned::{self, LearnedKey, Updated};
 use crate::token::Token;
 
-/// What drafters begin with.
+/// Configuration of the drafters.
 #[derive(Clone, Debug, Default)]
 pub struct DraftersConfig {
-    /// Tri-grams made beforehand.
+    /// A drafter file: tri-grams built beforehand.
     pub base: Option<Arc<DrafterFile>>,
-    /// Where what is learned from generated tokens is kept, and as whose; `None` keeps nothing.
+    /// Folder and key of the learned state; `None`: do not learn.
     pub learned: Option<(PathBuf, LearnedKey)>,
 }
 
-/// What is known before an answer.
-pub(in crate::llama) struct Drafters {
+/// Drafter files and learned state, from which a drafter is created for each answer.
+pub(super) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
-    has_told_of_damage: bool,
+    is_damage_reported: bool,
 }
 
-/// A drafter at work.
+/// The drafter of one answer.
 pub(super) enum Active {
     Auto(Box<Auto>),
     Other(Box<dyn Drafter>),
@@ -46,17 +47,17 @@ impl Active {
         }
     }
 
-    /// Drafts keep to `form`, where they are of more than one kind.
-    pub(super) fn hold_to(&mut self, form: Box<dyn DraftFilter>) {
+    /// Restricts drafts to `form`. Other drafters do not support that; the sampler rejects their invalid tokens.
+    pub(super) fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
         if let Active::Auto(auto) = self {
-            auto.hold_to(form);
+            auto.set_filter(form);
         }
     }
 }
 
 impl Drafters {
-    /// Reads what is kept. Where that cannot be used, a notice says so, and drafting begins without it.
-    pub(in crate::llama) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
+    /// Loads the learned state. If it is unusable, returns a notice and starts without it.
+    pub(super) fn new(config: DraftersConfig) -> (Drafters, Option<Notice>) {
         let kept = config.learned.as_ref().map(|(folder, key)| learned::load(folder, key));
         let (memory, notice) = match kept {
             None | Some(Ok(None)) => (None, None),
@@ -66,10 +67,10 @@ impl Drafters {
             },
             Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
         };
-        (Drafters { config, memory: memory.unwrap_or_default(), has_told_of_damage: false }, notice)
+        (Drafters { config, memory: memory.unwrap_or_default(), is_damage_reported: false }, notice)
     }
 
-    /// A drafter and its schedule. With `knows_past` it begins with what was learned from earlier answers.
+    /// A drafter and its schedule. With `knows_past` the drafter starts from the learned state.
     pub(super) fn make(
         &self,
         kind: DrafterKind,
@@ -90,8 +91,8 @@ impl Drafters {
         }
     }
 
-    /// A drafter for many texts, which begins with what was learned from earlier answers. Nothing is kept of it.
-    pub(in crate::llama) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
+    /// A drafter for many texts that starts from the learned state. It saves nothing.
+    pub(super) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
         Drafting::new(self.auto(&self.memory), n_lanes)
     }
 
@@ -100,11 +101,12 @@ impl Drafters {
         Auto::new(Auto::sources_with(base, memory.trigram.clone()), memory.experience.as_ref())
     }
 
-    /// Keeps what was learned from an answer, of which `generated` are the tokens.
+    /// Saves what an answer taught; `generated` are its tokens.
     pub(super) fn keep(&mut self, active: &Active, generated: &[Token]) -> Option<Notice> {
         let (Active::Auto(auto), Some((folder, key))) = (active, &self.config.learned) else { return None };
         let (memory, experience) = (&mut self.memory, auto.experience());
-        // Another process may have learned in the meantime, or forgotten: what is on the disk counts, and nothing is brought back.
+        // Another process may have updated or deleted the state meanwhile. The state on disk wins, so that nothing
+        // deleted comes back.
         let updated = learned::update(folder, key, |kept| {
             *memory = kept.and_then(|bytes| Memory::from_bytes(&bytes)).unwrap_or_default();
             memory.learn(generated, experience);
@@ -113,17 +115,17 @@ impl Drafters {
         match updated {
             Ok(Updated::Kept | Updated::Skipped) => None,
             Err(error) => {
-                // Said once.
+                // Report the failure once.
                 self.config.learned = None;
                 Some(Notice::NotLearned(error))
             }
         }
     }
 
-    /// Whether the base has just been found to be damaged.
+    /// A notice if the drafter file turned out to be damaged; given once.
     pub(super) fn damage(&mut self) -> Option<Notice> {
-        let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.has_told_of_damage)?;
-        self.has_told_of_damage = true;
+        let base = self.config.base.as_ref().filter(|base| base.is_damaged() && !self.is_damage_reported)?;
+        self.is_damage_reported = true;
         Some(Notice::BaseDamaged(base.path().to_owned()))
     }
 }

@@ -1,88 +1,118 @@
-//! Measures what settings cost, for `chaski tune`: the hands of [`crate::tune`], which says what to measure and what to
-//! choose.
+//! Measures settings for `chaski tune`. [`crate::tune`] decides what to measure and what to choose.
 //!
-//! Each setting needs a context of its own. It is measured in turns with the default's context, which lives throughout,
-//! so that a machine that becomes slower meanwhile slows both; no more than two contexts exist at a time. Long contexts
+//! Each setting needs its own context. It is measured in turns with the context of the default settings, which exists
+//! throughout, so that a machine that slows down affects both. There are never more than two contexts. Long contexts
 //! are filled with copies (`Session::fill`). Nothing is written to disk here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
 
 use crate::chat::template::Segment;
 use crate::cost::{Clock as _, CostCurve, time_of};
+use crate::llama::engine::{Failure, N_WAITING, WallClock, load};
 use crate::llama::model::{Model, ModelConfig};
 use crate::llama::session::{Session, SessionConfig};
-use crate::llama::thread::Outbox;
-use crate::llama::worker::{Event, Failure, WallClock, load};
+use crate::llama::thread::{EngineThread, Outbox};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::{BySpan, CacheType, LONG, Plan, SHORT, Settings, Times, Trial, WIDTHS, chosen};
 
-/// Most times that each width is measured.
+/// Most samples per width.
 const MAX_PASSES: usize = 5;
 
-/// Plain decoding this much slower than the default's is measured once and no more: it will not be chosen.
+/// If plain decoding is slower than the default by this factor, one pass is enough: the setting will not be chosen.
 const HOPELESS: f64 = 1.15;
 
-/// The share of the budget that is left for completing the curves of the chosen settings.
+/// Share of the budget for completing the curves of the chosen settings.
 const SHARE_CURVES: f64 = 0.15;
 
-/// What to measure.
+/// Configuration of a tuning run.
 #[derive(Clone, Debug)]
 pub struct TuneConfig {
     /// The model.
     pub model: ModelConfig,
-    /// Settings in question.
+    /// The settings to measure.
     pub plan: Plan,
-    /// Time for measuring. What is indispensable is measured in any case: the default.
+    /// Time for measuring. The default settings are measured even if it is too short.
     pub budget: Duration,
 }
 
-/// What was measured and chosen.
+/// Result of a tuning run.
 #[derive(Clone, Debug)]
 pub struct Tuned {
-    /// All settings that were measured; the default is the first.
+    /// All measured settings, the default first.
     pub trials: Vec<Trial>,
-    /// The best of them.
+    /// The chosen settings.
     pub settings: BySpan<Settings>,
-    /// Curves of these.
+    /// Cost curves of the chosen settings.
     pub curves: Vec<(Settings, CostCurve)>,
-    /// Positions of the long context: fewer than [`LONG`] where the model knows fewer.
+    /// Positions of the long context: [`LONG`], or fewer if the model was trained on fewer.
     pub n_long: usize,
-    /// False where the time was over before the plan was.
+    /// False if the time ran out before the plan was finished.
     pub is_complete: bool,
 }
 
-/// Milliseconds by width.
+/// Milliseconds of the samples, by width.
 type Samples = BTreeMap<usize, Vec<f64>>;
 
-/// Loads the model, measures, and tells the result.
+/// Events of a tuning run.
+#[derive(Debug)]
+pub enum Tuning {
+    /// Fraction of the model loaded, from 0 to 1.
+    Loading(f32),
+    /// Fraction of the time spent, and the settings being measured.
+    Measuring(f32, String),
+}
+
+/// Messages of the thread that measures.
+enum Message {
+    Tuning(Tuning),
+    Tuned(Result<Box<Tuned>, Failure>),
+}
+
+/// Loads the model and measures settings, on a thread of its own; `see` receives the events. Setting `interrupt` stops
+/// it.
 ///
 /// # Errors
-/// When the model cannot be loaded or its default settings not be measured, or the user broke it off.
-pub(super) fn tune(config: &TuneConfig, outbox: &Outbox<Event>) -> Result<(), Failure> {
-    let model = load(&config.model, outbox)?;
+/// If the model cannot be loaded, its default settings cannot be measured, or the user interrupts.
+pub fn tune(config: TuneConfig, interrupt: Arc<AtomicBool>, see: &mut dyn FnMut(Tuning)) -> Result<Tuned, Failure> {
+    let work = move |_: &Receiver<()>, outbox: &Outbox<Message>| {
+        outbox.send(Message::Tuned(measure(&config, outbox).map(Box::new)));
+    };
+    let thread = EngineThread::spawn(N_WAITING, interrupt, work).map_err(Failure::Thread)?;
+    loop {
+        match thread.next_event() {
+            Some(Message::Tuning(event)) => see(event),
+            Some(Message::Tuned(tuned)) => return tuned.map(|tuned| *tuned),
+            None => return Err(Failure::Ended),
+        }
+    }
+}
+
+fn measure(config: &TuneConfig, outbox: &Outbox<Message>) -> Result<Tuned, Failure> {
+    let model = load(&config.model, outbox, |share| Message::Tuning(Tuning::Loading(share)))?;
     if model.is_recurrent() {
         return Err(Failure::NothingToTune);
     }
     let n_long = LONG.min(model.n_ctx_train().saturating_sub(MAX_NODES));
     if n_long <= SHORT {
-        return Err(Failure::Target(TargetError::ContextFull { needed: SHORT, n_ctx: model.n_ctx_train() }));
+        return Err(TargetError::ContextFull { needed: SHORT, n_ctx: model.n_ctx_train() }.into());
     }
     let words = model.tokenize(&[Segment { text: " the".to_owned(), parse_special: false }]);
     let filler = words.last().copied().unwrap_or(Token(0));
     let clock = WallClock(Instant::now());
-    let mut tuner = Tuner { model: &model, config, outbox, clock, filler, n_long, trials: Vec::new() };
-    let tuned = tuner.run()?;
-    outbox.send(Event::Tuned(Box::new(tuned)));
-    Ok(())
+    Tuner { model: &model, config, outbox, clock, filler, n_long, trials: Vec::new() }.run()
 }
 
 struct Tuner<'a> {
     model: &'a Model,
     config: &'a TuneConfig,
-    outbox: &'a Outbox<Event>,
+    outbox: &'a Outbox<Message>,
     clock: WallClock,
     filler: Token,
     n_long: usize,
@@ -108,7 +138,7 @@ impl<'a> Tuner<'a> {
             let until = now + (soft_end - now) / u32::try_from(n_left).unwrap_or(1);
             let times = match self.beside(&mut reference, settings, &baseline, until) {
                 Err(TargetError::Interrupted) => return Err(TargetError::Interrupted.into()),
-                // This machine cannot do it: not a choice.
+                // This machine cannot run these settings, so they are not a choice.
                 Err(_) => BySpan { short: None, long: None },
                 Ok(times) => times,
             };
@@ -128,7 +158,7 @@ impl<'a> Tuner<'a> {
         Session::new(self.model, &SessionConfig::new(self.n_long + MAX_NODES, settings))
     }
 
-    /// How long one pass at both lengths takes for a setting and the default in turns.
+    /// Time of one pass at both lengths for a setting in turns with the default.
     fn pass_time(&self, baseline: &BySpan<Option<Times>>) -> Duration {
         let pass = |times: &Times| times.ms.values().sum::<f64>() + times.plain_ms() * (WIDTHS.len() - 2) as f64;
         let ms: f64 = [&baseline.short, &baseline.long].into_iter().flatten().map(pass).sum();
@@ -139,7 +169,7 @@ impl<'a> Tuner<'a> {
         BySpan { short: SHORT, long: self.n_long }
     }
 
-    /// The default's times.
+    /// Times of the default settings.
     fn alone(&self, session: &mut Session<'a>, until: Duration) -> Result<BySpan<Option<Times>>, TargetError> {
         let mut at = |n_positions, until| {
             let [samples] = self.sample([session], &self.config.plan.default, n_positions, until)?;
@@ -149,7 +179,7 @@ impl<'a> Tuner<'a> {
         Ok(BySpan { short: at(short, until / 2)?, long: at(long, until)? })
     }
 
-    /// The times of `settings`, measured in turns with the default's.
+    /// Times of `settings`, measured in turns with the default.
     fn beside(
         &self,
         reference: &mut Session<'a>,
@@ -167,14 +197,14 @@ impl<'a> Tuner<'a> {
         let BySpan { short, long } = self.positions();
         let half = self.clock.now() + until.saturating_sub(self.clock.now()) / 2;
         let short = at(short, &baseline.short, half)?;
-        // Such a cache has to be filled by a real prefill, which takes longer than all the rest: only if it may be chosen.
+        // A Q8_0 cache needs a real prefill, slower than all the rest, so measure it only if it may be chosen.
         let is_slow_to_fill = settings.kv_type.k == CacheType::Q8_0 && !self.config.plan.allow_lossy;
         let long = if is_slow_to_fill { None } else { at(long, &baseline.long, until)? };
         Ok(BySpan { short, long })
     }
 
-    /// Samples of all widths on top of `n_positions`, the sessions in turns; at least one pass. One row, which plain
-    /// decoding stands and falls with, is measured before each other width. The last session is that of `settings`.
+    /// Samples of all widths on top of `n_positions`, with the sessions in turns; at least one pass. One row is
+    /// measured before every other width, because plain decoding depends on it. The last session is that of `settings`.
     fn sample<const N: usize>(
         &self,
         mut sessions: [&mut Session<'a>; N],
@@ -184,7 +214,7 @@ impl<'a> Tuner<'a> {
     ) -> Result<[Samples; N], TargetError> {
         for session in &mut sessions {
             session.fill(n_positions, self.filler, &mut |_, _| self.outbox.go_on())?;
-            // The first batches pay for allocations and page faults that no later ones see.
+            // The first batches include allocations and page faults that later ones do not have.
             for width in [1, WIDTHS[WIDTHS.len() - 1]] {
                 time_of(width, *session, &self.clock, self.filler)?;
             }
@@ -212,7 +242,7 @@ impl<'a> Tuner<'a> {
         Ok(samples)
     }
 
-    /// A curve of chosen settings: what was measured, and the other useful widths.
+    /// The cost curve of chosen settings: their samples, and the remaining useful widths measured now.
     fn curve(&self, settings: &Settings) -> Result<CostCurve, TargetError> {
         let mut curve = CostCurve::default();
         let Some(trial) = self.trials.iter().find(|trial| trial.settings == *settings) else { return Ok(curve) };
@@ -234,7 +264,8 @@ impl<'a> Tuner<'a> {
 
     fn tell(&self, settings: &Settings, n_positions: usize) {
         let share = self.clock.now().as_secs_f64() / self.config.budget.as_secs_f64();
-        self.outbox.send(Event::Tuning(share.min(1.0) as f32, format!("{settings}, {n_positions} tokens")));
+        let what = format!("{settings}, {n_positions} tokens");
+        self.outbox.send(Message::Tuning(Tuning::Measuring(share.min(1.0) as f32, what)));
     }
 }
 

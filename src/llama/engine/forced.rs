@@ -1,67 +1,68 @@
-//! Losslessness of one model, position by position: does a wide batch decide as plain decoding does?
+//! Checks position by position, for `chaski bench`, whether wide batches choose the same tokens as plain decoding.
 //!
-//! The plain greedy text is *forced*: it is decoded again in wide batches, chains and trees, and at each position the
-//! likeliest token is compared with that of plain decoding. Since both see the same tokens before it, one difference does
-//! not lead to the next, as it would between two free texts. Decides nothing about whole texts; `bench` compares those.
+//! The greedy text of plain decoding is *forced*: it is decoded again in wide batches, chains and trees, and at each
+//! position the most likely token is compared. Both see the same tokens before it, so one difference does not cause the
+//! next, as it would between two free texts. Whole texts are compared elsewhere in `bench`.
 
 use std::hash::{DefaultHasher, Hasher as _};
 
-use crate::llama::exact::{self, Exactness};
+use crate::exactness::Exactness;
+use crate::llama::engine::measure::go_on;
+use crate::llama::exact;
 use crate::llama::model::Model;
-use crate::llama::worker::measure::go_on;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
 use crate::tune::Settings;
 
-/// How the plain text is put into a batch.
+/// The shape of the batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Rows, root included; the last batch of a text may have fewer.
+    /// Rows, root included. The last batch of a text may have fewer.
     pub n_rows: usize,
-    /// True: every token of the text has a sibling, the runner-up of plain decoding. False: a chain.
+    /// True: every token has a sibling, the runner-up of plain decoding. False: a chain.
     pub is_tree: bool,
 }
 
-/// The comparison of one text.
+/// Result for one text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forced {
-    /// Positions compared, for each shape.
+    /// Positions compared for each shape.
     pub n_positions: usize,
-    /// Positions at which all logits have the same bits, per shape.
+    /// Positions where all logits have the same bits, per shape.
     pub n_same_bits: Vec<usize>,
-    /// Where the decisions differ, per shape.
+    /// Positions where the chosen token differs, per shape.
     pub differences: Vec<Vec<Difference>>,
-    /// Whether what was computed is known to be exact.
+    /// Whether the computation is known to be exact.
     pub exactness: Exactness,
 }
 
-/// A position at which the batch decides otherwise.
+/// A position where a batch chooses another token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// Tokens of the answer before it.
+    /// Number of answer tokens before it.
     pub position: usize,
-    /// What plain decoding takes, as text; bytes that are none are replaced.
+    /// Text of plain decoding's token; invalid UTF-8 is replaced.
     pub plain: String,
-    /// What the batch takes.
+    /// Text of the batch's token.
     pub batch: String,
-    /// Likeliest less second logit of the plain row.
+    /// In the plain row: the highest logit minus the second.
     pub plain_margin: f32,
-    /// The logit of what the batch takes less that of what plain decoding takes, in the batch's row.
+    /// In the batch's row: the logit of the batch's token minus that of the plain token.
     pub batch_margin: f32,
 }
 
-/// What plain decoding said at one position.
+/// Plain decoding's choice at one position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Decision {
     token: Token,
     runner_up: Token,
     margin: f32,
-    /// A hash of the bits of its logits.
+    /// Hash of the bits of the row of logits.
     bits: u64,
 }
 
-/// Decodes after `prompt` (not empty) plainly until the text ends, `max_tokens` at most, and again in each shape.
+/// Decodes at most `max_tokens` plainly after `prompt` (not empty), then the same tokens again in each shape.
 pub(super) fn compare(
     target: &mut dyn Target,
     prompt: &[Token],
@@ -114,11 +115,11 @@ fn decode_plainly(
     Ok(decisions)
 }
 
-/// A position, the token that is the likeliest there in a batch and was not when decoded plainly, and by how much.
+/// A position, the batch's token if it differs, and its margin as in [`Difference::batch_margin`].
 type Other = (usize, Token, f32);
 
-/// Decodes the plain text in batches of a shape: where another token is the likeliest, which one, and by how much; and at how many
-/// positions all logits have the same bits.
+/// Decodes the plain text in batches of one shape. Returns the differences, and the number of positions where all
+/// logits have the same bits.
 fn force(
     target: &mut dyn Target,
     prompt: &[Token],
@@ -151,8 +152,8 @@ fn force(
     Ok((differences, n_same_bits))
 }
 
-/// A tree that carries the beginning of `plain` below the root, and the nodes of that path. The node of a path at place
-/// i decides position i; the last decision is no node.
+/// A tree with the start of `plain` below the root, and the nodes of that path. The node at index i decides position i,
+/// so the last decision needs no node.
 fn batch(root: Token, plain: &[Decision], shape: Shape) -> Result<(TokenTree, Vec<NodeId>), TargetError> {
     let mut tree = TokenTree::new(root);
     let mut path = vec![NodeId::ROOT];
@@ -171,7 +172,7 @@ fn batch(root: Token, plain: &[Decision], shape: Shape) -> Result<(TokenTree, Ve
     Ok((tree, path))
 }
 
-/// The likeliest token and the second one; on a tie the first, as greedy sampling takes it.
+/// The most likely token and the runner-up; on a tie the first, as in greedy sampling.
 fn decide(logits: &[f32]) -> Result<Decision, TargetError> {
     let (mut best, mut second) = ((0, f32::NEG_INFINITY), (0, f32::NEG_INFINITY));
     for (id, &logit) in (0..).zip(logits) {
@@ -223,7 +224,7 @@ mod tests {
         decode_plainly(target, &PROMPT, max_tokens, &|_| false, &mut |_, _| ControlFlow::Continue(())).unwrap()
     }
 
-    /// Rounds otherwise in a wide batch: the runner-up wins by half at every position divisible by 5.
+    /// Differs in a wide batch: the runner-up wins by 0.5 at every position divisible by 5.
     struct Rounding(Scripted, Vec<Vec<f32>>);
 
     impl Rows for Rounding {
@@ -265,7 +266,7 @@ mod tests {
         let mut target = Rounding(Scripted::new(50, 3, 7), Vec::new());
         let plain = plainly(&mut target, 21);
         assert_eq!(plain.len(), 21);
-        // The root of position 0 stands at 2 = PROMPT.len() - 1.
+        // The root of position 0 is at 2 = PROMPT.len() - 1.
         let expected: Vec<usize> = (0..21).filter(|position| (position + 2) % 5 == 0).collect();
         for shape in [shape(21, false), shape(64, true), shape(7, true)] {
             let (found, n_same_bits) =

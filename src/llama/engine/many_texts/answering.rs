@@ -1,16 +1,16 @@
-//! One request that is being answered: from tokens to text, and to the answer.
+//! One request being answered: collects tokens into text and builds the final answer.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::batch::engine::{Answer, End, Event, Refusal, Request, TokenLogprob};
-use crate::batching::{self, Ended, Said};
+use crate::batching::{self, EmittedToken, Ended};
+use crate::engine::{Answer, End, Event, Request, TokenLogprob};
 use crate::llama::logprobs::Logprobs;
 use crate::llama::model::Model;
-use crate::target::TargetError;
+use crate::stats::Stats;
 use crate::text::TextAssembler;
 
-/// An answer in the making.
+/// An unfinished answer.
 pub(super) struct Answering {
     id: u64,
     n_prompt: usize,
@@ -20,7 +20,7 @@ pub(super) struct Answering {
     logprobs: Option<Logprobs>,
     n_top: Option<usize>,
     told: Vec<TokenLogprob>,
-    /// What it is when it may have no more tokens.
+    /// How the answer ends if it reaches its token limit.
     at_limit: End,
     placed: Instant,
     first: Option<Instant>,
@@ -43,17 +43,17 @@ impl Answering {
         }
     }
 
-    /// It has its lane from now on.
+    /// Starts the clock: the request got its lane.
     pub(super) fn placed(self) -> Answering {
         Answering { placed: Instant::now(), ..self }
     }
 
-    /// The request's.
+    /// Id of the request.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
 
-    /// How many of the likeliest tokens are reported with each.
+    /// How many of the most likely tokens to report with each token.
     pub(super) fn n_top(&self) -> Option<usize> {
         self.n_top
     }
@@ -63,8 +63,8 @@ impl Answering {
         self.first.is_none()
     }
 
-    /// Takes a token. Tells whether it is the last one.
-    pub(super) fn take(&mut self, said: Said<'_>, model: &Model) -> ControlFlow<()> {
+    /// Adds a token. Breaks if the answer ends with it.
+    pub(super) fn take(&mut self, said: EmittedToken<'_>, model: &Model) -> ControlFlow<()> {
         self.first.get_or_insert_with(Instant::now);
         self.n_predicted += 1;
         if model.is_end(said.token) {
@@ -77,34 +77,33 @@ impl Answering {
         if self.assembler.stopped().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// The answer, or why there is none.
+    /// The answer, or the reason there is none.
     pub(super) fn finish(mut self, ended: &Ended) -> Event {
         let end = match &ended.end {
-            batching::End::Broken => End::Stop,
+            batching::End::Broken => self.assembler.stopped().map_or(End::Eos, |stop| End::Word(stop.to_owned())),
             batching::End::Limit | batching::End::Full => self.at_limit,
-            batching::End::Failed(error) => return Event::Refused { id: self.id, refusal: failure(error) },
+            batching::End::Failed(error) => return Event::Refused { id: self.id, error: error.clone().into() },
         };
         self.text.push_str(self.assembler.finish());
         let first = self.first.unwrap_or(self.placed);
+        let stats = Stats {
+            n_prompt: self.n_prompt,
+            n_cached: ended.n_cached,
+            prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
+            n_predicted: self.n_predicted,
+            predicted_ms: first.elapsed().as_secs_f64() * 1e3,
+            n_drafted: ended.n_drafted,
+            n_accepted: ended.n_accepted,
+            ..Stats::default()
+        };
         Event::Done(Box::new(Answer {
             id: self.id,
             text: self.text,
             reasoning: None,
             end,
-            n_prompt: self.n_prompt,
-            n_cached: ended.n_cached,
-            n_predicted: self.n_predicted,
-            n_drafted: ended.n_drafted,
-            n_accepted: ended.n_accepted,
-            prompt_ms: (first - self.placed).as_secs_f64() * 1e3,
-            predicted_ms: first.elapsed().as_secs_f64() * 1e3,
+            stats,
             logprobs: self.told,
+            details: None,
         }))
     }
-}
-
-/// What one text failed with; the others are not concerned.
-fn failure(error: &TargetError) -> Refusal {
-    let code = if *error == TargetError::NotFinite { "not_finite" } else { "generation_failed" };
-    Refusal { code: code.to_owned(), message: error.to_string() }
 }

@@ -1,62 +1,63 @@
-//! The beginning that the lines of a job have in common: taken from the disk where it was kept, and kept once it was read.
+//! Caches on disk the prefix that the lines of a job share: restores it if a job stored it before, stores it after
+//! reading it.
 //!
-//! It is one state under a key of its own: llama.cpp writes into a state how many lanes its context has. Everything here
-//! is expendable. What goes wrong is told, and the beginning is read.
+//! The state has a key of its own, because llama.cpp writes the number of lanes into a state. The cache is optional: an
+//! error becomes a notice, and the prefix is decoded as usual.
 
 use std::path::Path;
 
 use crate::batching::Batcher;
 use crate::cost::CostCurve;
-use crate::llama::batching::BatchEngineConfig;
+use crate::llama::engine::states::{model_key, state_key};
+use crate::llama::engine::{EngineConfig, ManyTexts, Notice};
 use crate::llama::model::Model;
 use crate::llama::parallel::Parallel;
 use crate::llama::session::SessionConfig;
-use crate::llama::worker::Notice;
-use crate::llama::worker::states::{model_key, state_key};
 use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::prompt_cache::choice::{Fit, MIN_TOKENS, is_worth_keeping, n_common};
 use crate::store::prompt_cache::file::{State, known_seal, seal};
 use crate::token::Token;
 
-/// Where shared prefixes are kept, and as whose.
+/// The cache of shared prefixes, and the key of this context.
 pub(super) struct SharedPrefixes<'a> {
     cache: &'a PromptCacheConfig,
     secret: &'a Path,
     key: String,
-    /// What reading one token takes.
+    /// Time to read one token, in microseconds.
     us_per_token: u32,
-    /// What the first lines have in common, while it is not kept.
+    /// The prefix shared by the first two lines; empty once it is stored or not worth storing.
     tokens: Vec<Token>,
     n_recalled: usize,
 }
 
 impl<'a> SharedPrefixes<'a> {
-    /// For a context of so many lanes; `None` where nothing is to be kept, or cannot be.
+    /// Creates the cache for a context of `n_lanes` lanes; `None` if the cache is off or the model does not support it.
     ///
     /// # Errors
-    /// When the model's file cannot be read.
+    /// If the model's file cannot be read.
     pub(super) fn new(
-        config: &'a BatchEngineConfig,
+        config: &'a EngineConfig,
+        options: &'a ManyTexts,
         model: &Model,
         context: &SessionConfig,
         n_lanes: usize,
         curve: &CostCurve,
     ) -> Result<Option<SharedPrefixes<'a>>, Notice> {
-        let (Some(cache), Some(secret)) = (&config.prompt_cache, &config.engine.secret) else { return Ok(None) };
-        // Of what lies before a window llama.cpp leaves cells out of a state.
+        let (Some(cache), Some(secret)) = (&options.prompt_cache, &config.secret) else { return Ok(None) };
+        // llama.cpp saves only the last window of a sliding-window model.
         if model.is_recurrent() || model.has_window() {
             return Ok(None);
         }
-        let settings = config.engine.settings.at(context.n_ctx);
-        let key = model_key(&config.engine.model).map_err(Notice::StateUnusable)?;
+        let settings = config.settings.at(context.n_ctx);
+        let key = model_key(&config.model).map_err(Notice::StateUnusable)?;
         let key = format!("{} {n_lanes} lanes", state_key(&key, model, settings, context.n_ctx));
         let us = curve.at(0).into_iter().map(|(n_rows, ms)| ms * 1e3 / n_rows as f64).fold(f64::INFINITY, f64::min);
         Ok(Some(SharedPrefixes { cache, secret, key, us_per_token: us as u32, tokens: Vec::new(), n_recalled: 0 }))
     }
 
-    /// Looks for what two prompts have in common. `batcher` has no texts yet.
+    /// Looks up the prefix that two prompts share. `batcher` must have no texts yet.
     pub(super) fn recall(&mut self, batcher: &mut Batcher<Parallel<'_>>, a: &[Token], b: &[Token]) -> Vec<Notice> {
-        // The last token of a prompt is read in any case.
+        // The last token of a prompt is always decoded: its logits are needed.
         let n = n_common(a, b).min(a.len().min(b.len()).saturating_sub(1));
         if n < MIN_TOKENS {
             return Vec::new();
@@ -80,7 +81,7 @@ impl<'a> SharedPrefixes<'a> {
         notices
     }
 
-    /// Keeps the beginning, once a text that has it has left its lane.
+    /// Stores the prefix, once a text that starts with it has freed its lane.
     pub(super) fn keep(&mut self, batcher: &mut Batcher<Parallel<'_>>) -> Result<(), Notice> {
         if self.tokens.is_empty() {
             return Ok(());
