@@ -30,7 +30,7 @@ use chaski::llama::parallel::Parallel;
 use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::schedule::Schedule;
-use chaski::store::prompt_cache::PromptCacheConfig;
+use chaski::engine::PromptCacheConfig;
 use chaski::text::TextAssembler;
 use chaski::token::Token;
 use chaski::tune::{BySpan, Settings};

@@ -19,7 +19,7 @@ use twox_hash::XxHash3_64;
 use crate::align::prompts::{Dice, Prompts};
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
-use crate::cli::drafter::{parse_size, refuse_overwrite};
+use crate::cli::files::{parse_size, refuse_overwrite};
 use crate::cli::engine::{confine, engine_config, model_id, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::input::read_file;

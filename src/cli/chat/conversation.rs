@@ -22,7 +22,7 @@ use crate::gguf::ModelId;
 use crate::llama::engine;
 use crate::llama::sampler::Sampling;
 use crate::stats::Stats;
-use crate::store::prompt_cache::PromptCacheConfig;
+use crate::engine::PromptCacheConfig;
 use crate::store::sessions::Place;
 
 /// How a prompt ends.

@@ -2,7 +2,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::show::table;
 use super::*;
-use crate::cli::args::{self, Args, RunArgs};
+use crate::cli::commands::{self, Args};
+use crate::cli::run::args::RunArgs;
 use crate::cli::short_flags;
 
 fn parse(text: &str, profile: Option<&str>) -> Result<Config, Failure> {
@@ -13,7 +14,7 @@ fn run(config: &Config, arguments: &[&str]) -> RunArgs {
     let arguments = ["chaski", "run"].iter().chain(arguments).map(OsString::from);
     let matches = config.apply(Args::command()).try_get_matches_from(short_flags::expand(arguments).unwrap()).unwrap();
     match Args::from_arg_matches(&matches).unwrap().command {
-        Some(args::Command::Run(run)) => *run,
+        Some(commands::Command::Run(run)) => *run,
         other => panic!("{other:?}"),
     }
 }

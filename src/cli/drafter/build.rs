@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::drafter::corpus::{self, Taker, TextFile};
-use crate::cli::drafter::{BuildArgs, ROWS_PER_TICK, refuse_overwrite, report};
+use crate::cli::drafter::{BuildArgs, ROWS_PER_TICK, report};
+use crate::cli::files::refuse_overwrite;
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt;
