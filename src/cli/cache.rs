@@ -9,8 +9,8 @@ use crate::cli::engine::prompt_cache_folder;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::files::parse_size;
 use crate::cli::output::{stderr_line, write_stdout};
-use crate::store::prompt_cache::file::StateError;
 use crate::engine::PromptCacheConfig;
+use crate::store::prompt_cache::file::StateError;
 use crate::store::prompt_cache::{Entry, PromptCache};
 
 /// Default size limit of the prompt cache: some tens of thousands of tokens of a small model.

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
-use crate::cli::files::refuse_overwrite;
 use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::files::refuse_overwrite;
 use crate::cli::input::stdin::{LateStdin, Stdin};
 use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};

@@ -7,7 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use twox_hash::XxHash3_64;
 
+use crate::chat::template::LocalTime;
 use crate::disk::Disk;
+use crate::engine::Engine;
+use crate::gguf::ModelId;
 use crate::input::format::Format;
 use crate::input::parameters::Defaults;
 use crate::input::shard::Shard;
@@ -19,9 +22,6 @@ use crate::pipeline::{self, BatchError, Ended, OutputShape, Plan, Sink, Watcher}
 use crate::progress::Progress;
 use crate::record::Origin;
 use crate::render::Renderer;
-use crate::chat::template::LocalTime;
-use crate::engine::Engine;
-use crate::gguf::ModelId;
 use crate::sampling::{SAMPLING_OPTIONS, Sampling};
 
 /// A batch job as the command line describes it.

@@ -26,6 +26,6 @@ pub mod progress;
 pub mod status;
 pub mod supervise;
 
-use chaski_core::{chat, encoding, engine, lock, sampling, structure};
+use chaski_core::{chat, encoding, engine, lock, sampling};
 use chaski_draft::{stats, token};
 use chaski_gguf as gguf;

@@ -18,6 +18,7 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 
+use crate::engine::{self, Answer, Engine, Request};
 use crate::in_flight::InFlight;
 use crate::input::parameters::{Defaults, Parameters};
 use crate::input::request::{Endpoint, Prompt};
@@ -28,7 +29,6 @@ use crate::progress::Progress;
 use crate::record::Origin;
 use crate::refuse::Refusal;
 use crate::render::Renderer;
-use crate::engine::{self, Answer, Engine, Request};
 
 pub use self::writing::Sink;
 pub(crate) use self::writing::unix_ms;
@@ -177,7 +177,7 @@ struct Ready {
 
 /// A message to the writer.
 enum WriterMessage {
-    Settled(Ticket, Result<Answer, Refusal>),
+    Settled(Ticket, Box<Result<Answer, Refusal>>),
     Notice(String),
     Progress(engine::Progress),
 }

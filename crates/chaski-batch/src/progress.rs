@@ -1,7 +1,7 @@
 //! Progress of a job, as counts and as text. Pure: the time is passed in.
 
-use crate::journal::Totals;
 use crate::engine;
+use crate::journal::Totals;
 
 /// The state of a running job.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use crate::engine::{Answer, End, TokenLogprob};
 use crate::input::request::Endpoint;
 use crate::refuse::Refusal;
-use crate::engine::{Answer, End, TokenLogprob};
 use crate::stats::Stats;
 
 /// What OpenAI writes for a probability of 0, because JSON has no infinity.

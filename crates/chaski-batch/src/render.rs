@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::input::request::Prompt;
-use crate::refuse::{INVALID_REQUEST, Refusal, TEMPLATE_ERROR, refuse};
 use crate::chat::template::{
     ChatTemplate, LocalTime, Message, RenderOptions, Segment, SpecialGuard, TemplateError, TemplateValue,
 };
 use crate::chat::thinking::Opening;
 use crate::engine::Shorter;
+use crate::input::request::Prompt;
+use crate::refuse::{INVALID_REQUEST, Refusal, TEMPLATE_ERROR, refuse};
 
 /// Each shorter version of a conversation has at most this fraction of the text before it. So all versions together are
 /// only a few times as long as the conversation.

@@ -21,3 +21,4 @@ pub mod text;
 pub mod tune;
 
 use chaski_draft::{cost, draft, replay, schedule, stats, target, token, tree};
+use chaski_gguf as gguf;

@@ -90,7 +90,7 @@ mod tests {
     fn they_are_heard_and_stderr_is_not_bothered() {
         for (how, words) in [("assert", "a/b.cpp:7: GGML_ASSERT(x) failed"), ("terminate", "terminat")] {
             let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["--ignored", "--exact", "llama::crash_message::tests::child", "--nocapture"]);
+            child.args(["--ignored", "--exact", "crash_message::tests::child", "--nocapture"]);
             child.env(CHILD, how).env("GGML_NO_BACKTRACE", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = child.spawn().unwrap();
             let (mut stdout, mut stderr) = (String::new(), String::new());

@@ -37,19 +37,19 @@ use crossbeam::channel::Receiver;
 
 use crate::chat::template::Segment;
 use crate::cost::Clock;
-use chaski_core::engine::{self, Event, Request, RequestError};
 use crate::engine::curves::Curves;
 use crate::engine::drafters::{Drafters, DraftersConfig};
 use crate::engine::many_texts::ManyTextsPolicy;
 use crate::engine::measure::{Measured, Measurement};
 use crate::engine::one_text::OneTextPolicy;
+use crate::memory::ModelShape;
 use crate::model::{LoadError, Model, ModelConfig};
+use crate::store::curves::CurveKey;
 use crate::structured::Constrainer;
 use crate::thread::{EngineThread, Outbox};
-use crate::memory::ModelShape;
-use crate::store::curves::CurveKey;
-use chaski_core::engine::PromptCacheConfig;
 use crate::tune::{BySpan, Settings};
+use chaski_core::engine::PromptCacheConfig;
+use chaski_core::engine::{self, Event, Request, RequestError};
 
 pub use self::failure::{Failure, Loaded, Notice};
 

@@ -34,9 +34,7 @@ pub mod thread;
 pub mod tokenizer;
 
 use chaski_core::{available, chat, exactness, memory, sampling, structure, text, tune};
-use chaski_draft::{
-    accept, batching, cost, draft, generate, replay, schedule, stats, target, token, tree,
-};
+use chaski_draft::{accept, batching, cost, draft, generate, replay, schedule, stats, target, token, tree};
 use chaski_gguf as gguf;
 use chaski_store as store;
 

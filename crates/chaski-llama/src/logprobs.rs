@@ -1,10 +1,10 @@
 //! Log-probabilities of emitted tokens and of their alternatives, before the samplers, as in OpenAI's API.
 
 use crate::draft::top::TopK;
-use chaski_core::engine::TokenLogprob;
 use crate::generate::{Observer, Step};
 use crate::model::Model;
 use crate::token::Token;
+use chaski_core::engine::TokenLogprob;
 
 /// Most alternatives per token, as in OpenAI's API.
 pub const MAX_LOGPROBS: usize = 20;

@@ -13,10 +13,10 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::template::{Segment, SpecialTexts};
 use crate::split_points::{STRANGE, Spelling, SplitPoints};
-use crate::{kernels, logs};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
+use crate::{kernels, logs};
 
 /// Longer texts are tokenized in pieces; up to this many bytes the time saved is negligible.
 const LONG_BYTES: usize = 16 << 10;

@@ -11,8 +11,8 @@ mod runs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::draft::table::Successor;
 use crate::counter::runs::{Entry, Merge, Runs};
+use crate::draft::table::Successor;
 use crate::drafter_file::{BaseRow, Context, KeySpace};
 use crate::token::Token;
 

@@ -13,7 +13,7 @@ pub mod learned;
 pub mod prompt_cache;
 pub mod tuned;
 
-pub(crate) mod private;
+pub mod private;
 pub mod sessions;
 
 use chaski_core::{chat, engine, lock, tune};

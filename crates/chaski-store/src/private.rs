@@ -25,7 +25,7 @@ pub(super) enum Durability {
 }
 
 /// Creates a folder and its missing parents.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+pub fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::curves::CurveKey;
-use crate::{named, private, write};
 use crate::tune::{BySpan, Settings};
+use crate::{named, private, write};
 
 /// How the names of tuned settings begin.
 pub const KIND: &str = "tuned";

@@ -2,6 +2,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::show::table;
 use super::*;
+use crate::cli::args::When;
 use crate::cli::commands::{self, Args};
 use crate::cli::run::args::RunArgs;
 use crate::cli::short_flags;
@@ -40,7 +41,7 @@ fn settings_are_defaults_of_their_flags() {
     let found = run_with(None, &[]);
     assert_eq!((found.engine.model.as_path(), found.sampling.temp, found.quiet), (Path::new("m.gguf"), 0.25, true));
     assert_eq!(found.reverse_prompt, ["###", "--end"]);
-    assert!(matches!(found.engine.flash_attn, Some(args::When::On)));
+    assert!(matches!(found.engine.flash_attn, Some(When::On)));
     assert_eq!(run_with(Some("cold"), &[]).sampling.temp, 0.0);
     assert!(!run_with(Some("other"), &[]).quiet);
     let given = run_with(Some("other"), &["-m", "x", "-r", "stop", "-fa", "off"]);

@@ -5,13 +5,13 @@
 
 use serde_json::{Map, Value};
 
+use crate::chat::template::{Message, TemplateValue};
 use crate::input::ids::default_id;
 use crate::input::parameters::Parameters;
 use crate::refuse::{
     INVALID_CUSTOM_ID, INVALID_JSON, INVALID_REQUEST, MISSING_CUSTOM_ID, Refusal, UNSUPPORTED_PARAMETER,
     UNSUPPORTED_URL, refuse,
 };
-use crate::chat::template::{Message, TemplateValue};
 
 /// Members that a message may have besides `role` and `content`; they are passed to the template.
 const MESSAGE_FIELDS: [&str; 6] = ["name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"];

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
+use crate::encoding::Utf8;
 use crate::input::format::{Format, Layout};
 use crate::input::ids::Ids;
 use crate::input::lines::{Line, Lines};
 use crate::input::request::{Ask, Rejected};
 use crate::input::template::{LineTemplate, row};
 use crate::refuse::{DUPLICATE_CUSTOM_ID, Refusal, refuse};
-use crate::encoding::Utf8;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;

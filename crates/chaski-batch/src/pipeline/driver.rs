@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::{BatchError, Ready, Ticket, WriterMessage};
-use crate::ledger::EngineLog;
 use crate::engine::{Engine, Event};
+use crate::ledger::EngineLog;
 
 /// How long an idle driver waits before it checks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -139,6 +139,6 @@ impl Driver<'_, '_> {
         if let Some(log) = self.log {
             log.answered(id)?;
         }
-        Ok(Some(WriterMessage::Settled(ticket, outcome)))
+        Ok(Some(WriterMessage::Settled(ticket, Box::new(outcome))))
     }
 }

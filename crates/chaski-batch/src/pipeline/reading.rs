@@ -6,6 +6,8 @@ use crossbeam::channel::{Receiver, Sender};
 use crossbeam::select;
 
 use super::{Parsed, Ready, Ticket, WriterMessage};
+use crate::chat::thinking::Opening;
+use crate::engine::{Alone, Request};
 use crate::in_flight::InFlight;
 use crate::input::parameters::{Defaults, Parameters};
 use crate::input::request::{Ask, Endpoint, Prompt};
@@ -15,8 +17,6 @@ use crate::journal::{Journal, MAX_CRASHES};
 use crate::refuse::{ENGINE_CRASHED, Refusal, refuse};
 use crate::render::Renderer;
 use crate::window::{KEY_BYTES, Window};
-use crate::chat::thinking::Opening;
-use crate::engine::{Alone, Request};
 
 /// Reads the lines of this shard that are not done.
 pub(super) fn read(
@@ -105,7 +105,7 @@ pub(super) fn render(
         match request(renderer, defaults, &mut ticket, ask) {
             Ok(request) => waiting.insert(Ready { ticket, request }),
             Err(refusal) => {
-                if refused.send(WriterMessage::Settled(ticket, Err(refusal))).is_err() {
+                if refused.send(WriterMessage::Settled(ticket, Box::new(Err(refusal)))).is_err() {
                     return;
                 }
             }

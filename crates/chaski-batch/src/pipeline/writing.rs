@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::{BatchError, Doubt, OutputShape, Ticket, Watcher, WriterMessage};
+use crate::chat::thinking::{Split, split};
+use crate::engine::{Answer, End};
 use crate::in_flight::InFlight;
 use crate::input::shard::Shard;
 use crate::journal::{Finished, Journal, Totals};
@@ -14,8 +16,6 @@ use crate::progress::Progress;
 use crate::record::{Label, Origin, text_line};
 use crate::refuse::Refusal;
 use crate::reorder::Reorder;
-use crate::chat::thinking::{Split, split};
-use crate::engine::{Answer, End};
 
 /// How often progress is reported; also the longest wait for a message.
 const TICK: Duration = Duration::from_millis(100);
@@ -156,7 +156,8 @@ impl<'d, 'g> Writer<'d, 'g> {
         match told {
             WriterMessage::Progress(progress) => self.progress.engine = progress,
             WriterMessage::Notice(text) => watcher.notice(&text),
-            WriterMessage::Settled(ticket, mut outcome) => {
+            WriterMessage::Settled(ticket, outcome) => {
+                let mut outcome = *outcome;
                 if let (Some(is_open), Ok(answer)) = (ticket.is_thinking_open, &mut outcome) {
                     let Split { thinking, answer: text, is_cut } = split(&answer.text, is_open);
                     if is_cut {

@@ -182,9 +182,8 @@ mod tests {
             if place.abs_diff(lost) > REACH || n == 0 {
                 continue;
             }
-            let is_better = best.is_none_or(|(other, most)| {
-                n > most || n == most && place.abs_diff(lost) <= other.abs_diff(lost)
-            });
+            let is_better =
+                best.is_none_or(|(other, most)| n > most || n == most && place.abs_diff(lost) <= other.abs_diff(lost));
             if is_better {
                 best = Some((place, n));
             }
@@ -258,7 +257,11 @@ mod tests {
             }
             copy
         };
-        (prop::collection::vec(0..30i32, 8..40), prop::collection::vec(edit, 1..40), prop::collection::vec(0..30i32, 0..9))
+        (
+            prop::collection::vec(0..30i32, 8..40),
+            prop::collection::vec(edit, 1..40),
+            prop::collection::vec(0..30i32, 0..9),
+        )
             .prop_map(move |(passage, edits, noise)| {
                 [passage.clone(), noise, edited(passage.clone(), edits), passage].concat()
             })

@@ -1,11 +1,11 @@
 //! Checks a request before it is decoded.
 
 use crate::chat::overflow::Budget;
-use chaski_core::engine::{Request, RequestError};
 use crate::model::Model;
 use crate::target::TargetError;
 use crate::text::TextAssembler;
 use crate::token::Token;
+use chaski_core::engine::{Request, RequestError};
 
 /// A request that can be decoded.
 pub(super) struct Admitted {

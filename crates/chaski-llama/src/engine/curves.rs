@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use crate::cost::CostCurve;
-use chaski_core::engine::Event;
 use crate::engine::{Message, Notice, unix_s};
-use crate::thread::Outbox;
 use crate::store::curves::{self, CurveKey};
+use crate::thread::Outbox;
+use chaski_core::engine::Event;
 
 /// Loads and saves curves.
 #[derive(Clone, Copy)]

@@ -10,12 +10,12 @@ use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::learned_state::Memory;
 use crate::draft::{DraftFilter, Drafter, NoDraft};
-use chaski_core::engine::DrafterKind;
 use crate::engine::Notice;
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
 use crate::store::learned::{self, LearnedKey, Updated};
 use crate::token::Token;
+use chaski_core::engine::DrafterKind;
 
 /// Configuration of the drafters.
 #[derive(Clone, Debug, Default)]

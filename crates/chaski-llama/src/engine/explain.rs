@@ -1,11 +1,11 @@
 //! Sends each step as data: what was drafted, verified and accepted, and why. The receiver formats it.
 
-use chaski_core::engine::{Event, Fate, NodeReport, StepReport};
-use crate::generate::{Observer, Step};
 use crate::engine::Message;
+use crate::generate::{Observer, Step};
 use crate::model::Model;
 use crate::thread::Outbox;
 use crate::token::Token;
+use chaski_core::engine::{Event, Fate, NodeReport, StepReport};
 
 /// Sends every step.
 pub(super) struct Explainer<'a> {

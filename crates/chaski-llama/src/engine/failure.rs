@@ -4,11 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::chat::template::{SpecialGuard, SpecialTexts};
-use chaski_core::engine::RequestError;
 use crate::model::{LoadError, Model};
 use crate::store::learned::LearnedError;
 use crate::store::prompt_cache::file::StateError;
 use crate::target::TargetError;
+use chaski_core::engine::RequestError;
 
 /// What callers need to build prompts.
 #[derive(Debug)]

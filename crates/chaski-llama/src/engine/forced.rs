@@ -6,9 +6,9 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 
-use crate::exactness::Exactness;
 use crate::engine::measure::go_on;
 use crate::exact;
+use crate::exactness::Exactness;
 use crate::model::Model;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;

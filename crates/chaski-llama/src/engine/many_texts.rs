@@ -20,7 +20,6 @@ use crate::batching::schedule::BatchSchedule;
 use crate::batching::{Batcher, Text};
 use crate::cost::CostCurve;
 use crate::draft::top::TopK;
-use chaski_core::engine::{DEFAULT_MAX_TOKENS, Emitted, End, Event, Progress, Request, RequestError};
 use crate::engine::admission::{Admitted, admit};
 use crate::engine::many_texts::answering::Answering;
 use crate::engine::many_texts::capacity::Capacity;
@@ -32,6 +31,7 @@ use crate::sampler::sampler;
 use crate::session::SessionConfig;
 use crate::target::TargetError;
 use crate::tune::Settings;
+use chaski_core::engine::{DEFAULT_MAX_TOKENS, Emitted, End, Event, Progress, Request, RequestError};
 
 /// Most prepared requests that wait for a lane.
 const N_READY: usize = 64;

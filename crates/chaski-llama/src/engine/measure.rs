@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 
 use crate::chat::template::Segment;
 use crate::cost::{Clock, time_of};
-use chaski_core::engine::RequestError;
-use crate::generate::Length;
 use crate::engine::Message;
 use crate::engine::forced::{self, Forced, Shape};
 use crate::engine::one_text::OneTextPolicy;
+use crate::generate::Length;
 use crate::target::{Progress, Target, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
+use chaski_core::engine::RequestError;
 
 /// A measurement on a text.
 #[derive(Clone, Debug)]

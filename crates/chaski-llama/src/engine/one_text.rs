@@ -8,24 +8,24 @@ use crossbeam::channel::Receiver;
 
 use crate::available::available;
 use crate::cost::{Clock as _, CostCurve};
-use chaski_core::engine::{Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request, RequestError};
-use crate::generate::{Generation, Length, Prefilled};
 use crate::engine::admission::{Admitted, admit};
 use crate::engine::explain::Explainer;
 use crate::engine::states::{Context, States};
 use crate::engine::{Failure, Message, Notice, Parts, Policy, Task, WallClock, unix_s};
 use crate::exact;
+use crate::generate::{Generation, Length, Prefilled};
 use crate::logprobs::{Logprobs, LogprobsOf};
 use crate::model::Model;
-use crate::sampler::sampler;
-use crate::session::{FlashAttention, Session, SessionConfig};
 use crate::replay::trace::{Recorder, Trace};
+use crate::sampler::sampler;
 use crate::schedule::RowMemory;
+use crate::session::{FlashAttention, Session, SessionConfig};
 use crate::target::Target as _;
 use crate::text::TextAssembler;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::Settings;
+use chaski_core::engine::{Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request, RequestError};
 
 /// Longer answers count as this many tokens when the settings are chosen.
 const USUAL_TOKENS: usize = 512;

@@ -4,19 +4,19 @@
 
 use std::path::{Path, PathBuf};
 
-use chaski_core::engine::Alone;
-use crate::gguf::{ModelId, written_ns};
 use crate::engine::Notice;
+use crate::gguf::{ModelId, written_ns};
 use crate::model::{Model, ModelConfig};
 use crate::session::{PREFILL_CHUNK, Session};
-use crate::system_info;
-use crate::{exact, kernels};
 use crate::store::prompt_cache::PromptCache;
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
+use crate::system_info;
 use crate::token::Token;
 use crate::tune::Settings;
+use crate::{exact, kernels};
+use chaski_core::engine::Alone;
 
 /// The states of one model.
 pub(super) struct States {

@@ -15,8 +15,8 @@ use crate::drafter_file::header::{Header, Totals, checksum, index_at};
 use crate::drafter_file::index;
 use crate::drafter_file::keys::KeySpace;
 use crate::drafter_file::row::BaseRow;
-use crate::vocabulary::Vocabulary;
 use crate::token::Token;
+use crate::vocabulary::Vocabulary;
 
 /// Not used yet.
 const UNKNOWN: u8 = 0;

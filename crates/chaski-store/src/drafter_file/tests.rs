@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::draft::base::Base;
 use crate::draft::table::{MAX_SUCCESSORS, Successor};
-use crate::vocabulary::Vocabulary;
 use crate::token::Token;
+use crate::vocabulary::Vocabulary;
 
 fn vocabulary(n_tokens: u32) -> Vocabulary {
     Vocabulary { hash: 0x1234_5678_9abc_def0, n_tokens }

@@ -4,15 +4,15 @@ use super::*;
 use crate::chat::session::{Session, Turn};
 use crate::cost::CostCurve;
 use crate::curves::{self, CurveKey};
-use crate::learned::{self, LearnedKey};
 use crate::engine::PromptCacheConfig;
+use crate::learned::{self, LearnedKey};
 use crate::prompt_cache::PromptCache;
 use crate::prompt_cache::choice::Fit;
 use crate::prompt_cache::file::{State, seal};
 use crate::sessions::Sessions;
-use crate::tuned;
 use crate::token::Token;
 use crate::tune::{BySpan, FlashAttention, KvType, Settings};
+use crate::tuned;
 
 /// Stores version `n` of something in a folder. Errors are messages.
 type Keep<'a> = &'a dyn Fn(&Path, u32) -> Result<(), String>;

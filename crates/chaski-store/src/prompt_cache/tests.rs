@@ -173,8 +173,8 @@ fn many_at_once_see_whole_files() {
                 for round in 0..20 {
                     let tokens = text(1000 * (round % 3), 100 + thread);
                     let state = State { key: "m", tokens: &tokens, us_per_token: SLOW, bytes: &[thread as u8; 9999] };
-                    PromptCache(&config).keep(&state, true, seal).unwrap();
-                    let found = PromptCache(&config).find("m", &tokens, 0, FIT, seal);
+                    PromptCache(config).keep(&state, true, seal).unwrap();
+                    let found = PromptCache(config).find("m", &tokens, 0, FIT, seal);
                     assert!(found.errors.is_empty(), "{:?}", found.errors);
                     if let Some((_, bytes)) = found.state {
                         assert!(bytes.iter().all(|&byte| byte == bytes[0]));

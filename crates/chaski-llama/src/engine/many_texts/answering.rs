@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::batching::{self, EmittedToken, Ended};
-use chaski_core::engine::{Answer, End, Event, Request, TokenLogprob};
 use crate::logprobs::Logprobs;
 use crate::model::Model;
 use crate::stats::Stats;
 use crate::text::TextAssembler;
+use chaski_core::engine::{Answer, End, Event, Request, TokenLogprob};
 
 /// An unfinished answer.
 pub(super) struct Answering {

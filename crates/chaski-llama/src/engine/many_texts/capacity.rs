@@ -7,18 +7,18 @@ use crate::available::available;
 use crate::batching::lane_count::{LaneMemory, longest_fitting, n_worthwhile};
 use crate::batching::target::{BatchTarget as _, Run};
 use crate::cost::{CostCurve, lower_median};
-use chaski_core::engine::RequestError;
 use crate::engine::curves::Curves;
 use crate::engine::{EngineConfig, ManyTexts, Message, Startup, unix_s};
 use crate::exact;
+use crate::memory::cache_choices;
 use crate::model::Model;
 use crate::parallel::{MAX_LANES, Parallel};
 use crate::session::{N_CTX_STEP, SessionConfig};
-use crate::thread::Outbox;
-use crate::memory::cache_choices;
 use crate::target::TargetError;
+use crate::thread::Outbox;
 use crate::token::Token;
 use crate::tune::{FlashAttention, Settings};
+use chaski_core::engine::RequestError;
 
 /// Batch widths to measure, most useful first.
 const WIDTHS: [usize; 9] = [1, 16, 64, 32, 8, 4, 2, 12, 128];

@@ -13,11 +13,11 @@ use crate::engine::{EngineConfig, ManyTexts, Notice};
 use crate::model::Model;
 use crate::parallel::Parallel;
 use crate::session::SessionConfig;
-use chaski_core::engine::PromptCacheConfig;
 use crate::store::prompt_cache::PromptCache;
 use crate::store::prompt_cache::choice::{Fit, MIN_TOKENS, is_worth_keeping, n_common};
 use crate::store::prompt_cache::file::{State, known_seal, seal};
 use crate::token::Token;
+use chaski_core::engine::PromptCacheConfig;
 
 /// The cache of shared prefixes, and the key of this context.
 pub(super) struct SharedPrefixes<'a> {
