@@ -3,6 +3,8 @@
 # The one place for such tuning; a GGML_ variable that is set already is left as it is.
 #
 # usage: scripts/build.sh [cargo arguments]     for instance --features vulkan (needs libvulkan-dev, glslc, spirv-headers)
+#        scripts/build.sh --portable ...        for every x86-64 CPU with AVX2 (2013 and later), or plain armv8-a: a binary to give away.
+#                                               Chaski's own kernels choose the instruction set when it starts
 #        scripts/build.sh --print-env           print the variables, for eval "$(scripts/build.sh --print-env)"
 #        scripts/build.sh --drop-stale          remove a llama.cpp that was built with other variables
 #
@@ -35,7 +37,12 @@ AMX_INT8     AMX_TILE     -mamx-int8     never
 AMX_BF16     AMX_TILE     -mamx-bf16     never
 '
 
+# The CPUs that a portable binary runs on: x86-64-v3.
+portable=
+portable_flags='sse4_2 avx f16c fma bmi2 avx2'
+
 cpu_flags() {
+    [ -z "$portable" ] || { echo "$portable_flags" && return; }
     case $machine in
         Linux*) awk -F: '/^flags/ { print $2; exit }' "$cpuinfo" ;;
         # Intel Macs: lower case, converted to the kernel's spelling.
@@ -64,6 +71,7 @@ tune() {
         # llama.cpp then asks the compiler for this CPU and tries dotprod, i8mm, SVE and SME by running them. Its crate
         # has no other way: without target-cpu=native it insists on plain armv8-a, which is several times slower.
         *' aarch64' | *' arm64')
+            [ -z "$portable" ] || return 0
             case ${RUSTFLAGS:-} in
                 *target-cpu=*) ;;
                 *) export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native" ;;
@@ -124,6 +132,10 @@ agrees_with() { # CMAKECACHE
     done
 }
 
+if [ "${1:-}" = --portable ]; then
+    portable=1
+    shift
+fi
 case ${1:-} in
     -h | --help) usage ;;
     --print-env)

@@ -1,30 +1,19 @@
 //! Chaski runs quantized GGUF models on laptops, faster: an adaptive tri-gram drafter proposes several candidate
 //! continuations, and the target verifies them as one token tree. The text is the target's own.
 //!
-//! The core modules come from `chaski-draft`. They know nothing of files, clocks, threads or llama.cpp, and build
-//! without them (`--no-default-features`).
+//! This crate is the command line. The parts are crates of their own, re-exported here; ARCHITECTURE.md has the map.
+//! Without the feature `llama` everything but the engine and the command line builds, without a C++ toolchain.
 
+pub use chaski_batch as batch;
+pub use chaski_core::{available, chat, encoding, engine, exactness, lock, memory, sampling, structure, text, tune};
 pub use chaski_draft::{accept, batching, cost, draft, generate, replay, schedule, stats, target, token, tree};
-
-pub mod memory;
-pub mod sampling;
-pub mod text;
-pub mod tune;
+pub use chaski_gguf as gguf;
+#[cfg(feature = "llama")]
+pub use chaski_llama as llama;
+pub use chaski_store as store;
 
 pub mod align;
-pub mod available;
-pub mod batch;
-pub mod chat;
-pub mod encoding;
-pub mod engine;
-pub mod exactness;
-pub mod gguf;
-mod lock;
 pub mod models;
-pub mod store;
-pub mod structure;
 
 #[cfg(feature = "llama")]
 pub mod cli;
-#[cfg(feature = "llama")]
-pub mod llama;

@@ -36,11 +36,11 @@ use crate::chat::thinking::Reasoning;
 use crate::cli::args::{CacheTypeArg, MODEL_HINT};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
-use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{
     check_prompting, confine, engine_config, max_tokens, model_id, open_base, open_model, sampling, start,
 };
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::files::refuse_overwrite;
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;

@@ -1,16 +1,17 @@
 //! The flags of the prompt cache, and `chaski cache`, the old name of `chaski data show` and `data delete prompts`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Subcommand};
 use serde::Serialize;
 
 use crate::cli::engine::prompt_cache_folder;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::files::parse_size;
 use crate::cli::output::{stderr_line, write_stdout};
+use crate::engine::PromptCacheConfig;
 use crate::store::prompt_cache::file::StateError;
-use crate::store::prompt_cache::{Entry, PromptCacheConfig};
+use crate::store::prompt_cache::{Entry, PromptCache};
 
 /// Default size limit of the prompt cache: some tens of thousands of tokens of a small model.
 const DEFAULT_SIZE: &str = "2G";
@@ -24,8 +25,8 @@ pub struct PromptCacheArgs {
     pub no_prompt_cache: bool,
 
     /// Size limit of the prompt cache, as in 500M or 4G; at most a tenth of the free disk
-    #[arg(hide_short_help = true, long, value_name = "BYTES", default_value = DEFAULT_SIZE)]
-    pub prompt_cache_size: Bytes,
+    #[arg(hide_short_help = true, long, value_name = "BYTES", default_value = DEFAULT_SIZE, value_parser = parse_size)]
+    pub prompt_cache_size: u64,
 }
 
 impl PromptCacheArgs {
@@ -35,25 +36,7 @@ impl PromptCacheArgs {
         if self.no_prompt_cache {
             return None;
         }
-        Some(PromptCacheConfig { folder: prompt_cache_folder()?, max_bytes: self.prompt_cache_size.0 })
-    }
-}
-
-/// A size in bytes, as in `500M`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub u64);
-
-impl FromStr for Bytes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Bytes, String> {
-        let upper = text.to_ascii_uppercase();
-        let number = upper.trim_end_matches('B').trim_end_matches('I');
-        let units = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
-        let unit = units.iter().find_map(|(name, shift)| Some((number.strip_suffix(name)?, 1 << shift)));
-        let (number, unit): (&str, u64) = unit.unwrap_or((number, 1));
-        let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(unit));
-        bytes.map(Bytes).ok_or_else(|| "expected a size in bytes, as in 500M or 4G".to_owned())
+        Some(PromptCacheConfig { folder: prompt_cache_folder()?, max_bytes: self.prompt_cache_size })
     }
 }
 
@@ -94,7 +77,7 @@ pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
     let size = |entries: &[Entry]| entries.iter().map(|entry| entry.n_bytes).sum();
     match args.command {
         CacheCommand::Status { json } => {
-            let entries = config.entries()?;
+            let entries = PromptCache(&config).entries()?;
             let status = Status { folder: &config.folder, prompts: entries.len(), bytes: size(&entries) };
             write_stdout(&if json {
                 serde_json::to_string(&status).map_err(|error| Failure::new(error.to_string()))? + "\n"
@@ -118,7 +101,8 @@ pub fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
 /// # Errors
 /// When there is no cache folder, or a file cannot be deleted.
 pub fn clear() -> Result<(), Failure> {
-    let deleted = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 }.clear()?;
+    let config = PromptCacheConfig { folder: required_folder()?, max_bytes: 0 };
+    let deleted = PromptCache(&config).clear()?;
     let n_bytes: u64 = deleted.iter().map(|entry| entry.n_bytes).sum();
     stderr_line(&format!("deleted: {} prompts, {:.1} MiB", deleted.len(), n_bytes as f64 / f64::from(1 << 20)));
     Ok(())
@@ -134,23 +118,6 @@ impl From<StateError> for Failure {
         match error {
             StateError::Io { path, error } => Failure::io(&path, &error),
             StateError::Damaged(_) => Failure::new(error.to_string()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_understood() {
-        for (text, n) in
-            [("0", 0), ("123", 123), ("2k", 2048), ("500M", 500 << 20), ("4GiB", 4 << 30), ("1TB", 1 << 40)]
-        {
-            assert_eq!(text.parse(), Ok(Bytes(n)), "{text}");
-        }
-        for text in ["", "G", "-1", "1.5G", "9999999999T", "4 G", "1E"] {
-            assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }
 }

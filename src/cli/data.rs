@@ -14,7 +14,8 @@ use crate::cli::folders;
 use crate::cli::learn::{self, LearnedStatus};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::cli::settings::tuned_folder;
-use crate::store::prompt_cache::PromptCacheConfig;
+use crate::engine::PromptCacheConfig;
+use crate::store::prompt_cache::PromptCache;
 use crate::store::sessions::Sessions;
 use crate::store::{curves, learned, tuned};
 use crate::text::sanitize_for_terminal;
@@ -206,7 +207,7 @@ fn saved(folder: Option<PathBuf>, kind: &str) -> Result<Option<Files>, Failure> 
 
 fn prompts(folder: PathBuf) -> Result<Files, Failure> {
     let config = PromptCacheConfig { folder, max_bytes: 0 };
-    let sizes: Vec<u64> = config.entries()?.iter().map(|entry| entry.n_bytes).collect();
+    let sizes: Vec<u64> = PromptCache(&config).entries()?.iter().map(|entry| entry.n_bytes).collect();
     Ok(Files::of(config.folder, &sizes))
 }
 

@@ -13,8 +13,9 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use crate::cli::align::{self, AlignArgs};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::files::{parse_size, refuse_overwrite};
 use crate::cli::interrupt;
-use crate::cli::output::{Bars, is_same_file, stderr_line};
+use crate::cli::output::{Bars, stderr_line};
 use crate::cli::replay::{self, ReplayArgs};
 use crate::cli::supervisor::contained;
 use crate::store::drafter_file::{DrafterFile, DrafterWriter, merge, prune};
@@ -232,38 +233,4 @@ pub(super) fn report(path: &Path) -> Result<(), Failure> {
     let n_bytes = file.file_bytes();
     stderr_line(&format!("{}: {n_trigrams} tri-grams, {n_bigrams} bi-grams, {n_bytes} bytes", path.display()));
     Ok(())
-}
-
-/// Checks that the output does not overwrite an input.
-pub(super) fn refuse_overwrite<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
-    match inputs.into_iter().find(|input| is_same_file(output, input)) {
-        Some(input) => Err(Failure::usage(format!("{}: the output would overwrite an input file", input.display()))
-            .with_hint("give another file with -o")),
-        None => Ok(()),
-    }
-}
-
-/// Parses a size in bytes, with K, M or G.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, shift) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "expected a size in bytes, or with K, M or G, as in 64M".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_numbers_with_a_unit() {
-        assert_eq!(["7", "2K", "3m", "1G"].map(parse_size), [Ok(7), Ok(2048), Ok(3 << 20), Ok(1 << 30)]);
-        for wrong in ["", "M", "-1", "1.5M", "20000000000G", "5T", "ß"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

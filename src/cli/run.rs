@@ -1,7 +1,8 @@
 //! `chaski run`: answers one prompt.
 
+pub mod args;
 pub mod json;
-mod saying;
+mod output;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,19 +12,19 @@ use std::time::Duration;
 
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
-use crate::cli::args::RunArgs;
-use crate::cli::drafter::refuse_overwrite;
 use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::files::refuse_overwrite;
 use crate::cli::input::stdin::{LateStdin, Stdin};
 use crate::cli::input::{Sources, read_prompt};
 use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
+use crate::cli::run::args::RunArgs;
 use crate::cli::run::json::{LastLine, to_json};
-use crate::cli::run::saying::{AnswerOutput, AnswerText, ThinkingPlan};
+use crate::cli::run::output::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
 use crate::cli::{explain, interrupt};
 use crate::engine::{Alone, Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request};

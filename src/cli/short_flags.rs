@@ -56,7 +56,8 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::args::{Args, Command, RunArgs};
+    use crate::cli::commands::{Args, Command};
+    use crate::cli::run::args::RunArgs;
 
     fn expanded(line: &[&str]) -> Result<Vec<OsString>, Failure> {
         expand(line.iter().map(OsString::from))

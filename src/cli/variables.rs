@@ -128,7 +128,7 @@ fn is_given(arg: &Arg, arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::command;
+    use crate::cli::commands::command;
 
     fn chosen(line: &[&str], set: &[(&str, &str)]) -> Vec<String> {
         let arguments: Vec<OsString> = ["chaski", "run"].iter().chain(line).map(OsString::from).collect();

@@ -113,7 +113,7 @@ fn limits_drop_the_least_frequent() {
     let read = |name: &str| fs::read(place.path(name)).unwrap();
     assert!(read("small.chaski").len() <= 20 << 10 && read("small.chaski") == read("pruned.chaski"));
     drafter(&place, &["prune", "-o", "x", "--max-size", "100", "all.chaski"]).fails(1, &["as small as 100 bytes"]);
-    drafter(&place, &["prune", "-o", "x", "--max-size", "5T", "all.chaski"]).fails(2, &["5T"]);
+    drafter(&place, &["prune", "-o", "x", "--max-size", "5X", "all.chaski"]).fails(2, &["5X"]);
 }
 
 #[test]

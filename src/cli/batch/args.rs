@@ -9,10 +9,11 @@ use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcomman
 use crate::batch::input::format::Format;
 use crate::chat::overflow::OnOverflow;
 use crate::chat::thinking::Reasoning;
-use crate::cli::args::{EngineArgs, Parallel, SamplingArgs};
+use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::cache::PromptCacheArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::exact::ExactArg;
+use crate::cli::sampling::SamplingArgs;
 use crate::cli::template::TemplateArgs;
 
 /// Arguments of `batch`.

@@ -17,12 +17,12 @@ use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::run::{context_full, cut_off_notice, details, receive};
+use crate::engine::PromptCacheConfig;
 use crate::engine::{Alone, Answer, DrafterKind, End, Request};
 use crate::gguf::ModelId;
 use crate::llama::engine;
 use crate::llama::sampler::Sampling;
 use crate::stats::Stats;
-use crate::store::prompt_cache::PromptCacheConfig;
 use crate::store::sessions::Place;
 
 /// How a prompt ends.

@@ -13,9 +13,9 @@ use clap::{ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 
 use crate::chat::overflow::OnOverflow;
 use crate::chat::thinking::Reasoning;
-use crate::cli::args::SamplingArgs;
 use crate::cli::engine::{check_prompting, max_tokens, sampling};
 use crate::cli::failure::Failure;
+use crate::cli::sampling::SamplingArgs;
 use crate::llama::sampler::Sampling;
 
 /// Value that removes a setting.

@@ -2,7 +2,9 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::show::table;
 use super::*;
-use crate::cli::args::{self, Args, RunArgs};
+use crate::cli::args::When;
+use crate::cli::commands::{self, Args};
+use crate::cli::run::args::RunArgs;
 use crate::cli::short_flags;
 
 fn parse(text: &str, profile: Option<&str>) -> Result<Config, Failure> {
@@ -13,7 +15,7 @@ fn run(config: &Config, arguments: &[&str]) -> RunArgs {
     let arguments = ["chaski", "run"].iter().chain(arguments).map(OsString::from);
     let matches = config.apply(Args::command()).try_get_matches_from(short_flags::expand(arguments).unwrap()).unwrap();
     match Args::from_arg_matches(&matches).unwrap().command {
-        Some(args::Command::Run(run)) => *run,
+        Some(commands::Command::Run(run)) => *run,
         other => panic!("{other:?}"),
     }
 }
@@ -39,7 +41,7 @@ fn settings_are_defaults_of_their_flags() {
     let found = run_with(None, &[]);
     assert_eq!((found.engine.model.as_path(), found.sampling.temp, found.quiet), (Path::new("m.gguf"), 0.25, true));
     assert_eq!(found.reverse_prompt, ["###", "--end"]);
-    assert!(matches!(found.engine.flash_attn, Some(args::When::On)));
+    assert!(matches!(found.engine.flash_attn, Some(When::On)));
     assert_eq!(run_with(Some("cold"), &[]).sampling.temp, 0.0);
     assert!(!run_with(Some("other"), &[]).quiet);
     let given = run_with(Some("other"), &["-m", "x", "-r", "stop", "-fa", "off"]);

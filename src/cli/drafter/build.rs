@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::drafter::corpus::{self, Taker, TextFile};
-use crate::cli::drafter::{BuildArgs, ROWS_PER_TICK, refuse_overwrite, report};
+use crate::cli::drafter::{BuildArgs, ROWS_PER_TICK, report};
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
+use crate::cli::files::refuse_overwrite;
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line};
 use crate::draft::table::MAX_SUCCESSORS;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::batch::record::{ChatToken, Timings, chat_logprobs};
 use crate::chat::thinking;
 use crate::cli::exact::ExactFields;
-use crate::cli::run::saying::AnswerText;
+use crate::cli::run::output::AnswerText;
 use crate::engine::{Answer, Details, End};
 use crate::stats::Stats;
 use crate::tune::Settings;

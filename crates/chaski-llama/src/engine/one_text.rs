@@ -1,0 +1,343 @@
+//! Decodes one text at a time, with token trees. The context, and with it the decoded tokens, stays for the next
+//! request.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
+
+use crate::available::available;
+use crate::cost::{Clock as _, CostCurve};
+use crate::engine::admission::{Admitted, admit};
+use crate::engine::explain::Explainer;
+use crate::engine::states::{Context, States};
+use crate::engine::{Failure, Message, Notice, Parts, Policy, Task, WallClock, unix_s};
+use crate::exact;
+use crate::generate::{Generation, Length, Prefilled};
+use crate::logprobs::{Logprobs, LogprobsOf};
+use crate::model::Model;
+use crate::replay::trace::{Recorder, Trace};
+use crate::sampler::sampler;
+use crate::schedule::RowMemory;
+use crate::session::{FlashAttention, Session, SessionConfig};
+use crate::target::Target as _;
+use crate::text::TextAssembler;
+use crate::token::Token;
+use crate::tree::MAX_NODES;
+use crate::tune::Settings;
+use chaski_core::engine::{Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request, RequestError};
+
+/// Longer answers count as this many tokens when the settings are chosen.
+const USUAL_TOKENS: usize = 512;
+
+/// For shorter answers, measuring the curve costs more than it saves.
+const SHORT_ANSWER: usize = 32;
+
+/// Decodes one text at a time.
+pub(super) struct OneTextPolicy<'a> {
+    pub(super) parts: Parts<'a>,
+    states: States,
+    pub(super) session: Option<Session<'a>>,
+    /// Settings of the session and of the curve.
+    pub(super) settings: Settings,
+    curve: CostCurve,
+    /// Time of the curve's measurement.
+    measured_unix_s: u64,
+    pub(super) clock: WallClock,
+}
+
+impl Policy for OneTextPolicy<'_> {
+    fn serve(&mut self, tasks: &Receiver<Task>) -> Result<(), Failure> {
+        for task in tasks {
+            match task {
+                Task::Answer(request) => {
+                    let answer = self.answer(&request).map(|answer| Event::Done(Box::new(answer)));
+                    self.parts.send(answer.unwrap_or_else(|error| Event::Refused { id: request.id, error }));
+                    // After `Done`, so that it runs while the user reads the answer.
+                    self.save_own_state(&request);
+                }
+                Task::Count(prompt) => {
+                    let n_tokens = self.parts.model.tokenize(&prompt).len();
+                    self.parts.outbox.send(Message::Counted(n_tokens));
+                }
+                Task::Measure(what) => {
+                    let measured = self.measurement(&what).map(Box::new);
+                    self.parts.outbox.send(Message::Measured(measured));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> OneTextPolicy<'a> {
+    pub(super) fn new(parts: Parts<'a>) -> OneTextPolicy<'a> {
+        let settings = parts.config.settings.short;
+        let (curve, measured_unix_s) = parts.curves.load(&settings.to_string());
+        let states = States::new(parts.config.secret.clone());
+        OneTextPolicy {
+            parts,
+            states,
+            session: None,
+            settings,
+            curve,
+            measured_unix_s,
+            clock: WallClock(Instant::now()),
+        }
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Answer, RequestError> {
+        let n_ctx_train = self.parts.model.n_ctx_train();
+        let admitted = admit(self.parts.model, request, request.alone.n_ctx.unwrap_or(n_ctx_train))?;
+        let n_prompt = admitted.prompt.len();
+        let needed = n_prompt.saturating_add(request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        let n_ctx = request.alone.n_ctx.unwrap_or_else(|| needed.min(n_ctx_train));
+        let length = Length { max_tokens: request.max_tokens.unwrap_or(usize::MAX), n_ctx };
+        let mut session = self.session(length, n_prompt)?;
+        let answer = self.answer_in(&mut session, request, admitted, length);
+        // After an interrupt too: the next request reuses the decoded tokens.
+        self.session = Some(session);
+        answer
+    }
+
+    fn answer_in(
+        &mut self,
+        session: &mut Session<'a>,
+        request: &Request,
+        admitted: Admitted,
+        length: Length,
+    ) -> Result<Answer, RequestError> {
+        let Admitted { prompt, mut assembler, .. } = admitted;
+        let prefilled = self.prefill(session, request, &prompt)?;
+        let can_draft = session.limits().max_nodes > 1;
+        let kind = if can_draft { request.alone.drafter } else { DrafterKind::None };
+        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
+        if is_cost_aware {
+            self.complete_curve(request, session, &prompt, length)?;
+        }
+        let max_rows = self.max_rows(length.n_ctx);
+        let learns = request.alone.learns;
+        let (mut drafter, mut schedule) = self.parts.drafters.make(kind, self.curve.clone(), max_rows, learns);
+        let (model, outbox) = (self.parts.model, self.parts.outbox);
+        let mut sampler = match &request.constraint {
+            None => sampler(&request.sampling, model, &prompt),
+            Some(constraint) => {
+                let made = self.parts.constrainer.sampler_and_filter(constraint, &request.sampling, &prompt)?;
+                drafter.set_filter(made.1);
+                made.0
+            }
+        };
+        let (mut text, mut end) = (String::new(), None);
+        let mut emit = |token| {
+            end = take(model, &mut assembler, token, &mut |piece| {
+                text.push_str(piece);
+                outbox.send(Message::Event(Event::Text(piece.to_owned())));
+            });
+            end = end.take().or_else(|| outbox.is_interrupted().then_some(End::Interrupted));
+            if end.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), told: Vec::new() });
+        let recorder = request.alone.record.then(Recorder::default);
+        let explainer = request.alone.explain.then_some(Explainer { model, outbox });
+        let mut observers = ((recorder, explainer), logprobs);
+        let mut generation = Generation {
+            target: session,
+            drafter: drafter.as_mut(),
+            schedule: &mut schedule,
+            sampler: sampler.as_mut(),
+            clock: &self.clock,
+            observer: &mut observers,
+        };
+        let generated = generation.run(&prompt, prefilled, length, &mut emit);
+        // Before returning an error too: this text belongs to the answer.
+        let rest = assembler.finish();
+        if !rest.is_empty() {
+            text.push_str(rest);
+            self.parts.send(Event::Text(rest.to_owned()));
+        }
+        let generated = generated?;
+        if is_cost_aware {
+            self.curve = schedule.curve().clone();
+            self.save_curve();
+        }
+        let kept = learns.then(|| self.parts.drafters.keep(&drafter, &generated.tokens)).flatten();
+        let notices = kept.into_iter().chain(self.parts.drafters.damage());
+        notices.for_each(|notice| self.parts.notice(&notice));
+        let mut tokens = generated.tokens;
+        let reached = match request.max_tokens {
+            Some(n) if n == tokens.len() => End::Limit,
+            None if length.n_ctx == prompt.len() + DEFAULT_MAX_TOKENS && request.alone.n_ctx.is_none() => {
+                End::DefaultLimit
+            }
+            _ => End::Context { n_ctx: length.n_ctx },
+        };
+        if end == Some(End::Eos) {
+            tokens.pop();
+        }
+        let ((recorder, _), logprobs) = observers;
+        let details = Details {
+            tokens,
+            settings: self.settings,
+            exactness: exact::of_work(&self.settings),
+            trace: recorder.map(|recorder| self.trace(recorder, request, &prompt)),
+        };
+        Ok(Answer {
+            id: request.id,
+            text,
+            reasoning: None,
+            end: end.unwrap_or(reached),
+            stats: generated.stats,
+            logprobs: logprobs.map(|of| of.told).unwrap_or_default(),
+            details: Some(Box::new(details)),
+        })
+    }
+
+    fn trace(&self, recorder: Recorder, request: &Request, prompt: &[Token]) -> Trace {
+        let path = &self.parts.config.model.path;
+        Trace {
+            id: String::new(),
+            model: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            n_vocab: self.parts.model.n_vocab(),
+            temperature: request.sampling.temperature,
+            prompt: prompt.iter().map(|token| token.0).collect(),
+            tokens: recorder.tokens,
+            top: recorder.top,
+        }
+    }
+
+    /// Decodes a prompt, starting from a state on disk if that is faster. Also stores what was decoded before an
+    /// interrupt.
+    fn prefill(
+        &mut self,
+        session: &mut Session<'a>,
+        request: &Request,
+        prompt: &[Token],
+    ) -> Result<Prefilled, RequestError> {
+        let (_root, before) = prompt.split_last().ok_or(RequestError::EmptyPrompt)?;
+        let outbox = self.parts.outbox;
+        let notice = |notice: Notice| {
+            outbox.send(Message::Event(Event::Notice { id: Some(request.id), text: notice.to_string() }));
+        };
+        self.states.prepare(&self.parts.config.model, &request.alone).unwrap_or_else(notice);
+        let context = self.state_context(session, request);
+        let start = self.clock.now();
+        self.states.recall(session, &context, before).into_iter().for_each(notice);
+        let recalled = self.clock.now();
+        let mut n_cached = None;
+        let mut progress = |done, total| {
+            n_cached.get_or_insert(done);
+            outbox.send(Message::Event(Event::Prefill(done, total)));
+            outbox.go_on()
+        };
+        let prefilled = Generation::prefill(session, &self.clock, prompt, &mut progress);
+        let ms = |from: Duration| (self.clock.now() - from).as_secs_f64() * 1e3;
+        let n_new = session.n_past().saturating_sub(n_cached.unwrap_or(0));
+        self.states.keep(session, &context, n_new, ms(recalled)).unwrap_or_else(notice);
+        let Prefilled { n_prompt, n_cached, prompt_ms } = prefilled?;
+        Ok(Prefilled { n_prompt, n_cached, prompt_ms: prompt_ms + (recalled - start).as_secs_f64() * 1e3 })
+    }
+
+    fn state_context<'b>(&self, session: &Session<'_>, request: &'b Request) -> Context<'b>
+    where
+        'a: 'b,
+    {
+        let alone = &request.alone;
+        Context { alone, model: self.parts.model, settings: self.settings, n_ctx: session.n_ctx() }
+    }
+
+    /// Saves the context in the request's own state file.
+    fn save_own_state(&mut self, request: &Request) {
+        let Some(mut session) = self.session.take() else { return };
+        let context = self.state_context(&session, request);
+        let kept = self.states.keep_own(&mut session, &context);
+        kept.unwrap_or_else(|notice| self.parts.notice(&notice));
+        self.session = Some(session);
+    }
+
+    /// The current session if it is long enough and has the right settings, otherwise a new one.
+    pub(super) fn session(&mut self, length: Length, n_prompt: usize) -> Result<Session<'a>, RequestError> {
+        let n_expected = n_prompt + length.max_tokens.min(USUAL_TOKENS) / 2;
+        let settings = *self.parts.config.settings.at(n_expected);
+        if settings != self.settings {
+            // Drop the old context first: memory may not hold two.
+            self.session = None;
+            self.settings = settings;
+            (self.curve, self.measured_unix_s) = self.parts.curves.load(&settings.to_string());
+        }
+        // Room for the widest tree beyond the text.
+        let n_ctx = length.n_ctx + MAX_NODES;
+        if let Some(session) = self.session.take()
+            && session.n_ctx() >= n_ctx
+        {
+            return Ok(session);
+        }
+        self.check_memory(length.n_ctx, &settings)?;
+        exact::reset();
+        let mut session = Session::new(self.parts.model, &SessionConfig::new(n_ctx, &settings))?;
+        if exact::is_demanded() {
+            session.try_out()?;
+            RequestError::unless_exact(exact::of_work(&settings))?;
+        }
+        Ok(session)
+    }
+
+    /// Refuses a context that does not fit into memory: the system would end this process, or another.
+    fn check_memory(&self, n_ctx: usize, settings: &Settings) -> Result<(), RequestError> {
+        let (Some(shape), Some(available)) = (&self.parts.config.shape, available()) else { return Ok(()) };
+        let needed = shape.estimate(n_ctx, settings).context();
+        if needed > available {
+            return Err(RequestError::NotEnoughMemory { n_ctx, needed, available });
+        }
+        Ok(())
+    }
+
+    /// The most rows of a tree that fit into memory.
+    fn max_rows(&self, n_ctx: usize) -> usize {
+        // Flash attention does not store the attention scores.
+        let keeps_scores = self.settings.flash_attention == FlashAttention::Off;
+        let n_heads = if keeps_scores { self.parts.model.n_heads() } else { 0 };
+        let row = RowMemory { n_vocab: self.parts.model.n_vocab(), n_heads, n_ctx };
+        row.max_rows(available().unwrap_or(u64::MAX))
+    }
+
+    /// Measures what the curve lacks, on top of the content of `session`.
+    fn complete_curve(
+        &mut self,
+        request: &Request,
+        session: &mut Session<'a>,
+        prompt: &[Token],
+        length: Length,
+    ) -> Result<(), RequestError> {
+        let n_past = session.n_past();
+        // Some models have no positions beyond the context.
+        let max_rows = session.limits().max_nodes.min(length.n_ctx - n_past);
+        let filler = *prompt.last().ok_or(RequestError::EmptyPrompt)?;
+        let is_short = request.max_tokens.is_some_and(|n| n < SHORT_ANSWER);
+        if is_short || self.curve.is_complete(n_past, max_rows) {
+            return Ok(());
+        }
+        self.parts.send(Event::Measuring);
+        let outbox = self.parts.outbox;
+        let mut go_on = || outbox.go_on();
+        self.curve.measure(session, &self.clock, request.alone.curve_budget, max_rows, filler, &mut go_on)?;
+        self.measured_unix_s = unix_s();
+        self.save_curve();
+        Ok(())
+    }
+
+    fn save_curve(&mut self) {
+        self.parts.curves.save(&self.settings.to_string(), &self.curve, self.measured_unix_s);
+    }
+}
+
+/// Passes the text of a token to `show`. Returns why the answer ends, if it does.
+fn take(model: &Model, assembler: &mut TextAssembler, token: Token, show: &mut dyn FnMut(&str)) -> Option<End> {
+    if model.is_end(token) {
+        return Some(End::Eos);
+    }
+    let text = assembler.push(&model.bytes(token));
+    if !text.is_empty() {
+        show(text);
+    }
+    assembler.stopped().map(|stop| End::Word(stop.to_owned()))
+}
