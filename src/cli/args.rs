@@ -24,7 +24,7 @@ pub struct EngineArgs {
 
     /// Context size in tokens, prompt and answer together [default: as needed]
     ///
-    /// `auto` is as much as fits into memory, 0 as much as the model was trained with.
+    /// `auto`: the largest context that fits into memory. 0: the size the model was trained with.
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", hide_env = true)]
     pub ctx_size: Option<ContextSize>,
 
@@ -34,7 +34,7 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS", hide_env = true)]
     pub threads: Option<usize>,
 
-    /// Threads for prompts and drafts [default: as tuned, or as --threads] [short: -tb]
+    /// Threads for reading prompts and verifying drafts [default: as tuned, or as --threads] [short: -tb]
     #[arg(hide_short_help = true, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
     pub threads_batch: Option<usize>,
 
@@ -77,10 +77,9 @@ pub struct EngineArgs {
     #[arg(hide_short_help = true, long)]
     pub no_memory_check: bool,
 
-    /// Milliseconds for measuring the cost curve, once per model and settings
+    /// Time limit in ms for measuring the cost curve, once per model and settings
     ///
-    /// The cost curve is what verifying several tokens in one step costs on this machine. It decides how much to
-    /// draft.
+    /// The cost curve is the time of a step by its number of tokens. It decides how much to draft.
     #[arg(hide_short_help = true, long, value_name = "MS", default_value_t = 1000)]
     pub curve_budget: u64,
 
@@ -239,11 +238,11 @@ pub enum CacheTypeArg {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Drafting and prompt cache")]
 pub struct DraftingArgs {
-    /// How to draft
+    /// Drafting method
     #[arg(long, value_name = "DRAFTER", value_enum, default_value_t = DrafterKind::Auto)]
     pub drafter: DrafterKind,
 
-    /// Drafter file to start from, or none [default: MODEL.chaski beside the model]
+    /// Drafter file to start from, or `none` [default: MODEL.chaski beside the model]
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 

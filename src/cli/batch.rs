@@ -36,6 +36,7 @@ use crate::chat::thinking::Reasoning;
 use crate::cli::args::{CacheTypeArg, MODEL_HINT};
 use crate::cli::batch::args::{BatchArgs, BatchCommand, MergeArgs, StatusFormat};
 use crate::cli::batch::show::Show;
+use crate::cli::context_size::{self, PickedBy, given_n_ctx};
 use crate::cli::engine::{
     check_prompting, confine, engine_config, max_tokens, model_id, open_base, open_model, sampling, start,
 };
@@ -44,7 +45,6 @@ use crate::cli::files::refuse_overwrite;
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
 use crate::cli::lora::lora_key;
-use crate::cli::memory::{self, PickedBy, given_n_ctx};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
@@ -152,7 +152,7 @@ impl Work<'_> {
         args.exact.demand();
         let mut engine = engine_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
-        memory::n_ctx(&args.engine.0, &gguf, &mut engine, memory::LEAST_N_CTX, PickedBy::Length)?;
+        context_size::n_ctx(&args.engine.0, &gguf, &mut engine, context_size::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             supervisor::begin_work();

@@ -23,10 +23,10 @@ use crate::cli::bench::args::BenchArgs;
 use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
+use crate::cli::context_size::{self, PickedBy};
 use crate::cli::engine::{confine, engine_config, machine, open_base, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
-use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::llama::engine::measure::{Measured, Measurement, What};
 use crate::llama::engine::{Engine, EngineConfig, Measuring, Mode};
@@ -54,7 +54,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     args.exact.demand();
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, memory::LEAST_N_CTX, PickedBy::Text)?;
+    let n_ctx = context_size::n_ctx(&args.engine, &gguf, &mut config, context_size::LEAST_N_CTX, PickedBy::Text)?;
     let inputs: Vec<&Path> =
         [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;

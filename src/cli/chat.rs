@@ -3,7 +3,7 @@
 pub mod commands;
 pub mod conversation;
 pub mod editor;
-pub mod overflow;
+pub mod make_room;
 pub mod screen;
 pub mod settings;
 
@@ -22,12 +22,12 @@ use crate::cli::chat::editor::{Source, Typed};
 use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
+use crate::cli::context_size::{self, PickedBy};
 use crate::cli::engine::{confine, drafters, engine_config, model_id, open_model, start};
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
 use crate::cli::interrupt::Signals;
-use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
 use crate::cli::sampling::check_biases;
@@ -216,7 +216,7 @@ fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut EngineConfig) -> Result<usiz
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
-    let n_ctx = memory::n_ctx(&engine, gguf, config, memory::LEAST_N_CTX, PickedBy::Text)?;
+    let n_ctx = context_size::n_ctx(&engine, gguf, config, context_size::LEAST_N_CTX, PickedBy::Text)?;
     Ok(n_ctx.unwrap_or_else(|| DEFAULT_N_CTX.min(known)))
 }
 

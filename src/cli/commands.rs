@@ -19,10 +19,10 @@ use crate::cli::run::args::RunArgs;
 use crate::cli::shell::{CompletionsArgs, ManArgs};
 use crate::cli::tune::TuneArgs;
 
-/// Run GGUF language models on your own machine: fast, offline, and with the model's own words
+/// Run GGUF language models on your CPU, offline and fast
 ///
-/// Chaski drafts likely continuations and has the model verify several tokens in one step. The model still chooses
-/// every token.
+/// Chaski guesses the next tokens, and the model checks several of them in one step. The text is the same as
+/// without guessing. Start with: chaski run -m MODEL.gguf -p "Hello"
 #[derive(Debug, Parser)]
 #[command(name = "chaski", disable_version_flag = true, arg_required_else_help = true, max_term_width = 110)]
 pub struct Args {
@@ -67,15 +67,15 @@ pub enum Command {
     /// short and a long context. A quantized KV cache changes the model's output: tune measures it, but chooses
     /// it only with --lossy-kv.
     Tune(TuneArgs),
-    /// Make drafter files, so that drafting starts with knowledge
+    /// Build, inspect, merge and prune drafter files; compare drafters
     ///
-    /// A drafter file (a base) contains sequences of three tokens and how often they occurred. `align` lets the
-    /// model write one for itself, `build` makes one from your texts.
+    /// A drafter file counts sequences of three tokens; drafting starts from it (--base). `build` counts them in your
+    /// texts, `align` in text that the model writes.
     Drafter(DrafterArgs),
     /// Show or delete what chaski has saved; turn learning on or off
     ///
-    /// Chaski saves prompts it has read, statistics of generated tokens, and measured times, so that the next
-    /// answer comes sooner. Sizes are limited, only you can read the files, and nothing leaves this machine.
+    /// Chaski saves prompts it has read, statistics of generated tokens, and measured times, to make later
+    /// answers faster. Sizes are limited, only you can read the files, and nothing leaves this machine.
     Data(DataArgs),
     /// Show the settings in use, and where each comes from
     Config(ShowArgs),

@@ -72,7 +72,7 @@ pub struct DeleteArgs {
 /// A kind of saved data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Saved {
-    /// The prompt cache: prompts, and the model's state after them
+    /// The prompt cache: tokens of prompts, and the model's state after them
     Prompts,
     /// The learned state: statistics of generated tokens
     Learned,
@@ -87,7 +87,7 @@ pub enum Saved {
 /// Arguments of `data learning`.
 #[derive(Debug, ClapArgs)]
 pub struct LearningArgs {
-    /// Whether chaski learns from answers
+    /// Turn learning on or off
     #[arg(value_name = "STATE", value_enum)]
     pub state: OnOff,
 
@@ -101,7 +101,7 @@ pub struct LearningArgs {
 pub enum OnOff {
     /// Learn from answers, and use what was learned
     On,
-    /// Neither read nor write the learned state
+    /// Do not read or write the learned state
     Off,
 }
 

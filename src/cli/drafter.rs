@@ -34,7 +34,7 @@ pub struct DrafterArgs {
 /// A command of `drafter`.
 #[derive(Debug, Subcommand)]
 pub enum DrafterCommand {
-    /// Let a model write a drafter file (base) for itself
+    /// Build a drafter file from text that the model writes
     ///
     /// The model answers many prompts. Statistics of its answers, and of the likeliest alternatives to each
     /// token, go into the file. Ctrl-C loses nothing: run the same command again to continue.
@@ -49,9 +49,9 @@ pub enum DrafterCommand {
     Build(BuildArgs),
     /// Show what a drafter file contains, and check it for damage
     Inspect(InspectArgs),
-    /// Merge drafter files into one: counts are added
+    /// Merge drafter files by adding their counts
     Merge(MergeArgs),
-    /// Make a drafter file smaller: the rarest sequences are dropped
+    /// Shrink a drafter file: drop the rarest sequences
     Prune(PruneArgs),
     /// Compare drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),
@@ -100,7 +100,7 @@ pub struct InspectArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Check that the file fits this model, and show the most frequent sequences as text
+    /// Check that the file matches this model's vocabulary, and show the most frequent sequences as text
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 
@@ -116,7 +116,7 @@ pub struct MergeArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Factor for the counts of each file, as in 1,0.5 [default: 1 each]
+    /// Weight of each file, as in 1,0.5 [default: 1 each]
     #[arg(long, value_name = "X", value_delimiter = ',')]
     pub weights: Vec<f32>,
 
@@ -124,7 +124,7 @@ pub struct MergeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
 
-    /// Drafter files of the same vocabulary
+    /// Drafter files with the same vocabulary
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }

@@ -16,8 +16,8 @@ use crate::tune::Settings;
 pub struct ExactArg {
     /// Refuse to run if drafts, threads or batching could change the text
     ///
-    /// `chaski models show` shows whether they could. With this flag, types of matrices without exact kernels are
-    /// computed in an exact way too, which takes longer for prompts.
+    /// `chaski models show` reports whether they could. Weight types without a fast exact kernel then use a slower
+    /// exact one, so reading prompts takes longer.
     #[arg(long)]
     pub exact: bool,
 }

@@ -78,7 +78,7 @@ pub enum Kind {
     Auto,
     /// `auto` with ADED's tree search instead of best-first search
     Mcts,
-    /// ADED as published: always draft 64 tokens
+    /// ADED as published (arXiv 2407.12021): always draft 64 tokens
     Aded,
     /// ADED's drafts, cut to the size that pays off
     AdedSized,

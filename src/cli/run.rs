@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
+use crate::cli::context_size::{self, PickedBy};
 use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
@@ -19,7 +20,6 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::files::refuse_overwrite;
 use crate::cli::input::stdin::{LateStdin, Stdin};
 use crate::cli::input::{Sources, read_prompt};
-use crate::cli::memory::{self, PickedBy};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
 use crate::cli::run::args::RunArgs;
@@ -122,7 +122,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-    let n_ctx = memory::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
+    let n_ctx = context_size::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
     config.drafters = drafters(&args.drafting, &gguf);
     check_biases(&sampling, &gguf)?;
     let mut variables = args.template.variables()?;

@@ -23,19 +23,19 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     pub seed: i64,
 
-    /// Temperature (0: always take the likeliest token)
+    /// Temperature (0: always take the most likely token)
     #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temp: f32,
 
-    /// Keep only the K likeliest tokens (0 or -1: off)
+    /// Keep only the K most likely tokens (0 or -1: off)
     #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: i32,
 
-    /// Keep only the likeliest tokens that add up to P (1: off)
+    /// Keep the most likely tokens whose probabilities add up to P (1: off)
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
 
-    /// Keep only tokens at least P times as likely as the likeliest (0: off)
+    /// Keep tokens at least P times as likely as the likeliest (0: off)
     #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
 
@@ -51,11 +51,11 @@ pub struct SamplingArgs {
     #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub presence_penalty: f32,
 
-    /// Number of last tokens that these penalties look at, prompt included (0: off, -1: all)
+    /// Window of the repeat, frequency and presence penalties, in tokens, prompt included (0: off, -1: all)
     #[arg(hide_short_help = true, long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub repeat_last_n: i32,
 
-    /// Keep only the most typical tokens that add up to P (1: off)
+    /// Keep only the most typical tokens whose probabilities add up to P (1: off)
     #[arg(
         hide_short_help = true,
         long,
@@ -66,7 +66,7 @@ pub struct SamplingArgs {
     )]
     pub typical: f32,
 
-    /// Keep only tokens within N standard deviations of the likeliest (-1: off)
+    /// Keep only tokens within N standard deviations of the most likely (-1: off)
     #[arg(hide_short_help = true, long, visible_alias = "top-n-sigma", value_name = "N", default_value_t = -1.0, allow_negative_numbers = true)]
     pub top_nsigma: f32,
 
@@ -118,11 +118,11 @@ pub struct SamplingArgs {
     #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.1, allow_negative_numbers = true)]
     pub mirostat_lr: f32,
 
-    /// adaptive-p, if --samplers includes it: probability to aim at (below 0: none)
+    /// adaptive-p: target probability (below 0: none); needs adaptive_p in --samplers
     #[arg(hide_short_help = true, long, value_name = "P", default_value_t = -1.0, allow_negative_numbers = true)]
     pub adaptive_target: f32,
 
-    /// adaptive-p: decay of its average, per token
+    /// adaptive-p: decay of the running average, per token
     #[arg(hide_short_help = true, long, value_name = "X", default_value_t = 0.9, allow_negative_numbers = true)]
     pub adaptive_decay: f32,
 

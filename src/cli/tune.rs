@@ -7,11 +7,11 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::args::GpuLayers;
+use crate::cli::context_size;
 use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::kernels;
-use crate::cli::memory;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::{SandboxArgs, confine};
 use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
@@ -109,7 +109,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
         budget: Duration::from_secs(args.budget),
     };
-    memory::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers())?;
+    context_size::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers())?;
     drop(gguf);
     let measured = measure(config)?;
     write_stdout(&match args.output {

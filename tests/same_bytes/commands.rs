@@ -273,7 +273,6 @@ fn a_line_that_loses_its_oldest_turns_is_the_shorter_line() {
 }
 
 #[test]
-#[ignore = "an adapter's products are ggml's, which round otherwise for one row than for several"]
 fn an_adapter_is_the_same_in_run_and_batch() {
     let Some(model) = exact_model("adapters on the command line") else { return };
     let _turn = real::turn();

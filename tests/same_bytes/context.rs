@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use chaski::accept::Sampler;
 use chaski::gguf::Gguf;
+use chaski::llama::constrained_sampler::Constrainer;
 use chaski::llama::model::{Lora, Model};
 use chaski::llama::sampler::sampler;
 use chaski::llama::session::{KvType, Session, SessionConfig};
-use chaski::llama::structured::Constrainer;
 use chaski::sampling::{SamplerKind, Sampling};
 use chaski::structure::Constraint;
 use chaski::target::Target as _;
@@ -91,7 +91,7 @@ fn threads_make_no_difference() {
     let text = prompt(&model, &mut Dice(2), 90);
     for sampling in [Sampling::greedy(), seeded(3)] {
         let plain = plain(&model, &SessionConfig { n_threads: 1, n_threads_batch: 1, ..config() }, &text, &sampling);
-        for (n_threads, n_threads_batch) in [(1, 2), (2, 1), (2, 3), (3, 2), (3, 3)] {
+        for (n_threads, n_threads_batch) in [(1, 2), (2, 1), (3, 3)] {
             let config = SessionConfig { n_threads, n_threads_batch, ..config() };
             let mut target = Session::new(&model, &config).unwrap();
             for (drafter, chunks) in [("none", &[33][..]), ("wild trees", &[256])] {
@@ -284,7 +284,6 @@ pub(super) fn adapter(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "an adapter's products are ggml's, which round otherwise for one row than for several"]
 fn an_adapter_is_added_alike_in_every_batch() {
     let Some(path) = exact_model("adapters") else { return };
     let _turn = real::turn();

@@ -15,7 +15,7 @@ mod support;
 
 mod commands;
 mod context;
-mod places;
+mod lanes;
 mod soak;
 
 use std::io::Write as _;

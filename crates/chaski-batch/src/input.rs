@@ -8,6 +8,7 @@ pub mod lines;
 pub mod ids;
 pub mod parameters;
 pub mod request;
+pub mod seed;
 pub mod template;
 
 pub mod shard;

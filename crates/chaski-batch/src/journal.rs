@@ -11,7 +11,8 @@
 //!
 //! Each entry is one line: a checksum and JSON. A `finished` entry is written only after the output was synced, so
 //! every entry that survives describes a record that survived. The first torn, damaged or inconsistent line ends a
-//! journal; the rest is dropped. Pure: no IO, and the time is passed in.
+//! journal; the rest is dropped. Pure: no IO, and the time is passed in;
+//! [`ledger`](crate::ledger) reads a journal back and resumes the job.
 
 use std::collections::{BTreeMap, BTreeSet};
 

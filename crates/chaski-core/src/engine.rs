@@ -36,7 +36,7 @@ pub enum DrafterKind {
     /// Draft from several sources, as many tokens as pay off on this machine
     #[default]
     Auto,
-    /// ADED as published: always draft 64 tokens
+    /// ADED as published (arXiv 2407.12021): always draft 64 tokens
     Aded,
     /// ADED's drafts, cut to the size that pays off
     AdedSized,

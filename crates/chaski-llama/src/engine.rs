@@ -36,6 +36,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::Receiver;
 
 use crate::chat::template::Segment;
+use crate::constrained_sampler::Constrainer;
 use crate::cost::Clock;
 use crate::engine::curves::Curves;
 use crate::engine::drafters::{Drafters, DraftersConfig};
@@ -45,7 +46,6 @@ use crate::engine::one_text::OneTextPolicy;
 use crate::memory::ModelShape;
 use crate::model::{LoadError, Model, ModelConfig};
 use crate::store::curves::CurveKey;
-use crate::structured::Constrainer;
 use crate::thread::{EngineThread, Outbox};
 use crate::tune::{BySpan, Settings};
 use chaski_core::engine::PromptCacheConfig;

@@ -4,7 +4,7 @@
 //! - [`tokenizer`]: a vocabulary without weights
 //! - [`session`]: one context as a [`crate::target::Target`]; a token tree becomes a batch of sequences
 //! - [`sampler`]: llama.cpp's sampler chain as a [`crate::accept::Sampler`]
-//! - [`structured`]: structured output: a constrained sampler and the filter for its drafts
+//! - [`constrained_sampler`]: structured output: a constrained sampler and the filter for its drafts
 //! - [`logprobs`]: log-probabilities of emitted tokens
 //! - [`parallel`]: one context as a [`crate::batching::target::BatchTarget`]
 //! - [`engine`]: the engine: a thread that owns a model and answers requests, one at a time or many at once
@@ -16,6 +16,7 @@
 //!
 //! llama.cpp aborts the process on a caller's mistake, so this module checks every call first.
 
+pub mod constrained_sampler;
 #[cfg(unix)]
 pub mod crash_message;
 pub mod engine;
@@ -29,7 +30,7 @@ pub mod sampler;
 mod sequence;
 pub mod session;
 mod split_points;
-pub mod structured;
+
 pub mod thread;
 pub mod tokenizer;
 

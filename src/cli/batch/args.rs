@@ -133,7 +133,7 @@ pub struct BatchArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
 
-    /// Drafter file to start from, or none [default: MODEL.chaski beside the model]
+    /// Drafter file to start from, or `none` [default: MODEL.chaski beside the model]
     #[arg(hide_short_help = true, help_heading = "Drafting and prompt cache", long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
@@ -238,7 +238,7 @@ impl ClapArgs for LateEngineArgs {
             |arg: Arg| arg.required(false).default_value("").hide_default_value(true).value_parser(any_path);
         // `--curve-budget` is hidden: the cost curve is measured as far as the choice of lanes needs it. `-c auto` is
         // for one text at a time.
-        let n_ctx = "Context size in tokens per line, prompt and answer [default: as needed]";
+        let n_ctx = "Context size in tokens per line, prompt and answer [default: what prompt and answer need]";
         EngineArgs::augment_args(command)
             .mut_arg("model", any_or_none)
             .mut_arg("curve_budget", |arg| arg.hide(true))

@@ -1,4 +1,4 @@
-//! One chat with a model: sends messages and receives answers. [`crate::cli::chat::overflow`] makes room in the
+//! One chat with a model: sends messages and receives answers. [`crate::cli::chat::make_room`] makes room in the
 //! context; [`crate::cli::chat::commands`] runs what the user types.
 
 use std::collections::BTreeMap;

@@ -6,9 +6,9 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::available::available;
+use crate::cli::context_size::shape_of;
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
-use crate::cli::memory::shape_of;
 use crate::cli::models::FitArgs;
 use crate::cli::models::list::clean;
 use crate::cli::output::write_stdout;

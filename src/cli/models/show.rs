@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::available::available;
+use crate::cli::context_size::shape_of;
 use crate::cli::engine::{curves_folder, open_model};
 use crate::cli::exact::{self, ExactFields};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{self, KernelReport};
-use crate::cli::memory::shape_of;
 use crate::cli::models::ShowArgs;
 use crate::cli::models::list::{clean, parameters};
 use crate::cli::output::write_stdout;

@@ -28,11 +28,11 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Replace \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r (not in files and stdin)
+    /// Replace \n, \t, \r, \\, \', \" and \xHH in PROMPT, -p, -sys and -r (not in files or stdin)
     #[arg(hide_short_help = true, short, long)]
     pub escape: bool,
 
-    /// Do not read stdin (use it inside `while read` loops)
+    /// Do not read stdin (needed inside `while read` loops)
     #[arg(long)]
     pub no_stdin: bool,
 
@@ -40,13 +40,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
 
-    /// Stop after N tokens (-1: 2048, or until -c is full)
-    ///
-    /// With -1, an answer has at most 2048 tokens; if you give -c, it can fill the context.
+    /// Stop after N tokens (-1: 2048, or when -c is full)
     #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "LLAMA_ARG_N_PREDICT", hide_env = true)]
     pub n_predict: i64,
 
-    /// End the answer before this text (repeatable)
+    /// Stop string: end the answer before this text (repeatable)
     #[arg(short, long, value_name = "STOP", allow_hyphen_values = true)]
     pub reverse_prompt: Vec<String>,
 
@@ -58,8 +56,8 @@ pub struct RunArgs {
 
     /// Show, hide or turn off the model's thinking [default: show, or hide with -q]
     ///
-    /// Thinking never goes to stdout; --json has it as reasoning_content. With --raw, the text stays as it is
-    /// unless you give this flag.
+    /// Thinking never goes to stdout; --json has it as reasoning_content. With --raw, thinking is not separated from
+    /// the answer unless you give this flag.
     #[arg(long, value_name = "WHAT")]
     pub reasoning: Option<Reasoning>,
 
@@ -120,7 +118,7 @@ pub struct RunArgs {
     /// Print each step on stderr: the drafted tree, its size, and what was accepted
     ///
     /// Each drafted token has a mark: + accepted, - rejected, . not verified. The number after it is its
-    /// predicted probability. Rows are the tokens verified in one step; costs are in steps of plain decoding. The
+    /// predicted probability. Rows are the tokens verified in one step; costs are relative to one step of plain decoding. The
     /// answer follows at the end.
     #[arg(help_heading = "Drafting and prompt cache", hide_short_help = true, long)]
     pub explain: bool,

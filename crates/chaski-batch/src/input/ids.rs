@@ -1,4 +1,4 @@
-//! Ids of lines: the default `custom_id`, the seed derived from an id, and a check for duplicates.
+//! Ids of lines: the default `custom_id`, and a check for duplicates.
 
 use std::collections::HashSet;
 
@@ -8,15 +8,6 @@ use twox_hash::XxHash3_64;
 #[must_use]
 pub fn default_id(number: u64) -> String {
     format!("line-{number}")
-}
-
-/// The seed for sampling a line's answer. It depends only on the job's seed and the line's id, so neither order nor
-/// parallelism changes the result.
-///
-/// It has 31 bits: llama.cpp takes the largest 32-bit number as a request for a random seed.
-#[must_use]
-pub fn seed_of(seed: u32, custom_id: &str) -> u32 {
-    (XxHash3_64::oneshot_with_seed(u64::from(seed), custom_id.as_bytes()) >> 33) as u32
 }
 
 /// The set of ids seen so far.
@@ -42,13 +33,5 @@ mod tests {
         let mut ids = Ids::default();
         assert!(ids.insert("a") && ids.insert("b") && ids.insert(&default_id(7)));
         assert!(!ids.insert("a") && !ids.insert("line-7"));
-    }
-
-    #[test]
-    fn seeds_depend_on_seed_and_id() {
-        assert_eq!(seed_of(7, "a"), seed_of(7, "a"));
-        assert_ne!(seed_of(7, "a"), seed_of(8, "a"));
-        assert_ne!(seed_of(7, "a"), seed_of(7, "b"));
-        assert!((0..1000).all(|n| seed_of(n, "x") < 1 << 31));
     }
 }

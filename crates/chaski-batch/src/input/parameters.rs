@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::template::TemplateValue;
 use crate::engine::Constraint;
-use crate::input::ids::seed_of;
+use crate::input::seed::seed_of;
 use crate::refuse::{INVALID_VALUE, Refusal, UNSUPPORTED_PARAMETER, refuse};
 use crate::render::Variables;
 use crate::sampling::{SAMPLING_OPTIONS, Sampling, SamplingOption};

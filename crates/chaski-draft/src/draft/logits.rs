@@ -3,7 +3,8 @@
 //! A verified row says more than the one token drawn from it. Token Recycling (arXiv 2408.08696) keeps the last row of
 //! each token. This source keeps fading rows under ADED's key, two tokens, and backs off to one.
 
-use crate::draft::backoff::{FadingTable, N_BINS};
+use crate::draft::backoff::N_BINS;
+use crate::draft::fading_table::FadingTable;
 use crate::draft::table::Successor;
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;

@@ -4,7 +4,8 @@
 //! old observations fade. The matrix built beforehand is a source of its own ([`super::base`]), so the mixer can weigh
 //! both.
 
-use crate::draft::backoff::{FadingTable, N_BINS};
+use crate::draft::backoff::N_BINS;
+use crate::draft::fading_table::FadingTable;
 use crate::draft::table::{Successor, SuccessorTable};
 use crate::draft::{Candidate, Source, Tail};
 use crate::token::Token;
