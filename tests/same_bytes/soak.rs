@@ -71,7 +71,12 @@ fn random_prompt(model: &Model, dice: &mut Dice) -> Vec<Token> {
     match dice.roll(3) {
         // Tokens that no tokenizer would produce.
         0 => (0..n + 1).map(|_| Token(dice.roll(model.n_vocab()) as i32)).collect(),
-        _ => prompt(model, dice, n),
+        _ => {
+            // A word can be several tokens.
+            let mut text = prompt(model, dice, n);
+            text.truncate(most);
+            text
+        }
     }
 }
 
@@ -131,7 +136,8 @@ fn one_text(model: &Rc<Model>, constrainer: &mut Constrainer, dice: &mut Dice) -
 fn some_texts(model: &Model, dice: &mut Dice) -> Option<String> {
     let config = SessionConfig { n_ctx: 768, ..random_config(dice, 768) };
     let n_lanes = 1 + dice.roll(12);
-    let shared = prompt(model, dice, 50);
+    let mut shared = prompt(model, dice, 50);
+    shared.truncate(64);
     let mut target = Session::new(model, &config).unwrap();
     let lines: Vec<Line> = (0..n_lanes + dice.roll(6))
         .map(|_| {
