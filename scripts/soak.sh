@@ -6,7 +6,7 @@
 # usage: scripts/soak.sh [--seconds N] [--seed N] [--cases N] [-m MODEL.gguf]     600 seconds from seed 1 on SmolLM2-135M-Instruct
 . "$(dirname "$0")/lib.sh"
 
-seconds=600 seed=1 cases= model=
+seconds=600 seed=1 cases='' model=''
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage && exit ;;

@@ -1,6 +1,6 @@
 //! Captures the message of llama.cpp before it aborts the process: a failed GGML_ASSERT or an uncaught C++ exception.
 //!
-//! This does not prevent the crash. It sends the message to the parent process ([`crate::cli::supervisor`]) instead of
+//! This does not prevent the crash. It sends the message to the parent process (`cli::supervisor` of the binary) instead of
 //! stderr, without a backtrace or a debugger.
 
 use std::ffi::{CStr, c_char};

@@ -1,7 +1,7 @@
 //! The thread that owns an engine, and its two bounded channels: requests in, events out.
 //!
-//! If the reader of events stalls, the engine waits; if it is gone, the engine stops. [`crate::worker`] and
-//! [`crate::batching`] define the messages.
+//! If the reader of events stalls, the engine waits; if it is gone, the engine stops. [`crate::engine`] defines the
+//! messages.
 
 use std::io;
 use std::ops::ControlFlow;

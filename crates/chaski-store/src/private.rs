@@ -2,8 +2,8 @@
 //! temporary name and renamed, so its path always has a complete file.
 //!
 //! A symbolic link at a file's path is replaced, never followed. Every change to the disk goes through one function, so
-//! that tests can make each of them fail ([`faults`]). The journal of a batch is append-only and has its own layer for
-//! that ([`crate::batch::disk`]).
+//! that tests can make each of them fail (`faults`). The journal of a batch is append-only and has its own layer for
+//! that (`disk` of chaski-batch).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};

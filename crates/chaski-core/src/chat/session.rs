@@ -1,6 +1,6 @@
 //! A conversation that can be saved: turns, settings, and its JSON form.
 //!
-//! This module does no IO; [`crate::store::sessions`] does.
+//! This module does no IO; `sessions` of chaski-store does.
 
 use std::collections::BTreeMap;
 
