@@ -86,9 +86,11 @@ const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "string"
 /// Compares one text, plain and in a random way. Returns a description of the first difference.
 fn one_text(model: &Rc<Model>, constrainer: &mut Constrainer, dice: &mut Dice) -> Option<String> {
     let text = random_prompt(model, dice);
-    let sampling = random_sampling(dice, &text);
+    let mut sampling = random_sampling(dice, &text);
     let n_tokens = 4 + dice.roll(60);
     let form = [None, None, None, Some(Constraint::JsonSchema(SCHEMA.to_owned()))][dice.roll(4)].clone();
+    // A complete JSON value can only end, so `run` refuses this together.
+    sampling.ignore_eos &= form.is_none();
     let mut chooser = || -> Box<dyn Sampler> {
         match &form {
             Some(form) => constrainer.sampler_and_filter(form, &sampling, &text).unwrap().0,
