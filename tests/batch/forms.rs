@@ -94,6 +94,23 @@ fn tables_need_a_template_and_go_through_it() {
 }
 
 #[test]
+fn a_constrained_answer_must_be_able_to_end() {
+    let place = Place::new();
+    let line = |id: &str, more: &str| format!("{{\"custom_id\": \"{id}\", \"prompt\": \"x\"{more}}}\n");
+    let form = r#", "grammar": "root ::= \"a\"""#;
+    let input = [
+        line("both", &format!(r#"{form}, "ignore_eos": true"#)),
+        line("form", form),
+        line("eos", r#", "ignore_eos": true"#),
+    ];
+    let setup = place.setup("a.jsonl", input.concat());
+    setup.run().unwrap();
+    let records = setup.records();
+    assert_eq!(records["both 1"]["error"]["code"], "invalid_value");
+    assert!(records["form null"]["error"].is_null() && records["eos null"]["error"].is_null(), "{records:?}");
+}
+
+#[test]
 fn an_empty_input_is_done_at_once() {
     let place = Place::new();
     for bytes in ["", "\n\n", "\u{feff}\n"] {

@@ -14,7 +14,7 @@ use crate::input::request::{Ask, Endpoint, Prompt};
 use crate::input::shard::Shard;
 use crate::input::source::{Item, Source, SourceError};
 use crate::journal::{Journal, MAX_CRASHES};
-use crate::refuse::{ENGINE_CRASHED, Refusal, refuse};
+use crate::refuse::{ENGINE_CRASHED, INVALID_VALUE, Refusal, refuse};
 use crate::render::Renderer;
 use crate::window::{KEY_BYTES, Window};
 
@@ -121,6 +121,12 @@ fn request(
 ) -> Result<Request, Refusal> {
     let (prompt, parameters) = ask?;
     let sampling = parameters.sampling(&defaults.sampling, ticket.custom_id.as_deref().unwrap_or_default());
+    if parameters.constraint.is_some() && sampling.ignore_eos {
+        return Err(refuse(
+            INVALID_VALUE,
+            "ignore_eos cannot be used together with a constraint: the answer could not end",
+        ));
+    }
     ticket.seed = Some(sampling.seed);
     let shorter = renderer.shorter(&prompt, &parameters.template)?;
     let thinks = renderer.is_templated(&prompt);
