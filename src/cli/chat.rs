@@ -62,7 +62,7 @@ pub struct ChatArgs {
     #[arg(long)]
     pub no_history: bool,
 
-    /// What may differ.
+    /// Whether the text must be exact.
     #[command(flatten)]
     pub exact: ExactArg,
 
@@ -86,7 +86,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub template: TemplateArgs,
 
-    /// What is said in a file.
+    /// The settings file.
     #[command(flatten)]
     pub config: ConfigArgs,
 }

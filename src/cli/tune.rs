@@ -62,7 +62,7 @@ pub struct TuneArgs {
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// What the engine may do.
+    /// The sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
 }

@@ -121,7 +121,7 @@ pub struct BatchArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// What may differ.
+    /// Whether the text must be exact.
     #[command(flatten)]
     pub exact: ExactArg,
 
@@ -145,11 +145,11 @@ pub struct BatchArgs {
     #[command(flatten)]
     pub prompt_cache: PromptCacheArgs,
 
-    /// How prompts are put into words.
+    /// The chat template.
     #[command(flatten)]
     pub chat_template: TemplateArgs,
 
-    /// What is said in a file.
+    /// The settings file.
     #[command(flatten)]
     pub config: ConfigArgs,
 }

@@ -54,7 +54,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub raw_output: Option<PathBuf>,
 
-    /// What may differ.
+    /// Whether the text must be exact.
     #[command(flatten)]
     pub exact: ExactArg,
 
@@ -62,7 +62,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
 
-    /// The curve.
+    /// Options of `--curve`.
     #[command(flatten)]
     pub curve: CurveArgs,
 

@@ -77,7 +77,7 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// What may differ.
+    /// Whether the text must be exact.
     #[command(flatten)]
     pub exact: ExactArg,
 
@@ -123,15 +123,15 @@ pub struct RunArgs {
     #[arg(help_heading = "Drafting and prompt cache", hide_short_help = true, long)]
     pub explain: bool,
 
-    /// What was read before.
+    /// The prompt cache.
     #[command(flatten)]
     pub prompt_cache: PromptCacheArgs,
 
-    /// How prompts are put into words.
+    /// The chat template.
     #[command(flatten)]
     pub template: TemplateArgs,
 
-    /// What is said in a file.
+    /// The settings file.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
