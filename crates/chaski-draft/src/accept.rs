@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::maximum::finite_max;
 use crate::target::{Rows, TargetError};
 use crate::token::Token;
 use crate::tree::{NodeId, TokenTree};
@@ -36,17 +37,7 @@ impl Sampler for Greedy {
 #[must_use]
 pub fn argmax(logits: &[f32]) -> Option<usize> {
     // Two passes (the maximum, then its index) vectorize and beat one that does not: a row has up to 150k logits.
-    let mut lanes = [(f32::NEG_INFINITY, false); 16];
-    for chunk in logits.chunks(16) {
-        for ((max, has_nan), &logit) in lanes.iter_mut().zip(chunk) {
-            *max = if logit > *max { logit } else { *max };
-            *has_nan |= logit.is_nan();
-        }
-    }
-    let max = lanes.iter().fold(f32::NEG_INFINITY, |max, lane| max.max(lane.0));
-    if !max.is_finite() || lanes.iter().any(|lane| lane.1) {
-        return None;
-    }
+    let max = finite_max(logits, |_| {})?;
     logits.iter().position(|&logit| logit == max)
 }
 

@@ -20,6 +20,8 @@ pub mod schedule;
 
 pub mod target;
 
+mod maximum;
+
 pub mod accept;
 pub mod generate;
 pub mod stats;

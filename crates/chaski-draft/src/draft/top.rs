@@ -1,12 +1,8 @@
 //! Finds the likeliest tokens in a row of the target's logits, with their probabilities.
 
 use crate::draft::table::Successor;
+use crate::maximum::{BLOCK, finite_max};
 use crate::token::Token;
-
-/// Logits per block. Blocks whose maximum is too small are skipped.
-const BLOCK: usize = 64;
-
-const N_LANES: usize = 16;
 
 /// A logit this far below the greatest adds less than 1/20,000 of the greatest one's probability.
 const NEGLIGIBLE: f32 = 10.0;
@@ -17,7 +13,7 @@ const MAX_BLOCKS: usize = 512;
 /// Finds the greatest logits of a row, and keeps its memory between calls.
 #[derive(Clone, Debug, Default)]
 pub struct TopK {
-    /// The greatest value of each block.
+    /// The greatest value of each block; blocks whose maximum is too small are skipped.
     block_max: Vec<f32>,
     top: Vec<Successor>,
 }
@@ -28,25 +24,8 @@ impl TopK {
     pub fn of(&mut self, logits: &[f32], k: usize) -> &[Successor] {
         self.top.clear();
         self.block_max.clear();
-        let mut has_nan = [false; N_LANES];
-        for block in logits.chunks(BLOCK) {
-            // Separate lanes: a single running maximum would wait for each comparison in turn.
-            let mut lanes = [f32::NEG_INFINITY; N_LANES];
-            let (parts, rest) = block.as_chunks::<N_LANES>();
-            for part in parts {
-                for lane in 0..N_LANES {
-                    lanes[lane] = if part[lane] > lanes[lane] { part[lane] } else { lanes[lane] };
-                    has_nan[lane] |= part[lane].is_nan();
-                }
-            }
-            for (lane, &logit) in rest.iter().enumerate() {
-                lanes[lane] = if logit > lanes[lane] { logit } else { lanes[lane] };
-                has_nan[lane] |= logit.is_nan();
-            }
-            self.block_max.push(lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        }
-        let max = self.block_max.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if has_nan.contains(&true) || !max.is_finite() || k == 0 {
+        let Some(max) = finite_max(logits, |max| self.block_max.push(max)) else { return &self.top };
+        if k == 0 {
             return &self.top;
         }
         for (number, block) in logits.chunks(BLOCK).enumerate() {
