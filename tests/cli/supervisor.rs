@@ -47,6 +47,23 @@ fn a_failed_assertion_of_llama_cpp_is_told() {
 }
 
 #[test]
+fn waiting_threads_soon_sleep_unless_the_user_says_otherwise() {
+    let place = Workplace::new();
+    let chosen = [(None, "GOMP_SPINCOUNT=1000"), (Some(("GOMP_SPINCOUNT", "7")), "GOMP_SPINCOUNT=7")];
+    for (variable, expected) in chosen.into_iter().chain([(Some(("OMP_WAIT_POLICY", "active")), "")]) {
+        let mut command = place.run_command(&ENDLESS);
+        command.env_remove("GOMP_SPINCOUNT").env_remove("OMP_WAIT_POLICY").envs(variable);
+        let running = Running::start(&mut command);
+        running.wait_for_text();
+        let environment = fs::read(format!("/proc/{}/environ", running.worker())).unwrap();
+        let spins = environment.split(|&byte| byte == 0).find(|entry| entry.starts_with(b"GOMP_SPINCOUNT="));
+        assert_eq!(String::from_utf8_lossy(spins.unwrap_or_default()), expected, "{variable:?}");
+        running.signal("INT");
+        assert_eq!(running.finish().code, Some(130));
+    }
+}
+
+#[test]
 fn a_crash_is_told_and_what_was_written_stays() {
     let place = Workplace::new();
     let tells =
