@@ -20,6 +20,7 @@ pub mod learned_state;
 pub mod backoff;
 pub mod base;
 pub mod cursor;
+pub mod draft_model;
 pub mod fading_table;
 pub mod logits;
 pub mod trigram;
