@@ -168,7 +168,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
     line("chats", chats);
     text += &format!("\nlearning: {}\n", learned.switch());
     for model in &learned.models {
-        let (name, state) = (sanitize_for_terminal(model.model.unwrap_or("unreadable")), learn::word(model.learning));
+        let (name, state) = (model.name(), learn::word(model.learning));
         text += &format!("  {name}: {state}, {}, written {}\n", mib(model.bytes), model.ago());
     }
     text += "\nPrompts and chats contain your texts. The learned state contains statistics of generated tokens only. \

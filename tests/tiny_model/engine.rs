@@ -22,6 +22,7 @@ const SETTINGS: Settings =
 fn config(model: &Path) -> EngineConfig {
     EngineConfig {
         model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
+        draft_model: None,
         settings: BySpan { short: SETTINGS, long: SETTINGS },
         curves: None,
         drafters: DraftersConfig::default(),

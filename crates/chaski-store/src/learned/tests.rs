@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 
 fn key(name: &str) -> LearnedKey {
-    LearnedKey { model: name.to_owned().into(), vocabulary: 7 }
+    LearnedKey { model: name.to_owned().into(), vocabulary: 7, draft_model: None }
 }
 
 fn keep(folder: &Path, key: &LearnedKey, payload: &[u8]) {
