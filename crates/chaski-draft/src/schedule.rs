@@ -8,8 +8,11 @@
 //! first step of an answer is plain, more plain steps follow at intervals, and the reference is the faster of two
 //! times: the curve's and the mean of this answer's own plain steps.
 
+use std::collections::BTreeMap;
+
 use crate::cost::CostCurve;
 use crate::draft::Draft;
+use crate::draft::draft_model::Asked;
 use crate::loss_budget::LossBudget;
 use crate::target::TreeLimits;
 use crate::tree::{MAX_NODES, NodeId};
@@ -78,6 +81,7 @@ enum Policy {
 #[derive(Clone, Debug)]
 struct Ledger {
     max_rows: usize,
+    /// Running mean of the drafting time of steps in which no draft model was asked, in milliseconds.
     draft_ms: f64,
     loss_budget: LossBudget,
     /// Running mean of this answer's plain steps in milliseconds; 0 before the first.
@@ -85,12 +89,24 @@ struct Ledger {
     n_plain: u32,
     /// Drafted steps since the last plain one.
     n_since_plain: u32,
+    /// Running means over this answer's steps: the time in plain steps, and the tokens emitted.
+    n_plain_per_step: f64,
+    n_emitted_per_step: f64,
 }
 
 impl Default for Ledger {
     fn default() -> Ledger {
         let loss_budget = LossBudget::default();
-        Ledger { max_rows: MAX_ROWS, draft_ms: 0.0, loss_budget, plain_ms: 0.0, n_plain: 0, n_since_plain: 0 }
+        Ledger {
+            max_rows: MAX_ROWS,
+            draft_ms: 0.0,
+            loss_budget,
+            plain_ms: 0.0,
+            n_plain: 0,
+            n_since_plain: 0,
+            n_plain_per_step: 1.0,
+            n_emitted_per_step: 1.0,
+        }
     }
 }
 
@@ -108,7 +124,9 @@ impl Ledger {
     }
 
     fn record(&mut self, step: &StepRecord, of_curve_ms: Option<f64>) {
-        self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        if step.asked.n == 0 {
+            self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        }
         if step.n_rows > 1 {
             self.n_since_plain += 1;
         } else {
@@ -118,9 +136,23 @@ impl Ledger {
             self.plain_ms += share * (step.verify_ms - self.plain_ms);
         }
         let Some(of_curve_ms) = of_curve_ms else { return };
-        let is_plain = step.n_rows == 1;
-        let n_plain = if is_plain { 1.0 } else { (step.draft_ms + step.verify_ms) / self.reference_ms(of_curve_ms) };
+        let reference_ms = self.reference_ms(of_curve_ms);
+        // An investment is bounded by what the draft model could have saved before. Counted here, it would end drafting.
+        let draft_ms =
+            if step.asked.invested_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        let n_plain = match (step.n_rows, step.asked.n) {
+            (1, 0) => 1.0,
+            (1, _) => 1.0 + draft_ms / reference_ms,
+            _ => (draft_ms + step.verify_ms) / reference_ms,
+        };
+        self.n_plain_per_step += NEWEST_SHARE * (n_plain - self.n_plain_per_step);
+        self.n_emitted_per_step += NEWEST_SHARE * (step.n_emitted as f64 - self.n_emitted_per_step);
         self.loss_budget.record(step.n_emitted as f64, n_plain);
+    }
+
+    /// What one emitted token takes lately, in milliseconds; at most a plain step.
+    fn token_ms(&self, of_curve_ms: f64) -> f64 {
+        self.reference_ms(of_curve_ms) * (self.n_plain_per_step / self.n_emitted_per_step).min(1.0)
     }
 }
 
@@ -133,7 +165,9 @@ pub struct StepRecord {
     pub n_rows: usize,
     /// Tokens emitted: the accepted ones and the bonus.
     pub n_emitted: usize,
-    /// Drafting time in milliseconds.
+    /// What the draft asked of a draft model.
+    pub asked: Asked,
+    /// Drafting time in milliseconds, predictions of a draft model included.
     pub draft_ms: f64,
     /// Verifying time in milliseconds.
     pub verify_ms: f64,
@@ -176,18 +210,19 @@ impl Schedule {
                 TreeLimits::PLAIN
             }
             Policy::CostAware(ledger) => {
-                TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), least_p: self.least_p(n_past), ..target }
+                let max_nodes = target.max_nodes.min(ledger.max_rows);
+                let curve = self.curve.at(n_past);
+                let Some(&plain_ms) = curve.get(&1) else { return TreeLimits { max_nodes, least_p: 1.0, ..target } };
+                let row_share = cheapest_row(&curve, plain_ms);
+                TreeLimits {
+                    max_nodes,
+                    least_p: (row_share / HARDLY) as f32,
+                    token_ms: ledger.token_ms(plain_ms),
+                    row_ms: row_share * plain_ms,
+                    ..target
+                }
             }
         }
-    }
-
-    /// The least probability worth drafting: the cost of the cheapest row on the curve, divided by [`HARDLY`].
-    fn least_p(&self, n_past: usize) -> f32 {
-        let curve = self.curve.at(n_past);
-        let Some(plain_ms) = curve.get(&1) else { return 1.0 };
-        let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
-        let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
-        (per_row.fold(1.0, f64::min).max(0.0) / HARDLY) as f32
     }
 
     /// How many rows of `draft` to verify on top of `n_past` positions, root included.
@@ -232,7 +267,9 @@ impl Schedule {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
         let plain_ms = ledger.reference_ms(of_curve_ms);
-        let mut best = (1, LEAST_GAIN / plain_ms);
+        // Predictions are paid for, whatever is verified. They stretch every choice alike.
+        let spent_ms = draft.asked.ms;
+        let mut best = (1, LEAST_GAIN / (plain_ms + spent_ms));
         let mut n_expected = 0.0;
         // Per depth, the probability that a node there is accepted: siblings exclude each other, so theirs add up.
         let mut reach = vec![0.0; MAX_NODES];
@@ -249,16 +286,16 @@ impl Schedule {
             };
             // More rows never take less time than one. A curve that says so was measured on a busy machine.
             let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
-            let tokens_per_ms = n_expected / step_ms;
-            let n_plain = step_ms / plain_ms;
+            let tokens_per_ms = n_expected / (step_ms + spent_ms);
             let verdict = match tokens_per_ms > best.1 {
                 false => Verdict::NoBetter,
-                true if ledger.loss_budget.allows(n_plain, &reach) => Verdict::Better,
+                true if ledger.loss_budget.allows(step_ms / plain_ms, spent_ms / plain_ms, &reach) => Verdict::Better,
                 true => Verdict::NotCovered,
             };
             if verdict == Verdict::Better {
                 best = (n_rows, tokens_per_ms);
             }
+            let n_plain = (step_ms + spent_ms) / (plain_ms + spent_ms);
             see(Width { n_rows, n_expected, n_plain, verdict });
         }
         best.0
@@ -279,6 +316,13 @@ impl Schedule {
             ledger.record(step, self.curve.plain_ms(step.n_past));
         }
     }
+}
+
+/// The cost of the cheapest further row on `curve`, as a share of a plain step: 0 to 1.
+fn cheapest_row(curve: &BTreeMap<usize, f64>, plain_ms: f64) -> f64 {
+    let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
+    let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
+    per_row.fold(1.0, f64::min).max(0.0)
 }
 
 #[cfg(test)]

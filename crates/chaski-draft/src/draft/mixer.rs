@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::draft::{Candidate, Source};
 use crate::token::Token;
 
+mod draft_model;
+
 /// Most candidates mixed at one node.
 const MAX_CANDIDATES: usize = 32;
 
@@ -102,6 +104,8 @@ struct Mixed {
 /// Mixes evidence into probabilities.
 pub struct Mixer {
     state: MixerState,
+    /// The index of the draft model's source. It is silent where the model was not asked, which is no evidence.
+    draft_model: Option<usize>,
     /// Kept between calls to reuse the memory; only the first `n_mixed` are valid.
     mixed: Vec<Mixed>,
     n_mixed: usize,
@@ -124,7 +128,14 @@ impl Mixer {
             let bins = source.named.iter_mut().chain(&mut source.unnamed);
             bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
         }
-        Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
+        let draft_model = state.has_draft_model().then(|| state.sources.len() - 1);
+        Mixer { state, draft_model, mixed: Vec::new(), n_mixed: 0, rate: RATE }
+    }
+
+    /// Adds the draft model's source as the last one.
+    pub(super) fn add_draft_model(&mut self) {
+        self.draft_model = Some(self.state.sources.len());
+        self.state.add_draft_model();
     }
 
     /// The same mixer with a learning rate of `factor` times the default.
@@ -153,6 +164,7 @@ impl Mixer {
     /// Learns that `token` came next when the sources proposed `proposals`.
     pub fn learn(&mut self, proposals: &[Vec<Candidate>], token: Token) {
         self.gather(proposals);
+        let not_asked = self.draft_model.filter(|&at| proposals[at].is_empty());
         for candidate in &self.mixed[..self.n_mixed] {
             let is_right = candidate.token == token;
             let step = self.rate * (f32::from(u8::from(is_right)) - candidate.p);
@@ -162,8 +174,10 @@ impl Mixer {
                     *weight += step * input;
                 }
             }
-            for (source, &bin) in self.state.sources.iter_mut().zip(&candidate.bins) {
-                source.bin_mut(bin).learn(is_right);
+            for (at, (source, &bin)) in self.state.sources.iter_mut().zip(&candidate.bins).enumerate() {
+                if Some(at) != not_asked {
+                    source.bin_mut(bin).learn(is_right);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ fn staircase() -> CostCurve {
 /// A chain with the probabilities `p`, root first.
 fn chain(p: &[f32]) -> Draft {
     let tokens: Vec<Token> = (1..).take(p.len() - 1).map(Token).collect();
-    Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec() }
+    Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec(), asked: Asked::default() }
 }
 
 /// The size chosen without a loss budget.
@@ -25,7 +25,7 @@ fn best_size(p: &[f32]) -> usize {
 }
 
 fn step(n_rows: usize, n_emitted: usize, verify_ms: f64) -> StepRecord {
-    StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms }
+    StepRecord { n_past: 0, n_rows, n_emitted, asked: Asked::default(), draft_ms: 0.0, verify_ms }
 }
 
 #[test]
