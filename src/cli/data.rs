@@ -18,7 +18,6 @@ use crate::engine::PromptCacheConfig;
 use crate::store::prompt_cache::PromptCache;
 use crate::store::sessions::Sessions;
 use crate::store::{curves, learned, tuned};
-use crate::text::sanitize_for_terminal;
 
 /// Arguments of `data`.
 #[derive(Debug, ClapArgs)]

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use indicatif::HumanCount;
 use serde::Serialize;
 
 use crate::cli::args::DraftingArgs;
@@ -72,13 +71,13 @@ fn check(draft: &Gguf, target: &Gguf) -> Result<(), Failure> {
         return Err(Failure::new(format!("{name}: {why}")).with_hint(what_fits(target)));
     }
     let Some(different) = draft.first_different_token(target) else { return Ok(()) };
-    let why = in_words(&different, &name.to_string(), &target_name.to_string());
+    let why = in_words(&different, &file_name(draft.path()), &file_name(target.path()));
     Err(Failure::new(format!("{name}: cannot draft for this model, which has another vocabulary: {why}"))
         .with_hint(what_fits(target)))
 }
 
 fn in_words(different: &DifferentToken, draft: &str, target: &str) -> String {
-    let id = HumanCount(different.id as u64);
+    let id = different.id;
     match (&different.first, &different.second) {
         (Some(first), Some(second)) => format!("token {id} is {first:?} in {draft} and {second:?} in {target}"),
         (Some(only), None) => format!("token {id} is {only:?} in {draft} and does not exist in {target}"),
@@ -122,7 +121,7 @@ impl JsonDraftModel {
     }
 }
 
-/// The name without the folder: records must not reveal the user's folders.
+/// The name of a file without its folder.
 #[must_use]
 pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()

@@ -138,8 +138,7 @@ impl Ledger {
         let Some(of_curve_ms) = of_curve_ms else { return };
         let reference_ms = self.reference_ms(of_curve_ms);
         // An investment is bounded by what the draft model could have saved before. Counted here, it would end drafting.
-        let draft_ms =
-            if step.asked.invested_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        let draft_ms = if step.asked.invested_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
         let n_plain = match (step.n_rows, step.asked.n) {
             (1, 0) => 1.0,
             (1, _) => 1.0 + draft_ms / reference_ms,

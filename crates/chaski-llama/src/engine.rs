@@ -14,6 +14,7 @@
 //!
 //! It prints nothing and reads no arguments.
 
+pub mod draft_model;
 pub mod drafters;
 pub mod forced;
 pub mod measure;
@@ -21,7 +22,6 @@ pub mod tune;
 
 mod admission;
 mod curves;
-mod draft_model;
 mod explain;
 mod failure;
 mod many_texts;

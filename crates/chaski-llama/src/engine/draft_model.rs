@@ -3,17 +3,16 @@
 //! Nothing has to tell it what happened to the text since its last prediction. It compares the text with what its
 //! context holds, drops what differs, and decodes what is missing together with the row it predicts from.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::draft::draft_model::DraftModel;
 use crate::draft::table::Successor;
 use crate::draft::top::TopK;
-use crate::engine::Message;
 use crate::kernels;
 use crate::model::Model;
 use crate::session::{Session, SessionConfig};
 use crate::target::TargetError;
-use crate::thread::Outbox;
 use crate::token::Token;
 use crate::tune::Settings;
 
@@ -29,12 +28,15 @@ const N_SINGLE: usize = 3;
 /// Weight of a new time in a running mean.
 const RATE: f64 = 0.1;
 
+/// Says whether to go on; breaks after an interrupt.
+type GoOn<'m> = dyn Fn() -> ControlFlow<()> + 'm;
+
 /// A draft model of llama.cpp.
-pub(super) struct LlamaDraftModel<'m> {
+pub struct LlamaDraftModel<'m> {
     model: &'m Model,
     /// Tokens of the vocabulary that the target has too.
     n_vocab: usize,
-    outbox: &'m Outbox<Message>,
+    go_on: Box<GoOn<'m>>,
     context: Option<Context<'m>>,
     /// Measured with the first context; later contexts go on from it.
     pace: Option<Pace>,
@@ -53,13 +55,13 @@ struct Context<'m> {
 }
 
 impl<'m> LlamaDraftModel<'m> {
-    /// Wraps `model`, which drafts for `target`.
-    pub(super) fn new(model: &'m Model, target: &Model, outbox: &'m Outbox<Message>) -> LlamaDraftModel<'m> {
+    /// Wraps `model`, which drafts for `target`. `go_on` is asked before each piece of work.
+    pub fn new(model: &'m Model, target: &Model, go_on: impl Fn() -> ControlFlow<()> + 'm) -> LlamaDraftModel<'m> {
         LlamaDraftModel {
             model,
             // One of them may have padding at the end of its vocabulary.
             n_vocab: model.n_vocab().min(target.n_vocab()),
-            outbox,
+            go_on: Box::new(go_on),
             context: None,
             pace: None,
             failure: None,
@@ -72,7 +74,7 @@ impl<'m> LlamaDraftModel<'m> {
 
     /// Makes sure that there is a context for texts of `n_ctx` tokens, with these settings. After a failure there are
     /// no predictions; [`LlamaDraftModel::take_failure`] has the reason.
-    pub(super) fn prepare(&mut self, n_ctx: usize, settings: &Settings) {
+    pub fn prepare(&mut self, n_ctx: usize, settings: &Settings) {
         // Beyond its trained length a model predicts noise.
         let n_ctx = n_ctx.min(self.model.n_ctx_train());
         let fits = |context: &Context<'_>| context.session.n_ctx() >= n_ctx && context.settings == *settings;
@@ -88,25 +90,26 @@ impl<'m> LlamaDraftModel<'m> {
     fn open(&mut self, n_ctx: usize, settings: &Settings) -> Result<(), TargetError> {
         let mut session = Session::new(self.model, &SessionConfig::new(n_ctx, settings))?;
         if self.pace.is_none() {
-            self.pace = Some(Pace::measure(&mut session, self.outbox)?);
+            self.pace = Some(Pace::measure(&mut session, &*self.go_on)?);
         }
         self.context = Some(Context { session, settings: *settings });
         Ok(())
     }
 
     /// Frees the memory of the context.
-    pub(super) fn drop_context(&mut self) {
+    pub fn drop_context(&mut self) {
         self.context = None;
         self.n_read = 0;
     }
 
     /// Why there are no predictions any more; given once.
-    pub(super) fn take_failure(&mut self) -> Option<TargetError> {
+    pub fn take_failure(&mut self) -> Option<TargetError> {
         self.failure.take()
     }
 
     /// Measured time of a prediction after one new token, in milliseconds; `None` before the first context.
-    pub(super) fn row_ms(&self) -> Option<f64> {
+    #[must_use]
+    pub fn row_ms(&self) -> Option<f64> {
         self.pace.as_ref().map(|pace| pace.row_ms)
     }
 
@@ -144,7 +147,7 @@ impl<'m> LlamaDraftModel<'m> {
     fn read(&mut self, text: &[Token], n_missing: usize) -> Result<(), TargetError> {
         let (Some(Context { session, .. }), Some(pace)) = (&mut self.context, &mut self.pace) else { return Ok(()) };
         let start = Instant::now();
-        let logits = session.read(text, &mut |_, _| self.outbox.go_on())?;
+        let logits = session.read(text, &mut |_, _| (self.go_on)())?;
         self.top.extend(self.top_k.of(&logits[..self.n_vocab], N_PREDICTED));
         if self.top.is_empty() {
             return Err(TargetError::NotFinite);
@@ -200,11 +203,11 @@ struct Pace {
 
 impl Pace {
     /// Measures a few decodes in an empty context.
-    fn measure(session: &mut Session<'_>, outbox: &Outbox<Message>) -> Result<Pace, TargetError> {
+    fn measure(session: &mut Session<'_>, go_on: &GoOn<'_>) -> Result<Pace, TargetError> {
         let text = [Token(0); 1 + N_SINGLE + N_FURTHER + 1];
         let mut time_of = |n: usize| {
             let start = Instant::now();
-            session.read(&text[..n], &mut |_, _| outbox.go_on())?;
+            session.read(&text[..n], &mut |_, _| go_on())?;
             Ok::<f64, TargetError>(ms_since(start))
         };
         // The first decode reads the weights from the disk.

@@ -82,7 +82,8 @@ impl<'a> OneTextPolicy<'a> {
         let settings = parts.config.settings.short;
         let (curve, measured_unix_s) = parts.curves.load(&settings.to_string());
         let states = States::new(parts.config.secret.clone());
-        let draft_model = parts.draft_model.map(|draft| LlamaDraftModel::new(draft, parts.model, parts.outbox));
+        let (target, outbox) = (parts.model, parts.outbox);
+        let draft_model = parts.draft_model.map(|draft| LlamaDraftModel::new(draft, target, move || outbox.go_on()));
         OneTextPolicy {
             parts,
             states,

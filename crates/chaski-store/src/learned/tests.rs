@@ -191,3 +191,22 @@ fn settings_that_cannot_be_read_turn_learning_off() {
     set_switch(place.path(), None, true).unwrap();
     assert_eq!(policy(place.path(), &key("a"), None, false), LearnPolicy::On);
 }
+
+#[test]
+fn what_was_learned_with_a_draft_model_is_apart_and_belongs_to_the_model() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = &place.path().join("learned");
+    let with = key("a").with_draft_model(Some("d".to_owned().into()));
+    keep(folder, &key("a"), b"alone");
+    assert_eq!(load(folder, &with).unwrap(), None);
+    keep(folder, &with, b"with");
+    keep(folder, &key("b"), b"other");
+    assert_eq!(load(folder, &key("a")).unwrap().as_deref(), Some(&b"alone"[..]));
+    assert_eq!(load(folder, &with).unwrap().as_deref(), Some(&b"with"[..]));
+    set_switch(folder, Some(&key("a")), false).unwrap();
+    assert_eq!(policy(folder, &with, None, false), LearnPolicy::Off, "the setting is the model's");
+    let mut forgotten = vec![key("a").path(folder), with.path(folder)];
+    forgotten.sort();
+    assert_eq!(forget(folder, Some(&key("a"))).unwrap(), forgotten);
+    assert_eq!(list(folder).unwrap().len(), 1);
+}

@@ -155,7 +155,16 @@ struct Simulated<'a> {
 impl<'a> Simulated<'a> {
     fn new(model: Model, world: &World, clock: &'a SimulatedClock) -> Simulated<'a> {
         let (scripted, n_vocab) = (world.scripted(), world.n_vocab);
-        Simulated { model, scripted, n_vocab, clock, n_predicted: 0, n_past: 0, dice: world.seed, predicted: Vec::new() }
+        Simulated {
+            model,
+            scripted,
+            n_vocab,
+            clock,
+            n_predicted: 0,
+            n_past: 0,
+            dice: world.seed,
+            predicted: Vec::new(),
+        }
     }
 
     fn roll(&mut self) -> f64 {
@@ -195,7 +204,12 @@ impl DraftModel for Simulated<'_> {
 
 #[test]
 fn figures() {
-    for (name, world) in [("foreign", FOREIGN), ("familiar", FAMILIAR), ("40", World { n_vocab: 12, order: 3, ..FOREIGN }), ("steep", World { row: 0.25, ..FOREIGN })] {
+    for (name, world) in [
+        ("foreign", FOREIGN),
+        ("familiar", FAMILIAR),
+        ("40", World { n_vocab: 12, order: 3, ..FOREIGN }),
+        ("steep", World { row: 0.25, ..FOREIGN }),
+    ] {
         for price in [0.05, 0.1, 0.2, 0.4, 1.0] {
             for accuracy in [0.0, 0.1, 0.3, 0.5, 0.7, 0.9] {
                 let mut worst = (0.0f64, 0.0, 0.0, 0);
@@ -210,7 +224,14 @@ fn figures() {
                     worst.2 += world.plain().stats.predicted_ms / alone / n as f64;
                     worst.3 += world.assisted(model).1 / n;
                 }
-                println!("{name} price {price} a {accuracy}: worst {:.3} mean {:.3} | auto alone {:.2}x, with {:.2}x, asked {}", worst.0, worst.1, worst.2, worst.2 / worst.1, worst.3);
+                println!(
+                    "{name} price {price} a {accuracy}: worst {:.3} mean {:.3} | auto alone {:.2}x, with {:.2}x, asked {}",
+                    worst.0,
+                    worst.1,
+                    worst.2,
+                    worst.2 / worst.1,
+                    worst.3
+                );
             }
         }
     }
