@@ -132,7 +132,7 @@ fn models_that_could_draft_are_listed() {
     let place = place();
     fs::create_dir(place.path("models")).unwrap();
     fs::rename(place.path("draft.gguf"), place.path("models/small.gguf")).unwrap();
-    place.write("models/other.gguf", with_token("x"));
+    place.write("models/other.gguf", with_token("puma"));
     place.write("models/mamba.gguf", tiny_mamba(1));
     let mut large = tiny_writer(&TinyOptions { seed: 5, ..TinyOptions::default() });
     large.tensor_f32("large.weight", &[1024, 1024], &vec![0.0; 1 << 20]);
