@@ -215,3 +215,16 @@ fn figures() {
         }
     }
 }
+
+#[test]
+fn detail() {
+    for (price, accuracy) in [(0.05, 0.0), (0.1, 0.1), (0.2, 0.3)] {
+        for seed in 1..=10 {
+            let world = World { n_vocab: 12, order: 3, seed, ..FOREIGN };
+            let alone = world.alone();
+            let (with, n) = world.assisted(Model { accuracy, price, ..GOOD });
+            let show = |g: &Generated| format!("{:.1} steps of time, {} steps, {} drafted, verify {:.1} draft {:.2}", g.stats.predicted_ms / 100.0, g.stats.n_steps, g.stats.n_drafted, g.stats.verify_ms/100.0, g.stats.draft_ms / 100.0);
+            println!("{price} {accuracy} {seed}: asked {n}; alone {}; with {}", show(&alone), show(&with));
+        }
+    }
+}
