@@ -137,8 +137,9 @@ impl Ledger {
         }
         let Some(of_curve_ms) = of_curve_ms else { return };
         let reference_ms = self.reference_ms(of_curve_ms);
-        // An investment is bounded by what the draft model could have saved before. Counted here, it would end drafting.
-        let draft_ms = if step.asked.invested_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        // An advance has a bound of its own. Counted here, predictions that fail would end the free drafts as well.
+        let draft_ms =
+            if step.asked.advanced_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
         let n_plain = match (step.n_rows, step.asked.n) {
             (1, 0) => 1.0,
             (1, _) => 1.0 + draft_ms / reference_ms,
@@ -266,7 +267,7 @@ impl Schedule {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
         let plain_ms = ledger.reference_ms(of_curve_ms);
-        // Predictions are paid for, whatever is verified. They stretch every choice alike.
+        // The time of predictions is spent, whatever is verified. So every choice takes it.
         let spent_ms = draft.asked.ms;
         let mut best = (1, LEAST_GAIN / (plain_ms + spent_ms));
         let mut n_expected = 0.0;

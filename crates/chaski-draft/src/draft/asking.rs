@@ -7,11 +7,15 @@
 //!
 //! Two rules bound the loss if the estimates are wrong:
 //!
-//! 1. Predictions are paid from a credit in tokens. It starts with [`RESERVE`], grows by [`INCOME`] with every emitted
-//!    token and by one with every token that was accepted only because the model was asked. So over n tokens,
-//!    predictions cost at most the time of `RESERVE + INCOME * n` tokens more than they bring.
+//! 1. Predictions are paid from what they earned: a credit in tokens, which grows by one with every token that was
+//!    accepted only because the model was asked. Where that is not enough, an advance covers the rest. It starts with
+//!    [`RESERVE`] and grows by [`INCOME`] with every emitted token. So over n tokens, predictions cost at most the time
+//!    of `RESERVE + INCOME * n` tokens more than they bring.
 //! 2. Decoding a long prompt first is an investment. It is made when the tokens emitted so far would have paid for it
 //!    (the ski-rental rule). So it costs at most the time that the model could already have saved in this text.
+//!
+//! The loss budget counts neither advances nor investments. It would otherwise stop the free drafts of a text because
+//! the model failed on it.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,15 +25,14 @@ use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
 
-/// The credit at the start of a text, in tokens. About half the reserve of the loss budget, so that failed predictions
-/// leave the free sources something to start with.
+/// The advance at the start of a text, in tokens.
 const RESERVE: f64 = 0.8;
 
-/// What each emitted token adds to the credit.
+/// What each emitted token adds to the advance.
 const INCOME: f64 = 0.005;
 
-/// Cap on the credit: a text may turn into one that the model knows little about.
-const GREATEST_CREDIT: f64 = 8.0;
+/// Cap on what is earned: a text may turn into one that the model knows little about.
+const MOST_EARNED: f64 = 8.0;
 
 /// Upper bounds of the levels of the free sources' confidence; the last level has none.
 const LEVELS: [f32; 5] = [0.1, 0.25, 0.45, 0.65, 0.85];
@@ -125,9 +128,13 @@ struct Prediction {
     best: Option<Token>,
 }
 
-/// The time of one prediction in milliseconds, if it is to be made.
-struct Offer {
-    price_ms: f64,
+/// How a prediction is paid.
+struct Payment {
+    /// From what was earned, in tokens.
+    earned: f64,
+    /// From the advance, in tokens.
+    advance: f64,
+    /// By investing, in milliseconds.
     invested_ms: f64,
 }
 
@@ -135,8 +142,10 @@ struct Offer {
 pub(super) struct Asking {
     gains: Gains,
     n_predictions: u64,
+    /// What predictions have brought more than they cost, in tokens; at least 0.
+    earned: f64,
     /// In tokens.
-    credit: f64,
+    advance: f64,
     /// What predictions at the tokens since the last one would have saved, in milliseconds.
     missed_ms: f64,
     /// The model failed in this text.
@@ -162,7 +171,8 @@ impl Asking {
         Asking {
             gains,
             n_predictions: 0,
-            credit: RESERVE,
+            earned: 0.0,
+            advance: RESERVE,
             missed_ms: 0.0,
             has_failed: false,
             limits: TreeLimits::PLAIN,
@@ -186,7 +196,7 @@ impl Asking {
 
     /// Starts a new text.
     pub(super) fn begin(&mut self) {
-        (self.credit, self.missed_ms, self.has_failed) = (RESERVE, 0.0, false);
+        (self.earned, self.advance, self.missed_ms, self.has_failed) = (0.0, RESERVE, 0.0, false);
         self.begin_step(TreeLimits::PLAIN);
         if self.n_predictions > 0 {
             self.gains.forget();
@@ -209,8 +219,8 @@ impl Asking {
         p * self.gains.of(confidence) * token_ms - price_ms - more_rows_ms
     }
 
-    /// Whether a prediction pays at `place`, where the free sources have this confidence.
-    fn offer(&self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Offer> {
+    /// How a prediction at `place` is paid, where the free sources have this confidence. `None` if it does not pay.
+    fn payment(&self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
         if self.has_failed || self.limits.token_ms <= 0.0 {
             return None;
         }
@@ -226,8 +236,10 @@ impl Asking {
             false if saved_ms + self.missed_ms > catch_up_ms => catch_up_ms.min(self.missed_ms),
             false => return None,
         };
-        let price_ms = price_ms + catch_up_ms - invested_ms;
-        (price_ms <= self.credit * self.limits.token_ms).then_some(Offer { price_ms, invested_ms })
+        let price = (price_ms + catch_up_ms - invested_ms) / self.limits.token_ms;
+        let earned = price.min(self.earned);
+        let advance = price - earned;
+        (advance <= self.advance).then_some(Payment { earned, advance, invested_ms })
     }
 
     /// Asks the model for the tokens after `place` if that pays, and fills them into `candidates`. `free` are the
@@ -240,12 +252,13 @@ impl Asking {
         candidates: &mut Vec<Candidate>,
     ) -> bool {
         let free = best_of(free);
-        let Some(offer) = self.offer(model, place, confidence_of(free)) else { return false };
-        self.credit -= offer.price_ms / self.limits.token_ms;
+        let Some(payment) = self.payment(model, place, confidence_of(free)) else { return false };
+        self.earned -= payment.earned;
+        self.advance -= payment.advance;
         self.missed_ms = 0.0;
         self.asked.n += 1;
-        self.asked.ms += offer.price_ms;
-        self.asked.invested_ms += offer.invested_ms;
+        self.asked.ms += payment.earned * self.limits.token_ms;
+        self.asked.advanced_ms += payment.advance * self.limits.token_ms + payment.invested_ms;
         self.n_predictions += 1;
         propose(model.predict(place.text, place.path), candidates);
         self.has_failed = candidates.is_empty();
@@ -286,7 +299,8 @@ impl Asking {
 
     /// Learns from the step, which verified `verified` and emitted `emitted`.
     pub(super) fn learn(&mut self, emitted: &[Token], verified: Verified<'_>) {
-        let mut earned = INCOME * emitted.len() as f64;
+        self.advance += INCOME * emitted.len() as f64;
+        let mut brought = 0.0;
         let mut node = Some(NodeId::ROOT);
         for (at, &token) in emitted.iter().enumerate() {
             node = node.and_then(|parent| verified.tree.child(parent, token));
@@ -294,9 +308,9 @@ impl Asking {
             let one_if = |is_right: bool| f64::from(u8::from(is_right));
             let free = one_if(prediction.free.is_some_and(|(free, _)| free == token));
             let (best, confidence) = (one_if(prediction.best == Some(token)), confidence_of(prediction.free));
-            earned += one_if(node.is_some()) - free;
+            brought += one_if(node.is_some()) - free;
             self.gains.learn(confidence, best - free);
         }
-        self.credit = (self.credit + earned).min(GREATEST_CREDIT);
+        self.earned = (self.earned + brought).clamp(0.0, MOST_EARNED);
     }
 }

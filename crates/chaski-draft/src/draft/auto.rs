@@ -214,11 +214,7 @@ impl Auto {
     /// What the drafter has learned so far.
     #[must_use]
     pub fn experience(&self) -> Experience {
-        Experience {
-            mixer: self.mixer.state().clone(),
-            calibrator: self.calibrator.clone(),
-            gains: self.asking.gains().clone(),
-        }
+        Experience { mixer: self.mixer.state().clone(), calibrator: self.calibrator.clone(), gains: self.asking.gains().clone() }
     }
 
     /// [`Drafter::draft`], asking `model` where that pays.

@@ -155,16 +155,7 @@ struct Simulated<'a> {
 impl<'a> Simulated<'a> {
     fn new(model: Model, world: &World, clock: &'a SimulatedClock) -> Simulated<'a> {
         let (scripted, n_vocab) = (world.scripted(), world.n_vocab);
-        Simulated {
-            model,
-            scripted,
-            n_vocab,
-            clock,
-            n_predicted: 0,
-            n_past: 0,
-            dice: world.seed,
-            predicted: Vec::new(),
-        }
+        Simulated { model, scripted, n_vocab, clock, n_predicted: 0, n_past: 0, dice: world.seed, predicted: Vec::new() }
     }
 
     fn roll(&mut self) -> f64 {
@@ -204,12 +195,7 @@ impl DraftModel for Simulated<'_> {
 
 #[test]
 fn figures() {
-    for (name, world) in [
-        ("foreign", FOREIGN),
-        ("familiar", FAMILIAR),
-        ("40", World { n_vocab: 12, order: 3, ..FOREIGN }),
-        ("steep", World { row: 0.25, ..FOREIGN }),
-    ] {
+    for (name, world) in [("foreign", FOREIGN), ("familiar", FAMILIAR), ("40", World { n_vocab: 12, order: 3, ..FOREIGN }), ("steep", World { row: 0.25, ..FOREIGN })] {
         for price in [0.05, 0.1, 0.2, 0.4, 1.0] {
             for accuracy in [0.0, 0.1, 0.3, 0.5, 0.7, 0.9] {
                 let mut worst = (0.0f64, 0.0, 0.0, 0);
@@ -224,15 +210,21 @@ fn figures() {
                     worst.2 += world.plain().stats.predicted_ms / alone / n as f64;
                     worst.3 += world.assisted(model).1 / n;
                 }
-                println!(
-                    "{name} price {price} a {accuracy}: worst {:.3} mean {:.3} | auto alone {:.2}x, with {:.2}x, asked {}",
-                    worst.0,
-                    worst.1,
-                    worst.2,
-                    worst.2 / worst.1,
-                    worst.3
-                );
+                println!("{name} price {price} a {accuracy}: worst {:.3} mean {:.3} | auto alone {:.2}x, with {:.2}x, asked {}", worst.0, worst.1, worst.2, worst.2 / worst.1, worst.3);
             }
+        }
+    }
+}
+
+#[test]
+fn detail() {
+    for (price, accuracy) in [(0.05, 0.0), (0.1, 0.1), (0.2, 0.3)] {
+        for seed in 1..=10 {
+            let world = World { n_vocab: 12, order: 3, seed, ..FOREIGN };
+            let alone = world.alone();
+            let (with, n) = world.assisted(Model { accuracy, price, ..GOOD });
+            let show = |g: &Generated| format!("{:.1} steps of time, {} steps, {} drafted, verify {:.1} draft {:.2}", g.stats.predicted_ms / 100.0, g.stats.n_steps, g.stats.n_drafted, g.stats.verify_ms/100.0, g.stats.draft_ms / 100.0);
+            println!("{price} {accuracy} {seed}: asked {n}; alone {}; with {}", show(&alone), show(&with));
         }
     }
 }
