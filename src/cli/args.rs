@@ -246,10 +246,10 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Small GGUF of the same vocabulary that drafts too, or `none` [short: -md]
+    /// Small GGUF that drafts too, of the same vocabulary [short: -md]
     ///
-    /// A file, or a name from `chaski models list`. The drafter auto asks it where that saves time. `chaski models
-    /// show` lists models that fit.
+    /// A file, or a name from `chaski models list`; `none` is none. The drafter auto asks it where that saves time.
+    /// `chaski models show` lists models that fit.
     #[arg(
         long,
         value_name = "FILE",

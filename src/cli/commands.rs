@@ -61,7 +61,7 @@ pub enum Command {
     ///
     /// bench answers each prompt with plain decoding and with each drafter in turn, and compares them. --curve,
     /// --rows and --check measure something else instead. The table goes to stdout, everything else to stderr.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Find the fastest settings for a model on this machine, and save them
     ///
     /// tune takes about a minute per model. It measures flash attention, thread counts and KV cache types, with a

@@ -100,7 +100,7 @@ fn what_fits(target: &Gguf) -> String {
 /// Prints with `-v` what the draft model did for an answer.
 pub fn tell(details: &Details, is_verbose: bool) {
     if let (true, Some(DraftModelStats { n_predictions, row_ms })) = (is_verbose, details.draft_model) {
-        let price = row_ms.map(|ms| format!(" at {ms:.1} ms each")).unwrap_or_default();
+        let price = row_ms.map(|ms| format!(", {ms:.1} ms per token")).unwrap_or_default();
         stderr_line(&format!("draft model: {n_predictions} predictions{price}"));
     }
 }

@@ -46,7 +46,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Small GGUF of the same vocabulary that drafts too, with the drafter auto [short: -md]
+    /// Small GGUF that drafts too, of the same vocabulary, with the drafter auto [short: -md]
     #[arg(
         long,
         value_name = "FILE",
