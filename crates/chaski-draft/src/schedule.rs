@@ -92,6 +92,8 @@ struct Ledger {
     /// Running means over this answer's steps: the time in plain steps, and the tokens emitted.
     n_plain_per_step: f64,
     n_emitted_per_step: f64,
+    /// Running mean of the rows of this answer's drafted steps.
+    n_rows_drafted: f64,
 }
 
 impl Default for Ledger {
@@ -106,6 +108,7 @@ impl Default for Ledger {
             n_since_plain: 0,
             n_plain_per_step: 1.0,
             n_emitted_per_step: 1.0,
+            n_rows_drafted: 2.0,
         }
     }
 }
@@ -129,6 +132,7 @@ impl Ledger {
         }
         if step.n_rows > 1 {
             self.n_since_plain += 1;
+            self.n_rows_drafted += NEWEST_SHARE * (step.n_rows as f64 - self.n_rows_drafted);
         } else {
             self.n_since_plain = 0;
             self.n_plain = self.n_plain.saturating_add(1);
@@ -138,8 +142,7 @@ impl Ledger {
         let Some(of_curve_ms) = of_curve_ms else { return };
         let reference_ms = self.reference_ms(of_curve_ms);
         // An advance has a bound of its own. Counted here, predictions that fail would end the free drafts as well.
-        let draft_ms =
-            if step.asked.advanced_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        let draft_ms = if step.asked.advanced_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
         let n_plain = match (step.n_rows, step.asked.n) {
             (1, 0) => 1.0,
             (1, _) => 1.0 + draft_ms / reference_ms,
@@ -148,6 +151,13 @@ impl Ledger {
         self.n_plain_per_step += NEWEST_SHARE * (n_plain - self.n_plain_per_step);
         self.n_emitted_per_step += NEWEST_SHARE * (step.n_emitted as f64 - self.n_emitted_per_step);
         self.loss_budget.record(step.n_emitted as f64, n_plain);
+    }
+
+    /// What a further row takes on average in the width of drafts lately, in milliseconds.
+    fn row_ms(&self, curve: &BTreeMap<usize, f64>, of_curve_ms: f64) -> f64 {
+        let n_rows = self.n_rows_drafted.ceil() as usize;
+        let width = curve.range(n_rows..).next().or(curve.last_key_value());
+        width.map_or(0.0, |(&n_rows, ms)| (ms - of_curve_ms).max(0.0) / (n_rows.max(2) - 1) as f64)
     }
 
     /// What one emitted token takes lately, in milliseconds; at most a plain step.
@@ -213,14 +223,9 @@ impl Schedule {
                 let max_nodes = target.max_nodes.min(ledger.max_rows);
                 let curve = self.curve.at(n_past);
                 let Some(&plain_ms) = curve.get(&1) else { return TreeLimits { max_nodes, least_p: 1.0, ..target } };
-                let row_share = cheapest_row(&curve, plain_ms);
-                TreeLimits {
-                    max_nodes,
-                    least_p: (row_share / HARDLY) as f32,
-                    token_ms: ledger.token_ms(plain_ms),
-                    row_ms: row_share * plain_ms,
-                    ..target
-                }
+                let least_p = (cheapest_row(&curve, plain_ms) / HARDLY) as f32;
+                let (token_ms, row_ms) = (ledger.token_ms(plain_ms), ledger.row_ms(&curve, plain_ms));
+                TreeLimits { max_nodes, least_p, token_ms, row_ms, ..target }
             }
         }
     }

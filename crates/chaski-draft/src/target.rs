@@ -62,7 +62,7 @@ pub struct TreeLimits {
     /// What one emitted token is worth now: the time in milliseconds that one takes lately. 0 if that is unknown or
     /// nothing shall be spent on drafting; a draft model is then not asked.
     pub token_ms: f64,
-    /// The time in milliseconds that a further row takes; 0 if that is unknown.
+    /// The time in milliseconds that a further row takes lately; 0 if that is unknown.
     pub row_ms: f64,
 }
 

@@ -11,8 +11,8 @@
 //!    accepted only because the model was asked. Where that is not enough, an advance covers the rest. It starts with
 //!    [`RESERVE`] and grows by [`INCOME`] with every emitted token. So over n tokens, predictions cost at most the time
 //!    of `RESERVE + INCOME * n` tokens more than they bring.
-//! 2. Decoding a long prompt first is an investment. It is made when the tokens emitted so far would have paid for it
-//!    (the ski-rental rule). So it costs at most the time that the model could already have saved in this text.
+//! 2. Decoding a long prompt first is an investment, made at most once in a text: when the tokens emitted so far would
+//!    have paid for it (the ski-rental rule). So it costs at most the time that the model could already have saved.
 //!
 //! The loss budget counts neither advances nor investments. It would otherwise stop the free drafts of a text because
 //! the model failed on it.
@@ -134,7 +134,8 @@ struct Payment {
     earned: f64,
     /// From the advance, in tokens.
     advance: f64,
-    /// By investing, in milliseconds.
+    /// The time of the prediction without the investment, in milliseconds.
+    price_ms: f64,
     invested_ms: f64,
 }
 
@@ -144,10 +145,12 @@ pub(super) struct Asking {
     n_predictions: u64,
     /// What predictions have brought more than they cost, in tokens; at least 0.
     earned: f64,
-    /// In tokens.
+    /// What predictions may still cost before they earn anything, in tokens.
     advance: f64,
     /// What predictions at the tokens since the last one would have saved, in milliseconds.
     missed_ms: f64,
+    /// The investment of this text was made.
+    has_invested: bool,
     /// The model failed in this text.
     has_failed: bool,
     /// Those of the current step.
@@ -174,6 +177,7 @@ impl Asking {
             earned: 0.0,
             advance: RESERVE,
             missed_ms: 0.0,
+            has_invested: false,
             has_failed: false,
             limits: TreeLimits::PLAIN,
             predictions: Vec::new(),
@@ -196,7 +200,8 @@ impl Asking {
 
     /// Starts a new text.
     pub(super) fn begin(&mut self) {
-        (self.earned, self.advance, self.missed_ms, self.has_failed) = (0.0, RESERVE, 0.0, false);
+        (self.earned, self.advance, self.missed_ms) = (0.0, RESERVE, 0.0);
+        (self.has_invested, self.has_failed) = (false, false);
         self.begin_step(TreeLimits::PLAIN);
         if self.n_predictions > 0 {
             self.gains.forget();
@@ -210,13 +215,17 @@ impl Asking {
         self.asked = Asked::default();
     }
 
-    /// What a prediction saves after its price, in milliseconds, at a node reached with probability `p`.
-    fn saved_ms(&self, p: f64, confidence: f32, price_ms: f64) -> f64 {
+    /// The time of the tokens that a prediction brings, in milliseconds, at a node reached with probability `p`.
+    fn brought_ms(&self, p: f64, confidence: f32) -> f64 {
+        p * self.gains.of(confidence) * self.limits.token_ms
+    }
+
+    /// The time of verifying what it brings, in milliseconds.
+    fn rows_ms(&self, p: f64, confidence: f32) -> f64 {
         let TreeLimits { token_ms, row_ms, .. } = self.limits;
         // The predicted token takes a row. Where the free sources' best child would be verified anyway, that row is
         // not an additional one.
-        let more_rows_ms = (row_ms - p * f64::from(confidence) * token_ms).max(0.0);
-        p * self.gains.of(confidence) * token_ms - price_ms - more_rows_ms
+        (row_ms - p * f64::from(confidence) * token_ms).max(0.0)
     }
 
     /// How a prediction at `place` is paid, where the free sources have this confidence. `None` if it does not pay.
@@ -225,21 +234,25 @@ impl Asking {
             return None;
         }
         let price_ms = model.price_ms(place.text, place.path);
-        let saved_ms = self.saved_ms(f64::from(place.p), confidence, price_ms);
-        // Not `<= 0.0`: a price that is not a number never pays.
-        if !(saved_ms > 0.0) {
+        let rows_ms = self.rows_ms(f64::from(place.p), confidence);
+        let saved_ms = self.brought_ms(f64::from(place.p), confidence) - price_ms - rows_ms;
+        if saved_ms.is_nan() || saved_ms <= 0.0 {
             return None;
         }
         let catch_up_ms = model.catch_up_ms(place.text);
         let invested_ms = match saved_ms > catch_up_ms {
             true => 0.0,
-            false if saved_ms + self.missed_ms > catch_up_ms => catch_up_ms.min(self.missed_ms),
+            false if saved_ms + self.missed_ms > catch_up_ms && !self.has_invested => catch_up_ms.min(self.missed_ms),
+            false if saved_ms + self.missed_ms > catch_up_ms => 0.0,
             false => return None,
         };
-        let price = (price_ms + catch_up_ms - invested_ms) / self.limits.token_ms;
+        let price_ms = price_ms + catch_up_ms - invested_ms;
+        let price = (price_ms + rows_ms) / self.limits.token_ms;
         let earned = price.min(self.earned);
         let advance = price - earned;
-        (advance <= self.advance).then_some(Payment { earned, advance, invested_ms })
+        // One advance per step: a chain that fails at its first token would lose several.
+        let can_advance = place.path.is_empty() && advance <= self.advance;
+        (advance <= 0.0 || can_advance).then_some(Payment { earned, advance, price_ms, invested_ms })
     }
 
     /// Asks the model for the tokens after `place` if that pays, and fills them into `candidates`. `free` are the
@@ -256,9 +269,11 @@ impl Asking {
         self.earned -= payment.earned;
         self.advance -= payment.advance;
         self.missed_ms = 0.0;
+        self.has_invested |= payment.invested_ms > 0.0;
         self.asked.n += 1;
-        self.asked.ms += payment.earned * self.limits.token_ms;
-        self.asked.advanced_ms += payment.advance * self.limits.token_ms + payment.invested_ms;
+        let advanced_ms = payment.price_ms.min(payment.advance * self.limits.token_ms);
+        self.asked.ms += payment.price_ms - advanced_ms;
+        self.asked.advanced_ms += advanced_ms + payment.invested_ms;
         self.n_predictions += 1;
         propose(model.predict(place.text, place.path), candidates);
         self.has_failed = candidates.is_empty();
@@ -293,8 +308,9 @@ impl Asking {
 
     /// Notes what a prediction after `text` would have been worth, where the free sources say `free`.
     pub(super) fn miss(&mut self, model: &dyn DraftModel, text: &[Token], free: &[(Token, f32)]) {
-        let saved_ms = self.saved_ms(1.0, confidence_of(best_of(free)), model.price_ms(text, &[]));
-        self.missed_ms += saved_ms.max(0.0);
+        let confidence = confidence_of(best_of(free));
+        let cost_ms = model.price_ms(text, &[]) + self.rows_ms(1.0, confidence);
+        self.missed_ms += (self.brought_ms(1.0, confidence) - cost_ms).max(0.0);
     }
 
     /// Learns from the step, which verified `verified` and emitted `emitted`.
@@ -311,6 +327,9 @@ impl Asking {
             brought += one_if(node.is_some()) - free;
             self.gains.learn(confidence, best - free);
         }
-        self.earned = (self.earned + brought).clamp(0.0, MOST_EARNED);
+        // Where the model replaced right tokens by wrong ones, it brought less than nothing.
+        let earned = self.earned + brought;
+        self.advance += earned.min(0.0);
+        self.earned = earned.clamp(0.0, MOST_EARNED);
     }
 }

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::draft::asking::{Asking, Gains, Place};
+use crate::draft::asking::{Asking, Place};
 use crate::draft::base::{Base, BaseSource};
 use crate::draft::calibration::Calibrator;
 use crate::draft::cursor::Cursor;
 use crate::draft::draft_model::{DraftModel, DraftModelSource};
 use crate::draft::logits::Logits;
-use crate::draft::mixer::{Mixer, MixerState};
+use crate::draft::mixer::Mixer;
 use crate::draft::search::Search;
 use crate::draft::top::TopK;
 use crate::draft::trigram::Trigram;
@@ -18,47 +16,11 @@ use crate::draft::{Candidate, Draft, DraftFilter, Drafter, Source, TAIL_LEN, Tai
 use crate::target::TreeLimits;
 use crate::token::Token;
 
+mod experience;
+pub use experience::Experience;
+
 /// How many of the likeliest tokens are learned from each verified row.
 const N_HARVESTED: usize = 8;
-
-/// What a drafter has learned about its sources over all texts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Experience {
-    /// How much each kind of evidence is worth.
-    pub mixer: MixerState,
-    /// How often nodes with a given estimate are accepted.
-    pub calibrator: Calibrator,
-    /// How much a draft model is worth.
-    #[serde(default)]
-    pub gains: Gains,
-}
-
-impl Experience {
-    /// The state before anything was learned about `sources`.
-    #[must_use]
-    pub fn fresh(sources: &[Box<dyn Source>]) -> Experience {
-        Experience { mixer: MixerState::fresh(sources), calibrator: Calibrator::default(), gains: Gains::default() }
-    }
-
-    /// The state shipped with the crate for `sources`: trained by `scripts/train-drafter.sh` for the default sources
-    /// with and without a base. Fresh for any other set.
-    ///
-    /// # Panics
-    /// Never: a test parses the shipped file.
-    #[must_use]
-    pub fn shipped(sources: &[Box<dyn Source>]) -> Experience {
-        let all: Vec<Experience> =
-            serde_json::from_str(include_str!("shipped.json")).expect("what is shipped is sound");
-        let fitting = all.into_iter().find(|experience| experience.mixer.fits(sources));
-        fitting.unwrap_or_else(|| Experience::fresh(sources))
-    }
-
-    /// False if a number is impossible, as in a damaged file.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.mixer.is_sound() && self.calibrator.is_sound() && self.gains.is_sound()
-    }
-}
 
 /// What a drafter knows about one text, for drafters that switch between texts.
 #[derive(Default)]
@@ -214,7 +176,11 @@ impl Auto {
     /// What the drafter has learned so far.
     #[must_use]
     pub fn experience(&self) -> Experience {
-        Experience { mixer: self.mixer.state().clone(), calibrator: self.calibrator.clone(), gains: self.asking.gains().clone() }
+        Experience {
+            mixer: self.mixer.state().clone(),
+            calibrator: self.calibrator.clone(),
+            gains: self.asking.gains().clone(),
+        }
     }
 
     /// [`Drafter::draft`], asking `model` where that pays.

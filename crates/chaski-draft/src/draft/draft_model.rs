@@ -21,7 +21,8 @@ pub trait DraftModel {
     fn catch_up_ms(&self, text: &[Token]) -> f64;
 
     /// The likeliest tokens after the committed `text` and the drafted `path`, likeliest first, with their
-    /// probabilities at temperature 1 as weights. Empty if the model fails; it is then not asked again in this text.
+    /// probabilities at temperature 1 as weights. All are tokens of the target. Empty if the model fails; it is then not
+    /// asked again in this text.
     fn predict(&mut self, text: &[Token], path: &[Token]) -> &[Successor];
 }
 
