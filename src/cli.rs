@@ -13,6 +13,7 @@ pub mod config;
 pub mod constraint;
 pub mod context_size;
 pub mod data;
+pub mod draft_model;
 pub mod drafter;
 pub mod engine;
 pub mod escape;
@@ -132,6 +133,9 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
     }
     if let Some(model) = args.command.as_mut().and_then(Command::model) {
         models::resolve(model).map_err(|failure| failure.about("model"))?;
+    }
+    if let Some(model) = args.command.as_mut().and_then(Command::draft_model) {
+        models::resolve(model).map_err(|failure| failure.about(draft_model::FLAG))?;
     }
     match args.command {
         Some(Command::Run(args)) => contained(run::on_crash, || run::run(&args)),

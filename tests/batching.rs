@@ -71,7 +71,15 @@ fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrup
 fn engine_config(path: &Path) -> EngineConfig {
     let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
-    EngineConfig { model, settings, curves: None, drafters: DraftersConfig::default(), shape: None, secret: None }
+    EngineConfig {
+        model,
+        draft_model: None,
+        settings,
+        curves: None,
+        drafters: DraftersConfig::default(),
+        shape: None,
+        secret: None,
+    }
 }
 
 fn segments(text: &str) -> Vec<Segment> {

@@ -579,3 +579,41 @@ fn published_models_pass() {
     }
     assert!(n_models > 0, "no models in CHASKI_TEST_MODELS");
 }
+
+#[test]
+fn vocabularies_are_compared_token_by_token() {
+    let with = |tokens: &[&str], types: &[i32]| {
+        let mut w = small();
+        w.set("tokenizer.ggml.tokens", Meta::strs(tokens));
+        w.set("tokenizer.ggml.scores", Meta::f32s(&vec![0.0; tokens.len()]));
+        w.set("tokenizer.ggml.token_type", Meta::i32s(types));
+        check(w.finish()).unwrap()
+    };
+    let usual = with(&["<unk>", "<s>", "</s>", "a"], &[2, 3, 3, 1]);
+    let padded = with(&["<unk>", "<s>", "</s>", "a", "[PAD4]", "[PAD5]"], &[2, 3, 3, 1, 5, 5]);
+    let other = with(&["<unk>", "<s>", "</s>", "b"], &[2, 3, 3, 1]);
+    let longer = with(&["<unk>", "<s>", "</s>", "a", "[PAD4]", "b"], &[2, 3, 3, 1, 5, 1]);
+    for (first, second, different) in [
+        (&usual, &usual, None),
+        (&usual, &padded, None),
+        (&padded, &usual, None),
+        (&usual, &other, Some((3, Some("a"), Some("b")))),
+        (&padded, &other, Some((3, Some("a"), Some("b")))),
+        (&usual, &longer, Some((5, None, Some("b")))),
+        (&longer, &usual, Some((5, Some("b"), None))),
+    ] {
+        let found = first.first_different_token(second);
+        let found = found.as_ref().map(|found| (found.id, found.first.as_deref(), found.second.as_deref()));
+        assert_eq!(found, different);
+    }
+}
+
+#[test]
+fn recurrent_and_hybrid_models_are_known_by_their_architecture() {
+    for (architecture, is_recurrent) in [("llama", false), ("mamba", true), ("rwkv7", true), ("qwen3next", true)] {
+        let mut w = small();
+        w.set("general.architecture", Meta::str(architecture));
+        let gguf = Gguf::from_bytes(w.finish(), Path::new("model.gguf")).unwrap();
+        assert_eq!(gguf.is_recurrent(), is_recurrent, "{architecture}");
+    }
+}

@@ -116,7 +116,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     let mut engine = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    context_size::n_ctx(&args.engine, &gguf, &mut engine, context_size::LEAST_N_CTX, PickedBy::Length)?;
+    context_size::n_ctx(&args.engine, &gguf, None, &mut engine, context_size::LEAST_N_CTX, PickedBy::Length)?;
     let given = args.prompts.as_deref().map(read_prompts).transpose()?;
     let log_path = log_path(&args.output);
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;

@@ -246,6 +246,19 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
+    /// Small GGUF that drafts too, of the same vocabulary [short: -md]
+    ///
+    /// A file, or a name from `chaski models list`; `none` is none. The drafter auto asks it where that saves time.
+    /// `chaski models show` lists models that fit.
+    #[arg(
+        long,
+        value_name = "FILE",
+        aliases = ["model-draft", "spec-draft-model"],
+        env = "LLAMA_ARG_SPEC_DRAFT_MODEL",
+        hide_env = true
+    )]
+    pub draft_model: Option<PathBuf>,
+
     /// Do not read or write the learned state (see chaski data)
     #[arg(hide_short_help = true, long)]
     pub no_learn: bool,

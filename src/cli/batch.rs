@@ -152,7 +152,7 @@ impl Work<'_> {
         args.exact.demand();
         let mut engine = engine_config(&args.engine.0)?;
         let gguf = open_model(&args.engine.0.model)?;
-        context_size::n_ctx(&args.engine.0, &gguf, &mut engine, context_size::LEAST_N_CTX, PickedBy::Length)?;
+        context_size::n_ctx(&args.engine.0, &gguf, None, &mut engine, context_size::LEAST_N_CTX, PickedBy::Length)?;
         let interrupt = interrupt::flag()?;
         if worker.is_some() {
             supervisor::begin_work();

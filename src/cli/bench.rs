@@ -24,6 +24,7 @@ use crate::cli::bench::prompts::{Prompt, Renderer};
 use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
 use crate::cli::context_size::{self, PickedBy};
+use crate::cli::draft_model::{self, file_name};
 use crate::cli::engine::{confine, engine_config, machine, open_base, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
@@ -54,9 +55,11 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     args.exact.demand();
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let n_ctx = context_size::n_ctx(&args.engine, &gguf, &mut config, context_size::LEAST_N_CTX, PickedBy::Text)?;
-    let inputs: Vec<&Path> =
-        [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten().collect();
+    let draft = draft_model::add_for(args.draft_model.as_deref(), &args.drafters, &gguf, &mut config)?;
+    let (engine_args, least) = (&args.engine, context_size::LEAST_N_CTX);
+    let n_ctx = context_size::n_ctx(engine_args, &gguf, draft.as_ref(), &mut config, least, PickedBy::Text)?;
+    let inputs = [Some(&args.engine.model), args.prompts.as_ref(), args.draft_model.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(AsRef::as_ref).collect();
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
@@ -88,6 +91,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
         .text("machine", "", &machine())
         .text("version", "", env!("CARGO_PKG_VERSION"))
         .text("base", "", &base_name(config))
+        .text("draft_model", "", &draft_model_name(config))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
         .hidden("n_gpu_layers", engine.n_gpu_layers())
@@ -105,9 +109,11 @@ fn heading(args: &BenchArgs, config: &EngineConfig) -> String {
             args.repetitions.unwrap_or(drafters::N_REPEATS)
         ),
     };
+    let draft_model = config.draft_model.as_ref().map(|draft| format!(" with draft model {}", file_name(&draft.path)));
     format!(
-        "{}, {} ({} for long contexts){answers}\n{}",
+        "{}{}, {} ({} for long contexts){answers}\n{}",
         model_name(args),
+        draft_model.unwrap_or_default(),
         config.settings.short,
         config.settings.long,
         machine(),
@@ -120,8 +126,12 @@ fn base_name(config: &EngineConfig) -> String {
     name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+fn draft_model_name(config: &EngineConfig) -> String {
+    config.draft_model.as_ref().map_or_else(|| "none".to_owned(), |draft| file_name(&draft.path))
+}
+
 fn model_name(args: &BenchArgs) -> String {
-    args.engine.model.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    file_name(&args.engine.model)
 }
 
 impl Bench<'_> {

@@ -23,6 +23,7 @@ use crate::cli::chat::screen::{ColorWhen, Screen};
 use crate::cli::chat::settings::{GivenArgs, Settings};
 use crate::cli::config::ConfigArgs;
 use crate::cli::context_size::{self, PickedBy};
+use crate::cli::draft_model;
 use crate::cli::engine::{confine, drafters, engine_config, model_id, open_model, start};
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
@@ -105,8 +106,9 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
-    config.drafters = drafters(&args.drafting, &gguf);
-    let n_ctx = n_ctx(args, &gguf, &mut config)?;
+    let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
+    config.drafters = drafters(&args.drafting, &gguf, draft.as_ref());
+    let n_ctx = n_ctx(args, &gguf, draft.as_ref(), &mut config)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Open the input before loading the model: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
@@ -136,7 +138,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         signals: signals.clone(),
         screen: Screen::of_stdout(args.color),
     };
-    drop(gguf);
+    drop((gguf, draft));
     let (is_terminal, seed, is_seed_random) = (source.is_terminal(), settings.sampling.seed, settings.is_seed_random);
     if is_terminal {
         let name = place.as_ref().map(|place| format!("{}: {} messages; ", place.name(), 2 * session.turns.len()));
@@ -212,11 +214,11 @@ fn converse(chat: &mut Chat, source: &mut Source, signals: &Signals) -> Result<E
 
 /// Context size of the chat, in tokens. It is fixed at the start: a larger context would have to decode the whole chat
 /// again.
-fn n_ctx(args: &ChatArgs, gguf: &Gguf, config: &mut EngineConfig) -> Result<usize, Failure> {
+fn n_ctx(args: &ChatArgs, gguf: &Gguf, draft: Option<&Gguf>, config: &mut EngineConfig) -> Result<usize, Failure> {
     let known = gguf.context_length().map_or(DEFAULT_N_CTX, |n| n as usize);
     let size = args.engine.ctx_size.unwrap_or(ContextSize::Positions(DEFAULT_N_CTX.min(known)));
     let engine = EngineArgs { ctx_size: Some(size), ..args.engine.clone() };
-    let n_ctx = context_size::n_ctx(&engine, gguf, config, context_size::LEAST_N_CTX, PickedBy::Text)?;
+    let n_ctx = context_size::n_ctx(&engine, gguf, draft, config, context_size::LEAST_N_CTX, PickedBy::Text)?;
     Ok(n_ctx.unwrap_or_else(|| DEFAULT_N_CTX.min(known)))
 }
 

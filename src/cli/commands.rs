@@ -11,6 +11,7 @@ use crate::cli::cache::CacheArgs;
 use crate::cli::chat::ChatArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::data::DataArgs;
+use crate::cli::draft_model;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
 use crate::cli::models::ModelsArgs;
@@ -60,7 +61,7 @@ pub enum Command {
     ///
     /// bench answers each prompt with plain decoding and with each drafter in turn, and compares them. --curve,
     /// --rows and --check measure something else instead. The table goes to stdout, everything else to stderr.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Find the fastest settings for a model on this machine, and save them
     ///
     /// tune takes about a minute per model. It measures flash attention, thread counts and KV cache types, with a
@@ -115,6 +116,17 @@ impl Command {
                 None
             }
         }
+    }
+
+    /// The draft model that the command names: a file or a name.
+    pub fn draft_model(&mut self) -> Option<&mut PathBuf> {
+        let given = match self {
+            Command::Run(args) => &mut args.drafting.draft_model,
+            Command::Chat(args) => &mut args.drafting.draft_model,
+            Command::Bench(args) => &mut args.draft_model,
+            _ => return None,
+        };
+        given.as_mut().filter(|path| draft_model::named(Some(path)).is_some())
     }
 }
 

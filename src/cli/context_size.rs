@@ -49,18 +49,19 @@ pub enum PickedBy {
 }
 
 /// The context size in tokens, if the flags give one, after checking that it fits; `auto` is as many as fit. If none is
-/// given, checks `n_least`. Stores the memory estimate in `config`, for contexts whose size only the engine will know.
+/// given, checks `n_least`. A draft model and its context must fit too. Stores the memory estimate in `config`, for contexts whose size only the engine will know.
 ///
 /// # Errors
 /// If the model does not fit (exit code 5).
 pub fn n_ctx(
     args: &EngineArgs,
     gguf: &Gguf,
+    draft: Option<&Gguf>,
     config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
-    let n_ctx = fitting(args, gguf, config, n_least, picked_by)?;
+    let n_ctx = fitting(args, gguf, draft, config, n_least, picked_by)?;
     if let Some(ContextSize::Positions(n)) = args.ctx_size {
         check_trained(n, gguf)?;
     }
@@ -70,6 +71,7 @@ pub fn n_ctx(
 fn fitting(
     args: &EngineArgs,
     gguf: &Gguf,
+    draft: Option<&Gguf>,
     config: &mut EngineConfig,
     n_least: usize,
     picked_by: PickedBy,
@@ -99,7 +101,8 @@ fn fitting(
             given => Ok(given.and_then(ContextSize::number)),
         };
     };
-    let shape = shape_of(gguf)?;
+    let draft_model = draft.map(shape_of).transpose()?.map(Box::new);
+    let shape = ModelShape { draft_model, ..shape_of(gguf)? };
     config.shape = Some(shape.clone());
     match given {
         Some(n_ctx) => {
@@ -213,8 +216,9 @@ pub fn check(
 
 fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Failure {
     let message = format!(
-        "{}: with a context of {n_ctx} tokens, the model needs {} of memory, but {} are available",
+        "{}: with a context of {n_ctx} tokens, {} {} of memory, but {} are available",
         model.display(),
+        if shape.draft_model.is_some() { "the model and its draft model need" } else { "the model needs" },
         HumanBytes(shape.estimate(n_ctx, settings).total()),
         HumanBytes(available),
     );
@@ -225,13 +229,17 @@ fn refusal(model: &Path, shape: &ModelShape, n_ctx: usize, settings: &Settings, 
     })
 }
 
-/// Flags that would fit: a smaller context, or a smaller KV cache type.
+/// Flags that would fit: a smaller context, a smaller KV cache type, or no draft model.
 fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, available: u64) -> Vec<String> {
     let most = shape.most_positions(available, settings).filter(|most| *most < n_ctx);
     let smaller = cache_choices(settings)
         .into_iter()
         .filter(|(_, settings)| shape.estimate(n_ctx, settings).total() <= available);
-    most.map(|most| format!("-c {most}")).into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).collect()
+    let alone = ModelShape { draft_model: None, ..shape.clone() };
+    let fits_alone = shape.draft_model.is_some() && alone.estimate(n_ctx, settings).total() <= available;
+    let most = most.map(|most| format!("-c {most}"));
+    let alone = fits_alone.then(|| "-md none".to_owned());
+    most.into_iter().chain(smaller.map(|(flags, _)| flags.to_owned())).chain(alone).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::engine::PromptCacheConfig;
 use crate::store::prompt_cache::PromptCache;
 use crate::store::sessions::Sessions;
 use crate::store::{curves, learned, tuned};
-use crate::text::sanitize_for_terminal;
 
 /// Arguments of `data`.
 #[derive(Debug, ClapArgs)]
@@ -168,7 +167,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
     line("chats", chats);
     text += &format!("\nlearning: {}\n", learned.switch());
     for model in &learned.models {
-        let (name, state) = (sanitize_for_terminal(model.model.unwrap_or("unreadable")), learn::word(model.learning));
+        let (name, state) = (model.name(), learn::word(model.learning));
         text += &format!("  {name}: {state}, {}, written {}\n", mib(model.bytes), model.ago());
     }
     text += "\nPrompts and chats contain your texts. The learned state contains statistics of generated tokens only. \

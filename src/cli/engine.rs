@@ -33,14 +33,22 @@ const DRAFTER_EXTENSION: &str = "chaski";
 /// # Errors
 /// If there is no such file, or the model cannot run.
 pub fn open_model(path: &Path) -> Result<Gguf, Failure> {
+    open_model_of(path, "model")
+}
+
+/// The same for a file that another flag names.
+///
+/// # Errors
+/// As [`open_model`].
+pub fn open_model_of(path: &Path, flag: &'static str) -> Result<Gguf, Failure> {
     if !path.exists() {
-        let failure = Failure::new(format!("{}: no such model file", path.display())).about("model");
+        let failure = Failure::new(format!("{}: no such model file", path.display())).about(flag);
         return Err(failure
             .with_code(ExitCode::ModelNotFound)
             .with_hint("check the path; or download a model: scripts/get-model.sh prints its path"));
     }
     let opened = Gguf::open(path).and_then(|gguf| gguf.check().map(|_| gguf));
-    opened.map_err(|error| Failure::from(error).about("model"))
+    opened.map_err(|error| Failure::from(error).about(flag))
 }
 
 /// The engine's configuration.
@@ -66,6 +74,7 @@ pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
     }
     Ok(EngineConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
+        draft_model: None,
         settings,
         curves: curves_folder().map(|folder| (folder, key(&args.model, args.n_gpu_layers()))),
         drafters: DraftersConfig::default(),
@@ -116,12 +125,13 @@ pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> R
 
 /// What the drafter starts from: the base and the learned state, as far as the flags and settings allow.
 #[must_use]
-pub fn drafters(args: &DraftingArgs, gguf: &Gguf) -> DraftersConfig {
+pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> DraftersConfig {
     if args.drafter != DrafterKind::Auto {
         return DraftersConfig::default();
     }
     let learned = || {
         let (folder, key) = (learn::folder()?, learn::learned_key(gguf)?);
+        let key = key.with_draft_model(draft.map(|draft| model_id(draft.path())));
         let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
         is_on.then_some((folder, key))
     };
@@ -202,6 +212,7 @@ pub fn start(
 ) -> Result<(Engine, Loaded), Failure> {
     let started = Engine::start(config, mode, interrupt, &mut |startup| match startup {
         Startup::Loading(share) => bars.loading(share),
+        Startup::LoadingDraftModel(share) => bars.loading_draft_model(share),
         Startup::Measuring => bars.measuring(),
         Startup::Notice(notice) => bars.suspend(|| stderr_line(&format!("notice: {notice}"))),
     });

@@ -120,7 +120,7 @@ pub fn folder() -> Option<PathBuf> {
 /// Key of a model's learned state; `None` for a file without a vocabulary.
 #[must_use]
 pub fn learned_key(gguf: &Gguf) -> Option<LearnedKey> {
-    Some(LearnedKey { model: model_id(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash })
+    Some(LearnedKey { model: model_id(gguf.path()), vocabulary: Vocabulary::of(gguf)?.hash, draft_model: None })
 }
 
 /// Whether a run may read or write learned state: decided by `CHASKI_LEARN`, the run's flag, and the user's settings.
@@ -197,6 +197,9 @@ pub struct LearnedStatus<'a> {
 pub struct ModelStatus<'a> {
     /// File name of the model; null if the state cannot be read.
     pub model: Option<&'a str>,
+    /// File name of the draft model, if one drafted too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_model: Option<&'a str>,
     /// Whether learning is on for it.
     pub learning: bool,
     file: &'a Path,
@@ -215,6 +218,13 @@ impl LearnedStatus<'_> {
 }
 
 impl ModelStatus<'_> {
+    /// The model in words, safe to print.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let draft = self.draft_model.map(|draft| format!(" with draft model {draft}")).unwrap_or_default();
+        sanitize_for_terminal(&format!("{}{draft}", self.model.unwrap_or("unreadable"))).into_owned()
+    }
+
     /// When it was written.
     #[must_use]
     pub fn ago(&self) -> String {
@@ -239,6 +249,7 @@ pub fn status_of<'a>(folder: &'a Path, entries: &'a [Entry]) -> Result<LearnedSt
     let is_off_by_variable = learned::is_off(std::env::var(VARIABLE).ok().as_deref());
     let model = |entry: &'a Entry| ModelStatus {
         model: model_name(entry),
+        draft_model: entry.key.as_ref().and_then(|key| Some(key.draft_model.as_ref()?.name())),
         learning: entry.key.as_ref().map_or(switch.all.unwrap_or(true), |key| switch.is_on(key)),
         file: &entry.path,
         bytes: entry.n_bytes,
@@ -264,8 +275,7 @@ fn status(folder: &Path, args: &StatusArgs) -> Result<(), Failure> {
     }
     let mut text = format!("learning: {}\nfolder: {}\n{WHAT}\n", status.switch(), folder.display());
     for model in &status.models {
-        let name = sanitize_for_terminal(model.model.unwrap_or("unreadable"));
-        let (state, ago) = (word(model.learning), model.ago());
+        let (name, state, ago) = (model.name(), word(model.learning), model.ago());
         text += &format!("{name}: {state}, {} bytes, written {ago}, {}\n", model.bytes, model.file.display());
     }
     if status.models.is_empty() {

@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::cli::failure::{ExitCode, Failure};
+use crate::gguf::Gguf;
+use crate::models::draft_models;
 use crate::models::locations::{self, Place, Store};
+use crate::models::search::search;
 
 pub use resolve::resolve;
 
@@ -94,6 +97,13 @@ pub fn models(args: &ModelsArgs) -> Result<ExitCode, Failure> {
         ModelsCommand::Fit(args) => fit::fit(args)?,
     }
     Ok(ExitCode::Success)
+}
+
+/// Names of the models on this machine that could draft for `target`.
+#[must_use]
+pub fn draft_models_for(target: &Gguf) -> Vec<String> {
+    let listed = draft_models::draft_models_for(target, search(&places_with(&[])).found);
+    listed.into_iter().map(|listed| list::clean(&listed.found.name)).collect()
 }
 
 /// Folders with models: `dirs` first, then the known ones.

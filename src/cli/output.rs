@@ -163,6 +163,11 @@ impl Bars {
         self.show("loading the model", "{msg} {wide_bar} {percent}%", (share * 1000.0) as u64, 1000);
     }
 
+    /// Shows the share of the draft model that is loaded, from 0 to 1.
+    pub fn loading_draft_model(&mut self, share: f32) {
+        self.show("loading the draft model", "{msg} {wide_bar} {percent}%", (share * 1000.0) as u64, 1000);
+    }
+
     /// Shows how many prompt tokens are decoded.
     pub fn prefill(&mut self, done: usize, total: usize) {
         let template = "{msg} {wide_bar} {pos}/{len} tokens, {eta} left";

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::chat::template::{Message, Segment, TemplateValue};
 use crate::chat::thinking::{Opening, Reasoning};
+use crate::cli::args::DraftingArgs;
 use crate::cli::context_size::{self, PickedBy};
 use crate::cli::engine::{check_prompting, confine, drafters, engine_config, max_tokens, open_model, sampling, start};
 use crate::cli::escape::unescaped;
@@ -26,7 +27,7 @@ use crate::cli::run::args::RunArgs;
 use crate::cli::run::json::{LastLine, to_json};
 use crate::cli::run::output::{AnswerOutput, AnswerText, ThinkingPlan};
 use crate::cli::sampling::check_biases;
-use crate::cli::{explain, interrupt};
+use crate::cli::{draft_model, explain, interrupt};
 use crate::engine::{Alone, Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request};
 use crate::llama::engine::{Engine, Mode};
 use crate::llama::logprobs::MAX_LOGPROBS;
@@ -50,7 +51,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &details.trace) {
         append_trace(path, file, &Trace { id: args.trace_id.clone(), ..trace.clone() })?;
     }
-    let json = || to_json(&said, &answer, details, seed, args.logprobs.is_some());
+    let json = || to_json(&said, &answer, details, seed, args);
     if args.json {
         write_stdout(&json_line(&json()))?;
     }
@@ -74,6 +75,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         stderr_line(THINKING_ONLY);
     }
     late.tell();
+    draft_model::tell(details, args.engine.verbose);
     args.exact.check(&details.exactness, args.engine.verbose)?;
     if let Some(form) = &form {
         check_whole(form, &answer)?;
@@ -122,15 +124,16 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-    let n_ctx = context_size::n_ctx(&args.engine, &gguf, &mut config, n_answer, PickedBy::Text)?;
-    config.drafters = drafters(&args.drafting, &gguf);
+    let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
+    let n_ctx = context_size::n_ctx(&args.engine, &gguf, draft.as_ref(), &mut config, n_answer, PickedBy::Text)?;
+    config.drafters = drafters(&args.drafting, &gguf, draft.as_ref());
     check_biases(&sampling, &gguf)?;
     let mut variables = args.template.variables()?;
     if args.reasoning == Some(Reasoning::Off) {
         variables.insert("enable_thinking".to_owned(), TemplateValue::from(false));
     }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
-    drop(gguf);
+    drop((gguf, draft));
     // Open the trace before the sandbox: open files stay writable, and the engine need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
     let stdin = (!args.no_stdin).then(Stdin::now);
@@ -199,7 +202,8 @@ pub fn on_crash() -> String {
 /// Checks that the trace file does not overwrite an input.
 fn check_trace(args: &RunArgs) -> Result<(), Failure> {
     let Some(trace) = &args.trace else { return Ok(()) };
-    let inputs = [Some(&args.engine.model), args.file.as_ref(), args.drafting.base.as_ref()];
+    let DraftingArgs { base, draft_model, .. } = &args.drafting;
+    let inputs = [Some(&args.engine.model), args.file.as_ref(), base.as_ref(), draft_model.as_ref()];
     refuse_overwrite(trace, inputs.into_iter().flatten().map(AsRef::as_ref))
         .map_err(|failure| failure.with_hint("give another file with --trace"))
 }

@@ -31,7 +31,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: i32,
 
-    /// Keep the most likely tokens whose probabilities add up to P (1: off)
+    /// Keep the likeliest tokens whose probabilities sum to P (1: off)
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
 

@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use crate::cli::failure::Failure;
 
 /// Flags that chaski has too.
-const KNOWN: [(&str, &str); 7] = [
+const KNOWN: [(&str, &str); 8] = [
     ("-sys", "--system-prompt"),
     ("-tb", "--threads-batch"),
     ("-ngl", "--n-gpu-layers"),
     ("-np", "--parallel"),
+    ("-md", "--draft-model"),
     ("-fa", "--flash-attn"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
@@ -22,7 +23,7 @@ const UNKNOWN: [(&[&str], &str); 5] = [
         "chaski does not download models: give -m FILE.gguf, or -m NAME from chaski models list; \
          scripts/get-model.sh downloads one",
     ),
-    (&["-md", "-hfd", "-hfrd"], "remove it: drafting needs no second model"),
+    (&["-hfd", "-hfrd"], "chaski does not download models: give the file of the draft model with -md FILE"),
     (&["-cnv", "-no-cnv", "-st"], "for a chat use chaski chat, for one answer chaski run"),
     (&["-sysf"], "use -sys \"$(cat FILE)\""),
     (&["-jf"], "use --json-schema-file FILE"),
@@ -72,9 +73,10 @@ mod tests {
 
     #[test]
     fn llama_cpps_short_flags_are_understood() {
-        let run = run(&["-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1"]);
+        let run = run(&["-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1", "-md", "d.gguf"]);
         assert_eq!(run.system_prompt.as_deref(), Some("be brief"));
         assert_eq!((run.engine.threads_batch, run.engine.n_gpu_layers(), run.sampling.seed), (Some(3), Some(0), -1));
+        assert_eq!(run.drafting.draft_model, Some("d.gguf".into()));
     }
 
     #[test]

@@ -27,22 +27,29 @@ pub struct About {
 }
 
 /// A model in a list.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Listed {
     /// Where it was found.
     pub found: Found,
     /// Its properties, or why it cannot be run.
     pub about: Result<About, String>,
+    /// Its header, if it can be run.
+    pub gguf: Option<Gguf>,
 }
 
 /// Reads the header of a model that was found.
 #[must_use]
 pub fn describe(found: Found) -> Listed {
-    let about = match &found.fault {
+    let described = match &found.fault {
         Some(fault) => Err(fault.clone()),
-        None => Gguf::open(&found.path).and_then(|gguf| about(&gguf)).map_err(|error| reason(&error)),
+        None => Gguf::open(&found.path)
+            .and_then(|gguf| about(&gguf).map(|about| (about, gguf)))
+            .map_err(|error| reason(&error)),
     };
-    Listed { found, about }
+    match described {
+        Ok((about, gguf)) => Listed { found, about: Ok(about), gguf: Some(gguf) },
+        Err(fault) => Listed { found, about: Err(fault), gguf: None },
+    }
 }
 
 /// The properties of a model, after all checks of its header.

@@ -160,7 +160,7 @@ fn delete_deletes_one_kind_alone_and_never_chats() {
 fn one_model_can_be_given_with_learned_only() {
     let place = Workplace::new();
     run(&place, PROMPT);
-    let other = LearnedKey { model: "other.gguf 0011".to_owned().into(), vocabulary: 1 };
+    let other = LearnedKey { model: "other.gguf 0011".to_owned().into(), vocabulary: 1, draft_model: None };
     learned::update(&learned_folder(&place), &other, |_| b"something learned".to_vec()).unwrap();
     let before = show(&place);
     assert_eq!(before["learned"]["models"].as_array().unwrap().len(), 2, "{before}");

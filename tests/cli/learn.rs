@@ -32,7 +32,7 @@ fn status(place: &Workplace) -> Value {
 
 fn keep(folder: &Path, model: &str) -> LearnedKey {
     // A model is known by its hash, so each needs its own.
-    let key = LearnedKey { model: format!("{model} {:016x}", model.len()).into(), vocabulary: 1 };
+    let key = LearnedKey { model: format!("{model} {:016x}", model.len()).into(), vocabulary: 1, draft_model: None };
     learned::update(folder, &key, |_| b"something learned".to_vec()).unwrap();
     key
 }

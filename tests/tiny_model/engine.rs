@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chaski::chat::template::Segment;
 use chaski::engine::{Alone, Answer, DrafterKind, Event, Request};
@@ -22,6 +23,7 @@ const SETTINGS: Settings =
 fn config(model: &Path) -> EngineConfig {
     EngineConfig {
         model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
+        draft_model: None,
         settings: BySpan { short: SETTINGS, long: SETTINGS },
         curves: None,
         drafters: DraftersConfig::default(),
@@ -95,4 +97,38 @@ fn a_session_goes_on_from_its_own_state() {
     std::fs::write(&model, tiny::tiny_llama(4)).unwrap();
     let other = answer(&[&long]);
     assert_eq!((other[0].1, other[0].2.as_str()), (0, ""));
+}
+
+#[test]
+fn a_draft_model_changes_no_answer() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let (model, draft) = (folder.path().join("model.gguf"), folder.path().join("draft.gguf"));
+    std::fs::write(&model, &*LLAMA).unwrap();
+    std::fs::write(&draft, tiny::tiny_llama(4)).unwrap();
+    let answers = |draft_model: Option<&Path>| -> Vec<(Vec<Token>, bool)> {
+        let draft_model = draft_model.map(|path| ModelConfig { path: path.to_owned(), n_gpu_layers: None, lora: None });
+        let engine = engine(EngineConfig { draft_model, ..config(&model) });
+        let answers = ["the rain in the station", "he said that", "the rain in the rain"].map(|prompt| {
+            let request = Request {
+                prompt: vec![Segment { text: prompt.to_owned(), parse_special: false }],
+                max_tokens: Some(40),
+                sampling: Sampling { seed: 3, ..Sampling::default() },
+                alone: Alone { curve_budget: Duration::from_millis(20), ..Alone::default() },
+                ..Request::default()
+            };
+            let (answer, notices) = answer(&engine, request);
+            assert_eq!(notices, "");
+            let details = answer.details.unwrap();
+            (details.tokens, details.draft_model.is_some_and(|draft| draft.row_ms.is_some()))
+        });
+        answers.to_vec()
+    };
+    let plain = answers(None);
+    assert!(plain.iter().all(|(_, has_draft_model)| !has_draft_model));
+    for draft in [&model, &draft] {
+        for ((drafted, has_draft_model), (plain, _)) in answers(Some(draft)).iter().zip(&plain) {
+            assert_eq!((drafted, *has_draft_model), (plain, true));
+        }
+    }
 }

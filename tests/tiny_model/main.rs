@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod draft_model;
 mod engine;
 mod forms;
 mod samplers;

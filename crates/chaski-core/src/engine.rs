@@ -202,6 +202,17 @@ pub struct Details {
     pub exactness: Exactness,
     /// The trace, if requested; its id is empty.
     pub trace: Option<Trace>,
+    /// What the draft model did, if there is one and the drafter may ask it.
+    pub draft_model: Option<DraftModelStats>,
+}
+
+/// What a draft model did for an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DraftModelStats {
+    /// How often it predicted what follows a text.
+    pub n_predictions: u64,
+    /// Measured time of a prediction after one new token, in milliseconds; `None` if the model could not be used.
+    pub row_ms: Option<f64>,
 }
 
 /// A token with its alternatives.

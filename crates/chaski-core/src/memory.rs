@@ -58,6 +58,8 @@ pub struct ModelShape {
     pub n_ff: u64,
     /// Context length the model was trained on.
     pub n_ctx_train: usize,
+    /// The draft model loaded beside it, if any.
+    pub draft_model: Option<Box<ModelShape>>,
 }
 
 /// Peak memory of a run, in bytes.
@@ -90,9 +92,22 @@ impl Estimate {
 }
 
 impl ModelShape {
-    /// Estimates a run with a context of `n_ctx` positions.
+    /// Estimates a run with a context of `n_ctx` positions, in which the draft model has a context of the same size.
     #[must_use]
     pub fn estimate(&self, n_ctx: usize, settings: &Settings) -> Estimate {
+        let own = self.estimate_alone(n_ctx, settings);
+        let Some(draft) = &self.draft_model else { return own };
+        let draft = draft.estimate_alone(n_ctx.min(draft.n_ctx_train), settings);
+        Estimate {
+            weights: own.weights.saturating_add(draft.weights),
+            copies: own.copies.saturating_add(draft.copies),
+            cache: own.cache.saturating_add(draft.cache),
+            compute: own.compute.saturating_add(draft.compute),
+            program: own.program.saturating_add(draft.program - PROGRAM_BYTES - DRAFTER_BYTES),
+        }
+    }
+
+    fn estimate_alone(&self, n_ctx: usize, settings: &Settings) -> Estimate {
         // The cache holds the widest tree in addition to the text.
         let n_cells = n_ctx.saturating_add(MAX_NODES).checked_next_multiple_of(N_CTX_STEP).unwrap_or(usize::MAX) as u64;
         Estimate {
@@ -191,6 +206,7 @@ mod tests {
             n_heads: 14,
             n_ff: 4864,
             n_ctx_train: 32_768,
+            draft_model: None,
         }
     }
 
@@ -222,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_model_takes_memory_for_its_weights_and_its_context() {
+        let draft = ModelShape { n_ctx_train: 4096, ..qwen() };
+        let both = ModelShape { draft_model: Some(Box::new(draft.clone())), ..qwen() };
+        let (alone, with) = (qwen().estimate(4096, &SETTINGS), both.estimate(4096, &SETTINGS));
+        assert_eq!((with.weights, with.cache, with.compute), (2 * alone.weights, 2 * alone.cache, 2 * alone.compute));
+        assert!(with.program < 2 * alone.program, "there is one program and one drafter");
+        let longer = [8192, 4096].map(|n_ctx| both.estimate(n_ctx, &SETTINGS).cache);
+        let own = [8192, 4096].map(|n_ctx| qwen().estimate(n_ctx, &SETTINGS).cache);
+        assert_eq!(longer[0] - longer[1], own[0] - own[1], "its context is no longer than it was trained for");
+    }
+
+    #[test]
     fn the_longest_context_that_fits_is_found() {
         let model = qwen();
         let exactly = |n_ctx| model.estimate(n_ctx, &SETTINGS).total();
@@ -242,7 +270,7 @@ mod tests {
             let [mapped_bytes, copied_bytes, keys, values, state, n_vocab, n_embd, n_ff] = numbers;
             let model = ModelShape {
                 mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3],
-                n_vocab, n_merges: n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx,
+                n_vocab, n_merges: n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx, draft_model: None,
             };
             let total = model.estimate(n_ctx, &SETTINGS).total();
             prop_assert!(total <= model.estimate(n_ctx.saturating_add(256), &SETTINGS).total());

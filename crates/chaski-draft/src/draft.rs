@@ -8,18 +8,21 @@
 //!
 //! A drafter changes only how long a text takes, never the text.
 
+use crate::draft::draft_model::Asked;
 use crate::draft::table::Successor;
 use crate::target::{Rows, TreeLimits};
 use crate::token::Token;
 use crate::tree::TokenTree;
 
 pub mod aded;
+pub mod asking;
 pub mod auto;
 pub mod learned_state;
 
 pub mod backoff;
 pub mod base;
 pub mod cursor;
+pub mod draft_model;
 pub mod fading_table;
 pub mod logits;
 pub mod trigram;
@@ -39,13 +42,15 @@ pub struct Draft {
     pub tree: TokenTree,
     /// Per node, the estimated probability that it is accepted. The root has 1.
     pub p: Vec<f32>,
+    /// What it asked of a draft model.
+    pub asked: Asked,
 }
 
 impl Draft {
     /// A draft of the root alone, which makes the step plain decoding.
     #[must_use]
     pub fn none(root: Token) -> Draft {
-        Draft { tree: TokenTree::new(root), p: vec![1.0] }
+        Draft { tree: TokenTree::new(root), p: vec![1.0], asked: Asked::default() }
     }
 }
 

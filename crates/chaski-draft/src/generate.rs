@@ -190,7 +190,7 @@ impl Generation<'_> {
         self.target.keep(&accepted[..accepted.len().min(n_emitted)])?;
         verify_ms += self.ms_since(start);
 
-        let record = StepRecord { n_past, n_rows: tree.len(), n_emitted, draft_ms, verify_ms };
+        let record = StepRecord { n_past, n_rows: tree.len(), n_emitted, asked: draft.asked, draft_ms, verify_ms };
         self.schedule.record(&record);
         stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         Ok(stopped)

@@ -41,11 +41,12 @@ impl LossBudget {
     }
 
     /// Whether a step that takes as long as `n_plain` plain steps may be verified. `reach[d]` is the probability that
-    /// at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the end.
-    pub(crate) fn allows(&self, n_plain: f64, reach: &[f64]) -> bool {
+    /// at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the end. `n_spent` is
+    /// the time already spent on the step, also in plain steps: it is lost in the worst case, but not at risk any more.
+    pub(crate) fn allows(&self, n_plain: f64, n_spent: f64, reach: &[f64]) -> bool {
         let worst = n_plain - 1.0;
         let risk = (LossBudget::DISTRUST * shortfall(worst, reach)).min(worst);
-        risk <= self.credit.max(0.0) && worst <= (self.credit + LossBudget::OVERDRAFT).max(0.0)
+        risk <= self.credit.max(0.0) && worst + n_spent <= (self.credit + LossBudget::OVERDRAFT).max(0.0)
     }
 
     /// Records a step that emitted `n_emitted` tokens and took as long as `n_plain` plain steps.
@@ -75,14 +76,14 @@ mod tests {
         let loss_budget = LossBudget::default();
         let chain = |p: f64| (0..16).map(|depth| p.powi(depth)).collect::<Vec<_>>();
         // 16 rows cost 3.7 steps on the 1.5B model.
-        assert!(loss_budget.allows(3.7, &chain(0.95)) && !loss_budget.allows(3.7, &chain(0.6)));
+        assert!(loss_budget.allows(3.7, 0.0, &chain(0.95)) && !loss_budget.allows(3.7, 0.0, &chain(0.6)));
         // A few rows may be tried once on little evidence.
-        assert!(loss_budget.allows(1.73, &chain(0.4)));
+        assert!(loss_budget.allows(1.73, 0.0, &chain(0.4)));
         // Even a certain draft must be earned if it could lose more than credit and overdraft.
-        assert!(!loss_budget.allows(8.2, &[1.0; 16]));
-        assert!(LossBudget { credit: 6.0 }.allows(8.2, &[1.0; 16]));
+        assert!(!loss_budget.allows(8.2, 0.0, &[1.0; 16]));
+        assert!(LossBudget { credit: 6.0 }.allows(8.2, 0.0, &[1.0; 16]));
         // A step without extra cost is always allowed.
-        assert!(LossBudget { credit: -9.0 }.allows(1.0, &[]));
+        assert!(LossBudget { credit: -9.0 }.allows(1.0, 0.0, &[]));
     }
 
     proptest! {

@@ -8,8 +8,11 @@
 //! first step of an answer is plain, more plain steps follow at intervals, and the reference is the faster of two
 //! times: the curve's and the mean of this answer's own plain steps.
 
+use std::collections::BTreeMap;
+
 use crate::cost::CostCurve;
 use crate::draft::Draft;
+use crate::draft::draft_model::Asked;
 use crate::loss_budget::LossBudget;
 use crate::target::TreeLimits;
 use crate::tree::{MAX_NODES, NodeId};
@@ -78,6 +81,7 @@ enum Policy {
 #[derive(Clone, Debug)]
 struct Ledger {
     max_rows: usize,
+    /// Running mean of the drafting time of steps in which no draft model was asked, in milliseconds.
     draft_ms: f64,
     loss_budget: LossBudget,
     /// Running mean of this answer's plain steps in milliseconds; 0 before the first.
@@ -85,12 +89,27 @@ struct Ledger {
     n_plain: u32,
     /// Drafted steps since the last plain one.
     n_since_plain: u32,
+    /// Running means over this answer's steps: the time in plain steps, and the tokens emitted.
+    n_plain_per_step: f64,
+    n_emitted_per_step: f64,
+    /// Running mean of the rows of this answer's drafted steps.
+    n_rows_drafted: f64,
 }
 
 impl Default for Ledger {
     fn default() -> Ledger {
         let loss_budget = LossBudget::default();
-        Ledger { max_rows: MAX_ROWS, draft_ms: 0.0, loss_budget, plain_ms: 0.0, n_plain: 0, n_since_plain: 0 }
+        Ledger {
+            max_rows: MAX_ROWS,
+            draft_ms: 0.0,
+            loss_budget,
+            plain_ms: 0.0,
+            n_plain: 0,
+            n_since_plain: 0,
+            n_plain_per_step: 1.0,
+            n_emitted_per_step: 1.0,
+            n_rows_drafted: 2.0,
+        }
     }
 }
 
@@ -108,9 +127,12 @@ impl Ledger {
     }
 
     fn record(&mut self, step: &StepRecord, of_curve_ms: Option<f64>) {
-        self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        if step.asked.n == 0 {
+            self.draft_ms += NEWEST_SHARE * (step.draft_ms - self.draft_ms);
+        }
         if step.n_rows > 1 {
             self.n_since_plain += 1;
+            self.n_rows_drafted += NEWEST_SHARE * (step.n_rows as f64 - self.n_rows_drafted);
         } else {
             self.n_since_plain = 0;
             self.n_plain = self.n_plain.saturating_add(1);
@@ -118,9 +140,29 @@ impl Ledger {
             self.plain_ms += share * (step.verify_ms - self.plain_ms);
         }
         let Some(of_curve_ms) = of_curve_ms else { return };
-        let is_plain = step.n_rows == 1;
-        let n_plain = if is_plain { 1.0 } else { (step.draft_ms + step.verify_ms) / self.reference_ms(of_curve_ms) };
+        let reference_ms = self.reference_ms(of_curve_ms);
+        // An advance has a bound of its own. Counted here, predictions that fail would end the free drafts as well.
+        let draft_ms = if step.asked.advanced_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        let n_plain = match (step.n_rows, step.asked.n) {
+            (1, 0) => 1.0,
+            (1, _) => 1.0 + draft_ms / reference_ms,
+            _ => (draft_ms + step.verify_ms) / reference_ms,
+        };
+        self.n_plain_per_step += NEWEST_SHARE * (n_plain - self.n_plain_per_step);
+        self.n_emitted_per_step += NEWEST_SHARE * (step.n_emitted as f64 - self.n_emitted_per_step);
         self.loss_budget.record(step.n_emitted as f64, n_plain);
+    }
+
+    /// What a further row takes on average in the width of drafts lately, in milliseconds.
+    fn row_ms(&self, curve: &BTreeMap<usize, f64>, of_curve_ms: f64) -> f64 {
+        let n_rows = self.n_rows_drafted.ceil() as usize;
+        let width = curve.range(n_rows..).next().or(curve.last_key_value());
+        width.map_or(0.0, |(&n_rows, ms)| (ms - of_curve_ms).max(0.0) / (n_rows.max(2) - 1) as f64)
+    }
+
+    /// What one emitted token takes lately, in milliseconds; at most a plain step.
+    fn token_ms(&self, of_curve_ms: f64) -> f64 {
+        self.reference_ms(of_curve_ms) * (self.n_plain_per_step / self.n_emitted_per_step).min(1.0)
     }
 }
 
@@ -133,7 +175,9 @@ pub struct StepRecord {
     pub n_rows: usize,
     /// Tokens emitted: the accepted ones and the bonus.
     pub n_emitted: usize,
-    /// Drafting time in milliseconds.
+    /// What the draft asked of a draft model.
+    pub asked: Asked,
+    /// Drafting time in milliseconds, predictions of a draft model included.
     pub draft_ms: f64,
     /// Verifying time in milliseconds.
     pub verify_ms: f64,
@@ -176,18 +220,14 @@ impl Schedule {
                 TreeLimits::PLAIN
             }
             Policy::CostAware(ledger) => {
-                TreeLimits { max_nodes: target.max_nodes.min(ledger.max_rows), least_p: self.least_p(n_past), ..target }
+                let max_nodes = target.max_nodes.min(ledger.max_rows);
+                let curve = self.curve.at(n_past);
+                let Some(&plain_ms) = curve.get(&1) else { return TreeLimits { max_nodes, least_p: 1.0, ..target } };
+                let least_p = (cheapest_row(&curve, plain_ms) / HARDLY) as f32;
+                let (token_ms, row_ms) = (ledger.token_ms(plain_ms), ledger.row_ms(&curve, plain_ms));
+                TreeLimits { max_nodes, least_p, token_ms, row_ms, ..target }
             }
         }
-    }
-
-    /// The least probability worth drafting: the cost of the cheapest row on the curve, divided by [`HARDLY`].
-    fn least_p(&self, n_past: usize) -> f32 {
-        let curve = self.curve.at(n_past);
-        let Some(plain_ms) = curve.get(&1) else { return 1.0 };
-        let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
-        let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
-        (per_row.fold(1.0, f64::min).max(0.0) / HARDLY) as f32
     }
 
     /// How many rows of `draft` to verify on top of `n_past` positions, root included.
@@ -232,7 +272,9 @@ impl Schedule {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
         let plain_ms = ledger.reference_ms(of_curve_ms);
-        let mut best = (1, LEAST_GAIN / plain_ms);
+        // The time of predictions is spent, whatever is verified. So every choice takes it.
+        let spent_ms = draft.asked.ms;
+        let mut best = (1, LEAST_GAIN / (plain_ms + spent_ms));
         let mut n_expected = 0.0;
         // Per depth, the probability that a node there is accepted: siblings exclude each other, so theirs add up.
         let mut reach = vec![0.0; MAX_NODES];
@@ -249,16 +291,16 @@ impl Schedule {
             };
             // More rows never take less time than one. A curve that says so was measured on a busy machine.
             let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
-            let tokens_per_ms = n_expected / step_ms;
-            let n_plain = step_ms / plain_ms;
+            let tokens_per_ms = n_expected / (step_ms + spent_ms);
             let verdict = match tokens_per_ms > best.1 {
                 false => Verdict::NoBetter,
-                true if ledger.loss_budget.allows(n_plain, &reach) => Verdict::Better,
+                true if ledger.loss_budget.allows(step_ms / plain_ms, spent_ms / plain_ms, &reach) => Verdict::Better,
                 true => Verdict::NotCovered,
             };
             if verdict == Verdict::Better {
                 best = (n_rows, tokens_per_ms);
             }
+            let n_plain = (step_ms + spent_ms) / (plain_ms + spent_ms);
             see(Width { n_rows, n_expected, n_plain, verdict });
         }
         best.0
@@ -279,6 +321,13 @@ impl Schedule {
             ledger.record(step, self.curve.plain_ms(step.n_past));
         }
     }
+}
+
+/// The cost of the cheapest further row on `curve`, as a share of a plain step: 0 to 1.
+fn cheapest_row(curve: &BTreeMap<usize, f64>, plain_ms: f64) -> f64 {
+    let wider = curve.iter().filter(|(n_rows, _)| **n_rows > 1);
+    let per_row = wider.map(|(&n_rows, ms)| (ms / plain_ms - 1.0) / (n_rows - 1) as f64);
+    per_row.fold(1.0, f64::min).max(0.0)
 }
 
 #[cfg(test)]

@@ -59,14 +59,25 @@ pub struct TreeLimits {
     pub max_depth: usize,
     /// Do not draft nodes less likely than this.
     pub least_p: f32,
+    /// What one emitted token is worth now: the time in milliseconds that one takes lately. 0 if that is unknown or
+    /// nothing shall be spent on drafting; a draft model is then not asked.
+    pub token_ms: f64,
+    /// The time in milliseconds that a further row takes lately; 0 if that is unknown.
+    pub row_ms: f64,
 }
 
 impl TreeLimits {
     /// The limits of [`TokenTree`] itself.
-    pub const TREE: TreeLimits =
-        TreeLimits { max_nodes: MAX_NODES, max_leaves: MAX_LEAVES, max_depth: MAX_NODES, least_p: 0.0 };
+    pub const TREE: TreeLimits = TreeLimits {
+        max_nodes: MAX_NODES,
+        max_leaves: MAX_LEAVES,
+        max_depth: MAX_NODES,
+        least_p: 0.0,
+        token_ms: 0.0,
+        row_ms: 0.0,
+    };
     /// Plain decoding only.
-    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0, least_p: 0.0 };
+    pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0, ..TreeLimits::TREE };
 }
 
 /// Why a target failed.

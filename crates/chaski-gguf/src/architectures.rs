@@ -31,3 +31,10 @@ pub(super) const WITHOUT_TEXT: &[&str] = &[
 
 /// Architectures without attention (`llm_arch_is_recurrent`): their head counts are 0.
 pub(super) const RECURRENT: &[&str] = &["mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"];
+
+/// Architectures with attention in some layers and a recurrent state in others (`llm_arch_is_hybrid`).
+#[rustfmt::skip]
+pub(super) const HYBRID: &[&str] = &[
+    "jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen3next",
+    "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp", "deepseek4", "minimax-01",
+];

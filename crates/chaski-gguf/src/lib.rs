@@ -14,6 +14,7 @@ mod quantization;
 mod reader;
 mod tensor;
 mod value;
+mod vocabularies;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use error::{Defect, GgufError};
 pub use identity::{ModelId, written_ns};
 pub use tensor::{Tensor, TensorType, TypeTotals};
 pub use value::{Array, Value, ValueType};
+pub use vocabularies::DifferentToken;
 
 /// A GGUF file with a well-formed header.
 ///

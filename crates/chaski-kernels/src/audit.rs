@@ -78,6 +78,9 @@ impl std::fmt::Display for Inexact {
 /// Bound on the record. There are fewer combinations of operation and type.
 const MAX_NOTED: usize = 64;
 
+/// Whether operations are recorded.
+static IS_ON: AtomicBool = AtomicBool::new(true);
+
 static NOTED: Mutex<Vec<Inexact>> = Mutex::new(Vec::new());
 
 /// Set by the kernels, on any thread.
@@ -103,6 +106,22 @@ pub fn audit() -> Vec<Inexact> {
 /// Clears the record.
 pub fn reset_audit() {
     let _ = take();
+}
+
+/// Runs `work` without recording its operations, nor those that other threads start meanwhile.
+pub fn without_audit<T>(work: impl FnOnce() -> T) -> T {
+    struct TurnOn;
+
+    impl Drop for TurnOn {
+        fn drop(&mut self) {
+            IS_ON.store(true, Ordering::Relaxed);
+        }
+    }
+
+    IS_ON.store(false, Ordering::Relaxed);
+    // On a panic too.
+    let _turn_on = TurnOn;
+    work()
 }
 
 /// Returns the record and clears it.
@@ -132,12 +151,15 @@ pub fn inexact_left(code: i32, rows: usize) -> Option<Reason> {
 
 /// Records that values are too large for exact sums.
 pub(crate) fn note_large() {
-    IS_LARGE.store(true, Ordering::Relaxed);
+    IS_LARGE.fetch_or(IS_ON.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
 /// Called by the hook for each operation that is not exact, while a graph is planned.
 #[unsafe(no_mangle)]
 extern "C" fn chaski_kernels_note(op: *const c_char, ty: *const c_char, reason: i32) {
+    if !IS_ON.load(Ordering::Relaxed) {
+        return;
+    }
     // SAFETY: ggml's names of operations and types are static strings.
     let (op, ty): (&'static CStr, &'static CStr) = unsafe { (CStr::from_ptr(op), CStr::from_ptr(ty)) };
     let reason = Reason::ALL.into_iter().find(|r| *r as i32 == reason).unwrap_or(Reason::Unknown);

@@ -14,6 +14,7 @@
 //!
 //! It prints nothing and reads no arguments.
 
+pub mod draft_model;
 pub mod drafters;
 pub mod forced;
 pub mod measure;
@@ -61,6 +62,8 @@ const N_WAITING: usize = 4;
 pub struct EngineConfig {
     /// The model.
     pub model: ModelConfig,
+    /// A small model of the same vocabulary that drafts with the drafter `auto`, for an engine of one text.
+    pub draft_model: Option<ModelConfig>,
     /// Settings of contexts, by expected length of the text.
     pub settings: BySpan<Settings>,
     /// Folder of the cost curves, and their key without the settings; `None`: do not save curves.
@@ -101,6 +104,8 @@ pub struct ManyTexts {
 pub enum Startup {
     /// Fraction of the model loaded, from 0 to 1.
     Loading(f32),
+    /// Fraction of the draft model loaded, from 0 to 1.
+    LoadingDraftModel(f32),
     /// The cost curve is being measured.
     Measuring,
     /// A notice for the user.
@@ -247,6 +252,7 @@ trait Policy {
 struct Parts<'a> {
     config: &'a EngineConfig,
     model: &'a Model,
+    draft_model: Option<&'a Model>,
     drafters: Drafters,
     constrainer: Constrainer,
     curves: Curves<'a>,
@@ -265,13 +271,15 @@ impl Parts<'_> {
 
 fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Outbox<Message>) -> Result<(), Failure> {
     let model = Rc::new(load(&config.model, outbox, |share| Message::Startup(Startup::Loading(share)))?);
+    let draft_model = config.draft_model.as_ref().map(|config| load_beside(&model, config, outbox)).transpose()?;
     let (drafters, unusable) = Drafters::new(config.drafters.clone());
     let drafts = !matches!(mode, Mode::ManyTexts(ManyTexts { drafts: false, .. }));
     let notices = unusable.into_iter().chain((drafts && model.is_recurrent()).then_some(Notice::Recurrent));
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
     let constrainer = Constrainer::new(model.clone());
     let curves = Curves::new(config.curves.as_ref(), outbox);
-    let parts = Parts { config, model: &model, drafters, constrainer, curves, outbox };
+    let parts =
+        Parts { config, model: &model, draft_model: draft_model.as_ref(), drafters, constrainer, curves, outbox };
     let mut policy: Box<dyn Policy + '_> = match mode {
         Mode::OneText => Box::new(OneTextPolicy::new(parts)),
         Mode::ManyTexts(options) => Box::new(ManyTextsPolicy::new(parts, options)?),
@@ -286,11 +294,23 @@ fn load<M: Send + 'static>(
     outbox: &Outbox<M>,
     loading: impl Fn(f32) -> M + Send + 'static,
 ) -> Result<Model, LoadError> {
+    Model::load(config, report(outbox, loading))
+}
+
+fn load_beside(model: &Model, config: &ModelConfig, outbox: &Outbox<Message>) -> Result<Model, LoadError> {
+    model.load_beside(config, report(outbox, |share| Message::Startup(Startup::LoadingDraftModel(share))))
+}
+
+/// Sends the progress of loading; false after an interrupt.
+fn report<M: Send + 'static>(
+    outbox: &Outbox<M>,
+    loading: impl Fn(f32) -> M + Send + 'static,
+) -> impl FnMut(f32) -> bool + 'static {
     let outbox = outbox.clone();
-    Model::load(config, move |share| {
+    move |share| {
         outbox.send(loading(share));
         !outbox.is_interrupted()
-    })
+    }
 }
 
 /// The system's monotonic clock.

@@ -65,6 +65,11 @@ pub fn reset_audit() {
     ours::reset_audit();
 }
 
+/// Runs `work` without auditing its operations.
+pub fn without_audit<T>(work: impl FnOnce() -> T) -> T {
+    ours::without_audit(work)
+}
+
 /// Computes products exactly even for types without a kernel of ours, at the cost of a slower prefill.
 pub fn exact_at_any_cost() {
     ours::exact_at_any_cost();
@@ -84,6 +89,10 @@ mod ours {
 
     pub(super) fn reset_audit() {
         chaski_kernels::reset_audit();
+    }
+
+    pub(super) fn without_audit<T>(work: impl FnOnce() -> T) -> T {
+        chaski_kernels::without_audit(work)
     }
 
     pub(super) fn exact_at_any_cost() {
@@ -128,6 +137,10 @@ mod ours {
     }
 
     pub(super) fn reset_audit() {}
+
+    pub(super) fn without_audit<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
 
     pub(super) fn exact_at_any_cost() {}
 

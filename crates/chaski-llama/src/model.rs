@@ -1,7 +1,7 @@
 //! A loaded model and its vocabulary.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llama_cpp_2::LlamaLoraAdapterInitError;
 use llama_cpp_2::context::LlamaContext;
@@ -72,11 +72,11 @@ pub struct Model {
     split_points: OnceLock<Option<SplitPoints>>,
     // Declared before the backend, so dropped before it: the model must not outlive the backend.
     pub(super) inner: LlamaModel,
-    pub(super) backend: LlamaBackend,
+    pub(super) backend: Arc<LlamaBackend>,
 }
 
 impl Model {
-    pub(super) fn new(backend: LlamaBackend, inner: LlamaModel) -> Model {
+    pub(super) fn new(backend: Arc<LlamaBackend>, inner: LlamaModel) -> Model {
         Model { adapter: None, split_points: OnceLock::new(), inner, backend }
     }
 
@@ -84,9 +84,30 @@ impl Model {
     ///
     /// # Errors
     /// If llama.cpp refuses the file, or `progress` returns false.
-    pub fn load(config: &ModelConfig, mut progress: impl FnMut(f32) -> bool + 'static) -> Result<Model, LoadError> {
+    pub fn load(config: &ModelConfig, progress: impl FnMut(f32) -> bool + 'static) -> Result<Model, LoadError> {
         let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
         let backend = LlamaBackend::init().map_err(|error| refused(error.to_string()))?;
+        Model::load_with(Arc::new(backend), config, progress)
+    }
+
+    /// Loads a further model into this process; the rest is as in [`Model::load`], which works for the first only.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_beside(
+        &self,
+        config: &ModelConfig,
+        progress: impl FnMut(f32) -> bool + 'static,
+    ) -> Result<Model, LoadError> {
+        Model::load_with(self.backend.clone(), config, progress)
+    }
+
+    fn load_with(
+        backend: Arc<LlamaBackend>,
+        config: &ModelConfig,
+        mut progress: impl FnMut(f32) -> bool + 'static,
+    ) -> Result<Model, LoadError> {
+        let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
         let was_stopped = std::rc::Rc::new(std::cell::Cell::new(false));
         let stopped = was_stopped.clone();
         let mut params = LlamaModelParams::default().with_progress_callback(move |share| {

@@ -211,9 +211,7 @@ impl<'m> Session<'m> {
         }
         self.sync(&prefix[..n.min(FILL_CHUNK)], progress)?;
         if n > FILL_CHUNK && self.can_shift {
-            if n > self.n_ctx() {
-                return Err(TargetError::ContextFull { needed: n, n_ctx: self.n_ctx() });
-            }
+            self.check_length(n)?;
             self.copy_chunks(n).inspect_err(|_| self.clear())?;
             self.committed.resize(n, filler);
         }
@@ -265,6 +263,58 @@ impl<'m> Session<'m> {
                 self.copy(0, seq, 0, self.committed.len())?;
             }
             self.n_seqs = n_seqs;
+        }
+        Ok(())
+    }
+
+    /// Makes the cache hold all of `text`, and returns the logits after its last token, which is always decoded. Calls
+    /// `progress` as [`Target::sync`] does.
+    ///
+    /// # Errors
+    /// As [`Target::sync`], and if `text` is empty.
+    pub(super) fn read(&mut self, text: &[Token], progress: &mut Progress<'_>) -> Result<&[f32], TargetError> {
+        let Some((_last, before)) = text.split_last() else {
+            return Err(TargetError::Engine("an empty text has no logits".into()));
+        };
+        self.check_length(text.len())?;
+        self.rewind(before)?;
+        self.append(text, true, progress)?;
+        Ok(self.context.get_logits_ith(self.batch.n_tokens() - 1))
+    }
+
+    fn check_length(&self, needed: usize) -> Result<(), TargetError> {
+        let n_ctx = self.n_ctx();
+        if needed > n_ctx { Err(TargetError::ContextFull { needed, n_ctx }) } else { Ok(()) }
+    }
+
+    /// Drops the committed tokens from the first that differs from `prefix` on.
+    fn rewind(&mut self, prefix: &[Token]) -> Result<(), TargetError> {
+        self.drop_pending();
+        let n_reused = self.n_reusable(prefix);
+        if n_reused == 0 {
+            self.clear();
+        } else if n_reused < self.committed.len() {
+            self.remove(None, n_reused, None)?;
+            self.committed.truncate(n_reused);
+        }
+        Ok(())
+    }
+
+    /// Decodes the tokens of `text` after those committed, in chunks. `wants_logits`: keep the logits after the last.
+    fn append(&mut self, text: &[Token], wants_logits: bool, progress: &mut Progress<'_>) -> Result<(), TargetError> {
+        let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
+        while self.committed.len() < text.len() {
+            let done = self.committed.len();
+            if progress(done, text.len()).is_break() {
+                return Err(TargetError::Interrupted);
+            }
+            let end = text.len().min(done + PREFILL_CHUNK);
+            self.batch.clear();
+            for (at, &token) in text.iter().enumerate().take(end).skip(done) {
+                self.add(token, at, &all_seqs, wants_logits && at + 1 == text.len())?;
+            }
+            self.decode()?;
+            self.committed.extend_from_slice(&text[done..end]);
         }
         Ok(())
     }
@@ -333,11 +383,6 @@ impl<'m> Session<'m> {
         }
         Ok(())
     }
-
-    fn check_room(&self, n: usize) -> Result<(), TargetError> {
-        let (needed, n_ctx) = (self.committed.len() + n, self.n_ctx());
-        if needed > n_ctx { Err(TargetError::ContextFull { needed, n_ctx }) } else { Ok(()) }
-    }
 }
 
 /// For each node, the sequences of the leaves below it. Spare sequences follow the first candidate, so that a chain is
@@ -374,31 +419,9 @@ impl Target for Session<'_> {
     }
 
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
-        if prefix.len() > self.n_ctx() {
-            return Err(TargetError::ContextFull { needed: prefix.len(), n_ctx: self.n_ctx() });
-        }
-        self.drop_pending();
-        let n_reused = self.n_reusable(prefix);
-        if n_reused == 0 {
-            self.clear();
-        } else if n_reused < self.committed.len() {
-            self.remove(None, n_reused, None)?;
-            self.committed.truncate(n_reused);
-        }
-        let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
-        while self.committed.len() < prefix.len() {
-            let done = self.committed.len();
-            if progress(done, prefix.len()).is_break() {
-                return Err(TargetError::Interrupted);
-            }
-            let chunk = &prefix[done..prefix.len().min(done + PREFILL_CHUNK)];
-            self.batch.clear();
-            for (offset, &token) in chunk.iter().enumerate() {
-                self.add(token, done + offset, &all_seqs, false)?;
-            }
-            self.decode()?;
-            self.committed.extend_from_slice(chunk);
-        }
+        self.check_length(prefix.len())?;
+        self.rewind(prefix)?;
+        self.append(prefix, false, progress)?;
         let _ = progress(prefix.len(), prefix.len());
         Ok(())
     }
@@ -410,7 +433,7 @@ impl Target for Session<'_> {
             return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
         }
         self.drop_pending();
-        self.check_room(n_nodes)?;
+        self.check_length(self.committed.len() + n_nodes)?;
         self.ensure_seqs(n_leaves)?;
         let seqs = assign_seqs(tree, self.n_seqs);
         self.batch.clear();

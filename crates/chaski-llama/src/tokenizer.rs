@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -32,7 +33,7 @@ impl Tokenizer {
         // An error logged earlier does not belong to this file.
         let _ = logs::take_error();
         match LlamaModel::load_from_file(&backend, path, &params) {
-            Ok(inner) => Ok(Tokenizer(Model::new(backend, inner))),
+            Ok(inner) => Ok(Tokenizer(Model::new(Arc::new(backend), inner))),
             Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
         }
     }

@@ -54,12 +54,22 @@ pub struct LearnedKey {
     pub model: ModelId,
     /// The hash of its vocabulary.
     pub vocabulary: u64,
+    /// The draft model that drafted beside the tables: what they are worth depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft_model: Option<ModelId>,
 }
 
 impl LearnedKey {
+    /// What was learned about this model with another draft model.
+    #[must_use]
+    pub fn with_draft_model(&self, draft_model: Option<ModelId>) -> LearnedKey {
+        LearnedKey { draft_model, ..self.clone() }
+    }
+
     /// The name of the key's files, without extension.
     fn stem(&self) -> String {
-        let key = format!("{} {:016x}", self.model.hash(), self.vocabulary);
+        let draft_model = self.draft_model.as_ref().map(|id| format!(" {}", id.hash())).unwrap_or_default();
+        let key = format!("{} {:016x}{draft_model}", self.model.hash(), self.vocabulary);
         format!("{:016x}", XxHash3_64::oneshot(key.as_bytes()))
     }
 
@@ -181,7 +191,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>, LearnedError> {
     Ok(entries)
 }
 
-/// Deletes the state stored for `key`, or for all models. Returns the paths of the deleted files.
+/// Deletes the state stored for `key`, with any draft model, or for all models. Returns the paths of the deleted files.
 ///
 /// # Errors
 /// When a file cannot be deleted, or another process is writing to it for too long.
@@ -189,8 +199,7 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
     let mut forgotten = Vec::new();
     for path in files(folder)? {
         let of_whom = |end: &str| path.extension().is_some_and(|found| found == end);
-        let is_meant = key.is_none_or(|key| path == key.path(folder));
-        if !of_whom(EXTENSION) || !is_meant {
+        if !of_whom(EXTENSION) || !key.is_none_or(|key| is_of(&path, folder, key)) {
             continue;
         }
         // Lock first, or a writer at work would recreate the file.
@@ -203,6 +212,12 @@ pub fn forget(folder: &Path, key: Option<&LearnedKey>) -> Result<Vec<PathBuf>, L
         }
     }
     Ok(forgotten)
+}
+
+/// Whether a file belongs to the key's model, with any draft model. A damaged file does not say: its name decides.
+fn is_of(path: &Path, folder: &Path, key: &LearnedKey) -> bool {
+    let found = read(path).ok().flatten().map(|(found, _)| found.with_draft_model(key.draft_model.clone()));
+    path == key.path(folder) || found.as_ref() == Some(key)
 }
 
 /// The files in the folder, sorted; empty if there is no folder.

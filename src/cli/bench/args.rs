@@ -46,6 +46,17 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
+    /// Small GGUF that drafts too, of the same vocabulary, with the drafter auto [short: -md]
+    #[arg(
+        long,
+        value_name = "FILE",
+        aliases = ["model-draft", "spec-draft-model"],
+        env = "LLAMA_ARG_SPEC_DRAFT_MODEL",
+        hide_env = true,
+        conflicts_with_all = ["curve", "rows", "check"]
+    )]
+    pub draft_model: Option<PathBuf>,
+
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
     pub output: Format,

@@ -19,7 +19,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Bars;
 use crate::cli::run::json::JsonTimings;
 use crate::cli::run::{details, receive};
-use crate::engine::{Alone, DrafterKind, End, Request};
+use crate::engine::{Alone, Details, DrafterKind, End, Request};
 use crate::llama::sampler::Sampling;
 use crate::stats::Stats;
 use crate::token::Token;
@@ -39,6 +39,8 @@ struct Record {
     /// Length of the first plain answer, in tokens.
     n_plain: usize,
     stats: Stats,
+    /// Predictions of the draft model, if the drafter may ask one.
+    n_predictions: Option<u64>,
 }
 
 pub(super) fn measure(
@@ -80,11 +82,12 @@ fn compare(
         for turn in 0..drafters.len() {
             // Plain decoding goes first: the other answers are compared with its text.
             let drafter = drafters[(turn + repetition) % drafters.len()];
-            let (tokens, stats) = answer(bench, segments, drafter, bench.args.n_predict)?;
+            let (details, stats) = answer(bench, segments, drafter, bench.args.n_predict)?;
+            let (tokens, n_predictions) = (details.tokens, details.draft_model.map(|draft| draft.n_predictions));
             let plain = plain.get_or_insert_with(|| tokens.clone());
             let n_equal = tokens.iter().zip(&*plain).take_while(|(a, b)| a == b).count();
             let (id, kind, n_plain) = (prompt.id.clone(), prompt.kind.clone(), plain.len());
-            records.push(Record { id, kind, drafter, repetition, tokens, n_equal, n_plain, stats });
+            records.push(Record { id, kind, drafter, repetition, tokens, n_equal, n_plain, stats, n_predictions });
         }
     }
     Ok(records)
@@ -95,7 +98,7 @@ fn answer(
     prompt: &[Segment],
     drafter: DrafterKind,
     max_tokens: usize,
-) -> Result<(Vec<Token>, Stats), Failure> {
+) -> Result<(Details, Stats), Failure> {
     let curve_budget = Duration::from_millis(bench.args.engine.curve_budget);
     bench.engine.submit(Request {
         prompt: prompt.to_vec(),
@@ -107,7 +110,7 @@ fn answer(
     let answer = receive(&bench.engine, &mut Bars::default(), |_| Ok(()))?;
     match answer.end {
         End::Interrupted => Err(Failure::interrupted()),
-        _ => Ok((details(&answer)?.tokens.clone(), answer.stats)),
+        _ => Ok((details(&answer)?.clone(), answer.stats)),
     }
 }
 
@@ -129,6 +132,8 @@ struct JsonRecord<'a> {
     n_plain: usize,
     is_equal: bool,
     timings: JsonTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predictions: Option<u64>,
     tokens: Vec<i32>,
 }
 
@@ -143,6 +148,7 @@ impl<'a> From<&'a Record> for JsonRecord<'a> {
             n_plain: record.n_plain,
             is_equal: record.is_equal(),
             timings: JsonTimings::from(&record.stats),
+            predictions: record.n_predictions,
             tokens: record.tokens.iter().map(|token| token.0).collect(),
         }
     }
@@ -261,7 +267,17 @@ mod tests {
         let stats =
             Stats { n_predicted: 10, n_steps: 5, predicted_ms, draft_ms: predicted_ms / 10.0, ..Stats::default() };
         let (id, kind) = (id.to_owned(), id[..1].to_owned());
-        Record { id, kind, drafter, repetition, tokens: vec![Token(1); 10], n_equal, n_plain: 10, stats }
+        Record {
+            id,
+            kind,
+            drafter,
+            repetition,
+            tokens: vec![Token(1); 10],
+            n_equal,
+            n_plain: 10,
+            stats,
+            n_predictions: None,
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::chat::template::{Message, Rendered, TemplateValue};
 use crate::chat::thinking::{self, Reasoning, opens_thinking, without_thinking};
 use crate::cli::chat::screen::Screen;
 use crate::cli::chat::settings::Settings;
+use crate::cli::draft_model;
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::Signals;
@@ -214,7 +215,9 @@ impl Conversation {
             text.push_str(piece);
             each(piece)
         })?;
-        self.engine.exact.check(&details(&answer)?.exactness, self.engine.is_verbose)?;
+        let details = details(&answer)?;
+        draft_model::tell(details, self.engine.is_verbose);
+        self.engine.exact.check(&details.exactness, self.engine.is_verbose)?;
         Ok((answer, text))
     }
 }

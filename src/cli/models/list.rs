@@ -7,6 +7,7 @@ use crate::cli::failure::Failure;
 use crate::cli::models::{ListArgs, places_with};
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::models::describe::{About, Listed, describe};
+use crate::models::draft_models::could_draft;
 use crate::models::locations::Store;
 use crate::models::search::search;
 use crate::text::sanitize_for_terminal;
@@ -19,6 +20,9 @@ struct Row<'a> {
     path: String,
     #[serde(flatten)]
     about: Option<&'a About>,
+    /// Names of the models in the list that could draft for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    draft_models: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<&'a str>,
 }
@@ -43,16 +47,33 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
         );
     }
     if args.json {
-        let report = Report { models: listed.iter().map(row).collect(), is_cut: search.is_cut };
+        let report = Report { models: listed.iter().map(|model| row(model, &listed)).collect(), is_cut: search.is_cut };
         return write_stdout(&(serde_json::to_string(&report).expect("strings and numbers serialize") + "\n"));
     }
     if listed.is_empty() {
         stderr_line("no models found; hint: download one with scripts/get-model.sh, or search a folder with --dir DIR");
     }
-    write_stdout(&table(&listed))
+    write_stdout(&table(&listed))?;
+    let drafted: Vec<String> = listed
+        .iter()
+        .map(|target| (target, draft_models_of(target, &listed)))
+        .filter(|(_, drafts)| !drafts.is_empty())
+        .map(|(target, drafts)| clean(&format!("{} for {}", drafts.join(" or "), target.found.name)))
+        .collect();
+    if !drafted.is_empty() {
+        stderr_line(&format!("draft models (-md): {}", drafted.join("; ")));
+    }
+    Ok(())
 }
 
-fn row(listed: &Listed) -> Row<'_> {
+/// Names of the models in `all` that could draft for `target`.
+fn draft_models_of<'a>(target: &Listed, all: &'a [Listed]) -> Vec<&'a str> {
+    let Some(target) = &target.gguf else { return Vec::new() };
+    let drafts = all.iter().filter(|listed| listed.gguf.as_ref().is_some_and(|draft| could_draft(draft, target)));
+    drafts.map(|listed| listed.found.name.as_str()).collect()
+}
+
+fn row<'a>(listed: &'a Listed, all: &'a [Listed]) -> Row<'a> {
     let found = &listed.found;
     Row {
         name: &found.name,
@@ -60,6 +81,7 @@ fn row(listed: &Listed) -> Row<'_> {
         store: found.store,
         path: found.path.to_string_lossy().into_owned(),
         about: listed.about.as_ref().ok(),
+        draft_models: draft_models_of(listed, all),
         fault: listed.about.as_ref().err().map(String::as_str),
     }
 }

@@ -15,8 +15,8 @@ use crate::cli::engine::{curves_folder, open_model};
 use crate::cli::exact::{self, ExactFields};
 use crate::cli::failure::Failure;
 use crate::cli::kernels::{self, KernelReport};
-use crate::cli::models::ShowArgs;
 use crate::cli::models::list::{clean, parameters};
+use crate::cli::models::{ShowArgs, draft_models_for};
 use crate::cli::output::write_stdout;
 use crate::cli::settings::{key, settings_of};
 use crate::exactness::Exactness;
@@ -61,6 +61,8 @@ struct Report {
     #[serde(skip)]
     exactness: Exactness,
     memory: Memory,
+    /// Models on this machine that could draft for it.
+    draft_models: Vec<String>,
     /// Speed of plain decoding, from the saved cost curve for these settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second: Option<f64>,
@@ -130,6 +132,7 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
             estimate,
             available_bytes: available(),
         },
+        draft_models: draft_models_for(gguf),
         tokens_per_second: plain_ms.map(|ms| 1e3 / ms),
         metadata: gguf.metadata().map(|(key, value)| (key.to_owned(), to_json(&value))).collect(),
     })
@@ -203,6 +206,9 @@ fn to_text(report: &Report) -> String {
     );
     if let Some(available) = memory.available_bytes {
         line("available", of(available));
+    }
+    if !report.draft_models.is_empty() {
+        line("draft models", format!("{} (-md)", report.draft_models.join(", ")));
     }
     if let Some(speed) = report.tokens_per_second {
         line("speed", format!("{speed:.1} tokens/s with plain decoding, measured on this machine"));

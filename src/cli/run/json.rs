@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use crate::batch::record::{ChatToken, Timings, chat_logprobs};
 use crate::chat::thinking;
+use crate::cli::draft_model::JsonDraftModel;
 use crate::cli::exact::ExactFields;
+use crate::cli::run::args::RunArgs;
 use crate::cli::run::output::AnswerText;
 use crate::engine::{Answer, Details, End};
 use crate::stats::Stats;
@@ -25,6 +27,8 @@ pub(super) struct JsonAnswer<'a> {
     #[serde(flatten)]
     exact: ExactFields,
     timings: JsonTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_model: Option<JsonDraftModel>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<JsonLogprobs>,
 }
@@ -73,7 +77,7 @@ pub(super) fn to_json<'a>(
     answer: &'a Answer,
     details: &Details,
     seed: u32,
-    with_logprobs: bool,
+    args: &RunArgs,
 ) -> JsonAnswer<'a> {
     let stopping_word = if let End::Word(word) = &answer.end { Some(word.as_str()) } else { None };
     JsonAnswer {
@@ -86,6 +90,7 @@ pub(super) fn to_json<'a>(
         settings: details.settings,
         exact: ExactFields::from(&details.exactness),
         timings: JsonTimings::from(&answer.stats),
-        logprobs: with_logprobs.then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
+        draft_model: JsonDraftModel::of(args.drafting.draft_model.as_deref(), details),
+        logprobs: args.logprobs.is_some().then(|| JsonLogprobs { content: chat_logprobs(&answer.logprobs) }),
     }
 }

@@ -79,7 +79,8 @@ impl Drafting {
     /// A chain of at most `max_depth` tokens that may follow `text` in this lane.
     pub(super) fn draft(&mut self, lane: usize, text: &[Token], max_depth: usize) -> Draft {
         self.lanes[lane].catch_up(text);
-        let limits = TreeLimits { max_nodes: 1 + max_depth, max_leaves: 1, max_depth, least_p: LEAST_P };
+        let limits =
+            TreeLimits { max_nodes: 1 + max_depth, max_leaves: 1, max_depth, least_p: LEAST_P, ..TreeLimits::TREE };
         self.with(lane, |auto| auto.draft(text, limits))
     }
 

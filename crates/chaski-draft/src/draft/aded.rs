@@ -43,7 +43,7 @@ impl Drafter for Aded {
     fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
         let mut tail = context[context.len().saturating_sub(2)..].to_vec();
         let n_said = tail.len();
-        mcts(root_of(context), limits, |path, children| {
+        mcts(root_of(context), limits, |path, _, children| {
             tail.truncate(n_said);
             tail.extend_from_slice(path);
             let row = Key::of(&tail, 2).and_then(|key| self.matrix.row(key));
@@ -103,7 +103,7 @@ mod tests {
             aded.begin(&text);
             let (tree, target) = (TokenTree::new(Token(0)), Scripted::new(2, 1, 0));
             aded.learn(&text, 0, Verified { tree: &tree, target: &target });
-            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth, least_p: 0.0 });
+            let draft = aded.draft(&text, TreeLimits { max_nodes, max_leaves, max_depth, ..TreeLimits::TREE });
             prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);

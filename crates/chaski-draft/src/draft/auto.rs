@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use crate::draft::asking::{Asking, Place};
 use crate::draft::base::{Base, BaseSource};
 use crate::draft::calibration::Calibrator;
 use crate::draft::cursor::Cursor;
+use crate::draft::draft_model::{DraftModel, DraftModelSource};
 use crate::draft::logits::Logits;
-use crate::draft::mixer::{Mixer, MixerState};
+use crate::draft::mixer::Mixer;
 use crate::draft::search::Search;
 use crate::draft::top::TopK;
 use crate::draft::trigram::Trigram;
@@ -16,44 +16,11 @@ use crate::draft::{Candidate, Draft, DraftFilter, Drafter, Source, TAIL_LEN, Tai
 use crate::target::TreeLimits;
 use crate::token::Token;
 
+mod experience;
+pub use experience::Experience;
+
 /// How many of the likeliest tokens are learned from each verified row.
 const N_HARVESTED: usize = 8;
-
-/// What a drafter has learned about its sources over all texts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Experience {
-    /// How much each kind of evidence is worth.
-    pub mixer: MixerState,
-    /// How often nodes with a given estimate are accepted.
-    pub calibrator: Calibrator,
-}
-
-impl Experience {
-    /// The state before anything was learned about `sources`.
-    #[must_use]
-    pub fn fresh(sources: &[Box<dyn Source>]) -> Experience {
-        Experience { mixer: MixerState::fresh(sources), calibrator: Calibrator::default() }
-    }
-
-    /// The state shipped with the crate for `sources`: trained by `scripts/train-drafter.sh` for the default sources
-    /// with and without a base. Fresh for any other set.
-    ///
-    /// # Panics
-    /// Never: a test parses the shipped file.
-    #[must_use]
-    pub fn shipped(sources: &[Box<dyn Source>]) -> Experience {
-        let all: Vec<Experience> =
-            serde_json::from_str(include_str!("shipped.json")).expect("what is shipped is sound");
-        let fitting = all.into_iter().find(|experience| experience.mixer.fits(sources));
-        fitting.unwrap_or_else(|| Experience::fresh(sources))
-    }
-
-    /// False if a number is impossible, as in a damaged file.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.mixer.is_sound() && self.calibrator.is_sound()
-    }
-}
 
 /// What a drafter knows about one text, for drafters that switch between texts.
 #[derive(Default)]
@@ -107,6 +74,7 @@ pub struct Auto {
     top_k: TopK,
     /// Per source, its proposals; kept between calls to reuse the memory.
     proposals: Vec<Vec<Candidate>>,
+    asking: Asking,
 }
 
 impl Default for Auto {
@@ -132,14 +100,18 @@ impl Auto {
     }
 
     /// A drafter over `sources` that starts from `learned`. If that is `None` or about other sources, it starts from
-    /// [`Experience::shipped`].
+    /// [`Experience::shipped`]. If it is about a draft model as well, the drafter gets the source for one.
     #[must_use]
-    pub fn new(sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
+    pub fn new(mut sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
+        if learned.is_some_and(|learned| learned.mixer.has_draft_model()) {
+            sources.push(Box::new(DraftModelSource));
+        }
         let learned = learned.filter(|learned| learned.mixer.fits(&sources)).cloned();
-        let Experience { mixer, calibrator } = learned.unwrap_or_else(|| Experience::shipped(&sources));
+        let Experience { mixer, calibrator, gains } = learned.unwrap_or_else(|| Experience::shipped(&sources));
         Auto {
             mixer: Mixer::new(mixer),
             calibrator,
+            asking: Asking::new(gains),
             estimates: Vec::new(),
             form: None,
             search: Search::BestFirst,
@@ -161,7 +133,29 @@ impl Auto {
         Auto { sources, ..self }
     }
 
-    /// The same drafter with another search.
+    /// The same drafter with a source for a draft model; see [`Assisted`](crate::draft::draft_model::Assisted). By
+    /// itself the source proposes nothing, and the drafts are the same as without it.
+    #[must_use]
+    pub fn with_draft_model_source(mut self) -> Auto {
+        self.add_draft_model_source();
+        self
+    }
+
+    pub(super) fn add_draft_model_source(&mut self) {
+        if !self.mixer.state().has_draft_model() {
+            self.sources.push(Box::new(DraftModelSource));
+            self.proposals.push(Vec::new());
+            self.mixer.add_draft_model();
+        }
+    }
+
+    /// How often a draft model was asked.
+    #[must_use]
+    pub fn n_predictions(&self) -> u64 {
+        self.asking.n_predictions()
+    }
+
+    /// The same drafter with another search. Only [`Search::BestFirst`] asks a draft model.
     #[must_use]
     pub fn with_search(self, search: Search) -> Auto {
         Auto { search, ..self }
@@ -182,7 +176,97 @@ impl Auto {
     /// What the drafter has learned so far.
     #[must_use]
     pub fn experience(&self) -> Experience {
-        Experience { mixer: self.mixer.state().clone(), calibrator: self.calibrator.clone() }
+        Experience {
+            mixer: self.mixer.state().clone(),
+            calibrator: self.calibrator.clone(),
+            gains: self.asking.gains().clone(),
+        }
+    }
+
+    /// [`Drafter::draft`], asking `model` where that pays.
+    pub(super) fn draft_with(
+        &mut self,
+        context: &[Token],
+        limits: TreeLimits,
+        model: Option<&mut dyn DraftModel>,
+    ) -> Draft {
+        let root = root_of(context);
+        self.asking.begin_step(limits);
+        if limits.max_nodes == 1 {
+            return Draft::none(root);
+        }
+        let mut model = model.filter(|_| self.search == Search::BestFirst);
+        let mut tail = tail_of(context).to_vec();
+        let n_said = tail.len();
+        let mut draft = self.search.run(root, limits, |path: &[Token], p, children: &mut Vec<(Token, f32)>| {
+            tail.truncate(n_said);
+            tail.extend_from_slice(path);
+            propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
+            let mut mix = |proposals: &[Vec<Candidate>], children: &mut Vec<(Token, f32)>| {
+                self.mixer.mix(proposals, children);
+                if let Some(form) = &mut self.form {
+                    form.narrow(context, path, children);
+                }
+            };
+            mix(&self.proposals, children);
+            let Some(model) = &mut model else { return };
+            let candidates = self.proposals.last_mut().expect("the draft model's");
+            if self.asking.ask(*model, Place { text: context, path, p }, children, candidates) {
+                mix(&self.proposals, children);
+                self.asking.compare(children);
+            }
+        });
+        self.estimates.clone_from(&draft.p);
+        self.calibrator.correct_all(&mut draft);
+        draft.asked = self.asking.asked();
+        draft
+    }
+
+    /// [`Drafter::learn`] after [`Auto::draft_with`].
+    pub(super) fn learn_with(
+        &mut self,
+        context: &[Token],
+        from: usize,
+        verified: Verified<'_>,
+        model: Option<&dyn DraftModel>,
+    ) {
+        let model = model.filter(|_| self.asking.has_declined());
+        self.calibrator.learn_all(&self.estimates, verified, &context[from..]);
+        let mut free = Vec::new();
+        for at in from..context.len() {
+            let (text, token) = (&context[..at], context[at]);
+            propose(&self.sources, Tail { tokens: tail_of(text), n_drafted: 0 }, &mut self.proposals);
+            if let Some(candidates) = self.asking.candidates_after(&context[from..at]) {
+                self.proposals.last_mut().expect("the draft model's").clone_from(candidates);
+            } else if let Some(model) = model {
+                self.mixer.mix(&self.proposals, &mut free);
+                self.asking.miss(model, text, &free);
+            }
+            self.mixer.learn(&self.proposals, token);
+            for source in &mut self.sources {
+                source.learn(text, token);
+            }
+        }
+        self.asking.learn(&context[from..], verified);
+        self.harvest(&context[..from], verified);
+    }
+
+    /// Learns the likeliest tokens of each verified row. Comes after the tokens were scored, so that no row predicts the
+    /// token that was drawn from it.
+    fn harvest(&mut self, text: &[Token], verified: Verified<'_>) {
+        let mut tail = tail_of(text).to_vec();
+        let n_said = tail.len();
+        for node in verified.tree.nodes() {
+            let top = self.top_k.of(verified.target.logits(node), N_HARVESTED);
+            if top.is_empty() {
+                continue;
+            }
+            tail.truncate(n_said);
+            tail.extend(verified.tree.path(node).into_iter().skip(1).map(|node| verified.tree.token(node)));
+            for source in &mut self.sources {
+                source.harvest(&tail, top);
+            }
+        }
     }
 }
 
@@ -200,6 +284,7 @@ fn tail_of(text: &[Token]) -> &[Token] {
 
 impl Drafter for Auto {
     fn begin(&mut self, prompt: &[Token]) {
+        self.asking.begin();
         for source in &mut self.sources {
             source.begin();
             for (at, &token) in prompt.iter().enumerate() {
@@ -209,50 +294,11 @@ impl Drafter for Auto {
     }
 
     fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
-        let root = root_of(context);
-        if limits.max_nodes == 1 {
-            return Draft::none(root);
-        }
-        let mut tail = tail_of(context).to_vec();
-        let n_said = tail.len();
-        let mut draft = self.search.run(root, limits, |path, children| {
-            tail.truncate(n_said);
-            tail.extend_from_slice(path);
-            propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
-            self.mixer.mix(&self.proposals, children);
-            if let Some(form) = &mut self.form {
-                form.narrow(context, path, children);
-            }
-        });
-        self.estimates.clone_from(&draft.p);
-        self.calibrator.correct_all(&mut draft);
-        draft
+        self.draft_with(context, limits, None)
     }
 
     fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>) {
-        self.calibrator.learn_all(&self.estimates, verified, &context[from..]);
-        for at in from..context.len() {
-            let (text, token) = (&context[..at], context[at]);
-            propose(&self.sources, Tail { tokens: tail_of(text), n_drafted: 0 }, &mut self.proposals);
-            self.mixer.learn(&self.proposals, token);
-            for source in &mut self.sources {
-                source.learn(text, token);
-            }
-        }
-        // Harvest after the tokens were scored, so that no row predicts the token that was drawn from it.
-        let mut tail = tail_of(&context[..from]).to_vec();
-        let n_said = tail.len();
-        for node in verified.tree.nodes() {
-            let top = self.top_k.of(verified.target.logits(node), N_HARVESTED);
-            if top.is_empty() {
-                continue;
-            }
-            tail.truncate(n_said);
-            tail.extend(verified.tree.path(node).into_iter().skip(1).map(|node| verified.tree.token(node)));
-            for source in &mut self.sources {
-                source.harvest(&tail, top);
-            }
-        }
+        self.learn_with(context, from, verified, None);
     }
 }
 

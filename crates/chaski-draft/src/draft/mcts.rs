@@ -7,6 +7,7 @@
 //! likelier successor, then to the earlier one, so nothing is random.
 
 use crate::draft::Draft;
+use crate::draft::search::Expand;
 use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
@@ -40,9 +41,9 @@ impl SearchNode {
     }
 }
 
-/// Builds a draft below `root` from the most visited prefixes. `expand` gets a path (below the root) and fills in the
-/// tokens that may follow it with their priors, likeliest first.
-pub fn mcts(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
+/// Builds a draft below `root` from the most visited prefixes. `expand` fills in priors, likeliest
+/// first.
+pub fn mcts(root: Token, limits: TreeLimits, mut expand: impl Expand) -> Draft {
     let nodes = search(root, &mut expand);
     let mut prefixes: Vec<usize> = (1..nodes.len()).filter(|&at| nodes[at].n_visits > 0.0).collect();
     // The sort is stable, so parents stay before their children: they have at least as many visits and were found
@@ -53,7 +54,7 @@ pub fn mcts(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &m
     for &prefix in prefixes.iter().take(N_PREFIXES) {
         let mut path = path_to(&nodes, prefix);
         let tokens: Vec<Token> = path.iter().map(|(token, _)| *token).collect();
-        expand(&tokens, &mut next);
+        expand(&tokens, nodes[prefix].path_p, &mut next);
         path.extend(next.first().map(|&(token, p)| (token, nodes[prefix].path_p * p.min(1.0))));
         add_path(&mut draft, &path, limits);
     }
@@ -68,7 +69,7 @@ fn path_to(nodes: &[SearchNode], node: usize) -> Vec<(Token, f32)> {
     path
 }
 
-fn search(root: Token, expand: &mut impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Vec<SearchNode> {
+fn search(root: Token, expand: &mut impl Expand) -> Vec<SearchNode> {
     let mut nodes = vec![SearchNode::new(root, 1.0, 1.0, 0, 0)];
     let mut children = Vec::new();
     for _ in 0..N_SIMULATIONS {
@@ -76,7 +77,7 @@ fn search(root: Token, expand: &mut impl FnMut(&[Token], &mut Vec<(Token, f32)>)
         while nodes[at].depth < DEPTH {
             if !nodes[at].is_expanded {
                 let path: Vec<Token> = path_to(&nodes, at).into_iter().map(|(token, _)| token).collect();
-                expand(&path, &mut children);
+                expand(&path, nodes[at].path_p, &mut children);
                 nodes[at].is_expanded = true;
                 for &(token, prior) in &children {
                     let (child, path_p) = (nodes.len(), nodes[at].path_p * prior.min(1.0));
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     /// After every path: token 3 with 0.8 and token 4 with 0.2.
-    fn expand(_path: &[Token], children: &mut Vec<(Token, f32)>) {
+    fn expand(_path: &[Token], _p: f32, children: &mut Vec<(Token, f32)>) {
         children.clear();
         children.extend([(Token(3), 0.8), (Token(4), 0.2)]);
     }

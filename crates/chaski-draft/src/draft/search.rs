@@ -26,13 +26,18 @@ pub enum Search {
 
 impl Search {
     /// Builds a tree below `root`; see [`best_first`].
-    pub fn run(self, root: Token, limits: TreeLimits, expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
+    pub fn run(self, root: Token, limits: TreeLimits, expand: impl Expand) -> Draft {
         match self {
             Search::BestFirst => best_first(root, limits, expand),
             Search::Mcts => mcts(root, limits, expand),
         }
     }
 }
+
+/// Called with a path below the root and its probability; fills in the tokens that may follow it with theirs.
+pub trait Expand: FnMut(&[Token], f32, &mut Vec<(Token, f32)>) {}
+
+impl<T: FnMut(&[Token], f32, &mut Vec<(Token, f32)>)> Expand for T {}
 
 struct Waiting {
     p: f32,
@@ -62,9 +67,8 @@ impl PartialEq for Waiting {
 
 impl Eq for Waiting {}
 
-/// The likeliest tree below `root`. `expand` gets a path (below the root) and fills in the tokens that may follow it
-/// with their probabilities.
-pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Token], &mut Vec<(Token, f32)>)) -> Draft {
+/// The likeliest tree below `root`.
+pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl Expand) -> Draft {
     let least_p = limits.least_p.max(LEAST_P);
     let mut draft = Draft::none(root);
     let mut waiting = BinaryHeap::new();
@@ -76,7 +80,7 @@ pub fn best_first(root: Token, limits: TreeLimits, mut expand: impl FnMut(&[Toke
         if draft.tree.depth(node) < limits.max_depth {
             path.clear();
             path.extend(draft.tree.path(node).into_iter().skip(1).map(|at| draft.tree.token(at)));
-            expand(&path, &mut children);
+            expand(&path, draft.p[node.index()], &mut children);
             for &(token, p) in &children {
                 let p = p * draft.p[node.index()];
                 if p >= least_p {
@@ -108,8 +112,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// The children of a path by a fixed rule: the weights, rotated by the sum of the path's tokens.
-    fn rule(weights: &[f32]) -> impl Fn(&[Token], &mut Vec<(Token, f32)>) + '_ {
-        |path, out| {
+    fn rule(weights: &[f32]) -> impl Fn(&[Token], f32, &mut Vec<(Token, f32)>) + '_ {
+        |path, _, out| {
             out.clear();
             let shift = path.iter().map(|token| token.index()).sum::<usize>();
             out.extend(
@@ -126,7 +130,7 @@ mod tests {
             let mut next = Vec::new();
             for (path, p) in level {
                 let mut children = Vec::new();
-                expand(&path, &mut children);
+                expand(&path, p, &mut children);
                 for (token, q) in children {
                     let mut path: Vec<Token> = path.clone();
                     path.push(token);
@@ -153,7 +157,7 @@ mod tests {
 
         #[test]
         fn keeps_to_the_limits(weights in prop::collection::vec(0.0f32..1.0, 1..6), max_nodes in 1usize..65, max_leaves in 1usize..33, max_depth in 0usize..9) {
-            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves, max_depth, least_p: 0.0 }, rule(&weights));
+            let draft = best_first(Token(9), TreeLimits { max_nodes, max_leaves, max_depth, ..TreeLimits::TREE }, rule(&weights));
             prop_assert!(draft.tree.nodes().all(|node| draft.tree.depth(node) <= max_depth));
             draft.tree.check().unwrap();
             prop_assert!(draft.tree.len() <= max_nodes && draft.tree.n_leaves() <= max_leaves);

@@ -21,7 +21,7 @@ impl Clock for SimulatedClock {
 }
 
 impl SimulatedClock {
-    fn advance(&self, ms: f64) {
+    pub(crate) fn advance(&self, ms: f64) {
         self.0.set(self.0.get() + Duration::from_secs_f64(ms / 1e3));
     }
 }

@@ -41,7 +41,7 @@ pub struct Width {
     pub n_rows: usize,
     /// Tokens the step is expected to emit.
     pub n_expected: f64,
-    /// Duration of the step, in plain steps.
+    /// Duration of the step, in plain steps; both include the predictions of a draft model for it.
     pub n_plain: f64,
     /// The result of weighing it.
     pub verdict: Verdict,

@@ -15,7 +15,7 @@ fn staircase() -> CostCurve {
 /// A chain with the probabilities `p`, root first.
 fn chain(p: &[f32]) -> Draft {
     let tokens: Vec<Token> = (1..).take(p.len() - 1).map(Token).collect();
-    Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec() }
+    Draft { tree: TokenTree::chain(Token(0), &tokens).unwrap(), p: p.to_vec(), asked: Asked::default() }
 }
 
 /// The size chosen without a loss budget.
@@ -25,7 +25,7 @@ fn best_size(p: &[f32]) -> usize {
 }
 
 fn step(n_rows: usize, n_emitted: usize, verify_ms: f64) -> StepRecord {
-    StepRecord { n_past: 0, n_rows, n_emitted, draft_ms: 0.0, verify_ms }
+    StepRecord { n_past: 0, n_rows, n_emitted, asked: Asked::default(), draft_ms: 0.0, verify_ms }
 }
 
 #[test]
@@ -112,6 +112,42 @@ fn a_curve_of_a_busy_machine_is_believed_for_one_plain_step() {
     let mut idle = Schedule::cost_aware(staircase());
     idle.record(&step(1, 1, 300.0));
     assert!(idle.curve().at(0).contains_key(&16), "a machine that is busy now does not make the past worse");
+}
+
+#[test]
+fn predictions_are_spent_whatever_is_verified() {
+    let asked = |ms| Asked { n: 1, ms, advanced_ms: 0.0 };
+    let mut schedule = Schedule::cost_aware(staircase());
+    let draft = Draft { asked: asked(30.0), ..chain(&[1.0, 0.35]) };
+    // 1.35 tokens in 1.4 steps do not pay. In 1.4 + 0.48 steps they do, against one token in 1 + 0.48.
+    assert_eq!((schedule.choose(&chain(&[1.0, 0.35]), 0), schedule.choose(&draft, 0)), (1, 2));
+    // Such times are no drafting time of later steps, but they are a loss.
+    let credit = |schedule: &Schedule| match &schedule.policy {
+        Policy::CostAware(ledger) => (ledger.draft_ms, ledger.loss_budget.credit),
+        Policy::Everything => (f64::NAN, f64::NAN),
+    };
+    let before = credit(&schedule);
+    schedule.record(&StepRecord { asked: asked(30.0), draft_ms: 31.0, ..step(1, 1, 62.0) });
+    let after = credit(&schedule);
+    assert_eq!(after.0, before.0);
+    assert!((after.1 - (before.1 + LossBudget::INCOME - 0.5)).abs() < 1e-9, "{before:?} {after:?}");
+    // An advance is not counted.
+    let advanced = Asked { n: 1, ms: 0.0, advanced_ms: 300.0 };
+    schedule.record(&StepRecord { asked: advanced, draft_ms: 500.0, ..step(1, 1, 62.0) });
+    assert!((credit(&schedule).1 - (after.1 + LossBudget::INCOME)).abs() < 1e-9);
+}
+
+#[test]
+fn a_token_is_worth_what_it_takes_lately() {
+    let mut schedule = Schedule::cost_aware(staircase());
+    assert_eq!(schedule.limits(TreeLimits::TREE, 0).token_ms, 0.0, "the first step is plain");
+    schedule.record(&step(1, 1, 62.0));
+    let limits = schedule.limits(TreeLimits::TREE, 0);
+    assert!(limits.token_ms == 62.0 && limits.row_ms > 20.0, "{limits:?}");
+    (0..8).for_each(|_| schedule.record(&step(4, 4, 107.0)));
+    schedule.record(&step(1, 1, 62.0));
+    let limits = schedule.limits(TreeLimits::TREE, 0);
+    assert!(limits.token_ms < 45.0 && limits.row_ms < 20.0, "{limits:?}");
 }
 
 #[test]

@@ -58,6 +58,9 @@ pub enum Notice {
     /// The prompt could not be saved in the cache.
     #[error("could not save the prompt in the cache: {0}; hint: to turn the cache off, use --no-prompt-cache")]
     PromptNotKept(StateError),
+    /// The draft model cannot be used.
+    #[error("the draft model failed: {0}; drafting continues without it")]
+    DraftModel(TargetError),
     /// A part of the drafter file is damaged.
     #[error("{}: parts of this drafter file are damaged and not used; hint: see chaski drafter inspect FILE", .0.display())]
     BaseDamaged(PathBuf),

@@ -8,24 +8,30 @@ use crossbeam::channel::Receiver;
 
 use crate::available::available;
 use crate::cost::{Clock as _, CostCurve};
+use crate::draft::draft_model::Assisted;
 use crate::engine::admission::{Admitted, admit};
+use crate::engine::draft_model::LlamaDraftModel;
+use crate::engine::drafters::Active;
 use crate::engine::explain::Explainer;
 use crate::engine::states::{Context, States};
 use crate::engine::{Failure, Message, Notice, Parts, Policy, Task, WallClock, unix_s};
 use crate::exact;
-use crate::generate::{Generation, Length, Prefilled};
+use crate::generate::{Generated, Generation, Length, Prefilled};
 use crate::logprobs::{Logprobs, LogprobsOf};
 use crate::model::Model;
 use crate::replay::trace::{Recorder, Trace};
 use crate::sampler::sampler;
-use crate::schedule::RowMemory;
+use crate::schedule::{RowMemory, Schedule};
 use crate::session::{FlashAttention, Session, SessionConfig};
 use crate::target::Target as _;
 use crate::text::TextAssembler;
+use crate::thread::Outbox;
 use crate::token::Token;
 use crate::tree::MAX_NODES;
 use crate::tune::Settings;
-use chaski_core::engine::{Answer, DEFAULT_MAX_TOKENS, Details, DrafterKind, End, Event, Request, RequestError};
+use chaski_core::engine::{
+    Answer, DEFAULT_MAX_TOKENS, Details, DraftModelStats, DrafterKind, End, Event, Request, RequestError,
+};
 
 /// Longer answers count as this many tokens when the settings are chosen.
 const USUAL_TOKENS: usize = 512;
@@ -38,6 +44,7 @@ pub(super) struct OneTextPolicy<'a> {
     pub(super) parts: Parts<'a>,
     states: States,
     pub(super) session: Option<Session<'a>>,
+    draft_model: Option<LlamaDraftModel<'a>>,
     /// Settings of the session and of the curve.
     pub(super) settings: Settings,
     curve: CostCurve,
@@ -75,10 +82,13 @@ impl<'a> OneTextPolicy<'a> {
         let settings = parts.config.settings.short;
         let (curve, measured_unix_s) = parts.curves.load(&settings.to_string());
         let states = States::new(parts.config.secret.clone());
+        let (target, outbox) = (parts.model, parts.outbox);
+        let draft_model = parts.draft_model.map(|draft| LlamaDraftModel::new(draft, target, move || outbox.go_on()));
         OneTextPolicy {
             parts,
             states,
             session: None,
+            draft_model,
             settings,
             curve,
             measured_unix_s,
@@ -107,71 +117,46 @@ impl<'a> OneTextPolicy<'a> {
         admitted: Admitted,
         length: Length,
     ) -> Result<Answer, RequestError> {
-        let Admitted { prompt, mut assembler, .. } = admitted;
+        let Admitted { prompt, assembler, .. } = admitted;
         let prefilled = self.prefill(session, request, &prompt)?;
-        let can_draft = session.limits().max_nodes > 1;
-        let kind = if can_draft { request.alone.drafter } else { DrafterKind::None };
-        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
-        if is_cost_aware {
-            self.complete_curve(request, session, &prompt, length)?;
-        }
-        let max_rows = self.max_rows(length.n_ctx);
-        let learns = request.alone.learns;
-        let (mut drafter, mut schedule) = self.parts.drafters.make(kind, self.curve.clone(), max_rows, learns);
+        let mut drafting = self.drafting(session, request, &prompt, length)?;
         let (model, outbox) = (self.parts.model, self.parts.outbox);
         let mut sampler = match &request.constraint {
             None => sampler(&request.sampling, model, &prompt),
             Some(constraint) => {
                 let made = self.parts.constrainer.sampler_and_filter(constraint, &request.sampling, &prompt)?;
-                drafter.set_filter(made.1);
+                drafting.drafter.set_filter(made.1);
                 made.0
             }
         };
-        let (mut text, mut end) = (String::new(), None);
-        let mut emit = |token| {
-            end = take(model, &mut assembler, token, &mut |piece| {
-                text.push_str(piece);
-                outbox.send(Message::Event(Event::Text(piece.to_owned())));
-            });
-            end = end.take().or_else(|| outbox.is_interrupted().then_some(End::Interrupted));
-            if end.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
+        let mut said = Said { model, outbox, assembler, text: String::new(), end: None };
         let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), told: Vec::new() });
         let recorder = request.alone.record.then(Recorder::default);
         let explainer = request.alone.explain.then_some(Explainer { model, outbox });
         let mut observers = ((recorder, explainer), logprobs);
+        let mut assisted;
+        let drafter = match (&mut drafting.drafter, &mut self.draft_model) {
+            (Active::Auto(auto), Some(draft_model)) => {
+                assisted = Assisted::new(auto, draft_model);
+                &mut assisted
+            }
+            (drafter, _) => drafter.as_mut(),
+        };
         let mut generation = Generation {
             target: session,
-            drafter: drafter.as_mut(),
-            schedule: &mut schedule,
+            drafter,
+            schedule: &mut drafting.schedule,
             sampler: sampler.as_mut(),
             clock: &self.clock,
             observer: &mut observers,
         };
-        let generated = generation.run(&prompt, prefilled, length, &mut emit);
+        let generated = generation.run(&prompt, prefilled, length, &mut |token| said.take(token));
         // Before returning an error too: this text belongs to the answer.
-        let rest = assembler.finish();
-        if !rest.is_empty() {
-            text.push_str(rest);
-            self.parts.send(Event::Text(rest.to_owned()));
-        }
-        let generated = generated?;
-        if is_cost_aware {
-            self.curve = schedule.curve().clone();
-            self.save_curve();
-        }
-        let kept = learns.then(|| self.parts.drafters.keep(&drafter, &generated.tokens)).flatten();
-        let notices = kept.into_iter().chain(self.parts.drafters.damage());
-        notices.for_each(|notice| self.parts.notice(&notice));
-        let mut tokens = generated.tokens;
-        let reached = match request.max_tokens {
-            Some(n) if n == tokens.len() => End::Limit,
-            None if length.n_ctx == prompt.len() + DEFAULT_MAX_TOKENS && request.alone.n_ctx.is_none() => {
-                End::DefaultLimit
-            }
-            _ => End::Context { n_ctx: length.n_ctx },
-        };
-        if end == Some(End::Eos) {
+        said.finish();
+        let Generated { mut tokens, stats, .. } = generated?;
+        self.learn(request, &drafting, &tokens);
+        let end = said.end.unwrap_or_else(|| reached(request, length, prompt.len(), tokens.len()));
+        if end == End::Eos {
             tokens.pop();
         }
         let ((recorder, _), logprobs) = observers;
@@ -180,16 +165,57 @@ impl<'a> OneTextPolicy<'a> {
             settings: self.settings,
             exactness: exact::of_work(&self.settings),
             trace: recorder.map(|recorder| self.trace(recorder, request, &prompt)),
+            draft_model: self.draft_model_stats(&drafting.drafter),
         };
         Ok(Answer {
             id: request.id,
-            text,
+            text: said.text,
             reasoning: None,
-            end: end.unwrap_or(reached),
-            stats: generated.stats,
+            end,
+            stats,
             logprobs: logprobs.map(|of| of.told).unwrap_or_default(),
             details: Some(Box::new(details)),
         })
+    }
+
+    /// What drafts an answer, and how much of it is verified. Completes the cost curve first, if that decides.
+    fn drafting(
+        &mut self,
+        session: &mut Session<'a>,
+        request: &Request,
+        prompt: &[Token],
+        length: Length,
+    ) -> Result<Drafting, RequestError> {
+        let can_draft = session.limits().max_nodes > 1;
+        let kind = if can_draft { request.alone.drafter } else { DrafterKind::None };
+        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
+        if is_cost_aware {
+            self.complete_curve(request, session, prompt, length)?;
+        }
+        if let (DrafterKind::Auto, Some(draft_model)) = (kind, &mut self.draft_model) {
+            draft_model.prepare(session.n_ctx(), &self.settings);
+        }
+        let max_rows = self.max_rows(length.n_ctx);
+        let (drafter, schedule) = self.parts.drafters.make(kind, self.curve.clone(), max_rows, request.alone.learns);
+        Ok(Drafting { drafter, schedule, is_cost_aware })
+    }
+
+    /// Keeps what an answer taught; `generated` are its tokens. Reports what failed.
+    fn learn(&mut self, request: &Request, drafting: &Drafting, generated: &[Token]) {
+        let Drafting { drafter, schedule, is_cost_aware } = drafting;
+        if *is_cost_aware {
+            self.curve = schedule.curve().clone();
+            self.save_curve();
+        }
+        let kept = request.alone.learns.then(|| self.parts.drafters.keep(drafter, generated)).flatten();
+        let failed = self.draft_model.as_mut().and_then(LlamaDraftModel::take_failure).map(Notice::DraftModel);
+        let notices = kept.into_iter().chain(self.parts.drafters.damage()).chain(failed);
+        notices.for_each(|notice| self.parts.notice(&notice));
+    }
+
+    fn draft_model_stats(&self, drafter: &Active) -> Option<DraftModelStats> {
+        let (Active::Auto(auto), Some(draft_model)) = (drafter, &self.draft_model) else { return None };
+        Some(DraftModelStats { n_predictions: auto.n_predictions(), row_ms: draft_model.row_ms() })
     }
 
     fn trace(&self, recorder: Recorder, request: &Request, prompt: &[Token]) -> Trace {
@@ -271,6 +297,10 @@ impl<'a> OneTextPolicy<'a> {
         {
             return Ok(session);
         }
+        // So is the draft model's: both are counted.
+        if let Some(draft_model) = &mut self.draft_model {
+            draft_model.drop_context();
+        }
         self.check_memory(length.n_ctx, &settings)?;
         exact::reset();
         let mut session = Session::new(self.parts.model, &SessionConfig::new(n_ctx, &settings))?;
@@ -330,14 +360,59 @@ impl<'a> OneTextPolicy<'a> {
     }
 }
 
-/// Passes the text of a token to `show`. Returns why the answer ends, if it does.
-fn take(model: &Model, assembler: &mut TextAssembler, token: Token, show: &mut dyn FnMut(&str)) -> Option<End> {
-    if model.is_end(token) {
-        return Some(End::Eos);
+/// What drafts an answer.
+struct Drafting {
+    drafter: Active,
+    schedule: Schedule,
+    /// Whether the cost curve decides how much is verified.
+    is_cost_aware: bool,
+}
+
+/// The text of an answer, sent as it arrives.
+struct Said<'a> {
+    model: &'a Model,
+    outbox: &'a Outbox<Message>,
+    assembler: TextAssembler,
+    text: String,
+    /// Why the answer ends.
+    end: Option<End>,
+}
+
+impl Said<'_> {
+    /// Takes the next token. Breaks if it ends the answer.
+    fn take(&mut self, token: Token) -> ControlFlow<()> {
+        self.end = if self.model.is_end(token) {
+            Some(End::Eos)
+        } else {
+            let piece = self.assembler.push(&self.model.bytes(token)).to_owned();
+            self.say(piece);
+            self.assembler.stopped().map(|stop| End::Word(stop.to_owned()))
+        };
+        if self.end.is_none() && self.outbox.is_interrupted() {
+            self.end = Some(End::Interrupted);
+        }
+        if self.end.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
-    let text = assembler.push(&model.bytes(token));
-    if !text.is_empty() {
-        show(text);
+
+    /// Sends the rest: the start of a stop string, or of a character.
+    fn finish(&mut self) {
+        let rest = self.assembler.finish().to_owned();
+        self.say(rest);
     }
-    assembler.stopped().map(|stop| End::Word(stop.to_owned()))
+
+    fn say(&mut self, piece: String) {
+        if !piece.is_empty() {
+            self.text.push_str(&piece);
+            self.outbox.send(Message::Event(Event::Text(piece)));
+        }
+    }
+}
+
+/// Why an answer of `n_tokens` ended, if nothing in its text ended it.
+fn reached(request: &Request, length: Length, n_prompt: usize, n_tokens: usize) -> End {
+    match request.max_tokens {
+        Some(n) if n == n_tokens => End::Limit,
+        None if length.n_ctx == n_prompt + DEFAULT_MAX_TOKENS && request.alone.n_ctx.is_none() => End::DefaultLimit,
+        _ => End::Context { n_ctx: length.n_ctx },
+    }
 }

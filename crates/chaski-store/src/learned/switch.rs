@@ -26,17 +26,17 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Whether learning is on for `key`.
+    /// Whether learning is on for the model of `key`, with any draft model.
     #[must_use]
     pub fn is_on(&self, key: &LearnedKey) -> bool {
-        self.models.get(&key.stem()).copied().or(self.all).unwrap_or(true)
+        self.models.get(&key.with_draft_model(None).stem()).copied().or(self.all).unwrap_or(true)
     }
 
     /// Sets one model, or all models; the latter removes the settings of single models.
     pub fn set(&mut self, key: Option<&LearnedKey>, is_on: bool) {
         match key {
             Some(key) => {
-                self.models.insert(key.stem(), is_on);
+                self.models.insert(key.with_draft_model(None).stem(), is_on);
             }
             None => *self = Switch { all: Some(is_on), models: BTreeMap::new() },
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 
 fn key(name: &str) -> LearnedKey {
-    LearnedKey { model: name.to_owned().into(), vocabulary: 7 }
+    LearnedKey { model: name.to_owned().into(), vocabulary: 7, draft_model: None }
 }
 
 fn keep(folder: &Path, key: &LearnedKey, payload: &[u8]) {
@@ -190,4 +190,23 @@ fn settings_that_cannot_be_read_turn_learning_off() {
     assert!(set_switch(place.path(), Some(&key("a")), true).is_err());
     set_switch(place.path(), None, true).unwrap();
     assert_eq!(policy(place.path(), &key("a"), None, false), LearnPolicy::On);
+}
+
+#[test]
+fn what_was_learned_with_a_draft_model_is_apart_and_belongs_to_the_model() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = &place.path().join("learned");
+    let with = key("a").with_draft_model(Some("d".to_owned().into()));
+    keep(folder, &key("a"), b"alone");
+    assert_eq!(load(folder, &with).unwrap(), None);
+    keep(folder, &with, b"with");
+    keep(folder, &key("b"), b"other");
+    assert_eq!(load(folder, &key("a")).unwrap().as_deref(), Some(&b"alone"[..]));
+    assert_eq!(load(folder, &with).unwrap().as_deref(), Some(&b"with"[..]));
+    set_switch(folder, Some(&key("a")), false).unwrap();
+    assert_eq!(policy(folder, &with, None, false), LearnPolicy::Off, "the setting is the model's");
+    let mut forgotten = vec![key("a").path(folder), with.path(folder)];
+    forgotten.sort();
+    assert_eq!(forget(folder, Some(&key("a"))).unwrap(), forgotten);
+    assert_eq!(list(folder).unwrap().len(), 1);
 }

@@ -75,7 +75,7 @@ fn of_sessions() {
 
 #[test]
 fn of_what_was_learned() {
-    let key = LearnedKey { model: "m".to_owned().into(), vocabulary: 7 };
+    let key = LearnedKey { model: "m".to_owned().into(), vocabulary: 7, draft_model: None };
     let payload = |n: u32| n.to_le_bytes().repeat(1000);
     let keep = |folder: &Path, n| learned::update(folder, &key, |_| payload(n)).map(drop).map_err(words);
     let kept = |folder: &Path| {
