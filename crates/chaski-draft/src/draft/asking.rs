@@ -9,7 +9,7 @@
 //!
 //! 1. Predictions are paid from what they earned: a credit in tokens, which grows by one with every token that was
 //!    accepted only because the model was asked. Where that is not enough, an advance covers the rest. It starts with
-//!    [`RESERVE`] and grows by [`INCOME`] with every emitted token. So over n tokens, predictions cost at most the time
+//!    `RESERVE` and grows by `INCOME` with every emitted token. So over n tokens, predictions cost at most the time
 //!    of `RESERVE + INCOME * n` tokens more than they bring.
 //! 2. Decoding a long prompt first is an investment, made at most once in a text: when the tokens emitted so far would
 //!    have paid for it (the ski-rental rule). So it costs at most the time that the model could already have saved.

@@ -103,10 +103,14 @@ impl Auto {
     /// [`Experience::shipped`]. If it is about a draft model as well, the drafter gets the source for one.
     #[must_use]
     pub fn new(mut sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
-        if learned.is_some_and(|learned| learned.mixer.has_draft_model()) {
+        let knows_model = learned.is_some_and(|learned| learned.mixer.has_draft_model());
+        if knows_model {
             sources.push(Box::new(DraftModelSource));
         }
         let learned = learned.filter(|learned| learned.mixer.fits(&sources)).cloned();
+        if knows_model && learned.is_none() {
+            sources.pop();
+        }
         let Experience { mixer, calibrator, gains } = learned.unwrap_or_else(|| Experience::shipped(&sources));
         Auto {
             mixer: Mixer::new(mixer),
