@@ -63,6 +63,7 @@ impl Setup {
             parameters: BTreeMap::new(),
             retry_failed: self.retry_failed,
             after_crash: self.after_crash,
+            created_ms: None,
         }
     }
 
