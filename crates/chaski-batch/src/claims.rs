@@ -27,7 +27,7 @@
 //! a hard link with all of its content. NFS 3 and later have all this. A file that is seen late delays a takeover or
 //! causes one too many.
 //!
-//! Pure, but for the [`Disk`]: the time is passed in.
+//! Apart from [`Owner::this_process`] this module is pure: files are behind [`Disk`], and the time is passed in.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -35,10 +35,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Appended, Disk};
+use crate::disk::{Appended, Disk, random};
 use crate::input::shard::Shard;
 use crate::journal::{Difference, Key};
-use crate::ledger::{LedgerError, with_suffix};
+use crate::ledger::{LedgerError, journal_path, with_suffix};
 
 /// Renewals per lease.
 const RENEWALS: u32 = 4;
@@ -145,6 +145,23 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// This process. `id`: a name that no other process has; see [`Owner::random_id`].
+    #[must_use]
+    pub fn this_process(id: String, lease: Duration) -> Owner {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let variable = |name: &str| std::env::var(name).ok();
+        let host = host.or_else(|| variable("HOSTNAME")).or_else(|| variable("COMPUTERNAME"));
+        let host = host.map_or_else(|| "unknown".to_owned(), |host| host.trim().to_owned());
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        Owner { host, pid: std::process::id(), id, lease_ms }
+    }
+
+    /// A random name for a process.
+    #[must_use]
+    pub fn random_id() -> String {
+        format!("{:016x}", random())
+    }
+
     /// The time after which a claim that is not renewed expires.
     #[must_use]
     pub fn lease(&self) -> Duration {
@@ -193,12 +210,7 @@ impl Content {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read(
-        disk: &dyn Disk,
-        output: &Path,
-        shard: Shard,
-        generation: u64,
-    ) -> Result<Option<Content>, LedgerError> {
+    pub fn read(disk: &dyn Disk, output: &Path, shard: Shard, generation: u64) -> Result<Option<Content>, LedgerError> {
         let path = claim_path(&shard.claimed_output(output, generation));
         Ok(read_all(disk, &path).map_err(at(&path))?.map(|bytes| Content::of(&bytes)))
     }
@@ -214,12 +226,7 @@ pub fn claim_path(output: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When a claim cannot be read.
-pub fn latest(
-    disk: &dyn Disk,
-    output: &Path,
-    shard: Shard,
-    after: u64,
-) -> Result<Option<(u64, Content)>, LedgerError> {
+pub fn latest(disk: &dyn Disk, output: &Path, shard: Shard, after: u64) -> Result<Option<(u64, Content)>, LedgerError> {
     let mut latest = None;
     let mut generation = after;
     while let Some(content) = Content::read(disk, output, shard, generation + 1)? {
@@ -227,6 +234,24 @@ pub fn latest(
         latest = Some((generation, content));
     }
     Ok(latest)
+}
+
+/// The journal of the shard that an owner has claimed and not ended; `None` if there is none.
+///
+/// # Errors
+/// When a claim cannot be read.
+pub fn journal_of(disk: &dyn Disk, output: &Path, id: &str) -> Result<Option<PathBuf>, LedgerError> {
+    let Some(Plan { n_shards, .. }) = Plan::read(disk, output)? else { return Ok(None) };
+    for number in 1..=n_shards {
+        let shard = Shard { number, n_shards };
+        if let Some((generation, content)) = latest(disk, output, shard, 0)?
+            && content.end.is_none()
+            && content.owner.is_some_and(|owner| owner.id == id)
+        {
+            return Ok(Some(journal_path(&shard.claimed_output(output, generation))));
+        }
+    }
+    Ok(None)
 }
 
 /// The outputs to merge: one finished generation of each shard, and the number of shards without one.

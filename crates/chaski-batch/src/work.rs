@@ -1,6 +1,6 @@
 //! Does one claimed shard after another, and renews the claim meanwhile. [`crate::claims`] says which shard is next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::claims::{Claim, Claims, End, Next};
+use crate::claims::{Claim, Claims, End, Next, Owner, Plan};
 use crate::disk::Disk;
 use crate::engine::{Engine, Event, Progress, Request};
 use crate::input::source::Survey;
 use crate::job::{Job, Output, Prepared};
-use crate::pipeline::{BatchError, Ended};
+use crate::pipeline::{BatchError, Ended, unix_ms};
 
 /// How often a process that waits checks for an interrupt.
 const TICK: Duration = Duration::from_millis(50);
@@ -56,8 +56,10 @@ pub struct Facts {
 /// What a process has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Shards that this process finished.
+    /// Shards of the job.
     pub n_shards: u64,
+    /// Shards that this process finished.
+    pub n_own: u64,
     /// Lines answered in these, also by earlier owners.
     pub n_ok: u64,
     /// Lines that failed in these.
@@ -66,23 +68,30 @@ pub struct Done {
     pub n_lost: Option<usize>,
 }
 
-/// Does shards until all are finished, or until an interrupt. `job` is the whole job, with the seed and the time of the
-/// plan.
+/// Joins the job that other processes have begun, or begins it. Then does shards until all are finished, or until an
+/// interrupt. `job` is the whole job; `n_shards`: `None` if the user gave no number.
 ///
 /// # Errors
 /// When a claim, the input or an output cannot be used, or a shard fails. The claim is released.
 pub fn work<S: Shards>(
     disk: &dyn Disk,
+    output: &Path,
     job: &Job,
-    survey: &Survey,
-    claims: &mut Claims<'_>,
+    n_shards: Option<u64>,
+    owner: Owner,
     interrupt: &AtomicBool,
     shards: &mut S,
 ) -> Result<Done, S::Error> {
     let start = Instant::now();
+    let survey = job.survey()?;
+    let key = job.key(&survey, unix_ms());
+    let Plan { n_shards, key } = Plan::agree(disk, output, n_shards, &key, job.has_seed).map_err(BatchError::from)?;
+    let mut job = Job { has_seed: true, created_ms: Some(key.created_ms), ..job.clone() };
+    job.defaults.sampling.seed = key.seed;
+    let mut claims = Claims::new(disk, output, n_shards, owner);
     let pause = (claims.owner().lease() / LOOKS).min(MAX_PAUSE);
     let renewal = claims.owner().renewal();
-    let (mut done, mut is_waiting) = (Done::default(), false);
+    let (mut done, mut is_waiting) = (Done { n_shards, ..Done::default() }, false);
     while !interrupt.load(Ordering::Relaxed) {
         let claim = match claims.next(&|| start.elapsed()).map_err(BatchError::from)? {
             Next::Finished => return Ok(done),
@@ -102,7 +111,7 @@ pub fn work<S: Shards>(
         if ended.is_interrupted {
             return Ok(Done { n_lost: Some(ended.n_lost), ..done });
         }
-        done.n_shards += 1;
+        done.n_own += 1;
         done.n_ok += ended.progress.totals.n_ok;
         done.n_failed += ended.progress.totals.n_failed;
     }

@@ -158,8 +158,10 @@ fn shards_are_shared_taken_over_and_adopted() {
         };
         n_adopted += (0..5).filter(|&shard| owners(shard).len() > 1).count();
     }
-    assert!(n_crashes > 20 && n_taken_over > 20 && n_shared > 30 && n_adopted > 5,
-        "{n_crashes} {n_taken_over} {n_shared} {n_adopted}");
+    assert!(
+        n_crashes > 20 && n_taken_over > 20 && n_shared > 30 && n_adopted > 5,
+        "{n_crashes} {n_taken_over} {n_shared} {n_adopted}"
+    );
 }
 
 /// Without stops and crashes no lease expires, however wrong the clocks are, unless one is twice as fast as another.

@@ -23,6 +23,15 @@ pub enum Share {
 }
 
 impl Share {
+    /// The shard of a process that does one; otherwise the whole job.
+    #[must_use]
+    pub fn shard(self) -> Shard {
+        match self {
+            Share::One(shard) => shard,
+            Share::Claim(_) => Shard::ALL,
+        }
+    }
+
     /// Parses `claim`, `claim/N`, or what [`Shard::parse`] takes.
     ///
     /// # Errors
