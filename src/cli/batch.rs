@@ -4,6 +4,7 @@
 //! job. This module turns arguments into a job and an engine; [`crate::batch`] runs the job.
 
 pub mod args;
+mod claiming;
 mod failures;
 mod show;
 
@@ -20,12 +21,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
+use crate::batch::claims::{Plan, journal_of};
 use crate::batch::disk::Files;
 use crate::batch::input::parameters::Defaults;
-use crate::batch::input::shard::Shard;
+use crate::batch::input::shard::{Shard, Share};
+use crate::batch::input::source::Survey;
 use crate::batch::job::{Job, Output, Prepared, summary};
 use crate::batch::ledger::{is_running, journal_path, read_journal};
-use crate::batch::merge::{MergeError, merge, parts_of};
+use crate::batch::merge::{MergeError, claimed_parts, merge, parts_of};
 use crate::batch::pipeline::{Ended, OutputShape};
 use crate::batch::render::Renderer;
 use crate::batch::status::Status;
@@ -50,7 +53,7 @@ use crate::cli::prompt::local;
 use crate::cli::sandbox::folder_of;
 use crate::cli::supervisor::{self, CrashMessage};
 use crate::gguf::Gguf;
-use crate::llama::engine::{EngineConfig, Loaded, ManyTexts, Mode};
+use crate::llama::engine::{Engine, EngineConfig, Loaded, ManyTexts, Mode};
 use crate::llama::exact;
 use crate::llama::parallel::MAX_LANES;
 
@@ -72,17 +75,26 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     if let Some(BatchCommand::Merge(args)) = &args.command {
         return join(args);
     }
-    let shard = match &args.shard {
-        Some(shard) => Shard::parse(shard, |name| std::env::var(name).ok())
-            .map_err(|message| Failure::usage(format!("--shard {shard}: {message}")).with_hint("as in --shard 2/4"))?,
-        None => Shard::ALL,
+    let share = match &args.shard {
+        Some(share) => Share::parse(share, |name| std::env::var(name).ok())
+            .map_err(|message| Failure::usage(format!("--shard {share}: {message}")).with_hint("as in --shard 2/4"))?,
+        None => Share::One(Shard::ALL),
     };
     let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output file given"))?;
-    let output = shard.output(given);
+    let output = share.shard().output(given);
     if let Some(format) = args.status {
-        return status(&output, format);
+        // The user may leave out --shard. Once the shards are joined, the output has a journal of its own.
+        let is_claimed =
+            share == Share::One(Shard::ALL) && !journal_path(&output).exists() && Plan::path(&output).exists();
+        return match share {
+            Share::One(_) if !is_claimed => status(&output, format),
+            _ => claiming::status(&output, format),
+        };
     }
-    let work = Work { args, shard, output };
+    let work = Work { args, share, output };
+    if let Share::Claim(_) = share {
+        work.check_claim()?;
+    }
     if work.is_stream() {
         return work.run(None);
     }
@@ -92,10 +104,10 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The arguments of a job, with its shard and output path.
+/// The arguments of a job, with its share and output path.
 struct Work<'a> {
     args: &'a BatchArgs,
-    shard: Shard,
+    share: Share,
     output: PathBuf,
 }
 
@@ -111,10 +123,13 @@ impl Work<'_> {
         let program = std::env::current_exe().map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         let crash_message = RefCell::new(CrashMessage::default());
+        let owner = claiming::owner_id();
         let spawn = |after_crash: bool| -> io::Result<Child> {
             let worker = if after_crash { AFTER_CRASH } else { "first" };
             let mut command = Command::new(&program);
-            let (child, words) = supervisor::spawn(command.args(&arguments).env(WORKER, worker).stdin(Stdio::piped()))?;
+            let (child, words) = supervisor::spawn(
+                command.args(&arguments).env(WORKER, worker).env(claiming::OWNER, &owner).stdin(Stdio::piped()),
+            )?;
             crash_message.replace(words);
             Ok(child)
         };
@@ -122,9 +137,12 @@ impl Work<'_> {
             let words = crash_message.borrow_mut().take().map(|words| format!("; {words}"));
             stderr_line(&format!("notice: {notice}{}", words.unwrap_or_default()));
         };
-        let journal = journal_path(&self.output);
         let n_at_work = || {
-            let read = read_journal(&Files, &journal).ok().flatten();
+            let journal = match self.share {
+                Share::One(_) => Some(journal_path(&self.output)),
+                Share::Claim(_) => journal_of(&Files, &self.output, &owner).ok().flatten(),
+            };
+            let read = journal.and_then(|journal| read_journal(&Files, &journal).ok().flatten());
             read.map_or(0, |(journal, _)| journal.n_at_work())
         };
         let fate = supervise(spawn, &interrupt, n_at_work, notice);
@@ -159,6 +177,9 @@ impl Work<'_> {
             let listening = stop_with_parent(interrupt.clone());
             listening.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
         }
+        if let Share::Claim(n_shards) = self.share {
+            return self.claim(&job, n_shards, engine, &gguf, interrupt);
+        }
         let prepared = job.prepare(self.open_output()?).map_err(|error| failures::of_job(error, &self.output))?;
         self.tell(&prepared);
         let seed = prepared.seed();
@@ -183,10 +204,27 @@ impl Work<'_> {
     fn answer(
         &self,
         prepared: Prepared<'_>,
-        mut config: EngineConfig,
+        config: EngineConfig,
         gguf: &Gguf,
         interrupt: Arc<AtomicBool>,
     ) -> Result<Ended, Failure> {
+        let (engine, renderer) = self.start(config, gguf, local(prepared.now().unix_s), interrupt.clone())?;
+        let mut show = Show::new(Bars::default(), self.args.quiet);
+        let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
+        let ended = prepared.run(Box::new(engine), renderer, &interrupt, &mut show);
+        show.clear();
+        tell_appended(&survey, &path);
+        ended.map_err(|error| failures::of_job(error, &self.output))
+    }
+
+    /// Starts the engine. `now`: the time that templates see.
+    fn start(
+        &self,
+        mut config: EngineConfig,
+        gguf: &Gguf,
+        now: LocalTime,
+        interrupt: Arc<AtomicBool>,
+    ) -> Result<(Engine, Renderer), Failure> {
         config.drafters.base = open_base(self.args.base.as_deref(), gguf);
         confine(&self.args.engine.0, &config, &[self.rewritten()]);
         let mut bars = Bars::default();
@@ -196,28 +234,16 @@ impl Work<'_> {
             drafts: !self.args.no_drafts,
             prompt_cache: self.args.prompt_cache.config(),
         });
-        let (engine, loaded) = start(config, mode, interrupt.clone(), &mut bars)?;
-        let renderer = self.renderer(gguf, loaded, local(prepared.now().unix_s))?;
-        let mut show = Show::new(bars, self.args.quiet);
-        let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
-        let ended = prepared.run(Box::new(engine), renderer, &interrupt, &mut show);
-        show.clear();
-        match survey.n_appended(&path) {
-            0 => {}
-            n => stderr_line(&format!(
-                "notice: {}: {n} lines were added while the job ran; they are not answered; hint: put them into a \
-                 separate file, and run it with another -o",
-                path.display()
-            )),
-        }
-        ended.map_err(|error| failures::of_job(error, &self.output))
+        let (engine, loaded) = start(config, mode, interrupt, &mut bars)?;
+        Ok((engine, self.renderer(gguf, loaded, now)?))
     }
 
-    /// The folder that the sandbox must allow for rewriting output and journal. Only ordered results are rewritten;
-    /// otherwise both files stay open.
+    /// The folder that the sandbox must allow for rewriting output and journal, or for those of further shards. Only
+    /// ordered results are rewritten; otherwise both files stay open.
     fn rewritten(&self) -> Option<PathBuf> {
         let is_ordered = self.args.ordered || self.args.text;
-        (is_ordered && !self.is_stream()).then(|| folder_of(&self.output))
+        let is_claimed = matches!(self.share, Share::Claim(_));
+        ((is_ordered || is_claimed) && !self.is_stream()).then(|| folder_of(&self.output))
     }
 
     fn open_output(&self) -> Result<Output<'_>, Failure> {
@@ -264,7 +290,8 @@ impl Work<'_> {
         given_n_ctx(engine)?;
         let mut sampling = sampling(&args.sampling)?;
         let mut has_seed = args.sampling.seed != -1;
-        if self.shard != Shard::ALL && !has_seed {
+        let shard = self.share.shard();
+        if shard != Shard::ALL && !has_seed {
             if sampling.temperature > 0.0 {
                 return Err(Failure::usage("the shards of a job need the same seed")
                     .with_hint("give --seed to all of them, as in --seed 1"));
@@ -304,7 +331,7 @@ impl Work<'_> {
             input,
             format: args.format.map(Into::into),
             template: self.template()?,
-            shard: self.shard,
+            shard,
             // Text output has no ids, so it must be in input order.
             form: OutputShape { is_text: args.text, is_ordered: args.ordered || args.text },
             defaults: Defaults { sampling, max_tokens, stop: args.reverse_prompt.clone() },
@@ -315,6 +342,7 @@ impl Work<'_> {
             // Otherwise lines that fail again in this run would be retried forever.
             retry_failed: args.retry_failed && !after_crash,
             after_crash,
+            created_ms: None,
         })
     }
 
@@ -374,6 +402,18 @@ impl Work<'_> {
     }
 }
 
+/// Tells that lines were added to the input while the job ran.
+fn tell_appended(survey: &Survey, path: &Path) {
+    match survey.n_appended(path) {
+        0 => {}
+        n => stderr_line(&format!(
+            "notice: {}: {n} lines were added while the job ran; they are not answered; hint: put them into a \
+             separate file, and run it with another -o",
+            path.display()
+        )),
+    }
+}
+
 /// The name of a value on the command line.
 fn name_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -400,7 +440,10 @@ fn status(output: &Path, format: StatusFormat) -> Result<ExitCode, Failure> {
 fn join(args: &MergeArgs) -> Result<ExitCode, Failure> {
     let output = &args.output_file;
     let parts = match args.parts.is_empty() {
-        true => parts_of(output, Path::exists, MAX_PARTS),
+        true => match claimed_parts(&Files, output)? {
+            Some(parts) => parts,
+            None => parts_of(output, Path::exists, MAX_PARTS),
+        },
         false => args.parts.clone(),
     };
     if parts.is_empty() {

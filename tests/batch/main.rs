@@ -6,6 +6,7 @@
 mod fake;
 mod place;
 
+mod claims;
 mod crashes;
 mod forms;
 mod memory;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use chaski::batch::claims::Owner;
 use chaski::batch::disk::Files;
 use chaski::batch::input::parameters::Defaults;
 use chaski::batch::input::shard::Shard;
-use chaski::batch::job::{Job, Output};
+use chaski::batch::job::{Job, Output, Prepared};
 use chaski::batch::journal::Journal;
 use chaski::batch::ledger::{journal_path, read_journal};
 use chaski::batch::pipeline::{BatchError, Ended, OutputShape, Watcher};
@@ -19,6 +20,7 @@ use chaski::batch::progress::Progress;
 use chaski::batch::refuse::Refusal;
 use chaski::batch::render::Renderer;
 use chaski::batch::supervise::stop_with_parent;
+use chaski::batch::work::{Done, Facts, Lender, Shards, work};
 use chaski::chat::template::SpecialGuard;
 use chaski::engine::Engine;
 use chaski::sampling::Sampling;
@@ -45,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) shard: (u64, u64),
     pub(crate) seed: Option<u32>,
     pub(crate) template: Option<String>,
+    /// Number of shards, and the lease in milliseconds, of a process that claims shards.
+    pub(crate) claim: Option<(u64, u64)>,
 }
 
 impl Setup {
@@ -63,6 +67,7 @@ impl Setup {
             parameters: BTreeMap::new(),
             retry_failed: self.retry_failed,
             after_crash: self.after_crash,
+            created_ms: None,
         }
     }
 
@@ -87,6 +92,14 @@ impl Setup {
     ) -> Result<Ended, BatchError> {
         let prepared = self.job().prepare(Output::File(&Files, &self.output))?;
         prepared.run(engine, renderer(), interrupt, watcher)
+    }
+
+    /// Claims shards in this process until all are finished.
+    pub(crate) fn claim_shards(&self, interrupt: &AtomicBool) -> Result<Done, BatchError> {
+        let (n_shards, lease_ms) = self.claim.unwrap();
+        let owner = Owner::this_process(Owner::random_id(), Duration::from_millis(lease_ms));
+        let mut one = OneEngine { engine: Lender::new(self.engine()), interrupt };
+        work(&Files, &self.output, &self.job(), Some(n_shards), owner, interrupt, &mut one)
     }
 
     /// Runs the job in a child process.
@@ -142,6 +155,27 @@ impl Setup {
     }
 }
 
+/// Does all claimed shards with one engine.
+struct OneEngine<'i> {
+    engine: Lender<Fake>,
+    interrupt: &'i AtomicBool,
+}
+
+impl Shards for OneEngine<'_> {
+    type Error = BatchError;
+
+    fn run(&mut self, prepared: Prepared<'_>, _claim: &Facts) -> Result<Ended, BatchError> {
+        match prepared.n_left() {
+            0 => prepared.finish(),
+            _ => prepared.run(self.engine.lend(), renderer(), self.interrupt, &mut Silent),
+        }
+    }
+
+    fn lost(&mut self, _claim: &Facts) {}
+
+    fn waiting(&mut self, _n_shards: u64) {}
+}
+
 pub(crate) fn renderer() -> Renderer {
     let now = Default::default();
     Renderer {
@@ -160,6 +194,10 @@ pub(crate) fn renderer() -> Renderer {
 pub(crate) fn be_child(setup: &Setup) {
     let interrupt = Arc::new(AtomicBool::new(false));
     stop_with_parent(interrupt.clone()).unwrap();
+    if setup.claim.is_some() {
+        assert_eq!(setup.claim_shards(&interrupt).unwrap().n_lost, None);
+        return;
+    }
     let ended = setup.run_with(Box::new(setup.engine()), &interrupt, &mut Silent).unwrap();
     assert!(!ended.is_interrupted);
 }
@@ -193,6 +231,7 @@ impl Place {
             shard: (1, 1),
             seed: Some(7),
             template: None,
+            claim: None,
         }
     }
 }

@@ -375,6 +375,32 @@ fn shards_are_read_from_the_scheduler_and_joined() {
     finish(&mut place.command(&unseeded)).fails(2, &["need the same seed"]).hints("--seed");
 }
 
+#[test]
+fn shards_are_claimed_until_all_are_finished() {
+    let place = Workplace::new();
+    prompts(&place, 21);
+    batch(&place, &["-o", "whole.jsonl", "--ordered"]).succeeds();
+    let claim = |args: &[&str]| batch(&place, &[&["-o", "all.jsonl", "--ordered", "--shard"], args].concat());
+    let status = |format: &str| finish(&mut place.command(&["batch", format, "-o", "all.jsonl"]));
+    status("--status").fails(1, &["all.jsonl.journal: no such journal"]);
+    let ran = claim(&["claim/4"]);
+    assert!(
+        ran.succeeds().stderr.contains("all 4 shards are finished, 4 of them by this process; hint: join"),
+        "{ran:#?}"
+    );
+    assert!(status("--status").succeeds().stdout.contains("finished: 4 of 4 shards finished, 0 claimed"));
+    assert_eq!(status("--status=json").json()["n_ok"], 21);
+    let ran = claim(&["claim"]);
+    assert!(ran.succeeds().stderr.contains("0 of them by this process"), "{ran:#?}");
+    claim(&["claim/5"]).fails(1, &["another --shard: claim/4 then, claim/5 now"]);
+    claim(&["claim/4", "--retry-failed"]).fails(2, &["--retry-failed does not go with --shard claim"]);
+    claim(&["claim/0"]).fails(2, &["1 to 10000"]);
+    batch(&place, &["-o", "-", "--shard", "claim"]).fails(2, &["needs an output file"]);
+    finish(&mut place.command(&["batch", "merge", "-o", "all.jsonl"])).succeeds();
+    assert_eq!(answers(&place, "all.jsonl"), answers(&place, "whole.jsonl"));
+    assert_eq!(status("--status=json").json()["phase"], "finished");
+}
+
 /// Memory of a process and its children, in KiB. File pages are not counted: the system drops and rereads them at will.
 #[cfg(target_os = "linux")]
 fn taken_kib(pid: u32) -> u64 {

@@ -81,6 +81,20 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// When it exists and cannot be deleted.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates an empty file. `None` if it exists already: of all processes that try, at most one gets the file.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    fn create_new(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>>;
+
+    /// Creates a file with this content in one step. False if it exists already: of all processes that try, at most one
+    /// succeeds, and no process sees the file without its content. Where the file system has no hard links, a process
+    /// that is killed within this call may leave a part of the content.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    fn publish(&self, path: &Path, bytes: &[u8]) -> io::Result<bool>;
 }
 
 /// The real file system.
@@ -121,6 +135,46 @@ impl Disk for Files {
             _ => Ok(()),
         }
     }
+
+    fn create_new(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>> {
+        match File::options().read(true).write(true).create_new(true).open(path) {
+            Ok(file) => {
+                sync_folder(path)?;
+                Ok(Some(Box::new(file)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn publish(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{:016x}", random()));
+        let aside = Path::new(&name);
+        let mut file = File::options().write(true).create_new(true).open(aside)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_data());
+        let linked = written.map(|()| fs::hard_link(aside, path));
+        self.remove(aside)?;
+        match linked? {
+            Ok(()) => sync_folder(path).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // Perhaps a file system without hard links. If it is something else, creating the file fails as well.
+            Err(_) => {
+                let Some(mut file) = self.create_new(path)? else { return Ok(false) };
+                let written = file.append(bytes).and_then(|()| file.sync());
+                if written.is_err() {
+                    self.remove(path)?;
+                }
+                written.map(|()| true)
+            }
+        }
+    }
+}
+
+/// A random number, from the standard library's random keys for hash maps.
+pub(crate) fn random() -> u64 {
+    use std::hash::BuildHasher as _;
+    std::collections::hash_map::RandomState::new().hash_one(std::process::id())
 }
 
 /// Whether a process holds the exclusive lock on a file; `None` if the file does not exist.
@@ -191,6 +245,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod shared;
 
 #[cfg(test)]
 mod tests {
@@ -222,6 +278,29 @@ mod tests {
         Files.remove(&other).unwrap();
         assert!(!other.exists());
     }
+
+    #[test]
+    fn one_of_many_creates_a_file_and_all_see_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let (claim, plan) = (folder.path().join("claim"), folder.path().join("plan"));
+        let n_first = thread::scope(|scope| {
+            let tries = (0..8).map(|n| {
+                let (claim, plan) = (&claim, &plan);
+                scope.spawn(move || {
+                    let is_first = Files.create_new(claim).unwrap().is_some();
+                    let is_published = Files.publish(plan, format!("by {n}").as_bytes()).unwrap();
+                    let content = fs::read_to_string(plan).unwrap();
+                    assert!(content.starts_with("by ") && (!is_published || content == format!("by {n}")));
+                    (u32::from(is_first), u32::from(is_published))
+                })
+            });
+            let tries: Vec<_> = tries.collect();
+            tries.into_iter().map(|one| one.join().unwrap()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        });
+        assert_eq!(n_first, (1, 1));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left behind");
+    }
+
     /// A process that checks a job's status must not keep a starting batch from its lock.
     #[test]
     fn who_looks_is_in_nobodys_way() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use twox_hash::XxHash3_64;
@@ -51,12 +52,16 @@ pub struct Job {
     pub retry_failed: bool,
     /// Whether the previous process crashed.
     pub after_crash: bool,
+    /// When the job began, in milliseconds since 1970, for a shard of a job that another process began. `None`: now.
+    pub created_ms: Option<u64>,
 }
 
 /// The destination of results.
 pub enum Output<'d> {
     /// A file with a journal.
     File(&'d dyn Disk, &'d Path),
+    /// The file of a claimed shard, with a journal, and the files of its earlier owners, whose records it adopts.
+    Claimed(&'d dyn Disk, &'d Path, &'d [PathBuf]),
     /// A stream, without a journal.
     Stream(Box<dyn Write + 'd>),
 }
@@ -64,7 +69,7 @@ pub enum Output<'d> {
 impl std::fmt::Debug for Output<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Output::File(_, path) => path.fmt(f),
+            Output::File(_, path) | Output::Claimed(_, path, _) => path.fmt(f),
             Output::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -81,6 +86,7 @@ pub struct Prepared<'d> {
     origin: Origin,
     survey: Survey,
     created_ms: u64,
+    abandoned: Arc<AtomicBool>,
 }
 
 impl Job {
@@ -89,36 +95,60 @@ impl Job {
     /// # Errors
     /// When the input or the output cannot be used. Files of another job are not changed.
     pub fn prepare<'d>(&self, output: Output<'d>) -> Result<Prepared<'d>, BatchError> {
+        self.prepare_surveyed(self.survey()?, output)
+    }
+
+    /// Reads the input once.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not one request per line.
+    pub fn survey(&self) -> Result<Survey, BatchError> {
         let io = |error: io::Error| SourceError::Io { path: self.input.clone(), error };
         let survey = Survey::of(&self.input, self.format).map_err(io)?;
         survey.check_lines(&self.input)?;
+        Ok(survey)
+    }
+
+    /// Like [`Job::prepare`], for an input that was surveyed before.
+    ///
+    /// # Errors
+    /// As [`Job::prepare`].
+    pub fn prepare_surveyed<'d>(&self, survey: Survey, output: Output<'d>) -> Result<Prepared<'d>, BatchError> {
         let template = self.template.as_deref().map(LineTemplate::parse).transpose();
         let template = template.map_err(|message| SourceError::Template { message })?;
         if template.is_none() && matches!(survey.format, Format::Table(_)) {
             return Err(SourceError::NoTemplate(self.input.clone()).into());
         }
         let source = Source::open(&self.input, survey.clone(), template)?;
-        let mut key = self.key(&survey, pipeline::unix_ms());
-        let sink = match output {
-            Output::Stream(stream) => Sink::Stream(stream),
-            Output::File(disk, path) => {
-                let Job { has_seed, retry_failed, after_crash, .. } = *self;
-                let options = OpenOptions { ms: key.created_ms, after_crash, has_seed, retry_failed };
-                let ledger = Ledger::open(disk, path, &key, &options)?;
-                key = ledger.journal().key().clone();
-                Sink::Ledger(Box::new(ledger))
-            }
+        let mut key = self.key(&survey, self.created_ms.unwrap_or_else(pipeline::unix_ms));
+        let (disk, path, earlier) = match output {
+            Output::Stream(stream) => return Ok(self.ready(source, Sink::Stream(stream), survey, key)),
+            Output::File(disk, path) => (disk, path, None),
+            Output::Claimed(disk, path, earlier) => (disk, path, Some(earlier)),
         };
+        let Job { has_seed, retry_failed, after_crash, .. } = *self;
+        let ms = pipeline::unix_ms();
+        let options = OpenOptions { ms, after_crash, has_seed, retry_failed, is_claimed: earlier.is_some() };
+        let mut ledger = Ledger::open(disk, path, &key, &options)?;
+        for earlier in earlier.into_iter().flatten() {
+            ledger.adopt(earlier, ms)?;
+        }
+        key = ledger.journal().key().clone();
+        Ok(self.ready(source, Sink::Ledger(Box::new(ledger)), survey, key))
+    }
+
+    fn ready<'d>(&self, source: Source, sink: Sink<'d>, survey: Survey, key: Key) -> Prepared<'d> {
         let mut defaults = self.defaults.clone();
         defaults.sampling.seed = key.seed;
         let job = XxHash3_64::oneshot(format!("{}{:?}", key.created_ms, key.input).as_bytes());
         let origin = Origin { model: self.model_name.clone(), job };
         let (shard, form, created_ms) = (self.shard, self.form, key.created_ms);
-        Ok(Prepared { source, sink, shard, form, defaults, origin, survey, created_ms })
+        let abandoned = Arc::default();
+        Prepared { source, sink, shard, form, defaults, origin, survey, created_ms, abandoned }
     }
 
     /// The job's key, which must match for another process to resume the job.
-    fn key(&self, survey: &Survey, created_ms: u64) -> Key {
+    pub(crate) fn key(&self, survey: &Survey, created_ms: u64) -> Key {
         let sampling = &self.defaults.sampling;
         let mut parameters = self.parameters.clone();
         let mut add = |name: &str, value: String| drop(parameters.insert(name.to_owned(), value));
@@ -212,6 +242,12 @@ impl Prepared<'_> {
 }
 
 impl Prepared<'_> {
+    /// Ends the run early once `abandoned` is set; see [`Plan`].
+    #[must_use]
+    pub fn until(self, abandoned: Arc<AtomicBool>) -> Self {
+        Prepared { abandoned, ..self }
+    }
+
     /// Does the lines that are left.
     ///
     /// # Errors
@@ -219,12 +255,12 @@ impl Prepared<'_> {
     pub fn run(
         self,
         engine: Box<dyn Engine + '_>,
-        renderer: Renderer,
+        renderer: impl Into<Arc<Renderer>>,
         interrupt: &AtomicBool,
         watcher: &mut dyn Watcher,
     ) -> Result<Ended, BatchError> {
-        let Prepared { source, sink, shard, form, defaults, origin, .. } = self;
-        let plan = Plan { source, shard, renderer, defaults, origin, form };
+        let Prepared { source, sink, shard, form, defaults, origin, abandoned, .. } = self;
+        let plan = Plan { source, shard, renderer: renderer.into(), defaults, origin, form, abandoned };
         pipeline::run(plan, engine, sink, interrupt, watcher)
     }
 

@@ -44,6 +44,9 @@ pub enum LedgerError {
         /// The first difference.
         difference: Difference,
     },
+    /// The plan of a claimed job is incomplete, or not a plan.
+    #[error("{0}: not a plan of chaski batch --shard claim, or incomplete")]
+    BadPlan(PathBuf),
     /// Another process is writing to the output.
     #[error("{0}: another process is writing to it")]
     Busy(PathBuf),
@@ -65,7 +68,7 @@ pub fn journal_path(output: &Path) -> PathBuf {
     with_suffix(output, ".journal")
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
@@ -82,6 +85,9 @@ pub struct OpenOptions {
     pub has_seed: bool,
     /// Whether to forget failed lines, so that they are done again.
     pub retry_failed: bool,
+    /// Whether a claim makes this process the only writer of the files. Then nothing is locked, because a claimed job
+    /// may be on a file system without locks, and nothing is rewritten, because others may be reading.
+    pub is_claimed: bool,
 }
 
 /// An open output with its journal, locked against other processes.
@@ -99,6 +105,8 @@ pub struct Ledger<'d> {
     unsynced: Vec<Finished>,
     /// Bytes dropped from the end of the journal.
     n_dropped_bytes: u64,
+    /// See [`OpenOptions`].
+    is_claimed: bool,
 }
 
 impl std::fmt::Debug for Ledger<'_> {
@@ -125,7 +133,11 @@ impl<'d> Ledger<'d> {
         if has_output && disk.read(&journal_path).map_err(error_at(&journal_path))?.is_none() {
             return Err(LedgerError::NoJournal(path.to_owned()));
         }
-        let file = disk.append_alone(&journal_path).map_err(error_at(&journal_path))?;
+        let file = match options.is_claimed {
+            true => disk.append(&journal_path).map(Some),
+            false => disk.append_alone(&journal_path),
+        };
+        let file = file.map_err(error_at(&journal_path))?;
         let mut file = file.ok_or_else(|| LedgerError::Busy(path.to_owned()))?;
         let found = read_journal(disk, &journal_path)?;
         let (journal, n_sound_bytes) = match found {
@@ -163,6 +175,7 @@ impl<'d> Ledger<'d> {
             n_bytes: n_expected,
             unsynced: Vec::new(),
             n_dropped_bytes,
+            is_claimed: options.is_claimed,
         };
         let ms = options.ms;
         ledger.enter(&[Entry::Opened { ms, after_crash: options.after_crash }])?;
@@ -235,15 +248,49 @@ impl<'d> Ledger<'d> {
         self.enter(&finished.chain([Entry::Synced { ms }]).collect::<Vec<Entry>>())
     }
 
+    /// Copies the records that an earlier owner of the same shard finished, and that are not here yet. Returns their
+    /// number. The earlier owner may still be writing: its journal grows only at the end, and each entry describes
+    /// a record that was synced before. Whatever is not whole is left out, so that it is done again.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn adopt(&mut self, earlier: &Path, ms: u64) -> Result<u64, LedgerError> {
+        let log = journal_path(earlier);
+        let io = |error| LedgerError::Io { path: earlier.to_owned(), error };
+        match read_journal(self.disk, &log) {
+            Ok(Some((journal, _))) if journal.key().difference(self.journal.key()).is_none() => {}
+            Ok(_) | Err(LedgerError::Foreign(_)) => return Ok(0),
+            Err(error) => return Err(error),
+        }
+        let finished = read_finished(self.disk, &log)?;
+        let Some(mut file) = self.disk.read(earlier).map_err(io)? else { return Ok(0) };
+        let (mut n_adopted, mut record) = (0, Vec::new());
+        for (start, finished) in finished {
+            if self.journal.is_done(finished.line) {
+                continue;
+            }
+            record.clear();
+            match rewrite::read_at(&mut *file, start, finished.end - start, &mut record) {
+                Ok(()) if record.iter().position(|&byte| byte == b'\n') == record.len().checked_sub(1) => {}
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(io(error)),
+                _ => break,
+            }
+            self.record(finished, &record)?;
+            n_adopted += 1;
+        }
+        self.sync(ms)?;
+        Ok(n_adopted)
+    }
+
     /// Closes the job, finished or interrupted. If `sorted` is set, all lines are done and the records are not in line
-    /// order, both files are rewritten in that order.
+    /// order, both files are rewritten in that order, unless the job is claimed.
     ///
     /// # Errors
     /// As [`Ledger::sync`].
     pub fn close(mut self, ms: u64, sorted: bool) -> Result<Journal, LedgerError> {
         self.sync(ms)?;
         self.enter(&[Entry::Closed { ms }])?;
-        if sorted && !self.journal.is_sorted() && self.journal.n_left() == 0 {
+        if sorted && !self.is_claimed && !self.journal.is_sorted() && self.journal.n_left() == 0 {
             self.rewrite(ms, |_| true, true)?;
         }
         Ok(self.journal)

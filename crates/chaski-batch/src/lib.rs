@@ -19,12 +19,14 @@ pub mod disk;
 pub mod journal;
 pub mod ledger;
 
+pub mod claims;
 pub mod job;
 pub mod merge;
 pub mod pipeline;
 pub mod progress;
 pub mod status;
 pub mod supervise;
+pub mod work;
 
 use chaski_core::{chat, encoding, engine, lock, sampling};
 use chaski_draft::{stats, token};

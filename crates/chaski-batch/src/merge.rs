@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::claims::{self, Plan};
 use crate::disk::Disk;
 use crate::input::shard::Shard;
 use crate::journal::{Difference, Entry, Key, Totals};
@@ -45,6 +46,14 @@ pub enum MergeError {
         /// Number of these lines.
         n_left: u64,
     },
+    /// Some shards of a claimed job are not finished.
+    #[error("{n_left} of {n_shards} shards are not finished")]
+    Unfinished {
+        /// Number of these shards.
+        n_left: u64,
+        /// Shards of the job.
+        n_shards: u64,
+    },
     /// Some shards are missing.
     #[error("{n_missing} of {n_lines} lines are missing from the shards")]
     Missing {
@@ -65,6 +74,18 @@ pub fn parts_of(output: &Path, exists: impl Fn(&Path) -> bool, max: u64) -> Vec<
     let shard = |number, n_shards| Shard { number, n_shards }.output(output);
     let n_shards = (2..=max).find(|&n| exists(&journal_path(&shard(1, n))));
     n_shards.map_or_else(Vec::new, |n| (1..=n).map(|number| shard(number, n)).collect())
+}
+
+/// The outputs of all shards of a job whose shards were claimed; `None` if it is not such a job.
+///
+/// # Errors
+/// When a shard is not finished, or a claim cannot be read.
+pub fn claimed_parts(disk: &dyn Disk, output: &Path) -> Result<Option<Vec<PathBuf>>, MergeError> {
+    let Some(Plan { n_shards, .. }) = Plan::read(disk, output)? else { return Ok(None) };
+    match claims::parts(disk, output, n_shards)? {
+        (parts, 0) => Ok(Some(parts)),
+        (_, n_left) => Err(MergeError::Unfinished { n_left, n_shards }),
+    }
 }
 
 /// Merges the results of shards into `output`.
@@ -107,7 +128,15 @@ fn merge_alone(disk: &dyn Disk, output: &Path, is_new: bool, parts: &[PathBuf], 
 }
 
 /// Locks the parts against writers until the result is dropped: a batch rewrites its output in line order when it ends.
+/// The output of a claimed shard is never rewritten, and may be on a file system without locks.
 fn hold(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Vec<Box<dyn Send>>, MergeError> {
+    let mut locked = Vec::new();
+    for path in parts {
+        let claim = claims::claim_path(path);
+        if disk.read(&claim).map_err(|error| LedgerError::Io { path: claim, error })?.is_none() {
+            locked.push(path);
+        }
+    }
     let hold = |path: &PathBuf| {
         let log = journal_path(path);
         let held = match disk.hold(&log) {
@@ -116,7 +145,7 @@ fn hold(disk: &dyn Disk, parts: &[PathBuf]) -> Result<Vec<Box<dyn Send>>, MergeE
         };
         Ok(held.ok_or_else(|| LedgerError::Busy(path.clone()))?)
     };
-    parts.iter().map(hold).collect()
+    locked.into_iter().map(hold).collect()
 }
 
 /// The common job of all parts, their working time in milliseconds, and all records.

@@ -13,6 +13,7 @@ mod reading;
 mod writing;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
@@ -53,13 +54,16 @@ pub struct Plan {
     /// The lines of it to answer.
     pub shard: Shard,
     /// Renders prompts.
-    pub renderer: Renderer,
+    pub renderer: Arc<Renderer>,
     /// Parameters for lines that set none of their own.
     pub defaults: Defaults,
     /// What all records share.
     pub origin: Origin,
     /// Form and order of the results.
     pub form: OutputShape,
+    /// Set when the results are no longer wanted, because another process has taken over the shard. The lines in the
+    /// engine are still answered, so that the engine can do another shard.
+    pub abandoned: Arc<AtomicBool>,
 }
 
 /// Form and order of the results.
@@ -76,7 +80,7 @@ pub struct OutputShape {
 pub struct Ended {
     /// The final counts.
     pub progress: Progress,
-    /// Whether it was interrupted.
+    /// Whether it was interrupted or abandoned.
     pub is_interrupted: bool,
     /// Answers lost by the interrupt: unfinished ones, and finished ones that could not be written before earlier
     /// lines.
@@ -193,7 +197,7 @@ pub fn run(
     interrupt: &AtomicBool,
     watcher: &mut dyn Watcher,
 ) -> Result<Ended, BatchError> {
-    let Plan { source, shard, renderer, defaults, origin, form } = plan;
+    let Plan { source, shard, renderer, defaults, origin, form, abandoned } = plan;
     let in_flight = InFlight::new(if form.is_ordered { MAX_LINES_ORDERED } else { MAX_LINES }, MAX_BYTES);
     let (to_renderer, parsed) = bounded(CHANNEL);
     let (to_engine, ready) = bounded(CHANNEL_TO_ENGINE);
@@ -204,7 +208,7 @@ pub fn run(
     thread::scope(|scope| {
         let start = |name: &str| thread::Builder::new().name(name.to_owned());
         let refused = to_writer.clone();
-        let (in_flight, renderer, defaults) = (&in_flight, &renderer, &defaults);
+        let (in_flight, renderer, defaults, abandoned) = (&in_flight, &*renderer, &defaults, &*abandoned);
         let reader = start("batch-read")
             .spawn_scoped(scope, move || reading::read(source, shard, done.as_ref(), in_flight, &to_renderer))
             .map_err(BatchError::Thread)?;
@@ -213,7 +217,7 @@ pub fn run(
             .map_err(BatchError::Thread)?;
         let driver = start("batch-engine")
             .spawn_scoped(scope, move || {
-                let driven = driver::drive(engine, log.as_ref(), &ready, &to_writer, interrupt);
+                let driven = driver::drive(engine, log.as_ref(), &ready, &to_writer, [interrupt, abandoned]);
                 in_flight.close();
                 driven
             })

@@ -1,5 +1,7 @@
 //! The status of a job from its journal, as text and as JSON.
 
+pub mod claimed;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;

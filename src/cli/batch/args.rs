@@ -72,9 +72,14 @@ pub struct BatchArgs {
 
     /// Answer only part I of N of the input (see chaski batch merge)
     ///
-    /// `auto` or auto/N takes the part from an array job of Slurm or Kubernetes.
+    /// `auto` or auto/N takes the part from an array job of Slurm or Kubernetes. `claim` or claim/N answers one
+    /// free part after another, of N small ones, together with other processes that run the same command.
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
+
+    /// With --shard claim: take over the part of a process that was silent for S seconds
+    #[arg(hide_short_help = true, long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub lease: u64,
 
     /// Lanes: lines to run at a time [default: automatic] [short: -np]
     ///

@@ -16,32 +16,46 @@ const GOES_ON: &str = "run the same command again to continue";
 /// The failure of a job that writes to `output`.
 pub(super) fn of_job(error: BatchError, output: &Path) -> Failure {
     match error {
-        BatchError::Source(error) => error.into(),
-        BatchError::Ledger(LedgerError::Io { path, error }) => match safe(output) {
-            Some(safe) => Failure::io(&path, &error).with_hint(format!("{safe}; {GOES_ON}")),
-            None => Failure::io(&path, &error),
+        BatchError::Ledger(LedgerError::Io { .. }) | BatchError::Engine(_) => match safe(output) {
+            Some(safe) => Failure::from(error).with_hint(format!("{safe}; {GOES_ON}")),
+            None => error.into(),
         },
-        BatchError::Ledger(error) => error.into(),
-        BatchError::Stream(error) if output == Path::new("-") || error.kind() == io::ErrorKind::BrokenPipe => {
-            Failure::stdout(&error)
+        BatchError::Stream(error) if output != Path::new("-") && error.kind() != io::ErrorKind::BrokenPipe => {
+            Failure::io(output, &error)
         }
-        BatchError::Stream(error) => Failure::io(output, &error),
-        BatchError::Engine(message) => match safe(output) {
-            Some(safe) => Failure::new(message).with_hint(format!("{safe}; {GOES_ON}")),
-            None => Failure::new(message),
-        },
-        BatchError::Thread(error) => Failure::new(format!("cannot start: {error}")),
+        error => error.into(),
     }
 }
 
-/// The failure for an interrupt that lost `n_lost` unfinished answers.
-pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Failure {
+        match error {
+            BatchError::Source(error) => error.into(),
+            BatchError::Ledger(error) => error.into(),
+            BatchError::Stream(error) => Failure::stdout(&error),
+            BatchError::Engine(message) => Failure::new(message),
+            BatchError::Thread(error) => Failure::new(format!("cannot start: {error}")),
+        }
+    }
+}
+
+/// The failure for an interrupt of a process that claims shards.
+pub(super) fn claims_interrupted(n_lost: usize) -> Failure {
+    lost(n_lost).with_hint("its shard is free for other processes; run the same command again to continue")
+}
+
+fn lost(n_lost: usize) -> Failure {
     let failure = match n_lost {
         0 => Failure::interrupted(),
         1 => Failure::new("interrupted; 1 unfinished answer is lost"),
         n => Failure::new(format!("interrupted; {n} unfinished answers are lost")),
     };
-    let failure = failure.with_code(ExitCode::Interrupted);
+    failure.with_code(ExitCode::Interrupted)
+}
+
+/// The failure for an interrupt that lost `n_lost` unfinished answers.
+pub(super) fn interrupted(output: &Path, n_lost: usize) -> Failure {
+    let failure = lost(n_lost);
     match safe(output) {
         Some(safe) => failure.with_hint(format!("{safe}; {GOES_ON}")),
         None => failure,
@@ -92,6 +106,9 @@ impl From<LedgerError> for Failure {
             LedgerError::NoJournal(_) => "give another -o, or move the file",
             LedgerError::Foreign(_) => "give another -o, or move the output and its journal",
             LedgerError::OtherKey { .. } => "use the same arguments as before, or give another -o",
+            LedgerError::BadPlan(_) => {
+                "if no process is at work on the job, delete the file, and run the command again"
+            }
             LedgerError::Busy(_) => "wait until it is done; --status shows its progress",
             LedgerError::Shortened { .. } => "restore the file; or move it and its journal to start again",
         };
@@ -107,6 +124,9 @@ impl From<MergeError> for Failure {
             MergeError::OtherJob { .. } => "all shards of a job need the same input, model and parameters",
             MergeError::Twice(_) => "give each part once",
             MergeError::Incomplete { .. } => "run that shard's command again until it is done",
+            MergeError::Unfinished { .. } => {
+                "run chaski batch --shard claim until they are; --status shows their owners"
+            }
             MergeError::Missing { .. } => "give the outputs of all shards",
             MergeError::Exists(_) => "move it, or give another -o",
         };

@@ -8,7 +8,8 @@ fn rewritten(output: &Path, flags: &[&str]) -> Option<PathBuf> {
         &command.get_matches_from([&["batch", "-i", "prompts.txt", "-o", "given.jsonl"], flags].concat()),
     )
     .unwrap();
-    Work { args: &args, shard: Shard::ALL, output: output.to_owned() }.rewritten()
+    let share = args.shard.as_deref().map_or(Ok(Share::One(Shard::ALL)), |share| Share::parse(share, |_| None));
+    Work { args: &args, share: share.unwrap(), output: output.to_owned() }.rewritten()
 }
 
 #[test]
@@ -27,4 +28,5 @@ fn a_folder_is_written_into_only_where_files_are_written_anew() {
         assert_eq!(rewritten(Path::new("/dev/null"), &[flag]), None);
     }
     assert_eq!(rewritten(&file, &[]), None);
+    assert_eq!(rewritten(&file, &["--shard", "claim"]), folder, "further shards have further files");
 }

@@ -82,4 +82,15 @@ impl Disk for Faulty {
         change(&self.left)?;
         Files.remove(path)
     }
+
+    fn create_new(&self, path: &Path) -> io::Result<Option<Box<dyn Appended>>> {
+        change(&self.left)?;
+        let file = Files.create_new(path)?;
+        Ok(file.map(|file| Box::new(FaultyFile { file, left: self.left.clone() }) as Box<dyn Appended>))
+    }
+
+    fn publish(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+        change(&self.left)?;
+        Files.publish(path, bytes)
+    }
 }

@@ -1,7 +1,7 @@
 //! Splits a job over machines that share one input file: `--shard 2/4` does every fourth line, from the second on.
 //!
 //! A line's shard depends only on the line's position. `auto` reads the shard from the variables of a scheduler's array
-//! job; the variables are passed in.
+//! job; the variables are passed in. With `claim` a process does one shard after another; [`crate::claims`] says which.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,6 +9,46 @@ use std::path::{Path, PathBuf};
 
 /// Most shards of a job.
 const MAX_SHARDS: u64 = 100_000;
+
+/// Most shards of a job whose shards are claimed. A process looks at the claims of all shards before it takes one.
+const MAX_CLAIMED: u64 = 10_000;
+
+/// What a process does of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// One shard; [`Shard::ALL`] is the whole job.
+    One(Shard),
+    /// One free shard after another, of this many. `None`: the first process of the job decides how many.
+    Claim(Option<u64>),
+}
+
+impl Share {
+    /// The shard of a process that does one; otherwise the whole job.
+    #[must_use]
+    pub fn shard(self) -> Shard {
+        match self {
+            Share::One(shard) => shard,
+            Share::Claim(_) => Shard::ALL,
+        }
+    }
+
+    /// Parses `claim`, `claim/N`, or what [`Shard::parse`] takes.
+    ///
+    /// # Errors
+    /// What is wrong with the text or the variables.
+    pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Share, String> {
+        let Some(rest) = text.strip_prefix("claim") else { return Shard::parse(text, variable).map(Share::One) };
+        if rest.is_empty() {
+            return Ok(Share::Claim(None));
+        }
+        let n_shards = rest.strip_prefix('/').ok_or("expected claim or claim/N")?;
+        match n_shards.parse() {
+            Ok(n) if (1..=MAX_CLAIMED).contains(&n) => Ok(Share::Claim(Some(n))),
+            Ok(_) => Err(format!("N must be from 1 to {MAX_CLAIMED}")),
+            Err(_) => Err(format!("{n_shards:?} is not a number")),
+        }
+    }
+}
 
 /// One shard of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +87,7 @@ impl Shard {
         let (which, n_shards) = match text.split_once('/') {
             Some((which, n_shards)) => (which, Some(number(n_shards)?)),
             None if text == "auto" => (text, None),
-            None => return Err("expected I/N, auto or auto/N".to_owned()),
+            None => return Err("expected I/N, auto, auto/N, claim or claim/N".to_owned()),
         };
         if which != "auto" {
             return Shard::new(number(which)?, n_shards.ok_or("expected I/N")?);
@@ -90,14 +130,25 @@ impl Shard {
         if self == Shard::ALL {
             return output.to_owned();
         }
-        let mut name = OsString::from(output.file_stem().unwrap_or_default());
-        name.push(format!(".{}-of-{}", self.number, self.n_shards));
-        if let Some(extension) = output.extension() {
-            name.push(".");
-            name.push(extension);
-        }
-        output.with_file_name(name)
+        named(output, &format!("{}-of-{}", self.number, self.n_shards))
     }
+
+    /// The output of the shard's owner number `generation`: `results.jsonl` becomes `results.2-of-4.g1.jsonl`.
+    #[must_use]
+    pub fn claimed_output(self, output: &Path, generation: u64) -> PathBuf {
+        named(output, &format!("{}-of-{}.g{generation}", self.number, self.n_shards))
+    }
+}
+
+/// Adds a part to a file's name, before its extension.
+fn named(output: &Path, part: &str) -> PathBuf {
+    let mut name = OsString::from(output.file_stem().unwrap_or_default());
+    name.push(format!(".{part}"));
+    if let Some(extension) = output.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    output.with_file_name(name)
 }
 
 #[cfg(test)]
@@ -133,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_claimed_if_asked() {
+        let share = |text: &str| Share::parse(text, |_| None);
+        assert_eq!(share("claim"), Ok(Share::Claim(None)));
+        assert_eq!(share("claim/40"), Ok(Share::Claim(Some(40))));
+        assert_eq!(share("2/4"), Ok(Share::One(Shard { number: 2, n_shards: 4 })));
+        for text in ["claim/", "claim/0", "claim/10001", "claim/x", "claims", "claim 4", "Claim"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn every_line_is_in_one_shard() {
         for n_shards in 1..7 {
             let shards: Vec<Shard> = (1..=n_shards).map(|number| Shard { number, n_shards }).collect();
@@ -150,5 +212,7 @@ mod tests {
         assert_eq!(shard.output(Path::new("a/results.jsonl")), Path::new("a/results.2-of-4.jsonl"));
         assert_eq!(shard.output(Path::new("results")), Path::new("results.2-of-4"));
         assert_eq!(Shard::ALL.output(Path::new("results.jsonl")), Path::new("results.jsonl"));
+        assert_eq!(shard.claimed_output(Path::new("a/results.jsonl"), 3), Path::new("a/results.2-of-4.g3.jsonl"));
+        assert_eq!(Shard::ALL.claimed_output(Path::new("results"), 1), Path::new("results.1-of-1.g1"));
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn put_in_place(disk: &dyn Disk, path: &Path) -> Result<(), LedgerErr
     disk.replace(&aside(path), path).map_err(at(path))
 }
 
-fn read_at(file: &mut dyn Readable, start: u64, n_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn read_at(file: &mut dyn Readable, start: u64, n_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
     file.seek(SeekFrom::Start(start))?;
     match file.take(n_bytes).read_to_end(buffer)? as u64 == n_bytes {
         true => Ok(()),

@@ -21,7 +21,8 @@ fn key() -> Key {
     }
 }
 
-const OPENING: OpenOptions = OpenOptions { ms: 1000, after_crash: false, has_seed: true, retry_failed: false };
+const OPENING: OpenOptions =
+    OpenOptions { ms: 1000, after_crash: false, has_seed: true, retry_failed: false, is_claimed: false };
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -171,4 +172,31 @@ fn what_is_not_this_jobs_is_refused_and_not_touched() {
     fs::write(&path, "0").unwrap();
     let error = open(&key(), &OPENING).unwrap_err().to_string();
     assert!(error.contains("it has 1 bytes"), "{error}");
+}
+
+#[test]
+fn an_earlier_owners_records_are_adopted_as_far_as_they_are_whole() {
+    let (folder, path) = folder();
+    job(&Files, &path, false, |line| line == 2).unwrap();
+    let (output, journal) = (fs::read(&path).unwrap(), fs::read(journal_path(&path)).unwrap());
+    let claimed = OpenOptions { is_claimed: true, ..OPENING };
+    let (mut n_all, mut n_none) = (0, 0);
+    for cut in (0..=journal.len()).step_by(7).flat_map(|cut| [(cut, output.len()), (journal.len(), cut)]) {
+        fs::write(journal_path(&path), &journal[..cut.0]).unwrap();
+        fs::write(&path, &output[..cut.1.min(output.len())]).unwrap();
+        let own = folder.path().join(format!("own-{}-{}", cut.0, cut.1));
+        let mut ledger = Ledger::open(&Files, &own, &key(), &claimed).unwrap();
+        let n_adopted = ledger.adopt(&path, 5).unwrap();
+        assert_eq!(ledger.adopt(&path, 5).unwrap(), 0, "each line once");
+        let journal = ledger.close(6, true).unwrap();
+        assert_eq!(journal.totals().n_done(), n_adopted);
+        assert!(output.starts_with(&fs::read(&own).unwrap()), "{cut:?}");
+        (n_all, n_none) = (n_all + u32::from(n_adopted == N_LINES), n_none + u32::from(n_adopted == 0));
+    }
+    assert!(n_all > 1 && n_none > 1, "{n_all} {n_none}");
+    // Records of another job are not adopted.
+    fs::write(journal_path(&path), &journal).unwrap();
+    fs::write(&path, &output).unwrap();
+    let mut ledger = Ledger::open(&Files, &folder.path().join("other"), &Key { seed: 9, ..key() }, &claimed).unwrap();
+    assert_eq!(ledger.adopt(&path, 5).unwrap(), 0);
 }

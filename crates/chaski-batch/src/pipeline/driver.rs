@@ -20,19 +20,20 @@ pub(super) struct Driven {
     pub(super) n_broken_off: usize,
 }
 
-/// Runs the engine until all requests are done, or until an interrupt.
+/// Runs the engine until all requests are done, or until one of `interrupts` is set. The engine sees only the first.
 pub(super) fn drive(
     engine: Box<dyn Engine + '_>,
     log: Option<&EngineLog>,
     ready: &Receiver<Ready>,
     to_writer: &Sender<WriterMessage>,
-    interrupt: &AtomicBool,
+    interrupts: [&AtomicBool; 2],
 ) -> Result<Driven, BatchError> {
     let done = |is_interrupted, n_broken_off| Ok(Driven { is_interrupted, n_broken_off });
     let begun = BTreeSet::new();
     let mut driver = Driver { engine, log, waiting: None, at_work: BTreeMap::new(), begun, is_alone: false };
     let mut is_over = false;
-    while !interrupt.load(Ordering::Relaxed) {
+    let [interrupt, _] = interrupts;
+    while !interrupts.iter().any(|interrupt| interrupt.load(Ordering::Relaxed)) {
         is_over |= driver.submit(ready)?;
         if driver.at_work.is_empty() && driver.waiting.is_none() {
             if is_over {
@@ -56,7 +57,7 @@ pub(super) fn drive(
             return done(false, 0);
         }
     }
-    // Keep the answers finished before the engine saw the interrupt.
+    // Keep the answers finished before the engine saw the interrupt. An abandoned engine finishes all of them.
     while !driver.at_work.is_empty()
         && let Ok(event) = driver.engine.next_event()
     {
