@@ -51,7 +51,7 @@ pub fn add_for(
     if !drafters.contains(&DrafterKind::Auto) {
         return Err(Failure::usage("only the drafter auto can ask a draft model")
             .about(FLAG)
-            .with_hint("use --drafter auto, or remove -md"));
+            .with_hint("use --drafter auto, or give -md none"));
     }
     let draft = open_model_of(path, FLAG)?;
     check(&draft, target).map_err(|failure| failure.about(FLAG))?;
@@ -64,7 +64,7 @@ fn check(draft: &Gguf, target: &Gguf) -> Result<(), Failure> {
     let (name, target_name) = (draft.path().display(), target.path().display());
     if target.is_recurrent() {
         return Err(Failure::new(format!("{target_name}: this model is recurrent: drafts cannot be undone in it"))
-            .with_hint("remove -md"));
+            .with_hint("give -md none"));
     }
     if draft.is_recurrent() {
         let why = "this model is recurrent: it cannot go back from a rejected draft";
@@ -92,7 +92,7 @@ fn in_words(different: &DifferentToken, draft: &str, target: &str) -> String {
 fn what_fits(target: &Gguf) -> String {
     let names = draft_models_for(target);
     match &names[..] {
-        [] => "use a small model of the same family, with the same vocabulary; or remove -md".to_owned(),
+        [] => "use a small model of the same family, with the same vocabulary; or give -md none".to_owned(),
         names => format!("these could draft: -md {}", names[..names.len().min(N_TOLD)].join(", -md ")),
     }
 }
