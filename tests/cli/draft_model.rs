@@ -92,7 +92,7 @@ fn drafters_that_ask_no_model_refuse_one() {
     let place = place();
     for drafter in ["none", "aded", "aded-sized"] {
         let ran = place.run(&["-p", PROMPT, "-md", "draft.gguf", "--drafter", drafter]);
-        ran.fails(2, &["only the drafter auto can ask a draft model"]).hints("remove -md");
+        ran.fails(2, &["only the drafter auto can ask a draft model"]).hints("give -md none");
     }
     let ran = finish(&mut place.command(&["bench", "-md", "draft.gguf", "--drafters", "aded"]));
     ran.fails(2, &["only the drafter auto"]);
@@ -113,7 +113,7 @@ fn what_cannot_draft_is_refused_before_loading() {
     place.write("mamba.gguf", tiny_mamba(1));
     run("mamba.gguf").fails(1, &["mamba.gguf: this model is recurrent"]).hints("the same family");
     let ran = place.run(&["-m", "mamba.gguf", "-p", PROMPT, "-md", "draft.gguf"]);
-    ran.fails(1, &["mamba.gguf: this model is recurrent"]).hints("remove -md");
+    ran.fails(1, &["mamba.gguf: this model is recurrent"]).hints("give -md none");
 }
 
 #[test]
