@@ -76,8 +76,9 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
         return join(args);
     }
     let share = match &args.shard {
-        Some(share) => Share::parse(share, |name| std::env::var(name).ok())
-            .map_err(|message| Failure::usage(format!("--shard {share}: {message}")).with_hint("as in --shard 2/4"))?,
+        Some(share) => Share::parse(share, |name| std::env::var(name).ok()).map_err(|message| {
+            Failure::usage(format!("--shard {share}: {message}")).with_hint("as in --shard 2/4 or --shard claim/40")
+        })?,
         None => Share::One(Shard::ALL),
     };
     let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output file given"))?;
@@ -159,6 +160,9 @@ impl Work<'_> {
     }
 
     fn ended(&self, what: &str) -> Failure {
+        if let Share::Claim(_) = self.share {
+            return failures::claims_ended(what);
+        }
         let safe = failures::safe(&self.output).unwrap_or_else(|| "no line is done".to_owned());
         Failure::new(what).with_hint(format!("{safe}; run the same command again to continue"))
     }

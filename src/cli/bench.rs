@@ -55,7 +55,12 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     args.exact.demand();
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
-    let draft = draft_model::add_for(args.draft_model.as_deref(), &args.drafters, &gguf, &mut config)?;
+    let drafts = !(args.mode.curve || args.mode.rows || args.mode.check);
+    let flag = args.draft_model.as_deref();
+    if draft_model::named(flag).is_some() && !drafts {
+        stderr_line("notice: --draft-model has no effect on these measurements");
+    }
+    let draft = draft_model::add_for(flag.filter(|_| drafts), &args.drafters, &gguf, &mut config)?;
     let (engine_args, least) = (&args.engine, context_size::LEAST_N_CTX);
     let n_ctx = context_size::n_ctx(engine_args, &gguf, draft.as_ref(), &mut config, least, PickedBy::Text)?;
     let inputs = [Some(&args.engine.model), args.prompts.as_ref(), args.draft_model.as_ref()];

@@ -25,7 +25,7 @@ fn with_models(target: &[u8], draft: &[u8], test: impl FnOnce(&Model, &Model)) {
 
 fn drafting<'m>(target: &Model, draft: &'m Model, n_ctx: usize) -> LlamaDraftModel<'m> {
     let mut model = LlamaDraftModel::new(draft, target, || ControlFlow::Continue(()));
-    model.prepare(n_ctx, &SETTINGS);
+    model.prepare(1, n_ctx, &SETTINGS);
     model
 }
 
@@ -125,7 +125,7 @@ fn texts_beyond_its_context_are_not_predicted() {
         assert_eq!((model.price_ms(&text, &[]), model.predict(&text, &[]).len()), (f64::INFINITY, 0));
         assert_eq!(model.predict(&text[1..], &[]).len(), 8);
         assert_eq!(model.take_failure(), None, "that is no failure");
-        model.prepare(512, &SETTINGS);
+        model.prepare(1, 512, &SETTINGS);
         assert_eq!(model.predict(&text, &[]).len(), 8);
         model.drop_context();
         assert_eq!(model.price_ms(&text, &[]), f64::INFINITY);
@@ -138,7 +138,7 @@ fn an_interrupt_ends_a_prediction_and_nothing_else() {
         let is_interrupted = Cell::new(false);
         let go_on = || if is_interrupted.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let mut model = LlamaDraftModel::new(draft, target, go_on);
-        model.prepare(1024, &SETTINGS);
+        model.prepare(1, 1024, &SETTINGS);
         is_interrupted.set(true);
         assert_eq!(model.predict(&prompt(), &[]), []);
         is_interrupted.set(false);
@@ -153,7 +153,7 @@ fn a_failure_is_reported_once_and_ends_the_predictions() {
         let mut model = drafting(target, draft, 256);
         assert_eq!(model.predict(&prompt(), &[]), []);
         assert_eq!((model.take_failure(), model.take_failure()), (Some(TargetError::NotFinite), None));
-        model.prepare(256, &SETTINGS);
+        model.prepare(1, 256, &SETTINGS);
         assert_eq!((model.price_ms(&prompt(), &[]), model.predict(&prompt(), &[]).len()), (f64::INFINITY, 0));
     });
 }
@@ -165,7 +165,7 @@ fn what_a_draft_model_computes_makes_no_text_inexact() {
         let inexact = Settings { flash_attention: FlashAttention::On, ..SETTINGS };
         exact::reset();
         let mut model = LlamaDraftModel::new(draft, target, || ControlFlow::Continue(()));
-        model.prepare(256, &inexact);
+        model.prepare(1, 256, &inexact);
         assert_eq!(model.predict(&prompt(), &[]).len(), 8);
         let exactness = exact::of_work(&SETTINGS);
         assert_eq!(exactness, exact::of_setup(&SETTINGS), "flash attention of the draft model does not count");

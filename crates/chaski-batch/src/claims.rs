@@ -105,6 +105,10 @@ impl Plan {
         let plan = match Plan::read(disk, output)? {
             Some(plan) => plan,
             None => {
+                // Perhaps the job is merged, and its files are deleted.
+                if disk.read(output).map_err(at(output))?.is_some() {
+                    return Err(LedgerError::Exists(output.to_owned()));
+                }
                 let n_shards = n_shards.unwrap_or_else(|| default_n_shards(key.n_lines));
                 let plan = Plan { n_shards, key: key.clone() };
                 let text = serde_json::to_string(&plan).expect("strings and numbers serialize") + "\n";
@@ -211,9 +215,17 @@ impl Content {
     /// # Errors
     /// When it cannot be read.
     pub fn read(disk: &dyn Disk, output: &Path, shard: Shard, generation: u64) -> Result<Option<Content>, LedgerError> {
-        let path = claim_path(&shard.claimed_output(output, generation));
-        Ok(read_all(disk, &path).map_err(at(&path))?.map(|bytes| Content::of(&bytes)))
+        read(disk, &shard.claimed_output(output, generation))
     }
+}
+
+/// Reads the claim that belongs to the output of one owner; `None` if there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(disk: &dyn Disk, output: &Path) -> Result<Option<Content>, LedgerError> {
+    let path = claim_path(output);
+    Ok(read_all(disk, &path).map_err(at(&path))?.map(|bytes| Content::of(&bytes)))
 }
 
 /// The path of the claim that belongs to an output.
@@ -252,6 +264,25 @@ pub fn journal_of(disk: &dyn Disk, output: &Path, id: &str) -> Result<Option<Pat
         }
     }
     Ok(None)
+}
+
+/// The outputs of the shards that an owner has finished.
+///
+/// # Errors
+/// When a claim cannot be read.
+pub fn finished_by(disk: &dyn Disk, output: &Path, n_shards: u64, id: &str) -> Result<Vec<PathBuf>, LedgerError> {
+    let mut finished = Vec::new();
+    for number in 1..=n_shards {
+        let shard = Shard { number, n_shards };
+        let mut generation = 1;
+        while let Some(content) = Content::read(disk, output, shard, generation)? {
+            if content.end == Some(End::Finished) && content.owner.is_some_and(|owner| owner.id == id) {
+                finished.push(shard.claimed_output(output, generation));
+            }
+            generation += 1;
+        }
+    }
+    Ok(finished)
 }
 
 /// The outputs to merge: one finished generation of each shard, and the number of shards without one.

@@ -47,6 +47,12 @@ pub enum LedgerError {
     /// The plan of a claimed job is incomplete, or not a plan.
     #[error("{0}: not a plan of chaski batch --shard claim, or incomplete")]
     BadPlan(PathBuf),
+    /// A job whose shards are claimed has not begun, but its output exists.
+    #[error("{0}: the file already exists")]
+    Exists(PathBuf),
+    /// The plan of a claimed job was deleted while a process waited for others.
+    #[error("{0}: the file was deleted before all shards were finished")]
+    PlanDeleted(PathBuf),
     /// Another process is writing to the output.
     #[error("{0}: another process is writing to it")]
     Busy(PathBuf),

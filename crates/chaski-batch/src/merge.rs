@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::claims::{self, Plan};
+use crate::claims::{self, End, Plan};
 use crate::disk::Disk;
 use crate::input::shard::Shard;
 use crate::journal::{Difference, Entry, Key, Totals};
@@ -153,6 +153,11 @@ fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), 
     let mut shards: BTreeSet<String> = BTreeSet::new();
     let (mut job, mut active_ms, mut places) = (None::<Key>, 0, Vec::new());
     for (source, path) in parts.iter().enumerate() {
+        let claim = claims::read(disk, path)?;
+        if claim.as_ref().is_some_and(|claim| claim.end != Some(End::Finished)) {
+            // Its owner died or was interrupted; another one finishes the shard.
+            continue;
+        }
         let log = journal_path(path);
         let (journal, _) = read_journal(disk, &log)?.ok_or_else(|| MergeError::NoJournal(path.clone()))?;
         let key = whole(journal.key());
@@ -166,6 +171,10 @@ fn places(disk: &dyn Disk, parts: &[PathBuf]) -> Result<(Key, u64, Vec<Place>), 
             }
         }
         if !shards.insert(shard) {
+            if claim.is_some() {
+                // Two owners have finished the shard. Both have the same lines.
+                continue;
+            }
             return Err(MergeError::Twice(path.clone()));
         }
         if journal.n_left() > 0 {

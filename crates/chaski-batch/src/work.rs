@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::claims::{Claim, Claims, End, Next, Owner, Plan};
+use crate::claims::{self, Claim, Claims, End, Next, Owner, Plan};
 use crate::disk::Disk;
 use crate::engine::{Engine, Event, Progress, Request};
 use crate::input::source::Survey;
 use crate::job::{Job, Output, Prepared};
+use crate::ledger::{LedgerError, journal_path, read_journal};
 use crate::pipeline::{BatchError, Ended, unix_ms};
 
 /// How often a process that waits checks for an interrupt.
@@ -53,7 +54,7 @@ pub struct Facts {
     pub generation: u64,
 }
 
-/// What a process has done.
+/// What a process has done. After an interrupt only `n_shards` and `n_lost` are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     /// Shards of the job.
@@ -91,13 +92,16 @@ pub fn work<S: Shards>(
     let mut claims = Claims::new(disk, output, n_shards, owner);
     let pause = (claims.owner().lease() / LOOKS).min(MAX_PAUSE);
     let renewal = claims.owner().renewal();
-    let (mut done, mut is_waiting) = (Done { n_shards, ..Done::default() }, false);
+    let (mut is_waiting, mut n_lost) = (false, 0);
     while !interrupt.load(Ordering::Relaxed) {
         let claim = match claims.next(&|| start.elapsed()).map_err(BatchError::from)? {
-            Next::Finished => return Ok(done),
+            Next::Finished => return Ok(done(disk, output, n_shards, &claims.owner().id)?),
             Next::Wait(n_shards) => {
                 if !std::mem::replace(&mut is_waiting, true) {
                     shards.waiting(n_shards);
+                }
+                if Plan::read(disk, output).map_err(BatchError::from)?.is_none() {
+                    return Err(BatchError::from(LedgerError::PlanDeleted(Plan::path(output))).into());
                 }
                 wait(pause, interrupt);
                 continue;
@@ -109,13 +113,24 @@ pub fn work<S: Shards>(
         let job = Job { shard: claim.shard(), after_crash, ..job.clone() };
         let Some(ended) = one(disk, &job, survey.clone(), *claim, renewal, shards)? else { continue };
         if ended.is_interrupted {
-            return Ok(Done { n_lost: Some(ended.n_lost), ..done });
+            n_lost = ended.n_lost;
+            break;
         }
-        done.n_own += 1;
-        done.n_ok += ended.progress.totals.n_ok;
-        done.n_failed += ended.progress.totals.n_failed;
     }
-    Ok(Done { n_lost: Some(0), ..done })
+    Ok(Done { n_shards, n_lost: Some(n_lost), ..Done::default() })
+}
+
+/// What an owner has finished, also before its process was started again after a crash.
+fn done(disk: &dyn Disk, output: &Path, n_shards: u64, id: &str) -> Result<Done, BatchError> {
+    let mut done = Done { n_shards, ..Done::default() };
+    for path in claims::finished_by(disk, output, n_shards, id)? {
+        let journal = read_journal(disk, &journal_path(&path))?;
+        let totals = journal.map(|(journal, _)| journal.totals()).unwrap_or_default();
+        done.n_own += 1;
+        done.n_ok += totals.n_ok;
+        done.n_failed += totals.n_failed;
+    }
+    Ok(done)
 }
 
 /// Does one shard; `None` if another process took it over.

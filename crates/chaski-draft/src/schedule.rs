@@ -142,7 +142,11 @@ impl Ledger {
         let Some(of_curve_ms) = of_curve_ms else { return };
         let reference_ms = self.reference_ms(of_curve_ms);
         // An advance has a bound of its own. Counted here, predictions that fail would end the free drafts as well.
-        let draft_ms = if step.asked.advanced_ms > 0.0 { self.draft_ms + step.asked.ms } else { step.draft_ms };
+        // What predictions took beyond their price counts.
+        let draft_ms = match step.asked.advanced_ms > 0.0 {
+            true => (step.draft_ms - step.asked.advanced_ms).max(self.draft_ms + step.asked.ms),
+            false => step.draft_ms,
+        };
         let n_plain = match (step.n_rows, step.asked.n) {
             (1, 0) => 1.0,
             (1, _) => 1.0 + draft_ms / reference_ms,

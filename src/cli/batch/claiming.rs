@@ -57,7 +57,9 @@ impl Work<'_> {
         let settings = *config.settings.at(0);
         let id = std::env::var(OWNER).unwrap_or_else(|_| owner_id());
         let owner = Owner::this_process(id, Duration::from_secs(self.args.lease));
-        let mut one = OneEngine { work: self, config, gguf, interrupt: interrupt.clone(), engine: None };
+        let interrupted = interrupt.clone();
+        let mut one =
+            OneEngine { work: self, config, gguf, interrupt: interrupted, engine: None, has_told_appended: false };
         let done = work(&Files, &self.output, job, n_shards, owner, &interrupt, &mut one)?;
         if let Some(n_lost) = done.n_lost {
             return Err(failures::claims_interrupted(n_lost));
@@ -82,6 +84,8 @@ struct OneEngine<'w> {
     gguf: &'w Gguf,
     interrupt: Arc<AtomicBool>,
     engine: Option<(Lender<Engine>, Arc<Renderer>)>,
+    /// The notice about lines that were added to the input was printed.
+    has_told_appended: bool,
 }
 
 impl Shards for OneEngine<'_> {
@@ -134,7 +138,9 @@ impl OneEngine<'_> {
         let (path, survey) = (prepared.path().to_owned(), prepared.survey().clone());
         let ended = prepared.run(engine.lend(), renderer.clone(), &self.interrupt, &mut show);
         show.clear();
-        tell_appended(&survey, &path);
+        if !std::mem::replace(&mut self.has_told_appended, true) {
+            tell_appended(&survey, &path);
+        }
         Ok(ended?)
     }
 }

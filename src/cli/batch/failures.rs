@@ -41,7 +41,13 @@ impl From<BatchError> for Failure {
 
 /// The failure for an interrupt of a process that claims shards.
 pub(super) fn claims_interrupted(n_lost: usize) -> Failure {
-    lost(n_lost).with_hint("its shard is free for other processes; run the same command again to continue")
+    lost(n_lost).with_hint(format!("its shard is free for other processes; {GOES_ON}"))
+}
+
+/// The failure of a process that claims shards and was ended by `what`.
+pub(super) fn claims_ended(what: &str) -> Failure {
+    let hint = "finished answers are safe, and other processes take over the shard when its lease expires";
+    Failure::new(what).with_hint(format!("{hint}; {GOES_ON}"))
 }
 
 fn lost(n_lost: usize) -> Failure {
@@ -108,6 +114,10 @@ impl From<LedgerError> for Failure {
             LedgerError::OtherKey { .. } => "use the same arguments as before, or give another -o",
             LedgerError::BadPlan(_) => {
                 "if no process is at work on the job, delete the file, and run the command again"
+            }
+            LedgerError::Exists(_) => "if the job is merged already, nothing is left to do; otherwise give another -o",
+            LedgerError::PlanDeleted(_) => {
+                "if the job is merged already, nothing is left to do; otherwise run the same command again"
             }
             LedgerError::Busy(_) => "wait until it is done; --status shows its progress",
             LedgerError::Shortened { .. } => "restore the file; or move it and its journal to start again",

@@ -52,8 +52,7 @@ pub struct BenchArgs {
         value_name = "FILE",
         aliases = ["model-draft", "spec-draft-model"],
         env = "LLAMA_ARG_SPEC_DRAFT_MODEL",
-        hide_env = true,
-        conflicts_with_all = ["curve", "rows", "check"]
+        hide_env = true
     )]
     pub draft_model: Option<PathBuf>,
 

@@ -109,6 +109,15 @@ fn run(n_machines: usize, n_lines: u64, n_shards: u64, fates: Fates) -> Result<(
     let parts = claimed_parts(&disk, output).map_err(|error| error.to_string())?.ok_or("no plan")?;
     merge(&disk, output, &parts, 9).map_err(|error| error.to_string())?;
     let merged = read_all(&disk, output).map_err(|error| error.to_string())?.ok_or("no output")?;
+    // Given the files of all owners, it takes one finished file of each shard.
+    let shards = (1..=n_shards).map(|number| Shard { number, n_shards });
+    let generations = shards.map(|shard| (shard, latest(&disk, output, shard, 0).unwrap().unwrap().0));
+    let all = generations.flat_map(|(shard, n)| (1..=n).map(move |n| shard.claimed_output(Path::new(OUTPUT), n)));
+    let all: Vec<PathBuf> = all.filter(|path| disk.read(path).unwrap().is_some()).collect();
+    let totals = merge(&disk, Path::new("all.jsonl"), &all, 9).map_err(|error| error.to_string())?;
+    if totals.n_done() != n_lines {
+        return Err(format!("{} of {n_lines} lines are merged from all files", totals.n_done()));
+    }
     let owners = |number| latest(&disk, output, Shard { number, n_shards }, 0).unwrap().unwrap().0;
     let n_taken_over = (1..=n_shards).map(|number| owners(number) - 1).sum();
     Ok((String::from_utf8(merged).map_err(|error| error.to_string())?, n_crashes, n_taken_over))

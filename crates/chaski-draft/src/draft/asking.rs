@@ -203,9 +203,11 @@ impl Asking {
         (self.earned, self.advance, self.missed_ms) = (0.0, RESERVE, 0.0);
         (self.has_invested, self.has_failed) = (false, false);
         self.begin_step(TreeLimits::PLAIN);
-        if self.n_predictions > 0 {
-            self.gains.forget();
-        }
+    }
+
+    /// Moves the gains a little back to the expected ones; once per text that has a model.
+    pub(super) fn forget(&mut self) {
+        self.gains.forget();
     }
 
     /// Starts a step.
@@ -233,9 +235,14 @@ impl Asking {
         if self.has_failed || self.limits.token_ms <= 0.0 {
             return None;
         }
+        let p = f64::from(place.p);
+        let (brought_ms, rows_ms) = (self.brought_ms(p, confidence), self.rows_ms(p, confidence));
+        // A model compares texts to find its price, which takes time too.
+        if brought_ms <= rows_ms {
+            return None;
+        }
         let price_ms = model.price_ms(place.text, place.path);
-        let rows_ms = self.rows_ms(f64::from(place.p), confidence);
-        let saved_ms = self.brought_ms(f64::from(place.p), confidence) - price_ms - rows_ms;
+        let saved_ms = brought_ms - price_ms - rows_ms;
         if saved_ms.is_nan() || saved_ms <= 0.0 {
             return None;
         }
@@ -331,5 +338,46 @@ impl Asking {
         let earned = self.earned + brought;
         self.advance += earned.min(0.0);
         self.earned = earned.clamp(0.0, MOST_EARNED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::Drafter as _;
+    use crate::draft::auto::Auto;
+    use crate::draft::draft_model::Assisted;
+    use crate::draft::table::Successor;
+
+    struct Unavailable;
+
+    impl DraftModel for Unavailable {
+        fn price_ms(&self, _text: &[Token], _path: &[Token]) -> f64 {
+            f64::INFINITY
+        }
+
+        fn catch_up_ms(&self, _text: &[Token]) -> f64 {
+            f64::INFINITY
+        }
+
+        fn predict(&mut self, _text: &[Token], _path: &[Token]) -> &[Successor] {
+            &[]
+        }
+    }
+
+    #[test]
+    fn a_model_that_failed_is_tried_again_some_texts_later() {
+        let mut experience = Auto::default().with_draft_model_source().experience();
+        for _ in 0..100 {
+            experience.gains.learn(0.0, 0.0);
+        }
+        assert!(experience.gains.of(0.0) < 0.1 * expected_gain(0));
+        // Each text has a drafter of its own, which starts from what the earlier ones learned.
+        for _ in 0..20 {
+            let mut auto = Auto::new(Auto::sources(None), Some(&experience));
+            Assisted::new(&mut auto, &mut Unavailable).begin(&[]);
+            experience = auto.experience();
+        }
+        assert!(experience.gains.of(0.0) > 0.8 * expected_gain(0));
     }
 }

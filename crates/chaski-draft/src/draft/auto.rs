@@ -153,6 +153,10 @@ impl Auto {
         }
     }
 
+    pub(super) fn forget_gains(&mut self) {
+        self.asking.forget();
+    }
+
     /// How often a draft model was asked.
     #[must_use]
     pub fn n_predictions(&self) -> u64 {

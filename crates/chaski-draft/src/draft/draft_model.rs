@@ -55,6 +55,7 @@ impl<'a> Assisted<'a> {
 
 impl Drafter for Assisted<'_> {
     fn begin(&mut self, prompt: &[Token]) {
+        self.auto.forget_gains();
         self.auto.begin(prompt);
     }
 

@@ -131,10 +131,12 @@ fn predictions_are_spent_whatever_is_verified() {
     let after = credit(&schedule);
     assert_eq!(after.0, before.0);
     assert!((after.1 - (before.1 + LossBudget::INCOME - 0.5)).abs() < 1e-9, "{before:?} {after:?}");
-    // An advance is not counted.
+    // An advance is not counted, but what a prediction takes beyond it is.
     let advanced = Asked { n: 1, ms: 0.0, advanced_ms: 300.0 };
-    schedule.record(&StepRecord { asked: advanced, draft_ms: 500.0, ..step(1, 1, 62.0) });
+    schedule.record(&StepRecord { asked: advanced, draft_ms: 300.0, ..step(1, 1, 62.0) });
     assert!((credit(&schedule).1 - (after.1 + LossBudget::INCOME)).abs() < 1e-9);
+    schedule.record(&StepRecord { asked: advanced, draft_ms: 362.0, ..step(1, 1, 62.0) });
+    assert!((credit(&schedule).1 - (after.1 + 2.0 * LossBudget::INCOME - 1.0)).abs() < 1e-9);
 }
 
 #[test]

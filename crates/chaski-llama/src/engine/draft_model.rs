@@ -28,6 +28,9 @@ const N_SINGLE: usize = 3;
 /// Weight of a new time in a running mean.
 const RATE: f64 = 0.1;
 
+/// A prediction counts at most this many times the mean.
+const MOST_JUMP: f64 = 2.0;
+
 /// Says whether to go on; breaks after an interrupt.
 type GoOn<'m> = dyn Fn() -> ControlFlow<()> + 'm;
 
@@ -72,13 +75,13 @@ impl<'m> LlamaDraftModel<'m> {
         }
     }
 
-    /// Makes sure that there is a context for texts of `n_ctx` tokens, with these settings. After a failure there are
-    /// no predictions; [`LlamaDraftModel::take_failure`] has the reason.
-    pub fn prepare(&mut self, n_ctx: usize, settings: &Settings) {
+    /// Makes sure that there is a context for texts of `n_ctx` tokens after a prompt of `n_prompt`, with these settings.
+    /// After a failure there are no predictions; [`LlamaDraftModel::take_failure`] has the reason.
+    pub fn prepare(&mut self, n_prompt: usize, n_ctx: usize, settings: &Settings) {
         // Beyond its trained length a model predicts noise.
         let n_ctx = n_ctx.min(self.model.n_ctx_train());
         let fits = |context: &Context<'_>| context.session.n_ctx() >= n_ctx && context.settings == *settings;
-        if self.has_failed || self.context.as_ref().is_some_and(fits) {
+        if self.has_failed || n_prompt > n_ctx || self.context.as_ref().is_some_and(fits) {
             return;
         }
         self.drop_context();
@@ -135,9 +138,14 @@ impl<'m> LlamaDraftModel<'m> {
         if n > self.longest(session) {
             return None;
         }
+        let has_token = |token: &Token| token.index() < self.n_vocab;
         let known = session.committed();
         let n_same = known.iter().zip(text.iter().chain(path)).take_while(|(known, wanted)| known == wanted).count();
         let has_prediction = n_same == n && self.n_read == n;
+        // The target may have padding tokens beyond this vocabulary.
+        if !text.iter().chain(path).skip(n_same).all(has_token) {
+            return None;
+        }
         // Without a prediction at hand, at least the last token is decoded.
         let n_kept = if has_prediction { n } else { n_same.min(n - 1) };
         Some(Missing { n_past: n_past.saturating_sub(n_kept), n_new: n - n_kept.max(n_past) })
@@ -237,7 +245,8 @@ impl Pace {
     /// Learns from a decode.
     fn record(&mut self, n_rows: usize, ms: f64) {
         if n_rows == 1 {
-            self.row_ms += RATE * (ms - self.row_ms);
+            // Only predictions correct this price, so an outlier must not end them.
+            self.row_ms += RATE * (ms.min(MOST_JUMP * self.row_ms) - self.row_ms);
         } else {
             self.further_row_ms += RATE * (self.further(n_rows, ms) - self.further_row_ms);
         }

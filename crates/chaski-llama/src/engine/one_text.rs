@@ -192,8 +192,10 @@ impl<'a> OneTextPolicy<'a> {
         if is_cost_aware {
             self.complete_curve(request, session, prompt, length)?;
         }
-        if let (DrafterKind::Auto, Some(draft_model)) = (kind, &mut self.draft_model) {
-            draft_model.prepare(session.n_ctx(), &self.settings);
+        // Without a curve it is not asked.
+        let has_curve = self.curve.plain_ms(session.n_past()).is_some();
+        if let (DrafterKind::Auto, Some(draft_model), true) = (kind, &mut self.draft_model, has_curve) {
+            draft_model.prepare(prompt.len(), session.n_ctx(), &self.settings);
         }
         let max_rows = self.max_rows(length.n_ctx);
         let (drafter, schedule) = self.parts.drafters.make(kind, self.curve.clone(), max_rows, request.alone.learns);
