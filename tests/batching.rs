@@ -215,7 +215,7 @@ fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &Co
                 prompt,
                 max_tokens: request.max_tokens.unwrap(),
                 sampler,
-                form: None,
+                filter: None,
             });
         }
         let mut listener = |said: EmittedToken<'_>| {
@@ -260,6 +260,18 @@ fn a_common_beginning_is_read_once() {
     assert!(n_read < longest + 12 * 32, "{n_read} tokens read for prompts of {longest}");
     let cold = answers.values().filter(|answer| answer.stats.n_cached == 0).count();
     assert_eq!(cold, 1);
+}
+
+#[test]
+fn a_slow_client_loses_no_common_beginning() {
+    let fixture = Fixture::new(&tiny::tiny_llama(3));
+    let shared = "the sun in the water and ".repeat(20);
+    let engine = fixture.engine(Some(4), None);
+    for id in 0..4 {
+        // Each request comes when the one before is answered.
+        let (answers, _) = answer_all(&engine, &[request(id, &format!("{shared} number {id}"), 8)]);
+        assert_eq!(answers[&id].stats.n_cached == 0, id == 0);
+    }
 }
 
 /// A job whose lines share a prefix, and a later job with the same prefix.

@@ -155,11 +155,11 @@ pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> 
 
 fn tell_unusable(error: &DrafterFileError) {
     let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-    let told = match error {
+    let message = match error {
         DrafterFileError::Io { path, source } => Failure::io(path, source).message().to_owned(),
         _ => error.to_string(),
     };
-    stderr_line(&format!("notice: {told}; drafting continues without it{hint}"));
+    stderr_line(&format!("notice: {message}; drafting continues without it{hint}"));
 }
 
 /// Cache folder, for files that can be regenerated.

@@ -43,8 +43,8 @@ impl EventLines {
     ///
     /// # Errors
     /// If stdout fails.
-    pub fn tell(&mut self, told: &AnswerEvent<'_>) -> Result<(), Failure> {
-        let line = match *told {
+    pub fn write(&mut self, event: &AnswerEvent<'_>) -> Result<(), Failure> {
+        let line = match *event {
             AnswerEvent::Prefill(processed, total) => {
                 let cache = *self.n_cached.get_or_insert(processed);
                 Line::Prompt {

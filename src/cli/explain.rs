@@ -10,7 +10,7 @@ const N_OTHERS: usize = 3;
 
 /// A plain step as one line; a drafted step as a line, the widths considered, and the tree.
 #[must_use]
-pub fn told(step: &StepReport) -> String {
+pub fn describe(step: &StepReport) -> String {
     let choice = &step.choice;
     let said = step.emitted.iter().map(|bytes| quoted(bytes)).collect::<Vec<_>>().join(" ");
     let mut out = format!("step at {}: {said}: ", step.n_past);
@@ -112,7 +112,7 @@ mod tests {
         let choice = Explanation { n_rows: 3, reason: Reason::Pays, widths, least_gain: 1.02 };
         let step = StepReport { n_past: 57, emitted: vec![b" a".to_vec(), b"b".to_vec()], nodes, choice };
         assert_eq!(
-            told(&step),
+            describe(&step),
             "step at 57: \" a\" \"b\": 3 rows, accepted 1 of 2, drafted 3: most tokens per time\n  \
              * 3 rows: 2.70 tokens in 1.73 steps, 1.56x\n    \
              4 rows: 2.80 tokens in 2.25 steps, 1.24x, over the loss budget\n    \
@@ -128,11 +128,11 @@ mod tests {
         let choice = |reason| Explanation { n_rows: 1, reason, widths: Vec::new(), least_gain: 1.04 };
         let step = |choice| StepReport { n_past: 8, emitted: vec![b"x".to_vec()], nodes: Vec::new(), choice };
         let expected = "step at 8: \"x\": plain decoding: the loss budget is used up";
-        assert_eq!(told(&step(choice(Reason::BudgetUsedUp))), expected);
+        assert_eq!(describe(&step(choice(Reason::BudgetUsedUp))), expected);
         let widths = vec![width(2, 1.3, 1.55, Verdict::NoBetter)];
         let expected = "step at 8: \"x\": plain decoding: no draft is expected to be 4% faster than plain decoding; \
                         2 rows: 1.30 tokens in 1.55 steps, 0.84x";
-        assert_eq!(told(&step(Explanation { widths, ..choice(Reason::TooLittleGain) })), expected);
+        assert_eq!(describe(&step(Explanation { widths, ..choice(Reason::TooLittleGain) })), expected);
     }
 
     #[test]

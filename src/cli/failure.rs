@@ -135,8 +135,8 @@ impl Failure {
     /// Adds the environment variables that gave the flags their values.
     #[must_use]
     pub fn with_variables(mut self, variables: &Variables) -> Failure {
-        for told in self.flags.iter().filter_map(|flag| variables.told(flag)) {
-            self.message += &format!(" ({told})");
+        for origin in self.flags.iter().filter_map(|flag| variables.origin(flag)) {
+            self.message += &format!(" ({origin})");
         }
         self
     }

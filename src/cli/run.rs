@@ -349,7 +349,7 @@ fn follow(
                 bars.clear();
                 tell(AnswerEvent::Text(&piece))?;
             }
-            Event::Step(step) => bars.suspend(|| stderr_line(&explain::told(&step))),
+            Event::Step(step) => bars.suspend(|| stderr_line(&explain::describe(&step))),
             Event::Notice { text, .. } => bars.suspend(|| stderr_line(&format!("notice: {text}"))),
             Event::Done(answer) => {
                 bars.clear();

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 /// Characters of a value that a message shows: a template can be long.
-const MAX_TOLD: usize = 80;
+const MAX_SHOWN: usize = 80;
 
 /// A flag whose value comes from an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ impl Variables {
 
     /// `NAME=VALUE` of the variable that gave a flag its value.
     #[must_use]
-    pub fn told(&self, flag: &str) -> Option<String> {
+    pub fn origin(&self, flag: &str) -> Option<String> {
         let Variable { name, value, .. } = self.0.iter().find(|variable| variable.flag == flag)?;
         let line = value.lines().next().unwrap_or_default();
-        let start: String = line.chars().take(MAX_TOLD).collect();
+        let start: String = line.chars().take(MAX_SHOWN).collect();
         Some(format!("{name}={start}{}", if start == *value { "" } else { "..." }))
     }
 }

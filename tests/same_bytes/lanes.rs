@@ -128,7 +128,7 @@ pub(super) fn side_by_side(
             let Line { prompt, sampling, n_tokens, .. } = &lines[id];
             let sampler = sampler(sampling, model, prompt);
             let (prompt, max_tokens) = (prompt.clone(), *n_tokens);
-            batcher.admit(Text { id: id as u64, prompt, max_tokens, sampler, form: None });
+            batcher.admit(Text { id: id as u64, prompt, max_tokens, sampler, filter: None });
         }
         let mut listener = |said: EmittedToken<'_>| {
             let id = said.id as usize;

@@ -49,12 +49,12 @@ pub enum Constraint {
     Grammar(String),
     /// A text that this regular expression matches as a whole.
     Regex(String),
-    /// Free thinking, followed by a text of the inner form.
+    /// Free thinking, followed by a text of the inner constraint.
     AfterThinking {
         /// Whether the prompt has already opened the thinking block; if not, the model may open it.
         is_open: bool,
-        /// The form after the block.
-        form: Box<Constraint>,
+        /// The constraint after the block.
+        constraint: Box<Constraint>,
     },
 }
 
@@ -81,8 +81,10 @@ impl Constraint {
     #[must_use]
     pub fn after(self, opening: Opening, is_unwanted: bool) -> Constraint {
         match opening {
-            Opening::Open => Constraint::AfterThinking { is_open: true, form: Box::new(self) },
-            Opening::Possible if !is_unwanted => Constraint::AfterThinking { is_open: false, form: Box::new(self) },
+            Opening::Open => Constraint::AfterThinking { is_open: true, constraint: Box::new(self) },
+            Opening::Possible if !is_unwanted => {
+                Constraint::AfterThinking { is_open: false, constraint: Box::new(self) }
+            }
             Opening::Possible | Opening::Never => self,
         }
     }
@@ -94,7 +96,7 @@ impl Constraint {
             Constraint::JsonObject | Constraint::JsonSchema(_) => "the JSON schema",
             Constraint::Grammar(_) => "the grammar",
             Constraint::Regex(_) => "the regular expression",
-            Constraint::AfterThinking { form, .. } => form.what(),
+            Constraint::AfterThinking { constraint, .. } => constraint.what(),
         }
     }
 
@@ -102,10 +104,10 @@ impl Constraint {
         StructureError { what: self.what(), reason }
     }
 
-    /// The source text of the form.
+    /// The source text of the constraint.
     fn source(&self) -> &str {
         match self {
-            Constraint::AfterThinking { form, .. } => form.source(),
+            Constraint::AfterThinking { constraint, .. } => constraint.source(),
             Constraint::JsonObject => r#"{"type":"object"}"#,
             Constraint::JsonSchema(source) | Constraint::Grammar(source) | Constraint::Regex(source) => source,
         }
@@ -124,7 +126,7 @@ impl Constraint {
                 Ok(text(TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(|error| error.to_string())?)))
             }
             Constraint::Regex(_) => Ok(text(TopLevelGrammar::from_regex(whole(source)))),
-            Constraint::AfterThinking { form, .. } => form.grammar(),
+            Constraint::AfterThinking { constraint, .. } => constraint.grammar(),
         }
     }
 }

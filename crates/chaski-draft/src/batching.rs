@@ -41,7 +41,7 @@ pub struct Text {
     /// Chooses the tokens.
     pub sampler: Box<dyn Sampler>,
     /// Restricts its drafts to the output format.
-    pub form: Option<Box<dyn DraftFilter>>,
+    pub filter: Option<Box<dyn DraftFilter>>,
 }
 
 /// An emitted token.

@@ -37,7 +37,7 @@ impl Logprobs {
 pub(super) struct LogprobsOf<'a> {
     pub(super) model: &'a Model,
     pub(super) logprobs: Logprobs,
-    pub(super) told: Vec<TokenLogprob>,
+    pub(super) found: Vec<TokenLogprob>,
 }
 
 impl Observer for LogprobsOf<'_> {
@@ -45,7 +45,7 @@ impl Observer for LogprobsOf<'_> {
         // Each token was chosen from the row of the node before it.
         let emitted = step.context[step.from..].iter().zip(step.path).filter(|(token, _)| !self.model.is_end(**token));
         for (&token, &node) in emitted {
-            self.told.extend(self.logprobs.of(token, step.verified.target.logits(node), self.model));
+            self.found.extend(self.logprobs.of(token, step.verified.target.logits(node), self.model));
         }
     }
 }

@@ -176,7 +176,7 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
             }
         }
     }
-    let told = |error: clap::Error| {
+    let reason = |error: clap::Error| {
         // Only clap's first line says what is wrong; the rest is about the command line.
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
@@ -189,8 +189,8 @@ fn parse(given: &Given, defaults: &Given) -> Result<(ArgMatches, SettingArgs), F
             _ => failure,
         }
     };
-    let matches = command.clone().try_get_matches_from(words).map_err(told)?;
-    let args = SettingArgs::from_arg_matches(&matches).map_err(told)?;
+    let matches = command.clone().try_get_matches_from(words).map_err(reason)?;
+    let args = SettingArgs::from_arg_matches(&matches).map_err(reason)?;
     Ok((matches, args))
 }
 

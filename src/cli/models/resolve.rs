@@ -42,7 +42,7 @@ fn is_path(model: &Path) -> bool {
 }
 
 fn ambiguous(name: &str, several: &[&Found]) -> Failure {
-    let told: Vec<String> = several
+    let names: Vec<String> = several
         .iter()
         .take(N_TOLD)
         .map(|found| format!("{} ({})", clean(&found.name), clean(&found.path.to_string_lossy())))
@@ -52,7 +52,7 @@ fn ambiguous(name: &str, several: &[&Found]) -> Failure {
     Failure::usage(format!(
         "{name}: {} models have names that start like this: {}{more}",
         several.len(),
-        told.join(", ")
+        names.join(", ")
     ))
     .with_hint("give more of the name, or the path of the file")
 }

@@ -54,9 +54,9 @@ impl AnswerOutput {
     }
 
     /// Handles one event of the job.
-    pub(super) fn take(&mut self, told: &AnswerEvent<'_>) -> Result<(), Failure> {
-        let AnswerEvent::Text(piece) = told else {
-            return self.events.as_mut().map_or(Ok(()), |events| events.tell(told));
+    pub(super) fn take(&mut self, event: &AnswerEvent<'_>) -> Result<(), Failure> {
+        let AnswerEvent::Text(piece) = event else {
+            return self.events.as_mut().map_or(Ok(()), |events| events.write(event));
         };
         let mut parts = Vec::new();
         self.splitter.push(piece, |part, text| parts.push((part, text.to_owned())));
@@ -89,8 +89,8 @@ impl AnswerOutput {
             Part::Answer => self.said.text.push_str(text),
         }
         if let Some(events) = &mut self.events {
-            let told = if part == Part::Thinking { AnswerEvent::Thinking(text) } else { AnswerEvent::Text(text) };
-            return events.tell(&told);
+            let event = if part == Part::Thinking { AnswerEvent::Thinking(text) } else { AnswerEvent::Text(text) };
+            return events.write(&event);
         }
         if self.is_late { Ok(()) } else { self.show(part, text) }
     }

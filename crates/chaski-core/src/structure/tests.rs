@@ -350,7 +350,7 @@ fn issue_13_2_reasons_name_the_place_in_the_schemas_words() {
     assert!(error(&" ".repeat(MAX_BYTES + 5)).contains("it has 65541 bytes; the limit is 65536"));
 }
 fn after_thinking(is_open: bool) -> Constraint {
-    Constraint::AfterThinking { is_open, form: Box::new(schema()) }
+    Constraint::AfterThinking { is_open, constraint: Box::new(schema()) }
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn issue_13_6_thinking_comes_before_the_form() {
     let (own, blank) = (with("<think>hm</think>\n"), with("<think></think>"));
     check(&after_thinking(false), &[json, &own, &blank], &["<think>hm", "hm", &bare, &with("<thin"), &with("\n")]);
     assert!(after_thinking(true).check().is_ok());
-    let broken = Constraint::AfterThinking { is_open: true, form: Box::new(Constraint::Regex("(".to_owned())) };
+    let broken = Constraint::AfterThinking { is_open: true, constraint: Box::new(Constraint::Regex("(".to_owned())) };
     assert!(broken.check().unwrap_err().to_string().starts_with("the regular expression"));
 }
 

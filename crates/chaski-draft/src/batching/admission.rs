@@ -12,7 +12,7 @@ impl<S: BatchTarget> Batcher<S> {
     /// # Panics
     /// If no lane is free, or the prompt is empty or does not fit.
     pub fn admit(&mut self, text: Text) {
-        let Text { id, prompt, max_tokens, sampler, form } = text;
+        let Text { id, prompt, max_tokens, sampler, filter } = text;
         let lane_id = self.lanes.iter().position(|lane| lane.work.is_none()).expect("a lane is free");
         let n_ctx = self.target.n_ctx();
         assert!((1..n_ctx).contains(&prompt.len()), "a prompt of {} tokens in {n_ctx} positions", prompt.len());
@@ -34,8 +34,8 @@ impl<S: BatchTarget> Batcher<S> {
             }),
             text: prompt,
         };
-        if let (Some(drafting), Some(form)) = (&mut self.drafting, form) {
-            drafting.set_filter(lane_id, form);
+        if let (Some(drafting), Some(filter)) = (&mut self.drafting, filter) {
+            drafting.set_filter(lane_id, filter);
         }
         self.n_admitted += 1;
     }

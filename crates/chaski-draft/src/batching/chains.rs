@@ -71,9 +71,9 @@ impl Drafting {
         Drafting { lanes: (0..n_lanes).map(lane).collect(), auto }
     }
 
-    /// Restricts the drafts of this lane to `form` until its text ends.
-    pub(super) fn set_filter(&mut self, lane: usize, form: Box<dyn DraftFilter>) {
-        self.lanes[lane].timeline.set_filter(form);
+    /// Restricts the drafts of this lane to `filter` until its text ends.
+    pub(super) fn set_filter(&mut self, lane: usize, filter: Box<dyn DraftFilter>) {
+        self.lanes[lane].timeline.set_filter(filter);
     }
 
     /// A chain of at most `max_depth` tokens that may follow `text` in this lane.

@@ -119,7 +119,7 @@ fn together(
                 prompt: prompt(id as usize, asked),
                 max_tokens,
                 sampler: sampler(id),
-                form: None,
+                filter: None,
             });
         }
         delay += 1;

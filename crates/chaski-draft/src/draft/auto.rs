@@ -29,7 +29,7 @@ pub struct Timeline {
     /// See [`Auto::estimates`].
     estimates: Vec<f32>,
     /// See [`Auto::set_filter`].
-    form: Option<Box<dyn DraftFilter>>,
+    filter: Option<Box<dyn DraftFilter>>,
 }
 
 impl Timeline {
@@ -47,13 +47,13 @@ impl Timeline {
 
     /// Starts a new text.
     pub fn begin(&mut self) {
-        self.form = None;
+        self.filter = None;
         self.sources.iter_mut().for_each(|source| source.begin());
     }
 
-    /// Restricts the drafts of this text to `form`, until a new text begins.
-    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
-        self.form = Some(form);
+    /// Restricts the drafts of this text to `filter`, until a new text begins.
+    pub fn set_filter(&mut self, filter: Box<dyn DraftFilter>) {
+        self.filter = Some(filter);
     }
 
     /// Learns that `token` followed `text`, for tokens emitted without a draft.
@@ -69,7 +69,7 @@ pub struct Auto {
     calibrator: Calibrator,
     /// The estimates of the newest draft before calibration.
     estimates: Vec<f32>,
-    form: Option<Box<dyn DraftFilter>>,
+    filter: Option<Box<dyn DraftFilter>>,
     search: Search,
     top_k: TopK,
     /// Per source, its proposals; kept between calls to reuse the memory.
@@ -117,7 +117,7 @@ impl Auto {
             calibrator,
             asking: Asking::new(gains),
             estimates: Vec::new(),
-            form: None,
+            filter: None,
             search: Search::BestFirst,
             top_k: TopK::default(),
             proposals: vec![Vec::new(); sources.len()],
@@ -173,12 +173,12 @@ impl Auto {
     pub fn exchange(&mut self, timeline: &mut Timeline) {
         std::mem::swap(&mut self.sources, &mut timeline.sources);
         std::mem::swap(&mut self.estimates, &mut timeline.estimates);
-        std::mem::swap(&mut self.form, &mut timeline.form);
+        std::mem::swap(&mut self.filter, &mut timeline.filter);
     }
 
-    /// Restricts the drafts of the current text to `form`.
-    pub fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
-        self.form = Some(form);
+    /// Restricts the drafts of the current text to `filter`.
+    pub fn set_filter(&mut self, filter: Box<dyn DraftFilter>) {
+        self.filter = Some(filter);
     }
 
     /// What the drafter has learned so far.
@@ -212,8 +212,8 @@ impl Auto {
             propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
             let mut mix = |proposals: &[Vec<Candidate>], children: &mut Vec<(Token, f32)>| {
                 self.mixer.mix(proposals, children);
-                if let Some(form) = &mut self.form {
-                    form.narrow(context, path, children);
+                if let Some(filter) = &mut self.filter {
+                    filter.narrow(context, path, children);
                 }
             };
             mix(&self.proposals, children);

@@ -47,10 +47,10 @@ impl Active {
         }
     }
 
-    /// Restricts drafts to `form`. Other drafters do not support that; the sampler rejects their invalid tokens.
-    pub(super) fn set_filter(&mut self, form: Box<dyn DraftFilter>) {
+    /// Restricts drafts to `filter`. Other drafters do not support that; the sampler rejects their invalid tokens.
+    pub(super) fn set_filter(&mut self, filter: Box<dyn DraftFilter>) {
         if let Active::Auto(auto) = self {
-            auto.set_filter(form);
+            auto.set_filter(filter);
         }
     }
 }

@@ -81,14 +81,14 @@ pub(super) fn compare(
     for &shape in shapes {
         let (found, n_same) = force(target, prompt, &plain, shape, progress)?;
         n_same_bits.push(n_same);
-        let told = found.into_iter().map(|(position, token, batch_margin)| Difference {
+        let differing = found.into_iter().map(|(position, token, batch_margin)| Difference {
             position,
             plain: spelled(plain[position].token),
             batch: spelled(token),
             plain_margin: plain[position].margin,
             batch_margin,
         });
-        differences.push(told.collect());
+        differences.push(differing.collect());
     }
     let exactness = exact::of_work(settings);
     Ok(Forced { n_positions: plain.len(), n_same_bits, differences, exactness })

@@ -170,7 +170,7 @@ impl<'a> ManyTextsPolicy<'a> {
     ) -> Result<(), Failure> {
         let n_ctx = batcher.n_positions();
         let clock = WallClock(Instant::now());
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         if let (Some(shared_prefixes), Some(first), Some(second)) =
             (&mut shared_prefixes, self.ready.front(), self.ready.get(1))
         {
@@ -197,15 +197,20 @@ impl<'a> ManyTextsPolicy<'a> {
                 }
             }
             if batcher.n_working() == 0 {
-                break;
+                // The context stays while the client is slow: the next texts may share what its lanes hold.
+                self.parts.send(Event::Progress(self.progress(&batcher)));
+                if !self.ready.is_empty() || !self.wait(tasks)? {
+                    break;
+                }
+                continue;
             }
             if self.step(&mut batcher, &clock)?
                 && let Some(shared_prefixes) = &mut shared_prefixes
             {
                 shared_prefixes.keep(&mut batcher).unwrap_or_else(|notice| self.parts.notice(&notice));
             }
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
+            if reported.elapsed() >= PROGRESS_EVERY {
+                reported = Instant::now();
                 self.parts.send(Event::Progress(self.progress(&batcher)));
             }
         }
@@ -295,7 +300,7 @@ impl<'a> ManyTextsPolicy<'a> {
         }
         let answering = Answering::new(&request, n_prompt, assembler, at_limit);
         self.n_prepared += 1;
-        let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, form: filter };
+        let text = Text { id: self.n_prepared, prompt, max_tokens, sampler, filter };
         Ok(Ready { text, answering, n_needed: n_prompt + max_tokens })
     }
 

@@ -130,7 +130,7 @@ impl<'a> OneTextPolicy<'a> {
             }
         };
         let mut said = Said { model, outbox, assembler, text: String::new(), end: None };
-        let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), told: Vec::new() });
+        let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), found: Vec::new() });
         let recorder = request.alone.record.then(Recorder::default);
         let explainer = request.alone.explain.then_some(Explainer { model, outbox });
         let mut observers = ((recorder, explainer), logprobs);
@@ -173,7 +173,7 @@ impl<'a> OneTextPolicy<'a> {
             reasoning: None,
             end,
             stats,
-            logprobs: logprobs.map(|of| of.told).unwrap_or_default(),
+            logprobs: logprobs.map(|of| of.found).unwrap_or_default(),
             details: Some(Box::new(details)),
         })
     }

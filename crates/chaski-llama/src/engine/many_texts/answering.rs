@@ -19,7 +19,7 @@ pub(super) struct Answering {
     text: String,
     logprobs: Option<Logprobs>,
     n_top: Option<usize>,
-    told: Vec<TokenLogprob>,
+    tokens: Vec<TokenLogprob>,
     /// How the answer ends if it reaches its token limit.
     at_limit: End,
     placed: Instant,
@@ -37,7 +37,7 @@ impl Answering {
             text: String::new(),
             logprobs: request.n_logprobs.map(Logprobs::new),
             n_top: request.n_top,
-            told: Vec::new(),
+            tokens: Vec::new(),
             placed: Instant::now(),
             first: None,
         }
@@ -72,7 +72,7 @@ impl Answering {
         }
         self.text.push_str(self.assembler.push(&model.bytes(said.token)));
         if let Some(logprobs) = &mut self.logprobs {
-            self.told.extend(logprobs.of(said.token, said.logits, model));
+            self.tokens.extend(logprobs.of(said.token, said.logits, model));
         }
         if self.assembler.stopped().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -102,7 +102,7 @@ impl Answering {
             reasoning: None,
             end,
             stats,
-            logprobs: self.told,
+            logprobs: self.tokens,
             details: None,
         }))
     }
