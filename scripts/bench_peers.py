@@ -42,7 +42,11 @@ SERVER_MODES = {
     "ngram-cache": ["--spec-type", "ngram-cache"],
     "draft-simple": ["--spec-type", "draft-simple"],
 }
-CHASKI_MODES = ("none", "auto")
+# "auto-md" is auto with the draft model.
+CHASKI_MODES = ("none", "auto", "auto-md")
+
+# Modes that need a second model.
+DRAFT_MODEL_MODES = ("draft-simple", "auto-md")
 
 
 def say(line):
@@ -124,13 +128,14 @@ class Server:
             self.process.wait()
 
 
-def chaski_answers(options, modes, prompt, folder):
-    """chaski's answers to one prompt, with plain decoding and with the chosen drafters."""
+def chaski_answers(options, mode, prompt, folder):
+    """chaski's answers to one prompt: plain, and in `mode`."""
     prompts, raw = Path(folder, "prompt.jsonl"), Path(folder, "raw.jsonl")
     prompts.write_text(json.dumps(prompt) + "\n", encoding="utf-8")
-    drafters = ",".join(mode for mode in modes if mode in CHASKI_MODES)
     command = [options.chaski, "bench", "-m", options.model, "-t", str(options.threads), "-n", str(options.n_predict),
-               "-r", "1", "--prompts", str(prompts), "--drafters", drafters, "--raw-output", str(raw)]
+               "-r", "1", "--prompts", str(prompts), "--drafters", mode.removesuffix("-md"), "--raw-output", str(raw)]
+    if mode == "auto-md":
+        command += ["--draft-model", options.draft_model]
     ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if ran.returncode != 0:
         raise Failure(f"chaski bench failed: {ran.stderr.strip()}")
@@ -138,7 +143,7 @@ def chaski_answers(options, modes, prompt, folder):
         for record in map(json.loads, lines):
             timings = record["timings"]
             yield {
-                "mode": record["drafter"],
+                "mode": "none" if record["drafter"] == "none" else mode,
                 "tokens": record["tokens"],
                 "prompt_tokens": timings["prompt_n"] + timings["cache_n"],
                 "rate": timings["predicted_per_second"],
@@ -169,8 +174,10 @@ def measure(options, servers, prompts, folder, setup, raw):
         for repetition in range(options.repetitions):
             say(f"{number}/{len(prompts)}: {prompt['id']}" + (f", again ({repetition})" if repetition else ""))
             turns = [lambda server=server: [server.answer(rendered, options.n_predict)] for server in servers]
-            if any(mode in CHASKI_MODES for mode in options.modes):
-                turns.append(lambda: chaski_answers(options, options.modes, prompt, folder))
+            ours = [mode for mode in options.modes if mode in CHASKI_MODES]
+            # `chaski bench` measures plain decoding beside every drafter.
+            for mode in [mode for mode in ours if mode != "none"] or ours:
+                turns.append(lambda mode=mode: list(chaski_answers(options, mode, prompt, folder)))
             first = repetition % len(turns)
             answers = [answer for turn in turns[first:] + turns[:first] for answer in turn()]
             lengths = {answer["prompt_tokens"] for answer in answers}
@@ -185,7 +192,10 @@ def measure(options, servers, prompts, folder, setup, raw):
 
 def speedups(records, mode, baseline):
     """The median speedup of each prompt over its repetitions."""
-    by_key = {(r["id"], r["repetition"], r["mode"]): r["rate"] for r in records}
+    rates = {}
+    for r in records:
+        rates.setdefault((r["id"], r["repetition"], r["mode"]), []).append(r["rate"])
+    by_key = {key: statistics.mean(values) for key, values in rates.items()}
     ratios = {}
     for (prompt, repetition, of), rate in by_key.items():
         base = by_key.get((prompt, repetition, baseline), math.nan)
@@ -264,13 +274,13 @@ def parse(arguments):
     parser.add_argument("--raw-output", default=os.devnull)
     options = parser.parse_args(arguments)
     all_modes = [*SERVER_MODES, *CHASKI_MODES]
-    without = [] if options.draft_model else ["draft-simple"]
+    without = [] if options.draft_model else DRAFT_MODEL_MODES
     options.modes = options.modes or [mode for mode in all_modes if mode not in without]
     for mode in options.modes:
         if mode not in all_modes:
             raise Failure(f"there is no mode {mode}", f"there are {', '.join(all_modes)}")
         if mode in without:
-            raise Failure("draft-simple needs a second model", "--draft-model qwen2.5-coder-0.5b-instruct")
+            raise Failure(f"{mode} needs a second model", "--draft-model qwen2.5-coder-0.5b-instruct")
     if min(options.n_predict, options.repetitions, options.threads, options.ctx_size) < 1:
         raise Failure("-n, -r, -t and -c must be more than 0")
     return options

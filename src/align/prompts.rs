@@ -1,7 +1,8 @@
 //! Generates prompts of the eight kinds of `chaski bench` from a table of forms and fillings. The same seed gives the
 //! same prompts in the same order, and no prompt twice.
 //!
-//! No prompt may equal or paraphrase one of `bench/prompts.jsonl`, because those are held out for measuring.
+//! No prompt may equal or paraphrase one of `bench/prompts.jsonl` or `bench/fresh-prompts.jsonl`, because those are held out
+//! for measuring.
 
 use std::collections::BTreeSet;
 
@@ -145,7 +146,8 @@ mod tests {
 
     use super::*;
 
-    const HELD_OUT: &str = include_str!("../../bench/prompts.jsonl");
+    const HELD_OUT: [&str; 2] =
+        [include_str!("../../bench/prompts.jsonl"), include_str!("../../bench/fresh-prompts.jsonl")];
 
     /// Length of a run of words that two unrelated texts do not share.
     const N_WORDS: usize = 6;
@@ -194,11 +196,12 @@ mod tests {
     #[test]
     fn no_prompt_for_measuring_is_among_them() {
         let held_out: BTreeSet<String> = HELD_OUT
-            .lines()
+            .iter()
+            .flat_map(|prompts| prompts.lines())
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
             .flat_map(|line| runs(line["prompt"].as_str().unwrap()))
             .collect();
-        assert!(held_out.len() > 1000);
+        assert!(held_out.len() > 2000);
         for prompt in Prompts::new(4).take(8000) {
             let shared = runs(&prompt.text).into_iter().find(|run| held_out.contains(run));
             assert_eq!(shared, None, "{}", prompt.text);
