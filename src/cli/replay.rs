@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::search::Search;
 use crate::draft::{Drafter, NoDraft, Source};
-use crate::replay::score::{Score, replay as replay_one};
+use crate::replay::predictions::Predictions;
+use crate::replay::score::{Score, replay as replay_one, replay_with_source};
 use crate::replay::trace::Trace;
 use crate::replay::train::train;
 use crate::schedule::Schedule;
@@ -55,6 +57,18 @@ pub struct ReplayArgs {
     /// Keep what a drafter learns from one trace for the next
     #[arg(long)]
     pub keep: bool,
+
+    /// Also replay `auto` with a source that has a price, such as a draft model; its recorded predictions
+    ///
+    /// JSON lines, one per trace: `{"id":"code-1","model":"NAME","n_depths":1,"rows":[[[[TOKEN,P],...]],...]}`. For each
+    /// token of the answer and each depth, a row has the predicted tokens, likeliest first.
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
+
+    /// Time of a prediction as a share of a plain step (repeatable)
+    #[arg(long, value_name = "SHARE", value_delimiter = ',', value_parser = parse_price, requires = "predictions",
+          default_values_t = [0.1])]
+    pub price: Vec<f64>,
 
     /// Print how well predicted and actual acceptance agree
     #[arg(long)]
@@ -101,7 +115,35 @@ const LAPTOP: &str = "1:62,2:96,4:107,5:139.5,8:191,12:238.7,16:229,32:415,64:72
 /// A drafter with its name.
 struct Contender {
     name: String,
-    make: Box<dyn Fn() -> Box<dyn Drafter>>,
+    make: Box<dyn Fn() -> Player>,
+}
+
+enum Player {
+    Alone(Box<dyn Drafter>),
+    /// With the predictions of a source, by the id of the trace, and the price of one.
+    Assisted(Box<Auto>, Rc<BTreeMap<String, Predictions>>, f64),
+}
+
+impl Player {
+    fn replay(
+        &mut self,
+        trace: &Trace,
+        curve: &CostCurve,
+        schedule: Schedule,
+        clock: &WallClock,
+    ) -> Result<Score, Failure> {
+        let score = match self {
+            Player::Alone(drafter) => replay_one(trace, curve, drafter.as_mut(), schedule, clock),
+            Player::Assisted(auto, predictions, price) => {
+                let own = predictions.get(&trace.id).ok_or_else(|| {
+                    Failure::new(format!("there are no predictions for the trace {}", trace.id))
+                        .with_hint("--predictions needs a line for each trace")
+                })?;
+                replay_with_source(trace, curve, auto, (own, *price), schedule, clock)
+            }
+        };
+        score.map_err(|error| Failure::new(format!("{}: {error}", trace.id)))
+    }
 }
 
 /// One drafter under one curve: a row of the table.
@@ -120,6 +162,8 @@ struct Row {
     n_expected: f64,
     /// Drafting time per step, in microseconds.
     draft_us: f64,
+    /// Predictions of the source with a price, per token.
+    predictions_per_token: f64,
     /// Mean log loss per verified node.
     log_loss: f64,
     calibration: Vec<[f64; 3]>,
@@ -199,6 +243,9 @@ fn read_traces(paths: &[PathBuf]) -> Result<Vec<Trace>, Failure> {
 
 fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock) -> Result<Vec<Contender>, Failure> {
     let mut contenders: Vec<Contender> = args.drafters.iter().map(|&kind| contender(kind, base.clone())).collect();
+    if let Some(path) = &args.predictions {
+        contenders.extend(assisted(path, &args.price, base.as_ref())?);
+    }
     if !args.ablation.is_empty() {
         let training = read_traces(&args.ablation)?;
         let names: Vec<&str> = Auto::sources(base.clone()).iter().map(|source| source.name()).collect();
@@ -210,19 +257,41 @@ fn contenders(args: &ReplayArgs, base: Option<Arc<dyn Base>>, clock: &WallClock)
             };
             let state = train(&training, &sources, clock).map_err(failed)?;
             let name = left_out.map_or("trained on these".to_owned(), |name| format!("without {name}"));
-            contenders.push(Contender { name, make: Box::new(move || Box::new(Auto::new(sources(), Some(&state)))) });
+            contenders.push(Contender { name, make: Box::new(move || alone(Auto::new(sources(), Some(&state)))) });
         }
     }
     Ok(contenders)
 }
 
+fn alone(drafter: impl Drafter + 'static) -> Player {
+    Player::Alone(Box::new(drafter))
+}
+
+/// `auto` with the predictions of a file, at each price.
+fn assisted(path: &Path, prices: &[f64], base: Option<&Arc<dyn Base>>) -> Result<Vec<Contender>, Failure> {
+    let text = read_file(path, u64::MAX, "a file of predictions")?;
+    let all = Predictions::parse_all(&text).map_err(|error| {
+        Failure::new(format!("{}: {error}", path.display())).with_hint("the format is in chaski drafter replay --help")
+    })?;
+    let model = all.first().map(|one| one.model.clone());
+    let model = model.ok_or_else(|| failed(format!("{}: the file contains no predictions", path.display())))?;
+    let all = Rc::new(all.into_iter().map(|one| (one.id.clone(), one)).collect::<BTreeMap<_, _>>());
+    let contender = |&price: &f64| {
+        let (base, all) = (base.cloned(), Rc::clone(&all));
+        let auto = move || Box::new(Auto::new(Auto::sources(base.clone()), None));
+        let make = Box::new(move || Player::Assisted(auto(), Rc::clone(&all), price));
+        Contender { name: format!("auto+{model} at {price}"), make }
+    };
+    Ok(prices.iter().map(contender).collect())
+}
+
 fn contender(kind: Kind, base: Option<Arc<dyn Base>>) -> Contender {
     let auto = move || Auto::new(Auto::sources(base.clone()), None);
-    let make: Box<dyn Fn() -> Box<dyn Drafter>> = match kind {
-        Kind::Auto => Box::new(move || Box::new(auto())),
-        Kind::Mcts => Box::new(move || Box::new(auto().with_search(Search::Mcts))),
-        Kind::Aded | Kind::AdedSized => Box::new(|| Box::new(Aded::default())),
-        Kind::None => Box::new(|| Box::new(NoDraft)),
+    let make: Box<dyn Fn() -> Player> = match kind {
+        Kind::Auto => Box::new(move || alone(auto())),
+        Kind::Mcts => Box::new(move || alone(auto().with_search(Search::Mcts))),
+        Kind::Aded | Kind::AdedSized => Box::new(|| alone(Aded::default())),
+        Kind::None => Box::new(|| alone(NoDraft)),
     };
     let name = kind.to_possible_value().expect("no kind is hidden").get_name().to_owned();
     Contender { name, make }
@@ -244,8 +313,7 @@ fn judge(
         if !keep {
             drafter = (contender.make)();
         }
-        let score = replay_one(trace, curve, drafter.as_mut(), schedule.clone(), clock);
-        let score = score.map_err(|error| Failure::new(format!("{}: {error}", trace.id)))?;
+        let score = drafter.replay(trace, curve, schedule.clone(), clock)?;
         by_kind.entry(trace.kind().to_owned()).or_default().merge(&score);
         all.merge(&score);
     }
@@ -260,9 +328,15 @@ fn judge(
         n_accepted: all.stats.n_accepted,
         n_expected: all.mass,
         draft_us: all.drafting_ms * 1e3 / all.stats.n_steps.max(1) as f64,
+        predictions_per_token: all.n_predictions as f64 / all.stats.n_predicted.max(1) as f64,
         log_loss: all.calibration.log_loss / n_nodes,
         calibration: all.calibration.bins.iter().map(|bin| [bin.n as f64, bin.sum_p, bin.n_accepted as f64]).collect(),
     })
+}
+
+fn parse_price(text: &str) -> Result<f64, String> {
+    let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=100.0).contains(&price) { Ok(price) } else { Err("a price must be from 0 to 100 plain steps".to_owned()) }
 }
 
 /// Parses `1%`, `1:62,4:107`, or the file of a saved curve.
@@ -302,8 +376,13 @@ fn table(rows: &[Row], calibration: bool) -> String {
     let kinds: Vec<&String> = rows.first().map_or(Vec::new(), |row| row.speedup_by_kind.keys().collect());
     let mut out = String::from("| drafter | curve | all |");
     kinds.iter().for_each(|kind| write!(out, " {kind} |").expect("a String takes all"));
-    out += " tokens/step | accepted / expected / drafted | drafting, µs/step | log-loss |\n|---|---|---:|";
-    out += &"---:|".repeat(kinds.len() + 4);
+    out += " tokens/step | accepted / expected / drafted | drafting, µs/step | log-loss |";
+    let asks = rows.iter().any(|row| row.predictions_per_token > 0.0);
+    if asks {
+        out += " predictions/token |";
+    }
+    out += "\n|---|---|---:|";
+    out += &"---:|".repeat(kinds.len() + 4 + usize::from(asks));
     out.push('\n');
     for row in rows {
         let curve = if row.curve == LAPTOP { "laptop" } else { &row.curve };
@@ -312,8 +391,11 @@ fn table(rows: &[Row], calibration: bool) -> String {
         let Row { n_accepted, n_expected, n_drafted, .. } = row;
         let counts = format!("{n_accepted} / {n_expected:.0} / {n_drafted}");
         let Row { tokens_per_step, draft_us, log_loss, .. } = row;
-        writeln!(out, " {tokens_per_step:.2} | {counts} | {draft_us:.0} | {log_loss:.3} |")
-            .expect("a String takes all");
+        write!(out, " {tokens_per_step:.2} | {counts} | {draft_us:.0} | {log_loss:.3} |").expect("a String takes all");
+        if asks {
+            write!(out, " {:.2} |", row.predictions_per_token).expect("a String takes all");
+        }
+        out.push('\n');
     }
     if calibration {
         out += "\n| drafter | curve | nodes | predicted | realized |\n|---|---|---:|---:|---:|\n";

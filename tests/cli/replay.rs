@@ -58,6 +58,46 @@ fn every_drafter_under_every_curve_is_a_row() {
 }
 
 #[test]
+fn a_source_with_a_price_is_replayed_from_its_predictions() {
+    let place = recorded();
+    // Always right, and sure of it.
+    let predictions = |trace: &Value| {
+        let rows = trace["tokens"].as_array().unwrap().iter().map(|token| json!([[[token, 0.95]]]));
+        json!({"id": trace["id"], "model": "oracle", "n_depths": 1, "rows": Value::from_iter(rows)})
+    };
+    let traces: Vec<Value> = fs::read_to_string(place.path("traces.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    place.write("oracle.jsonl", format!("{}\n{}\n", predictions(&traces[0]), predictions(&traces[1])));
+    let with = ["traces.jsonl", "--curve", "1%", "--predictions", "oracle.jsonl", "--price"];
+    let ran = replay(&place, &[&with[..], &["0,2", "-o", "json"]].concat());
+    ran.succeeds();
+    let rows: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["drafter"].as_str().unwrap()).collect();
+    assert_eq!(names, ["auto", "auto+oracle at 0", "auto+oracle at 2"]);
+    let speedup = |row: usize| rows[row]["speedup"].as_f64().unwrap();
+    assert!(speedup(1) > speedup(0) && (speedup(2) - speedup(0)).abs() < 1e-9, "{rows:#?}");
+    assert_eq!((&rows[0]["predictions_per_token"], &rows[2]["predictions_per_token"]), (&json!(0.0), &json!(0.0)));
+    assert!(rows[1]["predictions_per_token"].as_f64().unwrap() > 0.1);
+    let table = replay(&place, &[&with[..], &["0", "--keep"]].concat());
+    table.succeeds();
+    assert!(
+        table.stdout.contains("| predictions/token |") && table.stdout.contains("| auto+oracle at 0 |"),
+        "{table:#?}"
+    );
+
+    place.write("half.jsonl", format!("{}\n", predictions(&traces[0])));
+    let ran = replay(&place, &["traces.jsonl", "--predictions", "half.jsonl"]);
+    ran.fails(1, &["there are no predictions for the trace edit-1"]);
+    place.write("half.jsonl", "\n{}\n");
+    let ran = replay(&place, &["traces.jsonl", "--predictions", "half.jsonl"]);
+    ran.fails(1, &["half.jsonl: line 2: missing field"]).hints("drafter replay --help");
+    replay(&place, &["traces.jsonl", "--price", "0.1"]).fails(2, &["--predictions"]);
+}
+
+#[test]
 fn bad_traces_name_file_and_line() {
     let place = recorded();
     let sound = fs::read_to_string(place.path("traces.jsonl")).unwrap();

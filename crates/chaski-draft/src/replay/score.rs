@@ -3,8 +3,11 @@
 use std::ops::ControlFlow;
 
 use crate::cost::{Clock, CostCurve};
+use crate::draft::auto::Auto;
+use crate::draft::draft_model::Assisted;
 use crate::draft::{Draft, Drafter, Verified};
 use crate::generate::{Generation, Length, Observer, Step};
+use crate::replay::predictions::{Predictions, RecordedSource};
 use crate::replay::target::{Recorded, Replayed, SimulatedClock};
 use crate::replay::trace::{Trace, tokens};
 use crate::schedule::Schedule;
@@ -80,6 +83,8 @@ pub struct Score {
     pub drafting_ms: f64,
     /// Sum of the probabilities of all verified nodes: the expected accepted tokens.
     pub mass: f64,
+    /// How often the source with a price was asked.
+    pub n_predictions: u64,
 }
 
 impl Score {
@@ -101,6 +106,7 @@ impl Score {
         self.calibration.merge(&other.calibration);
         self.drafting_ms += other.drafting_ms;
         self.mass += other.mass;
+        self.n_predictions += other.n_predictions;
     }
 }
 
@@ -112,13 +118,44 @@ pub fn replay(
     trace: &Trace,
     curve: &CostCurve,
     drafter: &mut dyn Drafter,
-    mut schedule: Schedule,
+    schedule: Schedule,
+    wall: &dyn Clock,
+) -> Result<Score, TargetError> {
+    replay_at(&SimulatedClock::default(), trace, curve, drafter, schedule, wall)
+}
+
+/// [`replay`] with a source that has a price: its predictions along the answer, and the time of one as a share of the
+/// time of one row.
+///
+/// # Errors
+/// Those of [`replay`], and if the predictions are for another answer.
+pub fn replay_with_source(
+    trace: &Trace,
+    curve: &CostCurve,
+    auto: &mut Auto,
+    (predictions, price): (&Predictions, f64),
+    schedule: Schedule,
     wall: &dyn Clock,
 ) -> Result<Score, TargetError> {
     let clock = SimulatedClock::default();
-    let mut target = Replayed::new(trace, curve, &clock);
+    let source = RecordedSource::new(predictions, trace, price, curve, &clock);
+    let mut source = source.map_err(TargetError::Engine)?;
+    let n_before = auto.n_predictions();
+    let score = replay_at(&clock, trace, curve, &mut Assisted::new(auto, &mut source), schedule, wall)?;
+    Ok(Score { n_predictions: auto.n_predictions() - n_before, ..score })
+}
+
+fn replay_at(
+    clock: &SimulatedClock,
+    trace: &Trace,
+    curve: &CostCurve,
+    drafter: &mut dyn Drafter,
+    mut schedule: Schedule,
+    wall: &dyn Clock,
+) -> Result<Score, TargetError> {
+    let mut target = Replayed::new(trace, curve, clock);
     let prompt = tokens(&trace.prompt);
-    let prefilled = Generation::prefill(&mut target, &clock, &prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    let prefilled = Generation::prefill(&mut target, clock, &prompt, &mut |_, _| ControlFlow::Continue(()))?;
     let mut timed = Timed { inner: drafter, wall, ms: 0.0 };
     let mut watch = Watch::default();
     let length = Length { max_tokens: trace.tokens.len(), n_ctx: prompt.len() + trace.tokens.len() };
@@ -127,7 +164,7 @@ pub fn replay(
         drafter: &mut timed,
         schedule: &mut schedule,
         sampler: &mut Recorded(trace.tokens.iter()),
-        clock: &clock,
+        clock,
         observer: &mut watch,
     };
     let generated = generation.run(&prompt, prefilled, length, &mut |_| ControlFlow::Continue(()))?;
@@ -138,6 +175,7 @@ pub fn replay(
         calibration: watch.calibration,
         drafting_ms: timed.ms,
         mass: watch.mass,
+        n_predictions: 0,
     })
 }
 

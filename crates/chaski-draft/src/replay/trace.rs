@@ -64,8 +64,7 @@ impl Trace {
     /// # Errors
     /// The first line that is not a valid trace.
     pub fn parse_all(text: &str) -> Result<Vec<Trace>, TraceError> {
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-        lines
+        lines(text)
             .map(|(line, json)| {
                 let trace: Trace = serde_json::from_str(json)
                     .map_err(|error| TraceError::Malformed { line, reason: error.to_string() })?;
@@ -111,6 +110,11 @@ impl Observer for Recorder {
             self.top.push(likely.map(|likely| (likely.token.0, round(likely.weight))).collect());
         }
     }
+}
+
+/// The lines that are not empty, with their numbers from 1.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty())
 }
 
 /// Rounds to four decimal places.
