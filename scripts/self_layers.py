@@ -124,6 +124,8 @@ def n_blocks_of(model):
 
 def search(options, evaluate, evaluate_first):
     left_out, ranking = [], list(range(n_blocks_of(options.model)))
+    if options.candidates:
+        ranking = [int(block) for block in options.candidates.split(",")]
     while ranking and len(left_out) < options.most:
         candidates, others = (ranking[:options.width], ranking[options.width:]) if left_out else (ranking, [])
         evaluate_round = evaluate if left_out else evaluate_first
@@ -241,6 +243,8 @@ def replay_chain(texts, predictions, price, curve, make_rule):
 def chain(options):
     texts = {record["id"]: record["tokens"] for record in read_jsonl(options.texts)}
     predictions = {record["id"]: record["rows"] for record in read_jsonl(options.predictions)}
+    if not predictions:
+        sys.exit(f"error: {options.predictions}: expected predictions, found none")
     print("| curve | price | best fixed length | | | the paper's threshold | | | where the first wrong token is known | |")
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     print("| | | tokens: speed-up | accepted | tokens/step | speed-up | accepted | tokens/step | speed-up | tokens/step |")
@@ -303,6 +307,7 @@ def main():
         command.add_argument("--pause-while", type=Path, help="start no evaluation while this file exists")
         if name == "search":
             command.add_argument("--first-tokens", type=int, help="the same for the first round, which tries all blocks")
+            command.add_argument("--candidates", help="blocks that may be left out: 4,5,6; default: all")
             command.add_argument("--width", type=int, default=6, help="blocks tried in each round but the first")
             command.add_argument("--step", type=int, default=1, help="blocks left out in each round")
             command.add_argument("--until", type=float, default=0.35, help="stop below this agreement")
