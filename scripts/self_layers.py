@@ -9,8 +9,8 @@ report    Prints the records of both as a table.
 chain     Replays recorded predictions as the paper drafts: always, one chain, no other source.
 breakeven Prints the agreement that a chain needs, by the price of a prediction.
 
-Every evaluation is one line of the log, and is not repeated; so an interrupted search goes on where it stopped. Texts are written by
-`chaski run --trace`. Build the two programs first:
+Every evaluation is one line of the log, and is not repeated; so an interrupted search goes on where it stopped. Texts are
+written by `chaski run --trace`. Build the two programs first:
 
   cargo build --release --locked -p chaski-gguf --example leave_out_layers
   cargo build --release --locked -p chaski-llama --features kernels --example teacher_forced

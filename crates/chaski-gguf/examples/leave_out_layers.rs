@@ -1,4 +1,5 @@
-//! Writes a model with some blocks left out: `cargo run --release -p chaski-gguf --example leave_out_layers -- IN.gguf OUT.gguf 3,4,9`.
+//! Writes a model with some blocks left out:
+//! `cargo run --release -p chaski-gguf --example leave_out_layers -- IN.gguf OUT.gguf 3,4,9`.
 //!
 //! The other blocks move together and keep their weights. Such a model predicts what the whole model says ("Draft & Verify",
 //! arXiv 2309.08168), so it can be the draft model of the whole one (`-md OUT.gguf`).
