@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Runs the examples of examples/cluster for real on this machine, and disturbs them: 4 shards at a time, three of which are
-# killed or requeued halfway. The joined results must hold every line once, with the same bytes as a job without shards.
+# Runs the examples of examples/cluster for real on this machine, and disturbs them: 4 shards at a time, two or three of
+# which are killed or requeued halfway. The joined results must hold every line once, with the same bytes as a job without
+# shards.
 #
-# usage: scripts/test-cluster.sh slurm|parallel|ray|kubernetes [CHASKI [MODEL]]   [default: those built and fetched here]
+# usage: scripts/test-cluster.sh slurm|parallel|ray|claim|kubernetes [CHASKI [MODEL]]
+#
+# The default is the binary that was built and the model that was fetched here.
 #
 # slurm: starts munged, slurmctld and slurmd on loopback in a temporary folder, beside any that run already. If they are
 #   missing, it installs Debian's slurm-wlm and munge (as root only).
 # parallel: GNU parallel, installed in the same way.
 # ray: the python3 in the PATH must have ray; `python3 -m venv v && v/bin/pip install ray && PATH=$PWD/v/bin:$PATH`.
+# claim: no scheduler; three processes of different speed claim shards, and one is killed.
 # kubernetes: no cluster; validates the example against the API's schema, with kubernetes-validate from the PATH.
 . "$(dirname "$0")/lib.sh"
 
 case ${1:-} in -h | --help) usage && exit ;; esac
 kind=${1:-}
-case $kind in slurm | parallel | ray | kubernetes) ;; *) usage >&2 && exit 2 ;; esac
+case $kind in slurm | parallel | ray | claim | kubernetes) ;; *) usage >&2 && exit 2 ;; esac
 examples=$root/examples/cluster
 
 if [ "$kind" = kubernetes ]; then
@@ -91,6 +95,7 @@ code=0
 say "reference: $((SECONDS - start)) s"
 
 # --- what the tests share ----------------------------------------------------------------------------------------------
+running='' # the process of the example, if it is one of ours
 shard_file() { printf '%s/results.%d-of-%d.jsonl\n' "$work" "$1" "$n_shards"; }
 
 # number SHARD NAME: a number from the shard's status; 0 before it has one.
@@ -106,26 +111,31 @@ halfway() {
     local deadline=$((SECONDS + 300))
     until [ "$(number "$1" n_ok)" -gt 0 ]; do
         [ $SECONDS -lt $deadline ] || die "shard $1 has no line after 300 s"
+        [ -z "$running" ] || kill -0 "$running" 2>/dev/null || die "the example ended before shard $1 had a line"
         sleep 0.2
     done
     [ "$(number "$1" n_left)" -gt 2 ] || die "shard $1 was too fast to be disturbed" "give more lines: LINES_TO_RUN=400 $0 $kind"
 }
 
 # worker SHARD: the process that has the shard's journal open. Its parent is the chaski process that watches it.
-worker() { find /proc/[0-9]*/fd -lname "$(shard_file "$1").journal" 2>/dev/null | sed -n '1s|/proc/\([0-9]*\)/.*|\1|p'; }
+worker() { { find /proc/[0-9]*/fd -lname "$(shard_file "$1").journal" 2>/dev/null || true; } | sed -n '1s|/proc/\([0-9]*\)/.*|\1|p'; }
 parent() { sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status"; }
 
 # disturbed SHARD HOW: says what has just been done to a shard.
 disturbed() { say "shard $1: $2 with $(number "$1" n_ok) of $((n_lines / n_shards)) lines safe"; }
 
-# check SHARD...: these were disturbed and must have resumed. Compares the joined results with the reference.
-check() {
-    local shard n_opened n_resumed=0 code=0
+# resumed SHARD...: checks that these shards were resumed.
+resumed() {
+    local shard n_opened
     for shard in "$@"; do
-        n_opened=$(grep -c '{"opened"' "$(shard_file "$shard").journal")
+        n_opened=$(grep -c '{"opened"' "$(shard_file "$shard").journal" || true)
         [ "$n_opened" -ge 2 ] || die "shard $shard was not resumed: its journal was opened $n_opened times"
-        n_resumed=$((n_resumed + 1))
+        say "shard $shard: its journal was opened $n_opened times"
     done
+}
+
+# check: compares the joined results with the reference.
+check() {
     # A new identity and new times for each job; what a prompt shares with the lane's last one depends on the order.
     normal() {
         sed -E 's/"(id|request_id)":"[^"]*"/"\1":"..."/g; s/"created":[0-9]+/"created":0/g
@@ -137,7 +147,7 @@ check() {
     [ "$(grep -o '"custom_id":"q[0-9]*"' "$place/got" | sort -u | wc -l)" -eq "$n_lines" ] || die "a line is there twice"
     cmp "$place/wanted" "$place/got" >&2 || die "the results differ" "$(diff "$place/wanted" "$place/got" | head -n 4)"
     say "fields that differ from the reference: $(fields)"
-    say "ok: $n_lines lines, each once; the same bytes in all other fields; $n_resumed shards were disturbed and resumed"
+    say "ok: $n_lines lines, each once; the same bytes in all other fields"
 }
 
 # fields: those that `normal` hides, as far as they really differ.
@@ -250,7 +260,8 @@ test_slurm() {
     say "states: array $(job_state "$array")merge $(job_state "$merge")"
     grep -h 'exit code\|already done' shard-*.log >&2
     sed 's/^/merge: /' merge.log >&2
-    check 1 2 3
+    resumed 1 2 3
+    check
 }
 
 # --- GNU parallel ------------------------------------------------------------------------------------------------------
@@ -260,7 +271,7 @@ test_parallel() {
     cd "$work"
     local code=0
     "$examples/parallel.sh" $n_shards --jobs $n_shards >parallel-out.log 2>&1 &
-    local running=$!
+    running=$!
     halfway 2
     kill -KILL "$(worker 2)"
     disturbed 2 "kill -9 of the engine's process"
@@ -271,7 +282,8 @@ test_parallel() {
     [ "$code" = 3 ] || die "parallel.sh ended with exit code $code, not 3"
     cut -f 1,4,7,8 parallel.log >&2
     grep -h 'already done\| ok + ' parallel-out.log >&2
-    check 2 3
+    resumed 2 3
+    check
 }
 
 # --- Ray ---------------------------------------------------------------------------------------------------------------
@@ -281,9 +293,9 @@ test_ray() {
     cd "$work"
     local code=0
     # As many tasks at a time as shards, also on a smaller machine.
-    RAY_OVERRIDE_RESOURCES="{\"CPU\": $n_shards}" RAY_USAGE_STATS_ENABLED=0 \
+    RAY_TMPDIR=$place/ray RAY_COLOR_PREFIX=0 RAY_OVERRIDE_RESOURCES="{\"CPU\": $n_shards}" RAY_USAGE_STATS_ENABLED=0 \
         python3 "$examples/ray_shards.py" --model "$MODEL" --shards $n_shards >ray.log 2>&1 &
-    local running=$!
+    running=$!
     halfway 2
     kill -KILL "$(worker 2)"
     disturbed 2 "kill -9 of chaski"
@@ -294,7 +306,56 @@ test_ray() {
     wait $running || code=$?
     [ "$code" = 3 ] || die "ray_shards.py ended with exit code $code, not 3"
     grep -h 'already done\| ok + ' ray.log >&2
-    check 2 3
+    resumed 2 3
+    check
+}
+
+# --- claims ------------------------------------------------------------------------------------------------------------
+# claiming NAME LANES: a process that claims shards.
+claiming() {
+    LLAMA_ARG_N_PARALLEL=$2 chaski batch -m "$MODEL" -i prompts.jsonl -o results.jsonl --seed 1 --shard claim/8 --lease 5 \
+        >"$1.log" 2>&1
+}
+
+# child PID: a child of this process.
+child() { { grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status || true; } | sed -n '1s|/proc/\([0-9]*\)/.*|\1|p'; }
+
+# journal PID: the journal that this process has open.
+journal() { { find "/proc/$1/fd" -lname '*.journal' -printf '%l\n' 2>/dev/null || true; } | head -n 1; }
+
+test_claim() {
+    cd "$work"
+    local code process watching working journal deadline=$((SECONDS + 300))
+    claiming fast 8 &
+    local fast=$!
+    claiming slow 1 &
+    local slow=$!
+    claiming dying 2 &
+    local dying=$!
+    # `claiming` runs in a shell of its own, whose child is the process that watches the engine's process.
+    while true; do
+        watching=$(child "$dying")
+        working=$([ -z "$watching" ] || child "$watching")
+        journal=$([ -z "$working" ] || journal "$working")
+        if [ -n "$journal" ] && grep -qs '{"finished"' "$journal"; then break; fi
+        [ $SECONDS -lt $deadline ] || die "the process that is to be killed finishes no line"
+        sleep 0.1
+    done
+    kill -KILL "$watching" "$working"
+    say "kill -9 of a process with $(grep -c '{"finished"' "$journal") of 10 lines of its shard safe: $(basename "$journal")"
+    wait "$dying" || true
+    for process in $fast $slow; do
+        code=0
+        wait "$process" || code=$?
+        case $code in 0 | 3) ;; *) die "a process that claims shards ended with exit code $code" ;; esac
+    done
+    grep -h 'notice: all' fast.log slow.log | sed 's/; hint.*//' >&2
+    grep -h 'already done by another process' fast.log slow.log >&2 || die "nobody took over the shard of the dead process"
+    chaski batch --status -o results.jsonl | head -n 2 >&2
+    code=0
+    chaski batch merge -o results.jsonl 2>merge.log || code=$?
+    [ "$code" = 3 ] || die "merge ended with exit code $code, not 3"
+    check
 }
 
 "test_$kind"

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--address", help="of a running cluster; auto finds it [default: a cluster of this machine]")
     args = parser.parse_args()
 
-    ray.init(address=args.address)
+    ray.init(address=args.address, include_dashboard=None if args.address else False)
     task = ray.remote(num_cpus=args.cpus, max_retries=args.retries, retry_exceptions=[Stopped])(answer)
     shards = [f"{number}/{args.shards}" for number in range(1, args.shards + 1)]
     ray.get([task.remote(os.getcwd(), args.model, shard, args.cpus) for shard in shards])

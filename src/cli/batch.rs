@@ -81,6 +81,11 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode, Failure> {
         })?,
         None => Share::One(Shard::ALL),
     };
+    if args.lease.is_given && !matches!(share, Share::Claim(_)) {
+        return Err(
+            Failure::usage("--lease goes only with --shard claim").with_hint("add --shard claim, or omit --lease")
+        );
+    }
     let given = args.output_file.as_deref().ok_or_else(|| Failure::usage("no output file given"))?;
     let output = share.shard().output(given);
     if let Some(format) = args.status {

@@ -395,6 +395,10 @@ fn shards_are_claimed_until_all_are_finished() {
     claim(&["claim/5"]).fails(1, &["another --shard: claim/4 then, claim/5 now"]);
     claim(&["claim/4", "--retry-failed"]).fails(2, &["--retry-failed does not go with --shard claim"]);
     claim(&["claim/0"]).fails(2, &["1 to 10000"]);
+    for shard in [&["--shard", "1/4"][..], &[]] {
+        let lease = [&["-o", "b.jsonl", "--lease", "9"], shard].concat();
+        batch(&place, &lease).fails(2, &["--lease goes only with --shard claim"]).hints("--shard claim");
+    }
     batch(&place, &["-o", "-", "--shard", "claim"]).fails(2, &["needs an output file"]);
     finish(&mut place.command(&["batch", "merge", "-o", "all.jsonl"])).succeeds();
     assert_eq!(answers(&place, "all.jsonl"), answers(&place, "whole.jsonl"));

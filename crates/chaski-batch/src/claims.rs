@@ -248,6 +248,18 @@ pub fn latest(disk: &dyn Disk, output: &Path, shard: Shard, after: u64) -> Resul
     Ok(latest)
 }
 
+/// The claims of all owners of a shard, by generation from 1 on.
+///
+/// # Errors
+/// When a claim cannot be read.
+pub fn owners(disk: &dyn Disk, output: &Path, shard: Shard) -> Result<Vec<Content>, LedgerError> {
+    let mut owners = Vec::new();
+    while let Some(content) = Content::read(disk, output, shard, owners.len() as u64 + 1)? {
+        owners.push(content);
+    }
+    Ok(owners)
+}
+
 /// The journal of the shard that an owner has claimed and not ended; `None` if there is none.
 ///
 /// # Errors
@@ -274,12 +286,10 @@ pub fn finished_by(disk: &dyn Disk, output: &Path, n_shards: u64, id: &str) -> R
     let mut finished = Vec::new();
     for number in 1..=n_shards {
         let shard = Shard { number, n_shards };
-        let mut generation = 1;
-        while let Some(content) = Content::read(disk, output, shard, generation)? {
+        for (generation, content) in (1..).zip(owners(disk, output, shard)?) {
             if content.end == Some(End::Finished) && content.owner.is_some_and(|owner| owner.id == id) {
                 finished.push(shard.claimed_output(output, generation));
             }
-            generation += 1;
         }
     }
     Ok(finished)
@@ -293,20 +303,18 @@ pub fn parts(disk: &dyn Disk, output: &Path, n_shards: u64) -> Result<(Vec<PathB
     let (mut parts, mut n_left) = (Vec::new(), 0);
     for number in 1..=n_shards {
         let shard = Shard { number, n_shards };
-        let mut finished = None;
-        let mut generation = 1;
-        while let Some(content) = Content::read(disk, output, shard, generation)? {
-            if content.end == Some(End::Finished) {
-                finished = Some(generation);
-            }
-            generation += 1;
-        }
-        match finished {
+        match finished_generation(&owners(disk, output, shard)?) {
             Some(generation) => parts.push(shard.claimed_output(output, generation)),
             None => n_left += 1,
         }
     }
     Ok((parts, n_left))
+}
+
+/// The latest generation that has finished a shard; `None` if there is none.
+#[must_use]
+pub fn finished_generation(owners: &[Content]) -> Option<u64> {
+    owners.iter().rposition(|content| content.end == Some(End::Finished)).map(|index| index as u64 + 1)
 }
 
 /// What this process knows about a shard.

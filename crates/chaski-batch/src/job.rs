@@ -18,7 +18,7 @@ use crate::input::shard::Shard;
 use crate::input::source::{Source, SourceError, Survey};
 use crate::input::template::LineTemplate;
 use crate::journal::{Journal, Key, Totals};
-use crate::ledger::{Ledger, OpenOptions};
+use crate::ledger::{Ledger, LedgerError, OpenOptions};
 use crate::pipeline::{self, BatchError, Ended, OutputShape, Plan, Sink, Watcher};
 use crate::progress::Progress;
 use crate::record::Origin;
@@ -87,6 +87,7 @@ pub struct Prepared<'d> {
     survey: Survey,
     created_ms: u64,
     abandoned: Arc<AtomicBool>,
+    unread: Vec<LedgerError>,
 }
 
 impl Job {
@@ -130,11 +131,12 @@ impl Job {
         let ms = pipeline::unix_ms();
         let options = OpenOptions { ms, after_crash, has_seed, retry_failed, is_claimed: earlier.is_some() };
         let mut ledger = Ledger::open(disk, path, &key, &options)?;
+        let mut unread = Vec::new();
         for earlier in earlier.into_iter().flatten() {
-            ledger.adopt(earlier, ms)?;
+            unread.extend(ledger.adopt(earlier, ms)?.unread);
         }
         key = ledger.journal().key().clone();
-        Ok(self.ready(source, Sink::Ledger(Box::new(ledger)), survey, key))
+        Ok(Prepared { unread, ..self.ready(source, Sink::Ledger(Box::new(ledger)), survey, key) })
     }
 
     fn ready<'d>(&self, source: Source, sink: Sink<'d>, survey: Survey, key: Key) -> Prepared<'d> {
@@ -143,8 +145,8 @@ impl Job {
         let job = XxHash3_64::oneshot(format!("{}{:?}", key.created_ms, key.input).as_bytes());
         let origin = Origin { model: self.model_name.clone(), job };
         let (shard, form, created_ms) = (self.shard, self.form, key.created_ms);
-        let abandoned = Arc::default();
-        Prepared { source, sink, shard, form, defaults, origin, survey, created_ms, abandoned }
+        let (abandoned, unread) = (Arc::default(), Vec::new());
+        Prepared { source, sink, shard, form, defaults, origin, survey, created_ms, abandoned, unread }
     }
 
     /// The job's key, which must match for another process to resume the job.
@@ -226,6 +228,12 @@ impl Prepared<'_> {
             Sink::Ledger(ledger) => ledger.n_dropped_bytes(),
             Sink::Stream(_) => 0,
         }
+    }
+
+    /// Why results of earlier owners of a claimed shard could not be read. Their lines are done again.
+    #[must_use]
+    pub fn unread(&self) -> &[LedgerError] {
+        &self.unread
     }
 
     /// Lines of this shard that are not done.

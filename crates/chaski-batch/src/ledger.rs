@@ -96,6 +96,15 @@ pub struct OpenOptions {
     pub is_claimed: bool,
 }
 
+/// What [`Ledger::adopt`] has copied.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// Number of records.
+    pub n_lines: u64,
+    /// Why the other records could not be read; `None` if no read failed.
+    pub unread: Option<LedgerError>,
+}
+
 /// An open output with its journal, locked against other processes.
 pub struct Ledger<'d> {
     disk: &'d dyn Disk,
@@ -254,23 +263,20 @@ impl<'d> Ledger<'d> {
         self.enter(&finished.chain([Entry::Synced { ms }]).collect::<Vec<Entry>>())
     }
 
-    /// Copies the records that an earlier owner of the same shard finished, and that are not here yet. Returns their
-    /// number. The earlier owner may still be writing: its journal grows only at the end, and each entry describes
-    /// a record that was synced before. Whatever is not whole is left out, so that it is done again.
+    /// Copies the records that an earlier owner of the same shard finished, and that are not here yet. The earlier
+    /// owner may still be writing: its journal grows only at the end, and each entry describes a record that was synced
+    /// before. Whatever is not whole or cannot be read is left out, so that it is done again.
     ///
     /// # Errors
-    /// When a file cannot be read or written.
-    pub fn adopt(&mut self, earlier: &Path, ms: u64) -> Result<u64, LedgerError> {
-        let log = journal_path(earlier);
-        let io = |error| LedgerError::Io { path: earlier.to_owned(), error };
-        match read_journal(self.disk, &log) {
-            Ok(Some((journal, _))) if journal.key().difference(self.journal.key()).is_none() => {}
-            Ok(_) | Err(LedgerError::Foreign(_)) => return Ok(0),
-            Err(error) => return Err(error),
-        }
-        let finished = read_finished(self.disk, &log)?;
-        let Some(mut file) = self.disk.read(earlier).map_err(io)? else { return Ok(0) };
-        let (mut n_adopted, mut record) = (0, Vec::new());
+    /// When the own files cannot be written.
+    pub fn adopt(&mut self, earlier: &Path, ms: u64) -> Result<Adopted, LedgerError> {
+        let mut adopted = Adopted::default();
+        let (mut file, finished) = match self.records_of(earlier) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(adopted),
+            Err(error) => return Ok(Adopted { unread: Some(error), ..adopted }),
+        };
+        let mut record = Vec::new();
         for (start, finished) in finished {
             if self.journal.is_done(finished.line) {
                 continue;
@@ -278,14 +284,30 @@ impl<'d> Ledger<'d> {
             record.clear();
             match rewrite::read_at(&mut *file, start, finished.end - start, &mut record) {
                 Ok(()) if record.iter().position(|&byte| byte == b'\n') == record.len().checked_sub(1) => {}
-                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(io(error)),
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    adopted.unread = Some(LedgerError::Io { path: earlier.to_owned(), error });
+                    break;
+                }
                 _ => break,
             }
             self.record(finished, &record)?;
-            n_adopted += 1;
+            adopted.n_lines += 1;
         }
         self.sync(ms)?;
-        Ok(n_adopted)
+        Ok(adopted)
+    }
+
+    /// The output of an earlier owner of the same shard, and its finished lines with the offsets of their records.
+    /// `None` if it has finished no line of this job.
+    fn records_of(&self, earlier: &Path) -> Result<Option<(Box<dyn Readable>, Vec<(u64, Finished)>)>, LedgerError> {
+        let log = journal_path(earlier);
+        match read_journal(self.disk, &log)? {
+            Some((journal, _)) if journal.key().difference(self.journal.key()).is_none() => {}
+            _ => return Ok(None),
+        }
+        let finished = read_finished(self.disk, &log)?;
+        let file = self.disk.read(earlier).map_err(|error| LedgerError::Io { path: earlier.to_owned(), error })?;
+        Ok(file.map(|file| (file, finished)))
     }
 
     /// Closes the job, finished or interrupted. If `sorted` is set, all lines are done and the records are not in line

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::Error;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::batch::input::format::Format;
@@ -77,9 +78,9 @@ pub struct BatchArgs {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
 
-    /// With --shard claim: take over the part of a process that was silent for S seconds
-    #[arg(hide_short_help = true, long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
-    pub lease: u64,
+    /// The lease of claims.
+    #[command(flatten)]
+    pub lease: LeaseArg,
 
     /// Lanes: lines to run at a time [default: automatic] [short: -np]
     ///
@@ -164,6 +165,45 @@ impl BatchArgs {
     #[must_use]
     pub fn parallel(&self) -> Option<usize> {
         self.parallel.and_then(|Parallel(n)| n)
+    }
+}
+
+/// The lease of claims, and whether it is on the command line, where it is an error without `--shard claim`. A settings
+/// file may set it for all jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseArg {
+    /// Seconds.
+    pub seconds: u64,
+    /// Whether it is on the command line.
+    pub is_given: bool,
+}
+
+#[derive(ClapArgs)]
+struct Lease {
+    /// With --shard claim: take over the part of a process that was silent for S seconds
+    #[arg(hide_short_help = true, long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    lease: u64,
+}
+
+impl ClapArgs for LeaseArg {
+    fn augment_args(command: Command) -> Command {
+        Lease::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Lease::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for LeaseArg {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<LeaseArg, Error> {
+        let is_given = matches.value_source("lease") == Some(ValueSource::CommandLine);
+        Lease::from_arg_matches(matches).map(|Lease { lease }| LeaseArg { seconds: lease, is_given })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = LeaseArg::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

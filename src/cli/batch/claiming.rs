@@ -56,7 +56,7 @@ impl Work<'_> {
     ) -> Result<ExitCode, Failure> {
         let settings = *config.settings.at(0);
         let id = std::env::var(OWNER).unwrap_or_else(|_| owner_id());
-        let owner = Owner::this_process(id, Duration::from_secs(self.args.lease));
+        let owner = Owner::this_process(id, Duration::from_secs(self.args.lease.seconds));
         let interrupted = interrupt.clone();
         let mut one =
             OneEngine { work: self, config, gguf, interrupt: interrupted, engine: None, has_told_appended: false };
@@ -97,6 +97,12 @@ impl Shards for OneEngine<'_> {
         if n_done > 0 {
             let by = if generation > 1 { " by another process" } else { "" };
             stderr_line(&format!("notice: shard {number} of {n_shards}: {n_done} lines were already done{by}"));
+        }
+        for error in prepared.unread() {
+            stderr_line(&format!(
+                "notice: shard {number} of {n_shards}: results of an earlier process cannot be read, so their lines run \
+                 again: {error}"
+            ));
         }
         let seed = prepared.seed();
         let ended = match prepared.n_left() {

@@ -104,10 +104,18 @@ impl Shard {
             None => read("JOB_COMPLETION_INDEX")?,
         };
         let task = task.ok_or("auto needs SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, but neither is set")?;
-        let n_shards = match n_shards {
-            Some(n_shards) => n_shards,
-            None => read("SLURM_ARRAY_TASK_COUNT")?
-                .ok_or("the scheduler does not say how many shards there are: write auto/N, as in auto/8")?,
+        let n_tasks = read("SLURM_ARRAY_TASK_COUNT")?;
+        let n_shards = match (n_shards, n_tasks) {
+            // Perhaps some tasks of an array were submitted again: then their numbers from the first one on mean nothing.
+            (Some(n_shards), Some(n_tasks)) if n_shards != n_tasks => {
+                return Err(format!("the array has {n_tasks} tasks, not {n_shards}: write I/{n_shards}"));
+            }
+            (Some(n), _) | (None, Some(n)) => n,
+            (None, None) => {
+                return Err(
+                    "the scheduler does not say how many shards there are: write auto/N, as in auto/8".to_owned()
+                );
+            }
         };
         Shard::new(task.saturating_add(1), n_shards)
     }
@@ -181,6 +189,9 @@ mod tests {
         assert!(parse("auto", &[("JOB_COMPLETION_INDEX", "0")]).unwrap_err().contains("auto/8"));
         assert!(parse("auto/2", &[("JOB_COMPLETION_INDEX", "2")]).unwrap_err().contains("not 3"));
         assert!(parse("auto/2", &[("JOB_COMPLETION_INDEX", "x")]).is_err());
+        // Task 3 of an array of 8, submitted again on its own, is not shard 1.
+        let again = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_COUNT", "1"), ("SLURM_ARRAY_TASK_MIN", "3")];
+        assert!(parse("auto/8", &again).unwrap_err().contains("the array has 1 tasks, not 8: write I/8"));
     }
 
     #[test]

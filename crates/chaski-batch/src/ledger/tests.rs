@@ -186,8 +186,9 @@ fn an_earlier_owners_records_are_adopted_as_far_as_they_are_whole() {
         fs::write(&path, &output[..cut.1.min(output.len())]).unwrap();
         let own = folder.path().join(format!("own-{}-{}", cut.0, cut.1));
         let mut ledger = Ledger::open(&Files, &own, &key(), &claimed).unwrap();
-        let n_adopted = ledger.adopt(&path, 5).unwrap();
-        assert_eq!(ledger.adopt(&path, 5).unwrap(), 0, "each line once");
+        let Adopted { n_lines: n_adopted, unread } = ledger.adopt(&path, 5).unwrap();
+        assert!(unread.is_none(), "what is not whole is no error: {unread:?}");
+        assert_eq!(ledger.adopt(&path, 5).unwrap().n_lines, 0, "each line once");
         let journal = ledger.close(6, true).unwrap();
         assert_eq!(journal.totals().n_done(), n_adopted);
         assert!(output.starts_with(&fs::read(&own).unwrap()), "{cut:?}");
@@ -198,5 +199,41 @@ fn an_earlier_owners_records_are_adopted_as_far_as_they_are_whole() {
     fs::write(journal_path(&path), &journal).unwrap();
     fs::write(&path, &output).unwrap();
     let mut ledger = Ledger::open(&Files, &folder.path().join("other"), &Key { seed: 9, ..key() }, &claimed).unwrap();
-    assert_eq!(ledger.adopt(&path, 5).unwrap(), 0);
+    assert_eq!(ledger.adopt(&path, 5).unwrap().n_lines, 0);
+}
+
+/// A dead owner's file that nobody can read costs time, but must not stop the next owner.
+#[test]
+fn an_earlier_owners_unreadable_file_is_left_out_and_named() {
+    for is_journal in [true, false] {
+        let (folder, path) = folder();
+        job(&Files, &path, false, |_| false).unwrap();
+        let unreadable = if is_journal { journal_path(&path) } else { path.clone() };
+        // Opening a folder succeeds; reading from it fails.
+        fs::remove_file(&unreadable).unwrap();
+        fs::create_dir(&unreadable).unwrap();
+        let own = folder.path().join("own");
+        let claimed = OpenOptions { is_claimed: true, ..OPENING };
+        let mut ledger = Ledger::open(&Files, &own, &key(), &claimed).unwrap();
+        let Adopted { n_lines, unread } = ledger.adopt(&path, 5).unwrap();
+        assert!(unread.unwrap().to_string().starts_with(&format!("{}: ", unreadable.display())));
+        assert_eq!(n_lines, 0);
+        ledger.record(finished(0, true), b"0 true\n").unwrap();
+        assert_eq!(ledger.close(6, true).unwrap().totals().n_ok, 1);
+    }
+    let (folder, path) = folder();
+    fs::write(&path, "x\n").unwrap();
+    fs::write(journal_path(&path), "not a journal\n").unwrap();
+    let claimed = OpenOptions { is_claimed: true, ..OPENING };
+    let mut ledger = Ledger::open(&Files, &folder.path().join("own"), &key(), &claimed).unwrap();
+    assert!(matches!(ledger.adopt(&path, 5).unwrap().unread, Some(LedgerError::Foreign(_))));
+    // Its own disk being full is an error still.
+    let (folder, path) = self::folder();
+    job(&Files, &path, false, |_| false).unwrap();
+    let disk = Faulty::after(6);
+    let failed = match Ledger::open(&disk, &folder.path().join("own"), &key(), &claimed) {
+        Ok(mut ledger) => ledger.adopt(&path, 5).map(drop),
+        Err(error) => panic!("opening took more than 6 changes: {error}"),
+    };
+    assert!(matches!(failed, Err(LedgerError::Io { .. })), "{failed:?}");
 }

@@ -1,17 +1,18 @@
 //! The status of a job whose shards are claimed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Phase;
-use crate::claims::{Content, End, Owner, Plan, claim_path, latest};
+use crate::claims::{Content, Owner, Plan, claim_path, finished_generation, owners};
 use crate::disk::Disk;
 use crate::input::shard::Shard;
-use crate::journal::{Journal, Key, Totals};
-use crate::ledger::{LedgerError, journal_path, read_journal};
+use crate::journal::{Key, Totals};
+use crate::ledger::{LedgerError, journal_path, read_finished, read_journal};
 use crate::progress::duration;
 
 /// The state of a shard that was claimed and is not finished.
@@ -41,7 +42,7 @@ pub struct ClaimStatus {
     pub silent_seconds: Option<f64>,
     /// Its lines.
     pub n_lines: u64,
-    /// Those that are done.
+    /// Those that any of its owners has done.
     pub n_done: u64,
 }
 
@@ -52,7 +53,7 @@ pub struct ClaimedStatus {
     pub phase: Phase,
     /// Number of shards.
     pub n_shards: u64,
-    /// Shards that are finished.
+    /// Shards that one of their owners has finished.
     pub n_finished: u64,
     /// Shards that were never claimed.
     pub n_free: u64,
@@ -63,6 +64,8 @@ pub struct ClaimedStatus {
     pub totals: Totals,
     /// The other shards.
     pub claims: Vec<ClaimStatus>,
+    /// Errors of journals that cannot be read. Their lines are not counted as done.
+    pub unread: Vec<String>,
     /// The job's key.
     pub job: Key,
 }
@@ -72,7 +75,7 @@ impl ClaimedStatus {
     /// written.
     ///
     /// # Errors
-    /// When a claim or a journal cannot be read.
+    /// When the plan or a claim cannot be read.
     pub fn read(
         disk: &dyn Disk,
         output: &Path,
@@ -80,26 +83,29 @@ impl ClaimedStatus {
     ) -> Result<Option<ClaimedStatus>, LedgerError> {
         let Some(Plan { n_shards, key }) = Plan::read(disk, output)? else { return Ok(None) };
         let (mut n_finished, mut n_free, mut totals, mut claims) = (0, 0, Totals::default(), Vec::new());
+        let mut unread = Vec::new();
         for number in 1..=n_shards {
             let shard = Shard { number, n_shards };
-            let Some((generation, content)) = latest(disk, output, shard, 0)? else {
+            let mut owners = owners(disk, output, shard)?;
+            let finished = finished_generation(&owners);
+            // The file of an owner that has finished the shard has all of its lines.
+            let generations = finished.map_or(1..=owners.len() as u64, |generation| generation..=generation);
+            let files: Vec<PathBuf> =
+                generations.rev().map(|generation| shard.claimed_output(output, generation)).collect();
+            let done = done(disk, &files, &mut unread);
+            add(&mut totals, &done);
+            let generation = owners.len() as u64;
+            let Some(content) = owners.pop() else {
                 n_free += 1;
                 continue;
             };
-            let path = shard.claimed_output(output, generation);
-            let journal = read_journal(disk, &journal_path(&path))?;
-            let done = journal.map_or_else(Totals::default, |(journal, _): (Journal, u64)| journal.totals());
-            add(&mut totals, &done);
-            if content.end == Some(End::Finished) {
+            if finished.is_some() {
                 n_finished += 1;
                 continue;
             }
-            let n_lines = shard.n_of(key.n_lines);
-            claims.push(ClaimStatus {
-                n_lines,
-                n_done: done.n_done(),
-                ..claim(number, generation, content, &path, silence)
-            });
+            let path = shard.claimed_output(output, generation);
+            let (n_lines, n_done) = (shard.n_of(key.n_lines), done.n_done());
+            claims.push(ClaimStatus { n_lines, n_done, ..claim(number, generation, content, &path, silence) });
         }
         let is_running = claims.iter().any(|claim| claim.state == ClaimState::Claimed);
         let phase = match is_running {
@@ -108,7 +114,7 @@ impl ClaimedStatus {
             false => Phase::Stopped,
         };
         let n_lines = key.n_lines;
-        Ok(Some(ClaimedStatus { phase, n_shards, n_finished, n_free, n_lines, totals, claims, job: key }))
+        Ok(Some(ClaimedStatus { phase, n_shards, n_finished, n_free, n_lines, totals, claims, unread, job: key }))
     }
 
     /// The status as text.
@@ -128,6 +134,9 @@ impl ClaimedStatus {
         );
         for claim in &self.claims {
             text += &claim.line();
+        }
+        for error in &self.unread {
+            writeln!(text, "not counted: {error}").expect("a text takes all");
         }
         let Key { input, model, seed, .. } = &self.job;
         writeln!(text, "input: {input}\nmodel: {}\nseed: {seed}", model.name()).expect("a text takes all");
@@ -168,6 +177,46 @@ fn claim(
     ClaimStatus { shard, generation, state, owner: content.owner, silent_seconds, n_lines: 0, n_done: 0 }
 }
 
+/// Sums over the lines that the owners of a shard have done, each line once. `files`: their outputs. Until the latest
+/// owner has copied the records of the others, they are only in the files of the others.
+fn done(disk: &dyn Disk, files: &[PathBuf], unread: &mut Vec<String>) -> Totals {
+    let (mut totals, mut lines) = (Totals::default(), BTreeSet::new());
+    for file in files {
+        let log = journal_path(file);
+        let read = read_journal(disk, &log).and_then(|journal| {
+            // One owner has each line once.
+            let finished = if files.len() > 1 { read_finished(disk, &log)? } else { Vec::new() };
+            Ok(journal.map(|(journal, _)| (journal.totals(), finished)))
+        });
+        match read {
+            Ok(Some((own, _))) if files.len() == 1 => return own,
+            Ok(Some((own, finished))) => {
+                totals.active_ms += own.active_ms;
+                for (start, finished) in finished {
+                    if lines.insert(finished.line) {
+                        let is_ok = finished.error.is_none();
+                        add(
+                            &mut totals,
+                            &Totals {
+                                n_ok: u64::from(is_ok),
+                                n_failed: u64::from(!is_ok),
+                                n_prompt: finished.n_prompt,
+                                n_predicted: finished.n_predicted,
+                                n_bytes: finished.end - start,
+                                active_ms: 0,
+                            },
+                        );
+                    }
+                }
+            }
+            // It has not begun to write.
+            Ok(None) => {}
+            Err(error) => unread.push(error.to_string()),
+        }
+    }
+    totals
+}
+
 fn add(totals: &mut Totals, more: &Totals) {
     totals.n_ok += more.n_ok;
     totals.n_failed += more.n_failed;
@@ -180,8 +229,10 @@ fn add(totals: &mut Totals, more: &Totals) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::claims::{Claims, Next};
+    use crate::claims::{Claims, End, Next};
     use crate::disk::Files;
+    use crate::journal::Finished;
+    use crate::ledger::{Ledger, OpenOptions};
 
     #[test]
     fn each_state_is_counted() {
@@ -220,5 +271,62 @@ mod tests {
         assert_eq!((late.phase, late.claims[1].state), (Phase::Stopped, ClaimState::Expired));
         let json = serde_json::to_value(&late).unwrap();
         assert_eq!((&json["claims"][1]["state"], &json["n_shards"]), (&"expired".into(), &4.into()));
+    }
+
+    /// The second owner of a shard has not yet copied what the first one has done, and has done a line again.
+    #[test]
+    fn the_lines_of_all_owners_are_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("results.jsonl");
+        let key = |shard: Shard| Key {
+            input: "6 lines".to_owned(),
+            model: "m.gguf 7a".to_owned().into(),
+            n_lines: 6,
+            n_own: shard.n_of(6),
+            seed: 7,
+            parameters: std::collections::BTreeMap::new(),
+            created_ms: 0,
+        };
+        Plan::agree(&Files, &output, Some(1), &key(Shard::ALL), true).unwrap();
+        let claim = |name: &str| {
+            let owner = Owner { host: name.to_owned(), pid: 7, id: name.to_owned(), lease_ms: 1000 };
+            match Claims::new(&Files, &output, 1, owner).next(&|| Duration::ZERO).unwrap() {
+                Next::Claimed(claim) => claim,
+                next => panic!("{next:?}"),
+            }
+        };
+        let answer = |output: &Path, lines: &[u64]| {
+            let options =
+                OpenOptions { ms: 1, after_crash: false, has_seed: true, retry_failed: false, is_claimed: true };
+            let mut ledger = Ledger::open(&Files, output, &key(Shard::ALL), &options).unwrap();
+            for &line in lines {
+                let error = (line == 2).then(|| "code".to_owned());
+                let finished = Finished { line, end: 0, n_prompt: 10, n_predicted: 1, error };
+                ledger.record(finished, b"{}\n").unwrap();
+            }
+            ledger.close(5, true).unwrap();
+        };
+        let first = claim("a");
+        answer(&first.output(), &[3, 0, 2]);
+        let first_log = journal_path(&first.output());
+        first.end(End::Released).unwrap();
+        let second = claim("b");
+        let read = || ClaimedStatus::read(&Files, &output, &|_| Some(Duration::ZERO)).unwrap().unwrap();
+        assert_eq!((read().totals.n_ok, read().totals.n_failed, read().claims[0].n_done), (2, 1, 3));
+        answer(&second.output(), &[0, 5]);
+        let status = read();
+        let expected = Totals { n_ok: 3, n_failed: 1, n_prompt: 40, n_predicted: 4, n_bytes: 12, active_ms: 8 };
+        assert_eq!((status.totals, status.claims[0].n_done, status.claims[0].generation), (expected, 4, 2));
+        // The first owner's journal is lost: its lines are not counted, and the status says so.
+        std::fs::remove_file(&first_log).unwrap();
+        std::fs::create_dir(&first_log).unwrap();
+        let status = read();
+        assert_eq!((status.totals.n_ok, status.unread.len()), (2, 1));
+        assert!(status.text().contains(&format!("not counted: {}: ", first_log.display())), "{}", status.text());
+        // A finished shard has all of its lines in one file.
+        answer(&second.output(), &[1, 2, 3, 4]);
+        second.end(End::Finished).unwrap();
+        let status = read();
+        assert_eq!((status.n_finished, status.totals.n_done(), status.unread.len()), (1, 6, 0));
     }
 }
