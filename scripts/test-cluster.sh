@@ -56,6 +56,7 @@ daemons=()
 cleanup() {
     local status=$?
     if [ "$kind" = slurm ] && have scancel && [ -n "${SLURM_CONF:-}" ]; then scancel --quiet --me 2>/dev/null || true; fi
+    if [ -n "${running:-}" ] && kill "$running" 2>/dev/null; then wait "$running" 2>/dev/null || true; fi
     # The last one started is the first to end.
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
         if kill "${daemons[i]}" 2>/dev/null; then wait "${daemons[i]}" 2>/dev/null || true; fi
