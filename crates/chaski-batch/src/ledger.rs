@@ -105,6 +105,12 @@ pub struct Adopted {
     pub unread: Option<LedgerError>,
 }
 
+/// An output, and its finished lines with the offsets of their records.
+struct Records {
+    file: Box<dyn Readable>,
+    finished: Vec<(u64, Finished)>,
+}
+
 /// An open output with its journal, locked against other processes.
 pub struct Ledger<'d> {
     disk: &'d dyn Disk,
@@ -271,8 +277,8 @@ impl<'d> Ledger<'d> {
     /// When the own files cannot be written.
     pub fn adopt(&mut self, earlier: &Path, ms: u64) -> Result<Adopted, LedgerError> {
         let mut adopted = Adopted::default();
-        let (mut file, finished) = match self.records_of(earlier) {
-            Ok(Some(found)) => found,
+        let Records { mut file, finished } = match self.records_of(earlier) {
+            Ok(Some(records)) => records,
             Ok(None) => return Ok(adopted),
             Err(error) => return Ok(Adopted { unread: Some(error), ..adopted }),
         };
@@ -297,9 +303,8 @@ impl<'d> Ledger<'d> {
         Ok(adopted)
     }
 
-    /// The output of an earlier owner of the same shard, and its finished lines with the offsets of their records.
-    /// `None` if it has finished no line of this job.
-    fn records_of(&self, earlier: &Path) -> Result<Option<(Box<dyn Readable>, Vec<(u64, Finished)>)>, LedgerError> {
+    /// The records of an earlier owner of the same shard; `None` if it has none of this job.
+    fn records_of(&self, earlier: &Path) -> Result<Option<Records>, LedgerError> {
         let log = journal_path(earlier);
         match read_journal(self.disk, &log)? {
             Some((journal, _)) if journal.key().difference(self.journal.key()).is_none() => {}
@@ -307,7 +312,7 @@ impl<'d> Ledger<'d> {
         }
         let finished = read_finished(self.disk, &log)?;
         let file = self.disk.read(earlier).map_err(|error| LedgerError::Io { path: earlier.to_owned(), error })?;
-        Ok(file.map(|file| (file, finished)))
+        Ok(file.map(|file| Records { file, finished }))
     }
 
     /// Closes the job, finished or interrupted. If `sorted` is set, all lines are done and the records are not in line
