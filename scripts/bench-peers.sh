@@ -35,12 +35,14 @@ done
 
 server=$(find_server "$server")
 
+started_in=$PWD
 cd "$root"
 scripts/setup.sh
 # model_file MODEL: prints its path.
 model_file() {
     case $1 in
-        *.gguf) printf '%s\n' "$1" ;;
+        /*.gguf) printf '%s\n' "$1" ;;
+        *.gguf) printf '%s\n' "$started_in/$1" ;;
         *) scripts/get-model.sh "$1" ;;
     esac
 }

@@ -144,6 +144,8 @@ def chaski_answers(options, mode, prompt, folder):
             timings = record["timings"]
             yield {
                 "mode": "none" if record["drafter"] == "none" else mode,
+                # Plain decoding is measured beside each drafter: the two belong together.
+                "beside": mode,
                 "tokens": record["tokens"],
                 "prompt_tokens": timings["prompt_n"] + timings["cache_n"],
                 "rate": timings["predicted_per_second"],
@@ -190,17 +192,22 @@ def measure(options, servers, prompts, folder, setup, raw):
     return records
 
 
+def plain_of(record, records, baseline):
+    """The plain answer in mode `baseline` to compare `record` with: the one of the same run of the program, if there is
+    one."""
+    same = [r for r in records if (r["id"], r["repetition"], r["mode"]) == (record["id"], record["repetition"], baseline)]
+    beside = [r for r in same if r.get("beside") == record.get("beside")]
+    return next(iter(beside or same), None)
+
+
 def speedups(records, mode, baseline):
     """The median speedup of each prompt over its repetitions."""
-    rates = {}
-    for r in records:
-        rates.setdefault((r["id"], r["repetition"], r["mode"]), []).append(r["rate"])
-    by_key = {key: statistics.mean(values) for key, values in rates.items()}
     ratios = {}
-    for (prompt, repetition, of), rate in by_key.items():
-        base = by_key.get((prompt, repetition, baseline), math.nan)
-        if of == mode and not math.isnan(rate / base):
-            ratios.setdefault(prompt, []).append(rate / base)
+    for record in records:
+        if record["mode"] == mode and not math.isnan(record["rate"]):
+            base = plain_of(record, records, baseline)
+            if base and not math.isnan(base["rate"]):
+                ratios.setdefault(record["id"], []).append(record["rate"] / base["rate"])
     return {prompt: statistics.median(values) for prompt, values in ratios.items()}
 
 
@@ -222,8 +229,8 @@ def table(records, modes):
             over_llama = speedups(chosen, mode, "llama-plain").values()
             # Compared with the plain text of the same program.
             plain = "none" if mode in CHASKI_MODES else "llama-plain"
-            texts = {(r["id"], r["repetition"]): r["tokens"] for r in chosen if r["mode"] == plain}
-            equal = [texts[r["id"], r["repetition"]] == r["tokens"] for r in own if (r["id"], r["repetition"]) in texts]
+            pairs = [(r, plain_of(r, chosen, plain)) for r in own]
+            equal = [r["tokens"] == base["tokens"] for r, base in pairs if base]
             rates = [record["rate"] for record in own if not math.isnan(record["rate"])]
             lines.append("| " + " | ".join([
                 kind, mode, f"{statistics.mean(rates):.1f}" if rates else "-", geometric_mean(over_llama),
