@@ -250,7 +250,7 @@ mod tests {
             let json = format!("\n{}\n", serde_json::to_string(&changed).unwrap());
             Predictions::parse_all(&json).map_err(|error| error.to_string())
         };
-        assert_eq!(parsed(|_| ()).unwrap(), [sound.clone()]);
+        assert_eq!(parsed(|_| ()).unwrap(), std::slice::from_ref(&sound));
         let fails = |change: fn(&mut Predictions), message: &str| {
             let error = parsed(change).unwrap_err();
             assert!(error.starts_with("line 2: ") && error.contains(message), "{error}");
