@@ -53,14 +53,28 @@ needs() {
 place=$(mktemp -d)
 work=$place/shared
 daemons=()
+# left: the processes in the job's folder; chaski's may outlive what has started them.
+left() { { find /proc/[0-9]*/cwd -lname "$work" 2>/dev/null || true; } | sed -n 's|/proc/\([0-9]*\)/.*|\1|p'; }
+
 cleanup() {
-    local status=$?
+    local status=$? signal remaining
+    # This shell is not one of those to be ended.
+    cd /
     if [ "$kind" = slurm ] && have scancel && [ -n "${SLURM_CONF:-}" ]; then scancel --quiet --me 2>/dev/null || true; fi
     if [ -n "${running:-}" ] && kill "$running" 2>/dev/null; then wait "$running" 2>/dev/null || true; fi
     # Ray's daemons outlive the example for a moment, and write into the folder.
     for ((i = 0; i < 30; i++)); do
         if [ "$kind" != ray ] || ! grep -qs "$place/ray" /proc/[0-9]*/cmdline; then break; fi
         sleep 1
+    done
+    for signal in TERM KILL; do
+        for ((i = 0; i < 10; i++)); do
+            remaining=$(left)
+            [ -n "$remaining" ] || break 2
+            # shellcheck disable=SC2086 # one word for each process
+            [ $i != 0 ] || kill -s $signal $remaining 2>/dev/null || true
+            sleep 1
+        done
     done
     # The last one started is the first to end.
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
