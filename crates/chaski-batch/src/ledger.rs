@@ -9,7 +9,7 @@
 pub(crate) mod rewrite;
 
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,7 +101,7 @@ pub struct OpenOptions {
 pub struct Adopted {
     /// Number of records.
     pub n_lines: u64,
-    /// Why the other records could not be read; `None` if no read failed.
+    /// Why the other records of the journal could not be copied; `None` if all were.
     pub unread: Option<LedgerError>,
 }
 
@@ -271,7 +271,8 @@ impl<'d> Ledger<'d> {
 
     /// Copies the records that an earlier owner of the same shard finished, and that are not here yet. The earlier
     /// owner may still be writing: its journal grows only at the end, and each entry describes a record that was synced
-    /// before. Whatever is not whole or cannot be read is left out, so that it is done again.
+    /// before. From the first record on that is not whole or cannot be read, they are left out, so that they are done
+    /// again.
     ///
     /// # Errors
     /// When the own files cannot be written.
@@ -283,18 +284,27 @@ impl<'d> Ledger<'d> {
             Err(error) => return Ok(Adopted { unread: Some(error), ..adopted }),
         };
         let mut record = Vec::new();
+        let n_expected = finished.last().map_or(0, |(_, last)| last.end);
         for (start, finished) in finished {
             if self.journal.is_done(finished.line) {
                 continue;
             }
             record.clear();
-            match rewrite::read_at(&mut *file, start, finished.end - start, &mut record) {
-                Ok(()) if record.iter().position(|&byte| byte == b'\n') == record.len().checked_sub(1) => {}
-                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                    adopted.unread = Some(LedgerError::Io { path: earlier.to_owned(), error });
-                    break;
+            let read = match rewrite::read_at(&mut *file, start, finished.end - start, &mut record) {
+                Ok(()) if record.iter().position(|&byte| byte == b'\n') != record.len().checked_sub(1) => {
+                    let what = format!("the record of line {} is damaged", finished.line + 1);
+                    Err(io::Error::new(io::ErrorKind::InvalidData, what))
                 }
-                _ => break,
+                read => read,
+            };
+            if let Err(error) = read {
+                adopted.unread = Some(match (error.kind(), file.seek(SeekFrom::End(0))) {
+                    (io::ErrorKind::UnexpectedEof, Ok(n_bytes)) => {
+                        LedgerError::Shortened { path: earlier.to_owned(), n_bytes, n_expected }
+                    }
+                    _ => LedgerError::Io { path: earlier.to_owned(), error },
+                });
+                break;
             }
             self.record(finished, &record)?;
             adopted.n_lines += 1;
@@ -303,7 +313,8 @@ impl<'d> Ledger<'d> {
         Ok(adopted)
     }
 
-    /// The records of an earlier owner of the same shard; `None` if it has none of this job.
+    /// The records of an earlier owner of the same shard; `None` if it has none of this job that are not here yet. A
+    /// missing output is an error only if there should be such records: the journal is created first.
     fn records_of(&self, earlier: &Path) -> Result<Option<Records>, LedgerError> {
         let log = journal_path(earlier);
         match read_journal(self.disk, &log)? {
@@ -311,8 +322,12 @@ impl<'d> Ledger<'d> {
             _ => return Ok(None),
         }
         let finished = read_finished(self.disk, &log)?;
-        let file = self.disk.read(earlier).map_err(|error| LedgerError::Io { path: earlier.to_owned(), error })?;
-        Ok(file.map(|file| Records { file, finished }))
+        if finished.iter().all(|(_, finished)| self.journal.is_done(finished.line)) {
+            return Ok(None);
+        }
+        let file = self.disk.read(earlier).and_then(|file| file.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        let file = file.map_err(|error| LedgerError::Io { path: earlier.to_owned(), error })?;
+        Ok(Some(Records { file, finished }))
     }
 
     /// Closes the job, finished or interrupted. If `sorted` is set, all lines are done and the records are not in line

@@ -187,7 +187,16 @@ fn an_earlier_owners_records_are_adopted_as_far_as_they_are_whole() {
         let own = folder.path().join(format!("own-{}-{}", cut.0, cut.1));
         let mut ledger = Ledger::open(&Files, &own, &key(), &claimed).unwrap();
         let Adopted { n_lines: n_adopted, unread } = ledger.adopt(&path, 5).unwrap();
-        assert!(unread.is_none(), "what is not whole is no error: {unread:?}");
+        // A journal that ends early is one that was read while it grew. An output that ends early was damaged.
+        let n_bytes = cut.1.min(output.len()) as u64;
+        match unread {
+            None => assert_eq!(n_bytes, output.len() as u64, "{cut:?}"),
+            Some(LedgerError::Shortened { n_bytes: found, n_expected, .. }) => {
+                assert_eq!((found, n_expected), (n_bytes, output.len() as u64), "{cut:?}");
+                assert!(n_bytes < n_expected, "{cut:?}");
+            }
+            unread => panic!("{cut:?}: {unread:?}"),
+        }
         assert_eq!(ledger.adopt(&path, 5).unwrap().n_lines, 0, "each line once");
         let journal = ledger.close(6, true).unwrap();
         assert_eq!(journal.totals().n_done(), n_adopted);
@@ -200,6 +209,32 @@ fn an_earlier_owners_records_are_adopted_as_far_as_they_are_whole() {
     fs::write(&path, &output).unwrap();
     let mut ledger = Ledger::open(&Files, &folder.path().join("other"), &Key { seed: 9, ..key() }, &claimed).unwrap();
     assert_eq!(ledger.adopt(&path, 5).unwrap().n_lines, 0);
+}
+
+#[test]
+fn an_earlier_owners_missing_and_damaged_records_are_named() {
+    let (folder, path) = folder();
+    let claimed = OpenOptions { is_claimed: true, ..OPENING };
+    let adopt =
+        |own: &str| Ledger::open(&Files, &folder.path().join(own), &key(), &claimed).unwrap().adopt(&path, 5).unwrap();
+    // An owner that has not finished a line may have no output yet.
+    Ledger::open(&Files, &path, &key(), &claimed).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(adopt("nothing").unread.is_none());
+    job(&Files, &path, false, |_| false).unwrap();
+    // The second record, of line 1, has a line break in its middle.
+    let output = fs::read_to_string(&path).unwrap();
+    fs::write(&path, output.replacen("1 true", "1\ntrue", 1)).unwrap();
+    let Adopted { n_lines, unread } = adopt("damaged");
+    let expected = format!("{}: the record of line 2 is damaged", path.display());
+    assert_eq!((n_lines, unread.unwrap().to_string()), (1, expected));
+    fs::write(&path, output).unwrap();
+    assert_eq!(adopt("all").n_lines, N_LINES);
+    fs::remove_file(&path).unwrap();
+    assert!(adopt("all").unread.is_none(), "they are copied already");
+    let Adopted { n_lines, unread } = adopt("missing");
+    assert!(unread.unwrap().to_string().starts_with(&format!("{}: ", path.display())));
+    assert_eq!(n_lines, 0);
 }
 
 /// A dead owner's file that nobody can read costs time, but must not stop the next owner.
