@@ -59,7 +59,8 @@ pub struct ClaimedStatus {
     pub n_free: u64,
     /// Lines of the job.
     pub n_lines: u64,
-    /// Sums over all lines done.
+    /// Sums over all lines done. The working time is that of all owners, except those of a finished shard whose journals
+    /// cannot be read.
     #[serde(flatten)]
     pub totals: Totals,
     /// The other shards.
@@ -88,11 +89,10 @@ impl ClaimedStatus {
             let shard = Shard { number, n_shards };
             let mut owners = owners(disk, output, shard)?;
             let finished = finished_generation(&owners);
-            // The file of an owner that has finished the shard has all of its lines.
-            let generations = finished.map_or(1..=owners.len() as u64, |generation| generation..=generation);
-            let files: Vec<PathBuf> =
-                generations.rev().map(|generation| shard.claimed_output(output, generation)).collect();
-            let done = done(disk, &files, &mut unread);
+            let generations = 1..=owners.len() as u64;
+            let files: Vec<PathBuf> = generations.map(|generation| shard.claimed_output(output, generation)).collect();
+            let key = Key { n_own: shard.n_of(key.n_lines), ..key.clone() };
+            let done = done(disk, &files, finished, &key, &mut unread);
             add(&mut totals, &done);
             let generation = owners.len() as u64;
             let Some(content) = owners.pop() else {
@@ -177,19 +177,26 @@ fn claim(
     ClaimStatus { shard, generation, state, owner: content.owner, silent_seconds, n_lines: 0, n_done: 0 }
 }
 
-/// Sums over the lines that the owners of a shard have done, each line once. `files`: their outputs. Until the latest
-/// owner has copied the records of the others, they are only in the files of the others.
-fn done(disk: &dyn Disk, files: &[PathBuf], unread: &mut Vec<String>) -> Totals {
+/// Sums over the lines that the owners of a shard have done, each line once, and over the working time of all of them.
+/// `files`: their outputs, by generation from 1 on; `whole`: the generation whose file has all lines of the shard. Until
+/// the latest owner has copied the records of the others, they are only in the files of the others. Files of another job
+/// than `key`'s do not count.
+fn done(disk: &dyn Disk, files: &[PathBuf], whole: Option<u64>, key: &Key, unread: &mut Vec<String>) -> Totals {
     let (mut totals, mut lines) = (Totals::default(), BTreeSet::new());
-    for file in files {
+    // One owner has each line once.
+    let whole = if files.len() == 1 { Some(1) } else { whole };
+    for (index, file) in files.iter().enumerate().rev() {
+        let generation = index as u64 + 1;
         let log = journal_path(file);
-        let read = read_journal(disk, &log).and_then(|journal| {
-            // One owner has each line once.
-            let finished = if files.len() > 1 { read_finished(disk, &log)? } else { Vec::new() };
-            Ok(journal.map(|(journal, _)| (journal.totals(), finished)))
+        let read = read_journal(disk, &log).and_then(|found| match found {
+            Some((journal, _)) if journal.key().difference(key).is_none() => {
+                let finished = if whole.is_none() { read_finished(disk, &log)? } else { Vec::new() };
+                Ok(Some((journal.totals(), finished)))
+            }
+            _ => Ok(None),
         });
         match read {
-            Ok(Some((own, _))) if files.len() == 1 => return own,
+            Ok(Some((own, _))) if whole == Some(generation) => add(&mut totals, &own),
             Ok(Some((own, finished))) => {
                 totals.active_ms += own.active_ms;
                 for (start, finished) in finished {
@@ -209,8 +216,10 @@ fn done(disk: &dyn Disk, files: &[PathBuf], unread: &mut Vec<String>) -> Totals 
                     }
                 }
             }
-            // It has not begun to write.
+            // It has not begun to write, or wrote for another job.
             Ok(None) => {}
+            // All lines are counted from another file; only the time of this owner is missing.
+            Err(_) if whole.is_some_and(|whole| whole != generation) => {}
             Err(error) => unread.push(error.to_string()),
         }
     }
@@ -295,10 +304,10 @@ mod tests {
                 next => panic!("{next:?}"),
             }
         };
-        let answer = |output: &Path, lines: &[u64]| {
+        let answer_as = |key: &Key, output: &Path, lines: &[u64]| {
             let options =
                 OpenOptions { ms: 1, after_crash: false, has_seed: true, retry_failed: false, is_claimed: true };
-            let mut ledger = Ledger::open(&Files, output, &key(Shard::ALL), &options).unwrap();
+            let mut ledger = Ledger::open(&Files, output, key, &options).unwrap();
             for &line in lines {
                 let error = (line == 2).then(|| "code".to_owned());
                 let finished = Finished { line, end: 0, n_prompt: 10, n_predicted: 1, error };
@@ -306,6 +315,7 @@ mod tests {
             }
             ledger.close(5, true).unwrap();
         };
+        let answer = |output: &Path, lines: &[u64]| answer_as(&key(Shard::ALL), output, lines);
         let first = claim("a");
         answer(&first.output(), &[3, 0, 2]);
         let first_log = journal_path(&first.output());
@@ -317,6 +327,13 @@ mod tests {
         let status = read();
         let expected = Totals { n_ok: 3, n_failed: 1, n_prompt: 40, n_predicted: 4, n_bytes: 12, active_ms: 8 };
         assert_eq!((status.totals, status.claims[0].n_done, status.claims[0].generation), (expected, 4, 2));
+        // A file of another job is not counted.
+        let first_entries = std::fs::read(&first_log).unwrap();
+        let other = folder.path().join("other");
+        answer_as(&Key { seed: 8, ..key(Shard::ALL) }, &other, &[3, 4]);
+        std::fs::copy(journal_path(&other), &first_log).unwrap();
+        let status = read();
+        assert_eq!((status.totals.n_ok, status.totals.active_ms, status.unread.len()), (2, 4, 0));
         // The first owner's journal is lost: its lines are not counted, and the status says so.
         std::fs::remove_file(&first_log).unwrap();
         std::fs::create_dir(&first_log).unwrap();
@@ -328,5 +345,9 @@ mod tests {
         second.end(End::Finished).unwrap();
         let status = read();
         assert_eq!((status.n_finished, status.totals.n_done(), status.unread.len()), (1, 6, 0));
+        // The time is that of all owners still: 4 ms for the first one, and two times 4 ms for the second one.
+        std::fs::remove_dir(&first_log).unwrap();
+        std::fs::write(&first_log, first_entries).unwrap();
+        assert_eq!((read().totals.n_done(), read().totals.active_ms), (6, 12));
     }
 }
