@@ -108,7 +108,13 @@ impl Shard {
         let n_shards = match (n_shards, n_tasks) {
             // Perhaps some tasks of an array were submitted again: then their numbers from the first one on mean nothing.
             (Some(n_shards), Some(n_tasks)) if n_shards != n_tasks => {
-                return Err(format!("the array has {n_tasks} tasks, not {n_shards}: write I/{n_shards}"));
+                Shard::new(1, n_shards)?;
+                let tasks = if n_tasks == 1 { "1 task".to_owned() } else { format!("{n_tasks} tasks") };
+                // The shard, if the whole array is numbered from 1.
+                let id = read("SLURM_ARRAY_TASK_ID")?.filter(|id| (1..=n_shards).contains(id)).unwrap_or(1);
+                return Err(format!(
+                    "the array has {tasks}, not {n_shards}: write the shard's number, as in --shard {id}/{n_shards}"
+                ));
             }
             (Some(n), _) | (None, Some(n)) => n,
             (None, None) => {
@@ -191,7 +197,12 @@ mod tests {
         assert!(parse("auto/2", &[("JOB_COMPLETION_INDEX", "x")]).is_err());
         // Task 3 of an array of 8, submitted again on its own, is not shard 1.
         let again = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_COUNT", "1"), ("SLURM_ARRAY_TASK_MIN", "3")];
-        assert!(parse("auto/8", &again).unwrap_err().contains("the array has 1 tasks, not 8: write I/8"));
+        let error = parse("auto/8", &again).unwrap_err();
+        assert_eq!(error, "the array has 1 task, not 8: write the shard's number, as in --shard 3/8");
+        let others = [("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_COUNT", "2")];
+        let error = parse("auto/8", &others).unwrap_err();
+        assert_eq!(error, "the array has 2 tasks, not 8: write the shard's number, as in --shard 1/8");
+        assert_eq!(parse("auto/0", &again).unwrap_err(), "N must be from 1 to 100000");
     }
 
     #[test]
