@@ -28,11 +28,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Renamed when it is whole, so that a failure leaves no broken model behind.
     let part = format!("{to}.part");
     let in_file = |error| format!("{part}: {error}");
+    let mut from = File::open(from)?;
     let mut out = BufWriter::new(File::create(&part).map_err(in_file)?);
-    leave_out(&gguf, &mut File::open(from)?, &left_out, &mut out)?;
-    out.flush().map_err(in_file)?;
-    std::fs::rename(&part, to).map_err(in_file)?;
-    Ok(())
+    let written = leave_out(&gguf, &mut from, &left_out, &mut out)
+        .and_then(|()| Ok(out.flush().map_err(in_file)?))
+        .and_then(|()| Ok(std::fs::rename(&part, to).map_err(in_file)?));
+    if written.is_err() {
+        // The first failure is the one to report.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
 }
 
 /// Writes the model in `from`, whose header is `gguf`, without the blocks `left_out`.
@@ -64,7 +69,7 @@ pub fn leave_out(
     if n_out != left_out.len() || n_out == n_blocks as usize {
         return Err(format!(
             "{file}: expected some of the blocks 0 to {}, each once, found {left_out:?}",
-            n_blocks - 1
+            n_blocks.saturating_sub(1)
         )
         .into());
     }
