@@ -41,7 +41,7 @@ class Texts:
     """Recorded texts, each cut to its first tokens."""
 
     def __init__(self, path, n_tokens, folder):
-        self.name = path.name if n_tokens is None else f"{path.name}:{n_tokens}"
+        self.name = str(path.resolve()) if n_tokens is None else f"{path.resolve()}:{n_tokens}"
         self.tokens = {}
         self.path = folder / f"texts-{n_tokens}.jsonl"
         records = read_jsonl(path)
@@ -59,12 +59,13 @@ class Evaluator:
 
     def __init__(self, options, folder, n_tokens):
         self.options, self.folder = options, folder
+        self.model_name = str(options.model.resolve())
         self.texts = Texts(options.texts, n_tokens, folder)
         self.known = {key(record): record for record in read_jsonl(options.log)}
 
     def __call__(self, left_out, kept=None):
         left_out = sorted(left_out)
-        wanted = (self.options.model.name, self.texts.name, tuple(left_out))
+        wanted = (self.model_name, self.texts.name, tuple(left_out))
         if wanted in self.known and (kept is None or kept.exists()):
             return self.known[wanted]
         while self.options.pause_while and self.options.pause_while.exists():
@@ -76,7 +77,7 @@ class Evaluator:
         predictions = kept or self.folder / "predictions.jsonl"
         run([self.options.teacher_forced.resolve(), model, self.texts.path, predictions, "--name", f"without {left_out}", "--threads",
              self.options.threads])
-        record = {"model": self.options.model.name, "texts": self.texts.name, "left_out": left_out,
+        record = {"model": self.model_name, "texts": self.texts.name, "left_out": left_out,
                   "bytes": model.stat().st_size, **self.agreement(predictions)}
         if wanted not in self.known:
             with open(self.options.log, "a", encoding="utf-8") as log:
@@ -123,10 +124,13 @@ def n_blocks_of(model):
 
 
 def search(options, evaluate, evaluate_first):
-    left_out, ranking = [], list(range(n_blocks_of(options.model)))
+    n_blocks = n_blocks_of(options.model)
+    left_out, ranking = [], list(range(n_blocks))
+    # One block must remain.
+    most = min(options.most, n_blocks - 1)
     if options.candidates:
         ranking = [int(block) for block in options.candidates.split(",")]
-    while ranking and len(left_out) < options.most:
+    while ranking and len(left_out) < most:
         candidates, others = (ranking[:options.width], ranking[options.width:]) if left_out else (ranking, [])
         evaluate_round = evaluate if left_out else evaluate_first
         tried = [(evaluate_round(left_out + [block]), block) for block in candidates]
@@ -136,9 +140,11 @@ def search(options, evaluate, evaluate_first):
         if rate(best) < options.until:
             break
         ranked = [block for _, block in tried]
-        taken, ranking = ranked[:options.step], ranked[options.step:] + others
+        step = min(options.step, most - len(left_out))
+        taken, ranking = ranked[:step], ranked[step:] + others
         left_out += taken
-        print(f"{len(left_out)} left out, now {taken}; the first of them alone: {rate(best):.4f}", file=sys.stderr, flush=True)
+        print(f"{len(left_out)} left out, now {taken} too; with only {taken[0]} of these: {rate(best):.4f}", file=sys.stderr,
+              flush=True)
     print(",".join(map(str, left_out)))
 
 
@@ -146,8 +152,10 @@ def evaluate_found(options, evaluate):
     blocks = [int(block) for block in options.blocks.split(",")]
     options.keep.mkdir(parents=True, exist_ok=True)
     counts = range(len(blocks) + 1) if options.counts is None else map(int, options.counts.split(","))
+    texts = options.texts.stem if options.tokens is None else f"{options.texts.stem}-{options.tokens}"
     for n in counts:
-        evaluate(blocks[:n], options.keep / f"{options.model.stem}-without-{n}.jsonl")
+        left_out = "-".join(map(str, sorted(blocks[:n]))) or "none"
+        evaluate(blocks[:n], options.keep / f"{options.model.stem}-without-{left_out}-{texts}.jsonl")
 
 
 class Curve:
@@ -199,7 +207,8 @@ class Threshold:
 
 
 class Oracle:
-    """Knows where the first wrong token comes: no rule of stopping can be faster."""
+    """Drafts every right token and stops right before the first wrong one. Where a right token costs more than it brings, a
+    rule that stops earlier is faster."""
 
     most = 12
 
@@ -287,7 +296,7 @@ def report(options):
     print("|---|---|---:|---|---:|---:|---:|")
     for record in read_jsonl(options.log):
         blocks = " ".join(map(str, record["left_out"]))
-        print(f"| {record['model']} | {record['texts']} | {len(record['left_out'])} | {blocks} | {record['bytes'] / 1e6:.0f} MB | "
+        print(f"| {Path(record['model']).name} | {Path(record['texts']).name} | {len(record['left_out'])} | {blocks} | {record['bytes'] / 1e6:.0f} MB | "
               f"{100 * rate(record):.1f}% of {record['n_tokens']} | {record['mean_p']:.3f} |")
 
 
