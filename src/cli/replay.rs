@@ -77,7 +77,7 @@ pub struct ReplayArgs {
     /// Train the mixer's initial weights on these traces, and write them to this file
     ///
     /// With --base, the file has a second set of weights, trained with that base.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "predictions")]
     pub train: Option<PathBuf>,
 
     /// Output format

@@ -151,6 +151,8 @@ fn what_was_trained_is_a_file_that_parses() {
     let states: Vec<Value> = serde_json::from_str(&fs::read_to_string(place.path("state.json")).unwrap()).unwrap();
     assert!(states.len() == 1 && states[0]["mixer"].is_object() && states[0]["calibrator"].is_object(), "{states:?}");
     replay(&place, &["traces.jsonl", "--train", "no/state.json"]).fails(1, &["no/state.json"]);
+    let both = ["traces.jsonl", "--train", "state.json", "--predictions", "oracle.jsonl"];
+    replay(&place, &both).fails(2, &["cannot be used with", "--predictions"]);
 }
 
 #[test]
