@@ -41,6 +41,8 @@ struct Bench<'a> {
     /// The setup, included in every record.
     setup: Row,
     raw: RawOutput,
+    /// Whether the model verifies token trees. Recurrent models take chains only.
+    takes_trees: bool,
 }
 
 /// Runs the command.
@@ -73,7 +75,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     confine(&args.engine, &config, &[]);
     let (engine, loaded) = start(config, Mode::OneText, interrupt::flag()?, &mut Bars::default())?;
     let renderer = Renderer::new(&gguf, &loaded)?;
-    let mut bench = Bench { args, n_ctx, engine, setup, raw };
+    let mut bench = Bench { args, n_ctx, engine, setup, raw, takes_trees: !gguf.is_recurrent() };
     let tables = match () {
         () if args.mode.curve => curve::measure(&mut bench, picture)?,
         () if args.mode.rows => rows::measure(&mut bench)?,

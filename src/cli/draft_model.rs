@@ -61,11 +61,7 @@ pub fn add_for(
 }
 
 fn check(draft: &Gguf, target: &Gguf) -> Result<(), Failure> {
-    let (name, target_name) = (draft.path().display(), target.path().display());
-    if target.is_recurrent() {
-        return Err(Failure::new(format!("{target_name}: this model is recurrent: drafts cannot be undone in it"))
-            .with_hint("give -md none"));
-    }
+    let name = draft.path().display();
     if draft.is_recurrent() {
         let why = "this model is recurrent: it cannot go back from a rejected draft";
         return Err(Failure::new(format!("{name}: {why}")).with_hint(what_fits(target)));

@@ -113,14 +113,21 @@ fn special_tokens_in_users_texts_are_text() {
 }
 
 #[test]
-fn a_recurrent_model_is_decoded_plainly() {
+fn drafts_change_no_answer_of_a_recurrent_model() {
     let place = Workplace::with_model(&tiny_mamba(1));
-    let auto = place.run(&["-p", PROMPT, "--temp", "0", "--json"]);
-    auto.notices("this model is recurrent");
-    let auto = auto.json();
-    assert_eq!((timing(&auto, "draft_n"), timing(&auto, "steps")), (0, 32));
-    let plain = place.json(&["-p", PROMPT, "--temp", "0", "--drafter", "none"]);
-    assert_eq!(auto["tokens"], plain["tokens"]);
+    for temperature in ["0", "0.8"] {
+        let answer =
+            |drafter| place.json(&["-p", PROMPT, "--temp", temperature, "-s", "7", "-n", "150", "--drafter", drafter]);
+        let plain = answer("none");
+        for drafter in ["auto", "aded"] {
+            let drafted = answer(drafter);
+            assert_eq!(drafted["tokens"], plain["tokens"], "{drafter}, temperature {temperature}");
+            assert!(drafter == "auto" || timing(&drafted, "draft_n") > 0, "{drafted}");
+        }
+    }
+    let ran = finish(&mut place.command(&["bench", "--check", "-n", "20"]));
+    ran.succeeds();
+    assert!(ran.stdout.contains("chain") && !ran.stdout.contains("tree"), "{ran:#?}");
 }
 
 #[test]

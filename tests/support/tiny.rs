@@ -1,7 +1,7 @@
 //! Tiny models with random weights that llama.cpp loads and runs in milliseconds, to test decoding, drafting and
 //! caches. Each token has a preferred successor, so greedy text repeats itself at times and some drafts are accepted.
 
-use super::gguf_writer::{GgufWriter, Meta};
+use super::gguf_writer::{GgufWriter, Meta, TensorSpec};
 
 /// Width of the residual stream.
 pub const N_EMBD: usize = 64;
@@ -37,6 +37,12 @@ pub enum Arch {
     Llama,
     /// recurrent: no attention, a state that cannot be rolled back
     Mamba,
+    /// recurrent, with one decay rate per head
+    Mamba2,
+    /// hybrid: block 0 is a gated short convolution, block 1 has attention
+    Lfm2,
+    /// hybrid: block 0 is of Mamba-2's kind, block 1 has attention
+    GraniteHybrid,
     /// block 0 has a sliding window of 16 tokens, block 1 full attention
     Gemma3,
 }
@@ -52,11 +58,14 @@ pub struct TinyOptions {
     pub chat_template: Option<String>,
     /// the architecture
     pub arch: Arch,
+    /// write all matrices in Q8_0
+    pub is_quantized: bool,
 }
 
 impl Default for TinyOptions {
     fn default() -> Self {
-        Self { seed: 0, nan_weights: false, chat_template: Some(CHATML.to_owned()), arch: Arch::Llama }
+        let chat_template = Some(CHATML.to_owned());
+        Self { seed: 0, nan_weights: false, chat_template, arch: Arch::Llama, is_quantized: false }
     }
 }
 
@@ -87,6 +96,9 @@ pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
     let arch = match options.arch {
         Arch::Llama => "llama",
         Arch::Mamba => "mamba",
+        Arch::Mamba2 => "mamba2",
+        Arch::Lfm2 => "lfm2",
+        Arch::GraniteHybrid => "granitehybrid",
         Arch::Gemma3 => "gemma3",
     };
     w.meta("general.architecture", Meta::str(arch));
@@ -98,17 +110,25 @@ pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
     key("embedding_length", Meta::U32(N_EMBD as u32));
     key("block_count", Meta::U32(N_BLOCKS as u32));
     key("attention.layer_norm_rms_epsilon", Meta::F32(1e-5));
-    if options.arch == Arch::Mamba {
-        key("feed_forward_length", Meta::U32(0));
-        key("attention.head_count", Meta::U32(0));
+    let is_hybrid = matches!(options.arch, Arch::Lfm2 | Arch::GraniteHybrid);
+    if matches!(options.arch, Arch::Mamba | Arch::Mamba2 | Arch::GraniteHybrid) {
         key("ssm.conv_kernel", Meta::U32(mamba::CONV as u32));
         key("ssm.inner_size", Meta::U32(mamba::INNER as u32));
         key("ssm.state_size", Meta::U32(mamba::STATE as u32));
-        key("ssm.time_step_rank", Meta::U32(mamba::DT_RANK as u32));
+        let rank = if options.arch == Arch::Mamba { mamba::DT_RANK } else { mamba::N_HEAD };
+        key("ssm.time_step_rank", Meta::U32(rank as u32));
+        if options.arch != Arch::Mamba {
+            key("ssm.group_count", Meta::U32(mamba::N_GROUP as u32));
+        }
+    }
+    if matches!(options.arch, Arch::Mamba | Arch::Mamba2) {
+        key("feed_forward_length", Meta::U32(0));
+        key("attention.head_count", Meta::U32(0));
     } else {
         key("feed_forward_length", Meta::U32(N_FF as u32));
         key("attention.head_count", Meta::U32(N_HEAD as u32));
-        key("attention.head_count_kv", Meta::U32(N_HEAD_KV as u32));
+        let n_kv = N_HEAD_KV as i32;
+        key("attention.head_count_kv", if is_hybrid { Meta::i32s(&[0, n_kv]) } else { Meta::U32(n_kv as u32) });
         key("attention.key_length", Meta::U32(HEAD as u32));
         key("attention.value_length", Meta::U32(HEAD as u32));
         key("rope.freq_base", Meta::F32(10_000.0));
@@ -119,7 +139,9 @@ pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
             key("attention.sliding_window", Meta::U32(16));
             key("attention.sliding_window_pattern", Meta::U32(2));
         }
-        Arch::Mamba => {}
+        Arch::Lfm2 => key("shortconv.l_cache", Meta::U32(lfm2::CONV as u32)),
+        Arch::GraniteHybrid => key("attention.scale", Meta::F32(1.0 / (HEAD as f32).sqrt())),
+        Arch::Mamba | Arch::Mamba2 => {}
     }
     vocabulary(&mut w);
     if let Some(template) = &options.chat_template {
@@ -131,9 +153,40 @@ pub fn tiny_writer(options: &TinyOptions) -> GgufWriter {
         match options.arch {
             Arch::Llama | Arch::Gemma3 => attention_block(&mut w, &mut rng, block, options.arch),
             Arch::Mamba => mamba::block(&mut w, &mut rng, block),
+            Arch::Mamba2 => mamba::block_2(&mut w, &mut rng, block),
+            Arch::Lfm2 | Arch::GraniteHybrid if block > 0 => attention_block(&mut w, &mut rng, block, options.arch),
+            Arch::Lfm2 => lfm2::block(&mut w, &mut rng, block),
+            Arch::GraniteHybrid => {
+                mamba::block_2(&mut w, &mut rng, block);
+                feed_forward(&mut w, &mut rng, block);
+            }
         }
     }
+    if options.is_quantized {
+        // The others are used number by number.
+        let is_matrix = |tensor: &&mut TensorSpec| {
+            tensor.dims.len() == 2 && tensor.dims[0] >= N_EMBD as u64 && !tensor.name.ends_with(b"norm.weight")
+        };
+        w.tensors.iter_mut().filter(is_matrix).for_each(quantize);
+    }
     w
+}
+
+/// Encodes an F32 tensor in Q8_0: blocks of a half-precision factor and 32 numbers from -127 to 127.
+fn quantize(tensor: &mut TensorSpec) {
+    const Q8_0: u32 = 8;
+    let values: Vec<f32> = tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let (blocks, rest) = values.as_chunks::<32>();
+    assert!(rest.is_empty() && tensor.type_code == 0, "whole blocks of F32");
+    tensor.data.clear();
+    for block in blocks {
+        let greatest = block.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
+        let d = (greatest / 127.0).max(1e-4);
+        // From 2^-14 to 2^16; what does not fit is cut off.
+        tensor.data.extend((((d.to_bits() - (112 << 23)) >> 13) as u16).to_le_bytes());
+        tensor.data.extend(block.iter().map(|value| (value / d).round().clamp(-127.0, 127.0) as i8 as u8));
+    }
+    tensor.type_code = Q8_0;
 }
 
 fn embeddings(w: &mut GgufWriter, rng: &mut Rng, options: &TinyOptions) {
@@ -165,7 +218,9 @@ fn embeddings(w: &mut GgufWriter, rng: &mut Rng, options: &TinyOptions) {
         norm[0] = f32::NAN;
     }
     w.tensor_f32("token_embd.weight", &[N_EMBD, N_VOCAB], &embd);
-    w.tensor_f32("output_norm.weight", &[N_EMBD], &norm);
+    // llama.cpp's name for it in this architecture.
+    let output_norm = if options.arch == Arch::Lfm2 { "token_embd_norm.weight" } else { "output_norm.weight" };
+    w.tensor_f32(output_norm, &[N_EMBD], &norm);
     w.tensor_f32("output.weight", &[N_EMBD, N_VOCAB], &output);
 }
 
@@ -181,20 +236,45 @@ fn attention_block(w: &mut GgufWriter, rng: &mut Rng, block: usize, arch: Arch) 
     matrix("attn_k", N_EMBD, N_KV, 1.5);
     matrix("attn_v", N_EMBD, N_KV, 1.0);
     matrix("attn_output", N_EMBD, N_EMBD, 1.0);
-    matrix("ffn_gate", N_EMBD, N_FF, 1.0);
-    matrix("ffn_up", N_EMBD, N_FF, 1.0);
-    matrix("ffn_down", N_FF, N_EMBD, 1.0);
+    feed_forward(w, rng, block);
     let mut norm = |name: &str, n: usize, weight: f32| {
         w.tensor_f32(&format!("blk.{block}.{name}.weight"), &[n], &vec![weight; n]);
     };
     norm("attn_norm", N_EMBD, 1.0);
-    norm("ffn_norm", N_EMBD, 1.0);
-    if arch == Arch::Gemma3 {
+    if matches!(arch, Arch::Gemma3 | Arch::Lfm2) {
         norm("attn_q_norm", HEAD, 1.0);
         norm("attn_k_norm", HEAD, 1.0);
+    }
+    if arch == Arch::Gemma3 {
         // A block's output is normalized: these weights are its share of the residual stream.
         norm("post_attention_norm", N_EMBD, 0.5);
         norm("post_ffw_norm", N_EMBD, 0.5);
+    }
+}
+
+fn feed_forward(w: &mut GgufWriter, rng: &mut Rng, block: usize) {
+    for (name, n_in, n_out) in [("ffn_gate", N_EMBD, N_FF), ("ffn_up", N_EMBD, N_FF), ("ffn_down", N_FF, N_EMBD)] {
+        let data = rng.normals(n_in * n_out, 1.0 / (n_in as f32).sqrt());
+        w.tensor_f32(&format!("blk.{block}.{name}.weight"), &[n_in, n_out], &data);
+    }
+    w.tensor_f32(&format!("blk.{block}.ffn_norm.weight"), &[N_EMBD], &[1.0; N_EMBD]);
+}
+
+mod lfm2 {
+    use super::{GgufWriter, N_EMBD, Rng, feed_forward};
+
+    pub(super) const CONV: usize = 3;
+
+    pub(super) fn block(w: &mut GgufWriter, rng: &mut Rng, block: usize) {
+        let mut tensor = |name: &str, dims: &[usize], data: Vec<f32>| {
+            w.tensor_f32(&format!("blk.{block}.{name}.weight"), dims, &data);
+        };
+        let root = |n: usize| 1.0 / (n as f32).sqrt();
+        tensor("attn_norm", &[N_EMBD], vec![1.0; N_EMBD]);
+        tensor("shortconv.conv", &[CONV, N_EMBD], rng.normals(CONV * N_EMBD, root(CONV)));
+        tensor("shortconv.in_proj", &[N_EMBD, 3 * N_EMBD], rng.normals(3 * N_EMBD * N_EMBD, root(N_EMBD)));
+        tensor("shortconv.out_proj", &[N_EMBD, N_EMBD], rng.normals(N_EMBD * N_EMBD, root(N_EMBD)));
+        feed_forward(w, rng, block);
     }
 }
 
@@ -206,6 +286,27 @@ mod mamba {
     pub(super) const INNER: usize = 2 * N_EMBD;
     pub(super) const STATE: usize = 16;
     pub(super) const DT_RANK: usize = 4;
+    /// Of Mamba-2.
+    pub(super) const N_HEAD: usize = 8;
+    pub(super) const N_GROUP: usize = 2;
+
+    pub(super) fn block_2(w: &mut GgufWriter, rng: &mut Rng, block: usize) {
+        const CONVOLVED: usize = INNER + 2 * N_GROUP * STATE;
+        const PROJECTED: usize = INNER + CONVOLVED + N_HEAD;
+        let mut tensor = |name: &str, dims: &[usize], data: Vec<f32>| {
+            w.tensor_f32(&format!("blk.{block}.{name}"), dims, &data);
+        };
+        let root = |n: usize| 1.0 / (n as f32).sqrt();
+        tensor("attn_norm.weight", &[N_EMBD], vec![1.0; N_EMBD]);
+        tensor("ssm_in.weight", &[N_EMBD, PROJECTED], rng.normals(N_EMBD * PROJECTED, root(N_EMBD)));
+        tensor("ssm_conv1d.weight", &[CONV, CONVOLVED], rng.normals(CONV * CONVOLVED, root(CONV)));
+        tensor("ssm_conv1d.bias", &[CONVOLVED], rng.normals(CONVOLVED, 0.1));
+        tensor("ssm_dt.bias", &[N_HEAD], vec![-1.5; N_HEAD]);
+        tensor("ssm_a", &[1, N_HEAD], (0..N_HEAD).map(|head| -0.1 * (head + 1) as f32).collect());
+        tensor("ssm_d", &[1, N_HEAD], vec![1.0; N_HEAD]);
+        tensor("ssm_norm.weight", &[INNER / N_GROUP, N_GROUP], vec![1.0; INNER]);
+        tensor("ssm_out.weight", &[INNER, N_EMBD], rng.normals(INNER * N_EMBD, root(INNER)));
+    }
 
     pub(super) fn block(w: &mut GgufWriter, rng: &mut Rng, block: usize) {
         let mut tensor = |name: &str, dims: &[usize], data: Vec<f32>| {

@@ -11,6 +11,7 @@ mod support;
 mod draft_model;
 mod engine;
 mod forms;
+mod recurrent;
 mod samplers;
 mod states;
 mod tokenize;
@@ -307,29 +308,6 @@ fn an_interrupted_prefill_is_taken_up_again() {
             })
             .unwrap();
         assert_eq!((first, target.n_past()), (Some(512), 1000), "the longest common prefix is reused");
-    });
-}
-
-#[test]
-fn recurrent_models_are_decoded_plainly() {
-    with_model(&tiny::tiny_mamba(1), |model| {
-        assert!(model.is_recurrent());
-        let mut target = session(model, 2048);
-        assert_eq!(target.limits(), TreeLimits::PLAIN);
-        let refused = target.verify(&TokenTree::chain(Token(300), &[Token(301)]).unwrap());
-        assert!(matches!(refused, Err(TargetError::TooWide { .. })));
-        let once = generate(&mut target, &mut Auto::default(), Schedule::cost_aware(flat_curve()), &mut Greedy, 60);
-        assert_eq!(once.1.n_drafted, 0);
-        // A recurrent state cannot be rolled back, so another text starts from an empty context.
-        let again = generate(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()), &mut Greedy, 60);
-        assert_eq!(once.0, again.0);
-        let mut fresh = session(model, 2048);
-        let text = [&prompt()[..], &once.0[..10]].concat();
-        sync(&mut fresh, &text[..text.len() - 1]);
-        fresh.verify(&TokenTree::new(*text.last().unwrap())).unwrap();
-        assert_eq!(argmax(fresh.logits(NodeId::ROOT)), Some(once.0[10].index()));
-        assert!(fresh.keep(&[]).is_err(), "a root cannot be taken back");
-        assert_eq!(fresh.n_past(), 0, "so everything is forgotten");
     });
 }
 

@@ -1,7 +1,7 @@
 //! Saved states: a restored state equals the decoded tokens.
 
 use super::support::loop_parts::Dice;
-use super::support::tiny;
+use super::support::tiny::{self, Arch, TinyOptions};
 use super::{Draws as _, LLAMA, greatest_difference, prompt, session, sync, with_model};
 use chaski::llama::session::Session;
 use chaski::target::Rows as _;
@@ -16,6 +16,7 @@ fn a_state_stands_for_the_tokens_it_holds() {
         ("llama", tiny::tiny_llama(3), 0.0),
         ("gemma3", tiny::tiny_gemma3(3), 1e-4),
         ("mamba", tiny::tiny_mamba(3), 0.0),
+        ("lfm2", tiny::tiny(&TinyOptions { seed: 3, arch: Arch::Lfm2, ..TinyOptions::default() }), 0.0),
     ];
     for (name, bytes, bound) in models {
         with_model(&bytes, |model| {
@@ -36,7 +37,7 @@ fn a_state_stands_for_the_tokens_it_holds() {
             let difference = greatest_difference(&logits(&mut restored, root), &logits(&mut computed, root));
             assert!(difference <= bound, "{name}: {difference}");
             assert_eq!(restored.can_truncate(), name == "llama");
-            if name != "mamba" {
+            if !model.is_recurrent() {
                 let prefix = &text[..150];
                 let (mut tree, mut dice) = (TokenTree::new(root), Dice(6));
                 for _ in 0..20 {

@@ -113,7 +113,8 @@ impl ModelShape {
         Estimate {
             weights: self.mapped_bytes,
             copies: self.copied_bytes,
-            cache: self.cache_bytes(n_cells, settings.kv_type),
+            // A recurrent model has a second state, to which a rejected draft goes back.
+            cache: self.cache_bytes(n_cells, settings.kv_type).saturating_add(self.state_bytes()),
             compute: self.compute_bytes(n_cells, settings.flash_attention),
             program: (PROGRAM_BYTES + DRAFTER_BYTES)
                 .saturating_add(self.n_vocab.saturating_add(self.n_merges).saturating_mul(BYTES_PER_TOKEN)),
@@ -145,6 +146,11 @@ impl ModelShape {
             cell.saturating_mul(n_cells).saturating_add(layer.state.saturating_mul(4))
         };
         self.layers.iter().map(of_layer).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the recurrent states of one text.
+    fn state_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.state.saturating_mul(4)).fold(0, u64::saturating_add)
     }
 
     /// The largest stage of a batch (the stages share one buffer), plus the logits that are handed out.
@@ -234,7 +240,7 @@ mod tests {
         mamba.layers = vec![LayerShape { keys: 0, values: 0, state: 1000 }; 24];
         let estimate = |n_ctx| mamba.estimate(n_ctx, &SETTINGS);
         assert_eq!(estimate(1), estimate(30_000));
-        assert_eq!(estimate(1).cache, 24 * 4000);
+        assert_eq!(estimate(1).cache, 2 * 24 * 4000, "the state and the checkpoint");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Step<'a> {
     pub from: usize,
     /// The whole draft, before the schedule cut it.
     pub draft: &'a Draft,
+    /// Rows that the batch had beside the tree's; see [`StepRecord::n_redone`].
+    pub n_redone: usize,
     /// The accepted nodes, the root first.
     pub path: &'a [NodeId],
     /// The verified tree with its logits.
@@ -151,7 +153,7 @@ impl Generation<'_> {
         stats: &mut Stats,
         emit: &mut dyn FnMut(Token) -> ControlFlow<()>,
     ) -> Result<bool, TargetError> {
-        let n_past = self.target.n_past();
+        let (n_past, n_redone) = (self.target.n_past(), self.target.n_lost());
         let start = self.clock.now();
         let limits = self.schedule.limits(self.target.limits(), n_past);
         // The last token of a step is the bonus, so deeper nodes could never be emitted and might not fit the context.
@@ -159,7 +161,7 @@ impl Generation<'_> {
         let limits = if max_depth == 0 { TreeLimits::PLAIN } else { TreeLimits { max_depth, ..limits } };
         let draft = self.drafter.draft(context, limits);
         let mut tree = draft.tree.clone();
-        tree.truncate(self.schedule.choose(&draft, n_past));
+        tree.truncate(self.schedule.choose(&draft, n_past, n_redone));
         let mut draft_ms = self.ms_since(start);
 
         let start = self.clock.now();
@@ -183,14 +185,15 @@ impl Generation<'_> {
         self.drafter.learn(context, from, verified);
         draft_ms += self.ms_since(start);
         let schedule = &*self.schedule;
-        self.observer.step(&Step { context, from, draft: &draft, path: &accepted, verified, schedule });
+        self.observer.step(&Step { context, from, draft: &draft, n_redone, path: &accepted, verified, schedule });
 
         let start = self.clock.now();
         // The last emitted token is the next root and stays undecoded, even if the text ended on an accepted node.
         self.target.keep(&accepted[..accepted.len().min(n_emitted)])?;
         verify_ms += self.ms_since(start);
 
-        let record = StepRecord { n_past, n_rows: tree.len(), n_emitted, asked: draft.asked, draft_ms, verify_ms };
+        let (n_rows, asked) = (tree.len(), draft.asked);
+        let record = StepRecord { n_past, n_rows, n_redone, n_emitted, asked, draft_ms, verify_ms };
         self.schedule.record(&record);
         stats.add(&record, accepted.len() - 1, self.schedule.curve().plain_ms(n_past));
         Ok(stopped)

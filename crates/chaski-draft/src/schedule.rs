@@ -67,6 +67,8 @@ impl RowMemory {
 pub struct Schedule {
     curve: CostCurve,
     policy: Policy,
+    /// Whether a draft that is partly rejected costs its accepted tokens again.
+    redoes: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -133,7 +135,7 @@ impl Ledger {
         if step.n_rows > 1 {
             self.n_since_plain += 1;
             self.n_rows_drafted += NEWEST_SHARE * (step.n_rows as f64 - self.n_rows_drafted);
-        } else {
+        } else if step.n_redone == 0 {
             self.n_since_plain = 0;
             self.n_plain = self.n_plain.saturating_add(1);
             let share = (1.0 / f64::from(self.n_plain)).max(NEWEST_SHARE);
@@ -147,9 +149,10 @@ impl Ledger {
             true => (step.draft_ms - step.asked.advanced_ms).max(self.draft_ms + step.asked.ms),
             false => step.draft_ms,
         };
-        let n_plain = match (step.n_rows, step.asked.n) {
+        let n_plain = match (step.n_rows + step.n_redone, step.asked.n) {
             (1, 0) => 1.0,
             (1, _) => 1.0 + draft_ms / reference_ms,
+            // Rows that are decoded again are a loss of the draft that made them necessary.
             _ => (draft_ms + step.verify_ms) / reference_ms,
         };
         self.n_plain_per_step += NEWEST_SHARE * (n_plain - self.n_plain_per_step);
@@ -177,6 +180,10 @@ pub struct StepRecord {
     pub n_past: usize,
     /// Rows verified, root included.
     pub n_rows: usize,
+    /// Rows that the batch had beside these: tokens lost with an earlier draft ([`Target::n_lost`]).
+    ///
+    /// [`Target::n_lost`]: crate::target::Target::n_lost
+    pub n_redone: usize,
     /// Tokens emitted: the accepted ones and the bonus.
     pub n_emitted: usize,
     /// What the draft asked of a draft model.
@@ -191,7 +198,7 @@ impl Schedule {
     /// A schedule that verifies what pays by `curve`. With an empty curve it verifies nothing.
     #[must_use]
     pub fn cost_aware(curve: CostCurve) -> Schedule {
-        Schedule { curve, policy: Policy::CostAware(Ledger::default()) }
+        Schedule { curve, policy: Policy::CostAware(Ledger::default()), redoes: false }
     }
 
     /// The same schedule with trees of at most `max_rows`; see [`RowMemory::max_rows`].
@@ -206,7 +213,17 @@ impl Schedule {
     /// A schedule that verifies all of every draft. `curve` only serves to estimate the time of plain decoding.
     #[must_use]
     pub fn everything(curve: CostCurve) -> Schedule {
-        Schedule { curve, policy: Policy::Everything }
+        Schedule { curve, policy: Policy::Everything, redoes: false }
+    }
+
+    /// The same schedule for a target that loses the root and the accepted tokens with every rejected one
+    /// ([`Target::n_lost`]): the time to decode them again counts as part of a draft's price. Such a target takes
+    /// chains only.
+    ///
+    /// [`Target::n_lost`]: crate::target::Target::n_lost
+    #[must_use]
+    pub fn with_redone_tokens(self, redoes: bool) -> Schedule {
+        Schedule { redoes, ..self }
     }
 
     /// The curve, as refined by the steps so far.
@@ -234,22 +251,23 @@ impl Schedule {
         }
     }
 
-    /// How many rows of `draft` to verify on top of `n_past` positions, root included.
+    /// How many rows of `draft` to verify on top of `n_past` positions, root included. The batch has `n_redone` rows
+    /// beside them, whatever is chosen.
     #[must_use]
-    pub fn choose(&self, draft: &Draft, n_past: usize) -> usize {
+    pub fn choose(&self, draft: &Draft, n_past: usize, n_redone: usize) -> usize {
         match &self.policy {
             Policy::Everything => draft.tree.len(),
-            Policy::CostAware(ledger) => self.best_size(draft, n_past, ledger),
+            Policy::CostAware(ledger) => self.best_size(draft, n_past, n_redone, ledger),
         }
     }
 
     /// Explains what [`Schedule::choose`] returns.
     #[must_use]
-    pub fn explain(&self, draft: &Draft, n_past: usize) -> Explanation {
+    pub fn explain(&self, draft: &Draft, n_past: usize, n_redone: usize) -> Explanation {
         let mut widths = Vec::new();
         let (n_rows, reason) = match &self.policy {
             Policy::CostAware(ledger) => {
-                let n_rows = self.weigh(draft, n_past, ledger, |width| widths.push(width));
+                let n_rows = self.weigh(draft, n_past, n_redone, ledger, |width| widths.push(width));
                 let reason = match draft.tree.len() {
                     _ if n_rows > 1 => Reason::Pays,
                     1 if ledger.needs_a_plain_step() => Reason::PlainStepDue,
@@ -267,19 +285,33 @@ impl Schedule {
         Explanation { n_rows, reason, widths, least_gain: LEAST_GAIN }
     }
 
-    fn best_size(&self, draft: &Draft, n_past: usize, ledger: &Ledger) -> usize {
-        self.weigh(draft, n_past, ledger, |_| {})
+    fn best_size(&self, draft: &Draft, n_past: usize, n_redone: usize, ledger: &Ledger) -> usize {
+        self.weigh(draft, n_past, n_redone, ledger, |_| {})
     }
 
     /// The best number of rows. Calls `see` for every width weighed.
-    fn weigh(&self, draft: &Draft, n_past: usize, ledger: &Ledger, mut see: impl FnMut(Width)) -> usize {
+    fn weigh(
+        &self,
+        draft: &Draft,
+        n_past: usize,
+        n_redone: usize,
+        ledger: &Ledger,
+        mut see: impl FnMut(Width),
+    ) -> usize {
         let curve = self.curve.at(n_past);
         let Some(&of_curve_ms) = curve.get(&1) else { return 1 };
+        // A width that was not measured costs as much as the next wider one. More rows never take less time than one: a
+        // curve that says so was measured on a busy machine.
+        let ms_of = |n_rows: usize| curve.range(n_rows + n_redone..).next().map(|(_, ms)| ms.max(of_curve_ms));
         let plain_ms = ledger.reference_ms(of_curve_ms);
-        // The time of predictions is spent, whatever is verified. So every choice takes it.
+        // The rows beside the tree are decoded whatever is chosen, and so are the predictions that were made.
+        let redone_ms = if n_redone == 0 { Some(0.0) } else { ms_of(1).map(|ms| ms - of_curve_ms) };
+        let Some(redone_ms) = redone_ms else { return 1 };
         let spent_ms = draft.asked.ms;
-        let mut best = (1, LEAST_GAIN / (plain_ms + spent_ms));
+        let mut best = (1, LEAST_GAIN / (plain_ms + redone_ms + spent_ms));
         let mut n_expected = 0.0;
+        // The expected time to decode accepted tokens again after a rejection, and the probability of the parent.
+        let (mut redo_ms, mut p_parent) = (0.0, 1.0);
         // Per depth, the probability that a node there is accepted: siblings exclude each other, so theirs add up.
         let mut reach = vec![0.0; MAX_NODES];
         for (node, p) in draft.tree.nodes().zip(&draft.p) {
@@ -289,22 +321,28 @@ impl Schedule {
                 continue;
             }
             let n_rows = node.index() + 1;
-            // A width that was not measured costs as much as the next wider one.
-            let Some((_, ms)) = curve.range(n_rows..).next() else {
+            let Some(ms) = ms_of(n_rows) else {
                 break;
             };
-            // More rows never take less time than one. A curve that says so was measured on a busy machine.
-            let step_ms = ms.max(of_curve_ms) + ledger.draft_ms;
+            if self.redoes {
+                // If this node is the first to be rejected, the next step decodes again what this batch has before it:
+                // with its own root as many rows as this batch has up to here.
+                redo_ms += f64::from(p_parent - p).max(0.0) * (ms - of_curve_ms);
+                p_parent = *p;
+            }
+            let step_ms = ms + redo_ms + ledger.draft_ms;
             let tokens_per_ms = n_expected / (step_ms + spent_ms);
             let verdict = match tokens_per_ms > best.1 {
                 false => Verdict::NoBetter,
-                true if ledger.loss_budget.allows(step_ms / plain_ms, spent_ms / plain_ms, &reach) => Verdict::Better,
+                true if ledger.loss_budget.allows((step_ms - redone_ms) / plain_ms, spent_ms / plain_ms, &reach) => {
+                    Verdict::Better
+                }
                 true => Verdict::NotCovered,
             };
             if verdict == Verdict::Better {
                 best = (n_rows, tokens_per_ms);
             }
-            let n_plain = (step_ms + spent_ms) / (plain_ms + spent_ms);
+            let n_plain = (step_ms + spent_ms) / (plain_ms + redone_ms + spent_ms);
             see(Width { n_rows, n_expected, n_plain, verdict });
         }
         best.0
@@ -313,14 +351,14 @@ impl Schedule {
     /// Learns from a step. If its plain step shows that the curve was measured on a busy machine, the curve is
     /// discarded, and nothing is drafted until it is measured again.
     pub fn record(&mut self, step: &StepRecord) {
-        if step.n_rows == 1 {
+        if step.n_rows == 1 && step.n_redone == 0 {
             let mut seen = CostCurve::default();
             seen.observe(1, step.n_past, step.verify_ms);
             if self.curve.is_of_a_busy_machine(&seen) {
                 self.curve = CostCurve::default();
             }
         }
-        self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
+        self.curve.observe(step.n_rows + step.n_redone, step.n_past, step.verify_ms);
         if let Policy::CostAware(ledger) = &mut self.policy {
             ledger.record(step, self.curve.plain_ms(step.n_past));
         }

@@ -23,6 +23,12 @@ pub trait Target: Rows {
     /// Committed positions in the cache.
     fn n_past(&self) -> usize;
 
+    /// Committed tokens that went out of the cache with a rejected draft. The next verify decodes them again, in the
+    /// same batch as its tree. 0 for targets that can drop the rejected tokens alone.
+    fn n_lost(&self) -> usize {
+        0
+    }
+
     /// Makes the cache hold exactly `prefix`, reusing the longest prefix it already holds. Calls `progress` with
     /// (tokens done, total tokens) before each chunk; `Break` stops the work.
     ///

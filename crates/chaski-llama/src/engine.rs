@@ -273,8 +273,8 @@ fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Out
     let model = Rc::new(load(&config.model, outbox, |share| Message::Startup(Startup::Loading(share)))?);
     let draft_model = config.draft_model.as_ref().map(|config| load_beside(&model, config, outbox)).transpose()?;
     let (drafters, unusable) = Drafters::new(config.drafters.clone());
-    let drafts = !matches!(mode, Mode::ManyTexts(ManyTexts { drafts: false, .. }));
-    let notices = unusable.into_iter().chain((drafts && model.is_recurrent()).then_some(Notice::Recurrent));
+    let drafts_in_lanes = matches!(mode, Mode::ManyTexts(ManyTexts { drafts: true, .. }));
+    let notices = unusable.into_iter().chain((drafts_in_lanes && model.is_recurrent()).then_some(Notice::Recurrent));
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
     let constrainer = Constrainer::new(model.clone());
     let curves = Curves::new(config.curves.as_ref(), outbox);

@@ -148,8 +148,8 @@ impl Model {
         set.map_err(|error| TargetError::Engine(format!("cannot apply the LoRA adapter: {error}")))
     }
 
-    /// Whether the model keeps a recurrent state instead of a cache of positions (Mamba, RWKV, hybrids). Such a state
-    /// cannot be rolled back, so nothing can be drafted.
+    /// Whether the model keeps a recurrent state, instead of a cache of positions or beside it (Mamba, RWKV, hybrids).
+    /// Such a state cannot be cut: it only goes back to a copy of an earlier one.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {
         self.inner.is_recurrent() || self.inner.is_hybrid()

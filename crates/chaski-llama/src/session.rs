@@ -4,6 +4,11 @@
 //! below it, so it attends to exactly its own path. After a verify the rejected tails are removed, and only the
 //! accepted tokens are copied to the sequences that left the path. The trunk is copied once to each sequence, when a
 //! tree first needs that sequence.
+//!
+//! Recurrent and hybrid models take chains only. Their state moves forward and cannot be cut, so before a chain a second
+//! sequence takes the state as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on, so the
+//! checkpoint itself costs nothing. If a token is rejected, the trunk goes back to the checkpoint, and the next batch
+//! decodes the accepted tokens again ([`Target::n_lost`]).
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -30,6 +35,15 @@ pub(super) const PREFILL_CHUNK: usize = 256;
 
 /// Tokens that [`Session::fill`] decodes; it copies the others.
 const FILL_CHUNK: usize = 64;
+
+/// The sequence that holds every committed token.
+const TRUNK: i32 = 0;
+
+/// In recurrent models, the sequence that holds an earlier state of the trunk. It is in no cell of a KV cache.
+const CHECKPOINT: i32 = 1;
+
+/// Sequences of a recurrent model.
+const N_STATES: usize = 2;
 
 /// llama.cpp pads a context to a multiple of this. Asking for a multiple keeps the size shown equal to the size used.
 pub(super) const N_CTX_STEP: usize = 256;
@@ -77,7 +91,7 @@ pub struct Session<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     limits: TreeLimits,
-    /// False for recurrent models: their state cannot be rolled back.
+    /// False for recurrent models: their state only goes back to the checkpoint.
     can_roll_back: bool,
     /// Whether some layers have a sliding attention window.
     has_window: bool,
@@ -90,6 +104,10 @@ pub struct Session<'m> {
     committed: Vec<Token>,
     /// Sequences in use: 0 .. n_seqs.
     n_seqs: usize,
+    /// How many of the last committed tokens are not in the cache: they were taken back with a rejected draft.
+    n_lost: usize,
+    /// How many tokens are in the state of [`CHECKPOINT`].
+    checkpoint: Option<usize>,
     verified: Option<Verified>,
 }
 
@@ -97,6 +115,8 @@ struct Verified {
     tree: TokenTree,
     /// For each node, the sequences that contain it.
     seqs: Vec<Vec<i32>>,
+    /// Rows of the batch before those of the tree.
+    n_redone: usize,
 }
 
 /// Parameters common to all our contexts.
@@ -147,8 +167,11 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
-        let limits = if model.is_recurrent() { TreeLimits::PLAIN } else { TreeLimits::TREE };
-        let params = context_params(config, PREFILL_CHUNK, limits.max_leaves)
+        let (limits, n_seqs) = match model.is_recurrent() {
+            true => (TreeLimits { max_leaves: 1, ..TreeLimits::TREE }, N_STATES),
+            false => (TreeLimits::TREE, MAX_LEAVES),
+        };
+        let params = context_params(config, PREFILL_CHUNK, n_seqs)
             // Without a unified cache llama.cpp rejects a tree with "no memory slot".
             .with_kv_unified(true)
             // With a window-sized cache the shared trunk never slides out, and the cache fills up.
@@ -170,6 +193,8 @@ impl<'m> Session<'m> {
             n_vocab: model.n_vocab(),
             committed: Vec::new(),
             n_seqs: 1,
+            n_lost: 0,
+            checkpoint: None,
             verified: None,
         })
     }
@@ -189,6 +214,12 @@ impl<'m> Session<'m> {
         let tried = self.verify(&tree);
         self.clear();
         tried
+    }
+
+    /// Whether a rejected token takes accepted ones with it: recurrent models. See [`Target::n_lost`].
+    #[must_use]
+    pub fn loses_tokens(&self) -> bool {
+        !self.can_roll_back
     }
 
     /// Positions of this context.
@@ -289,7 +320,8 @@ impl<'m> Session<'m> {
 
     /// Drops the committed tokens from the first that differs from `prefix` on.
     fn rewind(&mut self, prefix: &[Token]) -> Result<(), TargetError> {
-        self.drop_pending();
+        // If it fails, nothing is reused.
+        let _ = self.drop_pending();
         let n_reused = self.n_reusable(prefix);
         if n_reused == 0 {
             self.clear();
@@ -303,6 +335,8 @@ impl<'m> Session<'m> {
     /// Decodes the tokens of `text` after those committed, in chunks. `wants_logits`: keep the logits after the last.
     fn append(&mut self, text: &[Token], wants_logits: bool, progress: &mut Progress<'_>) -> Result<(), TargetError> {
         let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
+        self.committed.truncate(self.n_decoded());
+        self.n_lost = 0;
         while self.committed.len() < text.len() {
             let done = self.committed.len();
             if progress(done, text.len()).is_break() {
@@ -321,21 +355,75 @@ impl<'m> Session<'m> {
 
     /// Empties the cache.
     fn clear(&mut self) {
-        // Removing cells is faster than zeroing the whole cache.
-        if self.remove(None, 0, None).is_err() {
+        // Removing cells is faster than zeroing the whole cache. llama.cpp resets the index of a recurrent state only if
+        // its sequence is named.
+        let removed = match self.can_roll_back {
+            true => self.remove(None, 0, None),
+            false => (0..N_STATES).try_for_each(|seq| self.remove(Some(seq), 0, None)),
+        };
+        if removed.is_err() {
             self.context.clear_kv_cache();
         }
         self.committed.clear();
         self.n_fixed = 0;
         self.n_seqs = 1;
+        self.n_lost = 0;
+        self.checkpoint = None;
         self.verified = None;
     }
 
-    /// Removes the rows of a verify that was never committed: the next batch must follow the committed positions.
-    fn drop_pending(&mut self) {
-        if self.verified.take().is_some() && self.remove(None, self.committed.len(), None).is_err() {
-            self.clear();
+    /// Removes the rows of a verify that was never committed: the next batch must follow the committed positions. After
+    /// an error the cache is empty.
+    fn drop_pending(&mut self) -> Result<(), TargetError> {
+        match self.verified.take() {
+            Some(_) => self.take_back().inspect_err(|_| self.clear()),
+            None => Ok(()),
         }
+    }
+
+    /// The widest tree. Beside lost tokens it is smaller, so that repeated rejections do not make batches ever wider.
+    fn most_nodes(&self) -> usize {
+        self.limits.max_nodes.saturating_sub(self.n_lost).max(1)
+    }
+
+    /// Number of committed tokens in the cache.
+    fn n_decoded(&self) -> usize {
+        self.committed.len() - self.n_lost
+    }
+
+    /// Removes everything after the committed tokens in the cache.
+    fn take_back(&mut self) -> Result<(), TargetError> {
+        let n_decoded = self.n_decoded();
+        if self.can_roll_back {
+            return self.remove(None, n_decoded, None);
+        }
+        if self.checkpoint != Some(n_decoded) {
+            return Err(TargetError::Engine("llama.cpp cannot take back tokens of this model".into()));
+        }
+        self.share_state(CHECKPOINT, TRUNK)?;
+        // What is left is in the attention layers of a hybrid model.
+        self.remove(Some(0), n_decoded, None)?;
+        let last = self.context.kv_cache_seq_pos_max(TRUNK);
+        match usize::try_from(last + 1) == Ok(n_decoded) {
+            true => Ok(()),
+            false => Err(TargetError::Engine(format!("went back to position {last} instead of {n_decoded} - 1"))),
+        }
+    }
+
+    /// Makes the recurrent state of the trunk the checkpoint, unless it is already.
+    fn take_checkpoint(&mut self) -> Result<(), TargetError> {
+        if self.checkpoint != Some(self.n_decoded()) {
+            self.share_state(TRUNK, CHECKPOINT)?;
+            self.checkpoint = Some(self.n_decoded());
+        }
+        Ok(())
+    }
+
+    /// Makes `to` share the recurrent state of `from`. llama.cpp copies states regardless of the positions, and the cells
+    /// of attention layers by position: an empty range leaves those alone.
+    fn share_state(&mut self, from: i32, to: i32) -> Result<(), TargetError> {
+        let shared = self.context.kv_cache_seq_cp(from, to, Some(0), Some(0));
+        shared.map_err(|error| engine_error("cannot share a recurrent state", &error))
     }
 
     /// Decodes `self.batch`. After an error the cache is unchanged or empty.
@@ -346,8 +434,8 @@ impl<'m> Session<'m> {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = engine_error("decoding failed", &error);
-                // Cells of the failed batch can stay in the cache.
-                if self.remove(None, self.committed.len(), None).is_err() {
+                // Cells of the failed batch can stay in the cache, and a recurrent state may be half-way.
+                if !self.can_roll_back || self.remove(None, self.committed.len(), None).is_err() {
                     self.clear();
                 }
                 Err(error)
@@ -368,7 +456,6 @@ impl<'m> Session<'m> {
     fn drop_rest(&mut self, tree: &TokenTree, seqs: &[Vec<i32>], path: &[NodeId]) -> Result<(), TargetError> {
         let base = self.committed.len();
         let end = base + path.len();
-        // A root without drafts leaves nothing to remove, and recurrent models cannot remove.
         if tree.len() > path.len() {
             self.remove(None, end, None)?;
         }
@@ -404,24 +491,32 @@ impl Rows for Session<'_> {
     fn logits(&self, node: NodeId) -> &[f32] {
         let verified = self.verified.as_ref().expect("logits are those of the last verify");
         assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
-        self.context.get_logits_ith(i32::try_from(node.index()).expect("at most 64"))
+        self.context.get_logits_ith(i32::try_from(verified.n_redone + node.index()).expect("at most 64 rows"))
     }
 }
 
 impl Target for Session<'_> {
     fn limits(&self) -> TreeLimits {
         let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
-        TreeLimits { max_nodes: self.limits.max_nodes.min(room), ..self.limits }
+        TreeLimits { max_nodes: self.most_nodes().min(room), ..self.limits }
     }
 
     fn n_past(&self) -> usize {
         self.committed.len()
     }
 
+    fn n_lost(&self) -> usize {
+        self.n_lost
+    }
+
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
         self.check_length(prefix.len())?;
         self.rewind(prefix)?;
         self.append(prefix, false, progress)?;
+        if !self.can_roll_back {
+            // For a first step that may be undone, as when batches are timed.
+            self.take_checkpoint()?;
+        }
         let _ = progress(prefix.len(), prefix.len());
         Ok(())
     }
@@ -429,39 +524,55 @@ impl Target for Session<'_> {
     fn verify(&mut self, tree: &TokenTree) -> Result<(), TargetError> {
         tree.check()?;
         let (n_nodes, n_leaves) = (tree.len(), tree.n_leaves());
-        if n_nodes > self.limits.max_nodes || n_leaves > self.limits.max_leaves {
-            return Err(TargetError::TooWide { n_nodes, n_leaves, limits: self.limits });
+        let limits = TreeLimits { max_nodes: self.most_nodes(), ..self.limits };
+        if n_nodes > limits.max_nodes || n_leaves > limits.max_leaves {
+            return Err(TargetError::TooWide { n_nodes, n_leaves, limits });
         }
-        self.drop_pending();
+        self.drop_pending()?;
         self.check_length(self.committed.len() + n_nodes)?;
         self.ensure_seqs(n_leaves)?;
+        if !self.can_roll_back && n_nodes > 1 {
+            // Not before a plain step: changing places, the state would keep llama.cpp from reusing its graph.
+            self.take_checkpoint()?;
+        }
         let seqs = assign_seqs(tree, self.n_seqs);
         self.batch.clear();
+        let (n_decoded, n_redone) = (self.n_decoded(), self.n_lost);
+        for at in n_decoded..n_decoded + n_redone {
+            self.add(self.committed[at], at, &[TRUNK], false)?;
+        }
         for node in tree.nodes() {
             let at = self.committed.len() + tree.depth(node);
             self.add(tree.token(node), at, &seqs[node.index()], true)?;
         }
         self.decode()?;
-        self.verified = Some(Verified { tree: tree.clone(), seqs });
+        self.verified = Some(Verified { tree: tree.clone(), seqs, n_redone });
         Ok(())
     }
 
     fn keep(&mut self, path: &[NodeId]) -> Result<(), TargetError> {
         let is_path = self.verified.as_ref().map(|verified| check_path(&verified.tree, path));
         if let Some(Err(error)) = is_path {
-            self.drop_pending();
+            let _ = self.drop_pending();
             return Err(error);
         }
-        let Some(Verified { tree, seqs }) = self.verified.take() else {
+        let Some(Verified { tree, seqs, .. }) = self.verified.take() else {
             return Err(TargetError::NotAPath);
         };
-        let kept = self.drop_rest(&tree, &seqs, path);
+        let is_whole = path.len() == tree.len();
+        let kept = match self.can_roll_back {
+            true => self.drop_rest(&tree, &seqs, path),
+            // A whole chain leaves nothing to take back.
+            false if is_whole => Ok(()),
+            false => self.take_back(),
+        };
         if kept.is_err() {
             // The content of the cache is unknown now.
             self.clear();
         }
         kept?;
         self.committed.extend(path.iter().map(|&node| tree.token(node)));
+        self.n_lost = if self.can_roll_back || is_whole { 0 } else { self.n_lost + path.len() };
         Ok(())
     }
 }

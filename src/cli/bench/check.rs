@@ -34,8 +34,9 @@ pub(super) fn measure(
         }
         widths => widths.to_vec(),
     };
+    let kinds = if bench.takes_trees { &[false, true][..] } else { &[false] };
     let shapes: Vec<Shape> =
-        [false, true].iter().flat_map(|&is_tree| widths.iter().map(move |&n_rows| Shape { n_rows, is_tree })).collect();
+        kinds.iter().flat_map(|&is_tree| widths.iter().map(move |&n_rows| Shape { n_rows, is_tree })).collect();
     let mut texts = Vec::new();
     let mut list = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {

@@ -21,11 +21,12 @@ fn chain(p: &[f32]) -> Draft {
 /// The size chosen without a loss budget.
 fn best_size(p: &[f32]) -> usize {
     let ledger = Ledger { loss_budget: LossBudget { credit: f64::INFINITY }, ..Ledger::default() };
-    Schedule::cost_aware(staircase()).best_size(&chain(p), 0, &ledger)
+    Schedule::cost_aware(staircase()).best_size(&chain(p), 0, 0, &ledger)
 }
 
 fn step(n_rows: usize, n_emitted: usize, verify_ms: f64) -> StepRecord {
-    StepRecord { n_past: 0, n_rows, n_emitted, asked: Asked::default(), draft_ms: 0.0, verify_ms }
+    let asked = Asked::default();
+    StepRecord { n_past: 0, n_rows, n_redone: 0, n_emitted, asked, draft_ms: 0.0, verify_ms }
 }
 
 #[test]
@@ -44,20 +45,54 @@ fn widths_that_never_pay_are_skipped() {
 
 #[test]
 fn without_a_curve_there_is_no_draft() {
-    assert_eq!(Schedule::cost_aware(CostCurve::default()).choose(&chain(&[1.0, 1.0]), 0), 1);
+    assert_eq!(Schedule::cost_aware(CostCurve::default()).choose(&chain(&[1.0, 1.0]), 0, 0), 1);
 }
 
 #[test]
 fn what_was_lost_must_be_earned_again() {
     let mut schedule = Schedule::cost_aware(staircase());
     let (sure, fair) = (chain(&[0.98; 16]), chain(&[0.75; 16]));
-    assert_eq!((schedule.choose(&sure, 0), schedule.choose(&fair, 0)), (16, 8));
+    assert_eq!((schedule.choose(&sure, 0, 0), schedule.choose(&fair, 0, 0)), (16, 8));
     schedule.record(&step(4, 1, 107.0));
-    let narrowed = (schedule.choose(&sure, 0), schedule.choose(&fair, 0));
+    let narrowed = (schedule.choose(&sure, 0, 0), schedule.choose(&fair, 0, 0));
     assert_eq!(narrowed, (8, 5), "a failure costs width");
     schedule.record(&step(16, 1, 229.0));
-    assert_eq!(schedule.choose(&sure, 0), 1, "overdrawn");
+    assert_eq!(schedule.choose(&sure, 0, 0), 1, "overdrawn");
     assert_eq!(schedule.limits(TreeLimits::TREE, 0), TreeLimits::PLAIN, "and nothing is drafted in vain");
+}
+
+#[test]
+fn tokens_decoded_again_are_part_of_the_price() {
+    let ledger = Ledger { loss_budget: LossBudget { credit: f64::INFINITY }, ..Ledger::default() };
+    let schedule = |redoes| Schedule::cost_aware(staircase()).with_redone_tokens(redoes);
+    let size = |redoes, p: &[f32]| schedule(redoes).best_size(&chain(p), 0, 0, &ledger);
+    let doubtful = [1.0, 0.4, 0.3, 0.1];
+    assert_eq!((size(false, &doubtful), size(true, &doubtful)), (4, 1));
+    assert_eq!(size(true, &[1.0; 16]), 16, "a draft that is surely accepted costs nothing more");
+    let seen = schedule(true).explain(&chain(&doubtful), 0, 0).widths;
+    // If the first drafted token is rejected, the next step has 2 rows, and so on.
+    let at = schedule(true).curve().at(0);
+    let redone = [(2, 0.6), (3, 0.1), (4, 0.2)].map(|(n_rows, p)| p * (at[&n_rows] - at[&1])).iter().sum::<f64>();
+    assert!((seen[2].n_plain - (at[&4] + redone) / at[&1]).abs() < 1e-6, "{seen:?}");
+
+    // Beside rows that are decoded anyway, further ones cost less.
+    let beside = |n_redone, p: &[f32]| schedule(true).best_size(&chain(p), 0, n_redone, &ledger);
+    assert_eq!([0, 11].map(|n_redone| beside(n_redone, &[1.0, 0.5])), [1, 2]);
+    assert_eq!([0, 3].map(|n_redone| beside(n_redone, &[1.0, 0.7, 0.5, 0.35, 0.3])), [4, 5]);
+    assert_eq!(beside(16, &[1.0; 4]), 1, "nothing is known about more rows");
+
+    // A step that decodes them is neither a sample of plain decoding nor free.
+    let mut schedule = schedule(true);
+    let before = schedule.curve().at(0)[&1];
+    let credit = |schedule: &Schedule| match &schedule.policy {
+        Policy::CostAware(ledger) => (ledger.loss_budget.credit, ledger.n_plain),
+        Policy::Everything => unreachable!("made cost-aware"),
+    };
+    let (at_first, _) = credit(&schedule);
+    schedule.record(&StepRecord { n_redone: 3, ..step(1, 1, 107.0) });
+    assert_eq!(schedule.curve().at(0)[&1], before);
+    let (left, n_plain) = credit(&schedule);
+    assert!(n_plain == 0 && at_first - left > 0.7, "{at_first} {left}");
 }
 
 #[test]
@@ -103,10 +138,10 @@ fn a_curve_of_a_busy_machine_is_believed_for_one_plain_step() {
     let mut curve = CostCurve::default();
     busy.into_iter().for_each(|(n_rows, ms)| curve.put(n_rows, 0, ms, 3));
     let mut schedule = Schedule::cost_aware(curve);
-    assert_eq!(schedule.choose(&chain(&[0.5; 16]), 0), 16, "it looks free");
+    assert_eq!(schedule.choose(&chain(&[0.5; 16]), 0, 0), 16, "it looks free");
     schedule.record(&step(1, 1, 8.8));
     assert_eq!(schedule.curve().plain_ms(0), Some(8.8));
-    assert_eq!(schedule.choose(&chain(&[0.99; 16]), 0), 1);
+    assert_eq!(schedule.choose(&chain(&[0.99; 16]), 0, 0), 1);
     assert!(!schedule.curve().is_complete(0, 32), "it will be measured anew");
 
     let mut idle = Schedule::cost_aware(staircase());
@@ -120,7 +155,7 @@ fn predictions_are_spent_whatever_is_verified() {
     let mut schedule = Schedule::cost_aware(staircase());
     let draft = Draft { asked: asked(30.0), ..chain(&[1.0, 0.35]) };
     // 1.35 tokens in 1.4 steps do not pay. In 1.4 + 0.48 steps they do, against one token in 1 + 0.48.
-    assert_eq!((schedule.choose(&chain(&[1.0, 0.35]), 0), schedule.choose(&draft, 0)), (1, 2));
+    assert_eq!((schedule.choose(&chain(&[1.0, 0.35]), 0, 0), schedule.choose(&draft, 0, 0)), (1, 2));
     // Such times are no drafting time of later steps, but they are a loss.
     let credit = |schedule: &Schedule| match &schedule.policy {
         Policy::CostAware(ledger) => (ledger.draft_ms, ledger.loss_budget.credit),
@@ -156,13 +191,13 @@ fn a_token_is_worth_what_it_takes_lately() {
 fn explains_what_it_does() {
     let schedule = Schedule::cost_aware(staircase());
     let explained = |schedule: &Schedule, p: &[f32]| {
-        let explanation = schedule.explain(&chain(p), 0);
+        let explanation = schedule.explain(&chain(p), 0, 0);
         (explanation.n_rows, explanation.reason)
     };
     assert_eq!(explained(&schedule, &[1.0]), (1, Reason::PlainStepDue), "the first one is");
     assert_eq!(explained(&schedule, &[1.0, 0.9, 0.8, 0.1]), (4, Reason::Pays));
     assert_eq!(explained(&schedule, &[1.0, 0.4]), (1, Reason::TooLittleGain));
-    let widths = schedule.explain(&chain(&[1.0, 0.9, 0.8, 0.1]), 0).widths;
+    let widths = schedule.explain(&chain(&[1.0, 0.9, 0.8, 0.1]), 0, 0).widths;
     assert_eq!(widths.iter().map(|width| width.n_rows).collect::<Vec<_>>(), [2, 3, 4]);
     assert!((widths[2].n_expected - 2.8).abs() < 1e-6 && widths[2].verdict == Verdict::Better, "{widths:?}");
     assert_eq!(widths[2].gain(), widths[2].n_expected / widths[2].n_plain);
@@ -215,7 +250,7 @@ fn answer(p: f32, mut accepts: impl FnMut() -> bool) -> (usize, f64) {
     let (mut ms, mut n_tokens) = (0.0, 0);
     while n_tokens < 160 {
         let is_plain = schedule.limits(TreeLimits::TREE, 0) == TreeLimits::PLAIN;
-        let n_rows = if is_plain { 1 } else { schedule.choose(&chain(&claims), 0) };
+        let n_rows = if is_plain { 1 } else { schedule.choose(&chain(&claims), 0, 0) };
         let n_emitted = 1 + (1..n_rows).take_while(|_| accepts()).count();
         let verify_ms = curve.at(0)[&n_rows];
         schedule.record(&step(n_rows, n_emitted, verify_ms));
@@ -260,7 +295,7 @@ proptest! {
         };
         let chosen = best_size(&p);
         let schedule = Schedule::cost_aware(staircase());
-        prop_assert_eq!(schedule.explain(&chain(&p), 0).n_rows, schedule.choose(&chain(&p), 0));
+        prop_assert_eq!(schedule.explain(&chain(&p), 0, 0).n_rows, schedule.choose(&chain(&p), 0, 0));
         let best = (2..=p.len()).map(rate).fold(0.0, f64::max);
         if chosen == 1 {
             prop_assert!(best <= rate(1) * LEAST_GAIN * (1.0 + 1e-9));

@@ -34,7 +34,7 @@ impl Observer for Explainer<'_> {
             emitted: step.context[step.from..].iter().map(bytes).collect(),
             nodes: nodes.collect(),
             // The schedule has not recorded this step yet, so it makes the same choice again.
-            choice: step.schedule.explain(step.draft, n_past),
+            choice: step.schedule.explain(step.draft, n_past, step.n_redone),
         };
         self.outbox.send(Message::Event(Event::Step(Box::new(report))));
     }

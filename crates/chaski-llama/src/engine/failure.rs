@@ -31,8 +31,8 @@ impl Loaded {
 /// A problem to report to the user; the work continues.
 #[derive(Debug, thiserror::Error)]
 pub enum Notice {
-    /// The model's state cannot be rolled back.
-    #[error("this model is recurrent: drafts cannot be undone in it, so chaski decodes plainly")]
+    /// In lanes, the model's state cannot be taken back.
+    #[error("this model is recurrent: chaski decodes several texts at a time without drafts")]
     Recurrent,
     /// The cost curve could not be saved.
     #[error("could not save the cost curve: {0}; it will be measured again next time")]
@@ -75,8 +75,8 @@ pub enum Failure {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Recurrent models have no cost curve to tune.
-    #[error("this model is recurrent: chaski decodes it plainly, so there is nothing to tune for drafts")]
+    /// In recurrent models, a long context cannot be filled with copies of a short one.
+    #[error("this model is recurrent: filling its context takes too long for chaski tune")]
     NothingToTune,
     /// The only request, or work that all requests need, failed.
     #[error(transparent)]

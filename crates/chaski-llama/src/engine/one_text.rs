@@ -199,6 +199,7 @@ impl<'a> OneTextPolicy<'a> {
         }
         let max_rows = self.max_rows(length.n_ctx);
         let (drafter, schedule) = self.parts.drafters.make(kind, self.curve.clone(), max_rows, request.alone.learns);
+        let schedule = schedule.with_redone_tokens(session.loses_tokens());
         Ok(Drafting { drafter, schedule, is_cost_aware })
     }
 

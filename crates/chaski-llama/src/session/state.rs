@@ -1,15 +1,14 @@
 //! Saves and restores the content of a context as bytes.
 
-use super::Session;
+use std::ops::ControlFlow;
+
+use super::{Session, TRUNK};
 use crate::sequence;
 use crate::target::TargetError;
 use crate::token::Token;
 
-/// A sequence that holds every committed token.
-const TRUNK: i32 = 0;
-
 impl Session<'_> {
-    /// The committed tokens in the cache.
+    /// The committed tokens.
     #[must_use]
     pub fn committed(&self) -> &[Token] {
         &self.committed
@@ -30,18 +29,22 @@ impl Session<'_> {
         self.can_roll_back && !self.has_window
     }
 
-    /// Length of [`Session::state`] in bytes.
+    /// Length of [`Session::state`] in bytes, without tokens that were lost with a draft.
     #[must_use]
     pub fn n_state_bytes(&self) -> usize {
         sequence::n_bytes(&self.context, TRUNK)
     }
 
-    /// The state of all committed tokens, for [`Session::restore`].
+    /// The state of all committed tokens, for [`Session::restore`]. Decodes those that were lost with a draft.
     ///
     /// # Errors
-    /// If llama.cpp writes fewer bytes than it announced.
+    /// If llama.cpp writes fewer bytes than it announced, or cannot decode.
     pub fn state(&mut self) -> Result<Vec<u8>, TargetError> {
-        self.drop_pending();
+        self.drop_pending()?;
+        if self.n_lost > 0 {
+            let text = self.committed.clone();
+            self.append(&text, false, &mut |_, _| ControlFlow::Continue(()))?;
+        }
         sequence::read(&self.context, TRUNK)
     }
 

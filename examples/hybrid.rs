@@ -1,0 +1,101 @@
+//! Writes a hybrid model with random weights, to measure its speed: `cargo run --release --no-default-features --example hybrid --
+//! OUT.gguf`. It is like LFM2-350M with more blocks: 28 in Q4_K, every third with attention and the others with a gated short
+//! convolution; 290 MB. Its text means nothing: greedy text goes through a cycle of tokens again and again, and text at a high temperature has
+//! no pattern.
+
+#[path = "../tests/support/gguf_writer.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
+mod gguf_writer;
+#[path = "../tests/support/q4_k.rs"]
+#[allow(unreachable_pub, reason = "another example uses it too")]
+mod q4_k;
+#[path = "../tests/support/tiny.rs"]
+#[allow(dead_code, unreachable_pub, reason = "only its vocabulary and its random numbers are used here")]
+mod tiny;
+
+use gguf_writer::{GgufWriter, Meta};
+use q4_k::matrix;
+use tiny::{IM_START, N_VOCAB, Rng};
+
+const N_BLOCKS: usize = 28;
+const N_EMBD: usize = 1024;
+const HEAD: usize = 64;
+const N_HEAD: usize = 16;
+const N_HEAD_KV: usize = 8;
+const N_FF: usize = 4608;
+const CONV: usize = 3;
+
+fn has_attention(block: usize) -> bool {
+    block % 3 == 2
+}
+
+/// Each ordinary token leans towards the one before it, so that it follows it. Embeddings are large enough to show behind 28 blocks.
+fn embeddings(w: &mut GgufWriter, rng: &mut Rng) {
+    const FIRST_WORD: usize = 3 + 256;
+    const WORDS: std::ops::Range<usize> = FIRST_WORD..IM_START as usize;
+    let embd = rng.normals(N_VOCAB * N_EMBD, 1.0);
+    let mut output = Vec::with_capacity(N_VOCAB * N_EMBD);
+    for token in 0..N_VOCAB {
+        let is_word = WORDS.contains(&token);
+        let before = if token == FIRST_WORD { WORDS.end - 1 } else { token.max(1) - 1 };
+        // Special and byte tokens are rare.
+        let (lean, size) = if is_word { (0.25, 0.08) } else { (0.0, 0.01) };
+        let noise = rng.normals(N_EMBD, 1.0);
+        output.extend(embd[before * N_EMBD..][..N_EMBD].iter().zip(noise).map(|(e, noise)| size * (lean * e + noise)));
+    }
+    let embd: Vec<f32> = embd.iter().map(|value| 6.0 * value).collect();
+    w.tensor_f32("token_embd.weight", &[N_EMBD, N_VOCAB], &embd);
+    w.tensor_f32("output.weight", &[N_EMBD, N_VOCAB], &output);
+    // LFM2's name for the last norm.
+    w.tensor_f32("token_embd_norm.weight", &[N_EMBD], &[1.0; N_EMBD]);
+}
+
+fn main() -> std::io::Result<()> {
+    let out = std::env::args().nth(1).expect("usage: hybrid OUT.gguf");
+    let mut w = GgufWriter::default();
+    w.meta("general.architecture", Meta::str("lfm2"));
+    w.meta("general.name", Meta::str("random hybrid"));
+    let mut key = |suffix: &str, value| {
+        w.meta(&format!("lfm2.{suffix}"), value);
+    };
+    let count = |n: usize| Meta::U32(n as u32);
+    key("context_length", Meta::U32(32768));
+    key("embedding_length", count(N_EMBD));
+    key("block_count", count(N_BLOCKS));
+    key("feed_forward_length", count(N_FF));
+    key("attention.head_count", count(N_HEAD));
+    let heads_kv: Vec<i32> =
+        (0..N_BLOCKS).map(|block| if has_attention(block) { N_HEAD_KV as i32 } else { 0 }).collect();
+    key("attention.head_count_kv", Meta::i32s(&heads_kv));
+    key("attention.layer_norm_rms_epsilon", Meta::F32(1e-5));
+    key("shortconv.l_cache", count(CONV));
+    key("rope.freq_base", Meta::F32(1e6));
+    tiny::vocabulary(&mut w);
+    w.meta("tokenizer.chat_template", Meta::str(tiny::CHATML));
+
+    let mut rng = Rng(1);
+    embeddings(&mut w, &mut rng);
+    for block in 0..N_BLOCKS {
+        let name = |part: &str| format!("blk.{block}.{part}");
+        if has_attention(block) {
+            matrix(&mut w, &mut rng, &name("attn_q"), &[N_EMBD, N_HEAD * HEAD]);
+            matrix(&mut w, &mut rng, &name("attn_k"), &[N_EMBD, N_HEAD_KV * HEAD]);
+            matrix(&mut w, &mut rng, &name("attn_v"), &[N_EMBD, N_HEAD_KV * HEAD]);
+            matrix(&mut w, &mut rng, &name("attn_output"), &[N_HEAD * HEAD, N_EMBD]);
+            w.tensor_f32(&(name("attn_q_norm") + ".weight"), &[HEAD], &[1.0; HEAD]);
+            w.tensor_f32(&(name("attn_k_norm") + ".weight"), &[HEAD], &[1.0; HEAD]);
+        } else {
+            matrix(&mut w, &mut rng, &name("shortconv.in_proj"), &[N_EMBD, 3 * N_EMBD]);
+            matrix(&mut w, &mut rng, &name("shortconv.out_proj"), &[N_EMBD, N_EMBD]);
+            let kernel = rng.normals(CONV * N_EMBD, 1.0 / (CONV as f32).sqrt());
+            w.tensor_f32(&(name("shortconv.conv") + ".weight"), &[CONV, N_EMBD], &kernel);
+        }
+        matrix(&mut w, &mut rng, &name("ffn_gate"), &[N_EMBD, N_FF]);
+        matrix(&mut w, &mut rng, &name("ffn_up"), &[N_EMBD, N_FF]);
+        matrix(&mut w, &mut rng, &name("ffn_down"), &[N_FF, N_EMBD]);
+        for norm in ["attn_norm", "ffn_norm"] {
+            w.tensor_f32(&(name(norm) + ".weight"), &[N_EMBD], &[1.0; N_EMBD]);
+        }
+    }
+    std::fs::write(out, w.finish())
+}

@@ -1,0 +1,261 @@
+//! Recurrent and hybrid models: chains are verified, and a rejected token takes the state back to a checkpoint. The
+//! accepted tokens are decoded again with the next step.
+
+use super::support::loop_parts::{Dice, flat_curve};
+use super::support::tiny::{Arch, TinyOptions, tiny};
+use super::{Draws as _, generate, greatest_difference, plain_logits, prompt, samplings, session, sync, with_model};
+use chaski::accept::{Greedy, argmax};
+use chaski::cost::{CostCurve, time_of};
+use chaski::draft::aded::Aded;
+use chaski::draft::auto::Auto;
+use chaski::draft::{Draft, Drafter, NoDraft, Verified};
+use chaski::llama::kernels;
+use chaski::llama::model::Model;
+use chaski::llama::sampler::sampler;
+use chaski::llama::session::Session;
+use chaski::schedule::Schedule;
+use chaski::target::{Rows as _, Target as _, TargetError, TreeLimits};
+use chaski::token::Token;
+use chaski::tree::{NodeId, TokenTree};
+
+const ARCHITECTURES: [Arch; 4] = [Arch::Mamba, Arch::Mamba2, Arch::Lfm2, Arch::GraniteHybrid];
+
+/// Calls `test` with a model of each architecture, in F32 and in Q8_0.
+fn with_each(seed: u64, mut test: impl FnMut(&str, &Model)) {
+    for arch in ARCHITECTURES {
+        for is_quantized in [false, true] {
+            let bytes = tiny(&TinyOptions { seed, arch, is_quantized, ..TinyOptions::default() });
+            with_model(&bytes, |model| {
+                assert!(model.is_recurrent());
+                test(&format!("{arch:?}, quantized: {is_quantized}"), model);
+            });
+        }
+    }
+}
+
+/// The greatest difference that rounding may make: none with our kernels, which compute each row alone.
+fn bound() -> f32 {
+    if matches!(kernels::in_use(), Ok(Some(_))) { 0.0 } else { 1e-3 }
+}
+
+fn chain(root: Token, drafted: &[Token]) -> TokenTree {
+    TokenTree::chain(root, drafted).unwrap()
+}
+
+fn path(n: usize) -> Vec<NodeId> {
+    chain(Token(0), &vec![Token(0); n - 1]).nodes().collect()
+}
+
+#[test]
+fn a_chain_gives_the_logits_of_single_steps() {
+    with_each(3, |name, model| {
+        let mut dice = Dice(1);
+        let (mut chained, mut plain) = (session(model, 512), session(model, 512));
+        for round in 0..6 {
+            let prefix: Vec<Token> = (0..1 + dice.roll(40)).map(|_| dice.token()).collect();
+            let tokens: Vec<Token> = (0..2 + dice.roll(40)).map(|_| dice.token()).collect();
+            sync(&mut plain, &prefix);
+            sync(&mut chained, &prefix);
+            let tree = chain(tokens[0], &tokens[1..]);
+            chained.verify(&tree).unwrap();
+            for (node, &token) in tree.nodes().zip(&tokens) {
+                plain.verify(&TokenTree::new(token)).unwrap();
+                let difference = greatest_difference(chained.logits(node), plain.logits(NodeId::ROOT));
+                assert!(difference <= bound(), "{name}, round {round}, node {node:?}: {difference}");
+                plain.keep(&[NodeId::ROOT]).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_random_chains_leave_no_trace() {
+    with_each(4, |name, model| {
+        let mut dice = Dice(2);
+        let (mut target, mut fresh) = (session(model, 2048), session(model, 2048));
+        let mut text = prompt();
+        sync(&mut target, &text[..text.len() - 1]);
+        let mut n_redone = 0;
+        for step in 0..300 {
+            let most = target.limits().max_nodes.min(20) - 1;
+            let drafted: Vec<Token> = (0..dice.roll(most + 1)).map(|_| dice.token()).collect();
+            let tree = chain(*text.last().unwrap(), &drafted);
+            n_redone += target.n_lost();
+            target.verify(&tree).unwrap();
+            if step % 10 == 0 {
+                let whole = [&text[..], &drafted].concat();
+                let last = tree.nodes().last().unwrap();
+                let difference = greatest_difference(target.logits(last), &plain_logits(&mut fresh, &whole));
+                assert!(difference <= bound(), "{name}, step {step}: {difference}");
+            }
+            // A draft that is dropped with its root, as when batches are timed; or verified and then forgotten.
+            if drafted.len() > 3 && dice.roll(8) == 0 {
+                let n_lost = target.n_lost();
+                if dice.roll(2) == 0 {
+                    target.keep(&[]).unwrap();
+                }
+                assert_eq!((target.n_past(), target.n_lost()), (text.len() - 1, n_lost), "{name}");
+                continue;
+            }
+            let n_kept = 1 + dice.roll(tree.len());
+            target.keep(&path(n_kept)).unwrap();
+            text.extend(&drafted[..n_kept - 1]);
+            text.push(dice.token());
+            assert_eq!(target.n_past(), text.len() - 1);
+            match dice.roll(20) {
+                // The next message of a chat.
+                0 => {
+                    text.extend((0..dice.roll(30)).map(|_| dice.token()));
+                    sync(&mut target, &text[..text.len() - 1]);
+                    assert_eq!(target.n_lost(), 0);
+                }
+                // Saved and restored, here and elsewhere.
+                1 => {
+                    let state = target.state().unwrap();
+                    assert_eq!((target.n_lost(), state.len()), (0, target.n_state_bytes()));
+                    fresh.restore(&text[..text.len() - 1], &state).unwrap();
+                    target.restore(&text[..text.len() - 1], &state).unwrap();
+                    assert_eq!(target.n_past(), fresh.n_past());
+                }
+                // An edited message: the text is read anew.
+                2 => {
+                    text.truncate(2 + dice.roll(text.len() - 2));
+                    sync(&mut target, &text[..text.len() - 1]);
+                }
+                _ => {}
+            }
+        }
+        assert!(n_redone > 100, "{name}: {n_redone}");
+    });
+}
+
+/// Random chains, half of whose tokens are the target's own choice when it was asked before.
+struct Wild<'a>(Dice, &'a [Token]);
+
+impl Drafter for Wild<'_> {
+    fn begin(&mut self, _prompt: &[Token]) {}
+
+    fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
+        let n = self.0.roll(limits.max_nodes.min(limits.max_depth + 1).min(12));
+        let known = self.1.get(context.len()..).unwrap_or_default();
+        let n_right = self.0.roll(n + 1).min(known.len());
+        let wrong = (n_right..n).map(|_| self.0.token());
+        let drafted: Vec<Token> = known[..n_right].iter().copied().chain(wrong).collect();
+        Draft {
+            tree: chain(*context.last().unwrap(), &drafted),
+            p: vec![0.9; drafted.len() + 1],
+            ..Draft::none(Token(0))
+        }
+    }
+
+    fn learn(&mut self, _context: &[Token], _from: usize, _verified: Verified<'_>) {}
+}
+
+#[test]
+fn drafted_text_is_plain_text() {
+    for seed in [3, 5] {
+        with_each(seed, |name, model| {
+            let mut target = session(model, 2048);
+            let (mut n_accepted, mut n_rejected) = (0, 0);
+            for (n, sampling) in samplings().into_iter().enumerate() {
+                let mut text = |target: &mut Session<'_>, drafter: &mut dyn Drafter, schedule| {
+                    let mut sampler = sampler(&sampling, model, &prompt());
+                    generate(target, drafter, schedule, sampler.as_mut(), 200)
+                };
+                let (plain, stats) = text(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()));
+                assert_eq!((stats.n_steps, stats.n_drafted), (200, 0));
+                let whole = [&prompt()[..], &plain].concat();
+                let cost_aware = || Schedule::cost_aware(flat_curve()).with_redone_tokens(true);
+                for (kind, mut drafter, schedule) in [
+                    ("auto", Box::new(Auto::default()) as Box<dyn Drafter>, cost_aware()),
+                    ("aded", Box::new(Aded::default()), Schedule::everything(CostCurve::default())),
+                    ("wild", Box::new(Wild(Dice(n as u64), &whole)), Schedule::everything(CostCurve::default())),
+                ] {
+                    let (drafted, stats) = text(&mut target, drafter.as_mut(), schedule);
+                    assert_eq!(drafted, plain, "{name}, seed {seed}, {kind}, sampling {n}");
+                    n_accepted += stats.n_accepted;
+                    n_rejected += stats.n_drafted - stats.n_accepted;
+                    // What is in the cache is the text: a chat goes on from it.
+                    let next: Vec<Token> = [&whole[..], &[Token(300), Token(310)]].concat();
+                    let mut n_cached = None;
+                    target
+                        .sync(&next, &mut |done, _| {
+                            n_cached.get_or_insert(done);
+                            std::ops::ControlFlow::Continue(())
+                        })
+                        .unwrap();
+                    assert!(n_cached.is_some_and(|n| n + 64 > whole.len()), "{name}, {kind}: {n_cached:?}");
+                    if n == 0 {
+                        target.verify(&TokenTree::new(Token(320))).unwrap();
+                        let text = [&next[..], &[Token(320)]].concat();
+                        let expected = plain_logits(&mut session(model, 2048), &text);
+                        let difference = greatest_difference(target.logits(NodeId::ROOT), &expected);
+                        assert!(difference <= bound(), "{name}, {kind}: {difference}");
+                    }
+                }
+            }
+            assert!(n_accepted > 50 && n_rejected > 50, "{name}: {n_accepted} accepted, {n_rejected} rejected");
+        });
+    }
+}
+
+#[test]
+fn only_chains_are_verified_and_what_is_lost_is_decoded_again() {
+    with_each(1, |name, model| {
+        let mut target = session(model, 512);
+        assert_eq!(target.limits(), TreeLimits { max_leaves: 1, ..TreeLimits::TREE });
+        sync(&mut target, &prompt());
+        let mut fork = chain(Token(300), &[Token(301)]);
+        fork.push(NodeId::ROOT, Token(302)).unwrap();
+        assert!(matches!(target.verify(&fork), Err(TargetError::TooWide { .. })), "{name}");
+        let tree = chain(Token(300), &[Token(301), Token(302), Token(303)]);
+        target.verify(&tree).unwrap();
+        target.keep(&path(2)).unwrap();
+        assert_eq!((target.n_past(), target.n_lost()), (prompt().len() + 2, 2));
+        assert_eq!(target.limits().max_nodes, TreeLimits::TREE.max_nodes - 2);
+        let wide = chain(Token(300), &[Token(301); 62]);
+        assert!(matches!(target.verify(&wide), Err(TargetError::TooWide { .. })), "{name}");
+        target.verify(&tree).unwrap();
+        target.keep(&[]).unwrap();
+        assert_eq!((target.n_past(), target.n_lost()), (prompt().len() + 2, 2));
+        target.verify(&TokenTree::new(Token(305))).unwrap();
+        let text = [&prompt()[..], &[300, 301, 305].map(Token)].concat();
+        let expected = plain_logits(&mut session(model, 512), &text);
+        assert_eq!(argmax(target.logits(NodeId::ROOT)), argmax(&expected), "{name}");
+        target.keep(&[NodeId::ROOT]).unwrap();
+        assert_eq!(target.n_lost(), 0);
+        // However often drafts are rejected, a batch has at most 64 rows.
+        let mut n_lost = Vec::new();
+        for _ in 0..200 {
+            let n_drafted = target.limits().max_nodes - 1;
+            target.verify(&chain(Token(300), &vec![Token(301); n_drafted])).unwrap();
+            target.keep(&path(n_drafted.clamp(1, 7))).unwrap();
+            n_lost.push(target.n_lost());
+        }
+        assert!(n_lost.contains(&0) && n_lost.iter().all(|&n| n < 64), "{name}: {n_lost:?}");
+
+        // Timing batches takes everything back, at any length.
+        for text in [&[][..], &prompt()] {
+            sync(&mut target, text);
+            for width in [1, 4, 1, 64] {
+                time_of(width, &mut target, &super::Still, Token(300)).unwrap();
+                assert_eq!((target.n_past(), target.n_lost()), (text.len(), 0), "{name}");
+            }
+        }
+        // There is no checkpoint before a plain step, so it can only be forgotten.
+        target.verify(&TokenTree::new(Token(300))).unwrap();
+        target.keep(&[NodeId::ROOT]).unwrap();
+        target.verify(&TokenTree::new(Token(300))).unwrap();
+        assert!(target.keep(&[]).is_err() && target.n_past() == 0, "{name}");
+        sync(&mut target, &prompt());
+        for _ in 0..2 {
+            target.verify(&TokenTree::new(Token(300))).unwrap();
+            target.keep(&[NodeId::ROOT]).unwrap();
+        }
+        target.verify(&TokenTree::new(Token(300))).unwrap();
+        assert!(target.verify(&TokenTree::new(Token(300))).is_err() && target.n_past() == 0, "{name}");
+        let (text, stats) =
+            generate(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()), &mut Greedy, 9);
+        assert_eq!((text.len(), stats.n_steps), (9, 9));
+    });
+}
