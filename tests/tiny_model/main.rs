@@ -20,7 +20,7 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use chaski::accept::{Greedy, Sampler, argmax};
+use chaski::accept::Sampler;
 use chaski::cost::CostCurve;
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
@@ -31,7 +31,7 @@ use chaski::llama::sampler::{Sampling, sampler};
 use chaski::llama::session::{FlashAttention, KvType, Session, SessionConfig};
 use chaski::sampling::SamplerKind;
 use chaski::schedule::Schedule;
-use chaski::target::{Rows as _, Target, TargetError, TreeLimits};
+use chaski::target::{Rows as _, Target, TargetError};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use support::loop_parts::{Dice, Still, flat_curve};

@@ -8,7 +8,8 @@
 //! Recurrent and hybrid models take chains only. Their state moves forward and cannot be cut, so before a chain a second
 //! sequence takes the state as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on, so the
 //! checkpoint itself costs nothing. If a token is rejected, the trunk goes back to the checkpoint, and the next batch
-//! decodes the accepted tokens again ([`Target::n_lost`]).
+//! decodes the accepted tokens again ([`Target::n_lost`]). Where llama.cpp keeps a snapshot of the state after each token of
+//! a chain ([`Model::n_snapshots`]), a rejected tail is cut off, and no token is lost.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -108,6 +109,10 @@ pub struct Session<'m> {
     n_lost: usize,
     /// How many tokens are in the state of [`CHECKPOINT`].
     checkpoint: Option<usize>,
+    /// Most tokens that can be cut off the last batch of a recurrent model, if one remains.
+    n_snapshots: usize,
+    /// Whether the state is a snapshot of the last batch. Until the next batch it can be neither cut nor shared.
+    is_snapshot: bool,
     verified: Option<Verified>,
 }
 
@@ -167,11 +172,13 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
+        let n_snapshots = model.n_snapshots();
         let (limits, n_seqs) = match model.is_recurrent() {
             true => (TreeLimits { max_leaves: 1, ..TreeLimits::TREE }, N_STATES),
             false => (TreeLimits::TREE, MAX_LEAVES),
         };
         let params = context_params(config, PREFILL_CHUNK, n_seqs)
+            .with_n_rs_seq(u32::try_from(n_snapshots).expect("at most 7"))
             // Without a unified cache llama.cpp rejects a tree with "no memory slot".
             .with_kv_unified(true)
             // With a window-sized cache the shared trunk never slides out, and the cache fills up.
@@ -195,6 +202,8 @@ impl<'m> Session<'m> {
             n_seqs: 1,
             n_lost: 0,
             checkpoint: None,
+            n_snapshots,
+            is_snapshot: false,
             verified: None,
         })
     }
@@ -216,10 +225,11 @@ impl<'m> Session<'m> {
         tried
     }
 
-    /// Whether a rejected token takes accepted ones with it: recurrent models. See [`Target::n_lost`].
+    /// Whether a rejected token usually takes accepted ones with it: recurrent models without snapshots. See
+    /// [`Target::n_lost`].
     #[must_use]
     pub fn loses_tokens(&self) -> bool {
-        !self.can_roll_back
+        !self.can_roll_back && self.n_snapshots == 0
     }
 
     /// Positions of this context.
@@ -369,6 +379,7 @@ impl<'m> Session<'m> {
         self.n_seqs = 1;
         self.n_lost = 0;
         self.checkpoint = None;
+        self.is_snapshot = false;
         self.verified = None;
     }
 
@@ -382,7 +393,11 @@ impl<'m> Session<'m> {
     }
 
     /// The widest tree. Beside lost tokens it is smaller, so that repeated rejections do not make batches ever wider.
+    /// After a snapshot there is no checkpoint, so snapshots must be enough to go back to any node.
     fn most_nodes(&self) -> usize {
+        if self.is_snapshot {
+            return self.n_snapshots + 1;
+        }
         self.limits.max_nodes.saturating_sub(self.n_lost).max(1)
     }
 
@@ -410,9 +425,24 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Makes the recurrent state of the trunk the checkpoint, unless it is already.
+    /// Keeps the first `n_kept` rows of the last batch's tree in a recurrent model. Returns how many tokens are lost.
+    fn keep_in_chain(&mut self, n_kept: usize, n_rows: usize, n_redone: usize) -> Result<usize, TargetError> {
+        if n_kept == n_rows {
+            return Ok(0);
+        }
+        // llama.cpp writes a snapshot for each token of a batch, but none for the state before it.
+        let can_cut = n_kept > 0 && n_rows - n_kept <= self.n_snapshots;
+        if can_cut && self.remove(Some(0), self.n_decoded() + n_redone + n_kept, None).is_ok() {
+            self.is_snapshot = true;
+            return Ok(0);
+        }
+        self.take_back()?;
+        Ok(n_redone + n_kept)
+    }
+
+    /// Makes the recurrent state of the trunk the checkpoint, unless it is already or cannot be shared.
     fn take_checkpoint(&mut self) -> Result<(), TargetError> {
-        if self.checkpoint != Some(self.n_decoded()) {
+        if !self.is_snapshot && self.checkpoint != Some(self.n_decoded()) {
             self.share_state(TRUNK, CHECKPOINT)?;
             self.checkpoint = Some(self.n_decoded());
         }
@@ -431,7 +461,10 @@ impl<'m> Session<'m> {
         // An error logged earlier does not belong to this call.
         let _ = logs::take_error();
         match self.context.decode(&mut self.batch) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.is_snapshot = false;
+                Ok(())
+            }
             Err(error) => {
                 let error = engine_error("decoding failed", &error);
                 // Cells of the failed batch can stay in the cache, and a recurrent state may be half-way.
@@ -512,6 +545,10 @@ impl Target for Session<'_> {
     fn sync(&mut self, prefix: &[Token], progress: &mut Progress<'_>) -> Result<(), TargetError> {
         self.check_length(prefix.len())?;
         self.rewind(prefix)?;
+        if self.is_snapshot && self.committed.len() == prefix.len() {
+            // Nothing would be decoded, and a snapshot cannot be the checkpoint below.
+            self.clear();
+        }
         self.append(prefix, false, progress)?;
         if !self.can_roll_back {
             // For a first step that may be undone, as when batches are timed.
@@ -556,23 +593,19 @@ impl Target for Session<'_> {
             let _ = self.drop_pending();
             return Err(error);
         }
-        let Some(Verified { tree, seqs, .. }) = self.verified.take() else {
+        let Some(Verified { tree, seqs, n_redone }) = self.verified.take() else {
             return Err(TargetError::NotAPath);
         };
-        let is_whole = path.len() == tree.len();
         let kept = match self.can_roll_back {
-            true => self.drop_rest(&tree, &seqs, path),
-            // A whole chain leaves nothing to take back.
-            false if is_whole => Ok(()),
-            false => self.take_back(),
+            true => self.drop_rest(&tree, &seqs, path).map(|()| 0),
+            false => self.keep_in_chain(path.len(), tree.len(), n_redone),
         };
         if kept.is_err() {
             // The content of the cache is unknown now.
             self.clear();
         }
-        kept?;
+        self.n_lost = kept?;
         self.committed.extend(path.iter().map(|&node| tree.token(node)));
-        self.n_lost = if self.can_roll_back || is_whole { 0 } else { self.n_lost + path.len() };
         Ok(())
     }
 }
