@@ -6,7 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chaski::gguf::{Defect, Gguf, GgufError, Value, ValueType};
+use chaski::gguf::{Defect, Gguf, GgufError, Value, ValueType, can_checkpoint, n_snapshots};
 use proptest::prelude::*;
 use support::gguf_writer::{GgufWriter, Meta, TensorSpec};
 use support::tiny::{Arch, CHATML, N_CTX, N_EMBD, N_VOCAB, TinyOptions, tiny, tiny_writer};
@@ -610,10 +610,19 @@ fn vocabularies_are_compared_token_by_token() {
 
 #[test]
 fn recurrent_and_hybrid_models_are_known_by_their_architecture() {
-    for (architecture, is_recurrent) in [("llama", false), ("mamba", true), ("rwkv7", true), ("qwen3next", true)] {
+    for (architecture, is_recurrent, takes_drafts) in [
+        ("llama", false, true),
+        ("mamba", true, true),
+        ("rwkv7", true, true),
+        ("qwen3next", true, true),
+        ("deepseek4", true, false),
+    ] {
         let mut w = small();
         w.set("general.architecture", Meta::str(architecture));
         let gguf = Gguf::from_bytes(w.finish(), Path::new("model.gguf")).unwrap();
-        assert_eq!(gguf.is_recurrent(), is_recurrent, "{architecture}");
+        assert_eq!((gguf.is_recurrent(), gguf.takes_drafts()), (is_recurrent, takes_drafts), "{architecture}");
+        assert_eq!(can_checkpoint(architecture), is_recurrent && takes_drafts, "{architecture}");
     }
+    assert_eq!([true, false].map(|is_causal| n_snapshots("lfm2", is_causal)), [7, 0]);
+    assert_eq!(n_snapshots("mamba", true), 0);
 }

@@ -61,7 +61,11 @@ pub fn add_for(
 }
 
 fn check(draft: &Gguf, target: &Gguf) -> Result<(), Failure> {
-    let name = draft.path().display();
+    let (name, target_name) = (draft.path().display(), target.path().display());
+    if !target.takes_drafts() {
+        let why = "this model's state cannot go back from a rejected draft";
+        return Err(Failure::new(format!("{target_name}: {why}")).with_hint("give -md none"));
+    }
     if draft.is_recurrent() {
         let why = "this model is recurrent: it cannot go back from a rejected draft";
         return Err(Failure::new(format!("{name}: {why}")).with_hint(what_fits(target)));

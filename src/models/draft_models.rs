@@ -27,7 +27,7 @@ pub fn draft_models_for(target: &Gguf, found: Vec<Found>) -> Vec<Listed> {
 
 fn is_small(n_bytes: Option<u64>, target: &Gguf) -> bool {
     let ratio = n_bytes.and_then(|n_bytes| bytes(target)?.checked_div(n_bytes));
-    ratio.is_some_and(|ratio| ratio >= LEAST_RATIO)
+    target.takes_drafts() && ratio.is_some_and(|ratio| ratio >= LEAST_RATIO)
 }
 
 /// Bytes of all tensors.

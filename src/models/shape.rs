@@ -1,7 +1,7 @@
 //! Reads from a header the numbers that a model's memory use depends on. Missing values are assumed as in
 //! `llama-hparams.cpp` of llama-cpp-sys-2 0.1.161.
 
-use crate::gguf::{Gguf, GgufError, Tensor};
+use crate::gguf::{Gguf, GgufError, Tensor, can_checkpoint, n_snapshots};
 use crate::memory::{LayerShape, ModelShape};
 
 /// The engine's kernels: which tensors they keep in a second, rearranged copy.
@@ -77,7 +77,7 @@ pub fn is_matrix(tensor: &Tensor) -> bool {
 /// As [`Gguf::check`].
 pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
     let files = gguf.check()?;
-    let mut shape = ModelShape { layers: layers(gguf), ..ModelShape::default() };
+    let mut shape = ModelShape { layers: layers(gguf), n_states: n_states(gguf), ..ModelShape::default() };
     let shards: Vec<Gguf> = files.paths.iter().skip(1).map(|path| Gguf::open(path)).collect::<Result<_, _>>()?;
     let tensors = || std::iter::once(gguf).chain(&shards).flat_map(Gguf::tensors);
     let has_output = tensors().any(|tensor| tensor.name == "output.weight");
@@ -125,6 +125,14 @@ fn layers(gguf: &Gguf) -> Vec<LayerShape> {
             }
         })
         .collect()
+}
+
+/// Recurrent states of a context for one text. Beside the text's own there is the checkpoint's, and llama.cpp allocates
+/// the snapshots for both.
+fn n_states(gguf: &Gguf) -> u64 {
+    let architecture = gguf.architecture().unwrap_or_default();
+    let is_causal = gguf.arch_get("attention.causal").and_then(|value| value.as_bool()) != Some(false);
+    if can_checkpoint(architecture) { 2 * (1 + n_snapshots(architecture, is_causal) as u64) } else { 1 }
 }
 
 /// Whether each layer has both a KV cache and a state.

@@ -1,6 +1,8 @@
 //! Recurrent and hybrid models: chains are verified, and a rejected token takes the state back to a checkpoint. The
 //! accepted tokens are decoded again with the next step, except where llama.cpp keeps snapshots (LFM2).
 
+use std::ops::ControlFlow;
+
 use super::support::loop_parts::{Dice, flat_curve};
 use super::support::tiny::{Arch, TinyOptions, tiny};
 use super::{Draws as _, generate, greatest_difference, plain_logits, prompt, samplings, session, sync, with_model};
@@ -130,7 +132,10 @@ fn hundreds_of_random_chains_leave_no_trace() {
                 _ => {}
             }
         }
-        assert!(n_redone > 100 && target.loses_tokens() || n_redone > 0 && n_cut > 30, "{name}: {n_redone} {n_cut}");
+        match target.loses_tokens() {
+            true => assert!(n_redone > 100, "{name}: {n_redone}"),
+            false => assert!(n_redone == 0 && n_cut > 30, "{name}: {n_redone} {n_cut}"),
+        }
     });
 }
 
@@ -161,7 +166,7 @@ fn drafted_text_is_plain_text() {
     for seed in [3, 5] {
         with_each(seed, |name, model| {
             let mut target = session(model, 2048);
-            let (mut n_accepted, mut n_rejected) = (0, 0);
+            let mut counts = [(0, 0); 3];
             for (n, sampling) in samplings().into_iter().enumerate() {
                 let text = |target: &mut Session<'_>, drafter: &mut dyn Drafter, schedule| {
                     let mut sampler = sampler(&sampling, model, &prompt());
@@ -171,22 +176,23 @@ fn drafted_text_is_plain_text() {
                 assert_eq!((stats.n_steps, stats.n_drafted), (200, 0));
                 let whole = [&prompt()[..], &plain].concat();
                 let cost_aware = || Schedule::cost_aware(flat_curve()).with_redone_tokens(true);
-                for (kind, mut drafter, schedule) in [
+                let drafters = [
                     ("auto", Box::new(Auto::default()) as Box<dyn Drafter>, cost_aware()),
                     ("aded", Box::new(Aded::default()), Schedule::everything(CostCurve::default())),
                     ("wild", Box::new(Wild(Dice(1 + n as u64), &whole)), Schedule::everything(CostCurve::default())),
-                ] {
+                ];
+                for ((kind, mut drafter, schedule), (n_accepted, n_rejected)) in drafters.into_iter().zip(&mut counts) {
                     let (drafted, stats) = text(&mut target, drafter.as_mut(), schedule);
                     assert_eq!(drafted, plain, "{name}, seed {seed}, {kind}, sampling {n}");
-                    n_accepted += stats.n_accepted;
-                    n_rejected += stats.n_drafted - stats.n_accepted;
+                    *n_accepted += stats.n_accepted;
+                    *n_rejected += stats.n_drafted - stats.n_accepted;
                     // What is in the cache is the text: a chat goes on from it.
                     let next: Vec<Token> = [&whole[..], &[Token(300), Token(310)]].concat();
                     let mut n_cached = None;
                     target
                         .sync(&next, &mut |done, _| {
                             n_cached.get_or_insert(done);
-                            std::ops::ControlFlow::Continue(())
+                            ControlFlow::Continue(())
                         })
                         .unwrap();
                     assert!(n_cached.is_some_and(|n| n + 64 > whole.len()), "{name}, {kind}: {n_cached:?}");
@@ -199,7 +205,8 @@ fn drafted_text_is_plain_text() {
                     }
                 }
             }
-            assert!(n_accepted > 50 && n_rejected > 50, "{name}: {n_accepted} accepted, {n_rejected} rejected");
+            let drafts_both = counts.iter().all(|&(n_accepted, n_rejected)| n_accepted > 20 && n_rejected > 20);
+            assert!(drafts_both, "{name}, seed {seed}, accepted and rejected: {counts:?}");
         });
     }
 }
@@ -209,7 +216,8 @@ fn only_chains_are_verified_and_what_is_lost_is_decoded_again() {
     with_each(1, |name, model| {
         let mut target = session(model, 2048);
         let loses = target.loses_tokens();
-        assert_eq!(target.limits(), TreeLimits { max_leaves: 1, ..TreeLimits::TREE });
+        let max_nodes = if loses { 64 } else { 8 };
+        assert_eq!(target.limits(), TreeLimits { max_nodes, max_leaves: 1, ..TreeLimits::TREE });
         sync(&mut target, &prompt());
         let mut fork = chain(Token(300), &[Token(301)]);
         fork.push(NodeId::ROOT, Token(302)).unwrap();
@@ -256,9 +264,24 @@ fn only_chains_are_verified_and_what_is_lost_is_decoded_again() {
         target.verify(&tree).unwrap();
         target.keep(&path(3)).unwrap();
         let text = [&prompt()[..], &[300, 301, 302].map(Token)].concat();
-        sync(&mut target, &text);
-        time_of(4, &mut target, &super::Still, Token(300)).unwrap();
-        assert_eq!((target.n_past(), target.n_lost()), (text.len(), 0), "{name}");
+        let mut n_cached = None;
+        let mut progress = |done, _| {
+            n_cached.get_or_insert(done);
+            ControlFlow::Continue(())
+        };
+        target.sync(&text, &mut progress).unwrap();
+        // None of it is read again where the draft was cut off.
+        assert_eq!(n_cached, Some(if loses { prompt().len() } else { text.len() }), "{name}");
+        for width in [4, 2] {
+            time_of(width, &mut target, &super::Still, Token(300)).unwrap();
+            assert_eq!((target.n_past(), target.n_lost()), (text.len(), 0), "{name}");
+        }
+        target.verify(&tree).unwrap();
+        let whole = [&text[..], &[300, 301].map(Token)].concat();
+        let expected = plain_logits(&mut session(model, 512), &whole);
+        let difference = greatest_difference(target.logits(path(2)[1]), &expected);
+        assert!(difference <= bound(), "{name}: {difference}");
+        target.keep(&[]).unwrap();
         // There is no checkpoint before a plain step, so it can only be forgotten.
         target.verify(&TokenTree::new(Token(300))).unwrap();
         target.keep(&[NodeId::ROOT]).unwrap();
@@ -274,5 +297,66 @@ fn only_chains_are_verified_and_what_is_lost_is_decoded_again() {
         let (text, stats) =
             generate(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()), &mut Greedy, 9);
         assert_eq!((text.len(), stats.n_steps), (9, 9));
+    });
+}
+
+#[test]
+fn lost_tokens_outlive_a_step_that_fails() {
+    with_each(2, |name, model| {
+        let mut target = session(model, 512);
+        if !target.loses_tokens() {
+            return;
+        }
+        let tree = chain(Token(300), &[Token(301), Token(302), Token(303)]);
+        let text = [&prompt()[..], &[300, 301].map(Token)].concat();
+        let lose = |target: &mut Session<'_>| {
+            sync(target, &prompt());
+            target.verify(&tree).unwrap();
+            target.keep(&path(2)).unwrap();
+            assert_eq!((target.n_past(), target.n_lost()), (text.len(), 2), "{name}");
+        };
+        let check = |target: &mut Session<'_>| {
+            target.verify(&tree).unwrap();
+            let whole = [&text[..], &[300, 301, 302].map(Token)].concat();
+            let expected = plain_logits(&mut session(model, 512), &whole);
+            let difference = greatest_difference(target.logits(path(3)[2]), &expected);
+            assert!(difference <= bound(), "{name}: {difference}");
+        };
+
+        // Refused before the batch is decoded: the next one decodes them.
+        lose(&mut target);
+        for tokens in [[Token(301), Token(-1)], [Token(i32::MAX), Token(301)]] {
+            let refused = target.verify(&chain(Token(300), &tokens));
+            assert!(matches!(refused, Err(TargetError::UnknownToken { .. })), "{name}: {refused:?}");
+            assert_eq!((target.n_past(), target.n_lost()), (text.len(), 2), "{name}");
+        }
+        check(&mut target);
+
+        // Interrupted before they are decoded: the text ends before them, and the rest can be read.
+        sync(&mut target, &[]);
+        lose(&mut target);
+        let long: Vec<Token> = text.iter().copied().chain(std::iter::repeat_n(Token(310), 20)).collect();
+        let interrupted = target.sync(&long, &mut |_, _| ControlFlow::Break(()));
+        assert_eq!(interrupted, Err(TargetError::Interrupted), "{name}");
+        assert_eq!((target.n_past(), target.n_lost()), (prompt().len(), 0), "{name}");
+        sync(&mut target, &text);
+        check(&mut target);
+
+        // Refused because the context is full.
+        let mut small = session(model, 256);
+        let most = small.n_ctx();
+        let long: Vec<Token> = std::iter::repeat_n(Token(310), most - 8).collect();
+        sync(&mut small, &long);
+        small.verify(&tree).unwrap();
+        small.keep(&path(3)).unwrap();
+        assert_eq!((small.n_past(), small.n_lost()), (most - 5, 3), "{name}");
+        let refused = small.verify(&chain(Token(300), &[Token(301); 5]));
+        assert!(matches!(refused, Err(TargetError::ContextFull { .. })), "{name}: {refused:?}");
+        assert_eq!((small.n_past(), small.n_lost(), small.limits().max_nodes), (most - 5, 3, 5), "{name}");
+        small.verify(&chain(Token(300), &[Token(301); 4])).unwrap();
+        let whole = [&long[..], &[300, 301, 302, 300].map(Token)].concat();
+        let expected = plain_logits(&mut session(model, 512), &whole);
+        let difference = greatest_difference(small.logits(NodeId::ROOT), &expected);
+        assert!(difference <= bound(), "{name}: {difference}");
     });
 }

@@ -46,6 +46,8 @@ pub struct ModelShape {
     pub copied_bytes: u64,
     /// The layers, in order.
     pub layers: Vec<LayerShape>,
+    /// Recurrent states of a context for one text: its own, a checkpoint, and snapshots of both.
+    pub n_states: u64,
     /// Tokens in the vocabulary.
     pub n_vocab: u64,
     /// Merges of a BPE tokenizer.
@@ -113,8 +115,10 @@ impl ModelShape {
         Estimate {
             weights: self.mapped_bytes,
             copies: self.copied_bytes,
-            // A recurrent model has a second state, to which a rejected draft goes back.
-            cache: self.cache_bytes(n_cells, settings.kv_type).saturating_add(self.state_bytes()),
+            // Those to which a rejected draft goes back are beside the text's own.
+            cache: self
+                .cache_bytes(n_cells, settings.kv_type)
+                .saturating_add(self.state_bytes().saturating_mul(self.n_states.saturating_sub(1))),
             compute: self.compute_bytes(n_cells, settings.flash_attention),
             program: (PROGRAM_BYTES + DRAFTER_BYTES)
                 .saturating_add(self.n_vocab.saturating_add(self.n_merges).saturating_mul(BYTES_PER_TOKEN)),
@@ -137,7 +141,7 @@ impl ModelShape {
         (fitting > 0).then(|| n_ctx(fitting))
     }
 
-    /// Cache bytes of one text: keys and values of `n_cells` positions, and the recurrent states.
+    /// Cache bytes of one text: keys and values of `n_cells` positions, and one recurrent state.
     #[must_use]
     pub fn cache_bytes(&self, n_cells: u64, kv_type: KvType) -> u64 {
         let of_layer = |layer: &LayerShape| {
@@ -148,7 +152,7 @@ impl ModelShape {
         self.layers.iter().map(of_layer).fold(0, u64::saturating_add)
     }
 
-    /// Bytes of the recurrent states of one text.
+    /// Bytes of one recurrent state, of all layers.
     fn state_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.state.saturating_mul(4)).fold(0, u64::saturating_add)
     }
@@ -206,6 +210,7 @@ mod tests {
             mapped_bytes: 485 << 20,
             copied_bytes: 28 << 20,
             layers: vec![LayerShape { keys: 128, values: 128, state: 0 }; 24],
+            n_states: 1,
             n_vocab: 151_936,
             n_merges: 151_387,
             n_embd: 896,
@@ -238,9 +243,12 @@ mod tests {
     fn a_state_takes_the_same_for_any_length() {
         let mut mamba = qwen();
         mamba.layers = vec![LayerShape { keys: 0, values: 0, state: 1000 }; 24];
-        let estimate = |n_ctx| mamba.estimate(n_ctx, &SETTINGS);
-        assert_eq!(estimate(1), estimate(30_000));
-        assert_eq!(estimate(1).cache, 2 * 24 * 4000, "the state and the checkpoint");
+        for n_states in [1, 2, 16] {
+            mamba.n_states = n_states;
+            let estimate = |n_ctx| mamba.estimate(n_ctx, &SETTINGS);
+            assert_eq!(estimate(1), estimate(30_000));
+            assert_eq!(estimate(1).cache, n_states * 24 * 4000);
+        }
     }
 
     #[test]
@@ -270,12 +278,12 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_overflows_and_more_positions_take_no_less(
-            numbers in prop::array::uniform8(prop_oneof![0_u64..100_000, any::<u64>()]),
+            numbers in prop::array::uniform9(prop_oneof![0_u64..100_000, any::<u64>()]),
             n_ctx in prop_oneof![0_usize..100_000, any::<usize>()],
         ) {
-            let [mapped_bytes, copied_bytes, keys, values, state, n_vocab, n_embd, n_ff] = numbers;
+            let [mapped_bytes, copied_bytes, keys, values, state, n_states, n_vocab, n_embd, n_ff] = numbers;
             let model = ModelShape {
-                mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3],
+                mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3], n_states,
                 n_vocab, n_merges: n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx, draft_model: None,
             };
             let total = model.estimate(n_ctx, &SETTINGS).total();

@@ -308,6 +308,8 @@ impl Schedule {
         let redone_ms = if n_redone == 0 { Some(0.0) } else { ms_of(1).map(|ms| ms - of_curve_ms) };
         let Some(redone_ms) = redone_ms else { return 1 };
         let spent_ms = draft.asked.ms;
+        // So what these rows take is as good as lost already, though it is not recorded yet.
+        let loss_budget = LossBudget { credit: ledger.loss_budget.credit - redone_ms / plain_ms };
         let mut best = (1, LEAST_GAIN / (plain_ms + redone_ms + spent_ms));
         let mut n_expected = 0.0;
         // The expected time to decode accepted tokens again after a rejection, and the probability of the parent.
@@ -324,7 +326,11 @@ impl Schedule {
             let Some(ms) = ms_of(n_rows) else {
                 break;
             };
+            // In the worst case all is rejected. The next step then has this one's root before its own, and what this one
+            // decoded again.
+            let mut worst_ms = ms - redone_ms + ledger.draft_ms;
             if self.redoes {
+                worst_ms += ms_of(2).map_or(0.0, |ms| ms - of_curve_ms);
                 // If this node is the first to be rejected, the next step decodes again what this batch has before it:
                 // with its own root as many rows as this batch has up to here.
                 redo_ms += f64::from(p_parent - p).max(0.0) * (ms - of_curve_ms);
@@ -334,9 +340,7 @@ impl Schedule {
             let tokens_per_ms = n_expected / (step_ms + spent_ms);
             let verdict = match tokens_per_ms > best.1 {
                 false => Verdict::NoBetter,
-                true if ledger.loss_budget.allows((step_ms - redone_ms) / plain_ms, spent_ms / plain_ms, &reach) => {
-                    Verdict::Better
-                }
+                true if loss_budget.allows(worst_ms / plain_ms, spent_ms / plain_ms, &reach) => Verdict::Better,
                 true => Verdict::NotCovered,
             };
             if verdict == Verdict::Better {
@@ -358,7 +362,10 @@ impl Schedule {
                 self.curve = CostCurve::default();
             }
         }
-        self.curve.observe(step.n_rows + step.n_redone, step.n_past, step.verify_ms);
+        // Rows that are decoded again need no logits, so they are no sample of a row.
+        if step.n_redone == 0 {
+            self.curve.observe(step.n_rows, step.n_past, step.verify_ms);
+        }
         if let Policy::CostAware(ledger) = &mut self.policy {
             ledger.record(step, self.curve.plain_ms(step.n_past));
         }

@@ -17,7 +17,7 @@ pub trait Rows {
 ///
 /// Between calls the cache holds the committed tokens except the last one, which is the root of the next verify.
 pub trait Target: Rows {
-    /// The widest tree this target can verify.
+    /// The widest tree to draft for the next verify. Some targets can verify wider ones.
     fn limits(&self) -> TreeLimits;
 
     /// Committed positions in the cache.

@@ -38,3 +38,26 @@ pub(super) const HYBRID: &[&str] = &[
     "jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen3next",
     "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp", "deepseek4", "minimax-01",
 ];
+
+/// Architectures of these that get no checkpoint. The cache of deepseek4 copies whole sequences only, and ends the
+/// process on anything else. Those of glm5-next and qwen4exp add an index of keys, which a copy discards.
+const WITHOUT_CHECKPOINT: &[&str] = &["deepseek4", "glm5-next", "qwen4exp"];
+
+/// Snapshots per batch. llama.cpp allows 8 nodes of its graph per tensor, 64 for a layer with a short convolution. Such
+/// a layer has about 30, and three for each snapshot and for the last state. Beyond its limit llama.cpp aborts: with 11
+/// where 1 layer of 30 has attention, with 31 where 8 have. Layers of experts (lfm2moe) leave no room at all.
+const N_SNAPSHOTS: usize = 7;
+
+/// Whether a context of this architecture can set its recurrent state aside and go back to it. False where there is no
+/// such state.
+pub fn can_checkpoint(architecture: &str) -> bool {
+    let has_state = RECURRENT.contains(&architecture) || HYBRID.contains(&architecture);
+    has_state && !WITHOUT_CHECKPOINT.contains(&architecture)
+}
+
+/// Of how many tokens of a batch llama.cpp should keep the recurrent states, so that as many can be cut off its end. 0
+/// where it cannot, or where a state is large: writing one for each token of a chain would take time and memory. The
+/// state of a short convolution (LFM2) is just its last inputs. `is_causal`: the file does not say otherwise.
+pub fn n_snapshots(architecture: &str, is_causal: bool) -> usize {
+    if architecture == "lfm2" && is_causal { N_SNAPSHOTS } else { 0 }
+}

@@ -48,4 +48,9 @@ impl Gguf {
         let is_in = |list: &[&str]| self.architecture().is_some_and(|name| list.contains(&name));
         is_in(architectures::RECURRENT) || is_in(architectures::HYBRID)
     }
+
+    /// Whether rejected tokens can be taken back: from a cache, or by going back to a checkpoint of the state.
+    pub fn takes_drafts(&self) -> bool {
+        !self.is_recurrent() || self.architecture().is_some_and(architectures::can_checkpoint)
+    }
 }

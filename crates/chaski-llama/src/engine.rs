@@ -274,7 +274,11 @@ fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Out
     let draft_model = config.draft_model.as_ref().map(|config| load_beside(&model, config, outbox)).transpose()?;
     let (drafters, unusable) = Drafters::new(config.drafters.clone());
     let drafts_in_lanes = matches!(mode, Mode::ManyTexts(ManyTexts { drafts: true, .. }));
-    let notices = unusable.into_iter().chain((drafts_in_lanes && model.is_recurrent()).then_some(Notice::Recurrent));
+    let without_drafts = match mode {
+        Mode::ManyTexts(_) => (drafts_in_lanes && model.is_recurrent()).then_some(Notice::Recurrent),
+        Mode::OneText => (model.is_recurrent() && !model.can_checkpoint()).then_some(Notice::NoCheckpoint),
+    };
+    let notices = unusable.into_iter().chain(without_drafts);
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
     let constrainer = Constrainer::new(model.clone());
     let curves = Curves::new(config.curves.as_ref(), outbox);

@@ -16,7 +16,7 @@ use crate::split_points::{STRANGE, Spelling, SplitPoints};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
-use crate::{kernels, logs};
+use crate::{gguf, kernels, logs};
 
 /// Longer texts are tokenized in pieces; up to this many bytes the time saved is negligible.
 const LONG_BYTES: usize = 16 << 10;
@@ -26,11 +26,6 @@ const PIECE_BYTES: usize = 4 << 10;
 
 /// Most tokens that the space in front of a text can become: SentencePiece's `▁` has three bytes.
 const SPACE_BYTES: usize = 3;
-
-/// Snapshots per batch. llama.cpp allows 8 nodes of its graph per tensor, 64 for a layer with a short convolution. Such a
-/// layer has about 30, and three for each snapshot and for the last state. Beyond its limit llama.cpp aborts: with 11
-/// where 1 layer of 30 has attention, with 31 where 8 have. Layers of experts (lfm2moe) leave no room at all.
-const N_SNAPSHOTS: usize = 7;
 
 /// A LoRA adapter.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,13 +155,22 @@ impl Model {
         self.inner.is_recurrent() || self.inner.is_hybrid()
     }
 
-    /// Of how many tokens of a batch llama.cpp keeps the states, so that as many can be cut off its end. 0 where it
-    /// cannot, or where a state is large: writing one for each token of a chain would take time and memory. The state
-    /// of a short convolution (LFM2) is just its last inputs.
+    /// Whether a context can set the recurrent state aside and go back to it. False where there is no such state.
+    #[must_use]
+    pub fn can_checkpoint(&self) -> bool {
+        self.is_recurrent() && gguf::can_checkpoint(&self.architecture())
+    }
+
+    /// Of how many tokens of a batch llama.cpp should keep the recurrent states; see [`gguf::n_snapshots`].
     #[must_use]
     pub fn n_snapshots(&self) -> usize {
-        let architecture = self.inner.meta_val_str("general.architecture").unwrap_or_default();
-        if architecture == "lfm2" { N_SNAPSHOTS } else { 0 }
+        let architecture = self.architecture();
+        let stated = self.inner.meta_val_str(&format!("{architecture}.attention.causal"));
+        gguf::n_snapshots(&architecture, !stated.is_ok_and(|is_causal| is_causal == "false"))
+    }
+
+    fn architecture(&self) -> String {
+        self.inner.meta_val_str("general.architecture").unwrap_or_default()
     }
 
     /// Context length of the training, in positions.

@@ -6,10 +6,12 @@
 //! tree first needs that sequence.
 //!
 //! Recurrent and hybrid models take chains only. Their state moves forward and cannot be cut, so before a chain a second
-//! sequence takes the state as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on, so the
-//! checkpoint itself costs nothing. If a token is rejected, the trunk goes back to the checkpoint, and the next batch
-//! decodes the accepted tokens again ([`Target::n_lost`]). Where llama.cpp keeps a snapshot of the state after each token of
-//! a chain ([`Model::n_snapshots`]), a rejected tail is cut off, and no token is lost.
+//! sequence takes the state as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on. The state
+//! then has another place, so the batch needs a new graph; the checkpoint costs no more. If a token is rejected, the
+//! trunk goes back to the checkpoint, and the next batch decodes the accepted tokens again ([`Target::n_lost`]). Where
+//! llama.cpp keeps a snapshot of the state after each token of a chain ([`Model::n_snapshots`]), a rejected tail is cut
+//! off, and no token is lost. Chains are short enough there to cut off all but the root. Some models take no checkpoint
+//! ([`Model::can_checkpoint`]) and are decoded plainly.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -43,7 +45,7 @@ const TRUNK: i32 = 0;
 /// In recurrent models, the sequence that holds an earlier state of the trunk. It is in no cell of a KV cache.
 const CHECKPOINT: i32 = 1;
 
-/// Sequences of a recurrent model.
+/// Sequences of a recurrent model with a checkpoint.
 const N_STATES: usize = 2;
 
 /// llama.cpp pads a context to a multiple of this. Asking for a multiple keeps the size shown equal to the size used.
@@ -94,6 +96,8 @@ pub struct Session<'m> {
     limits: TreeLimits,
     /// False for recurrent models: their state only goes back to the checkpoint.
     can_roll_back: bool,
+    /// Whether there is a sequence for [`CHECKPOINT`].
+    has_checkpoint: bool,
     /// Whether some layers have a sliding attention window.
     has_window: bool,
     /// A rollback must keep at least this many tokens: a restored state lacks the windows before them.
@@ -172,9 +176,10 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If llama.cpp cannot allocate it.
     pub fn new(model: &'m Model, config: &SessionConfig) -> Result<Session<'m>, TargetError> {
-        let n_snapshots = model.n_snapshots();
+        let (n_snapshots, has_checkpoint) = (model.n_snapshots(), model.can_checkpoint());
         let (limits, n_seqs) = match model.is_recurrent() {
-            true => (TreeLimits { max_leaves: 1, ..TreeLimits::TREE }, N_STATES),
+            true if has_checkpoint => (TreeLimits { max_leaves: 1, ..TreeLimits::TREE }, N_STATES),
+            true => (TreeLimits::PLAIN, 1),
             false => (TreeLimits::TREE, MAX_LEAVES),
         };
         let params = context_params(config, PREFILL_CHUNK, n_seqs)
@@ -193,6 +198,7 @@ impl<'m> Session<'m> {
             batch: LlamaBatch::new(PREFILL_CHUNK.max(MAX_NODES), i32::try_from(MAX_LEAVES).expect("32")),
             limits,
             can_roll_back: !model.is_recurrent(),
+            has_checkpoint,
             has_window: model.has_window(),
             n_fixed: 0,
             // llama.cpp's shift of quantized keys assumes a rotation that not every model has, and crashes without it.
@@ -225,7 +231,7 @@ impl<'m> Session<'m> {
         tried
     }
 
-    /// Whether a rejected token usually takes accepted ones with it: recurrent models without snapshots. See
+    /// Whether a rejected token takes accepted ones with it: recurrent models without snapshots. See
     /// [`Target::n_lost`].
     #[must_use]
     pub fn loses_tokens(&self) -> bool {
@@ -365,11 +371,12 @@ impl<'m> Session<'m> {
 
     /// Empties the cache.
     fn clear(&mut self) {
-        // Removing cells is faster than zeroing the whole cache. llama.cpp resets the index of a recurrent state only if
-        // its sequence is named.
-        let removed = match self.can_roll_back {
-            true => self.remove(None, 0, None),
-            false => (0..N_STATES).try_for_each(|seq| self.remove(Some(seq), 0, None)),
+        // Removing cells is faster than zeroing the whole cache. If no sequence is named, llama.cpp frees the cells of
+        // recurrent states, but the sequences still refer to them.
+        let removed = match (self.can_roll_back, self.has_checkpoint) {
+            (true, _) => self.remove(None, 0, None),
+            (false, true) => (0..N_STATES).try_for_each(|seq| self.remove(Some(seq), 0, None)),
+            (false, false) => self.remove(Some(0), 0, None),
         };
         if removed.is_err() {
             self.context.clear_kv_cache();
@@ -392,8 +399,8 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// The widest tree. Beside lost tokens it is smaller, so that repeated rejections do not make batches ever wider.
-    /// After a snapshot there is no checkpoint, so snapshots must be enough to go back to any node.
+    /// The widest tree that can be verified. Beside lost tokens it is smaller, so that repeated rejections do not make
+    /// batches ever wider. After a snapshot there is no checkpoint, so snapshots must be enough to go back to any node.
     fn most_nodes(&self) -> usize {
         if self.is_snapshot {
             return self.n_snapshots + 1;
@@ -431,18 +438,22 @@ impl<'m> Session<'m> {
             return Ok(0);
         }
         // llama.cpp writes a snapshot for each token of a batch, but none for the state before it.
-        let can_cut = n_kept > 0 && n_rows - n_kept <= self.n_snapshots;
-        if can_cut && self.remove(Some(0), self.n_decoded() + n_redone + n_kept, None).is_ok() {
-            self.is_snapshot = true;
-            return Ok(0);
+        if n_kept > 0 && n_rows - n_kept <= self.n_snapshots {
+            if self.remove(Some(0), self.n_decoded() + n_redone + n_kept, None).is_ok() {
+                self.is_snapshot = true;
+                return Ok(0);
+            }
+            // This context keeps none after all, and nothing was removed. The binding does not show how many it keeps.
+            self.n_snapshots = 0;
         }
         self.take_back()?;
         Ok(n_redone + n_kept)
     }
 
-    /// Makes the recurrent state of the trunk the checkpoint, unless it is already or cannot be shared.
+    /// Makes the recurrent state of the trunk the checkpoint, unless there is none, or it is already, or it cannot be
+    /// shared.
     fn take_checkpoint(&mut self) -> Result<(), TargetError> {
-        if !self.is_snapshot && self.checkpoint != Some(self.n_decoded()) {
+        if self.has_checkpoint && !self.is_snapshot && self.checkpoint != Some(self.n_decoded()) {
             self.share_state(TRUNK, CHECKPOINT)?;
             self.checkpoint = Some(self.n_decoded());
         }
@@ -531,7 +542,9 @@ impl Rows for Session<'_> {
 impl Target for Session<'_> {
     fn limits(&self) -> TreeLimits {
         let room = self.n_ctx().saturating_sub(self.committed.len()).max(1);
-        TreeLimits { max_nodes: self.most_nodes().min(room), ..self.limits }
+        // So that whatever is rejected can be cut off. Only measurements verify longer chains.
+        let most = if self.n_snapshots > 0 { self.n_snapshots + 1 } else { MAX_NODES };
+        TreeLimits { max_nodes: self.most_nodes().min(most).min(room), ..self.limits }
     }
 
     fn n_past(&self) -> usize {
@@ -546,14 +559,16 @@ impl Target for Session<'_> {
         self.check_length(prefix.len())?;
         self.rewind(prefix)?;
         if self.is_snapshot && self.committed.len() == prefix.len() {
-            // Nothing would be decoded, and a snapshot cannot be the checkpoint below.
-            self.clear();
+            // Nothing will be decoded, and a snapshot cannot be the checkpoint below. Written and read again, it is a
+            // state like any other. If that fails, all of it is decoded.
+            let settled = self.state().and_then(|state| self.restore(prefix, &state));
+            if settled.is_err() {
+                self.clear();
+            }
         }
         self.append(prefix, false, progress)?;
-        if !self.can_roll_back {
-            // For a first step that may be undone, as when batches are timed.
-            self.take_checkpoint()?;
-        }
+        // For a first step that may be undone, as when batches are timed.
+        self.take_checkpoint()?;
         let _ = progress(prefix.len(), prefix.len());
         Ok(())
     }
@@ -568,7 +583,7 @@ impl Target for Session<'_> {
         self.drop_pending()?;
         self.check_length(self.committed.len() + n_nodes)?;
         self.ensure_seqs(n_leaves)?;
-        if !self.can_roll_back && n_nodes > 1 {
+        if n_nodes > 1 {
             // Not before a plain step: changing places, the state would keep llama.cpp from reusing its graph.
             self.take_checkpoint()?;
         }

@@ -34,6 +34,9 @@ pub enum Notice {
     /// In lanes, the model's state cannot be taken back.
     #[error("this model is recurrent: chaski decodes several texts at a time without drafts")]
     Recurrent,
+    /// The model's state cannot be taken back at all.
+    #[error("this model's state cannot go back to an earlier token: chaski decodes without drafts")]
+    NoCheckpoint,
     /// The cost curve could not be saved.
     #[error("could not save the cost curve: {0}; it will be measured again next time")]
     CurveNotKept(io::Error),
