@@ -58,8 +58,8 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let mut config = engine_config(&args.engine)?;
     let gguf = open_model(&args.engine.model)?;
     if args.mode.check && !gguf.takes_drafts() {
-        let name = gguf.path().display();
-        return Err(Failure::new(format!("{name}: this model is decoded without drafts, so --check has nothing to compare")));
+        let why = "this model is decoded without drafts, so --check has nothing to compare";
+        return Err(Failure::new(format!("{}: {why}", gguf.path().display())));
     }
     let drafts = !(args.mode.curve || args.mode.rows || args.mode.check);
     let flag = args.draft_model.as_deref();

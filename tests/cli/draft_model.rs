@@ -117,6 +117,23 @@ fn what_cannot_draft_is_refused_before_loading() {
 }
 
 #[test]
+fn a_model_that_cannot_go_back_takes_no_drafts() {
+    let place = place();
+    let mut other = tiny_writer(&TinyOptions { seed: 3, ..TinyOptions::default() });
+    other.set("general.architecture", Meta::str("deepseek4"));
+    for (key, value) in
+        [("block_count", 2), ("context_length", 512), ("embedding_length", 64), ("attention.head_count", 4)]
+    {
+        other.set(&format!("deepseek4.{key}"), Meta::U32(value));
+    }
+    place.write("deepseek4.gguf", other.finish());
+    let ran = place.run(&["-m", "deepseek4.gguf", "-p", PROMPT, "-md", "draft.gguf"]);
+    ran.fails(1, &["deepseek4.gguf: this model's state cannot go back"]).hints("give -md none");
+    let ran = finish(&mut place.command(&["bench", "--check", "-m", "deepseek4.gguf"]));
+    ran.fails(1, &["deepseek4.gguf: this model is decoded without drafts"]);
+}
+
+#[test]
 fn both_models_count_for_the_memory() {
     let place = place();
     let mut w = tiny_writer(&TinyOptions { seed: 4, ..TinyOptions::default() });

@@ -40,9 +40,10 @@ impl LossBudget {
         self.credit <= 0.0
     }
 
-    /// Whether a step may be verified that takes as long as `n_plain` plain steps if all is rejected. `reach[d]` is the probability that
-    /// at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the end. `n_spent` is
-    /// the time already spent on the step, also in plain steps: it is lost in the worst case, but not at risk any more.
+    /// Whether a step may be verified that takes as long as `n_plain` plain steps if all is rejected. `reach[d]` is the
+    /// probability that at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the
+    /// end. `n_spent` is the time already spent on the step, also in plain steps: it is lost in the worst case, but not
+    /// at risk any more.
     pub(crate) fn allows(&self, n_plain: f64, n_spent: f64, reach: &[f64]) -> bool {
         let worst = n_plain - 1.0;
         let risk = (LossBudget::DISTRUST * shortfall(worst, reach)).min(worst);

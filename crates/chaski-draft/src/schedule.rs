@@ -326,8 +326,8 @@ impl Schedule {
             let Some(ms) = ms_of(n_rows) else {
                 break;
             };
-            // In the worst case all is rejected. The next step then has this one's root before its own, and what this one
-            // decoded again.
+            // In the worst case all is rejected. The next step then has this one's root before its own, and the rows that
+            // this one has beside the tree.
             let mut worst_ms = ms - redone_ms + ledger.draft_ms;
             if self.redoes {
                 worst_ms += ms_of(2).map_or(0.0, |ms| ms - of_curve_ms);

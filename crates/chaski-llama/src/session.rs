@@ -5,13 +5,13 @@
 //! accepted tokens are copied to the sequences that left the path. The trunk is copied once to each sequence, when a
 //! tree first needs that sequence.
 //!
-//! Recurrent and hybrid models take chains only. Their state moves forward and cannot be cut, so before a chain a second
-//! sequence takes the state as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on. The state
-//! then has another place, so the batch needs a new graph; the checkpoint costs no more. If a token is rejected, the
-//! trunk goes back to the checkpoint, and the next batch decodes the accepted tokens again ([`Target::n_lost`]). Where
-//! llama.cpp keeps a snapshot of the state after each token of a chain ([`Model::n_snapshots`]), a rejected tail is cut
-//! off, and no token is lost. Chains are short enough there to cut off all but the root. Some models take no checkpoint
-//! ([`Model::can_checkpoint`]) and are decoded plainly.
+//! Recurrent and hybrid models take chains only. Their state moves forward and cannot be cut, so a second sequence takes
+//! the state before a chain as a checkpoint. llama.cpp copies a shared state when one of its sequences moves on. The
+//! state then has another place, so the batch needs a new graph; the checkpoint costs no more. If a token is rejected,
+//! the trunk goes back to the checkpoint, and the next batch decodes the accepted tokens again ([`Target::n_lost`]).
+//! Where llama.cpp keeps a snapshot of the state after each token of a chain ([`Model::n_snapshots`]), a rejected tail
+//! is cut off, and no token is lost; chains are short enough there to cut off all but the root. Some models take no
+//! checkpoint ([`Model::can_checkpoint`]) and are decoded plainly.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
