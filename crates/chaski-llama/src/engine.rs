@@ -273,10 +273,10 @@ fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Out
     let model = Rc::new(load(&config.model, outbox, |share| Message::Startup(Startup::Loading(share)))?);
     let draft_model = config.draft_model.as_ref().map(|config| load_beside(&model, config, outbox)).transpose()?;
     let (drafters, unusable) = Drafters::new(config.drafters.clone());
-    let drafts_in_lanes = matches!(mode, Mode::ManyTexts(ManyTexts { drafts: true, .. }));
     let without_drafts = match mode {
-        Mode::ManyTexts(_) => (drafts_in_lanes && model.is_recurrent()).then_some(Notice::Recurrent),
-        Mode::OneText => (model.is_recurrent() && !model.can_checkpoint()).then_some(Notice::NoCheckpoint),
+        Mode::ManyTexts(ManyTexts { drafts: true, .. }) if model.is_recurrent() => Some(Notice::Recurrent),
+        Mode::OneText if model.is_recurrent() && !model.can_checkpoint() => Some(Notice::NoCheckpoint),
+        _ => None,
     };
     let notices = unusable.into_iter().chain(without_drafts);
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
