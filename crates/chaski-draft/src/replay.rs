@@ -4,6 +4,7 @@
 //! seconds, by the same loop that runs models. A replay cannot know the target's logits after tokens it did not emit,
 //! so the rows of rejected nodes are empty. A source with a price is replayed from its recorded predictions.
 
+pub mod policies;
 pub mod predictions;
 pub mod score;
 pub mod target;

@@ -1,9 +1,10 @@
 //! Decides where a draft model is asked.
 //!
 //! At a node of the search, the free sources propose first. Asking the model there brings
-//! `P(node) * gain` tokens, where `gain` is how much likelier the best child is right with the model than without. It
-//! depends on how sure the free sources are, and is measured. The model is asked if these tokens are worth more time
-//! than the prediction takes.
+//! `P(node) * gain` tokens, where `gain` is how much likelier a right child is verified with the model than without. It
+//! depends on how sure the free sources are, and is measured. A right child also carries the draft further: the
+//! predictions after it bring tokens of their own. The model is asked if all these tokens are worth more time than the
+//! prediction takes.
 //!
 //! Two rules bound the loss if the estimates are wrong:
 //!
@@ -52,15 +53,22 @@ const MOST_OBSERVED: f64 = 64.0;
 /// is tried again a few texts later.
 const FORGOTTEN: f64 = 0.1;
 
+/// Predictions that are looked ahead to what a right child brings later.
+const N_AHEAD: usize = 16;
+
 /// What asking the model is worth, by how sure the free sources are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gains {
+    /// How much likelier a right child is verified with the model than without it.
     levels: [Gain; N_LEVELS],
+    /// How often a right child is verified where the model was asked, whatever the level.
+    #[serde(default = "Gain::right_at_first")]
+    right: Gain,
 }
 
+/// A running mean.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Gain {
-    /// How much likelier the best child is right with the model than without it.
     mean: f64,
     /// The weight of `mean` in observations.
     n: f64,
@@ -77,9 +85,25 @@ fn expected_gain(level: usize) -> f64 {
     EXPECTED * (1.0 - f64::from(least + most) / 2.0)
 }
 
+impl Gain {
+    fn right_at_first() -> Gain {
+        Gain { mean: EXPECTED, n: N_EXPECTED }
+    }
+
+    fn learn(&mut self, outcome: f64) {
+        self.n = (self.n + 1.0).min(MOST_OBSERVED);
+        self.mean += (outcome - self.mean) / self.n;
+    }
+
+    fn is_sound(&self, least: f64) -> bool {
+        (least..=1.0).contains(&self.mean) && (0.0..=MOST_OBSERVED).contains(&self.n)
+    }
+}
+
 impl Default for Gains {
     fn default() -> Gains {
-        Gains { levels: std::array::from_fn(|level| Gain { mean: expected_gain(level), n: N_EXPECTED }) }
+        let levels = std::array::from_fn(|level| Gain { mean: expected_gain(level), n: N_EXPECTED });
+        Gains { levels, right: Gain::right_at_first() }
     }
 }
 
@@ -88,22 +112,23 @@ impl Gains {
         self.levels[level_of(confidence)].mean
     }
 
-    fn learn(&mut self, confidence: f32, gain: f64) {
-        let level = &mut self.levels[level_of(confidence)];
-        level.n = (level.n + 1.0).min(MOST_OBSERVED);
-        level.mean += (gain - level.mean) / level.n;
+    /// Learns whether a right child was verified with the model, and whether one would have been without.
+    fn learn(&mut self, confidence: f32, with: f64, without: f64) {
+        self.levels[level_of(confidence)].learn(with - without);
+        self.right.learn(with);
     }
 
     fn forget(&mut self) {
         for (at, level) in self.levels.iter_mut().enumerate() {
             level.mean += FORGOTTEN * (expected_gain(at) - level.mean);
         }
+        self.right.mean += FORGOTTEN * (EXPECTED - self.right.mean);
     }
 
     /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.levels.iter().all(|gain| (-1.0..=1.0).contains(&gain.mean) && (0.0..=MOST_OBSERVED).contains(&gain.n))
+        self.levels.iter().all(|gain| gain.is_sound(-1.0)) && self.right.is_sound(0.0)
     }
 }
 
@@ -118,14 +143,57 @@ pub(super) struct Place<'a> {
     pub(super) p: f32,
 }
 
+/// A place at which a [`Policy`] may ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Drafted tokens before it.
+    pub depth: usize,
+    /// The probability of the path to it.
+    pub p: f32,
+    /// The probability of the likeliest child without the model; 0 if there is none.
+    pub confidence: f32,
+    /// What asking takes, in tokens: the prediction and the rows for what it brings.
+    pub price: f64,
+}
+
+/// What a step did.
+#[derive(Clone, Copy)]
+pub struct Outcome<'a> {
+    /// Committed tokens before the step, without the root.
+    pub n_past: usize,
+    /// Rows verified, root included.
+    pub n_rows: usize,
+    /// Tokens emitted.
+    pub n_emitted: usize,
+    /// The time of the step's predictions, in milliseconds.
+    pub asked_ms: f64,
+    /// For each of the step's predictions that turned out to be on the emitted path, its number in the order asked, and
+    /// the tokens it brought: -1, 0 or 1.
+    pub gains: &'a [(usize, f64)],
+    /// The logits that the last emitted token was drawn from.
+    pub last_row: &'a [f32],
+}
+
+/// Another policy for where the model is asked, in place of this module's rules; for comparisons (`replay/policies.rs`).
+pub trait Policy {
+    /// Starts a new text.
+    fn begin(&mut self) {}
+
+    /// Whether the model is asked here.
+    fn asks(&mut self, choice: &Choice) -> bool;
+
+    /// Learns from a step.
+    fn learn(&mut self, outcome: &Outcome<'_>);
+}
+
 /// A prediction of the current step.
 struct Prediction {
     path: Vec<Token>,
     candidates: Vec<Candidate>,
-    /// The likeliest child without the model and its probability.
-    free: Option<(Token, f32)>,
-    /// The likeliest child with the model.
-    best: Option<Token>,
+    /// The probability of the likeliest child without the model; 0 if there is none.
+    confidence: f32,
+    /// That child, if it would have been verified.
+    free: Option<Token>,
 }
 
 /// How a prediction is paid.
@@ -157,6 +225,8 @@ pub(super) struct Asking {
     limits: TreeLimits,
     predictions: Vec<Prediction>,
     asked: Asked,
+    /// Replaces the rules of this module.
+    policy: Option<Box<dyn Policy>>,
 }
 
 /// The likeliest child.
@@ -182,7 +252,12 @@ impl Asking {
             limits: TreeLimits::PLAIN,
             predictions: Vec::new(),
             asked: Asked::default(),
+            policy: None,
         }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: Box<dyn Policy>) {
+        self.policy = Some(policy);
     }
 
     pub(super) fn gains(&self) -> &Gains {
@@ -202,6 +277,9 @@ impl Asking {
     pub(super) fn begin(&mut self) {
         (self.earned, self.advance, self.missed_ms) = (0.0, RESERVE, 0.0);
         (self.has_invested, self.has_failed) = (false, false);
+        if let Some(policy) = &mut self.policy {
+            policy.begin();
+        }
         self.begin_step(TreeLimits::PLAIN);
     }
 
@@ -217,9 +295,22 @@ impl Asking {
         self.asked = Asked::default();
     }
 
-    /// The time of the tokens that a prediction brings, in milliseconds, at a node reached with probability `p`.
-    fn brought_ms(&self, p: f64, confidence: f32) -> f64 {
-        p * self.gains.of(confidence) * self.limits.token_ms
+    /// The time of the tokens that a prediction brings, in milliseconds, at a node reached with probability `p`, where
+    /// one takes `price_ms`.
+    fn brought_ms(&self, p: f64, confidence: f32, price_ms: f64) -> f64 {
+        let (without, gain) = (f64::from(confidence), self.gains.of(confidence));
+        let with = (without + gain).clamp(0.0, 1.0);
+        let further_ms = self.further_ms(p * with, price_ms) - self.further_ms(p * without, price_ms);
+        p * gain * self.limits.token_ms + further_ms
+    }
+
+    /// The time of the tokens that predictions bring after a node reached with probability `p`, less what they take, in
+    /// milliseconds: one after the other, as long as each pays.
+    fn further_ms(&self, p: f64, price_ms: f64) -> f64 {
+        let right = self.gains.right.mean;
+        let TreeLimits { token_ms, row_ms, .. } = self.limits;
+        let reached = std::iter::successors(Some(p * right), |p| Some(p * right)).take(N_AHEAD);
+        reached.map(|p| p * token_ms - price_ms - row_ms).take_while(|&saved_ms| saved_ms > 0.0).sum()
     }
 
     /// The time of verifying what it brings, in milliseconds.
@@ -231,18 +322,21 @@ impl Asking {
     }
 
     /// How a prediction at `place` is paid, where the free sources have this confidence. `None` if it does not pay.
-    fn payment(&self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
+    fn payment(&mut self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
         if self.has_failed || self.limits.token_ms <= 0.0 {
             return None;
         }
+        if self.policy.is_some() {
+            return self.payment_by_policy(model, place, confidence);
+        }
         let p = f64::from(place.p);
-        let (brought_ms, rows_ms) = (self.brought_ms(p, confidence), self.rows_ms(p, confidence));
+        let rows_ms = self.rows_ms(p, confidence);
         // A model compares texts to find its price, which takes time too.
-        if brought_ms <= rows_ms {
+        if self.brought_ms(p, confidence, 0.0) <= rows_ms {
             return None;
         }
         let price_ms = model.price_ms(place.text, place.path);
-        let saved_ms = brought_ms - price_ms - rows_ms;
+        let saved_ms = self.brought_ms(p, confidence, price_ms) - price_ms - rows_ms;
         if saved_ms.is_nan() || saved_ms <= 0.0 {
             return None;
         }
@@ -262,8 +356,17 @@ impl Asking {
         (advance <= 0.0 || can_advance).then_some(Payment { earned, advance, price_ms, invested_ms })
     }
 
+    /// The payment where another policy decides: all in advance, so that the loss budget does not count it.
+    fn payment_by_policy(&mut self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
+        let price_ms = model.price_ms(place.text, place.path) + model.catch_up_ms(place.text);
+        let price = (price_ms + self.rows_ms(f64::from(place.p), confidence)) / self.limits.token_ms;
+        let choice = Choice { depth: place.path.len(), p: place.p, confidence, price };
+        let asks = price.is_finite() && self.policy.as_mut()?.asks(&choice);
+        asks.then_some(Payment { earned: 0.0, advance: price, price_ms, invested_ms: 0.0 })
+    }
+
     /// Asks the model for the tokens after `place` if that pays, and fills them into `candidates`. `free` are the
-    /// children without the model. Returns whether there is a prediction; [`Asking::compare`] must then follow.
+    /// children without the model. Returns whether there is a prediction.
     pub(super) fn ask(
         &mut self,
         model: &mut dyn DraftModel,
@@ -272,7 +375,8 @@ impl Asking {
         candidates: &mut Vec<Candidate>,
     ) -> bool {
         let free = best_of(free);
-        let Some(payment) = self.payment(model, place, confidence_of(free)) else { return false };
+        let confidence = confidence_of(free);
+        let Some(payment) = self.payment(model, place, confidence) else { return false };
         self.earned -= payment.earned;
         self.advance -= payment.advance;
         self.missed_ms = 0.0;
@@ -287,25 +391,26 @@ impl Asking {
         if self.has_failed {
             return false;
         }
-        let (path, candidates) = (place.path.to_vec(), candidates.clone());
-        self.predictions.push(Prediction { path, candidates, free, best: None });
+        let TreeLimits { token_ms, row_ms, .. } = self.limits;
+        let pays = |&(_, p): &(Token, f32)| f64::from(place.p * p) * token_ms > row_ms;
+        let free = free.filter(pays).map(|(token, _)| token);
+        self.predictions.push(Prediction {
+            path: place.path.to_vec(),
+            candidates: candidates.clone(),
+            confidence,
+            free,
+        });
         true
-    }
-
-    /// Notes the children with the newest prediction.
-    pub(super) fn compare(&mut self, children: &[(Token, f32)]) {
-        if let Some(newest) = self.predictions.last_mut() {
-            newest.best = best_of(children).map(|(token, _)| token);
-        }
     }
 
     /// The prediction that this step made after `path`.
     pub(super) fn candidates_after(&self, path: &[Token]) -> Option<&Vec<Candidate>> {
-        self.after(path).map(|prediction| &prediction.candidates)
+        self.number_after(path).map(|number| &self.predictions[number].candidates)
     }
 
-    fn after(&self, path: &[Token]) -> Option<&Prediction> {
-        self.predictions.iter().find(|prediction| prediction.path == path)
+    /// The number of the prediction after `path`, in the order asked.
+    fn number_after(&self, path: &[Token]) -> Option<usize> {
+        self.predictions.iter().position(|prediction| prediction.path == path)
     }
 
     /// Whether the step had the choice to ask and did not.
@@ -316,23 +421,33 @@ impl Asking {
     /// Notes what a prediction after `text` would have been worth, where the free sources say `free`.
     pub(super) fn miss(&mut self, model: &dyn DraftModel, text: &[Token], free: &[(Token, f32)]) {
         let confidence = confidence_of(best_of(free));
-        let cost_ms = model.price_ms(text, &[]) + self.rows_ms(1.0, confidence);
-        self.missed_ms += (self.brought_ms(1.0, confidence) - cost_ms).max(0.0);
+        let price_ms = model.price_ms(text, &[]);
+        let cost_ms = price_ms + self.rows_ms(1.0, confidence);
+        self.missed_ms += (self.brought_ms(1.0, confidence, price_ms) - cost_ms).max(0.0);
     }
 
-    /// Learns from the step, which verified `verified` and emitted `emitted`.
-    pub(super) fn learn(&mut self, emitted: &[Token], verified: Verified<'_>) {
+    /// Learns from the step, which verified `verified` after `n_past` committed tokens and the root, and emitted
+    /// `emitted`.
+    pub(super) fn learn(&mut self, n_past: usize, emitted: &[Token], verified: Verified<'_>) {
         self.advance += INCOME * emitted.len() as f64;
-        let mut brought = 0.0;
-        let mut node = Some(NodeId::ROOT);
+        let mut gains = Vec::new();
+        let (mut node, mut last) = (Some(NodeId::ROOT), NodeId::ROOT);
         for (at, &token) in emitted.iter().enumerate() {
+            last = node.unwrap_or(last);
             node = node.and_then(|parent| verified.tree.child(parent, token));
-            let Some(prediction) = self.after(&emitted[..at]) else { continue };
+            let Some(number) = self.number_after(&emitted[..at]) else { continue };
+            let prediction = &self.predictions[number];
             let one_if = |is_right: bool| f64::from(u8::from(is_right));
-            let free = one_if(prediction.free.is_some_and(|(free, _)| free == token));
-            let (best, confidence) = (one_if(prediction.best == Some(token)), confidence_of(prediction.free));
-            brought += one_if(node.is_some()) - free;
-            self.gains.learn(confidence, best - free);
+            // A token that was not verified brings nothing, whoever named it.
+            let (with, without) = (one_if(node.is_some()), one_if(prediction.free == Some(token)));
+            self.gains.learn(prediction.confidence, with, without);
+            gains.push((number, with - without));
+        }
+        let brought: f64 = gains.iter().map(|(_, gain)| gain).sum();
+        if let Some(policy) = &mut self.policy {
+            let asked_ms = self.asked.ms + self.asked.advanced_ms;
+            let (n_rows, n_emitted, last_row) = (verified.tree.len(), emitted.len(), verified.target.logits(last));
+            policy.learn(&Outcome { n_past, n_rows, n_emitted, asked_ms, gains: &gains, last_row });
         }
         // Where the model replaced right tokens by wrong ones, it brought less than nothing.
         let earned = self.earned + brought;
@@ -369,7 +484,7 @@ mod tests {
     fn a_model_that_failed_is_tried_again_some_texts_later() {
         let mut experience = Auto::default().with_draft_model_source().experience();
         for _ in 0..100 {
-            experience.gains.learn(0.0, 0.0);
+            experience.gains.learn(0.0, 0.0, 0.0);
         }
         assert!(experience.gains.of(0.0) < 0.1 * expected_gain(0));
         // Each text has a drafter of its own, which starts from what the earlier ones learned.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::draft::asking::{Asking, Place};
+use crate::draft::asking::{Asking, Place, Policy};
 use crate::draft::base::{Base, BaseSource};
 use crate::draft::calibration::Calibrator;
 use crate::draft::cursor::Cursor;
@@ -169,6 +169,13 @@ impl Auto {
         Auto { search, ..self }
     }
 
+    /// The same drafter with another policy for where a draft model is asked; for comparisons.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Box<dyn Policy>) -> Auto {
+        self.asking.set_policy(policy);
+        self
+    }
+
     /// Switches to the text of `timeline`, which receives the state of the current text.
     pub fn exchange(&mut self, timeline: &mut Timeline) {
         std::mem::swap(&mut self.sources, &mut timeline.sources);
@@ -221,7 +228,6 @@ impl Auto {
             let candidates = self.proposals.last_mut().expect("the draft model's");
             if self.asking.ask(*model, Place { text: context, path, p }, children, candidates) {
                 mix(&self.proposals, children);
-                self.asking.compare(children);
             }
         });
         self.estimates.clone_from(&draft.p);
@@ -255,7 +261,7 @@ impl Auto {
                 source.learn(text, token);
             }
         }
-        self.asking.learn(&context[from..], verified);
+        self.asking.learn(from - 1, &context[from..], verified);
         self.harvest(&context[..from], verified);
     }
 
