@@ -91,7 +91,8 @@ impl ClaimedStatus {
             let finished = finished_generation(&owners);
             let generations = 1..=owners.len() as u64;
             let files: Vec<PathBuf> = generations.map(|generation| shard.claimed_output(output, generation)).collect();
-            let key = Key { n_own: shard.n_of(key.n_lines), ..key.clone() };
+            let mut key = Key { n_own: shard.n_of(key.n_lines), ..key.clone() };
+            key.parameters.insert("--shard".to_owned(), shard.to_string());
             let done = done(disk, &files, finished, &key, &mut unread);
             add(&mut totals, &done);
             let generation = owners.len() as u64;
@@ -293,7 +294,7 @@ mod tests {
             n_lines: 6,
             n_own: shard.n_of(6),
             seed: 7,
-            parameters: std::collections::BTreeMap::new(),
+            parameters: [("--shard".to_owned(), shard.to_string())].into(),
             created_ms: 0,
         };
         Plan::agree(&Files, &output, Some(1), &key(Shard::ALL), true).unwrap();
