@@ -115,20 +115,18 @@ fn special_tokens_in_users_texts_are_text() {
 #[test]
 fn drafts_change_no_answer_of_a_recurrent_model() {
     let place = Workplace::with_model(&tiny_mamba(1));
-    let mut n_drafted = Vec::new();
-    for temperature in ["0", "0", "0", "0.8"] {
+    for temperature in ["0", "0.8"] {
         let answer =
             |drafter| place.json(&["-p", PROMPT, "--temp", temperature, "-s", "7", "-n", "150", "--drafter", drafter]);
         let plain = answer("none");
         for drafter in ["auto", "aded"] {
             let drafted = answer(drafter);
             assert_eq!(drafted["tokens"], plain["tokens"], "{drafter}, temperature {temperature}");
-            n_drafted.push((drafter, timing(&drafted, "draft_n")));
+            // With `auto` the times of this machine decide; `tests/tiny_model/recurrent.rs` has it draft by given ones.
+            if drafter == "aded" {
+                assert!(timing(&drafted, "draft_n") > 0, "{drafted}");
+            }
         }
-    }
-    // With `auto` the times decide, and the machine may be busy: the greedy text repeats itself, so most runs draft.
-    for drafter in ["auto", "aded"] {
-        assert!(n_drafted.iter().any(|&(of, n)| of == drafter && n > 0), "{n_drafted:?}");
     }
     let ran = finish(&mut place.command(&["bench", "--check", "-n", "20"]));
     ran.succeeds();
