@@ -1,7 +1,12 @@
-//! Writes a hybrid model with random weights, to measure its speed: `cargo run --release --no-default-features --example hybrid --
-//! OUT.gguf [lfm2|granitehybrid]`. It has 28 blocks in Q4_K. Like LFM2, every third has attention and the others a gated short
-//! convolution (290 MB); or, like Granite 4, every seventh has attention and the others are of Mamba-2's kind (350 MB). Its text means nothing: greedy text goes through a cycle of tokens again and again, and text at a high temperature has
-//! no pattern.
+//! Writes a hybrid model with random weights, to measure its speed:
+//!
+//! ```sh
+//! cargo run --release --no-default-features --example hybrid -- OUT.gguf [lfm2|granitehybrid]
+//! ```
+//!
+//! It has 28 blocks in Q4_K. Like LFM2, every third has attention and the others a gated short convolution (290 MB); or, like
+//! Granite 4, every seventh has attention and the others are of Mamba-2's kind (350 MB). Its text means nothing: greedy
+//! text goes through a cycle of tokens again and again, and text at a high temperature has no pattern.
 
 #[path = "../tests/support/gguf_writer.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]

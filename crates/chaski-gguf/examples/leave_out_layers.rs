@@ -52,27 +52,11 @@ pub fn leave_out(
     out: &mut impl Write,
 ) -> Result<(), Box<dyn Error>> {
     let file = gguf.path().display();
+    check(gguf, left_out)?;
     let arch = gguf.architecture().unwrap_or_default();
-    if !ALIKE.contains(&arch) {
-        return Err(format!(
-            "{file}: expected an architecture with blocks all alike ({}), found {arch}",
-            ALIKE.join(", ")
-        )
-        .into());
-    }
-    if gguf.get_u32("split.count").is_some_and(|n| n > 1) {
-        return Err(format!("{file}: expected a model in one file, found a part of one").into());
-    }
     let n_blocks = gguf.block_count().unwrap_or_default();
+    let n_out = left_out.len();
     let is_out = |block: u32| left_out.contains(&block);
-    let n_out = (0..n_blocks).filter(|block| is_out(*block)).count();
-    if n_out != left_out.len() || n_out == n_blocks as usize {
-        return Err(format!(
-            "{file}: expected some of the blocks 0 to {}, each once, found {left_out:?}",
-            n_blocks.saturating_sub(1)
-        )
-        .into());
-    }
     let new_number = |block: u32| block - (0..block).filter(|before| is_out(*before)).count() as u32;
 
     let prefix = format!("{arch}.");
@@ -116,6 +100,32 @@ pub fn leave_out(
             );
         }
         out.write_all(&vec![0; (padded(tensor.size_bytes, gguf) - tensor.size_bytes) as usize])?;
+    }
+    Ok(())
+}
+
+/// Refuses what [`leave_out`] cannot do with this model.
+fn check(gguf: &Gguf, left_out: &[u32]) -> Result<(), Box<dyn Error>> {
+    let file = gguf.path().display();
+    let arch = gguf.architecture().unwrap_or_default();
+    if !ALIKE.contains(&arch) {
+        return Err(format!(
+            "{file}: expected an architecture with blocks all alike ({}), found {arch}",
+            ALIKE.join(", ")
+        )
+        .into());
+    }
+    if gguf.get_u32("split.count").is_some_and(|n| n > 1) {
+        return Err(format!("{file}: expected a model in one file, found a part of one").into());
+    }
+    let n_blocks = gguf.block_count().unwrap_or_default();
+    let n_out = (0..n_blocks).filter(|block| left_out.contains(block)).count();
+    if n_out != left_out.len() || n_out == n_blocks as usize {
+        return Err(format!(
+            "{file}: expected some of the blocks 0 to {}, each once, found {left_out:?}",
+            n_blocks.saturating_sub(1)
+        )
+        .into());
     }
     Ok(())
 }
