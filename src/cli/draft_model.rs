@@ -67,7 +67,7 @@ fn check(draft: &Gguf, target: &Gguf) -> Result<(), Failure> {
         return Err(Failure::new(format!("{target_name}: {why}")).with_hint("give -md none"));
     }
     if draft.is_recurrent() {
-        let why = "this model is recurrent: it cannot go back from a rejected draft";
+        let why = "this model is recurrent, and such a model cannot draft";
         return Err(Failure::new(format!("{name}: {why}")).with_hint(what_fits(target)));
     }
     let Some(different) = draft.first_different_token(target) else { return Ok(()) };
