@@ -4,6 +4,8 @@
 //! [`Gguf::open`] checks the container (lengths, types, offsets). [`Gguf::check`] checks the metadata and that all
 //! shards exist. Weights are not read, and llama.cpp's tensor lists are not known here: a file that passes can still
 //! lack a tensor, which llama.cpp reports without aborting.
+//!
+//! [`Writer`] writes such files.
 
 mod architectures;
 mod check;
@@ -15,6 +17,7 @@ mod reader;
 mod tensor;
 mod value;
 mod vocabularies;
+mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,6 +32,7 @@ pub use identity::{ModelId, written_ns};
 pub use tensor::{Tensor, TensorType, TypeTotals};
 pub use value::{Array, Value, ValueType};
 pub use vocabularies::DifferentToken;
+pub use writer::Writer;
 
 /// A GGUF file with a well-formed header.
 ///
@@ -127,6 +131,17 @@ impl Gguf {
     /// The tensors in the order of the file, of this shard only.
     pub fn tensors(&self) -> &[Tensor] {
         &self.header.tensors
+    }
+
+    /// The tensor of this shard with this name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors().iter().find(|tensor| tensor.name == name)
+    }
+
+    /// The encoded elements of one of [`tensors`](Self::tensors): `size_bytes` bytes. `None` for a tensor of another file
+    /// that does not fit into this one.
+    pub fn data(&self, tensor: &Tensor) -> Option<&[u8]> {
+        self.header.data(self.bytes.as_slice(), tensor)
     }
 
     /// The bytes of all tensors of this shard, without padding.

@@ -32,6 +32,8 @@ pub(super) struct Header {
     pub(super) alignment: u64,
     pub(super) pairs: Vec<Pair>,
     pub(super) tensors: Vec<Tensor>,
+    /// where the data section begins, in bytes from the start of the file
+    data_at: usize,
 }
 
 /// Where a key and its value are in the file.
@@ -62,6 +64,12 @@ impl Pair {
 impl Header {
     pub(super) fn get<'a>(&self, bytes: &'a [u8], key: &str) -> Option<Value<'a>> {
         self.pairs.iter().find(|p| p.key(bytes) == key.as_bytes())?.value(bytes)
+    }
+
+    /// The elements of a tensor; `None` if it is not one of this file.
+    pub(super) fn data<'a>(&self, bytes: &'a [u8], tensor: &Tensor) -> Option<&'a [u8]> {
+        let start = self.data_at.checked_add(usize::try_from(tensor.offset).ok()?)?;
+        bytes.get(start..)?.get(..usize::try_from(tensor.size_bytes).ok()?)
     }
 }
 
@@ -99,7 +107,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
     }
 
     let pairs = parse_pairs(&mut cursor, n_pairs)?;
-    let mut header = Header { version, alignment: DEFAULT_ALIGNMENT, pairs, tensors: Vec::new() };
+    let mut header = Header { version, alignment: DEFAULT_ALIGNMENT, pairs, tensors: Vec::new(), data_at: 0 };
     if let Some(value) = header.get(bytes, "general.alignment") {
         let Value::U32(found) = value else {
             let found = value.value_type().name().to_owned();
@@ -114,6 +122,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
 
     if let Some(last) = header.tensors.last() {
         let start = (cursor.at as u64).next_multiple_of(header.alignment);
+        header.data_at = start as usize;
         // Offsets are running sums, so the last tensor ends last. Its padding may be missing.
         let needs = start.saturating_add(last.offset).saturating_add(last.size_bytes);
         if needs > bytes.len() as u64 {

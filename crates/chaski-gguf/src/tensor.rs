@@ -18,6 +18,16 @@ impl TensorType {
     pub fn from_code(code: u32) -> Option<Self> {
         TYPES.iter().copied().find(|t| t.code == code)
     }
+
+    /// The type with this name; `None` for an unknown one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        TYPES.iter().copied().find(|t| t.name == name)
+    }
+
+    /// The bytes of `n` elements; `None` if they are not whole blocks, or do not fit into 64 bits.
+    pub fn size_bytes(&self, n: u64) -> Option<u64> {
+        if n.is_multiple_of(self.n_block) { (n / self.n_block).checked_mul(self.block_bytes) } else { None }
+    }
 }
 
 /// One tensor of the file.

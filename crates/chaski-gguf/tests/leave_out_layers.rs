@@ -10,7 +10,6 @@ mod leave_out_layers;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 mod tiny;
 
-use std::io::Cursor;
 use std::path::Path;
 
 use chaski_gguf::Gguf;
@@ -20,9 +19,9 @@ use tiny::{Arch, TinyOptions, tiny_writer};
 /// The example's output for a model, or its message.
 fn without(model: &GgufWriter, blocks: &[u32]) -> Result<Vec<u8>, String> {
     let bytes = model.finish();
-    let gguf = Gguf::from_bytes(bytes.clone(), Path::new("model.gguf")).expect("a sound file");
+    let gguf = Gguf::from_bytes(bytes, Path::new("model.gguf")).expect("a sound file");
     let mut out = Vec::new();
-    leave_out_layers::leave_out(&gguf, &mut Cursor::new(bytes), blocks, &mut out).map_err(|error| error.to_string())?;
+    leave_out_layers::leave_out(&gguf, blocks, &mut out).map_err(|error| error.to_string())?;
     Ok(out)
 }
 
