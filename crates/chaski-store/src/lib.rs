@@ -5,6 +5,8 @@ pub mod vocabulary;
 
 pub mod counter;
 pub mod drafter_file;
+pub mod hidden_file;
+mod output_file;
 
 pub mod align_log;
 

@@ -1,6 +1,5 @@
 //! Writes a drafter file from rows in key order. The complete file appears at its path, or none at all.
 
-use std::fs::File;
 use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use crate::drafter_file::keys::KeySpace;
 use crate::drafter_file::prune::prune;
 use crate::drafter_file::reader::DrafterFile;
 use crate::drafter_file::row::BaseRow;
+use crate::output_file;
 use crate::vocabulary::Vocabulary;
 
 /// A drafter file under construction. Dropping it leaves nothing behind.
@@ -43,7 +43,7 @@ impl DrafterWriter {
             let what = format!("a vocabulary of {} tokens, expected 1 to {MAX_VOCAB}", vocabulary.n_tokens);
             return Err(DrafterFileError::Unwritable { path: path.to_owned(), what });
         }
-        let file = temporary_file(path).map_err(&named)?;
+        let file = output_file::create(path).map_err(&named)?;
         let mut file = BufWriter::with_capacity(64 * BLOCK_BYTES, file);
         // Space for the header, which is written last.
         file.write_all(&[0; BLOCK_BYTES]).map_err(&named)?;
@@ -127,13 +127,7 @@ impl DrafterWriter {
         let bytes = self.complete()?;
         let named = DrafterFileError::io(&self.path);
         let file = self.file.into_inner().map_err(|error| named(error.into_error()))?;
-        file.as_file().sync_all().map_err(&named)?;
-        file.persist(&self.path).map_err(|error| named(error.error))?;
-        // The new name is durable once the folder is flushed. Not every file system can do that; the file is complete
-        // anyway.
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        output_file::finish(file, &self.path).map_err(&named)?;
         Ok(bytes)
     }
 
@@ -170,20 +164,4 @@ impl DrafterWriter {
         write().map_err(DrafterFileError::io(&self.path))?;
         Ok(file_bytes(header.n_blocks))
     }
-}
-
-/// The folder that contains `path`.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Next to the final path, with the permissions of an ordinary new file.
-fn temporary_file(path: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.prefix(".chaski-").tempfile_in(folder_of(path))
 }
