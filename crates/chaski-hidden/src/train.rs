@@ -1,0 +1,193 @@
+//! The training: splits the texts, starts from a linear map, learns batch by batch and keeps the best network.
+
+use std::ops::ControlFlow;
+
+use chaski_draft::token::Token;
+
+use crate::accuracy::{Accuracy, Factors, measure};
+use crate::adam::Step;
+use crate::batch::{BATCH, Data, Trainer};
+use crate::error::TrainError;
+use crate::net::Net;
+use crate::pairs::{Pairs, is_held_out};
+use crate::random::Random;
+use crate::ridge;
+use crate::settings::{Event, Settings, TOKENS_MULTIPLE};
+use crate::short_head::ShortHead;
+use crate::text::{Matrices, Text, check};
+use crate::tokens::{TokenRows, by_frequency};
+use half::slice::HalfFloatSliceExt;
+
+/// Steps until the learning rate is reached.
+const WARM_UP: usize = 40;
+
+const WEIGHT_DECAY: f32 = 0.02;
+
+/// The training ends after so many epochs in a row that are no better than the best.
+const PATIENCE: usize = 2;
+
+/// States that the short head is made for.
+const N_STATES: usize = 30_000;
+
+/// A trained network, the tokens it can propose, and its heads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The best network.
+    pub net: Net,
+    /// The tokens of the cut head, most frequent first. A multiple of 32.
+    pub tokens: Vec<Token>,
+    /// The cut head in two factors.
+    pub head: ShortHead,
+    /// The accuracy on the held-out texts with the cut head.
+    pub held_out: Accuracy,
+    /// The accuracy on the held-out texts with the short head.
+    pub held_out_short: Accuracy,
+}
+
+/// Trains a network on the target's texts, from `start` or from the best linear map.
+///
+/// Each 12th text (from the 6th on) is held out: the network with the best first candidates there is kept, and the
+/// training ends after two epochs without a better one. `progress` is called at each batch and each epoch. At epochs it
+/// gets the best network so far, so that an interrupted training can go on from it (`start`).
+///
+/// # Errors
+/// If the texts or settings are not usable, the loss diverges, or `progress` ends the training.
+pub fn train(
+    texts: &[Text],
+    matrices: &dyn Matrices,
+    settings: &Settings,
+    start: Option<Net>,
+    progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    let n_embd = matrices.n_embd();
+    settings.check()?;
+    check(texts, n_embd)?;
+    if let Some(net) = &start {
+        net.check(n_embd, settings.n_hidden)?;
+    }
+    let learned = Pairs::new(texts, n_embd, |text| !is_held_out(text));
+    let held_out = Pairs::new(texts, n_embd, is_held_out);
+    let (n_pairs, n_held_out) = (learned.all.len(), held_out.all.len());
+    if n_pairs < BATCH || n_held_out == 0 {
+        return Err(TrainError::TooFew { n_texts: texts.len(), n_pairs, n_held_out, min_pairs: BATCH });
+    }
+    report(progress, &Event::Started { n_pairs, n_held_out }, None)?;
+
+    let known = by_frequency(texts.iter().enumerate().filter(|(text, _)| !is_held_out(*text)).map(|(_, text)| text));
+    let n_tokens = settings.n_tokens.min(known.len()) / TOKENS_MULTIPLE * TOKENS_MULTIPLE;
+    if n_tokens == 0 {
+        return Err(TrainError::TooFewTokens { n_tokens: known.len(), min_tokens: TOKENS_MULTIPLE });
+    }
+    let head = TokenRows::gather(&known, n_embd, "head", |token, row| matrices.head(token, row))?;
+    let read = |token, row: &mut [f32]| matrices.embedding(token, row);
+    let embeddings = TokenRows::gather(&emitted(texts), n_embd, "embedding", read)?;
+    let cut = head.first(n_tokens);
+
+    let feeds_itself = start.is_some();
+    let net = match start {
+        Some(net) => net,
+        None => ridge::start(&learned, &embeddings, n_embd, settings)?,
+    };
+    let n_threads = settings.n_threads;
+    let evaluate = |net: &Net, factors: &Factors<'_>| measure(net, &held_out, &embeddings, &head, factors, n_threads);
+    let cut_factors = Factors { down: None, up: &cut };
+    let data = Data { pairs: &learned, embeddings: &embeddings, head: &head, n_known: known.len() };
+    let training = Training { data, settings, feeds_itself, evaluate: &|net| evaluate(net, &cut_factors) };
+    let (net, accuracy) = training.run(net, progress)?;
+
+    let states = states(&learned);
+    let short = ShortHead::new(&cut, &states, n_embd, settings.rank, n_threads)?;
+    let held_out_short = evaluate(&net, &Factors::short(&short));
+    Ok(Trained { net, tokens: known[..n_tokens].to_vec(), head: short, held_out: accuracy, held_out_short })
+}
+
+/// Calls the progress callback.
+fn report(
+    progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
+    event: &Event,
+    net: Option<&Net>,
+) -> Result<(), TrainError> {
+    match progress(event, net) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(TrainError::Interrupted),
+    }
+}
+
+/// The tokens that the texts have, each once.
+fn emitted(texts: &[Text]) -> Vec<Token> {
+    let mut tokens: Vec<Token> = texts.iter().flat_map(|text| &text.said).map(|said| said.token).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
+}
+
+/// True states of the training, as rows.
+fn states(pairs: &Pairs<'_>) -> Vec<f32> {
+    let mut states = Vec::new();
+    for pair in pairs.sample(N_STATES) {
+        let state = pairs.goal_state(pair);
+        let start = states.len();
+        states.resize(start + state.len(), 0.0);
+        state.convert_to_f32_slice(&mut states[start..]);
+    }
+    states
+}
+
+struct Training<'a> {
+    data: Data<'a>,
+    settings: &'a Settings,
+    /// Whether the first epoch, too, feeds the network with its own predictions.
+    feeds_itself: bool,
+    evaluate: &'a dyn Fn(&Net) -> Accuracy,
+}
+
+impl Training<'_> {
+    /// Trains, and returns the best network with its accuracy.
+    fn run(
+        self,
+        mut net: Net,
+        progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
+    ) -> Result<(Net, Accuracy), TrainError> {
+        let mut best_accuracy = (self.evaluate)(&net);
+        let mut best = net.clone();
+        let settings = self.settings;
+        let mut order: Vec<u32> = (0..self.data.pairs.all.len() as u32).collect();
+        let all = &self.data.pairs.all;
+        let n_batches = all.len() / BATCH;
+        let n_steps = settings.n_epochs * n_batches;
+        let mut trainer = Trainer::new(self.data, &net, settings);
+        let mut random = Random::new(settings.seed, 1 << 63);
+        let (mut number, mut n_worse) = (0, 0);
+        for epoch in 0..settings.n_epochs {
+            random.shuffle(&mut order);
+            let mut total = 0.0;
+            for batch in order.chunks_exact(BATCH) {
+                let batch: Vec<_> = batch.iter().map(|i| all[*i as usize]).collect();
+                let done = number as f64 / n_steps as f64;
+                number += 1;
+                let share = (number as f32 / WARM_UP as f32).min(1.0) * (1.0 - done) as f32;
+                let step = Step::new(number, settings.rate * share, WEIGHT_DECAY);
+                let loss = trainer.step(&mut net, &batch, number, step, epoch > 0 || self.feeds_itself);
+                if !loss.is_finite() {
+                    return Err(TrainError::Diverged { step: number, loss });
+                }
+                total += loss;
+                report(progress, &Event::Batch { done: number as f64 / n_steps as f64, loss }, None)?;
+            }
+            let held_out = (self.evaluate)(&net);
+            let is_best = held_out.top1 > best_accuracy.top1;
+            if is_best {
+                best.clone_from(&net);
+                (best_accuracy, n_worse) = (held_out, 0);
+            } else {
+                n_worse += 1;
+            }
+            let event = Event::Epoch { epoch: epoch + 1, loss: total / n_batches as f64, held_out, is_best };
+            report(progress, &event, Some(&best))?;
+            if n_worse == PATIENCE {
+                break;
+            }
+        }
+        Ok((best, best_accuracy))
+    }
+}
