@@ -19,6 +19,12 @@ impl Moments {
     pub(crate) fn new(n_parameters: usize) -> Moments {
         Moments { means: vec![0.0; n_parameters], squares: vec![0.0; n_parameters] }
     }
+
+    /// The gradient of the first step.
+    #[cfg(test)]
+    pub(crate) fn first_gradient(&self) -> Vec<f32> {
+        self.means.iter().map(|mean| mean / (1.0 - MEAN_DECAY)).collect()
+    }
 }
 
 /// The numbers of one step.

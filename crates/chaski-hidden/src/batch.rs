@@ -231,3 +231,74 @@ impl<'a> Trainer<'a> {
         step.learn_product(&mut net.first, &mut self.first, factors, room, n_threads);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Matrices;
+    use crate::tokens::by_frequency;
+    use crate::world::{N_EMBD, World};
+
+    /// The objective of a step, from the public form of the network. Without dropout.
+    fn objective(net: &Net, batch: &[Pair], data: &Data<'_>, rows: &[f32]) -> f64 {
+        let mut input = vec![0.0; 2 * N_EMBD];
+        let mut goal = vec![0.0; N_EMBD];
+        let total = batch.iter().map(|pair| {
+            data.pairs.write_input(*pair, data.embeddings, &mut input);
+            let state = net.next_state(&input[..N_EMBD], &input[N_EMBD..]);
+            data.pairs.goal_state(*pair).convert_to_f32_slice(&mut goal);
+            let distance = state.iter().zip(&goal).map(|(a, b)| f64::from((a - b) / net.scale).powi(2)).sum::<f64>();
+            let logits: Vec<f64> = rows
+                .chunks_exact(N_EMBD)
+                .map(|row| row.iter().zip(&state).map(|(a, b)| f64::from(a * b)).sum())
+                .collect();
+            let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            let top = data.pairs.goal_top(*pair);
+            let mass: f64 = top.iter().map(|top| f64::from(top.weight)).sum();
+            let log_p = |token| logits[data.head.number(token).unwrap() as usize] - sum.ln();
+            let entropy: f64 = top.iter().map(|top| -f64::from(top.weight) / mass * log_p(top.token)).sum();
+            entropy + 0.5 * f64::from(STATE_LOSS) * distance
+        });
+        total.sum::<f64>() / batch.len() as f64
+    }
+
+    #[test]
+    fn the_gradient_of_the_network_equals_finite_differences() {
+        let world = World::new(5);
+        let texts = world.texts(8, 12, 3);
+        let pairs = Pairs::new(&texts, N_EMBD, |_| true);
+        let known = by_frequency(texts.iter());
+        let read = |token, row: &mut [f32]| world.embedding(token, row);
+        let embeddings = TokenRows::gather(&known, N_EMBD, "embedding", read).unwrap();
+        let head = TokenRows::gather(&known, N_EMBD, "head", |token, row| world.head(token, row)).unwrap();
+        let settings = Settings { n_hidden: 20, dropout: 0.0, ..Settings::default() };
+        let mut net = crate::ridge::start(&pairs, &embeddings, N_EMBD, &settings).unwrap();
+        let mut random = Random::new(4, 4);
+        net.second.iter_mut().for_each(|weight| *weight = random.normal() * 0.2);
+
+        let batch: Vec<Pair> = pairs.sample(16);
+        let data = || Data { pairs: &pairs, embeddings: &embeddings, head: &head, n_known: known.len() };
+        let mut trainer = Trainer::new(data(), &net, &settings);
+        // A rate of 0 leaves the network as it is, and the gradient in the means.
+        trainer.step(&mut net, &batch, 1, Step::new(1, 0.0, 0.0), false);
+        let rows = head.first(known.len());
+        let lists: [(fn(&mut Net) -> &mut Vec<f32>, Vec<f32>); 3] = [
+            (|net| &mut net.first, trainer.first.first_gradient()),
+            (|net| &mut net.first_bias, trainer.first_bias.first_gradient()),
+            (|net| &mut net.second, trainer.second.first_gradient()),
+        ];
+        for (list, gradient) in lists {
+            let size = gradient.iter().map(|g| g.abs()).fold(0.0, f32::max);
+            for i in (0..gradient.len()).step_by(gradient.len() / 20) {
+                let at = |delta: f32| {
+                    let mut moved = net.clone();
+                    list(&mut moved)[i] += delta;
+                    objective(&moved, &batch, &data(), &rows)
+                };
+                let expected = (at(1e-2) - at(-1e-2)) / 2e-2;
+                let error = (f64::from(gradient[i]) - expected).abs();
+                assert!(error < 0.02 * f64::from(size), "{i}: {} {expected}, greatest {size}", gradient[i]);
+            }
+        }
+    }
+}

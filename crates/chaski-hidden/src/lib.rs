@@ -33,9 +33,13 @@ mod short_head;
 
 mod train;
 
+#[cfg(test)]
+mod world;
+
 pub use accuracy::{Accuracy, Candidates, accuracy};
 pub use error::TrainError;
 pub use net::Net;
+pub use pairs::is_held_out;
 pub use settings::{Event, Loss, Settings};
 pub use short_head::ShortHead;
 pub use text::{Matrices, Said, Text};

@@ -127,3 +127,90 @@ fn normalize(probabilities: &mut [f32], n_columns: usize, goals: &Goals, rows: &
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const N_ROWS: usize = 5;
+    const N_COLUMNS: usize = 12;
+
+    fn example() -> (Vec<f32>, Goals) {
+        let mut random = Random::new(11, 0);
+        let logits = (0..N_ROWS * N_COLUMNS).map(|_| random.normal() * 1.5).collect();
+        let mut goals = Goals::default();
+        for row in 0..N_ROWS as u32 {
+            goals.push([(row, 0.6), (row + 3, 0.2), (11, 0.1)].into_iter());
+        }
+        (logits, goals)
+    }
+
+    /// The mean loss in f64, from its definition.
+    fn naive(loss: Loss, logits: &[f64], goals: &Goals) -> f64 {
+        let rows = logits.chunks_exact(N_COLUMNS).enumerate().map(|(row, logits)| {
+            let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            let both = goals.row(row).iter().map(|(column, p)| (logits[*column as usize].exp() / sum, f64::from(*p)));
+            match loss {
+                Loss::CrossEntropy => both.map(|(q, p)| -p * q.ln()).sum::<f64>(),
+                Loss::TotalVariation => 1.0 - both.map(|(q, p)| q.min(p)).sum::<f64>(),
+            }
+        });
+        rows.sum::<f64>() / N_ROWS as f64
+    }
+
+    /// The gradient of the summed loss by central differences, divided by `factor`.
+    fn assert_gradient(loss: Loss, factor: impl Fn(&[f32], &Goals) -> f64) {
+        let (start, goals) = example();
+        let factor = factor(&start, &goals);
+        for n_threads in [1, 3] {
+            let mut found = start.clone();
+            let mean = gradient(loss, &mut found, N_COLUMNS, &goals, n_threads);
+            let exact: Vec<f64> = start.iter().copied().map(f64::from).collect();
+            assert!((mean - naive(loss, &exact, &goals)).abs() < 1e-5, "{loss:?}");
+            for i in 0..start.len() {
+                let at = |delta: f64| {
+                    let mut moved = exact.clone();
+                    moved[i] += delta;
+                    naive(loss, &moved, &goals) * N_ROWS as f64
+                };
+                let expected = (at(1e-5) - at(-1e-5)) / 2e-5 / factor;
+                assert!((f64::from(found[i]) - expected).abs() < 1e-4, "{loss:?} {i}: {} {expected}", found[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_cross_entropy_equals_finite_differences() {
+        assert_gradient(Loss::CrossEntropy, |_, _| 1.0);
+    }
+
+    #[test]
+    fn the_gradient_of_tvd_equals_finite_differences_over_the_standard_deviation_of_the_reward() {
+        assert_gradient(Loss::TotalVariation, |logits, goals| {
+            // Every token of every row, by its probability: 1 where the target's probability is greater.
+            let mut rewards = Vec::new();
+            for (row, logits) in logits.chunks_exact(N_COLUMNS).enumerate() {
+                let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+                for (column, logit) in logits.iter().enumerate() {
+                    let q = f64::from(*logit).exp() / sum;
+                    let p = goals.row(row).iter().find(|(goal, _)| *goal as usize == column).map_or(0.0, |(_, p)| *p);
+                    rewards.push((q / N_ROWS as f64, if f64::from(p) > q { 1.0 } else { 0.0 }));
+                }
+            }
+            let mean: f64 = rewards.iter().map(|(share, reward)| share * reward).sum();
+            rewards.iter().map(|(share, reward)| share * (reward - mean).powi(2)).sum::<f64>().sqrt()
+        });
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_give_no_finite_loss() {
+        for loss in [Loss::CrossEntropy, Loss::TotalVariation] {
+            for number in [f32::NAN, f32::INFINITY] {
+                let (mut logits, goals) = example();
+                logits[3] = number;
+                assert!(!gradient(loss, &mut logits, N_COLUMNS, &goals, 1).is_finite(), "{loss:?} {number}");
+            }
+        }
+    }
+}

@@ -17,7 +17,8 @@ const HELD_OUT: usize = 12;
 const HELD_OUT_INDEX: usize = 5;
 
 /// Whether the text with this index is kept from the training, to measure on.
-pub(crate) fn is_held_out(text: usize) -> bool {
+#[must_use]
+pub fn is_held_out(text: usize) -> bool {
     text % HELD_OUT == HELD_OUT_INDEX
 }
 

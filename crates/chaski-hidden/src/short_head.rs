@@ -83,3 +83,69 @@ fn factor(states: &[f32], n_embd: usize, n_threads: usize) -> Result<Mat<f64>, T
 fn row_major(matrix: &Mat<f64>) -> Vec<f32> {
     (0..matrix.nrows()).flat_map(|i| (0..matrix.ncols()).map(move |j| matrix[(i, j)] as f32)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const N_EMBD: usize = 24;
+    const N_TOKENS: usize = 64;
+
+    /// A head, and states that vary far more in some directions than in others.
+    fn example() -> (Vec<f32>, Vec<f32>) {
+        let mut random = Random::new(9, 0);
+        let head = (0..N_TOKENS * N_EMBD).map(|_| random.normal()).collect();
+        let states = (0..500 * N_EMBD).map(|i| random.normal() * 0.8f32.powi((i % N_EMBD) as i32) + 0.3).collect();
+        (head, states)
+    }
+
+    fn product(rows: &[f32], x: &[f32]) -> Vec<f32> {
+        rows.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+    }
+
+    /// The mean squared error of the logits.
+    fn error(short: &ShortHead, head: &[f32], states: &[f32]) -> f32 {
+        let errors = states.chunks_exact(N_EMBD).map(|state| {
+            let found = product(&short.up, &product(&short.down, state));
+            found.iter().zip(product(head, state)).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+        });
+        errors.sum::<f32>() / (states.len() / N_EMBD * N_TOKENS) as f32
+    }
+
+    #[test]
+    fn with_full_rank_it_equals_the_cut_head() {
+        let (head, states) = example();
+        let short = ShortHead::new(&head, &states, N_EMBD, 1000, 2).unwrap();
+        assert_eq!((short.rank, short.up.len()), (N_EMBD, N_TOKENS * N_EMBD));
+        assert!(error(&short, &head, &states) < 1e-6);
+    }
+
+    #[test]
+    fn no_other_projection_of_the_rank_has_a_smaller_error() {
+        let (head, states) = example();
+        let short = ShortHead::new(&head, &states, N_EMBD, 8, 1).unwrap();
+        let least = error(&short, &head, &states);
+        assert!(least > 1e-3, "{least}");
+        let mut random = Random::new(1, 1);
+        for step in 0..40 {
+            let mut other = short.clone();
+            let numbers = if step % 2 == 0 { &mut other.down } else { &mut other.up };
+            let size = 0.01 * numbers.iter().map(|number| number.abs()).sum::<f32>() / numbers.len() as f32;
+            numbers.iter_mut().for_each(|number| *number += size * random.normal());
+            assert!(error(&other, &head, &states) > least, "step {step}");
+        }
+        // The head's own strongest directions, which ignore the states, are worse.
+        let mut unit = vec![0.0; N_EMBD * N_EMBD];
+        (0..N_EMBD).for_each(|i| unit[i * N_EMBD + i] = 1.0);
+        let ignorant = ShortHead::new(&head, &unit, N_EMBD, 8, 1).unwrap();
+        assert!(error(&ignorant, &head, &states) > 1.2 * least);
+    }
+
+    #[test]
+    fn states_that_are_all_zero_are_an_error() {
+        let (head, _) = example();
+        let found = ShortHead::new(&head, &[0.0; 10 * N_EMBD], N_EMBD, 8, 1);
+        assert_eq!(found, Err(TrainError::Numeric("the factoring of the states")));
+    }
+}

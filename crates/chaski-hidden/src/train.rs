@@ -191,3 +191,6 @@ impl Training<'_> {
         Ok((best, best_accuracy))
     }
 }
+
+#[cfg(test)]
+mod tests;
