@@ -64,7 +64,7 @@ impl Fixture {
 }
 
 fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrupt: Arc<AtomicBool>) -> Engine {
-    let mode = Mode::ManyTexts(ManyTexts { n_parallel, n_ctx, drafts: true, prompt_cache: None });
+    let mode = Mode::ManyTexts(ManyTexts { n_parallel, n_ctx, drafts: true, states: false, prompt_cache: None });
     Engine::start(engine_config(path), mode, interrupt, &mut |_| {}).unwrap().0
 }
 
@@ -283,8 +283,13 @@ fn what_lines_have_in_common_is_kept_between_jobs() {
         let config = EngineConfig { secret: Some(folder.path().join("secret")), ..engine_config(fixture.file.path()) };
         let cache = PromptCacheConfig { folder: folder.path().join("prompts"), max_bytes: 1 << 30 };
         let prompt_cache = keeps.then_some(cache);
-        let mode =
-            Mode::ManyTexts(ManyTexts { n_parallel: Some(n_lanes), n_ctx: Some(1000), drafts: false, prompt_cache });
+        let mode = Mode::ManyTexts(ManyTexts {
+            n_parallel: Some(n_lanes),
+            n_ctx: Some(1000),
+            drafts: false,
+            states: false,
+            prompt_cache,
+        });
         let engine = Engine::start(config, mode, Arc::default(), &mut |_| {}).unwrap().0;
         let shared = "the rain in the station and the sun on the water ".repeat(12);
         let requests: Vec<Request> =

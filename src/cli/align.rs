@@ -5,6 +5,8 @@
 //! saves tokens; `llama::parallel` decodes, and `store::align_log` owns the log.
 
 mod base;
+mod hidden;
+mod practice;
 mod writing;
 
 use std::ffi::OsString;
@@ -30,6 +32,7 @@ use crate::llama::engine::{ManyTexts, Mode};
 use crate::llama::parallel::MAX_LANES;
 use crate::store::align_log::{AlignLog, LogError, LogKey};
 use crate::store::drafter_file::DrafterFile;
+use crate::store::hidden_file::HiddenFile;
 use crate::store::vocabulary::Vocabulary;
 
 /// Default context size per answer, in tokens: the longest shipped prompt and its answer.
@@ -60,6 +63,12 @@ pub struct AlignArgs {
     /// Total number of tokens to write, including those of interrupted runs
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub tokens: u64,
+
+    /// Also train a drafter on the model's hidden states and write it to FILE (MODEL.hidden beside the model is found)
+    ///
+    /// The log then grows by 2 bytes for each number of a state: 3 KB per token for a model of 1.5 billion weights.
+    #[arg(long, value_name = "FILE")]
+    pub hidden: Option<PathBuf>,
 
     /// File of prompts, one {"prompt": "..."} per line [default: thousands of 8 kinds]
     #[arg(long, value_name = "FILE")]
@@ -122,7 +131,9 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     check_output(args, &log_path)?;
     let interrupt = interrupt::flag()?;
-    confine(&args.engine, &engine, &[Some(folder_of(&args.output))]);
+    let n_threads = engine.settings.long.n_threads_batch;
+    let folders = [Some(&args.output), args.hidden.as_ref()].map(|path| path.map(|path| folder_of(path)));
+    confine(&args.engine, &engine, &folders);
     let mut log = AlignLog::open(&log_path, &key(args, given.as_deref()))?;
     if log.n_tokens() < args.tokens {
         let n_ctx = given_n_ctx(&args.engine)?
@@ -131,6 +142,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
             n_parallel: Some(args.parallel()),
             n_ctx: Some(n_ctx),
             drafts: false,
+            states: args.hidden.is_some(),
             prompt_cache: None,
         });
         let mut keeper = Keeper::new(&mut log);
@@ -155,6 +167,9 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
         );
     }
     base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
+    if let Some(path) = &args.hidden {
+        hidden::build(args, path, &gguf, &log_path, n_threads, &interrupt)?;
+    }
     if !args.keep_log {
         fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;
     }
@@ -171,9 +186,15 @@ pub fn on_crash() -> String {
 fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
     let inputs = [Some(args.engine.model.as_path()), args.prompts.as_deref()].into_iter().flatten();
     refuse_overwrite(&args.output, inputs.clone())?;
-    refuse_overwrite(log, inputs)?;
+    refuse_overwrite(log, inputs.clone())?;
     if args.output.exists() {
         DrafterFile::open_any(&args.output)?;
+    }
+    if let Some(hidden) = &args.hidden {
+        refuse_overwrite(hidden, inputs.chain([args.output.as_path(), log]))?;
+        if hidden.exists() {
+            HiddenFile::open_any(hidden)?;
+        }
     }
     Ok(())
 }
@@ -212,10 +233,11 @@ fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
         None => format!("shipped {:016x}", hash(&mut Prompts::new(0).take(1000).map(|prompt| prompt.text))),
     };
     let AlignArgs { n_predict, temp, seed, .. } = args;
+    let states = if args.hidden.is_some() { " --hidden" } else { "" };
     LogKey {
         model: model_id(&args.engine.model),
         prompts,
-        settings: format!("-n {n_predict} --temp {temp} --seed {seed}"),
+        settings: format!("-n {n_predict} --temp {temp} --seed {seed}{states}"),
     }
 }
 

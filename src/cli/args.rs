@@ -246,6 +246,13 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
+    /// Drafter on hidden states, or `none` [default: MODEL.hidden beside the model]
+    ///
+    /// `chaski drafter align --hidden` trains one. The drafter auto asks it where that saves time. A draft model (-md) is
+    /// asked instead of it.
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
+    pub hidden: Option<PathBuf>,
+
     /// Small GGUF that drafts too, of the same vocabulary [short: -md]
     ///
     /// A file, or a name from `chaski models list`; `none` is none. The drafter auto asks it where that saves time.

@@ -241,6 +241,7 @@ impl Work<'_> {
             n_parallel: self.args.parallel(),
             n_ctx: given_n_ctx(&self.args.engine.0)?,
             drafts: !self.args.no_drafts,
+            states: false,
             prompt_cache: self.args.prompt_cache.config(),
         });
         let (engine, loaded) = start(config, mode, interrupt, &mut bars)?;

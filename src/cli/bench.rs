@@ -25,10 +25,11 @@ use crate::cli::bench::raw::RawOutput;
 use crate::cli::bench::table::{Row, format_tables};
 use crate::cli::context_size::{self, PickedBy};
 use crate::cli::draft_model::{self, file_name};
-use crate::cli::engine::{confine, engine_config, machine, open_base, open_model, start};
+use crate::cli::engine::{confine, engine_config, machine, open_base, open_hidden, open_model, start};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
+use crate::engine::DrafterKind;
 use crate::llama::engine::measure::{Measured, Measurement, What};
 use crate::llama::engine::{Engine, EngineConfig, Measuring, Mode};
 
@@ -74,6 +75,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let raw = RawOutput::create(args.raw_output.as_deref(), &inputs)?;
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
+    if draft.is_none() && drafts && args.drafters.contains(&DrafterKind::Auto) {
+        config.drafters.hidden = open_hidden(args.hidden.as_deref(), &gguf);
+    }
     let setup = setup(args, n_ctx, &config);
     let mut heading = heading(args, &config);
     confine(&args.engine, &config, &[]);
@@ -103,6 +107,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
         .text("version", "", env!("CARGO_PKG_VERSION"))
         .text("base", "", &base_name(config))
         .text("draft_model", "", &draft_model_name(config))
+        .text("hidden", "", &hidden_name(config))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
         .hidden("n_gpu_layers", engine.n_gpu_layers())
@@ -135,6 +140,11 @@ fn heading(args: &BenchArgs, config: &EngineConfig) -> String {
 fn base_name(config: &EngineConfig) -> String {
     let name = config.drafters.base.as_ref().and_then(|base| base.path().file_name());
     name.map_or_else(|| "none".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn hidden_name(config: &EngineConfig) -> String {
+    let hidden = config.drafters.hidden.as_ref();
+    hidden.map_or_else(|| "none".to_owned(), |hidden| hidden.id().to_string())
 }
 
 fn draft_model_name(config: &EngineConfig) -> String {

@@ -97,11 +97,12 @@ fn what_fits(target: &Gguf) -> String {
     }
 }
 
-/// Prints with `-v` what the draft model did for an answer.
+/// Prints with `-v` what the draft model, or the drafter on hidden states, did for an answer.
 pub fn tell(details: &Details, is_verbose: bool) {
-    if let (true, Some(DraftModelStats { n_predictions, row_ms })) = (is_verbose, details.draft_model) {
-        let price = row_ms.map(|ms| format!(", {ms:.1} ms per token")).unwrap_or_default();
-        stderr_line(&format!("draft model: {n_predictions} predictions{price}"));
+    if let (true, Some(DraftModelStats { is_hidden, n_predictions, row_ms })) = (is_verbose, details.draft_model) {
+        let who = if is_hidden { "drafter on hidden states" } else { "draft model" };
+        let price = row_ms.map(|ms| format!(", {ms:.2} ms per token")).unwrap_or_default();
+        stderr_line(&format!("{who}: {n_predictions} predictions{price}"));
     }
 }
 

@@ -3,6 +3,7 @@
 mod build;
 mod corpus;
 mod inspect;
+mod inspect_hidden;
 mod pieces;
 
 use std::path::{Path, PathBuf};

@@ -19,7 +19,8 @@ use crate::llama::engine::drafters::DraftersConfig;
 use crate::llama::engine::{Engine, EngineConfig, Loaded, Mode, Startup};
 use crate::llama::model::ModelConfig;
 use crate::llama::{exact, logs, system_info};
-use crate::store::drafter_file::{DrafterFile, DrafterFileError};
+use crate::store::drafter_file::DrafterFile;
+use crate::store::hidden_file::HiddenFile;
 use crate::store::learned::LearnPolicy;
 use crate::store::vocabulary::Vocabulary;
 
@@ -27,6 +28,9 @@ pub use crate::cli::sampling::sampling;
 
 /// File extension of drafter files.
 const DRAFTER_EXTENSION: &str = "chaski";
+
+/// File extension of drafters on hidden states.
+const HIDDEN_EXTENSION: &str = "hidden";
 
 /// Opens and checks a model file.
 ///
@@ -129,37 +133,48 @@ pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> Draft
     if args.drafter != DrafterKind::Auto {
         return DraftersConfig::default();
     }
+    let hidden = if draft.is_none() { open_hidden(args.hidden.as_deref(), gguf) } else { None };
+    // What is learned about one source with a price says nothing about another.
+    let asked = draft.map(|draft| model_id(draft.path())).or_else(|| Some(hidden.as_ref()?.id()));
     let learned = || {
         let (folder, key) = (learn::folder()?, learn::learned_key(gguf)?);
-        let key = key.with_draft_model(draft.map(|draft| model_id(draft.path())));
+        let key = key.with_draft_model(asked);
         let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
         is_on.then_some((folder, key))
     };
-    DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned() }
+    DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned(), hidden }
+}
+
+/// Opens the drafter on hidden states: the given file, or the one beside the model. `none` means none. If it cannot be
+/// used, prints a notice and returns `None`.
+#[must_use]
+pub fn open_hidden(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<HiddenFile>> {
+    let path = given_or_beside(given, gguf, HIDDEN_EXTENSION)?;
+    let opened = HiddenFile::open(&path, &model_id(gguf.path()));
+    opened.map(Arc::new).map_err(|error| tell_unusable(&error.into())).ok()
+}
+
+/// The file that a flag names, or the one beside the model with this extension if there is one.
+fn given_or_beside(given: Option<&Path>, gguf: &Gguf, extension: &str) -> Option<PathBuf> {
+    match given {
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(path.to_owned()),
+        None => Some(gguf.path().with_extension(extension)).filter(|beside| beside.exists()),
+    }
 }
 
 /// Opens the base: the given file, or the one beside the model. `none` means no base. If a base cannot be used, prints
 /// a notice and returns `None`.
 #[must_use]
 pub fn open_base(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<DrafterFile>> {
-    let beside = gguf.path().with_extension(DRAFTER_EXTENSION);
-    let path = match given {
-        Some(path) if path == Path::new("none") => return None,
-        Some(path) => path,
-        None if beside.exists() => beside.as_path(),
-        None => return None,
-    };
+    let path = given_or_beside(given, gguf, DRAFTER_EXTENSION)?;
     let vocabulary = Vocabulary::of(gguf)?;
-    DrafterFile::open(path, &vocabulary).map(Arc::new).inspect_err(tell_unusable).ok()
+    DrafterFile::open(&path, &vocabulary).map(Arc::new).map_err(|error| tell_unusable(&error.into())).ok()
 }
 
-fn tell_unusable(error: &DrafterFileError) {
-    let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-    let message = match error {
-        DrafterFileError::Io { path, source } => Failure::io(path, source).message().to_owned(),
-        _ => error.to_string(),
-    };
-    stderr_line(&format!("notice: {message}; drafting continues without it{hint}"));
+fn tell_unusable(failure: &Failure) {
+    let hint = failure.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+    stderr_line(&format!("notice: {}; drafting continues without it{hint}", failure.message()));
 }
 
 /// Cache folder, for files that can be regenerated.

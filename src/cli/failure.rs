@@ -12,6 +12,7 @@ use crate::engine::RequestError;
 use crate::gguf::GgufError;
 use crate::llama::engine;
 use crate::store::drafter_file::DrafterFileError;
+use crate::store::hidden_file::HiddenFileError;
 use crate::target::TargetError;
 
 /// The exit code of a command.
@@ -118,6 +119,12 @@ impl Failure {
         &self.message
     }
 
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Adds a hint: what the user can do.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
@@ -203,6 +210,19 @@ impl From<DrafterFileError> for Failure {
         let failure = match &error {
             DrafterFileError::Interrupted => return Failure::interrupted(),
             DrafterFileError::Io { path, source } => Failure::io(path, source),
+            _ => Failure::new(error.to_string()),
+        };
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<HiddenFileError> for Failure {
+    fn from(error: HiddenFileError) -> Failure {
+        let failure = match &error {
+            HiddenFileError::Io { path, source } => Failure::io(path, source),
             _ => Failure::new(error.to_string()),
         };
         match error.hint() {

@@ -64,7 +64,7 @@ fn every_position_has_its_likeliest_tokens() {
     assert_eq!(n_tokens(&log), 500);
     let mut n_likeliest = 0;
     for piece in pieces(&log) {
-        assert_eq!(piece.before.len(), 2);
+        assert!(piece.before.len() > 2, "the whole prompt");
         for said in &piece.said {
             assert_eq!(said.top.len(), 8);
             assert!(said.top.is_sorted_by(|a, b| a.weight >= b.weight));

@@ -27,6 +27,7 @@ mod encodings;
 mod errors;
 mod exact;
 mod help;
+mod hidden;
 mod hostile;
 mod learn;
 mod limits;

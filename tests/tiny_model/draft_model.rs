@@ -5,7 +5,7 @@ use std::cell::Cell;
 use chaski::draft::draft_model::{Assisted, DraftModel};
 use chaski::draft::table::Successor;
 use chaski::draft::top::TopK;
-use chaski::llama::engine::draft_model::LlamaDraftModel;
+use chaski::llama::engine::draft_model::{EngineDraftModel as _, LlamaDraftModel};
 use chaski::tune::Settings;
 
 use super::*;

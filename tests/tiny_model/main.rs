@@ -11,6 +11,7 @@ mod support;
 mod draft_model;
 mod engine;
 mod forms;
+mod hidden_states;
 mod recurrent;
 mod samplers;
 mod states;

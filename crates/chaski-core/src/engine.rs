@@ -169,6 +169,8 @@ pub struct Emitted {
     pub token: Token,
     /// The most likely tokens of its row, with their probabilities at temperature 1.
     pub top: Vec<Successor>,
+    /// The hidden state of its row; empty unless the engine was asked for states.
+    pub state: Vec<f32>,
 }
 
 /// An answer to a request.
@@ -206,9 +208,11 @@ pub struct Details {
     pub draft_model: Option<DraftModelStats>,
 }
 
-/// What a draft model did for an answer.
+/// What a draft model, or a drafter on hidden states, did for an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DraftModelStats {
+    /// Whether it is a drafter on hidden states.
+    pub is_hidden: bool,
     /// How often it predicted what follows a text.
     pub n_predictions: u64,
     /// Measured time of a prediction after one new token, in milliseconds; `None` if the model could not be used.

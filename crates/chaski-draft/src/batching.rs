@@ -53,6 +53,8 @@ pub struct EmittedToken<'a> {
     pub token: Token,
     /// The logits it was chosen from.
     pub logits: &'a [f32],
+    /// The hidden state that gave these logits, if the target keeps them.
+    pub state: Option<&'a [f32]>,
 }
 
 /// A text that has ended and left its lane.
@@ -273,10 +275,11 @@ impl<S: BatchTarget> Batcher<S> {
         let from = lane.text.len();
         let mut end = None;
         let walked = walk(&tree, &rows, work.sampler.as_mut(), |token| {
-            let logits = self.target.logits(first + lane.text.len() - from);
+            let row = first + lane.text.len() - from;
+            let (logits, state) = (self.target.logits(row), self.target.state(row));
             lane.text.push(token);
             work.n_left -= 1;
-            let flow = listener(EmittedToken { id: work.id, token, logits });
+            let flow = listener(EmittedToken { id: work.id, token, logits, state });
             end = match work.n_left {
                 _ if flow.is_break() => Some(End::Broken),
                 0 => Some(work.limit.clone()),

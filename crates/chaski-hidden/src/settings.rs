@@ -42,7 +42,7 @@ impl Default for Settings {
         Settings {
             n_hidden: 1024,
             n_tokens: 8192,
-            rank: 256,
+            rank: 128,
             n_epochs: 6,
             rate: 1e-3,
             dropout: 0.15,

@@ -8,7 +8,7 @@ use crate::accuracy::{Accuracy, Factors, measure};
 use crate::adam::Step;
 use crate::batch::{BATCH, Data, Trainer};
 use crate::error::TrainError;
-use crate::net::Net;
+use crate::net::{Layers, Net};
 use crate::pairs::{Pairs, is_held_out};
 use crate::random::Random;
 use crate::ridge;
@@ -16,7 +16,6 @@ use crate::settings::{Event, Settings, TOKENS_MULTIPLE};
 use crate::short_head::ShortHead;
 use crate::text::{Matrices, Text, check};
 use crate::tokens::{TokenRows, by_frequency};
-use half::slice::HalfFloatSliceExt;
 
 /// Steps until the learning rate is reached.
 const WARM_UP: usize = 40;
@@ -95,7 +94,7 @@ pub fn train(
     let training = Training { data, settings, feeds_itself, evaluate: &|net| evaluate(net, &cut_factors) };
     let (net, accuracy) = training.run(net, progress)?;
 
-    let states = states(&learned);
+    let states = predicted_states(&net, &learned, &embeddings, n_threads);
     let short = ShortHead::new(&cut, &states, n_embd, settings.rank, n_threads)?;
     let held_out_short = evaluate(&net, &Factors::short(&short));
     Ok(Trained { net, tokens: known[..n_tokens].to_vec(), head: short, held_out: accuracy, held_out_short })
@@ -121,14 +120,16 @@ fn emitted(texts: &[Text]) -> Vec<Token> {
     tokens
 }
 
-/// True states of the training, as rows.
-fn states(pairs: &Pairs<'_>) -> Vec<f32> {
-    let mut states = Vec::new();
-    for pair in pairs.sample(N_STATES) {
-        let state = pairs.goal_state(pair);
-        let start = states.len();
-        states.resize(start + state.len(), 0.0);
-        state.convert_to_f32_slice(&mut states[start..]);
+/// States that the network predicts on the texts of the training, as rows. They are less varied than true ones, so a head
+/// for them needs a lower rank.
+fn predicted_states(net: &Net, pairs: &Pairs<'_>, embeddings: &TokenRows, n_threads: usize) -> Vec<f32> {
+    let (mut x, mut layers, mut states) = (Vec::new(), Layers::default(), Vec::new());
+    for block in pairs.sample(N_STATES).chunks(BATCH) {
+        pairs.write_inputs(block, embeddings, net, &mut x, n_threads);
+        layers.run(net, &x, |_, _| (), n_threads);
+        for row in 0..block.len() {
+            states.extend(layers.state(net, row).iter().map(|number| net.scale * number));
+        }
     }
     states
 }

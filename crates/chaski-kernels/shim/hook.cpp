@@ -48,7 +48,7 @@ void   chaski_kernels_values(const chaski_tensor * v, const chaski_tensor * p, c
 void   chaski_kernels_pack(int32_t type, int64_t columns, int64_t rows, const void * from, void * to);
 int    chaski_kernels_register(int32_t attention);
 void   chaski_kernels_unregister(void);
-// For the self-test.
+// For the self-test, and for graphs of others (`buffer_type` in src/hook.rs).
 ggml_backend_buffer_type_t chaski_kernels_buffer_type(void);
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use llama_cpp_sys_2::ggml_backend_buffer_type_t;
+
 use crate::attention::{self, Softmax};
 use crate::audit;
 use crate::isa::Isa;
@@ -14,10 +16,15 @@ use crate::weights::WeightType;
 /// Set once, before the first model is loaded: packed weights fit only one instruction set.
 static ISA: OnceLock<Isa> = OnceLock::new();
 
+/// The result of [`install`].
+static INSTALLED: OnceLock<Result<Isa, Misfit>> = OnceLock::new();
+
 unsafe extern "C" {
     /// Puts the buffer type in front of ggml's own. Returns 0 if the structures do not match the headers.
     fn chaski_kernels_register(attention: i32) -> i32;
     fn chaski_kernels_unregister();
+    /// Only static memory.
+    safe fn chaski_kernels_buffer_type() -> ggml_backend_buffer_type_t;
     /// The self-tests return 0 if ggml computes a wrong result with the hook.
     fn chaski_kernels_test_product(ty: i32, threads: i32) -> i32;
     fn chaski_kernels_test_experts(threads: i32) -> i32;
@@ -112,9 +119,8 @@ pub(crate) unsafe fn misfit(threads: i32) -> Option<Misfit> {
 ///
 /// If the CPU lacks `isa`.
 pub fn install(isa: Isa) -> Result<Isa, Misfit> {
-    static RESULT: OnceLock<Result<Isa, Misfit>> = OnceLock::new();
     assert!(isa.is_supported(), "this CPU has no {isa}");
-    *RESULT.get_or_init(|| {
+    *INSTALLED.get_or_init(|| {
         let isa = *ISA.get_or_init(|| isa);
         // SAFETY: registering changes ggml's list of buffer types, which nothing reads before a model is loaded. The
         // tests compute graphs of their own.
@@ -133,6 +139,13 @@ pub fn install(isa: Isa) -> Result<Isa, Misfit> {
             })
         }
     })
+}
+
+/// ggml's type of buffers whose weights the kernels multiply, for graphs that are not a model's. Give each weight whole
+/// with `ggml_backend_tensor_set`, and only those that [`takes`] accepts. `None` unless [`install`] succeeded.
+#[must_use]
+pub fn buffer_type() -> Option<ggml_backend_buffer_type_t> {
+    INSTALLED.get()?.is_ok().then(|| chaski_kernels_buffer_type())
 }
 
 fn isa() -> Isa {

@@ -31,7 +31,7 @@ mod weights;
 
 pub use activation::Activation;
 pub use audit::{Inexact, Reason, audit, exact_at_any_cost, inexact_left, reset_audit, without_audit};
-pub use hook::{Misfit, Refusal, install, takes};
+pub use hook::{Misfit, Refusal, buffer_type, install, takes};
 pub use isa::Isa;
 pub use matrix::Matrix;
 pub use weights::WeightType;

@@ -44,9 +44,11 @@ use crate::engine::drafters::{Drafters, DraftersConfig};
 use crate::engine::many_texts::ManyTextsPolicy;
 use crate::engine::measure::{Measured, Measurement};
 use crate::engine::one_text::OneTextPolicy;
+use crate::hidden::{HiddenDraftModel, HiddenError};
 use crate::memory::ModelShape;
 use crate::model::{LoadError, Model, ModelConfig};
 use crate::store::curves::CurveKey;
+use crate::store::hidden_file::HiddenFile;
 use crate::thread::{EngineThread, Outbox};
 use crate::tune::{BySpan, Settings};
 use chaski_core::engine::PromptCacheConfig;
@@ -95,6 +97,9 @@ pub struct ManyTexts {
     pub n_ctx: Option<usize>,
     /// Whether to draft where it pays off.
     pub drafts: bool,
+    /// Whether [`Emitted`](chaski_core::engine::Emitted) tokens come with their hidden states. Reading prompts then takes
+    /// longer.
+    pub states: bool,
     /// Where the prefix that texts share is cached; `None`: do not read or write the cache.
     pub prompt_cache: Option<PromptCacheConfig>,
 }
@@ -253,6 +258,7 @@ struct Parts<'a> {
     config: &'a EngineConfig,
     model: &'a Model,
     draft_model: Option<&'a Model>,
+    hidden: Option<HiddenDraftModel>,
     drafters: Drafters,
     constrainer: Constrainer,
     curves: Curves<'a>,
@@ -278,12 +284,21 @@ fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Out
         Mode::OneText if model.is_recurrent() && !model.can_checkpoint() => Some(Notice::NoCheckpoint),
         _ => None,
     };
-    let notices = unusable.into_iter().chain(without_drafts);
+    let (hidden, unusable_hidden) = match &config.drafters.hidden {
+        Some(file) if config.draft_model.is_none() && matches!(mode, Mode::OneText) => {
+            match open_hidden(file, config) {
+                Ok(hidden) => (Some(hidden), None),
+                Err(error) => (None, Some(Notice::HiddenUnusable(error))),
+            }
+        }
+        _ => (None, None),
+    };
+    let notices = unusable.into_iter().chain(without_drafts).chain(unusable_hidden);
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));
     let constrainer = Constrainer::new(model.clone());
     let curves = Curves::new(config.curves.as_ref(), outbox);
-    let parts =
-        Parts { config, model: &model, draft_model: draft_model.as_ref(), drafters, constrainer, curves, outbox };
+    let draft_model = draft_model.as_ref();
+    let parts = Parts { config, model: &model, draft_model, hidden, drafters, constrainer, curves, outbox };
     let mut policy: Box<dyn Policy + '_> = match mode {
         Mode::OneText => Box::new(OneTextPolicy::new(parts)),
         Mode::ManyTexts(options) => Box::new(ManyTextsPolicy::new(parts, options)?),
@@ -299,6 +314,11 @@ fn load<M: Send + 'static>(
     loading: impl Fn(f32) -> M + Send + 'static,
 ) -> Result<Model, LoadError> {
     Model::load(config, report(outbox, loading))
+}
+
+/// Prepares the drafter on hidden states.
+fn open_hidden(file: &HiddenFile, config: &EngineConfig) -> Result<HiddenDraftModel, HiddenError> {
+    HiddenDraftModel::open(file, &config.model.path, config.settings.short.n_threads)
 }
 
 fn load_beside(model: &Model, config: &ModelConfig, outbox: &Outbox<Message>) -> Result<Model, LoadError> {

@@ -4,6 +4,8 @@
 
 use std::sync::OnceLock;
 
+use llama_cpp_sys_2::ggml_backend_buffer_type_t;
+
 /// Environment variable that selects the kernels: an instruction set, or `ggml`.
 pub const VARIABLE: &str = "CHASKI_KERNELS";
 
@@ -36,6 +38,11 @@ pub fn in_use() -> Result<Option<&'static str>, ChoiceError> {
 pub fn takes(code: u32, columns: u64, rows: u64) -> Option<Result<(), String>> {
     in_use().ok()??;
     ours::takes(code, columns, rows)
+}
+
+/// The buffer type in which our kernels multiply a matrix of ggml type `code`; `None` if ggml's do.
+pub(crate) fn buffer_type(code: u32, columns: u64, rows: u64) -> Option<ggml_backend_buffer_type_t> {
+    if takes(code, columns, rows)?.is_ok() { ours::buffer_type() } else { None }
 }
 
 /// Why ggml does not compute a matrix of type `code` exactly, if our kernels do not support it; `None` if ggml is
@@ -78,6 +85,8 @@ pub fn exact_at_any_cost() {
 #[cfg(all(feature = "kernels", target_arch = "x86_64"))]
 mod ours {
     use chaski_kernels::Isa;
+
+    pub(super) use chaski_kernels::buffer_type;
 
     use super::ChoiceError;
 
@@ -128,9 +137,13 @@ mod ours {
 
 #[cfg(not(all(feature = "kernels", target_arch = "x86_64")))]
 mod ours {
-    use super::ChoiceError;
+    use super::{ChoiceError, ggml_backend_buffer_type_t};
 
     pub(super) const WHY_NONE: &str = "this build has no others";
+
+    pub(super) fn buffer_type() -> Option<ggml_backend_buffer_type_t> {
+        None
+    }
 
     pub(super) fn audit() -> Vec<(&'static str, String)> {
         Vec::new()

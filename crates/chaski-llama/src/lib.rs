@@ -11,6 +11,7 @@
 //! - [`thread`]: the engine thread and its channels
 //! - [`kernels`]: which CPU kernels are in use: ours or ggml's
 //! - [`exact`]: whether the computation is exact
+//! - [`hidden`]: a drafter on the target's hidden states
 //! - [`logs`]: llama.cpp's log
 //! - `crash_message` (Unix): llama.cpp's message before it aborts the process
 //!
@@ -21,6 +22,8 @@ pub mod constrained_sampler;
 pub mod crash_message;
 pub mod engine;
 pub mod exact;
+pub mod hidden;
+mod hidden_states;
 pub mod kernels;
 pub mod logprobs;
 pub mod logs;

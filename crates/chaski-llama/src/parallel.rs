@@ -10,6 +10,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
 use crate::batching::target::{BatchTarget, Run};
+use crate::hidden_states;
 use crate::logs;
 use crate::model::Model;
 use crate::sequence;
@@ -40,6 +41,8 @@ pub struct Parallel<'m> {
     has_logits: Vec<bool>,
     /// Most rows in a batch: llama.cpp aborts on more.
     max_rows: usize,
+    /// Whether rows with logits have hidden states too.
+    has_states: bool,
 }
 
 impl<'m> Parallel<'m> {
@@ -78,7 +81,18 @@ impl<'m> Parallel<'m> {
             can_copy: !model.is_recurrent(),
             has_logits: Vec::new(),
             max_rows,
+            has_states: false,
         })
+    }
+
+    /// The same context, with hidden states. It then computes logits for all rows of a prompt, which takes time.
+    ///
+    /// # Errors
+    /// If the states cannot be turned on.
+    pub fn with_states(mut self) -> Result<Parallel<'m>, TargetError> {
+        hidden_states::set(&mut self.context, true)?;
+        self.has_states = true;
+        Ok(self)
     }
 
     fn add(&mut self, lane_id: usize, token: Token, at: usize, wants_logits: bool) -> Result<(), TargetError> {
@@ -188,6 +202,11 @@ impl BatchTarget for Parallel<'_> {
     fn logits(&self, row: usize) -> &[f32] {
         assert!(self.has_logits.get(row) == Some(&true), "logits of a row that was to give some");
         self.context.get_logits_ith(i32::try_from(row).expect("some hundreds"))
+    }
+
+    fn state(&self, row: usize) -> Option<&[f32]> {
+        let row = self.has_states.then(|| i32::try_from(row).expect("some hundreds"))?;
+        self.context.embeddings_ith(row).ok()
     }
 
     fn cut(&mut self, lane_id: usize, n: usize) {

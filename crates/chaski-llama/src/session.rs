@@ -22,6 +22,8 @@ use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
+use crate::hidden::StateCell;
+use crate::hidden_states;
 use crate::logs;
 use crate::model::Model;
 use crate::target::{Progress, Rows, Target, TargetError, TreeLimits, check_path};
@@ -118,6 +120,10 @@ pub struct Session<'m> {
     /// Whether the state is a snapshot of the last batch. Until the next batch it can be neither cut nor shared.
     is_snapshot: bool,
     verified: Option<Verified>,
+    /// Receives the hidden state behind each new root.
+    last_state: Option<StateCell>,
+    /// Whether the next batch gives hidden states.
+    gives_states: bool,
 }
 
 struct Verified {
@@ -211,7 +217,42 @@ impl<'m> Session<'m> {
             n_snapshots,
             is_snapshot: false,
             verified: None,
+            last_state: None,
+            gives_states: false,
         })
+    }
+
+    /// From now on, writes the hidden state behind each new root to `cell`.
+    pub fn keep_states(&mut self, cell: StateCell) {
+        self.last_state = Some(cell);
+    }
+
+    fn give_states(&mut self, gives: bool) -> Result<(), TargetError> {
+        if self.gives_states != gives {
+            hidden_states::set(&mut self.context, gives)?;
+            self.gives_states = gives;
+        }
+        Ok(())
+    }
+
+    /// Keeps the hidden state of a row of the last batch. Its token is the last one committed.
+    fn keep_state(&mut self, row: usize) {
+        let Some(cell) = &self.last_state else { return };
+        let row = i32::try_from(row).expect("at most 64 rows");
+        let mut last = cell.borrow_mut();
+        last.state.clear();
+        last.n_past = 0;
+        if let Ok(state) = self.context.embeddings_ith(row) {
+            last.state.extend_from_slice(state);
+            last.n_past = self.committed.len();
+        }
+    }
+
+    /// The hidden state belongs to another text from now on.
+    fn forget_state(&mut self) {
+        if let Some(cell) = &self.last_state {
+            cell.borrow_mut().n_past = 0;
+        }
     }
 
     /// Decodes a few rows and discards them, so that the audit in [`exact`](crate::exact) sees what this context
@@ -336,6 +377,7 @@ impl<'m> Session<'m> {
 
     /// Drops the committed tokens from the first that differs from `prefix` on.
     fn rewind(&mut self, prefix: &[Token]) -> Result<(), TargetError> {
+        self.forget_state();
         // If it fails, nothing is reused.
         let _ = self.drop_pending();
         let n_reused = self.n_reusable(prefix);
@@ -353,6 +395,7 @@ impl<'m> Session<'m> {
         let all_seqs: Vec<i32> = (0..).take(self.n_seqs).collect();
         self.committed.truncate(self.n_decoded());
         self.n_lost = 0;
+        self.give_states(false)?;
         while self.committed.len() < text.len() {
             let done = self.committed.len();
             if progress(done, text.len()).is_break() {
@@ -587,6 +630,7 @@ impl Target for Session<'_> {
             // Not before a plain step: changing places, the state would keep llama.cpp from reusing its graph.
             self.take_checkpoint()?;
         }
+        self.give_states(self.last_state.is_some())?;
         let seqs = assign_seqs(tree, self.n_seqs);
         self.batch.clear();
         let (n_decoded, n_redone) = (self.n_decoded(), self.n_lost);
@@ -621,6 +665,10 @@ impl Target for Session<'_> {
         }
         self.n_lost = kept?;
         self.committed.extend(path.iter().map(|&node| tree.token(node)));
+        match path.last() {
+            Some(last) => self.keep_state(n_redone + last.index()),
+            None => self.forget_state(),
+        }
         Ok(())
     }
 }

@@ -1,10 +1,11 @@
-//! A log of a model's output for `chaski drafter align`: the tokens, and the most likely tokens of every row. The file is
-//! append-only and survives being cut anywhere, so an interrupted run can continue.
+//! A log of a model's output for `chaski drafter align`: the tokens, the most likely tokens of every row, and on demand
+//! its hidden state. The file is append-only and survives being cut anywhere, so an interrupted run can continue.
 //!
 //! ```text
 //! magic "chaski align\n"  version u32  │  frame: LogKey as JSON  │  frame: a piece  │  frame: a piece ...
 //! frame: length u32  XXH3-64 u64 of the body  body                                  (little-endian throughout)
-//! piece: text u64  n_before u8  before i32...  then for each token: token i32  n_top u8  (token i32  p f32)...
+//! piece: text u64  n_before u32  before i32...  n_state u16
+//!        then for each token: token i32  n_top u8  (token i32  p f32)...  n_state numbers f16
 //! ```
 //!
 //! A cut or damaged frame ends the log; opening it for writing drops everything after the last sound frame. The log
@@ -16,6 +17,7 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
@@ -26,16 +28,19 @@ use crate::token::Token;
 
 const MAGIC: &[u8; 13] = b"chaski align\n";
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Magic and version.
 const HEAD_BYTES: usize = MAGIC.len() + 4;
 
 /// Maximum body of a frame in bytes; a longer one is treated as damage.
-const MAX_FRAME_BYTES: usize = 1 << 20;
+const MAX_FRAME_BYTES: usize = 8 << 20;
 
-/// Maximum tokens of context before a piece: what a tri-gram needs.
-pub const MAX_BEFORE: usize = 2;
+/// Maximum tokens before a piece: a prompt.
+pub const MAX_BEFORE: usize = 1 << 16;
+
+/// Tokens before a piece that continues a text: what a tri-gram needs.
+const N_CONTINUED: usize = 2;
 
 /// Maximum top tokens stored per row.
 pub const MAX_TOP: usize = 8;
@@ -61,6 +66,8 @@ pub struct LoggedToken {
     pub token: Token,
     /// The most likely tokens with their probabilities, likeliest first; at most [`MAX_TOP`].
     pub top: Vec<Successor>,
+    /// The hidden state that the token was chosen from; empty in a log without states. All states have the same length.
+    pub state: Vec<f16>,
 }
 
 /// A part of one answer.
@@ -68,7 +75,8 @@ pub struct LoggedToken {
 pub struct Piece {
     /// Number of the prompt.
     pub text: u64,
-    /// The tokens before the piece; at most [`MAX_BEFORE`].
+    /// The tokens before the piece: at the start of a text its prompt, of which the last [`MAX_BEFORE`] tokens, else the
+    /// last two.
     pub before: Vec<Token>,
     /// The tokens of the piece; at most [`MAX_PIECE`].
     pub said: Vec<LoggedToken>,
@@ -78,7 +86,7 @@ impl Piece {
     /// Turns this piece into the empty piece that follows it.
     pub fn advance(&mut self) {
         self.before.extend(self.said.drain(..).map(|said| said.token));
-        self.before.drain(..self.before.len().saturating_sub(MAX_BEFORE));
+        self.before.drain(..self.before.len().saturating_sub(N_CONTINUED));
     }
 }
 
@@ -163,7 +171,7 @@ impl AlignLog {
     /// When the file cannot be written; it keeps its previous content.
     ///
     /// # Panics
-    /// When the piece exceeds one of its limits.
+    /// When the piece exceeds one of its limits, or its states differ in length.
     pub fn append(&mut self, piece: &Piece) -> Result<(), LogError> {
         let frame = frame(&encode(piece));
         let before = self.file.stream_position();
@@ -233,9 +241,12 @@ fn frame(body: &[u8]) -> Vec<u8> {
 fn encode(piece: &Piece) -> Vec<u8> {
     assert!(piece.before.len() <= MAX_BEFORE && piece.said.len() <= MAX_PIECE, "a piece has its bounds");
     let mut body = piece.text.to_le_bytes().to_vec();
-    body.push(piece.before.len() as u8);
+    body.extend(u32::try_from(piece.before.len()).expect("at most 2^16").to_le_bytes());
     piece.before.iter().for_each(|token| body.extend(token.0.to_le_bytes()));
+    let n_state = piece.said.first().map_or(0, |said| said.state.len());
+    body.extend(u16::try_from(n_state).expect("no model is so wide").to_le_bytes());
     for said in &piece.said {
+        assert!(said.state.len() == n_state, "{} numbers of {n_state}", said.state.len());
         assert!(said.top.len() <= MAX_TOP, "{} likeliest tokens", said.top.len());
         body.extend(said.token.0.to_le_bytes());
         body.push(said.top.len() as u8);
@@ -243,6 +254,7 @@ fn encode(piece: &Piece) -> Vec<u8> {
             body.extend(likely.token.0.to_le_bytes());
             body.extend(likely.weight.to_le_bytes());
         }
+        said.state.iter().for_each(|number| body.extend(number.to_le_bytes()));
     }
     body
 }
@@ -251,8 +263,9 @@ fn encode(piece: &Piece) -> Vec<u8> {
 fn decode(mut body: &[u8]) -> Option<Piece> {
     let body = &mut body;
     let text = u64::from_le_bytes(take(body)?);
-    let [n_before] = take(body)?;
+    let n_before = u32::from_le_bytes(take(body)?);
     let before = (0..n_before).map(|_| token(body)).collect::<Option<Vec<Token>>>()?;
+    let n_state = u16::from_le_bytes(take(body)?);
     let mut said = Vec::new();
     while !body.is_empty() {
         let emitted = token(body)?;
@@ -262,7 +275,8 @@ fn decode(mut body: &[u8]) -> Option<Piece> {
         if top.len() > MAX_TOP {
             return None;
         }
-        said.push(LoggedToken { token: emitted, top });
+        let state = (0..n_state).map(|_| take(body).map(f16::from_le_bytes)).collect::<Option<Vec<f16>>>()?;
+        said.push(LoggedToken { token: emitted, top, state });
     }
     (before.len() <= MAX_BEFORE && said.len() <= MAX_PIECE).then_some(Piece { text, before, said })
 }

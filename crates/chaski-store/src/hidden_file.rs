@@ -32,6 +32,8 @@ mod writer;
 
 pub use error::HiddenFileError;
 
+use twox_hash::XxHash3_64;
+
 use crate::gguf::{ModelId, TensorType};
 use crate::token::Token;
 
@@ -133,8 +135,19 @@ impl HiddenFile {
         self.down.n_rows
     }
 
-    /// Checks that all parts fit together. The message is about the content, without the file's name.
-    fn check(&self) -> Result<(), String> {
+    /// Tells two of these apart, as a model's id tells two models apart.
+    #[must_use]
+    pub fn id(&self) -> ModelId {
+        let all = [&self.first, &self.second, &self.down, &self.up].map(|weights| XxHash3_64::oneshot(&weights.data));
+        let bytes: Vec<u8> = all.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        format!("hidden-states {:016x}", XxHash3_64::oneshot(&bytes)).into()
+    }
+
+    /// Checks that all parts fit together, as those of a file do that was opened.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> Result<(), String> {
         let (n_embd, n_hidden, rank, n_tokens) = (self.n_embd(), self.n_hidden(), self.rank(), self.tokens.len());
         for (what, n, most) in [
             ("states", n_embd, MAX_WIDTH),

@@ -3,6 +3,7 @@
 //! Each position counts as 1, spread over the model's top tokens there. So a share in a row is the mean of the
 //! probabilities that the model gave.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -22,13 +23,32 @@ pub(super) fn build(
     args: &AlignArgs,
     log: &Path,
     vocabulary: Vocabulary,
+    go_on: impl FnMut() -> bool,
+) -> Result<(), Failure> {
+    write(&args.output, args.max_size, log, vocabulary, &|_| true, go_on)?;
+    report(&args.output)
+}
+
+/// Writes a base of the texts that `takes` accepts. It gets each text's place among all, by the number of its prompt.
+pub(super) fn write(
+    path: &Path,
+    max_size: u64,
+    log: &Path,
+    vocabulary: Vocabulary,
+    takes: &dyn Fn(usize) -> bool,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<(), Failure> {
-    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let in_folder = |error: io::Error| Failure::io(folder, &error);
-    let mut writer = DrafterWriter::create(&args.output, vocabulary)?;
+    let mut ids = BTreeSet::new();
+    align_log::read(log, |piece| {
+        ids.insert(piece.text);
+        Ok(())
+    })?;
+    let taken: BTreeSet<u64> = (0..).zip(ids).filter(|(at, _)| takes(*at)).map(|(_, id)| id).collect();
+    let mut writer = DrafterWriter::create(path, vocabulary)?;
     let mut counter = TrigramCounter::new(vocabulary.n_tokens, folder, BUFFER_BYTES);
-    align_log::read(log, |piece| count(&mut counter, piece))?;
+    align_log::read(log, |piece| if taken.contains(&piece.text) { count(&mut counter, piece) } else { Ok(()) })?;
     for row in counter.finish().map_err(in_folder)? {
         let mut row = row.map_err(in_folder)?;
         if !go_on() {
@@ -36,8 +56,8 @@ pub(super) fn build(
         }
         writer.push(&mut row)?;
     }
-    writer.finish_within(args.max_size, go_on)?;
-    report(&args.output)
+    writer.finish_within(max_size, go_on)?;
+    Ok(())
 }
 
 /// Counts every position of a piece with weight 1.

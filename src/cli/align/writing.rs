@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use half::f16;
+
 use crate::align::prompts::Dice;
 use crate::chat::template::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::cli::align::AlignArgs;
@@ -164,7 +166,8 @@ impl<'a> Keeper<'a> {
 
     fn keep(&mut self, emitted: Emitted) -> Result<(), LogError> {
         let Some(piece) = self.pending.get_mut(&emitted.id) else { return Ok(()) };
-        piece.said.push(LoggedToken { token: emitted.token, top: emitted.top });
+        let state = emitted.state.into_iter().map(f16::from_f32).collect();
+        piece.said.push(LoggedToken { token: emitted.token, top: emitted.top, state });
         self.n_pending += 1;
         if piece.said.len() >= N_UNLOGGED {
             self.n_pending -= piece.said.len() as u64;

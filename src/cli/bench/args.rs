@@ -46,6 +46,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
+    /// Drafter on hidden states that `auto` asks, or none [default: MODEL.hidden beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub hidden: Option<PathBuf>,
+
     /// Small GGUF that drafts too, of the same vocabulary, with the drafter auto [short: -md]
     #[arg(
         long,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::cli::drafter::InspectArgs;
+use crate::cli::drafter::{InspectArgs, inspect_hidden};
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
 use crate::cli::output::write_stdout;
@@ -54,6 +54,9 @@ struct TopSuccessor {
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    if inspect_hidden::inspect(args)? {
+        return Ok(());
+    }
     let (file, tokenizer) = match &args.model {
         None => (DrafterFile::open_any(&args.file)?, None),
         Some(model) => {

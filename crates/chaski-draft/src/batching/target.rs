@@ -36,6 +36,11 @@ pub trait BatchTarget {
     /// The logits after a row of the last batch, counted over all runs. The row must be one that gives logits.
     fn logits(&self, row: usize) -> &[f32];
 
+    /// The hidden state behind the logits of a row, if the target keeps them.
+    fn state(&self, _row: usize) -> Option<&[f32]> {
+        None
+    }
+
     /// Cuts a lane to its first `n` tokens. A recurrent state that cannot be cut back is dropped, so the lane may hold
     /// fewer.
     fn cut(&mut self, lane_id: usize, n: usize);

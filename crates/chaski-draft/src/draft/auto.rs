@@ -131,9 +131,12 @@ impl Auto {
         Auto { mixer: self.mixer.with_rate(factor), ..self }
     }
 
-    /// The same drafter with other sources of the same kinds. Its experience stays.
+    /// The same drafter with other sources of the same kinds, without the one for a draft model. Its experience stays.
     #[must_use]
-    pub fn with_sources(self, sources: Vec<Box<dyn Source>>) -> Auto {
+    pub fn with_sources(self, mut sources: Vec<Box<dyn Source>>) -> Auto {
+        if self.mixer.state().has_draft_model() {
+            sources.push(Box::new(DraftModelSource));
+        }
         Auto { sources, ..self }
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::draft::draft_model::DraftModel;
 use crate::draft::table::Successor;
 use crate::draft::top::TopK;
+use crate::hidden::StateCell;
 use crate::kernels;
 use crate::model::Model;
 use crate::session::{Session, SessionConfig};
@@ -30,6 +31,27 @@ const RATE: f64 = 0.1;
 
 /// A prediction counts at most this many times the mean.
 const MOST_JUMP: f64 = 2.0;
+
+/// What the engine of one text needs of a draft model beside its predictions.
+pub trait EngineDraftModel: DraftModel {
+    /// Makes sure that texts of `n_ctx` tokens after a prompt of `n_prompt` can be followed, with these settings. After a
+    /// failure there are no predictions; [`EngineDraftModel::take_failure`] has the reason.
+    fn prepare(&mut self, n_prompt: usize, n_ctx: usize, settings: &Settings);
+
+    /// Frees the memory of its context.
+    fn drop_context(&mut self);
+
+    /// Why there are no predictions any more; given once.
+    fn take_failure(&mut self) -> Option<TargetError>;
+
+    /// Measured time of a prediction after one new token, in milliseconds; `None` before anything was measured.
+    fn row_ms(&self) -> Option<f64>;
+
+    /// Where it reads the target's hidden states, if it does.
+    fn states(&self) -> Option<StateCell> {
+        None
+    }
+}
 
 /// Says whether to go on; breaks after an interrupt.
 type GoOn<'m> = dyn Fn() -> ControlFlow<()> + 'm;
@@ -75,21 +97,6 @@ impl<'m> LlamaDraftModel<'m> {
         }
     }
 
-    /// Makes sure that there is a context for texts of `n_ctx` tokens after a prompt of `n_prompt`, with these settings.
-    /// After a failure there are no predictions; [`LlamaDraftModel::take_failure`] has the reason.
-    pub fn prepare(&mut self, n_prompt: usize, n_ctx: usize, settings: &Settings) {
-        // Beyond its trained length a model predicts noise.
-        let n_ctx = n_ctx.min(self.model.n_ctx_train());
-        let fits = |context: &Context<'_>| context.session.n_ctx() >= n_ctx && context.settings == *settings;
-        if self.has_failed || n_prompt > n_ctx || self.context.as_ref().is_some_and(fits) {
-            return;
-        }
-        self.drop_context();
-        if let Err(error) = kernels::without_audit(|| self.open(n_ctx, settings)) {
-            self.fail(error);
-        }
-    }
-
     fn open(&mut self, n_ctx: usize, settings: &Settings) -> Result<(), TargetError> {
         let mut session = Session::new(self.model, &SessionConfig::new(n_ctx, settings))?;
         if self.pace.is_none() {
@@ -97,23 +104,6 @@ impl<'m> LlamaDraftModel<'m> {
         }
         self.context = Some(Context { session, settings: *settings });
         Ok(())
-    }
-
-    /// Frees the memory of the context.
-    pub fn drop_context(&mut self) {
-        self.context = None;
-        self.n_read = 0;
-    }
-
-    /// Why there are no predictions any more; given once.
-    pub fn take_failure(&mut self) -> Option<TargetError> {
-        self.failure.take()
-    }
-
-    /// Measured time of a prediction after one new token, in milliseconds; `None` before the first context.
-    #[must_use]
-    pub fn row_ms(&self) -> Option<f64> {
-        self.pace.as_ref().map(|pace| pace.row_ms)
     }
 
     fn fail(&mut self, error: TargetError) {
@@ -163,6 +153,34 @@ impl<'m> LlamaDraftModel<'m> {
         self.n_read = text.len();
         pace.record(n_missing, ms_since(start));
         Ok(())
+    }
+}
+
+impl EngineDraftModel for LlamaDraftModel<'_> {
+    fn prepare(&mut self, n_prompt: usize, n_ctx: usize, settings: &Settings) {
+        // Beyond its trained length a model predicts noise.
+        let n_ctx = n_ctx.min(self.model.n_ctx_train());
+        let fits = |context: &Context<'_>| context.session.n_ctx() >= n_ctx && context.settings == *settings;
+        if self.has_failed || n_prompt > n_ctx || self.context.as_ref().is_some_and(fits) {
+            return;
+        }
+        self.drop_context();
+        if let Err(error) = kernels::without_audit(|| self.open(n_ctx, settings)) {
+            self.fail(error);
+        }
+    }
+
+    fn drop_context(&mut self) {
+        self.context = None;
+        self.n_read = 0;
+    }
+
+    fn take_failure(&mut self) -> Option<TargetError> {
+        self.failure.take()
+    }
+
+    fn row_ms(&self) -> Option<f64> {
+        self.pace.as_ref().map(|pace| pace.row_ms)
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use crate::batching::chains::Drafting;
 use crate::cost::CostCurve;
 use crate::draft::aded::Aded;
-use crate::draft::auto::Auto;
+use crate::draft::auto::{Auto, Experience};
 use crate::draft::base::Base;
 use crate::draft::learned_state::Memory;
 use crate::draft::{DraftFilter, Drafter, NoDraft};
 use crate::engine::Notice;
 use crate::schedule::Schedule;
 use crate::store::drafter_file::DrafterFile;
+use crate::store::hidden_file::HiddenFile;
 use crate::store::learned::{self, LearnedKey, Updated};
 use crate::token::Token;
 use chaski_core::engine::DrafterKind;
@@ -24,12 +25,16 @@ pub struct DraftersConfig {
     pub base: Option<Arc<DrafterFile>>,
     /// Folder and key of the learned state; `None`: do not learn.
     pub learned: Option<(PathBuf, LearnedKey)>,
+    /// A drafter on hidden states, used unless there is a draft model.
+    pub hidden: Option<Arc<HiddenFile>>,
 }
 
 /// Drafter files and learned state, from which a drafter is created for each answer.
 pub(super) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
+    /// What a drafter starts from that has learned nothing.
+    start: Option<Experience>,
     is_damage_reported: bool,
 }
 
@@ -67,7 +72,8 @@ impl Drafters {
             },
             Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
         };
-        (Drafters { config, memory: memory.unwrap_or_default(), is_damage_reported: false }, notice)
+        let start = config.hidden.as_ref().and_then(|hidden| experience_of(hidden));
+        (Drafters { config, memory: memory.unwrap_or_default(), start, is_damage_reported: false }, notice)
     }
 
     /// A drafter and its schedule. With `knows_past` the drafter starts from the learned state.
@@ -98,7 +104,8 @@ impl Drafters {
 
     fn auto(&self, memory: &Memory) -> Auto {
         let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-        Auto::new(Auto::sources_with(base, memory.trigram.clone()), memory.experience.as_ref())
+        let experience = memory.experience.as_ref().or(self.start.as_ref());
+        Auto::new(Auto::sources_with(base, memory.trigram.clone()), experience)
     }
 
     /// Saves what an answer taught; `generated` are its tokens.
@@ -128,4 +135,10 @@ impl Drafters {
         self.is_damage_reported = true;
         Some(Notice::BaseDamaged(base.path().to_owned()))
     }
+}
+
+/// What `align` learned about a drafter on hidden states. `None` if an other version of the mixer wrote it.
+fn experience_of(hidden: &HiddenFile) -> Option<Experience> {
+    let experience: Experience = serde_json::from_str(hidden.experience.as_ref()?).ok()?;
+    experience.is_sound().then_some(experience)
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::chat::template::{SpecialGuard, SpecialTexts};
+use crate::hidden::HiddenError;
 use crate::model::{LoadError, Model};
 use crate::store::learned::LearnedError;
 use crate::store::prompt_cache::file::StateError;
@@ -64,6 +65,9 @@ pub enum Notice {
     /// The draft model cannot be used.
     #[error("the draft model failed: {0}; drafting continues without it")]
     DraftModel(TargetError),
+    /// The drafter on hidden states cannot be used.
+    #[error("the drafter on hidden states cannot be used: {0}; drafting continues without it")]
+    HiddenUnusable(HiddenError),
     /// A part of the drafter file is damaged.
     #[error("{}: parts of this drafter file are damaged and not used; hint: see chaski drafter inspect FILE", .0.display())]
     BaseDamaged(PathBuf),

@@ -85,6 +85,7 @@ impl Policy for ManyTextsPolicy<'_> {
             let schedule = BatchSchedule::new(self.curve.clone());
             let context = SessionConfig::new(n_ctx, &self.settings);
             let target = Parallel::new(model, &context, n_lanes, schedule.max_rows(n_lanes))?;
+            let target = if self.options.states { target.with_states()? } else { target };
             let config = self.parts.config;
             let shared = SharedPrefixes::new(config, self.options, model, &context, n_lanes, &self.curve);
             let shared = shared.unwrap_or_else(|notice| {
@@ -230,7 +231,8 @@ impl<'a> ManyTextsPolicy<'a> {
             }
             if let Some(n_top) = answering.n_top() {
                 let top = top.of(said.logits, n_top).to_vec();
-                let emitted = Emitted { id: answering.id(), token: said.token, top };
+                let state = said.state.map(<[f32]>::to_vec).unwrap_or_default();
+                let emitted = Emitted { id: answering.id(), token: said.token, top, state };
                 outbox.send(Message::Event(Event::Token(emitted)));
             }
             answering.take(said, model)

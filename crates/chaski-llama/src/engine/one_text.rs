@@ -10,7 +10,7 @@ use crate::available::available;
 use crate::cost::{Clock as _, CostCurve};
 use crate::draft::draft_model::Assisted;
 use crate::engine::admission::{Admitted, admit};
-use crate::engine::draft_model::LlamaDraftModel;
+use crate::engine::draft_model::{EngineDraftModel, LlamaDraftModel};
 use crate::engine::drafters::Active;
 use crate::engine::explain::Explainer;
 use crate::engine::states::{Context, States};
@@ -44,7 +44,7 @@ pub(super) struct OneTextPolicy<'a> {
     pub(super) parts: Parts<'a>,
     states: States,
     pub(super) session: Option<Session<'a>>,
-    draft_model: Option<LlamaDraftModel<'a>>,
+    draft_model: Option<Box<dyn EngineDraftModel + 'a>>,
     /// Settings of the session and of the curve.
     pub(super) settings: Settings,
     curve: CostCurve,
@@ -78,12 +78,16 @@ impl Policy for OneTextPolicy<'_> {
 }
 
 impl<'a> OneTextPolicy<'a> {
-    pub(super) fn new(parts: Parts<'a>) -> OneTextPolicy<'a> {
+    pub(super) fn new(mut parts: Parts<'a>) -> OneTextPolicy<'a> {
         let settings = parts.config.settings.short;
         let (curve, measured_unix_s) = parts.curves.load(&settings.to_string());
         let states = States::new(parts.config.secret.clone());
         let (target, outbox) = (parts.model, parts.outbox);
-        let draft_model = parts.draft_model.map(|draft| LlamaDraftModel::new(draft, target, move || outbox.go_on()));
+        let draft_model = match (parts.draft_model, parts.hidden.take()) {
+            (Some(draft), _) => Some(Box::new(LlamaDraftModel::new(draft, target, move || outbox.go_on())) as Box<_>),
+            (None, Some(hidden)) => Some(Box::new(hidden) as Box<_>),
+            (None, None) => None,
+        };
         OneTextPolicy {
             parts,
             states,
@@ -137,7 +141,7 @@ impl<'a> OneTextPolicy<'a> {
         let mut assisted;
         let drafter = match (&mut drafting.drafter, &mut self.draft_model) {
             (Active::Auto(auto), Some(draft_model)) => {
-                assisted = Assisted::new(auto, draft_model);
+                assisted = Assisted::new(auto, draft_model.as_mut());
                 &mut assisted
             }
             (drafter, _) => drafter.as_mut(),
@@ -211,14 +215,15 @@ impl<'a> OneTextPolicy<'a> {
             self.save_curve();
         }
         let kept = request.alone.learns.then(|| self.parts.drafters.keep(drafter, generated)).flatten();
-        let failed = self.draft_model.as_mut().and_then(LlamaDraftModel::take_failure).map(Notice::DraftModel);
+        let failed = self.draft_model.as_mut().and_then(|model| model.take_failure()).map(Notice::DraftModel);
         let notices = kept.into_iter().chain(self.parts.drafters.damage()).chain(failed);
         notices.for_each(|notice| self.parts.notice(&notice));
     }
 
     fn draft_model_stats(&self, drafter: &Active) -> Option<DraftModelStats> {
         let (Active::Auto(auto), Some(draft_model)) = (drafter, &self.draft_model) else { return None };
-        Some(DraftModelStats { n_predictions: auto.n_predictions(), row_ms: draft_model.row_ms() })
+        let is_hidden = draft_model.states().is_some();
+        Some(DraftModelStats { is_hidden, n_predictions: auto.n_predictions(), row_ms: draft_model.row_ms() })
     }
 
     fn trace(&self, recorder: Recorder, request: &Request, prompt: &[Token]) -> Trace {
@@ -307,6 +312,9 @@ impl<'a> OneTextPolicy<'a> {
         self.check_memory(length.n_ctx, &settings)?;
         exact::reset();
         let mut session = Session::new(self.parts.model, &SessionConfig::new(n_ctx, &settings))?;
+        if let Some(states) = self.draft_model.as_ref().and_then(|model| model.states()) {
+            session.keep_states(states);
+        }
         if exact::is_demanded() {
             session.try_out()?;
             RequestError::unless_exact(exact::of_work(&settings))?;

@@ -8,7 +8,8 @@ fn key() -> LogKey {
 
 fn piece(text: u64, n: i32) -> Piece {
     let likely = |token: i32, weight| Successor { token: Token(token), weight };
-    let said = |i| LoggedToken { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)] };
+    let state = |i: i32| if text == 4 { vec![f16::from_f32(i as f32), f16::NEG_ONE] } else { vec![] };
+    let said = |i| LoggedToken { token: Token(i), top: vec![likely(i, 0.75), likely(i + 1, 0.125)], state: state(i) };
     Piece { text, before: vec![Token(7), Token(8)], said: (0..n).map(said).collect() }
 }
 

@@ -1,0 +1,105 @@
+//! Drafters on hidden states: `drafter align --hidden` trains one, `run` and `bench` use it, and it changes no text.
+
+use std::fs;
+
+use super::harness::{Ran, Workplace, finish};
+use super::support::tiny;
+
+fn align(place: &Workplace, arguments: &[&str]) -> Ran {
+    let command =
+        ["drafter", "align", "-o", "base.chaski", "--hidden", "model.hidden", "-np", "8", "-n", "48", "-c", "512"];
+    finish(&mut place.command(&[&command, arguments].concat()))
+}
+
+fn run(place: &Workplace, arguments: &[&str]) -> Ran {
+    let command =
+        ["run", "-m", "model.gguf", "-n", "60", "-p", "the rain in the station", "--no-learn", "--base", "none"];
+    finish(&mut place.command(&[&command, arguments].concat()))
+}
+
+fn trained() -> Workplace {
+    let place = Workplace::new();
+    let ran = align(&place, &["--tokens", "3000"]);
+    assert!(ran.succeeds().stderr.contains("the next token is right for"), "{ran:#?}");
+    place
+}
+
+#[test]
+fn what_align_trains_is_used_and_changes_no_text() {
+    let place = trained();
+    assert!(!place.path("base.chaski.log").exists());
+    // Beside the model it is found by itself.
+    for arguments in [&["--temp", "0"][..], &["--temp", "0", "--hidden", "model.hidden"], &["--temp", "0.9", "-s", "3"]]
+    {
+        let drafted = run(&place, &[arguments, &["-v"]].concat());
+        assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
+        let plain = run(&place, &[arguments, &["--drafter", "none"]].concat());
+        assert_eq!(drafted.stdout, plain.stdout, "{arguments:?}");
+    }
+    let without = run(&place, &["--hidden", "none", "-v"]);
+    assert!(!without.succeeds().stderr.contains("hidden states"), "{without:#?}");
+    let bench = finish(&mut place.command(&["bench", "-m", "model.gguf", "-n", "20", "-r", "1", "--drafters", "auto"]));
+    assert!(bench.succeeds().stdout.contains("hidden-states"), "{bench:#?}");
+}
+
+#[test]
+fn inspect_shows_what_it_is() {
+    let place = trained();
+    let ran = finish(&mut place.command(&["drafter", "inspect", "model.hidden", "-m", "model.gguf"]));
+    assert!(
+        ran.succeeds().stdout.contains("drafter on hidden states") && ran.stdout.contains("(this model)"),
+        "{ran:#?}"
+    );
+    let report = finish(&mut place.command(&["drafter", "inspect", "model.hidden", "--json"])).json();
+    assert_eq!((report["state"].as_u64(), report["trained_tokens"].as_u64()), (Some(64), Some(3000)), "{report}");
+    place.write("model.gguf", tiny::tiny_llama(77));
+    let ran = finish(&mut place.command(&["drafter", "inspect", "model.hidden", "-m", "model.gguf"]));
+    ran.fails(1, &["trained for another model"]);
+}
+
+#[test]
+fn one_that_cannot_be_used_is_told_and_left_out() {
+    let place = trained();
+    let plain = run(&place, &["--drafter", "none"]).stdout;
+    let whole = fs::read(place.path("model.hidden")).unwrap();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    place.write("damaged.hidden", damaged);
+    place.write("cut.hidden", &whole[..whole.len() / 3]);
+    place.write("text.hidden", "no drafter");
+    for (file, why) in [
+        ("damaged.hidden", "damaged"),
+        ("cut.hidden", "cut off"),
+        ("text.hidden", "not a hidden-state drafter"),
+        ("missing.hidden", "missing.hidden"),
+    ] {
+        let ran = run(&place, &["--hidden", file]);
+        assert!(ran.succeeds().stderr.contains(why) && ran.stderr.contains("notice: "), "{ran:#?}");
+        assert_eq!(ran.stdout, plain, "{file}");
+    }
+    place.write("model.gguf", tiny::tiny_llama(77));
+    let ran = run(&place, &[]);
+    assert!(ran.succeeds().stderr.contains("trained for another model"), "{ran:#?}");
+}
+
+#[test]
+fn too_little_text_is_an_error_and_keeps_the_log() {
+    let place = Workplace::new();
+    let ran = align(&place, &["--tokens", "40"]);
+    ran.fails(1, &["base.chaski.log", "expected at least"]);
+    assert!(ran.stderr.contains("hint: write more text with a larger --tokens"), "{ran:#?}");
+    assert!(place.path("base.chaski.log").exists() && !place.path("model.hidden").exists());
+    align(&place, &["--tokens", "3000"]).succeeds();
+    assert!(place.path("model.hidden").exists());
+}
+
+#[test]
+fn a_log_without_states_is_not_trained_on() {
+    let place = Workplace::new();
+    let command =
+        ["drafter", "align", "-o", "base.chaski", "-np", "8", "-n", "48", "-c", "512", "--tokens", "300", "--keep-log"];
+    finish(&mut place.command(&command)).succeeds();
+    let ran = align(&place, &["--tokens", "300"]);
+    ran.fails(1, &["started with another setting"]);
+}

@@ -1,0 +1,67 @@
+//! Hidden states beside logits: they are the states that the head turns into these logits, and asking for them changes no
+//! bit.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use chaski::gguf::Gguf;
+use chaski::llama::hidden::{LastState, TargetMatrices};
+
+use super::support::tiny::{Arch, TinyOptions};
+use super::*;
+
+/// The logits that the head of the model gives for `state`.
+fn through_the_head(matrices: &TargetMatrices, state: &[f32]) -> Vec<f32> {
+    let mut row = vec![0.0; matrices.n_embd()];
+    let logit = |token| {
+        matrices.head(Token(token), &mut row);
+        row.iter().zip(state).map(|(a, b)| a * b).sum()
+    };
+    (0..i32::try_from(tiny::N_VOCAB).unwrap()).map(logit).collect()
+}
+
+#[test]
+fn a_session_keeps_the_state_behind_each_root() {
+    let archs = [Arch::Llama, Arch::Gemma3, Arch::Mamba, Arch::Lfm2, Arch::GraniteHybrid];
+    for bytes in archs.map(|arch| tiny::tiny(&TinyOptions { seed: 3, arch, ..TinyOptions::default() })) {
+        let matrices =
+            TargetMatrices::new(vec![Gguf::from_bytes(bytes.clone(), "tiny.gguf".as_ref()).unwrap()]).unwrap();
+        with_model(&bytes, |model| {
+            let cell = Rc::new(RefCell::new(LastState::default()));
+            let (mut with, mut without) = (session(model, 512), session(model, 512));
+            with.keep_states(Rc::clone(&cell));
+            let mut dice = Dice(9);
+            let mut text: Vec<Token> = (0..40).map(|_| dice.token()).collect();
+            for round in 0..30 {
+                if round == 20 {
+                    text.truncate(10);
+                }
+                let root = dice.token();
+                let limits = with.limits();
+                let tree = match limits.max_leaves {
+                    1 => TokenTree::chain(root, &[dice.token(), dice.token()]).unwrap(),
+                    _ => dice.tree(root, 8),
+                };
+                for session in [&mut with, &mut without] {
+                    sync(session, &text);
+                    session.verify(&tree).unwrap();
+                }
+                for node in tree.nodes() {
+                    assert_eq!(with.logits(node), without.logits(node), "round {round}: the same bits");
+                }
+                let last = tree.nodes().nth(dice.roll(tree.len())).unwrap();
+                let logits = with.logits(last).to_vec();
+                let path = tree.path(last);
+                text.extend(path.iter().map(|&node| tree.token(node)));
+                with.keep(&path).unwrap();
+                without.keep(&path).unwrap();
+                let LastState { n_past, state } = &*cell.borrow();
+                assert_eq!(*n_past, text.len());
+                let difference = greatest_difference(&through_the_head(&matrices, state), &logits);
+                assert!(difference < 1e-4, "round {round}: {difference}");
+            }
+            sync(&mut with, &text[..5]);
+            assert_eq!(cell.borrow().n_past, 0, "another text has another state");
+        });
+    }
+}
