@@ -130,8 +130,11 @@ pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> R
 /// What the drafter starts from: the base and the learned state, as far as the flags and settings allow.
 #[must_use]
 pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> DraftersConfig {
-    if args.drafter != DrafterKind::Auto {
-        return DraftersConfig::default();
+    let base = || open_base(args.base.as_deref(), gguf);
+    match args.drafter {
+        DrafterKind::Auto => {}
+        DrafterKind::AutoAlone => return DraftersConfig { base: base(), ..DraftersConfig::default() },
+        _ => return DraftersConfig::default(),
     }
     let hidden = if draft.is_none() { open_hidden(args.hidden.as_deref(), gguf) } else { None };
     // What is learned about one source with a price says nothing about another.
@@ -142,7 +145,7 @@ pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> Draft
         let is_on = learn::policy(&folder, &key, args.no_learn) == LearnPolicy::On;
         is_on.then_some((folder, key))
     };
-    DraftersConfig { base: open_base(args.base.as_deref(), gguf), learned: learned(), hidden }
+    DraftersConfig { base: base(), learned: learned(), hidden }
 }
 
 /// Opens the drafter on hidden states: the given file, or the one beside the model. `none` means none. If it cannot be

@@ -89,7 +89,11 @@ impl Drafters {
             DrafterKind::Auto => {
                 let fresh = Memory::default();
                 let memory = if knows_past { &self.memory } else { &fresh };
-                (Active::Auto(Box::new(self.auto(memory))), cost_aware(curve))
+                (Active::Auto(Box::new(self.auto(memory, self.start.as_ref()))), cost_aware(curve))
+            }
+            // What is learned about a source that is missing would be in the way.
+            DrafterKind::AutoAlone => {
+                (Active::Auto(Box::new(self.auto(&Memory::default(), None))), cost_aware(curve))
             }
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
@@ -99,12 +103,13 @@ impl Drafters {
 
     /// A drafter for many texts that starts from the learned state. It saves nothing.
     pub(super) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
-        Drafting::new(self.auto(&self.memory), n_lanes)
+        Drafting::new(self.auto(&self.memory, None), n_lanes)
     }
 
-    fn auto(&self, memory: &Memory) -> Auto {
+    /// A drafter that starts from `memory`, or else from `start`.
+    fn auto(&self, memory: &Memory, start: Option<&Experience>) -> Auto {
         let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-        let experience = memory.experience.as_ref().or(self.start.as_ref());
+        let experience = memory.experience.as_ref().or(start);
         Auto::new(Auto::sources_with(base, memory.trigram.clone()), experience)
     }
 

@@ -140,7 +140,7 @@ impl<'a> OneTextPolicy<'a> {
         let mut observers = ((recorder, explainer), logprobs);
         let mut assisted;
         let drafter = match (&mut drafting.drafter, &mut self.draft_model) {
-            (Active::Auto(auto), Some(draft_model)) => {
+            (Active::Auto(auto), Some(draft_model)) if request.alone.drafter == DrafterKind::Auto => {
                 assisted = Assisted::new(auto, draft_model.as_mut());
                 &mut assisted
             }
@@ -169,7 +169,7 @@ impl<'a> OneTextPolicy<'a> {
             settings: self.settings,
             exactness: exact::of_work(&self.settings),
             trace: recorder.map(|recorder| self.trace(recorder, request, &prompt)),
-            draft_model: self.draft_model_stats(&drafting.drafter),
+            draft_model: self.draft_model_stats(request.alone.drafter, &drafting.drafter),
         };
         Ok(Answer {
             id: request.id,
@@ -192,7 +192,7 @@ impl<'a> OneTextPolicy<'a> {
     ) -> Result<Drafting, RequestError> {
         let can_draft = session.limits().max_nodes > 1;
         let kind = if can_draft { request.alone.drafter } else { DrafterKind::None };
-        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AdedSized);
+        let is_cost_aware = matches!(kind, DrafterKind::Auto | DrafterKind::AutoAlone | DrafterKind::AdedSized);
         if is_cost_aware {
             self.complete_curve(request, session, prompt, length)?;
         }
@@ -220,7 +220,10 @@ impl<'a> OneTextPolicy<'a> {
         notices.for_each(|notice| self.parts.notice(&notice));
     }
 
-    fn draft_model_stats(&self, drafter: &Active) -> Option<DraftModelStats> {
+    fn draft_model_stats(&self, kind: DrafterKind, drafter: &Active) -> Option<DraftModelStats> {
+        if kind != DrafterKind::Auto {
+            return None;
+        }
         let (Active::Auto(auto), Some(draft_model)) = (drafter, &self.draft_model) else { return None };
         let is_hidden = draft_model.states().is_some();
         Some(DraftModelStats { is_hidden, n_predictions: auto.n_predictions(), row_ms: draft_model.row_ms() })
