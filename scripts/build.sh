@@ -4,7 +4,10 @@
 #
 # usage: scripts/build.sh [cargo arguments]     for instance --features vulkan (needs libvulkan-dev, glslc, spirv-headers)
 #        scripts/build.sh --portable ...        for every x86-64 CPU with AVX2 (2013 and later), or plain armv8-a: a binary to give away.
-#                                               Chaski's own kernels choose the instruction set when it starts
+#                                               Chaski's own kernels choose the instruction set when it starts.
+#                                               Linked as with --static
+#        scripts/build.sh --static ...          on Linux: link the libraries for C++ and OpenMP into the binary, which then needs
+#                                               nothing but glibc and libgcc_s. Only the last step, the linking, differs
 #        scripts/build.sh --print-env           print the variables, for eval "$(scripts/build.sh --print-env)"
 #        scripts/build.sh --drop-stale          remove a llama.cpp that was built with other variables
 #
@@ -132,10 +135,33 @@ agrees_with() { # CMAKECACHE
     done
 }
 
-if [ "${1:-}" = --portable ]; then
-    portable=1
+# Makes a folder with nothing but the static libraries for C++ and OpenMP. Where the linker searches it first, it finds them and not
+# the shared ones. libgcc_s stays shared: glibc itself loads it when a thread of OpenMP ends, and ends the process if it is missing.
+static_libraries() {
+    local library archive folder=$CARGO_TARGET_DIR/static-libraries
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    for library in libstdc++.a libgomp.a; do
+        archive=$("${CXX:-c++}" -print-file-name="$library")
+        [ -f "$archive" ] || die "there is no $library" "install GCC with its static libraries (build-essential has them)"
+        ln -s "$archive" "$folder/$library"
+    done
+    printf '%s\n' "$folder"
+}
+
+static=
+while :; do
+    case ${1:-} in
+        --portable) portable=1 ;;
+        --static) static=1 ;;
+        *) break ;;
+    esac
     shift
-fi
+done
+case $machine in
+    Linux*) [ -z "$portable" ] || static=1 ;;
+    *) [ -z "$static" ] || die "--static is for Linux" "leave it away" 2 ;;
+esac
 case ${1:-} in
     -h | --help) usage ;;
     --print-env)
@@ -158,6 +184,8 @@ case ${1:-} in
         [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
         cd "$root"
         drop_stale
-        exec cargo build --release --locked "$@"
+        [ -n "$static" ] || exec cargo build --release --locked "$@"
+        libraries=$(static_libraries)
+        exec cargo rustc --release --locked --bin chaski "$@" -- -L "native=$libraries"
         ;;
 esac
