@@ -98,7 +98,7 @@ reference=''
 try() {
     local name=$1 in_use texts result=answers before=$failures
     if ! is_supported "$name"; then
-        exits 2 'this CPU cannot run these kernels' "$name" || fail "CHASKI_KERNELS=$name: not refused, though the CPU lacks these kernels"
+        exits 2 'cannot run these kernels' "$name" || fail "CHASKI_KERNELS=$name: not refused, though the CPU lacks these kernels"
         if [ "$failures" = "$before" ]; then result='refused: not on this CPU'; else result=FAILED; fi
         row "$name" - - - - "$result"
         return

@@ -3,58 +3,7 @@
 # compiler and the package managers are stand-ins too.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-passed=0
-failed=0
-
-# ok NAME COMMAND...: the command must succeed.
-ok() {
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-        echo "test $name ... ok"
-    else
-        failed=$((failed + 1))
-        echo "test $name ... FAILED"
-        sed 's/^/    stdout: /' "$tmp/out"
-        sed 's/^/    stderr: /' "$tmp/err"
-    fi
-}
-
-# run STATUS COMMAND...: runs it with stdout in $tmp/out and stderr in $tmp/err; true if it exits with STATUS.
-run() {
-    local expected=$1 status=0
-    shift
-    "$@" >"$tmp/out" 2>"$tmp/err" </dev/null || status=$?
-    [ "$status" = "$expected" ] || {
-        echo "exit status $status, expected $expected" >>"$tmp/err"
-        return 1
-    }
-}
-out_is() { [ "$(cat "$tmp/out")" = "$1" ]; }
-err_has() { grep -qF -- "$1" "$tmp/err"; }
-err_lacks() { ! err_has "$1"; }
-all() { # COMMAND , COMMAND , ...: every one must succeed
-    local words=() word
-    for word in "$@" ','; do
-        if [ "$word" = , ]; then
-            "${words[@]}" || return
-            words=()
-        else
-            words+=("$word")
-        fi
-    done
-}
-is_empty() { [ "$(find "$1" -mindepth 1)" = "$1/.parts" ]; } # but for the folder that carries the lock
-stub() { # FOLDER NAME, body on stdin
-    mkdir -p "$1"
-    { echo '#!/usr/bin/env bash' && cat; } >"$1/$2"
-    chmod +x "$1/$2"
-}
-same() { cmp -s "$1" "$2"; }
+. "$(dirname "$0")/scripts_lib.sh"
 
 # --- get-model ------------------------------------------------------------------------------------------------------
 
@@ -260,6 +209,24 @@ ok build_a_variable_less all run 0 build , asked "$again"
 sed -i.bak 's/^GGML_AVX512:BOOL=ON/GGML_AVX512:BOOL=OFF/' "$cache"
 ok build_over_an_untuned_one all run 0 build , asked "$again" , err_has 'building it again'
 
+# --static changes the linking alone: the linker searches a folder with the static libraries first.
+stub "$tmp/gcc" c++ <<STUB
+case \$1 in -print-file-name=*) echo "$tmp/gcc/\${1#*=}" ;; esac
+STUB
+touch "$tmp/gcc/libstdc++.a" "$tmp/gcc/libgomp.a"
+linked() { # ARGUMENT [NAME=VALUE...]
+    rm -f "$tmp/target/asked"
+    "${clean_env[@]}" CXX="$tmp/gcc/c++" "PATH=$tmp/cargo:$PATH" "CARGO_TARGET_DIR=$tmp/target" "${@:2}" "$root/scripts/build.sh" "$1" --features x
+}
+static="rustc --release --locked --bin chaski --features x -- -L native=$tmp/target/static-libraries"
+rm -rf "$tmp/target/release/build" "$tmp/target/release/.llama-cpp-settings"
+ok build_static all run 0 linked --static , asked "$static" , test "$tmp/target/static-libraries/libgomp.a" -ef "$tmp/gcc/libgomp.a"
+ok build_portable_is_static all run 0 linked --portable , asked "$static" , err_has 'llama.cpp for this CPU: SSE42 AVX F16C FMA BMI2 AVX2'
+ok build_portable_on_a_mac all run 0 linked --portable 'CHASKI_MACHINE=Darwin arm64' , asked $'build --release --locked --features x\nvnni='
+ok build_static_on_a_mac all run 2 linked --static 'CHASKI_MACHINE=Darwin arm64' , err_has 'hint:'
+rm "$tmp/gcc/libgomp.a"
+ok build_static_without_the_library all run 1 linked --static , err_has 'there is no libgomp.a' , err_has 'hint:'
+
 # --- bench-peers ----------------------------------------------------------------------------------------------------
 
 # A llama-server that is twice as fast with speculation and then says something else, and a chaski that knows auto.
@@ -342,10 +309,4 @@ for bad in 'use std::{fmt, fs};' $'use std::{\n    fmt,\n    io::{self, Read},\n
     ok "invariants_forbid ${bad//$'\n'/ }" all run 1 invariants , err_has 'crates/chaski-draft/src/draft/trigram.rs:1'
 done
 
-echo
-if [ $failed = 0 ]; then
-    echo "test result: ok. $passed passed; 0 failed"
-else
-    echo "test result: FAILED. $passed passed; $failed failed"
-    exit 1
-fi
+finish
