@@ -160,7 +160,7 @@ while :; do
 done
 case $machine in
     Linux*) [ -z "$portable" ] || static=1 ;;
-    *) [ -z "$static" ] || die "--static is for Linux" "leave it away" 2 ;;
+    *) [ -z "$static" ] || die "--static is for Linux" "remove --static" 2 ;;
 esac
 case ${1:-} in
     -h | --help) usage ;;

@@ -128,8 +128,11 @@ fi
 "$out/chaski" completions zsh >"$out/completions/_chaski"
 "$out/chaski" completions fish >"$out/completions/chaski.fish"
 cp LICENSE-APACHE LICENSE-MIT CHANGELOG.md "$out/"
-sed "s|git clone REPOSITORY |git clone $repository |" README.md >"$out/README.md"
+cp README.md "$out/"
 cp docs/*.md "$out/docs/"
+for page in README.md docs/install.md; do
+    sed -e "s|git clone REPOSITORY |git clone $repository |" -e "s|--git REPOSITORY |--git $repository |" "$page" >"$out/$page"
+done
 parts=(--target "$rust" --features "$features")
 # On Linux, GCC's libraries are in the binary.
 [ -z "$debian" ] || parts+=(--static-runtime "${CXX:-c++}")

@@ -36,6 +36,7 @@ else
     skip "shellcheck" "it is not installed"
 fi
 check "scripts" tests/scripts.sh
+check "release scripts" tests/release.sh
 # None of these needs a C++ toolchain.
 check "crates without llama.cpp" cargo test --release --locked -p chaski-draft -p chaski-gguf -p chaski-core -p chaski-store \
     -p chaski-batch
@@ -49,6 +50,7 @@ export CHASKI_TEST_MODEL
 check "tests" cargo test --release --locked -p chaski -p chaski-llama -p chaski-kernels
 check "recipes" scripts/test-recipes.sh "$CARGO_TARGET_DIR/release/chaski" "$CHASKI_TEST_MODEL"
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace --locked
+check "texts of licences" scripts/licences.py "$CARGO_TARGET_DIR/licences"
 if have cargo-deny; then
     # Without advisories and offline, so that no network problem or new advisory breaks the check.
     check "licences and sources" cargo deny --offline check bans licenses sources

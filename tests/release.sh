@@ -71,6 +71,7 @@ cp -R "$root/scripts" "$root/LICENSE-MIT" "$root/LICENSE-APACHE" "$tree/"
 echo 'git clone REPOSITORY chaski' >"$tree/README.md"
 echo changes >"$tree/CHANGELOG.md"
 echo text >"$tree/docs/one.md"
+echo 'cargo install --git REPOSITORY chaski' >"$tree/docs/install.md"
 printf 'version = "1.2.3"\n' >"$tree/Cargo.toml"
 printf '[[package]]\nname = "one"\nversion = "1.0.0"\nchecksum = "%064d"\n' 7 >"$tree/Cargo.lock"
 cp "$root/LICENSE-MIT" "$crates/one/LICENSE"
@@ -162,6 +163,8 @@ contains() { # NAME...: the archive has these files
 }
 ok release_archive contains chaski chaski.cdx.json licences/third-party.txt licences/rust-standard-library.html LICENSE-MIT LICENSE-APACHE \
     man/chaski.1 completions/_chaski completions/chaski.bash completions/chaski.fish README.md CHANGELOG.md docs/one.md
+ok release_names_the_repository test "$(tar -xOzf "$tmp/first/$archive.tar.gz" $archive/README.md $archive/docs/install.md)" = \
+    $'git clone https://example.org/chaski chaski\ncargo install --git https://example.org/chaski chaski'
 ok release_checksums_hold sh -c "cd '$tmp/first' && sha256sum -c --quiet *.sha256"
 control() { dpkg-deb -f "$tmp/first/chaski_1.2.3_amd64.deb" "$1"; }
 ok release_deb_needs_the_glibc_of_the_binary test "$(control Depends)" = 'libc6 (>= 2.31), libgcc-s1'
