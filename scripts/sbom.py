@@ -81,7 +81,7 @@ def check(path):
     text = third_party.read(path)
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if error:
-        raise third_party.Failure(f"{path}: {error}")
+        raise third_party.Failure(f"{path}: {str(error).splitlines()[0]}")
     content = json.loads(text)
     refs = [content["metadata"]["component"]["bom-ref"]]
     for component in content["components"]:
