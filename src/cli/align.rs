@@ -130,6 +130,10 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     let log_path = log_path(&args.output);
     let vocabulary = Vocabulary::of(&gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
     check_output(args, &log_path)?;
+    if args.hidden.is_some() {
+        // Before the model writes for hours.
+        hidden::check(&gguf)?;
+    }
     let interrupt = interrupt::flag()?;
     let n_threads = engine.settings.long.n_threads_batch;
     let folders = [Some(&args.output), args.hidden.as_ref()].map(|path| path.map(|path| folder_of(path)));

@@ -11,10 +11,12 @@ fn align(place: &Workplace, arguments: &[&str]) -> Ran {
     finish(&mut place.command(&[&command, arguments].concat()))
 }
 
+/// Answers greedily, unless `arguments` give a seed.
 fn run(place: &Workplace, arguments: &[&str]) -> Ran {
+    let temperature: &[&str] = if arguments.contains(&"-s") { &["--temp", "0.9"] } else { &["--temp", "0"] };
     let command =
-        ["run", "-m", "model.gguf", "-n", "60", "-p", "the rain in the station", "--no-learn", "--base", "none", "--temp", "0"];
-    finish(&mut place.command(&[&command, arguments].concat()))
+        ["run", "-m", "model.gguf", "-n", "60", "-p", "the rain in the station", "--no-learn", "--base", "none"];
+    finish(&mut place.command(&[&command, temperature, arguments].concat()))
 }
 
 fn trained() -> Workplace {
@@ -29,8 +31,7 @@ fn what_align_trains_is_used_and_changes_no_text() {
     let place = trained();
     assert!(!place.path("base.chaski.log").exists());
     // Beside the model it is found by itself.
-    for arguments in [&[][..], &["--hidden", "model.hidden"], &["--temp", "0.9", "-s", "3"]]
-    {
+    for arguments in [&[][..], &["--hidden", "model.hidden"], &["-s", "3"]] {
         let drafted = run(&place, &[arguments, &["-v"]].concat());
         assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
         let plain = run(&place, &[arguments, &["--drafter", "none"]].concat());
@@ -38,7 +39,19 @@ fn what_align_trains_is_used_and_changes_no_text() {
     }
     let without = run(&place, &["--hidden", "none", "-v"]);
     assert!(!without.succeeds().stderr.contains("hidden states"), "{without:#?}");
-    let bench = finish(&mut place.command(&["bench", "-m", "model.gguf", "-n", "20", "-r", "1", "--drafters", "auto,auto-alone", "-o", "json"]));
+    let bench = finish(&mut place.command(&[
+        "bench",
+        "-m",
+        "model.gguf",
+        "-n",
+        "20",
+        "-r",
+        "1",
+        "--drafters",
+        "auto,auto-alone",
+        "-o",
+        "json",
+    ]));
     assert!(bench.succeeds().stdout.contains("hidden-states"), "{bench:#?}");
 }
 

@@ -48,6 +48,14 @@ const WITHOUT_CHECKPOINT: &[&str] = &["deepseek4", "glm5-next", "qwen4exp"];
 /// where 1 layer of 30 has attention, with 31 where 8 have. Layers of experts (lfm2moe) leave no room at all.
 const N_SNAPSHOTS: usize = 7;
 
+/// Architectures whose graphs compute hidden states instead of logits if they are asked for states.
+const STATES_ONLY: &[&str] = &["lfm2", "lfm2moe"];
+
+/// Whether llama.cpp gives hidden states beside the logits.
+pub fn gives_states(architecture: &str) -> bool {
+    !STATES_ONLY.contains(&architecture)
+}
+
 /// Whether a context of this architecture can set its recurrent state aside and go back to it. False where there is no
 /// such state.
 pub fn can_checkpoint(architecture: &str) -> bool {

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 
 use memmap2::Mmap;
 
-pub use architectures::{can_checkpoint, n_snapshots};
+pub use architectures::{can_checkpoint, gives_states, n_snapshots};
 pub use check::ModelFiles;
 pub use error::{Defect, GgufError};
 pub use identity::{ModelId, written_ns};

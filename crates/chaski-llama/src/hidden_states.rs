@@ -5,8 +5,20 @@
 
 use llama_cpp_2::context::LlamaContext;
 
+use crate::model::Model;
 use crate::session::engine_error;
 use crate::target::TargetError;
+
+/// Checks that a model gives hidden states beside logits.
+///
+/// # Errors
+/// If it gives either of them.
+pub(crate) fn check(model: &Model) -> Result<(), TargetError> {
+    match model.gives_states() {
+        true => Ok(()),
+        false => Err(TargetError::Engine("llama.cpp gives either logits or hidden states of this model".to_owned())),
+    }
+}
 
 /// Turns the hidden states of `context` on or off, from its next batch on.
 ///

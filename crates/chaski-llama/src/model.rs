@@ -161,6 +161,12 @@ impl Model {
         self.is_recurrent() && gguf::can_checkpoint(&self.architecture())
     }
 
+    /// Whether llama.cpp gives hidden states beside the logits.
+    #[must_use]
+    pub fn gives_states(&self) -> bool {
+        gguf::gives_states(&self.architecture())
+    }
+
     /// Of how many tokens of a batch llama.cpp should keep the recurrent states; see [`gguf::n_snapshots`].
     #[must_use]
     pub fn n_snapshots(&self) -> usize {

@@ -85,11 +85,12 @@ impl<'m> Parallel<'m> {
         })
     }
 
-    /// The same context, with hidden states. It then computes logits for all rows of a prompt, which takes time.
+    /// The same context of `model`, with hidden states. It then computes logits for all rows of a prompt, which takes time.
     ///
     /// # Errors
-    /// If the states cannot be turned on.
-    pub fn with_states(mut self) -> Result<Parallel<'m>, TargetError> {
+    /// If the model gives none, or they cannot be turned on.
+    pub fn with_states(mut self, model: &Model) -> Result<Parallel<'m>, TargetError> {
+        hidden_states::check(model)?;
         hidden_states::set(&mut self.context, true)?;
         self.has_states = true;
         Ok(self)

@@ -222,9 +222,14 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// From now on, writes the hidden state behind each new root to `cell`.
-    pub fn keep_states(&mut self, cell: StateCell) {
+    /// From now on, writes the hidden state behind each new root of this context of `model` to `cell`.
+    ///
+    /// # Errors
+    /// If the model gives no hidden states beside logits.
+    pub fn keep_states(&mut self, model: &Model, cell: StateCell) -> Result<(), TargetError> {
+        hidden_states::check(model)?;
         self.last_state = Some(cell);
+        Ok(())
     }
 
     fn give_states(&mut self, gives: bool) -> Result<(), TargetError> {

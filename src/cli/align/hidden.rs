@@ -37,6 +37,15 @@ pub(super) struct Answer {
     pub(super) text: Text,
 }
 
+/// Checks that there can be a drafter on hidden states for this model.
+pub(super) fn check(gguf: &Gguf) -> Result<(), Failure> {
+    match TargetMatrices::open(gguf.path()) {
+        Ok(_) => Ok(()),
+        Err(error @ HiddenError::Unsupported { .. }) => Err(hidden_failure(error).with_hint("leave out --hidden")),
+        Err(error) => Err(hidden_failure(error)),
+    }
+}
+
 /// Writes the drafter that `args.hidden` names. Stops as interrupted when `interrupt` is set.
 pub(super) fn build(
     args: &AlignArgs,

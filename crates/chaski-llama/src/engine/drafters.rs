@@ -92,9 +92,7 @@ impl Drafters {
                 (Active::Auto(Box::new(self.auto(memory, self.start.as_ref()))), cost_aware(curve))
             }
             // What is learned about a source that is missing would be in the way.
-            DrafterKind::AutoAlone => {
-                (Active::Auto(Box::new(self.auto(&Memory::default(), None))), cost_aware(curve))
-            }
+            DrafterKind::AutoAlone => (Active::Auto(Box::new(self.auto(&Memory::default(), None))), cost_aware(curve)),
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
             DrafterKind::None => (Active::Other(Box::new(NoDraft)), Schedule::everything(curve)),

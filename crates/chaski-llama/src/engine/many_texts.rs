@@ -85,7 +85,7 @@ impl Policy for ManyTextsPolicy<'_> {
             let schedule = BatchSchedule::new(self.curve.clone());
             let context = SessionConfig::new(n_ctx, &self.settings);
             let target = Parallel::new(model, &context, n_lanes, schedule.max_rows(n_lanes))?;
-            let target = if self.options.states { target.with_states()? } else { target };
+            let target = if self.options.states { target.with_states(model)? } else { target };
             let config = self.parts.config;
             let shared = SharedPrefixes::new(config, self.options, model, &context, n_lanes, &self.curve);
             let shared = shared.unwrap_or_else(|notice| {

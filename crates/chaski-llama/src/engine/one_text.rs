@@ -316,7 +316,7 @@ impl<'a> OneTextPolicy<'a> {
         exact::reset();
         let mut session = Session::new(self.parts.model, &SessionConfig::new(n_ctx, &settings))?;
         if let Some(states) = self.draft_model.as_ref().and_then(|model| model.states()) {
-            session.keep_states(states);
+            session.keep_states(self.parts.model, states)?;
         }
         if exact::is_demanded() {
             session.try_out()?;

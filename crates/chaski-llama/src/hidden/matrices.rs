@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::gguf::{Gguf, Tensor};
+use crate::gguf::{self, Gguf, Tensor};
 use crate::hidden::error::HiddenError;
 use crate::hidden::rows::Decoder;
 use crate::token::Token;
@@ -61,6 +61,10 @@ impl TargetMatrices {
         let refuse = |what: String| HiddenError::Unsupported { path: path.clone(), what };
         let find =
             |name: &str| files.iter().enumerate().find_map(|(number, file)| Some((number, file.tensor(name)?.clone())));
+        let architecture = files[0].architecture().unwrap_or_default();
+        if !gguf::gives_states(architecture) {
+            return Err(refuse(format!("llama.cpp gives either logits or hidden states of {architecture}")));
+        }
         if find(HEAD_BIAS).is_some() {
             return Err(refuse(format!("expected an output matrix without a bias, found {HEAD_BIAS}")));
         }
