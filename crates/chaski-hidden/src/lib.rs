@@ -36,7 +36,7 @@ mod train;
 #[cfg(test)]
 mod world;
 
-pub use accuracy::{Accuracy, Candidates, accuracy};
+pub use accuracy::{Accuracy, Candidates, N_SCORED, accuracy};
 pub use error::TrainError;
 pub use net::Net;
 pub use pairs::is_held_out;

@@ -44,7 +44,7 @@ impl Default for Settings {
             n_tokens: 8192,
             rank: 128,
             n_epochs: 6,
-            rate: 1e-3,
+            rate: 3e-4,
             dropout: 0.15,
             seed: 0,
             loss: Loss::CrossEntropy,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use chaski_draft::token::Token;
 
-use crate::accuracy::{Accuracy, Factors, measure};
+use crate::accuracy::{Accuracy, Heads, measure};
 use crate::adam::Step;
 use crate::batch::{BATCH, Data, Trainer};
 use crate::error::TrainError;
@@ -39,7 +39,8 @@ pub struct Trained {
     pub head: ShortHead,
     /// The accuracy on the held-out texts with the cut head.
     pub held_out: Accuracy,
-    /// The accuracy on the held-out texts with the short head.
+    /// The accuracy on the held-out texts if the short head finds [`N_SCORED`](crate::N_SCORED) tokens and the cut head
+    /// scores them.
     pub held_out_short: Accuracy,
 }
 
@@ -88,15 +89,16 @@ pub fn train(
         None => ridge::start(&learned, &embeddings, n_embd, settings)?,
     };
     let n_threads = settings.n_threads;
-    let evaluate = |net: &Net, factors: &Factors<'_>| measure(net, &held_out, &embeddings, &head, factors, n_threads);
-    let cut_factors = Factors { down: None, up: &cut };
+    let evaluate = |net: &Net, short: Option<&ShortHead>| {
+        measure(net, &held_out, &embeddings, &head, &Heads { cut: &cut, short }, n_threads)
+    };
     let data = Data { pairs: &learned, embeddings: &embeddings, head: &head, n_known: known.len() };
-    let training = Training { data, settings, feeds_itself, evaluate: &|net| evaluate(net, &cut_factors) };
+    let training = Training { data, settings, feeds_itself, evaluate: &|net| evaluate(net, None) };
     let (net, accuracy) = training.run(net, progress)?;
 
     let states = predicted_states(&net, &learned, &embeddings, n_threads);
     let short = ShortHead::new(&cut, &states, n_embd, settings.rank, n_threads)?;
-    let held_out_short = evaluate(&net, &Factors::short(&short));
+    let held_out_short = evaluate(&net, Some(&short));
     Ok(Trained { net, tokens: known[..n_tokens].to_vec(), head: short, held_out: accuracy, held_out_short })
 }
 
