@@ -19,6 +19,7 @@ use serde::Deserialize;
 use twox_hash::XxHash3_64;
 
 use crate::align::prompts::{Dice, Prompts};
+use crate::cli::align::hidden::Work;
 use crate::cli::align::writing::{Feeder, Keeper, write};
 use crate::cli::args::{EngineArgs, Parallel};
 use crate::cli::context_size::{self, PickedBy, given_n_ctx};
@@ -27,6 +28,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::files::{parse_size, refuse_overwrite};
 use crate::cli::input::read_file;
 use crate::cli::interrupt;
+use crate::cli::lora::lora_key;
 use crate::cli::sandbox::folder_of;
 use crate::llama::engine::{ManyTexts, Mode};
 use crate::llama::parallel::MAX_LANES;
@@ -132,7 +134,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     check_output(args, &log_path)?;
     if args.hidden.is_some() {
         // Before the model writes for hours.
-        hidden::check(&gguf)?;
+        hidden::check(args, &gguf)?;
     }
     let interrupt = interrupt::flag()?;
     let n_threads = engine.settings.long.n_threads_batch;
@@ -172,7 +174,7 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     }
     base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
     if let Some(path) = &args.hidden {
-        hidden::build(args, path, &gguf, &log_path, n_threads, &interrupt)?;
+        hidden::build(&Work { args, gguf: &gguf, log: &log_path, n_threads, interrupt: &interrupt }, path)?;
     }
     if !args.keep_log {
         fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;
@@ -195,12 +197,26 @@ fn check_output(args: &AlignArgs, log: &Path) -> Result<(), Failure> {
         DrafterFile::open_any(&args.output)?;
     }
     if let Some(hidden) = &args.hidden {
-        refuse_overwrite(hidden, inputs.chain([args.output.as_path(), log]))?;
+        if [args.output.as_path(), log].iter().any(|other| place_of(other) == place_of(hidden)) {
+            let message = format!("{}: --hidden names the drafter file or its log", hidden.display());
+            return Err(Failure::usage(message)
+                .about("hidden")
+                .with_hint("give another file, as in --hidden MODEL.hidden"));
+        }
+        refuse_overwrite(hidden, inputs).map_err(|failure| failure.with_hint("give another file with --hidden"))?;
         if hidden.exists() {
-            HiddenFile::open_any(hidden)?;
+            let opened = HiddenFile::open_any(hidden);
+            opened
+                .map_err(|error| Failure::from(error).with_hint("delete the file first, or give another --hidden"))?;
         }
     }
     Ok(())
+}
+
+/// Where a file is or will be: its folder without links, and its name.
+fn place_of(file: &Path) -> (PathBuf, Option<OsString>) {
+    let folder = folder_of(file);
+    (fs::canonicalize(&folder).unwrap_or(folder), file.file_name().map(OsString::from))
 }
 
 fn check(args: &AlignArgs) -> Result<(), Failure> {
@@ -238,10 +254,11 @@ fn key(args: &AlignArgs, given: Option<&[String]>) -> LogKey {
     };
     let AlignArgs { n_predict, temp, seed, .. } = args;
     let states = if args.hidden.is_some() { " --hidden" } else { "" };
+    let lora = args.engine.lora.as_ref().map(|_| format!(" --lora {}", lora_key(&args.engine))).unwrap_or_default();
     LogKey {
         model: model_id(&args.engine.model),
         prompts,
-        settings: format!("-n {n_predict} --temp {temp} --seed {seed}{states}"),
+        settings: format!("-n {n_predict} --temp {temp} --seed {seed}{states}{lora}"),
     }
 }
 

@@ -76,7 +76,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let picture = args.curve.svg.as_deref().map(|path| raw::create(path, "--svg", &inputs)).transpose()?;
     config.drafters.base = open_base(args.base.as_deref(), &gguf);
     if draft.is_none() && drafts && args.drafters.contains(&DrafterKind::Auto) {
-        config.drafters.hidden = open_hidden(args.hidden.as_deref(), &gguf);
+        config.drafters.hidden = open_hidden(&args.engine, args.hidden.as_deref(), &gguf);
     }
     let setup = setup(args, n_ctx, &config);
     let mut heading = heading(args, &config);

@@ -107,7 +107,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let gguf = open_model(&args.engine.model)?;
     check_biases(&settings.sampling, &gguf)?;
     let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
-    config.drafters = drafters(&args.drafting, &gguf, draft.as_ref());
+    config.drafters = drafters(&args.engine, &args.drafting, &gguf, draft.as_ref());
     let n_ctx = n_ctx(args, &gguf, draft.as_ref(), &mut config)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Open the input before loading the model: without input there is nothing to load it for.

@@ -129,14 +129,21 @@ pub fn check_prompting(stop: &[String], is_raw: bool, system: Option<&str>) -> R
 
 /// What the drafter starts from: the base and the learned state, as far as the flags and settings allow.
 #[must_use]
-pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> DraftersConfig {
+pub fn drafters(engine: &EngineArgs, args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> DraftersConfig {
     let base = || open_base(args.base.as_deref(), gguf);
+    if args.hidden.as_ref().is_some_and(|path| path != Path::new("none")) {
+        match () {
+            () if args.drafter != DrafterKind::Auto => stderr_line("notice: only the drafter auto uses --hidden"),
+            () if draft.is_some() => stderr_line("notice: --hidden has no effect: the draft model is asked instead"),
+            () => {}
+        }
+    }
     match args.drafter {
         DrafterKind::Auto => {}
         DrafterKind::AutoAlone => return DraftersConfig { base: base(), ..DraftersConfig::default() },
         _ => return DraftersConfig::default(),
     }
-    let hidden = if draft.is_none() { open_hidden(args.hidden.as_deref(), gguf) } else { None };
+    let hidden = if draft.is_none() { open_hidden(engine, args.hidden.as_deref(), gguf) } else { None };
     // What is learned about one source with a price says nothing about another.
     let asked = draft.map(|draft| model_id(draft.path())).or_else(|| Some(hidden.as_ref()?.id()));
     let learned = || {
@@ -151,8 +158,13 @@ pub fn drafters(args: &DraftingArgs, gguf: &Gguf, draft: Option<&Gguf>) -> Draft
 /// Opens the drafter on hidden states: the given file, or the one beside the model. `none` means none. If it cannot be
 /// used, prints a notice and returns `None`.
 #[must_use]
-pub fn open_hidden(given: Option<&Path>, gguf: &Gguf) -> Option<Arc<HiddenFile>> {
+pub fn open_hidden(engine: &EngineArgs, given: Option<&Path>, gguf: &Gguf) -> Option<Arc<HiddenFile>> {
     let path = given_or_beside(given, gguf, HIDDEN_EXTENSION)?;
+    if engine.lora.is_some() {
+        let file = path.display();
+        stderr_line(&format!("notice: {file}: trained without the adapter (--lora); drafting continues without it"));
+        return None;
+    }
     let opened = HiddenFile::open(&path, &model_id(gguf.path()));
     opened.map(Arc::new).map_err(|error| tell_unusable(&error.into())).ok()
 }

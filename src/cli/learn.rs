@@ -12,6 +12,7 @@ use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
 use crate::cli::output::{stderr_line, write_stdout};
 use crate::gguf::Gguf;
+use crate::store::hidden_file::NAME as HIDDEN_NAME;
 use crate::store::learned::{self, Entry, LearnPolicy, LearnedError, LearnedKey};
 use crate::store::vocabulary::Vocabulary;
 use crate::text::sanitize_for_terminal;
@@ -221,7 +222,11 @@ impl ModelStatus<'_> {
     /// The model in words, safe to print.
     #[must_use]
     pub fn name(&self) -> String {
-        let draft = self.draft_model.map(|draft| format!(" with draft model {draft}")).unwrap_or_default();
+        let draft = match self.draft_model {
+            None => String::new(),
+            Some(HIDDEN_NAME) => " with a drafter on hidden states".to_owned(),
+            Some(draft) => format!(" with draft model {draft}"),
+        };
         sanitize_for_terminal(&format!("{}{draft}", self.model.unwrap_or("unreadable"))).into_owned()
     }
 

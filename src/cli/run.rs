@@ -126,7 +126,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     let n_answer = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
     let n_ctx = context_size::n_ctx(&args.engine, &gguf, draft.as_ref(), &mut config, n_answer, PickedBy::Text)?;
-    config.drafters = drafters(&args.drafting, &gguf, draft.as_ref());
+    config.drafters = drafters(&args.engine, &args.drafting, &gguf, draft.as_ref());
     check_biases(&sampling, &gguf)?;
     let mut variables = args.template.variables()?;
     if args.reasoning == Some(Reasoning::Off) {

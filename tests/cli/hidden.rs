@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::harness::{Ran, Workplace, finish};
-use super::support::tiny;
+use super::support::tiny::{self, Arch, TinyOptions};
 
 fn align(place: &Workplace, arguments: &[&str]) -> Ran {
     let command =
@@ -37,6 +37,14 @@ fn what_align_trains_is_used_and_changes_no_text() {
         let plain = run(&place, &[arguments, &["--drafter", "none"]].concat());
         assert_eq!(drafted.stdout, plain.stdout, "{arguments:?}");
     }
+    // What it learned in practice is about these sources, with a base and without.
+    for base in ["base.chaski", "none"] {
+        let ran =
+            finish(&mut place.command(&["run", "-m", "model.gguf", "--base", base, "-n", "40", "-v", "a rainy day"]));
+        assert!(ran.succeeds().stderr.contains("drafter on hidden states: "), "{ran:#?}");
+    }
+    let ran = run(&place, &["--hidden", "model.hidden", "--drafter", "aded"]);
+    assert!(ran.succeeds().stderr.contains("only the drafter auto uses --hidden"), "{ran:#?}");
     let without = run(&place, &["--hidden", "none", "-v"]);
     assert!(!without.succeeds().stderr.contains("hidden states"), "{without:#?}");
     let bench = finish(&mut place.command(&[
@@ -71,7 +79,7 @@ fn inspect_shows_what_it_is() {
 }
 
 #[test]
-fn one_that_cannot_be_used_is_told_and_left_out() {
+fn an_unusable_drafter_gives_a_notice_and_is_not_used() {
     let place = trained();
     let plain = run(&place, &["--drafter", "none"]).stdout;
     let whole = fs::read(place.path("model.hidden")).unwrap();
@@ -105,6 +113,28 @@ fn too_little_text_is_an_error_and_keeps_the_log() {
     assert!(place.path("base.chaski.log").exists() && !place.path("model.hidden").exists());
     align(&place, &["--tokens", "3000"]).succeeds();
     assert!(place.path("model.hidden").exists());
+}
+
+#[test]
+fn a_drafter_is_not_written_over_the_base_or_its_log() {
+    let place = Workplace::new();
+    for hidden in ["base.chaski", "./base.chaski.log", "model.gguf"] {
+        let command = ["drafter", "align", "-o", "base.chaski", "--hidden", hidden, "--tokens", "300"];
+        let ran = finish(&mut place.command(&command));
+        ran.fails(2, &[hidden.trim_start_matches("./")]);
+        assert!(ran.stderr.contains("--hidden") && !place.path("base.chaski").exists(), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_model_without_a_drafter_on_hidden_states_is_refused_before_it_writes() {
+    let model = |arch| tiny::tiny(&TinyOptions { seed: 3, arch, ..TinyOptions::default() });
+    for arch in [Arch::Lfm2, Arch::Mamba] {
+        let place = Workplace::with_model(&model(arch));
+        let ran = align(&place, &["--tokens", "300"]);
+        ran.fails(1, &["model.gguf"]);
+        assert!(ran.stderr.contains("hint: leave out --hidden") && !place.path("base.chaski.log").exists(), "{ran:#?}");
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub enum DrafterKind {
     /// Draft from several sources, as many tokens as pay off on this machine
     #[default]
     Auto,
-    /// The same without a draft model and without a drafter on hidden states
+    /// The same without a draft model and a drafter on hidden states; learns nothing
     AutoAlone,
     /// ADED as published (arXiv 2407.12021): always draft 64 tokens
     Aded,

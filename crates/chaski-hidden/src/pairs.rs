@@ -10,10 +10,10 @@ use crate::parallel::{each, part_len};
 use crate::text::Text;
 use crate::tokens::TokenRows;
 
-/// Of so many texts one is held out..
+/// One of so many texts is held out.
 const HELD_OUT: usize = 12;
 
-/// ..the one with this index.
+/// The index of the first text that is held out.
 const HELD_OUT_INDEX: usize = 5;
 
 /// Whether the text with this index is kept from the training, to measure on.

@@ -278,20 +278,27 @@ impl Parts<'_> {
 fn work(config: &EngineConfig, mode: &Mode, tasks: &Receiver<Task>, outbox: &Outbox<Message>) -> Result<(), Failure> {
     let model = Rc::new(load(&config.model, outbox, |share| Message::Startup(Startup::Loading(share)))?);
     let draft_model = config.draft_model.as_ref().map(|config| load_beside(&model, config, outbox)).transpose()?;
-    let (drafters, unusable) = Drafters::new(config.drafters.clone());
+    let mut drafters = config.drafters.clone();
+    let (hidden, unusable_hidden) = match drafters.hidden.take() {
+        Some(file) if config.draft_model.is_none() && matches!(mode, Mode::OneText) => match open_hidden(&file, config)
+        {
+            Ok(hidden) => {
+                drafters.hidden = Some(file);
+                (Some(hidden), None)
+            }
+            Err(error) => {
+                // What is learned without it says nothing about drafting with it.
+                drafters.learned = None;
+                (None, Some(Notice::HiddenUnusable(error)))
+            }
+        },
+        _ => (None, None),
+    };
+    let (drafters, unusable) = Drafters::new(drafters);
     let without_drafts = match mode {
         Mode::ManyTexts(ManyTexts { drafts: true, .. }) if model.is_recurrent() => Some(Notice::Recurrent),
         Mode::OneText if model.is_recurrent() && !model.can_checkpoint() => Some(Notice::NoCheckpoint),
         _ => None,
-    };
-    let (hidden, unusable_hidden) = match &config.drafters.hidden {
-        Some(file) if config.draft_model.is_none() && matches!(mode, Mode::OneText) => {
-            match open_hidden(file, config) {
-                Ok(hidden) => (Some(hidden), None),
-                Err(error) => (None, Some(Notice::HiddenUnusable(error))),
-            }
-        }
-        _ => (None, None),
     };
     let notices = unusable.into_iter().chain(without_drafts).chain(unusable_hidden);
     notices.for_each(|notice| outbox.send(Message::Startup(Startup::Notice(notice))));

@@ -17,7 +17,7 @@ use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
@@ -152,6 +152,8 @@ pub(super) fn context_params(config: &SessionConfig, n_batch: usize, n_seqs: usi
         })
         .with_type_k(cache_type(config.kv_type.k))
         .with_type_v(cache_type(config.kv_type.v))
+        // Else a model made for embeddings gives one state for all rows.
+        .with_pooling_type(LlamaPoolingType::None)
         .with_no_perf(true)
 }
 
@@ -225,9 +227,10 @@ impl<'m> Session<'m> {
     /// From now on, writes the hidden state behind each new root of this context of `model` to `cell`.
     ///
     /// # Errors
-    /// If the model gives no hidden states beside logits.
+    /// If the model gives no hidden states beside logits, or they cannot be turned on.
     pub fn keep_states(&mut self, model: &Model, cell: StateCell) -> Result<(), TargetError> {
         hidden_states::check(model)?;
+        self.give_states(true)?;
         self.last_state = Some(cell);
         Ok(())
     }

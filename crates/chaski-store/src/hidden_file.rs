@@ -32,6 +32,8 @@ mod writer;
 
 pub use error::HiddenFileError;
 
+use std::collections::BTreeSet;
+
 use twox_hash::XxHash3_64;
 
 use crate::gguf::{ModelId, TensorType};
@@ -42,6 +44,9 @@ pub const VERSION: u32 = 1;
 
 /// ggml's names of the types that weights may have.
 pub const WEIGHT_TYPES: [&str; 6] = ["f32", "f16", "q8_0", "q6_K", "q5_0", "q4_0"];
+
+/// The name in the id of each ([`HiddenFile::id`]).
+pub const NAME: &str = "hidden-states";
 
 const ARCHITECTURE: &str = "chaski-hidden";
 
@@ -140,7 +145,7 @@ impl HiddenFile {
     pub fn id(&self) -> ModelId {
         let all = [&self.first, &self.second, &self.down, &self.up].map(|weights| XxHash3_64::oneshot(&weights.data));
         let bytes: Vec<u8> = all.iter().flat_map(|hash| hash.to_le_bytes()).collect();
-        format!("hidden-states {:016x}", XxHash3_64::oneshot(&bytes)).into()
+        format!("{NAME} {:016x}", XxHash3_64::oneshot(&bytes)).into()
     }
 
     /// Checks that all parts fit together, as those of a file do that was opened.
@@ -191,8 +196,10 @@ impl HiddenFile {
         if !(0.0..=1.0).contains(&self.held_out_top1) {
             return Err(format!("expected a share of right tokens from 0 to 1, found {}", self.held_out_top1));
         }
-        match self.tokens.iter().find(|token| token.0 < 0) {
-            Some(token) => Err(format!("head.tokens has the id {}", token.0)),
+        let mut known = BTreeSet::new();
+        match self.tokens.iter().find(|token| token.0 < 0 || !known.insert(**token)) {
+            Some(token) if token.0 < 0 => Err(format!("head.tokens has the id {}", token.0)),
+            Some(token) => Err(format!("head.tokens has the id {} twice", token.0)),
             None => Ok(()),
         }
     }

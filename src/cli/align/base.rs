@@ -25,30 +25,24 @@ pub(super) fn build(
     vocabulary: Vocabulary,
     go_on: impl FnMut() -> bool,
 ) -> Result<(), Failure> {
-    write(&args.output, args.max_size, log, vocabulary, &|_| true, go_on)?;
+    write(&args.output, args.max_size, log, vocabulary, &BTreeSet::new(), go_on)?;
     report(&args.output)
 }
 
-/// Writes a base of the texts that `takes` accepts. It gets each text's place among all, by the number of its prompt.
+/// Writes a base of all texts but those whose prompts have the numbers `left_out`.
 pub(super) fn write(
     path: &Path,
     max_size: u64,
     log: &Path,
     vocabulary: Vocabulary,
-    takes: &dyn Fn(usize) -> bool,
+    left_out: &BTreeSet<u64>,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let in_folder = |error: io::Error| Failure::io(folder, &error);
-    let mut ids = BTreeSet::new();
-    align_log::read(log, |piece| {
-        ids.insert(piece.text);
-        Ok(())
-    })?;
-    let taken: BTreeSet<u64> = (0..).zip(ids).filter(|(at, _)| takes(*at)).map(|(_, id)| id).collect();
     let mut writer = DrafterWriter::create(path, vocabulary)?;
     let mut counter = TrigramCounter::new(vocabulary.n_tokens, folder, BUFFER_BYTES);
-    align_log::read(log, |piece| if taken.contains(&piece.text) { count(&mut counter, piece) } else { Ok(()) })?;
+    align_log::read(log, |piece| if left_out.contains(&piece.text) { Ok(()) } else { count(&mut counter, piece) })?;
     for row in counter.finish().map_err(in_folder)? {
         let mut row = row.map_err(in_folder)?;
         if !go_on() {

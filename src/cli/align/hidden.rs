@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chaski_hidden::{self as hidden, Event, Matrices, Said, Settings, Text, TrainError, Trained};
 
+use crate::available::available;
 use crate::cli::align::{AlignArgs, practice};
 use crate::cli::engine::model_id;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::{Bars, stderr_line};
 use crate::gguf::{Gguf, TensorType};
 use crate::llama::hidden::{HiddenError, HiddenNet, TargetMatrices, quantize};
@@ -27,92 +28,168 @@ const NET_TYPE: &str = "q5_0";
 /// The type of the short head.
 const HEAD_TYPE: &str = "q8_0";
 
+/// The type of the short head has blocks of so many columns.
+const WIDTH_MULTIPLE: usize = 32;
+
+/// For the estimate of memory: tokens that occur in the texts, and units of the hidden layer.
+const N_ROWS: u64 = 30_000;
+const N_HIDDEN: u64 = 1024;
+
 /// Rows that are predicted at once.
 const N_AT_ONCE: usize = 32;
 
-/// An answer of the log.
-#[derive(Default)]
+/// An answer of the log. Its text is apart, since the training takes all texts as one list.
 pub(super) struct Answer {
+    /// The number of the prompt.
+    pub(super) id: u64,
     pub(super) prompt: Vec<Token>,
-    pub(super) text: Text,
 }
 
-/// Checks that there can be a drafter on hidden states for this model.
-pub(super) fn check(gguf: &Gguf) -> Result<(), Failure> {
-    match TargetMatrices::open(gguf.path()) {
-        Ok(_) => Ok(()),
-        Err(error @ HiddenError::Unsupported { .. }) => Err(hidden_failure(error).with_hint("leave out --hidden")),
-        Err(error) => Err(hidden_failure(error)),
+/// What training and practice work on.
+pub(super) struct Work<'a> {
+    pub(super) args: &'a AlignArgs,
+    pub(super) gguf: &'a Gguf,
+    pub(super) log: &'a Path,
+    pub(super) n_threads: usize,
+    pub(super) interrupt: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    pub(super) fn go_on(&self) -> Result<(), Failure> {
+        if !self.interrupt.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let log = self.log.display();
+        Err(Failure::interrupted().with_hint(format!(
+            "the tokens are saved in {log}; run the same command again to train from the beginning"
+        )))
     }
 }
 
-/// Writes the drafter that `args.hidden` names. Stops as interrupted when `interrupt` is set.
-pub(super) fn build(
-    args: &AlignArgs,
-    path: &Path,
-    gguf: &Gguf,
-    log: &Path,
-    n_threads: usize,
-    interrupt: &AtomicBool,
-) -> Result<(), Failure> {
-    let answers = answers(log)?;
-    let texts: Vec<Text> = answers.values().map(|answer| answer.text.clone()).collect();
-    let matrices = Rows(TargetMatrices::open(gguf.path()).map_err(hidden_failure)?);
-    let settings = Settings { n_threads, seed: args.seed.into(), ..Settings::default() };
-    let mut bars = Bars::default();
-    let trained = hidden::train(&texts, &matrices, &settings, None, &mut |event, _| {
-        show(&mut bars, event);
-        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    bars.clear();
-    let trained = trained.map_err(|error| match error {
-        TrainError::Interrupted => Failure::interrupted().with_hint(format!(
-            "the tokens are saved in {}; run the same command again to train from the beginning",
-            log.display()
-        )),
-        _ => Failure::new(format!("cannot train on {}: {error}", log.display()))
-            .with_hint("write more text with a larger --tokens"),
-    })?;
-    drop(texts);
-    let n_tokens = answers.values().map(|answer| answer.text.said.len()).sum();
-    let mut file = file_of(&trained, gguf, n_tokens)?;
-    let held_out: Vec<&Answer> =
-        answers.values().enumerate().filter(|(at, _)| hidden::is_held_out(*at)).map(|(_, answer)| answer).collect();
-    let (n_right, n_rows) = first_candidates(&file, gguf, &held_out, n_threads)?;
+/// Checks that there can be a drafter on hidden states for this model.
+pub(super) fn check(args: &AlignArgs, gguf: &Gguf) -> Result<(), Failure> {
+    let refuse = |what: &str| {
+        let failure = Failure::new(format!("{}: {what}", gguf.path().display()));
+        Err(failure.about("hidden").with_hint("leave out --hidden"))
+    };
+    let architecture = gguf.architecture().unwrap_or_default();
+    match TargetMatrices::open(gguf.path()) {
+        Ok(matrices) if !matrices.n_embd().is_multiple_of(WIDTH_MULTIPLE) => {
+            return refuse(&format!(
+                "states of {} numbers cannot be trained on: expected a multiple of {WIDTH_MULTIPLE}",
+                matrices.n_embd()
+            ));
+        }
+        Ok(_) => {}
+        Err(error @ HiddenError::Unsupported { .. }) => {
+            return Err(hidden_failure(error).with_hint("leave out --hidden"));
+        }
+        Err(error) => return Err(hidden_failure(error)),
+    }
+    if gguf.is_recurrent() {
+        // With states on, llama.cpp decodes the texts of such a model one after the other.
+        return refuse("a drafter on hidden states is for models that have attention in all layers");
+    }
+    if gguf.get_u32(&format!("{architecture}.embedding_length_out")).is_some() {
+        return refuse("its output has another width than its hidden states");
+    }
+    if args.engine.lora.is_some() {
+        return Err(Failure::usage("--hidden and --lora cannot be used together")
+            .about("hidden")
+            .with_hint("train for the model without the adapter, or merge the adapter into the model"));
+    }
+    if args.tokens > MOST_TOKENS as u64 {
+        stderr_line(&format!("notice: only the first {MOST_TOKENS} tokens will be trained on"));
+    }
+    Ok(())
+}
+
+/// Writes the drafter that `args.hidden` names. Stops as interrupted when the interrupt is set.
+pub(super) fn build(work: &Work<'_>, path: &Path) -> Result<(), Failure> {
+    let (answers, texts) = answers(work.log)?;
+    check_memory(&texts)?;
+    let trained = train(work, &texts)?;
+    let n_tokens = texts.iter().map(|text| text.said.len()).sum();
+    let mut file = file_of(&trained, work.gguf, n_tokens)?;
+    let held_out: Vec<(&Answer, &Text)> = answers
+        .iter()
+        .zip(&texts)
+        .enumerate()
+        .filter(|(at, _)| hidden::is_held_out(*at))
+        .map(|(_, both)| both)
+        .collect();
+    let (n_right, n_rows) = first_candidates(work, &file, &held_out)?;
     file.held_out_top1 = n_right as f32 / n_rows.max(1) as f32;
-    file.experience = Some(practice::practise(args, &file, gguf, log, &held_out, n_threads, interrupt)?);
+    file.experience = Some(practice::practise(work, &file, &held_out)?);
     let n_bytes = file.write(path)?;
     stderr_line(&format!(
-        "{}: trained on {n_tokens} tokens, {:.1} MB; the next token is right for {:.1}% of {} tokens of other texts",
+        "{}: trained on {n_tokens} tokens, {:.1} MB; the next token is right for {:.1}% of {n_rows} tokens of other texts",
         path.display(),
         n_bytes as f64 / 1e6,
         100.0 * file.held_out_top1,
-        n_rows
     ));
     Ok(())
 }
 
-/// The answers of a log, by the number of their prompt.
-fn answers(log: &Path) -> Result<BTreeMap<u64, Answer>, Failure> {
-    let mut answers = BTreeMap::<u64, Answer>::new();
+fn train(work: &Work<'_>, texts: &[Text]) -> Result<Trained, Failure> {
+    let matrices = Rows(TargetMatrices::open(work.gguf.path()).map_err(hidden_failure)?);
+    let settings = Settings { n_threads: work.n_threads, seed: work.args.seed.into(), ..Settings::default() };
+    let mut bars = Bars::default();
+    let trained = hidden::train(texts, &matrices, &settings, None, &mut |event, _| {
+        show(&mut bars, event);
+        if work.go_on().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    bars.clear();
+    trained.map_err(|error| {
+        let failure = Failure::new(format!("cannot train on {}: {error}", work.log.display()));
+        match error {
+            TrainError::Interrupted => work.go_on().err().unwrap_or(failure),
+            TrainError::TooFew { .. } | TrainError::TooFewTokens { .. } => {
+                failure.with_hint("write more text with a larger --tokens")
+            }
+            _ => failure,
+        }
+    })
+}
+
+/// Refuses to train where the system would end the process.
+fn check_memory(texts: &[Text]) -> Result<(), Failure> {
+    let Some(available) = available() else { return Ok(()) };
+    // Beside the states, which are in memory already: rows of both matrices for the tokens that occur, the normal
+    // equations in f64, and weights with their gradients and moments.
+    let n_numbers = |text: &Text| text.states.len() / text.said.len().max(1);
+    let width = texts.iter().map(n_numbers).max().unwrap_or(0) as u64;
+    let needed = 4 * width * 2 * N_ROWS + 3 * 8 * (2 * width) * (2 * width) + 5 * 4 * (2 * width) * (width + N_HIDDEN);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "training needs about {} MB more memory, and {} MB are available",
+        needed / 1_000_000,
+        available / 1_000_000
+    ))
+    .with_code(ExitCode::NotEnoughMemory)
+    .with_hint("close other programs and run the same command again"))
+}
+
+/// The answers of a log with their texts, by the number of their prompt.
+fn answers(log: &Path) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
+    let mut answers = BTreeMap::<u64, (Vec<Token>, Text)>::new();
     let mut n_tokens = 0;
     align_log::read(log, |piece| {
         if n_tokens >= MOST_TOKENS {
             return Ok(());
         }
         n_tokens += piece.said.len();
-        let answer =
-            answers.entry(piece.text).or_insert_with(|| Answer { prompt: piece.before.clone(), ..Answer::default() });
+        let new = || (piece.before.clone(), Text::default());
+        let (_, text) = answers.entry(piece.text).or_insert_with(new);
         for said in &piece.said {
-            answer.text.states.extend_from_slice(&said.state);
-            answer.text.said.push(Said { token: said.token, top: said.top.clone() });
+            text.states.extend_from_slice(&said.state);
+            text.said.push(Said { token: said.token, top: said.top.clone() });
         }
         Ok(())
     })?;
-    if n_tokens >= MOST_TOKENS {
-        stderr_line(&format!("notice: only the first {MOST_TOKENS} tokens are trained on"));
-    }
-    Ok(answers)
+    Ok(answers.into_iter().map(|(id, (prompt, text))| (Answer { id, prompt }, text)).unzip())
 }
 
 fn show(bars: &mut Bars, event: &Event) {
@@ -171,24 +248,20 @@ fn file_of(trained: &Trained, gguf: &Gguf, n_tokens: usize) -> Result<HiddenFile
     })
 }
 
-/// For how many rows of `answers` the first candidate is the target's, computed as drafts are; and the number of rows.
+/// For how many rows of these texts the first candidate is the target's, computed as drafts are; and the number of rows.
 fn first_candidates(
+    work: &Work<'_>,
     file: &HiddenFile,
-    gguf: &Gguf,
-    answers: &[&Answer],
-    n_threads: usize,
+    held_out: &[(&Answer, &Text)],
 ) -> Result<(usize, usize), Failure> {
-    let target = TargetMatrices::open(gguf.path()).map_err(hidden_failure)?;
-    let mut net = HiddenNet::new(file, target, n_threads).map_err(hidden_failure)?;
+    let target = TargetMatrices::open(work.gguf.path()).map_err(hidden_failure)?;
+    let mut net = HiddenNet::new(file, target, work.n_threads).map_err(hidden_failure)?;
     let (mut n_right, mut n_rows) = (0, 0);
-    for Answer { text, .. } in answers {
-        let states: Vec<Vec<f32>> = text
-            .states
-            .chunks_exact(net.n_embd())
-            .map(|state| state.iter().map(|number| number.to_f32()).collect())
-            .collect();
+    for (_, text) in held_out {
+        work.go_on()?;
+        let states: Vec<f32> = text.states.iter().map(|number| number.to_f32()).collect();
         let rows: Vec<(&[f32], Token)> =
-            states.iter().zip(&text.said).map(|(state, said)| (&state[..], said.token)).collect();
+            states.chunks_exact(net.n_embd()).zip(&text.said).map(|(state, said)| (state, said.token)).collect();
         // The last row has no next one.
         let goals: Vec<&Said> = text.said.iter().skip(1).collect();
         for (rows, goals) in rows.chunks(N_AT_ONCE).zip(goals.chunks(N_AT_ONCE)) {

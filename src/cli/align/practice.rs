@@ -4,14 +4,15 @@
 //! The texts are replayed: their tokens and states are in the log. The base must not know them, or it would seem to know
 //! everything; so a base of the other texts takes part.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use chaski_hidden::is_held_out;
+use chaski_hidden::Text;
+use half::f16;
 
-use crate::cli::align::hidden::Answer;
-use crate::cli::align::{AlignArgs, base};
+use crate::cli::align::base;
+use crate::cli::align::hidden::{Answer, Work};
 use crate::cli::failure::Failure;
 use crate::cost::CostCurve;
 use crate::draft::asking::{Choice, Outcome, Policy};
@@ -20,8 +21,8 @@ use crate::draft::base::Base;
 use crate::draft::calibration::Calibrator;
 use crate::draft::draft_model::{Assisted, DraftModel};
 use crate::draft::table::Successor;
-use crate::gguf::Gguf;
-use crate::llama::hidden::HiddenDraftModel;
+use crate::llama::engine::draft_model::EngineDraftModel as _;
+use crate::llama::hidden::{HiddenDraftModel, LastState};
 use crate::replay::score::replay;
 use crate::replay::target::SimulatedClock;
 use crate::replay::trace::Trace;
@@ -40,62 +41,61 @@ const ROW: f64 = 0.05;
 /// Widest tree of the replays.
 const MOST_ROWS: usize = 16;
 
-/// What an `Auto` learns that drafts `held_out` with `file`, as JSON.
-pub(super) fn practise(
-    args: &AlignArgs,
-    file: &HiddenFile,
-    gguf: &Gguf,
-    log: &Path,
-    held_out: &[&Answer],
-    n_threads: usize,
-    interrupt: &AtomicBool,
-) -> Result<String, Failure> {
-    let go_on = || !interrupt.load(Ordering::Relaxed);
-    let base = base_of_the_others(args, gguf, log, go_on)?;
-    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("cannot replay what was written: {error}"));
-    let mut model = HiddenDraftModel::open(file, gguf.path(), n_threads).map_err(|error| failed(&error))?;
-    let n_vocab = Vocabulary::of(gguf).map_or(0, |vocabulary| vocabulary.n_tokens as usize);
-    let traces: Vec<Trace> = held_out.iter().map(|answer| trace(answer, n_vocab)).collect();
-    let sources = || Auto::sources(Some(base.clone()));
-    let curve = CostCurve::exact((1..=MOST_ROWS).map(|n| (n, 1.0 + ROW * (n - 1) as f64)));
-    let wall = SimulatedClock::default();
-    let mut auto = Auto::new(sources(), None).with_draft_model_source().with_policy(Box::new(Always));
-    for rate in RATES {
-        auto = auto.with_rate(rate);
-        for (answer, trace) in held_out.iter().zip(&traces) {
-            if !go_on() {
-                return Err(Failure::interrupted());
+/// What an `Auto` learns that drafts `held_out` with `file`, with a base and without one, as JSON.
+pub(super) fn practise(work: &Work<'_>, file: &HiddenFile, held_out: &[(&Answer, &Text)]) -> Result<String, Failure> {
+    let mut model = HiddenDraftModel::open(file, work.gguf.path(), work.n_threads).map_err(|error| failed(&error))?;
+    let n_vocab = Vocabulary::of(work.gguf).map_or(0, |vocabulary| vocabulary.n_tokens as usize);
+    let traces: Vec<Trace> = held_out.iter().map(|(answer, text)| trace(answer, text, n_vocab)).collect();
+    let base = base_of_the_others(work, held_out)?;
+    let mut learned = Vec::new();
+    for base in [Some(base), None] {
+        let sources = || Auto::sources(base.clone());
+        let mut auto = Auto::new(sources(), None).with_draft_model_source().with_policy(Box::new(Always));
+        for rate in RATES {
+            auto = auto.with_rate(rate);
+            for ((answer, text), trace) in held_out.iter().zip(&traces) {
+                work.go_on()?;
+                auto = auto.with_sources(sources());
+                let mut logged = Logged { model: &mut model, n_prompt: answer.prompt.len(), text };
+                draft_again(trace, &mut Assisted::new(&mut auto, &mut logged))?;
             }
-            auto = auto.with_sources(sources());
-            let mut recorded = Recorded { model: &mut model, answer };
-            let mut drafter = Assisted::new(&mut auto, &mut recorded);
-            let schedule = Schedule::cost_aware(curve.clone());
-            replay(trace, &curve, &mut drafter, schedule, &wall).map_err(|error| failed(&error))?;
         }
+        if let Some(error) = model.take_failure() {
+            return Err(failed(&error));
+        }
+        // How often paths are accepted depends on which drafts pay on a machine.
+        learned.push(Experience { calibrator: Calibrator::default(), ..auto.experience() });
     }
-    // How often paths are accepted depends on which drafts pay on a machine.
-    let experience = Experience { calibrator: Calibrator::default(), ..auto.experience() };
-    Ok(serde_json::to_string(&experience).expect("numbers and names"))
+    Ok(serde_json::to_string(&learned).expect("numbers and names"))
 }
 
-/// A base of the texts that are trained on.
-fn base_of_the_others(
-    args: &AlignArgs,
-    gguf: &Gguf,
-    log: &Path,
-    go_on: impl Fn() -> bool,
-) -> Result<Arc<dyn Base>, Failure> {
-    let vocabulary = Vocabulary::of(gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
-    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".practice").tempfile_in(folder);
+fn failed(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(format!("cannot replay what was written: {error}"))
+}
+
+/// Replays a text on a curve on which drafts often pay.
+fn draft_again(trace: &Trace, drafter: &mut Assisted<'_>) -> Result<(), Failure> {
+    let curve = CostCurve::exact((1..=MOST_ROWS).map(|n| (n, 1.0 + ROW * (n - 1) as f64)));
+    let schedule = Schedule::cost_aware(curve.clone());
+    replay(trace, &curve, drafter, schedule, &SimulatedClock::default()).map_err(|error| failed(&error))?;
+    Ok(())
+}
+
+/// A base of all texts but these.
+fn base_of_the_others(work: &Work<'_>, held_out: &[(&Answer, &Text)]) -> Result<Arc<dyn Base>, Failure> {
+    let vocabulary = Vocabulary::of(work.gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
+    let output = &work.args.output;
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".chaski-practice-").tempfile_in(folder);
     let path = file.map_err(|error| Failure::io(folder, &error))?.into_temp_path();
-    base::write(&path, args.max_size, log, vocabulary, &|at| !is_held_out(at), go_on)?;
+    let left_out: BTreeSet<u64> = held_out.iter().map(|(answer, _)| answer.id).collect();
+    base::write(&path, work.args.max_size, work.log, vocabulary, &left_out, || work.go_on().is_ok())?;
     Ok(Arc::new(DrafterFile::open(&path, &vocabulary)?))
 }
 
 /// An answer as a recording.
-fn trace(answer: &Answer, n_vocab: usize) -> Trace {
-    let said = &answer.text.said;
+fn trace(answer: &Answer, text: &Text, n_vocab: usize) -> Trace {
+    let said = &text.said;
     Trace {
         id: "practice".to_owned(),
         model: String::new(),
@@ -119,14 +119,23 @@ impl Policy for Always {
 }
 
 /// A drafter on hidden states that reads them from a log.
-struct Recorded<'a> {
+struct Logged<'a> {
     model: &'a mut HiddenDraftModel,
-    answer: &'a Answer,
+    n_prompt: usize,
+    text: &'a Text,
 }
 
-impl DraftModel for Recorded<'_> {
-    fn price_ms(&self, _text: &[Token], _path: &[Token]) -> f64 {
-        0.0
+impl Logged<'_> {
+    /// The state of the row that the last token of `text` was chosen from. The prompt has none.
+    fn state(&self, text: &[Token]) -> Option<&[f16]> {
+        let (at, n_embd) = (text.len().checked_sub(self.n_prompt + 1)?, self.model.n_embd());
+        self.text.states.get(at * n_embd..(at + 1) * n_embd)
+    }
+}
+
+impl DraftModel for Logged<'_> {
+    fn price_ms(&self, text: &[Token], _path: &[Token]) -> f64 {
+        self.state(text).map_or(f64::INFINITY, |_| 0.0)
     }
 
     fn catch_up_ms(&self, _text: &[Token]) -> f64 {
@@ -134,16 +143,9 @@ impl DraftModel for Recorded<'_> {
     }
 
     fn predict(&mut self, text: &[Token], path: &[Token]) -> &[Successor] {
-        // The root was chosen from the row before it.
-        let n_past = text.len() - 1;
-        let (at, n_embd) = (n_past.checked_sub(self.answer.prompt.len()), self.model.n_embd());
-        let state = at.and_then(|at| self.answer.text.states.get(at * n_embd..(at + 1) * n_embd));
-        let states = self.model.cell();
-        let mut last = states.borrow_mut();
-        last.n_past = if state.is_some() { n_past } else { 0 };
-        last.state.clear();
-        last.state.extend(state.unwrap_or_default().iter().map(|number| number.to_f32()));
-        drop(last);
+        let state = self.state(text).map(|state| state.iter().map(|number| number.to_f32()).collect());
+        *self.model.cell().borrow_mut() =
+            state.map_or_else(LastState::default, |state| LastState { n_past: text.len() - 1, state });
         self.model.predict(text, path)
     }
 }

@@ -131,7 +131,8 @@ impl Auto {
         Auto { mixer: self.mixer.with_rate(factor), ..self }
     }
 
-    /// The same drafter with other sources of the same kinds, without the one for a draft model. Its experience stays.
+    /// The same drafter with other sources of the same kinds. `sources` are those of [`Auto::sources`]; a source for a draft
+    /// model, if it has one, stays. So does its experience.
     #[must_use]
     pub fn with_sources(self, mut sources: Vec<Box<dyn Source>>) -> Auto {
         if self.mixer.state().has_draft_model() {

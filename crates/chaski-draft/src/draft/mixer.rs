@@ -253,6 +253,11 @@ impl MixerState {
         MixerState { sources: sources.iter().map(|source| reliability(source.as_ref())).collect(), weights }
     }
 
+    /// The names of its sources, in order.
+    pub(super) fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.sources.iter().map(|source| source.name.as_str())
+    }
+
     /// Whether this state is about exactly `sources`. The worth of evidence depends on the other evidence, so a state
     /// for other sources is useless.
     #[must_use]

@@ -33,8 +33,8 @@ pub struct DraftersConfig {
 pub(super) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
-    /// What a drafter starts from that has learned nothing.
-    start: Option<Experience>,
+    /// What a drafter starts from that has learned nothing, for several sets of sources.
+    start: Vec<Experience>,
     is_damage_reported: bool,
 }
 
@@ -72,7 +72,7 @@ impl Drafters {
             },
             Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
         };
-        let start = config.hidden.as_ref().and_then(|hidden| experience_of(hidden));
+        let start = config.hidden.as_ref().map(|hidden| experiences_of(hidden)).unwrap_or_default();
         (Drafters { config, memory: memory.unwrap_or_default(), start, is_damage_reported: false }, notice)
     }
 
@@ -89,10 +89,10 @@ impl Drafters {
             DrafterKind::Auto => {
                 let fresh = Memory::default();
                 let memory = if knows_past { &self.memory } else { &fresh };
-                (Active::Auto(Box::new(self.auto(memory, self.start.as_ref()))), cost_aware(curve))
+                (Active::Auto(Box::new(self.auto(memory, &self.start))), cost_aware(curve))
             }
             // What is learned about a source that is missing would be in the way.
-            DrafterKind::AutoAlone => (Active::Auto(Box::new(self.auto(&Memory::default(), None))), cost_aware(curve)),
+            DrafterKind::AutoAlone => (Active::Auto(Box::new(self.auto(&Memory::default(), &[]))), cost_aware(curve)),
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
             DrafterKind::None => (Active::Other(Box::new(NoDraft)), Schedule::everything(curve)),
@@ -101,14 +101,15 @@ impl Drafters {
 
     /// A drafter for many texts that starts from the learned state. It saves nothing.
     pub(super) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
-        Drafting::new(self.auto(&self.memory, None), n_lanes)
+        Drafting::new(self.auto(&self.memory, &[]), n_lanes)
     }
 
-    /// A drafter that starts from `memory`, or else from `start`.
-    fn auto(&self, memory: &Memory, start: Option<&Experience>) -> Auto {
+    /// A drafter that starts from `memory`, or else from what in `start` is about its sources.
+    fn auto(&self, memory: &Memory, start: &[Experience]) -> Auto {
         let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-        let experience = memory.experience.as_ref().or(start);
-        Auto::new(Auto::sources_with(base, memory.trigram.clone()), experience)
+        let sources = Auto::sources_with(base, memory.trigram.clone());
+        let experience = memory.experience.as_ref().or_else(|| start.iter().find(|one| one.is_about(&sources)));
+        Auto::new(sources, experience)
     }
 
     /// Saves what an answer taught; `generated` are its tokens.
@@ -140,8 +141,8 @@ impl Drafters {
     }
 }
 
-/// What `align` learned about a drafter on hidden states. `None` if an other version of the mixer wrote it.
-fn experience_of(hidden: &HiddenFile) -> Option<Experience> {
-    let experience: Experience = serde_json::from_str(hidden.experience.as_ref()?).ok()?;
-    experience.is_sound().then_some(experience)
+/// What `align` learned about a drafter on hidden states. None if another version of the mixer wrote it.
+fn experiences_of(hidden: &HiddenFile) -> Vec<Experience> {
+    let all = hidden.experience.as_deref().and_then(|json| serde_json::from_str::<Vec<Experience>>(json).ok());
+    all.unwrap_or_default().into_iter().filter(Experience::is_sound).collect()
 }

@@ -17,6 +17,7 @@ use crate::engine::states::{Context, States};
 use crate::engine::{Failure, Message, Notice, Parts, Policy, Task, WallClock, unix_s};
 use crate::exact;
 use crate::generate::{Generated, Generation, Length, Prefilled};
+use crate::hidden::HiddenError;
 use crate::logprobs::{Logprobs, LogprobsOf};
 use crate::model::Model;
 use crate::replay::trace::{Recorder, Trace};
@@ -315,8 +316,11 @@ impl<'a> OneTextPolicy<'a> {
         self.check_memory(length.n_ctx, &settings)?;
         exact::reset();
         let mut session = Session::new(self.parts.model, &SessionConfig::new(n_ctx, &settings))?;
-        if let Some(states) = self.draft_model.as_ref().and_then(|model| model.states()) {
-            session.keep_states(self.parts.model, states)?;
+        if let Some(states) = self.draft_model.as_ref().and_then(|model| model.states())
+            && let Err(error) = session.keep_states(self.parts.model, states)
+        {
+            self.draft_model = None;
+            self.parts.notice(&Notice::HiddenUnusable(HiddenError::Input(error.to_string())));
         }
         if exact::is_demanded() {
             session.try_out()?;

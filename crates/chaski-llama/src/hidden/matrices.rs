@@ -65,6 +65,15 @@ impl TargetMatrices {
         if !gguf::gives_states(architecture) {
             return Err(refuse(format!("llama.cpp gives either logits or hidden states of {architecture}")));
         }
+        let number = |key: &str| files[0].get_f64(&format!("{architecture}.{key}"));
+        if number("final_logit_softcapping").is_some_and(|cap| cap != 0.0)
+            || number("logit_scale").is_some_and(|scale| scale != 0.0 && scale != 1.0)
+            || architecture == "minicpm3"
+        {
+            return Err(refuse(
+                "expected logits as the output matrix gives them, found scaled or capped ones".to_owned(),
+            ));
+        }
         if find(HEAD_BIAS).is_some() {
             return Err(refuse(format!("expected an output matrix without a bias, found {HEAD_BIAS}")));
         }

@@ -1,13 +1,11 @@
 //! Computes the network: one graph of ggml for each number of rows, on ggml's threads. On x86-64 the products run on our
 //! kernels, as the target's do.
 
-use std::path::Path;
-
 use llama_cpp_sys_2 as sys;
 
 use crate::draft::table::Successor;
 use crate::draft::top::TopK;
-use crate::gguf::{ModelId, TensorType};
+use crate::gguf::TensorType;
 use crate::hidden::error::HiddenError;
 use crate::hidden::ggml::{Backend, Context, Plan, Tensor};
 use crate::hidden::matrices::TargetMatrices;
@@ -116,7 +114,7 @@ fn from_bf16(bits: u16) -> f32 {
 
 /// The nearest number of bf16; of two equally near ones, the larger in size.
 fn to_bf16(number: f32) -> u16 {
-    ((number.to_bits() + 0x8000) >> 16) as u16
+    (number.to_bits().wrapping_add(0x8000) >> 16) as u16
 }
 
 fn row_of(values: &[f32], n_rows: usize, row: usize) -> &[f32] {
@@ -125,19 +123,6 @@ fn row_of(values: &[f32], n_rows: usize, row: usize) -> &[f32] {
 }
 
 impl HiddenNet {
-    /// Opens a file that was trained for `model`, whose matrices are `target`, to compute on `n_threads` threads.
-    ///
-    /// # Errors
-    /// If the file cannot be read, is damaged or belongs to another model, or as [`HiddenNet::new`].
-    pub fn open(
-        path: &Path,
-        model: &ModelId,
-        target: TargetMatrices,
-        n_threads: usize,
-    ) -> Result<HiddenNet, HiddenError> {
-        HiddenNet::new(&HiddenFile::open(path, model)?, target, n_threads)
-    }
-
     /// Copies the weights of `file`.
     ///
     /// # Errors
@@ -191,7 +176,7 @@ impl HiddenNet {
     }
 
     /// Predicts, for each of `rows`, what follows a hidden state and the token that came after it. The first call with a
-    /// number of rows builds a graph; later ones allocate nothing.
+    /// number of rows builds a graph.
     ///
     /// # Errors
     /// If there are no rows or more than [`MAX_ROWS`], a state has another length than [`n_embd`](Self::n_embd), a token

@@ -49,7 +49,9 @@ impl HiddenFileError {
             Self::NotAFile { .. } | Self::NotAHiddenFile { .. } | Self::ForeignModel { .. } => {
                 Some("train one for this model with chaski drafter align")
             }
-            Self::CutShort { .. } | Self::Damaged { .. } => Some("copy or train the file again"),
+            Self::CutShort { .. } | Self::Damaged { .. } => {
+                Some("copy the file again, or delete it and train another one")
+            }
             Self::Newer { .. } => Some("update chaski, or train the file again with this one"),
         }
     }

@@ -12,6 +12,9 @@ use crate::token::Token;
 /// Larger files are refused before they are read. A network for states of 16384 numbers has 0.6 GB.
 const MAX_BYTES: u64 = 1 << 30;
 
+/// How a GGUF file begins.
+const MAGIC: &[u8] = b"GGUF";
+
 impl HiddenFile {
     /// Opens a file that was trained for `model`.
     ///
@@ -42,8 +45,13 @@ impl HiddenFile {
         if found.len() > MAX_BYTES {
             return Err(HiddenFileError::NotAHiddenFile { path: path.to_owned() });
         }
+        let mut file = File::open(path).map_err(&named)?;
         let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)).map_err(&named)?;
+        file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut bytes).map_err(&named)?;
+        if bytes != MAGIC {
+            return Err(HiddenFileError::NotAHiddenFile { path: path.to_owned() });
+        }
+        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(&named)?;
         let gguf = Gguf::from_bytes(bytes, path).map_err(|error| of_container(error, path))?;
         read(&gguf, path)
     }

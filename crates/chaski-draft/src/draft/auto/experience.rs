@@ -39,6 +39,13 @@ impl Experience {
         fitting.unwrap_or_else(|| Experience::fresh(sources))
     }
 
+    /// Whether it is about these sources, and perhaps about a draft model as well.
+    #[must_use]
+    pub fn is_about(&self, sources: &[Box<dyn Source>]) -> bool {
+        self.mixer.names().take(sources.len()).eq(sources.iter().map(|source| source.name()))
+            && self.mixer.names().len() == sources.len() + usize::from(self.mixer.has_draft_model())
+    }
+
     /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
