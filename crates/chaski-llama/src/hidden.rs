@@ -14,6 +14,8 @@ mod ggml;
 mod matrices;
 mod net;
 mod rows;
+#[cfg(test)]
+mod testing;
 
 use std::cell::RefCell;
 use std::rc::Rc;
