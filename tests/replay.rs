@@ -2,13 +2,16 @@
 //!
 //! The bounds are a little looser than the scores when they were set: a retuned drafter passes, a worse one fails.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chaski::cost::{Clock, CostCurve};
 use chaski::draft::aded::Aded;
 use chaski::draft::auto::Auto;
 use chaski::draft::{Drafter, NoDraft};
-use chaski::replay::score::{Score, replay};
+use chaski::replay::policies::Fixed;
+use chaski::replay::predictions::Predictions;
+use chaski::replay::score::{Score, replay, replay_with_source};
 use chaski::replay::trace::Trace;
 use chaski::schedule::Schedule;
 use chaski::tree::MAX_NODES;
@@ -106,6 +109,35 @@ fn auto_knows_what_it_does() {
     for bin in calibration.bins.iter().filter(|bin| bin.n >= 200) {
         let (predicted, realized) = (bin.sum_p / bin.n as f64, bin.n_accepted as f64 / bin.n as f64);
         assert!((predicted - realized).abs() < 0.07, "{predicted:.3} predicted, {realized:.3} realized: {bin:?}");
+    }
+}
+
+/// The time of each kind of text in plain steps, with the recorded predictions of a draft model at this price and a fresh
+/// drafter for each answer. It asks at nodes that are at least `least_p` likely, if given, else where it chooses.
+fn times_with_a_draft_model(curve: &CostCurve, price: f64, least_p: Option<f32>) -> BTreeMap<String, f64> {
+    let traces = Trace::parse_all(include_str!("../bench/traces/qwen2.5-coder-1.5b-instruct.jsonl")).unwrap();
+    let predictions = include_str!("../bench/traces/qwen2.5-coder-1.5b-instruct-draft-0.5b.jsonl");
+    let predictions = Predictions::parse_all(predictions).unwrap();
+    let mut times = BTreeMap::new();
+    for trace in &traces {
+        let own = predictions.iter().find(|own| own.id == trace.id).unwrap();
+        let fixed = least_p.map(|least_p| Box::new(Fixed { least_p }));
+        let mut auto = fixed.into_iter().fold(Auto::default(), |auto, fixed| auto.with_policy(fixed));
+        let schedule = Schedule::cost_aware(curve.clone());
+        let score = replay_with_source(trace, curve, &mut auto, (own, price), schedule, &Stopped).unwrap();
+        *times.entry(trace.kind().to_owned()).or_insert(0.0) += score.stats.predicted_ms / curve.plain_ms(0).unwrap();
+    }
+    times
+}
+
+#[test]
+fn a_draft_model_is_asked_where_that_pays() {
+    let curve = even(0.05);
+    let never = times_with_a_draft_model(&curve, 0.2, Some(2.0));
+    let always = times_with_a_draft_model(&curve, 0.2, Some(0.5));
+    for (kind, time) in times_with_a_draft_model(&curve, 0.2, None) {
+        let best = never[&kind].min(always[&kind]);
+        assert!(time < 1.06 * best, "{kind}: {time:.1} plain steps, and {best:.1} with the better of always and never");
     }
 }
 

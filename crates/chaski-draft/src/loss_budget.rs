@@ -11,6 +11,9 @@
 //! of lose at most `OVERDRAFT` more. Wide drafts must be earned by narrow ones. If drafting does not pay, the credit
 //! runs out and drafting stops. The income then allows a probe now and then; a more expensive probe has to wait longer.
 //!
+//! Predictions of a draft model are paid from the same credit, but not its last [`LossBudget::FREE_DRAFTS`]. So the bound
+//! is the same with a draft model and without. Only the investment in a long prompt comes on top (`asking.rs`).
+//!
 //! No credit carries over to the next answer. A gain on a copied file says nothing about the essay after it, and the
 //! bound must hold for each answer.
 
@@ -30,6 +33,8 @@ impl LossBudget {
     pub(crate) const RESERVE: f64 = 1.6;
     pub(crate) const INCOME: f64 = 0.005;
     pub(crate) const OVERDRAFT: f64 = 1.2;
+    /// The credit that the predictions of a draft model leave to the free drafts: half of the reserve.
+    const FREE_DRAFTS: f64 = 0.8;
     /// Assume the drafter is wrong this many times as often as it says.
     const DISTRUST: f64 = 3.0;
     /// Cap on the credit: after pages of copying, a text may turn into one that drafts badly.
@@ -40,14 +45,18 @@ impl LossBudget {
         self.credit <= 0.0
     }
 
+    /// How many plain steps the predictions of a step may take.
+    pub(crate) fn for_predictions(&self) -> f64 {
+        (self.credit - LossBudget::FREE_DRAFTS).max(0.0)
+    }
+
     /// Whether a step may be verified that takes as long as `n_plain` plain steps if all is rejected. `reach[d]` is the
     /// probability that at least d drafted tokens are accepted, for d >= 1 (`reach[0]` is unused). It is 0 beyond the
-    /// end. `n_spent` is the time already spent on the step, also in plain steps: it is lost in the worst case, but not
-    /// at risk any more.
-    pub(crate) fn allows(&self, n_plain: f64, n_spent: f64, reach: &[f64]) -> bool {
+    /// end.
+    pub(crate) fn allows(&self, n_plain: f64, reach: &[f64]) -> bool {
         let worst = n_plain - 1.0;
         let risk = (LossBudget::DISTRUST * shortfall(worst, reach)).min(worst);
-        risk <= self.credit.max(0.0) && worst + n_spent <= (self.credit + LossBudget::OVERDRAFT).max(0.0)
+        risk <= self.credit.max(0.0) && worst <= (self.credit + LossBudget::OVERDRAFT).max(0.0)
     }
 
     /// Records a step that emitted `n_emitted` tokens and took as long as `n_plain` plain steps.
@@ -77,14 +86,14 @@ mod tests {
         let loss_budget = LossBudget::default();
         let chain = |p: f64| (0..16).map(|depth| p.powi(depth)).collect::<Vec<_>>();
         // 16 rows cost 3.7 steps on the 1.5B model.
-        assert!(loss_budget.allows(3.7, 0.0, &chain(0.95)) && !loss_budget.allows(3.7, 0.0, &chain(0.6)));
+        assert!(loss_budget.allows(3.7, &chain(0.95)) && !loss_budget.allows(3.7, &chain(0.6)));
         // A few rows may be tried once on little evidence.
-        assert!(loss_budget.allows(1.73, 0.0, &chain(0.4)));
+        assert!(loss_budget.allows(1.73, &chain(0.4)));
         // Even a certain draft must be earned if it could lose more than credit and overdraft.
-        assert!(!loss_budget.allows(8.2, 0.0, &[1.0; 16]));
-        assert!(LossBudget { credit: 6.0 }.allows(8.2, 0.0, &[1.0; 16]));
+        assert!(!loss_budget.allows(8.2, &[1.0; 16]));
+        assert!(LossBudget { credit: 6.0 }.allows(8.2, &[1.0; 16]));
         // A step without extra cost is always allowed.
-        assert!(LossBudget { credit: -9.0 }.allows(1.0, 0.0, &[]));
+        assert!(LossBudget { credit: -9.0 }.allows(1.0, &[]));
     }
 
     proptest! {

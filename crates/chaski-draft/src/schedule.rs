@@ -143,10 +143,9 @@ impl Ledger {
         }
         let Some(of_curve_ms) = of_curve_ms else { return };
         let reference_ms = self.reference_ms(of_curve_ms);
-        // An advance has a bound of its own. Counted here, predictions that fail would end the free drafts as well.
-        // What predictions took beyond their price counts.
-        let draft_ms = match step.asked.advanced_ms > 0.0 {
-            true => (step.draft_ms - step.asked.advanced_ms).max(self.draft_ms + step.asked.ms),
+        // An investment has a bound of its own. What predictions took beyond their price counts.
+        let draft_ms = match step.asked.invested_ms > 0.0 {
+            true => (step.draft_ms - step.asked.invested_ms).max(self.draft_ms + step.asked.ms),
             false => step.draft_ms,
         };
         let n_plain = match (step.n_rows + step.n_redone, step.asked.n) {
@@ -246,7 +245,8 @@ impl Schedule {
                 let Some(&plain_ms) = curve.get(&1) else { return TreeLimits { max_nodes, least_p: 1.0, ..target } };
                 let least_p = (cheapest_row(&curve, plain_ms) / HARDLY) as f32;
                 let (token_ms, row_ms) = (ledger.token_ms(plain_ms), ledger.row_ms(&curve, plain_ms));
-                TreeLimits { max_nodes, least_p, token_ms, row_ms, ..target }
+                let spend_ms = ledger.loss_budget.for_predictions() * ledger.reference_ms(plain_ms);
+                TreeLimits { max_nodes, least_p, token_ms, row_ms, spend_ms, ..target }
             }
         }
     }
@@ -308,8 +308,8 @@ impl Schedule {
         let redone_ms = if n_redone == 0 { Some(0.0) } else { ms_of(1).map(|ms| ms - of_curve_ms) };
         let Some(redone_ms) = redone_ms else { return 1 };
         let spent_ms = draft.asked.ms;
-        // So what these rows take is as good as lost already, though it is not recorded yet.
-        let loss_budget = LossBudget { credit: ledger.loss_budget.credit - redone_ms / plain_ms };
+        // So what these take is as good as lost already, though it is not recorded yet.
+        let loss_budget = LossBudget { credit: ledger.loss_budget.credit - (redone_ms + spent_ms) / plain_ms };
         let mut best = (1, LEAST_GAIN / (plain_ms + redone_ms + spent_ms));
         let mut n_expected = 0.0;
         // The expected time to decode accepted tokens again after a rejection, and the probability of the parent.
@@ -340,7 +340,7 @@ impl Schedule {
             let tokens_per_ms = n_expected / (step_ms + spent_ms);
             let verdict = match tokens_per_ms > best.1 {
                 false => Verdict::NoBetter,
-                true if loss_budget.allows(worst_ms / plain_ms, spent_ms / plain_ms, &reach) => Verdict::Better,
+                true if loss_budget.allows(worst_ms / plain_ms, &reach) => Verdict::Better,
                 true => Verdict::NotCovered,
             };
             if verdict == Verdict::Better {

@@ -70,6 +70,8 @@ pub struct TreeLimits {
     pub token_ms: f64,
     /// The time in milliseconds that a further row takes lately; 0 if that is unknown.
     pub row_ms: f64,
+    /// How many milliseconds the predictions of a step may take.
+    pub spend_ms: f64,
 }
 
 impl TreeLimits {
@@ -81,6 +83,7 @@ impl TreeLimits {
         least_p: 0.0,
         token_ms: 0.0,
         row_ms: 0.0,
+        spend_ms: 0.0,
     };
     /// Plain decoding only.
     pub const PLAIN: TreeLimits = TreeLimits { max_nodes: 1, max_leaves: 1, max_depth: 0, ..TreeLimits::TREE };

@@ -1,22 +1,24 @@
 //! Decides where a draft model is asked.
 //!
-//! At a node of the search, the free sources propose first. Asking the model there brings
-//! `P(node) * gain` tokens, where `gain` is how much likelier a right child is verified with the model than without. It
-//! depends on how sure the free sources are, and is measured. A right child also carries the draft further: the
-//! predictions after it bring tokens of their own. The model is asked if all these tokens are worth more time than the
-//! prediction takes.
+//! At a node of the search, the free sources propose first; their best candidate is right with probability `confidence`.
+//! With the model, a right child is verified more often: of the places where the free sources are wrong, the model is
+//! right at a `share`. So asking brings `P(node) * share * (1 - confidence)` tokens. A right child also carries the draft
+//! further: the predictions after it bring tokens of their own. The model is asked if all these tokens are worth more
+//! time than the prediction takes.
+//!
+//! The share is one number for all confidences. It is learned only where the model is asked. A number for each
+//! confidence could fall by bad luck until the model was not asked there any more, and then nothing corrected it. For
+//! the same reason it is learned from `confidence` and not from what the free sources would have got: the mean is the
+//! same, the luck is not.
 //!
 //! Two rules bound the loss if the estimates are wrong:
 //!
-//! 1. Predictions are paid from what they earned: a credit in tokens, which grows by one with every token that was
-//!    accepted only because the model was asked. Where that is not enough, an advance covers the rest. It starts with
-//!    `RESERVE` and grows by `INCOME` with every emitted token. So over n tokens, predictions cost at most the time
-//!    of `RESERVE + INCOME * n` tokens more than they bring.
+//! 1. Predictions are paid from the loss budget (`loss_budget.rs`), so an answer loses no more than without a model. A
+//!    part of the budget is left to the free drafts, which a poor model must not end. A chain of predictions takes at
+//!    most a share of what can be spent, since it fails as a whole: one such failure must not end the asking.
 //! 2. Decoding a long prompt first is an investment, made at most once in a text: when the tokens emitted so far would
-//!    have paid for it (the ski-rental rule). So it costs at most the time that the model could already have saved.
-//!
-//! The loss budget counts neither advances nor investments. It would otherwise stop the free drafts of a text because
-//! the model failed on it.
+//!    have paid for it (the ski-rental rule). So it costs at most the time that the model could already have saved. The
+//!    loss budget does not count it.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,20 +27,6 @@ use crate::draft::{Candidate, Verified};
 use crate::target::TreeLimits;
 use crate::token::Token;
 use crate::tree::NodeId;
-
-/// The advance at the start of a text, in tokens.
-const RESERVE: f64 = 0.8;
-
-/// What each emitted token adds to the advance.
-const INCOME: f64 = 0.005;
-
-/// Cap on what is earned: a text may turn into one that the model knows little about.
-const MOST_EARNED: f64 = 8.0;
-
-/// Upper bounds of the levels of the free sources' confidence; the last level has none.
-const LEVELS: [f32; 5] = [0.1, 0.25, 0.45, 0.65, 0.85];
-
-const N_LEVELS: usize = LEVELS.len() + 1;
 
 /// How often the model is expected to be right where the free sources are wrong, before anything was measured.
 const EXPECTED: f64 = 0.6;
@@ -49,20 +37,27 @@ const N_EXPECTED: f64 = 4.0;
 /// The weight of a new observation never falls below 1 / this.
 const MOST_OBSERVED: f64 = 64.0;
 
+/// The weight of an observation where the free sources are sure.
+const LEAST_LEFT: f64 = 1e-3;
+
 /// How far each new text moves the measured gains back to the expected ones, so that a model that failed on one text
 /// is tried again a few texts later.
 const FORGOTTEN: f64 = 0.1;
 
+/// The predictions of a step may take this share of what can be spent; the first one may take all.
+const CHAIN_SHARE: f64 = 0.25;
+
 /// Predictions that are looked ahead to what a right child brings later.
 const N_AHEAD: usize = 16;
 
-/// What asking the model is worth, by how sure the free sources are.
+/// What asking the model is worth.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gains {
-    /// How much likelier a right child is verified with the model than without it.
-    levels: [Gain; N_LEVELS],
-    /// How often a right child is verified where the model was asked, whatever the level.
-    #[serde(default = "Gain::right_at_first")]
+    /// How often the model is right where the free sources are wrong.
+    #[serde(default = "Gain::at_first")]
+    share: Gain,
+    /// How often a right child is verified where the model was asked.
+    #[serde(default = "Gain::at_first")]
     right: Gain,
 }
 
@@ -74,61 +69,55 @@ struct Gain {
     n: f64,
 }
 
-/// The level of a confidence.
-fn level_of(confidence: f32) -> usize {
-    LEVELS.iter().position(|&most| confidence < most).unwrap_or(LEVELS.len())
-}
-
-fn expected_gain(level: usize) -> f64 {
-    let least = level.checked_sub(1).map_or(0.0, |below| LEVELS[below]);
-    let most = LEVELS.get(level).copied().unwrap_or(1.0);
-    EXPECTED * (1.0 - f64::from(least + most) / 2.0)
-}
-
 impl Gain {
-    fn right_at_first() -> Gain {
+    fn at_first() -> Gain {
         Gain { mean: EXPECTED, n: N_EXPECTED }
     }
 
-    fn learn(&mut self, outcome: f64) {
-        self.n = (self.n + 1.0).min(MOST_OBSERVED);
-        self.mean += (outcome - self.mean) / self.n;
+    /// Learns `outcome` with a weight of at most 1.
+    fn learn(&mut self, outcome: f64, weight: f64) {
+        self.n = (self.n + weight).min(MOST_OBSERVED);
+        self.mean = (self.mean + weight * (outcome - self.mean) / self.n).clamp(0.0, 1.0);
     }
 
-    fn is_sound(&self, least: f64) -> bool {
-        (least..=1.0).contains(&self.mean) && (0.0..=MOST_OBSERVED).contains(&self.n)
+    fn is_sound(&self) -> bool {
+        (0.0..=1.0).contains(&self.mean) && (0.0..=MOST_OBSERVED).contains(&self.n)
+    }
+
+    fn forget(&mut self) {
+        self.mean += FORGOTTEN * (EXPECTED - self.mean);
     }
 }
 
 impl Default for Gains {
     fn default() -> Gains {
-        let levels = std::array::from_fn(|level| Gain { mean: expected_gain(level), n: N_EXPECTED });
-        Gains { levels, right: Gain::right_at_first() }
+        Gains { share: Gain::at_first(), right: Gain::at_first() }
     }
 }
 
 impl Gains {
+    /// How much likelier a right child is verified with the model than without.
     fn of(&self, confidence: f32) -> f64 {
-        self.levels[level_of(confidence)].mean
+        self.share.mean * f64::from(1.0 - confidence)
     }
 
-    /// Learns whether a right child was verified with the model, and whether one would have been without.
-    fn learn(&mut self, confidence: f32, with: f64, without: f64) {
-        self.levels[level_of(confidence)].learn(with - without);
-        self.right.learn(with);
+    /// Learns whether a right child was verified (1) or not (0).
+    fn learn(&mut self, confidence: f32, with: f64) {
+        // The model could bring `left` and brought `with - confidence`.
+        let left = f64::from(1.0 - confidence).max(LEAST_LEFT);
+        self.share.learn(1.0 - (1.0 - with) / left, left);
+        self.right.learn(with, 1.0);
     }
 
     fn forget(&mut self) {
-        for (at, level) in self.levels.iter_mut().enumerate() {
-            level.mean += FORGOTTEN * (expected_gain(at) - level.mean);
-        }
-        self.right.mean += FORGOTTEN * (EXPECTED - self.right.mean);
+        self.share.forget();
+        self.right.forget();
     }
 
     /// False if a number is impossible, as in a damaged file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.levels.iter().all(|gain| gain.is_sound(-1.0)) && self.right.is_sound(0.0)
+        self.share.is_sound() && self.right.is_sound()
     }
 }
 
@@ -196,13 +185,9 @@ struct Prediction {
     free: Option<Token>,
 }
 
-/// How a prediction is paid.
+/// What a prediction takes, in milliseconds.
 struct Payment {
-    /// From what was earned, in tokens.
-    earned: f64,
-    /// From the advance, in tokens.
-    advance: f64,
-    /// The time of the prediction without the investment, in milliseconds.
+    /// Without the investment.
     price_ms: f64,
     invested_ms: f64,
 }
@@ -211,10 +196,6 @@ struct Payment {
 pub(super) struct Asking {
     gains: Gains,
     n_predictions: u64,
-    /// What predictions have brought more than they cost, in tokens; at least 0.
-    earned: f64,
-    /// What predictions may still cost before they earn anything, in tokens.
-    advance: f64,
     /// What predictions at the tokens since the last one would have saved, in milliseconds.
     missed_ms: f64,
     /// The investment of this text was made.
@@ -244,8 +225,6 @@ impl Asking {
         Asking {
             gains,
             n_predictions: 0,
-            earned: 0.0,
-            advance: RESERVE,
             missed_ms: 0.0,
             has_invested: false,
             has_failed: false,
@@ -275,8 +254,7 @@ impl Asking {
 
     /// Starts a new text.
     pub(super) fn begin(&mut self) {
-        (self.earned, self.advance, self.missed_ms) = (0.0, RESERVE, 0.0);
-        (self.has_invested, self.has_failed) = (false, false);
+        (self.missed_ms, self.has_invested, self.has_failed) = (0.0, false, false);
         if let Some(policy) = &mut self.policy {
             policy.begin();
         }
@@ -343,26 +321,23 @@ impl Asking {
         let catch_up_ms = model.catch_up_ms(place.text);
         let invested_ms = match saved_ms > catch_up_ms {
             true => 0.0,
-            false if saved_ms + self.missed_ms > catch_up_ms && !self.has_invested => catch_up_ms.min(self.missed_ms),
+            false if saved_ms + self.missed_ms > catch_up_ms && !self.has_invested => catch_up_ms,
             false if saved_ms + self.missed_ms > catch_up_ms => 0.0,
             false => return None,
         };
         let price_ms = price_ms + catch_up_ms - invested_ms;
-        let price = (price_ms + rows_ms) / self.limits.token_ms;
-        let earned = price.min(self.earned);
-        let advance = price - earned;
-        // One advance per step: a chain that fails at its first token would lose several.
-        let can_advance = place.path.is_empty() && advance <= self.advance;
-        (advance <= 0.0 || can_advance).then_some(Payment { earned, advance, price_ms, invested_ms })
+        let share = if place.path.is_empty() { 1.0 } else { CHAIN_SHARE };
+        let can_spend = self.asked.ms + price_ms <= share * self.limits.spend_ms;
+        can_spend.then_some(Payment { price_ms, invested_ms })
     }
 
-    /// The payment where another policy decides: all in advance, so that the loss budget does not count it.
+    /// The payment where another policy decides: an investment, so that the loss budget does not count it.
     fn payment_by_policy(&mut self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
         let price_ms = model.price_ms(place.text, place.path) + model.catch_up_ms(place.text);
         let price = (price_ms + self.rows_ms(f64::from(place.p), confidence)) / self.limits.token_ms;
         let choice = Choice { depth: place.path.len(), p: place.p, confidence, price };
         let asks = price.is_finite() && self.policy.as_mut()?.asks(&choice);
-        asks.then_some(Payment { earned: 0.0, advance: price, price_ms, invested_ms: 0.0 })
+        asks.then_some(Payment { price_ms: 0.0, invested_ms: price_ms })
     }
 
     /// Asks the model for the tokens after `place` if that pays, and fills them into `candidates`. `free` are the
@@ -377,14 +352,11 @@ impl Asking {
         let free = best_of(free);
         let confidence = confidence_of(free);
         let Some(payment) = self.payment(model, place, confidence) else { return false };
-        self.earned -= payment.earned;
-        self.advance -= payment.advance;
         self.missed_ms = 0.0;
         self.has_invested |= payment.invested_ms > 0.0;
         self.asked.n += 1;
-        let advanced_ms = payment.price_ms.min(payment.advance * self.limits.token_ms);
-        self.asked.ms += payment.price_ms - advanced_ms;
-        self.asked.advanced_ms += advanced_ms + payment.invested_ms;
+        self.asked.ms += payment.price_ms;
+        self.asked.invested_ms += payment.invested_ms;
         self.n_predictions += 1;
         propose(model.predict(place.text, place.path), candidates);
         self.has_failed = candidates.is_empty();
@@ -429,7 +401,6 @@ impl Asking {
     /// Learns from the step, which verified `verified` after `n_past` committed tokens and the root, and emitted
     /// `emitted`.
     pub(super) fn learn(&mut self, n_past: usize, emitted: &[Token], verified: Verified<'_>) {
-        self.advance += INCOME * emitted.len() as f64;
         let mut gains = Vec::new();
         let (mut node, mut last) = (Some(NodeId::ROOT), NodeId::ROOT);
         for (at, &token) in emitted.iter().enumerate() {
@@ -440,19 +411,14 @@ impl Asking {
             let one_if = |is_right: bool| f64::from(u8::from(is_right));
             // A token that was not verified brings nothing, whoever named it.
             let (with, without) = (one_if(node.is_some()), one_if(prediction.free == Some(token)));
-            self.gains.learn(prediction.confidence, with, without);
+            self.gains.learn(prediction.confidence, with);
             gains.push((number, with - without));
         }
-        let brought: f64 = gains.iter().map(|(_, gain)| gain).sum();
         if let Some(policy) = &mut self.policy {
-            let asked_ms = self.asked.ms + self.asked.advanced_ms;
+            let asked_ms = self.asked.ms + self.asked.invested_ms;
             let (n_rows, n_emitted, last_row) = (verified.tree.len(), emitted.len(), verified.target.logits(last));
             policy.learn(&Outcome { n_past, n_rows, n_emitted, asked_ms, gains: &gains, last_row });
         }
-        // Where the model replaced right tokens by wrong ones, it brought less than nothing.
-        let earned = self.earned + brought;
-        self.advance += earned.min(0.0);
-        self.earned = earned.clamp(0.0, MOST_EARNED);
     }
 }
 
@@ -484,15 +450,62 @@ mod tests {
     fn a_model_that_failed_is_tried_again_some_texts_later() {
         let mut experience = Auto::default().with_draft_model_source().experience();
         for _ in 0..100 {
-            experience.gains.learn(0.0, 0.0, 0.0);
+            experience.gains.learn(0.0, 0.0);
         }
-        assert!(experience.gains.of(0.0) < 0.1 * expected_gain(0));
+        assert!(experience.gains.of(0.0) < 0.1 * EXPECTED);
         // Each text has a drafter of its own, which starts from what the earlier ones learned.
         for _ in 0..20 {
             let mut auto = Auto::new(Auto::sources(None), Some(&experience));
             Assisted::new(&mut auto, &mut Unavailable).begin(&[]);
             experience = auto.experience();
         }
-        assert!(experience.gains.of(0.0) > 0.8 * expected_gain(0));
+        assert!(experience.gains.of(0.0) > 0.8 * EXPECTED);
+    }
+
+    #[test]
+    fn bad_luck_at_one_confidence_ends_no_asking_there() {
+        let mut gains = Gains::default();
+        // The model is always right; where the free sources are half sure, they happen to be right as well.
+        (0..30).for_each(|_| gains.learn(0.05, 1.0));
+        (0..8).for_each(|_| gains.learn(0.4, 1.0));
+        assert!(gains.of(0.4) > 0.5, "{}", gains.of(0.4));
+        // A model that is right as often as the free sources brings nothing.
+        let mut gains = Gains::default();
+        (0..200).for_each(|at| gains.learn(0.75, f64::from(u8::from(at % 4 > 0))));
+        assert!(gains.of(0.75) < 0.05, "{}", gains.of(0.75));
+        assert!(gains.is_sound());
+    }
+
+    /// Takes `price_ms`, and is always sure.
+    struct Sure(f64);
+
+    impl DraftModel for Sure {
+        fn price_ms(&self, _text: &[Token], _path: &[Token]) -> f64 {
+            self.0
+        }
+
+        fn catch_up_ms(&self, _text: &[Token]) -> f64 {
+            0.0
+        }
+
+        fn predict(&mut self, _text: &[Token], _path: &[Token]) -> &[Successor] {
+            &[Successor { token: Token(1), weight: 0.99 }]
+        }
+    }
+
+    /// How many predictions of a chain are made where a plain step takes 100 ms and a prediction 5 ms.
+    fn n_asked(spend_ms: f64) -> usize {
+        let mut asking = Asking::new(Gains::default());
+        asking.begin_step(TreeLimits { token_ms: 100.0, row_ms: 2.0, spend_ms, ..TreeLimits::TREE });
+        let chain = [Token(1); 30];
+        let asks = |n: &usize| {
+            asking.ask(&mut Sure(5.0), Place { text: &chain, path: &chain[..*n], p: 0.9 }, &[], &mut Vec::new())
+        };
+        (0..30).take_while(asks).count()
+    }
+
+    #[test]
+    fn a_chain_takes_a_quarter_of_what_can_be_spent() {
+        assert_eq!([4.0, 5.0, 20.0, 80.0, 400.0].map(n_asked), [0, 1, 1, 4, 20]);
     }
 }

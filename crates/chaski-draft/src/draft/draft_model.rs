@@ -31,11 +31,11 @@ pub trait DraftModel {
 pub struct Asked {
     /// How many predictions.
     pub n: usize,
-    /// Their expected time in milliseconds, without `advanced_ms`.
+    /// Their expected time in milliseconds, without `invested_ms`.
     pub ms: f64,
-    /// The expected time in milliseconds that predictions have not earned yet. It has a bound of its own (`asking.rs`),
-    /// so that the loss budget does not count it.
-    pub advanced_ms: f64,
+    /// The expected time in milliseconds of decoding the prompt once. It has a bound of its own (`asking.rs`), so that the
+    /// loss budget does not count it.
+    pub invested_ms: f64,
 }
 
 /// [`Auto`] with a draft model.

@@ -151,7 +151,7 @@ fn a_curve_of_a_busy_machine_is_believed_for_one_plain_step() {
 
 #[test]
 fn predictions_are_spent_whatever_is_verified() {
-    let asked = |ms| Asked { n: 1, ms, advanced_ms: 0.0 };
+    let asked = |ms| Asked { n: 1, ms, invested_ms: 0.0 };
     let mut schedule = Schedule::cost_aware(staircase());
     let draft = Draft { asked: asked(30.0), ..chain(&[1.0, 0.35]) };
     // 1.35 tokens in 1.4 steps do not pay. In 1.4 + 0.48 steps they do, against one token in 1 + 0.48.
@@ -166,11 +166,11 @@ fn predictions_are_spent_whatever_is_verified() {
     let after = credit(&schedule);
     assert_eq!(after.0, before.0);
     assert!((after.1 - (before.1 + LossBudget::INCOME - 0.5)).abs() < 1e-9, "{before:?} {after:?}");
-    // An advance is not counted, but what a prediction takes beyond it is.
-    let advanced = Asked { n: 1, ms: 0.0, advanced_ms: 300.0 };
-    schedule.record(&StepRecord { asked: advanced, draft_ms: 300.0, ..step(1, 1, 62.0) });
+    // An investment is not counted, but what a prediction takes beyond it is.
+    let invested = Asked { n: 1, ms: 0.0, invested_ms: 300.0 };
+    schedule.record(&StepRecord { asked: invested, draft_ms: 300.0, ..step(1, 1, 62.0) });
     assert!((credit(&schedule).1 - (after.1 + LossBudget::INCOME)).abs() < 1e-9);
-    schedule.record(&StepRecord { asked: advanced, draft_ms: 362.0, ..step(1, 1, 62.0) });
+    schedule.record(&StepRecord { asked: invested, draft_ms: 362.0, ..step(1, 1, 62.0) });
     assert!((credit(&schedule).1 - (after.1 + 2.0 * LossBudget::INCOME - 1.0)).abs() < 1e-9);
 }
 
@@ -242,22 +242,25 @@ impl Policy {
 }
 
 /// Generates at least 160 tokens with a drafter that claims `p` for each node of a chain; `accepts` decides what is
-/// accepted. If the target `redoes`, it loses tokens with each rejected one. Returns the tokens and the time taken, in
-/// plain steps.
-fn answer(p: f32, redoes: bool, mut accepts: impl FnMut() -> bool) -> (usize, f64) {
+/// accepted. Predictions take the share `spent` of what they may. If the target `redoes`, it loses tokens with each
+/// rejected one. Returns the tokens and the time taken, in plain steps.
+fn answer(p: f32, spent: f64, redoes: bool, mut accepts: impl FnMut() -> bool) -> (usize, f64) {
     let curve = staircase();
     let mut schedule = Schedule::cost_aware(curve.clone()).with_redone_tokens(redoes);
     let claims: Vec<f32> = (0..16).map(|depth| p.powi(depth)).collect();
     let (mut ms, mut n_tokens, mut n_redone) = (0.0, 0, 0);
     while n_tokens < 160 {
-        let is_plain = schedule.limits(TreeLimits::TREE, 0) == TreeLimits::PLAIN;
-        let n_rows = if is_plain { 1 } else { schedule.choose(&chain(&claims), 0, n_redone) };
+        let limits = schedule.limits(TreeLimits::TREE, 0);
+        let draft_ms = spent * limits.spend_ms;
+        let asked = Asked { n: usize::from(draft_ms > 0.0), ms: draft_ms, invested_ms: 0.0 };
+        let draft = Draft { asked, ..chain(&claims) };
+        let n_rows = if limits == TreeLimits::PLAIN { 1 } else { schedule.choose(&draft, 0, n_redone) };
         let n_emitted = 1 + (1..n_rows).take_while(|_| accepts()).count();
         let at = curve.at(0);
         let (_, &verify_ms) = at.range(n_rows + n_redone..).next().expect("no batch is wider than the curve");
-        schedule.record(&StepRecord { n_redone, ..step(n_rows, n_emitted, verify_ms) });
+        schedule.record(&StepRecord { n_redone, asked, draft_ms, ..step(n_rows, n_emitted, verify_ms) });
         n_redone = if redoes && n_emitted < n_rows { n_redone + n_emitted } else { 0 };
-        ms += verify_ms;
+        ms += draft_ms + verify_ms;
         n_tokens += n_emitted;
     }
     (n_tokens, ms / curve.plain_ms(0).unwrap())
@@ -265,9 +268,9 @@ fn answer(p: f32, redoes: bool, mut accepts: impl FnMut() -> bool) -> (usize, f6
 
 proptest! {
     #[test]
-    fn the_loss_is_bounded_whatever_the_drafter_says(p in 0.0f32..1.0, redoes: bool, dice in prop::collection::vec(0.0f32..1.0, 400), luck in 0.0f32..1.0) {
+    fn the_loss_is_bounded_whatever_the_drafter_says(p in 0.0f32..1.0, spent in prop_oneof![Just(0.0), 0.0f64..1.0, Just(1.0)], redoes: bool, dice in prop::collection::vec(0.0f32..1.0, 400), luck in 0.0f32..1.0) {
         let mut dice = dice.into_iter().cycle();
-        let (n_tokens, n_plain) = answer(p, redoes, || dice.next().is_some_and(|die| die < luck));
+        let (n_tokens, n_plain) = answer(p, spent, redoes, || dice.next().is_some_and(|die| die < luck));
         let income = n_tokens as f64 * (1.0 + LossBudget::INCOME);
         prop_assert!(n_plain <= income + LossBudget::RESERVE + LossBudget::OVERDRAFT + 1e-6);
         if p < 0.5 {
@@ -282,7 +285,7 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 24) as f32
         };
-        let runs: Vec<(usize, f64)> = (0..100).map(|_| answer(p, redoes, || die() < p)).collect();
+        let runs: Vec<(usize, f64)> = (0..100).map(|_| answer(p, 0.0, redoes, || die() < p)).collect();
         let loss: f64 = runs.iter().map(|&(n_tokens, n_plain)| n_plain / n_tokens as f64 - 1.0).sum();
         prop_assert!(loss / 100.0 < 0.01, "{loss}% on average");
     }
