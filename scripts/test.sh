@@ -39,7 +39,7 @@ check "scripts" tests/scripts.sh
 check "release scripts" tests/release.sh
 # None of these needs a C++ toolchain.
 check "crates without llama.cpp" cargo test --release --locked -p chaski-draft -p chaski-gguf -p chaski-core -p chaski-store \
-    -p chaski-batch
+    -p chaski-batch -p chaski-hidden
 check "clippy" cargo clippy --release --workspace --all-targets --locked -- -D warnings
 check "build" scripts/build.sh
 
