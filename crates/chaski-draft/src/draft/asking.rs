@@ -307,6 +307,9 @@ impl Asking {
         if self.policy.is_some() {
             return self.payment_by_policy(model, place, confidence);
         }
+        if confidence > model.most_confidence() {
+            return None;
+        }
         let p = f64::from(place.p);
         let rows_ms = self.rows_ms(p, confidence);
         // A model compares texts to find its price, which takes time too.

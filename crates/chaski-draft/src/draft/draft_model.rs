@@ -20,6 +20,12 @@ pub trait DraftModel {
     /// `predict` after `text` takes this long in addition. 0 if there is nothing to decode.
     fn catch_up_ms(&self, text: &[Token]) -> f64;
 
+    /// It is not asked where the free sources are surer than this of their best candidate: they are more often right there
+    /// than it is, and its other candidates only take rows.
+    fn most_confidence(&self) -> f32 {
+        1.0
+    }
+
     /// The likeliest tokens after the committed `text` and the drafted `path`, likeliest first, with their
     /// probabilities at temperature 1 as weights. All are tokens of the target. Empty if the model fails; it is then not
     /// asked again in this text.

@@ -26,6 +26,9 @@ const N_MEASURED: usize = 3;
 /// two predictions.
 const COLD_BYTES: usize = 64 << 20;
 
+/// Half of its first candidates are right. Asked in copies as well, it made quoting and editing 10% slower.
+const MOST_CONFIDENCE: f32 = 0.6;
+
 /// Weight of a new time in the running mean.
 const RATE: f64 = 0.1;
 
@@ -221,6 +224,10 @@ impl DraftModel for HiddenDraftModel {
     /// Nothing of the past is computed: the target's state stands for it.
     fn catch_up_ms(&self, text: &[Token]) -> f64 {
         if self.n_missing(text, &[]).is_some() { 0.0 } else { f64::INFINITY }
+    }
+
+    fn most_confidence(&self) -> f32 {
+        MOST_CONFIDENCE
     }
 
     fn predict(&mut self, text: &[Token], path: &[Token]) -> &[Successor] {
