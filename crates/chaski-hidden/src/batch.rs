@@ -239,6 +239,9 @@ mod tests {
     use crate::tokens::by_frequency;
     use crate::world::{N_EMBD, World};
 
+    /// One of the network's lists of parameters.
+    type List = fn(&mut Net) -> &mut Vec<f32>;
+
     /// The objective of a step, from the public form of the network. Without dropout.
     fn objective(net: &Net, batch: &[Pair], data: &Data<'_>, rows: &[f32]) -> f64 {
         let mut input = vec![0.0; 2 * N_EMBD];
@@ -282,7 +285,7 @@ mod tests {
         // A rate of 0 leaves the network as it is, and the gradient in the means.
         trainer.step(&mut net, &batch, 1, Step::new(1, 0.0, 0.0), false);
         let rows = head.first(known.len());
-        let lists: [(fn(&mut Net) -> &mut Vec<f32>, Vec<f32>); 3] = [
+        let lists: [(List, Vec<f32>); 3] = [
             (|net| &mut net.first, trainer.first.first_gradient()),
             (|net| &mut net.first_bias, trainer.first_bias.first_gradient()),
             (|net| &mut net.second, trainer.second.first_gradient()),

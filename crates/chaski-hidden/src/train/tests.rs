@@ -106,7 +106,7 @@ fn events_come_in_order_and_epochs_bring_the_best_network() {
     assert_eq!(batches, (1..=18).map(|step| f64::from(step) / 18.0).collect::<Vec<_>>());
     assert_eq!(epochs.iter().map(|(epoch, _, _)| *epoch).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(nets.last(), Some(&trained.net));
-    let best = epochs.iter().filter(|(_, _, is_best)| *is_best).next_back().unwrap();
+    let best = epochs.iter().rfind(|(_, _, is_best)| *is_best).unwrap();
     assert_eq!(best.1, trained.held_out);
     assert!(epochs.iter().all(|(_, held_out, _)| held_out.top1 <= trained.held_out.top1));
 }
