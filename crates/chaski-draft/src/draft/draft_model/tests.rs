@@ -265,19 +265,6 @@ fn no_text_is_slower_than_plain_decoding_by_more_than_the_loss_budget() {
     }
 }
 
-/// Prints the loss against the free sources alone, which has no bound: nobody knows what they would have done.
-/// `cargo test --release -p chaski-draft -- --ignored --nocapture loss_against`
-#[test]
-#[ignore = "a measurement of minutes"]
-fn loss_against_the_free_sources() {
-    let (mut sum, mut over, mut most) = (0.0, 0, f64::MIN);
-    for (world, model) in worlds() {
-        let (mean, worst) = more_steps(&world, model);
-        (sum, over, most) = (sum + mean, over + usize::from(worst > 4.5), worst.max(most));
-    }
-    println!("sum of the means {sum:.1} plain steps, {over} worlds over 4.5, worst {most:.1}");
-}
-
 #[test]
 fn a_long_prompt_is_an_investment() {
     // Decoding the prompt takes 10 steps, and a prediction brings half a step.
