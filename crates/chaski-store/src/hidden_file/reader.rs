@@ -48,7 +48,7 @@ impl HiddenFile {
         let mut file = File::open(path).map_err(&named)?;
         let mut bytes = Vec::new();
         file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut bytes).map_err(&named)?;
-        if bytes != MAGIC {
+        if !MAGIC.starts_with(&bytes) {
             return Err(HiddenFileError::NotAHiddenFile { path: path.to_owned() });
         }
         file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(&named)?;
