@@ -72,7 +72,7 @@ impl Step<'_> {
     }
 
     /// The `k` likeliest tokens of a row, likeliest first, with their probabilities as weights. The short head chooses
-    /// [`N_SCORED`] of [`HiddenNet::tokens`], which the target's own head scores. Empty if the row has NaN or infinity.
+    /// 128 of [`HiddenNet::tokens`], which the target's own head scores. Empty if the row has NaN or infinity.
     ///
     /// # Panics
     /// If there is no such row.
