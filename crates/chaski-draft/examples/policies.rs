@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use chaski_draft::cost::CostCurve;
 use chaski_draft::draft::asking::Policy;
-use chaski_draft::draft::auto::Auto;
+use chaski_draft::draft::auto::{Auto, Experience};
 use chaski_draft::replay::policies::{Bandit, Exploration, Fixed, Linear, N_FEATURES, Weights};
 use chaski_draft::replay::predictions::Predictions;
 use chaski_draft::replay::score::{Score, replay_with_source};
@@ -44,7 +44,7 @@ const KERNELS: [(usize, f64); 10] = [
     (64, 363.8),
 ];
 
-type MakePolicy<'a> = dyn Fn() -> Option<Box<dyn Policy>> + 'a;
+type MakePolicy<'a> = dyn Fn() -> Option<Rc<RefCell<dyn Policy>>> + 'a;
 
 struct Answer {
     trace: Trace,
@@ -61,18 +61,16 @@ struct World<'a> {
 
 impl World<'_> {
     fn run(&self, make: &MakePolicy<'_>) -> Result<Vec<Score>, Box<dyn Error>> {
-        let drafter = || {
-            let auto = Auto::default();
-            match make() {
-                Some(policy) => auto.with_policy(policy),
-                None => auto,
-            }
-        };
-        let mut auto = drafter();
+        let mut kept: Option<Experience> = None;
+        let mut policy = make();
         let mut scores = Vec::new();
         for Answer { trace, predictions } in self.answers {
             if !self.keep {
-                auto = drafter();
+                policy = make();
+            }
+            let mut auto = Auto::new(Auto::sources(None), kept.as_ref());
+            if let Some(policy) = &policy {
+                auto = auto.with_policy(Box::new(Rc::clone(policy)));
             }
             let schedule = Schedule::cost_aware(self.curve.clone()).with_max_rows(MAX_NODES);
             let source = (predictions, self.price);
@@ -84,12 +82,13 @@ impl World<'_> {
                 schedule,
                 &SimulatedClock::default(),
             )?);
+            kept = self.keep.then(|| auto.experience_to_keep());
         }
         Ok(scores)
     }
 
     fn fixed(&self, least_p: f32) -> Result<Vec<Score>, Box<dyn Error>> {
-        self.run(&|| Some(Box::new(Fixed { least_p })))
+        self.run(&|| Some(Rc::new(RefCell::new(Fixed { least_p }))))
     }
 
     /// The linear policy on each answer, with weights trained on those of the other parity.
@@ -99,10 +98,10 @@ impl World<'_> {
             for rate in [0.03, 0.01, 0.003] {
                 for answer in self.answers.iter().filter(|answer| number(&answer.trace) % 2 != parity) {
                     let one = World { answers: std::slice::from_ref(answer), curve: self.curve.clone(), ..*self };
-                    one.run(&|| Some(Box::new(Linear::training(Rc::clone(&weights), rate, 0.3))))?;
+                    one.run(&|| Some(Rc::new(RefCell::new(Linear::training(Rc::clone(&weights), rate, 0.3)))))?;
                 }
             }
-            self.run(&|| Some(Box::new(Linear::new(Rc::clone(&weights)))))
+            self.run(&|| Some(Rc::new(RefCell::new(Linear::new(Rc::clone(&weights))))))
         });
         let [even, odd] = by_parity;
         let both = even?.into_iter().zip(odd?).zip(self.answers);
@@ -139,7 +138,7 @@ fn report(world: &World<'_>, curve: &str) -> Result<(), Box<dyn Error>> {
     let (least_p, always) = always.expect("there are several");
     let bandit = |exploration| {
         let curve = &world.curve;
-        world.run(&move || Some(Box::new(Bandit::new(exploration, least_p, curve.clone()))))
+        world.run(&move || Some(Rc::new(RefCell::new(Bandit::new(exploration, least_p, curve.clone())))))
     };
     let rows = [
         ("never".to_owned(), never.clone()),

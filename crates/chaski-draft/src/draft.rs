@@ -26,6 +26,7 @@ pub mod draft_model;
 pub mod fading_table;
 pub mod logits;
 pub mod trigram;
+pub mod with_model;
 
 pub mod calibration;
 pub mod mcts;

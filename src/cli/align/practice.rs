@@ -16,11 +16,12 @@ use crate::cli::align::hidden::{Answer, Work};
 use crate::cli::failure::Failure;
 use crate::cost::CostCurve;
 use crate::draft::asking::{Choice, Outcome, Policy};
-use crate::draft::auto::{Auto, Experience};
+use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::calibration::Calibrator;
 use crate::draft::draft_model::{Assisted, DraftModel};
 use crate::draft::table::Successor;
+use crate::draft::with_model::ModelExperience;
 use crate::llama::engine::draft_model::EngineDraftModel as _;
 use crate::llama::hidden::{HiddenDraftModel, LastState};
 use crate::replay::score::replay;
@@ -41,32 +42,30 @@ const ROW: f64 = 0.05;
 /// Widest tree of the replays.
 const MOST_ROWS: usize = 16;
 
-/// What an `Auto` learns that drafts `held_out` with `file`, with a base and without one, as JSON.
+/// What drafters learn about `file` that draft `held_out` with it, as JSON.
 pub(super) fn practise(work: &Work<'_>, file: &HiddenFile, held_out: &[(&Answer, &Text)]) -> Result<String, Failure> {
     let mut model = HiddenDraftModel::open(file, work.gguf.path(), work.n_threads).map_err(|error| failed(&error))?;
     let n_vocab = Vocabulary::of(work.gguf).map_or(0, |vocabulary| vocabulary.n_tokens as usize);
     let traces: Vec<Trace> = held_out.iter().map(|(answer, text)| trace(answer, text, n_vocab)).collect();
     let base = base_of_the_others(work, held_out)?;
-    let mut learned = Vec::new();
-    for base in [Some(base), None] {
-        let sources = || Auto::sources(base.clone());
-        let mut auto = Auto::new(sources(), None).with_draft_model_source().with_policy(Box::new(Always));
-        for rate in RATES {
-            auto = auto.with_rate(rate);
-            for ((answer, text), trace) in held_out.iter().zip(&traces) {
-                work.go_on()?;
-                auto = auto.with_sources(sources());
-                let mut logged = Logged { model: &mut model, n_prompt: answer.prompt.len(), text };
-                draft_again(trace, &mut Assisted::new(&mut auto, &mut logged))?;
-            }
+    let mut known = ModelExperience::default();
+    for rate in RATES {
+        for ((answer, text), trace) in held_out.iter().zip(&traces) {
+            work.go_on()?;
+            // Each text meets a fresh drafter that only knows the file.
+            let auto = Auto::new(Auto::sources(Some(Arc::clone(&base))), None).with_policy(Box::new(Always));
+            let mut auto = auto.with_model_experience(known.clone()).with_rate(rate);
+            let mut logged = Logged { model: &mut model, n_prompt: answer.prompt.len(), text };
+            draft_again(trace, &mut Assisted::new(&mut auto, &mut logged))?;
+            known = auto.experience().model.unwrap_or(known);
         }
-        if let Some(error) = model.take_failure() {
-            return Err(failed(&error));
-        }
-        // How often paths are accepted depends on which drafts pay on a machine.
-        learned.push(Experience { calibrator: Calibrator::default(), ..auto.experience() });
     }
-    Ok(serde_json::to_string(&learned).expect("numbers and names"))
+    if let Some(error) = model.take_failure() {
+        return Err(failed(&error));
+    }
+    // How often paths are accepted depends on which drafts pay on a machine.
+    known.calibrator = Calibrator::default();
+    Ok(serde_json::to_string(&known).expect("numbers and names"))
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Failure {
@@ -140,6 +139,10 @@ impl DraftModel for Logged<'_> {
 
     fn catch_up_ms(&self, _text: &[Token]) -> f64 {
         0.0
+    }
+
+    fn most_confidence(&self) -> f32 {
+        self.model.most_confidence()
     }
 
     fn predict(&mut self, text: &[Token], path: &[Token]) -> &[Successor] {

@@ -20,9 +20,12 @@
 //!    have paid for it (the ski-rental rule). So it costs at most the time that the model could already have saved. The
 //!    loss budget does not count it.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::draft::draft_model::{Asked, DraftModel, propose};
+use crate::draft::draft_model::{Asked, DraftModel, candidates};
 use crate::draft::{Candidate, Verified};
 use crate::target::TreeLimits;
 use crate::token::Token;
@@ -175,6 +178,20 @@ pub trait Policy {
     fn learn(&mut self, outcome: &Outcome<'_>);
 }
 
+impl<T: Policy + ?Sized> Policy for Rc<RefCell<T>> {
+    fn begin(&mut self) {
+        self.borrow_mut().begin();
+    }
+
+    fn asks(&mut self, choice: &Choice) -> bool {
+        self.borrow_mut().asks(choice)
+    }
+
+    fn learn(&mut self, outcome: &Outcome<'_>) {
+        self.borrow_mut().learn(outcome);
+    }
+}
+
 /// A prediction of the current step.
 struct Prediction {
     path: Vec<Token>,
@@ -233,6 +250,11 @@ impl Asking {
             asked: Asked::default(),
             policy: None,
         }
+    }
+
+    /// The same with what was learned about asking.
+    pub(super) fn with_gains(self, gains: Gains) -> Asking {
+        Asking { gains, ..self }
     }
 
     pub(super) fn set_policy(&mut self, policy: Box<dyn Policy>) {
@@ -301,14 +323,11 @@ impl Asking {
 
     /// How a prediction at `place` is paid, where the free sources have this confidence. `None` if it does not pay.
     fn payment(&mut self, model: &dyn DraftModel, place: Place<'_>, confidence: f32) -> Option<Payment> {
-        if self.has_failed || self.limits.token_ms <= 0.0 {
+        if self.has_failed || self.limits.token_ms <= 0.0 || confidence > model.most_confidence() {
             return None;
         }
         if self.policy.is_some() {
             return self.payment_by_policy(model, place, confidence);
-        }
-        if confidence > model.most_confidence() {
-            return None;
         }
         let p = f64::from(place.p);
         let rows_ms = self.rows_ms(p, confidence);
@@ -343,44 +362,42 @@ impl Asking {
         asks.then_some(Payment { price_ms: 0.0, invested_ms: price_ms })
     }
 
-    /// Asks the model for the tokens after `place` if that pays, and fills them into `candidates`. `free` are the
-    /// children without the model. Returns whether there is a prediction.
+    /// Asks the model for the tokens after `place` if that pays. `free` are the children without the model.
     pub(super) fn ask(
         &mut self,
         model: &mut dyn DraftModel,
         place: Place<'_>,
         free: &[(Token, f32)],
-        candidates: &mut Vec<Candidate>,
-    ) -> bool {
+    ) -> Option<&[Candidate]> {
         let free = best_of(free);
         let confidence = confidence_of(free);
-        let Some(payment) = self.payment(model, place, confidence) else { return false };
+        let payment = self.payment(model, place, confidence)?;
         self.missed_ms = 0.0;
         self.has_invested |= payment.invested_ms > 0.0;
         self.asked.n += 1;
         self.asked.ms += payment.price_ms;
         self.asked.invested_ms += payment.invested_ms;
         self.n_predictions += 1;
-        propose(model.predict(place.text, place.path), candidates);
+        let candidates = candidates(model.predict(place.text, place.path));
         self.has_failed = candidates.is_empty();
         if self.has_failed {
-            return false;
+            return None;
         }
         let TreeLimits { token_ms, row_ms, .. } = self.limits;
         let pays = |&(_, p): &(Token, f32)| f64::from(place.p * p) * token_ms > row_ms;
         let free = free.filter(pays).map(|(token, _)| token);
-        self.predictions.push(Prediction {
-            path: place.path.to_vec(),
-            candidates: candidates.clone(),
-            confidence,
-            free,
-        });
-        true
+        self.predictions.push(Prediction { path: place.path.to_vec(), candidates, confidence, free });
+        self.predictions.last().map(|prediction| prediction.candidates.as_slice())
     }
 
     /// The prediction that this step made after `path`.
-    pub(super) fn candidates_after(&self, path: &[Token]) -> Option<&Vec<Candidate>> {
-        self.number_after(path).map(|number| &self.predictions[number].candidates)
+    pub(super) fn candidates_after(&self, path: &[Token]) -> Option<&[Candidate]> {
+        self.number_after(path).map(|number| self.predictions[number].candidates.as_slice())
+    }
+
+    /// The drafted tokens before each prediction of this step.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &[Token]> {
+        self.predictions.iter().map(|prediction| prediction.path.as_slice())
     }
 
     /// The number of the prediction after `path`, in the order asked.
@@ -429,9 +446,10 @@ impl Asking {
 mod tests {
     use super::*;
     use crate::draft::Drafter as _;
-    use crate::draft::auto::Auto;
+    use crate::draft::auto::{Auto, Experience};
     use crate::draft::draft_model::Assisted;
     use crate::draft::table::Successor;
+    use crate::draft::with_model::ModelExperience;
 
     struct Unavailable;
 
@@ -451,18 +469,19 @@ mod tests {
 
     #[test]
     fn a_model_that_failed_is_tried_again_some_texts_later() {
-        let mut experience = Auto::default().with_draft_model_source().experience();
+        let mut model = ModelExperience::default();
         for _ in 0..100 {
-            experience.gains.learn(0.0, 0.0);
+            model.gains.learn(0.0, 0.0);
         }
-        assert!(experience.gains.of(0.0) < 0.1 * EXPECTED);
+        assert!(model.gains.of(0.0) < 0.1 * EXPECTED);
+        let mut experience = Experience { model: Some(model), ..Auto::default().experience() };
         // Each text has a drafter of its own, which starts from what the earlier ones learned.
         for _ in 0..20 {
             let mut auto = Auto::new(Auto::sources(None), Some(&experience));
             Assisted::new(&mut auto, &mut Unavailable).begin(&[]);
             experience = auto.experience();
         }
-        assert!(experience.gains.of(0.0) > 0.8 * EXPECTED);
+        assert!(experience.model.unwrap().gains.of(0.0) > 0.8 * EXPECTED);
     }
 
     #[test]
@@ -501,9 +520,8 @@ mod tests {
         let mut asking = Asking::new(Gains::default());
         asking.begin_step(TreeLimits { token_ms: 100.0, row_ms: 2.0, spend_ms, ..TreeLimits::TREE });
         let chain = [Token(1); 30];
-        let asks = |n: &usize| {
-            asking.ask(&mut Sure(5.0), Place { text: &chain, path: &chain[..*n], p: 0.9 }, &[], &mut Vec::new())
-        };
+        let asks =
+            |n: &usize| asking.ask(&mut Sure(5.0), Place { text: &chain, path: &chain[..*n], p: 0.9 }, &[]).is_some();
         (0..30).take_while(asks).count()
     }
 

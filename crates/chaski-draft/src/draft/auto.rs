@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::draft::asking::{Asking, Place, Policy};
+use crate::draft::asking::{Asking, Gains, Place, Policy};
 use crate::draft::base::{Base, BaseSource};
-use crate::draft::calibration::Calibrator;
+use crate::draft::calibration::{Calibrator, accepted};
 use crate::draft::cursor::Cursor;
-use crate::draft::draft_model::{DraftModel, DraftModelSource};
+use crate::draft::draft_model::DraftModel;
 use crate::draft::logits::Logits;
 use crate::draft::mixer::Mixer;
 use crate::draft::search::Search;
 use crate::draft::top::TopK;
 use crate::draft::trigram::Trigram;
+use crate::draft::with_model::{ModelExperience, WithModel};
 use crate::draft::{Candidate, Draft, DraftFilter, Drafter, Source, TAIL_LEN, Tail, Verified, root_of};
 use crate::target::TreeLimits;
 use crate::token::Token;
+use crate::tree::{NodeId, TokenTree};
 
 mod experience;
 pub use experience::Experience;
@@ -27,7 +29,7 @@ const N_HARVESTED: usize = 8;
 pub struct Timeline {
     sources: Vec<Box<dyn Source>>,
     /// See [`Auto::estimates`].
-    estimates: Vec<f32>,
+    estimates: Vec<Estimate>,
     /// See [`Auto::set_filter`].
     filter: Option<Box<dyn DraftFilter>>,
 }
@@ -62,19 +64,34 @@ impl Timeline {
     }
 }
 
+/// The probability of a drafted node before calibration.
+#[derive(Clone, Copy)]
+struct Estimate {
+    p: f32,
+    /// A draft model was asked for this node, or for one before it on its path.
+    has_model: bool,
+}
+
 /// Drafts from several sources with calibrated probabilities.
 pub struct Auto {
     sources: Vec<Box<dyn Source>>,
     mixer: Mixer,
     calibrator: Calibrator,
-    /// The estimates of the newest draft before calibration.
-    estimates: Vec<f32>,
+    /// Those of the newest draft.
+    estimates: Vec<Estimate>,
     filter: Option<Box<dyn DraftFilter>>,
     search: Search,
     top_k: TopK,
     /// Per source, its proposals; kept between calls to reuse the memory.
     proposals: Vec<Vec<Candidate>>,
     asking: Asking,
+    /// Used where a draft model was asked.
+    with_model: WithModel,
+    /// For estimates that have a model.
+    model_calibrator: Calibrator,
+    knows_model: bool,
+    /// What it started from.
+    start: Experience,
 }
 
 impl Default for Auto {
@@ -100,61 +117,62 @@ impl Auto {
     }
 
     /// A drafter over `sources` that starts from `learned`. If that is `None` or about other sources, it starts from
-    /// [`Experience::shipped`]. If it is about a draft model as well, the drafter gets the source for one.
+    /// [`Experience::shipped`].
     #[must_use]
-    pub fn new(mut sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
-        let knows_model = learned.is_some_and(|learned| learned.mixer.has_draft_model());
-        if knows_model {
-            sources.push(Box::new(DraftModelSource));
-        }
+    pub fn new(sources: Vec<Box<dyn Source>>, learned: Option<&Experience>) -> Auto {
         let learned = learned.filter(|learned| learned.mixer.fits(&sources)).cloned();
-        if knows_model && learned.is_none() {
-            sources.pop();
-        }
-        let Experience { mixer, calibrator, gains } = learned.unwrap_or_else(|| Experience::shipped(&sources));
-        Auto {
-            mixer: Mixer::new(mixer),
-            calibrator,
-            asking: Asking::new(gains),
+        let start = learned.unwrap_or_else(|| Experience::shipped(&sources));
+        let auto = Auto {
+            mixer: Mixer::new(start.mixer.clone()),
+            calibrator: start.calibrator.clone(),
             estimates: Vec::new(),
             filter: None,
             search: Search::BestFirst,
             top_k: TopK::default(),
             proposals: vec![Vec::new(); sources.len()],
+            asking: Asking::new(Gains::default()),
+            with_model: WithModel::new(ModelExperience::default().mixer),
+            model_calibrator: Calibrator::default(),
+            knows_model: false,
             sources,
+            start,
+        };
+        match auto.start.model.clone() {
+            Some(model) => auto.with_model_experience(model),
+            None => auto,
         }
+    }
+
+    /// The same drafter with what is known about the draft model.
+    #[must_use]
+    pub fn with_model_experience(self, model: ModelExperience) -> Auto {
+        let ModelExperience { mixer, calibrator, gains } = model;
+        let with_model = WithModel::new(mixer);
+        Auto {
+            with_model,
+            model_calibrator: calibrator,
+            knows_model: true,
+            asking: self.asking.with_gains(gains),
+            ..self
+        }
+    }
+
+    /// Whether anything is known about a draft model.
+    #[must_use]
+    pub fn knows_model(&self) -> bool {
+        self.knows_model
     }
 
     /// The same drafter with a learning rate of `factor` times the default.
     #[must_use]
     pub fn with_rate(self, factor: f32) -> Auto {
-        Auto { mixer: self.mixer.with_rate(factor), ..self }
+        Auto { mixer: self.mixer.with_rate(factor), with_model: self.with_model.with_rate(factor), ..self }
     }
 
-    /// The same drafter with other sources of the same kinds. `sources` are those of [`Auto::sources`]; a source for a draft
-    /// model, if it has one, stays. So does its experience.
+    /// The same drafter with other sources of the same kinds.
     #[must_use]
-    pub fn with_sources(self, mut sources: Vec<Box<dyn Source>>) -> Auto {
-        if self.mixer.state().has_draft_model() {
-            sources.push(Box::new(DraftModelSource));
-        }
+    pub fn with_sources(self, sources: Vec<Box<dyn Source>>) -> Auto {
         Auto { sources, ..self }
-    }
-
-    /// The same drafter with a source for a draft model; see [`Assisted`](crate::draft::draft_model::Assisted). By
-    /// itself the source proposes nothing, and the drafts are the same as without it.
-    #[must_use]
-    pub fn with_draft_model_source(mut self) -> Auto {
-        self.add_draft_model_source();
-        self
-    }
-
-    pub(super) fn add_draft_model_source(&mut self) {
-        if !self.mixer.state().has_draft_model() {
-            self.sources.push(Box::new(DraftModelSource));
-            self.proposals.push(Vec::new());
-            self.mixer.add_draft_model();
-        }
     }
 
     pub(super) fn forget_gains(&mut self) {
@@ -192,13 +210,23 @@ impl Auto {
         self.filter = Some(filter);
     }
 
+    /// What to start the next text's drafter from.
+    #[must_use]
+    pub fn experience_to_keep(&self) -> Experience {
+        self.start.after(self.experience())
+    }
+
     /// What the drafter has learned so far.
     #[must_use]
     pub fn experience(&self) -> Experience {
         Experience {
             mixer: self.mixer.state().clone(),
             calibrator: self.calibrator.clone(),
-            gains: self.asking.gains().clone(),
+            model: self.knows_model.then(|| ModelExperience {
+                mixer: self.with_model.state().clone(),
+                calibrator: self.model_calibrator.clone(),
+                gains: self.asking.gains().clone(),
+            }),
         }
     }
 
@@ -221,23 +249,51 @@ impl Auto {
             tail.truncate(n_said);
             tail.extend_from_slice(path);
             propose(&self.sources, Tail { tokens: &tail, n_drafted: path.len() }, &mut self.proposals);
-            let mut mix = |proposals: &[Vec<Candidate>], children: &mut Vec<(Token, f32)>| {
-                self.mixer.mix(proposals, children);
+            self.mixer.mix(&self.proposals, children);
+            let mut narrow = |children: &mut Vec<(Token, f32)>| {
                 if let Some(filter) = &mut self.filter {
                     filter.narrow(context, path, children);
                 }
             };
-            mix(&self.proposals, children);
+            narrow(children);
             let Some(model) = &mut model else { return };
-            let candidates = self.proposals.last_mut().expect("the draft model's");
-            if self.asking.ask(*model, Place { text: context, path, p }, children, candidates) {
-                mix(&self.proposals, children);
+            if let Some(candidates) = self.asking.ask(*model, Place { text: context, path, p }, children) {
+                self.with_model.mix(children, candidates);
+                narrow(children);
             }
         });
-        self.estimates.clone_from(&draft.p);
-        self.calibrator.correct_all(&mut draft);
+        self.calibrate(&mut draft);
         draft.asked = self.asking.asked();
         draft
+    }
+
+    /// Notes the estimates of a draft, and corrects them.
+    fn calibrate(&mut self, draft: &mut Draft) {
+        let tree = &draft.tree;
+        let mut are_asked = vec![false; tree.len()];
+        for path in self.asking.paths() {
+            let node = path.iter().try_fold(NodeId::ROOT, |node, &token| tree.child(node, token));
+            are_asked[node.expect("only nodes of the tree are expanded").index()] = true;
+        }
+        self.estimates.clear();
+        self.estimates.push(Estimate { p: 1.0, has_model: false });
+        for node in tree.nodes().skip(1) {
+            let parent = tree.parent(node).expect("not the root").index();
+            let has_model = self.estimates[parent].has_model || are_asked[parent];
+            let p = &mut draft.p[node.index()];
+            self.estimates.push(Estimate { p: *p, has_model });
+            let calibrator = if has_model { &self.model_calibrator } else { &self.calibrator };
+            *p = calibrator.correct(*p, tree.depth(node));
+        }
+    }
+
+    /// Learns which nodes of a verified draft were accepted.
+    fn learn_estimates(&mut self, tree: &TokenTree, emitted: &[Token]) {
+        let are_accepted = accepted(tree, emitted);
+        for (node, estimate) in tree.nodes().zip(&self.estimates).skip(1) {
+            let calibrator = if estimate.has_model { &mut self.model_calibrator } else { &mut self.calibrator };
+            calibrator.learn(estimate.p, tree.depth(node), are_accepted[node.index()]);
+        }
     }
 
     /// [`Drafter::learn`] after [`Auto::draft_with`].
@@ -249,13 +305,15 @@ impl Auto {
         model: Option<&dyn DraftModel>,
     ) {
         let model = model.filter(|_| self.asking.has_declined());
-        self.calibrator.learn_all(&self.estimates, verified, &context[from..]);
+        self.learn_estimates(verified.tree, &context[from..]);
         let mut free = Vec::new();
         for at in from..context.len() {
             let (text, token) = (&context[..at], context[at]);
             propose(&self.sources, Tail { tokens: tail_of(text), n_drafted: 0 }, &mut self.proposals);
             if let Some(candidates) = self.asking.candidates_after(&context[from..at]) {
-                self.proposals.last_mut().expect("the draft model's").clone_from(candidates);
+                self.mixer.mix(&self.proposals, &mut free);
+                self.with_model.learn(&free, candidates, token);
+                self.knows_model = true;
             } else if let Some(model) = model {
                 self.mixer.mix(&self.proposals, &mut free);
                 self.asking.miss(model, text, &free);

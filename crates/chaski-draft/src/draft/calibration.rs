@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::draft::mixer::{MOST_CERTAIN, squash, stretch};
-use crate::draft::{Draft, Verified};
 use crate::token::Token;
+use crate::tree::TokenTree;
 
 /// Table points on each side of even odds.
 const N_HALF: usize = 14;
@@ -66,14 +66,6 @@ impl Calibrator {
         squash(table[point] * (1.0 - share) + table[point + 1] * share)
     }
 
-    /// Corrects all nodes of a draft except the root.
-    pub fn correct_all(&self, draft: &mut Draft) {
-        for node in draft.tree.nodes().skip(1) {
-            let p = &mut draft.p[node.index()];
-            *p = self.correct(*p, draft.tree.depth(node));
-        }
-    }
-
     /// Learns whether a verified node at `depth` with estimate `p` was accepted.
     pub fn learn(&mut self, p: f32, depth: usize, is_accepted: bool) {
         let (point, share) = points_of(p);
@@ -86,19 +78,14 @@ impl Calibrator {
         }
     }
 
-    /// Learns from a verified tree whose nodes had the estimates `p`, given the tokens that were `emitted`.
-    pub fn learn_all(&mut self, p: &[f32], verified: Verified<'_>, emitted: &[Token]) {
-        let tree = verified.tree;
-        let mut is_accepted = vec![true; tree.len()];
-        for node in tree.nodes().skip(1) {
-            let parent = tree.parent(node).expect("not the root");
-            let depth = tree.depth(node);
-            is_accepted[node.index()] =
-                is_accepted[parent.index()] && emitted.get(depth - 1) == Some(&tree.token(node));
-            if let Some(&p) = p.get(node.index()) {
-                self.learn(p, depth, is_accepted[node.index()]);
-            }
-        }
+    /// This calibrator moved towards `other` by `share`: 0 to 1.
+    #[must_use]
+    pub(super) fn towards(&self, other: &Calibrator, share: f32) -> Calibrator {
+        let between = |from: &[Vec<f32>], to: &[Vec<f32>]| {
+            let rows = from.iter().zip(to);
+            rows.map(|(from, to)| from.iter().zip(to).map(|(from, to)| from + share * (to - from)).collect()).collect()
+        };
+        Calibrator { tables: between(&self.tables, &other.tables), seen: between(&self.seen, &other.seen) }
     }
 
     /// False if a number is impossible, as in a damaged file.
@@ -110,6 +97,17 @@ impl Calibrator {
         };
         are_sound(&self.tables) && are_sound(&self.seen) && self.seen.iter().flatten().all(|&n| n >= 0.0)
     }
+}
+
+/// Per node of a verified tree, whether it is on the path of the tokens that were `emitted`.
+pub(super) fn accepted(tree: &TokenTree, emitted: &[Token]) -> Vec<bool> {
+    let mut are_accepted = vec![true; tree.len()];
+    for node in tree.nodes().skip(1) {
+        let parent = tree.parent(node).expect("not the root");
+        are_accepted[node.index()] =
+            are_accepted[parent.index()] && emitted.get(tree.depth(node) - 1) == Some(&tree.token(node));
+    }
+    are_accepted
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::draft::auto::Auto;
 use crate::draft::table::Successor;
-use crate::draft::{Candidate, Draft, Drafter, Source, Tail, Verified};
+use crate::draft::{Candidate, Draft, Drafter, Verified};
 use crate::target::TreeLimits;
 use crate::token::Token;
 
@@ -51,10 +51,9 @@ pub struct Assisted<'a> {
 }
 
 impl<'a> Assisted<'a> {
-    /// A drafter that asks `model` where that pays. Gives `auto` the source for it, if it has none.
+    /// A drafter that asks `model` where that pays.
     #[must_use]
     pub fn new(auto: &'a mut Auto, model: &'a mut dyn DraftModel) -> Assisted<'a> {
-        auto.add_draft_model_source();
         Assisted { auto, model }
     }
 }
@@ -74,9 +73,6 @@ impl Drafter for Assisted<'_> {
     }
 }
 
-/// The name of the source.
-pub(super) const NAME: &str = "draft-model";
-
 /// Most candidates of one prediction.
 const MAX_PROPOSED: usize = 5;
 
@@ -89,21 +85,20 @@ const BEST: [f32; 8] = [0.97, 0.9, 0.75, 0.55, 0.35, 0.2, 0.1, 0.0];
 /// Lower bounds of the bins for the other tokens.
 const OTHERS: [f32; 5] = [0.3, 0.15, 0.07, 0.03, 0.0];
 
-/// The number of bins: of the likeliest token, then of the others.
-pub(super) const N_BINS: usize = BEST.len() + OTHERS.len();
+/// The probability in the middle of each bin, for bins with these lower bounds. No probability is above `most`.
+pub(super) fn middles(bounds: &'static [f32], most: f32) -> impl Iterator<Item = f32> {
+    let upper = std::iter::once(most).chain(bounds.iter().copied());
+    bounds.iter().zip(upper).map(|(least, most)| (least + most) / 2.0)
+}
 
-/// The probability in the middle of each bin.
+/// The probability in the middle of each bin: of the likeliest token, then of the others.
 pub(super) fn centers() -> impl Iterator<Item = f32> {
-    let middles = |bounds: &'static [f32], most: f32| {
-        let upper = std::iter::once(most).chain(bounds.iter().copied());
-        bounds.iter().zip(upper).map(|(least, most)| (least + most) / 2.0)
-    };
     middles(&BEST, 1.0).chain(middles(&OTHERS, 0.5))
 }
 
-/// Replaces `candidates` by those of a prediction.
-pub(super) fn propose(predicted: &[Successor], candidates: &mut Vec<Candidate>) {
-    candidates.clear();
+/// The candidates of a prediction.
+pub(super) fn candidates(predicted: &[Successor]) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::new();
     for (rank, successor) in predicted.iter().take(MAX_PROPOSED).enumerate() {
         let (bounds, first) = if rank == 0 { (&BEST[..], 0) } else { (&OTHERS[..], BEST.len()) };
         let is_new = candidates.iter().all(|known| known.token != successor.token);
@@ -112,23 +107,7 @@ pub(super) fn propose(predicted: &[Successor], candidates: &mut Vec<Candidate>) 
             candidates.push(Candidate { token: successor.token, bin: first + bin });
         }
     }
-}
-
-/// The source by itself: it proposes nothing. `Auto` puts the predictions in its place.
-pub(super) struct DraftModelSource;
-
-impl Source for DraftModelSource {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn n_bins(&self) -> usize {
-        N_BINS
-    }
-
-    fn learn(&mut self, _text: &[Token], _token: Token) {}
-
-    fn propose(&self, _tail: Tail<'_>, _candidates: &mut Vec<Candidate>) {}
+    candidates
 }
 
 #[cfg(test)]

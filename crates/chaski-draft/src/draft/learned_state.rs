@@ -23,7 +23,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Learns a generated text, without its prompt.
+    /// Learns a generated text, without its prompt, and what to keep of the experience with it.
     pub fn learn(&mut self, generated: &[Token], experience: Experience) {
         for (at, &token) in generated.iter().enumerate() {
             self.trigram.learn(&generated[..at], token);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::draft::{Candidate, Source};
 use crate::token::Token;
 
-mod draft_model;
+mod with_model;
 
 /// Most candidates mixed at one node.
 const MAX_CANDIDATES: usize = 32;
@@ -104,8 +104,6 @@ struct Mixed {
 /// Mixes evidence into probabilities.
 pub struct Mixer {
     state: MixerState,
-    /// The index of the draft model's source. It is silent where the model was not asked, which is no evidence.
-    draft_model: Option<usize>,
     /// Kept between calls to reuse the memory; only the first `n_mixed` are valid.
     mixed: Vec<Mixed>,
     n_mixed: usize,
@@ -128,14 +126,7 @@ impl Mixer {
             let bins = source.named.iter_mut().chain(&mut source.unnamed);
             bins.for_each(|bin| bin.n = bin.n.min(MOST_TRUSTED));
         }
-        let draft_model = state.has_draft_model().then(|| state.sources.len() - 1);
-        Mixer { state, draft_model, mixed: Vec::new(), n_mixed: 0, rate: RATE }
-    }
-
-    /// Adds the draft model's source as the last one.
-    pub(super) fn add_draft_model(&mut self) {
-        self.draft_model = Some(self.state.sources.len());
-        self.state.add_draft_model();
+        Mixer { state, mixed: Vec::new(), n_mixed: 0, rate: RATE }
     }
 
     /// The same mixer with a learning rate of `factor` times the default.
@@ -164,7 +155,6 @@ impl Mixer {
     /// Learns that `token` came next when the sources proposed `proposals`.
     pub fn learn(&mut self, proposals: &[Vec<Candidate>], token: Token) {
         self.gather(proposals);
-        let not_asked = self.draft_model.filter(|&at| proposals[at].is_empty());
         for candidate in &self.mixed[..self.n_mixed] {
             let is_right = candidate.token == token;
             let step = self.rate * (f32::from(u8::from(is_right)) - candidate.p);
@@ -174,10 +164,8 @@ impl Mixer {
                     *weight += step * input;
                 }
             }
-            for (at, (source, &bin)) in self.state.sources.iter_mut().zip(&candidate.bins).enumerate() {
-                if Some(at) != not_asked {
-                    source.bin_mut(bin).learn(is_right);
-                }
+            for (source, &bin) in self.state.sources.iter_mut().zip(&candidate.bins) {
+                source.bin_mut(bin).learn(is_right);
             }
         }
     }
@@ -253,23 +241,36 @@ impl MixerState {
         MixerState { sources: sources.iter().map(|source| reliability(source.as_ref())).collect(), weights }
     }
 
-    /// The names of its sources, in order.
-    pub(super) fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.sources.iter().map(|source| source.name.as_str())
-    }
-
     /// Whether this state is about exactly `sources`. The worth of evidence depends on the other evidence, so a state
     /// for other sources is useless.
     #[must_use]
     pub fn fits(&self, sources: &[Box<dyn Source>]) -> bool {
-        let fits = |known: &Reliability, source: &dyn Source| {
-            let n_bins = source.n_bins();
-            known.name == source.name() && known.named.len() == n_bins && known.unnamed.len() == n_bins + 1
+        self.is_like(&MixerState::fresh(sources))
+    }
+
+    /// Whether both are about the same sources.
+    pub(super) fn is_like(&self, other: &MixerState) -> bool {
+        let shape = |source: &Reliability| (source.name.clone(), source.named.len(), source.unnamed.len());
+        self.sources.iter().map(shape).eq(other.sources.iter().map(shape))
+            && self.weights.iter().map(Vec::len).eq(other.weights.iter().map(Vec::len))
+    }
+
+    /// This state moved towards `other`, which is about the same sources, by `share`: 0 to 1.
+    #[must_use]
+    pub(super) fn towards(&self, other: &MixerState, share: f32) -> MixerState {
+        let between = |from: f32, to: f32| from + share * (to - from);
+        let bins = |from: &[Bin], to: &[Bin]| {
+            let pairs = from.iter().zip(to);
+            pairs.map(|(from, to)| Bin::from((between(from.p, to.p), to.n))).collect()
         };
-        self.sources.len() == sources.len()
-            && self.sources.iter().zip(sources).all(|(known, source)| fits(known, source.as_ref()))
-            && self.weights.len() == 1 << sources.len()
-            && self.weights.iter().all(|weights| weights.len() == sources.len() + 1)
+        let sources = self.sources.iter().zip(&other.sources).map(|(from, to)| Reliability {
+            name: from.name.clone(),
+            named: bins(&from.named, &to.named),
+            unnamed: bins(&from.unnamed, &to.unnamed),
+        });
+        let weights = self.weights.iter().zip(&other.weights);
+        let weights = weights.map(|(from, to)| from.iter().zip(to).map(|(from, to)| between(*from, *to)).collect());
+        MixerState { sources: sources.collect(), weights: weights.collect() }
     }
 
     /// False if a number is impossible, as in a damaged file.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::batching::chains::Drafting;
 use crate::cost::CostCurve;
 use crate::draft::aded::Aded;
-use crate::draft::auto::{Auto, Experience};
+use crate::draft::auto::Auto;
 use crate::draft::base::Base;
 use crate::draft::learned_state::Memory;
+use crate::draft::with_model::ModelExperience;
 use crate::draft::{DraftFilter, Drafter, NoDraft};
 use crate::engine::Notice;
 use crate::schedule::Schedule;
@@ -33,8 +34,8 @@ pub struct DraftersConfig {
 pub(super) struct Drafters {
     config: DraftersConfig,
     memory: Memory,
-    /// What a drafter starts from that has learned nothing, for several sets of sources.
-    start: Vec<Experience>,
+    /// What `align` learned about the drafter on hidden states.
+    aligned: Option<ModelExperience>,
     is_damage_reported: bool,
 }
 
@@ -72,8 +73,8 @@ impl Drafters {
             },
             Some(Err(error)) => (None, Some(Notice::LearnedUnusable(error))),
         };
-        let start = config.hidden.as_ref().map(|hidden| experiences_of(hidden)).unwrap_or_default();
-        (Drafters { config, memory: memory.unwrap_or_default(), start, is_damage_reported: false }, notice)
+        let aligned = config.hidden.as_ref().and_then(|hidden| experience_of(hidden));
+        (Drafters { config, memory: memory.unwrap_or_default(), aligned, is_damage_reported: false }, notice)
     }
 
     /// A drafter and its schedule. With `knows_past` the drafter starts from the learned state.
@@ -89,10 +90,9 @@ impl Drafters {
             DrafterKind::Auto => {
                 let fresh = Memory::default();
                 let memory = if knows_past { &self.memory } else { &fresh };
-                (Active::Auto(Box::new(self.auto(memory, &self.start))), cost_aware(curve))
+                (Active::Auto(Box::new(self.auto(memory))), cost_aware(curve))
             }
-            // What is learned about a source that is missing would be in the way.
-            DrafterKind::AutoAlone => (Active::Auto(Box::new(self.auto(&Memory::default(), &[]))), cost_aware(curve)),
+            DrafterKind::AutoAlone => (Active::Auto(Box::new(self.auto(&Memory::default()))), cost_aware(curve)),
             DrafterKind::Aded => (Active::Other(Box::new(Aded::default())), Schedule::everything(curve)),
             DrafterKind::AdedSized => (Active::Other(Box::new(Aded::default())), cost_aware(curve)),
             DrafterKind::None => (Active::Other(Box::new(NoDraft)), Schedule::everything(curve)),
@@ -101,21 +101,23 @@ impl Drafters {
 
     /// A drafter for many texts that starts from the learned state. It saves nothing.
     pub(super) fn make_for_batch(&self, n_lanes: usize) -> Drafting {
-        Drafting::new(self.auto(&self.memory, &[]), n_lanes)
+        Drafting::new(self.auto(&self.memory), n_lanes)
     }
 
-    /// A drafter that starts from `memory`, or else from what in `start` is about its sources.
-    fn auto(&self, memory: &Memory, start: &[Experience]) -> Auto {
+    /// A drafter that starts from `memory`.
+    fn auto(&self, memory: &Memory) -> Auto {
         let base = self.config.base.clone().map(|base| -> Arc<dyn Base> { base });
-        let sources = Auto::sources_with(base, memory.trigram.clone());
-        let experience = memory.experience.as_ref().or_else(|| start.iter().find(|one| one.is_about(&sources)));
-        Auto::new(sources, experience)
+        let auto = Auto::new(Auto::sources_with(base, memory.trigram.clone()), memory.experience.as_ref());
+        match &self.aligned {
+            Some(aligned) if !auto.knows_model() => auto.with_model_experience(aligned.clone()),
+            _ => auto,
+        }
     }
 
     /// Saves what an answer taught; `generated` are its tokens.
     pub(super) fn keep(&mut self, active: &Active, generated: &[Token]) -> Option<Notice> {
         let (Active::Auto(auto), Some((folder, key))) = (active, &self.config.learned) else { return None };
-        let (memory, experience) = (&mut self.memory, auto.experience());
+        let (memory, experience) = (&mut self.memory, auto.experience_to_keep());
         // Another process may have updated or deleted the state meanwhile. The state on disk wins, so that nothing
         // deleted comes back.
         let updated = learned::update(folder, key, |kept| {
@@ -142,7 +144,7 @@ impl Drafters {
 }
 
 /// What `align` learned about a drafter on hidden states. None if another version of the mixer wrote it.
-fn experiences_of(hidden: &HiddenFile) -> Vec<Experience> {
-    let all = hidden.experience.as_deref().and_then(|json| serde_json::from_str::<Vec<Experience>>(json).ok());
-    all.unwrap_or_default().into_iter().filter(Experience::is_sound).collect()
+fn experience_of(hidden: &HiddenFile) -> Option<ModelExperience> {
+    let json = hidden.experience.as_deref()?;
+    serde_json::from_str(json).ok().filter(ModelExperience::is_sound)
 }

