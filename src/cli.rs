@@ -13,6 +13,7 @@ pub mod config;
 pub mod constraint;
 pub mod context_size;
 pub mod data;
+pub mod devices;
 pub mod draft_model;
 pub mod drafter;
 pub mod engine;
@@ -23,6 +24,7 @@ pub mod explain;
 pub mod failure;
 pub mod files;
 pub mod folders;
+pub mod gpu_layers;
 pub mod input;
 pub mod interrupt;
 pub mod kernels;
@@ -144,6 +146,7 @@ fn dispatch(mut args: Args) -> Result<ExitCode, Failure> {
         Some(Command::Data(args)) => data::data(&args),
         Some(Command::Cache(args)) => cache::cache(&args),
         Some(Command::Models(args)) => models::models(&args),
+        Some(Command::Devices(args)) => devices::show(&args),
         Some(Command::Config(args)) => config::show::show(&args, &command()),
         Some(Command::Completions(args)) => shell::completions(&args, command()),
         Some(Command::Man(args)) => shell::man(&args, command()),

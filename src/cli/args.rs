@@ -38,9 +38,9 @@ pub struct EngineArgs {
     #[arg(hide_short_help = true, long, value_name = "N", allow_negative_numbers = true, value_parser = or_default, env = "LLAMA_ARG_THREADS_BATCH", hide_env = true)]
     pub threads_batch: Option<usize>,
 
-    /// Layers to run on the GPU [default: all that fit] [short: -ngl]
+    /// Layers to run on the GPU: a number, `all` or `auto` [default: auto, as many as fit] [short: -ngl]
     ///
-    /// `all`, `auto` and -1 mean the default. Only builds with GPU support use it.
+    /// -1 means auto. Only builds with GPU support use it; `chaski devices` shows the GPUs.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<GpuLayers>,
 
@@ -93,10 +93,10 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// Layers to run on the GPU; `None` is as many as fit.
+    /// Layers to run on the GPU.
     #[must_use]
-    pub fn n_gpu_layers(&self) -> Option<u32> {
-        self.n_gpu_layers.and_then(|GpuLayers(n)| n)
+    pub fn n_gpu_layers(&self) -> GpuLayers {
+        self.n_gpu_layers.unwrap_or_default()
     }
 }
 
@@ -106,20 +106,40 @@ fn or_default(text: &str) -> Result<usize, String> {
     usize::try_from(n.max(0)).map_err(|error| error.to_string())
 }
 
-/// GPU layers: a number, or `None` for as many as fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GpuLayers(pub Option<u32>);
+/// Layers to run on the GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// As many as fit.
+    #[default]
+    Auto,
+    /// All.
+    All,
+    /// So many, as llama.cpp counts them: the output is one of them.
+    Number(u32),
+}
+
+impl GpuLayers {
+    /// The number for llama.cpp; `None` is all.
+    #[must_use]
+    pub fn number(self) -> Option<u32> {
+        match self {
+            GpuLayers::Number(n) => Some(n),
+            GpuLayers::Auto | GpuLayers::All => None,
+        }
+    }
+}
 
 impl FromStr for GpuLayers {
     type Err = String;
 
     fn from_str(text: &str) -> Result<GpuLayers, String> {
         match text.trim() {
-            "auto" | "all" => Ok(GpuLayers(None)),
-            // llama.cpp uses negative numbers for `auto` and `all`.
+            "auto" | "-1" => Ok(GpuLayers::Auto),
+            "all" => Ok(GpuLayers::All),
             text => match text.parse::<i64>() {
-                Ok(n) if n < 0 => Ok(GpuLayers(None)),
-                Ok(n) => u32::try_from(n).map(|n| GpuLayers(Some(n))).map_err(|error| error.to_string()),
+                // In llama.cpp these mean all.
+                Ok(n) if n < 0 => Ok(GpuLayers::All),
+                Ok(n) => u32::try_from(n).map(GpuLayers::Number).map_err(|error| error.to_string()),
                 Err(_) => Err("expected a number of layers, all or auto".to_owned()),
             },
         }

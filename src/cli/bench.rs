@@ -100,7 +100,6 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
 
 /// The setup as columns.
 fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
-    let engine = &args.engine;
     Row::default()
         .text("model", "", &model_name(args))
         .text("machine", "", &machine())
@@ -110,7 +109,7 @@ fn setup(args: &BenchArgs, n_ctx: Option<usize>, config: &EngineConfig) -> Row {
         .text("hidden", "", &hidden_name(config))
         .text("settings", "", &config.settings.short.to_string())
         .text("settings_long", "", &config.settings.long.to_string())
-        .hidden("n_gpu_layers", engine.n_gpu_layers())
+        .hidden("n_gpu_layers", config.model.n_gpu_layers)
         .hidden("ctx_size", n_ctx)
 }
 

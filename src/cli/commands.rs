@@ -11,6 +11,7 @@ use crate::cli::cache::CacheArgs;
 use crate::cli::chat::ChatArgs;
 use crate::cli::config::show::ShowArgs;
 use crate::cli::data::DataArgs;
+use crate::cli::devices::DevicesArgs;
 use crate::cli::draft_model;
 use crate::cli::drafter::DrafterArgs;
 use crate::cli::learn::LearnArgs;
@@ -57,6 +58,8 @@ pub enum Command {
     Batch(Box<BatchArgs>),
     /// List models, inspect a file, check memory fit
     Models(ModelsArgs),
+    /// Show the CPU and the GPUs that models can run on
+    Devices(DevicesArgs),
     /// Measure how fast a model runs on this machine, with drafting and without
     ///
     /// bench answers each prompt with plain decoding and with each drafter in turn, and compares them. --curve,
@@ -112,6 +115,7 @@ impl Command {
             Command::Drafter(args) => args.command.model(),
             Command::Data(args) => args.command.model(),
             Command::Models(args) => args.command.model(),
+            Command::Devices(args) => args.model.as_mut(),
             Command::Replay(_) | Command::Cache(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 None
             }
@@ -150,7 +154,7 @@ fn with_variables(command: clap::Command) -> clap::Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::ContextSize;
+    use crate::cli::args::{ContextSize, GpuLayers};
     use crate::tune::CacheType;
 
     #[test]
@@ -167,7 +171,9 @@ mod tests {
         }
         assert_eq!(engine(&["-c", "0"]).ctx_size, Some(ContextSize::Trained));
         assert_eq!(engine(&["-t", "-1"]).threads, Some(0));
-        for (text, n) in [("all", None), ("auto", None), ("-1", None), ("-2", None), ("0", Some(0)), ("99", Some(99))] {
+        let (auto, all, number) = (GpuLayers::Auto, GpuLayers::All, GpuLayers::Number);
+        for (text, n) in [("all", all), ("auto", auto), ("-1", auto), ("-2", all), ("0", number(0)), ("99", number(99))]
+        {
             assert_eq!(engine(&["--n-gpu-layers", text]).n_gpu_layers(), n, "{text}");
         }
     }

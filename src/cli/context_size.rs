@@ -1,16 +1,18 @@
 //! Checks that a model and its context fit into memory before it is loaded, and picks the context size.
 //!
-//! Only CPU memory is checked: if layers go to a GPU, nothing is rejected.
+//! Layers on a GPU are checked against its memory (`gpu_layers.rs`), the others against the machine's.
 
 use std::path::Path;
 
 use indicatif::HumanBytes;
 
 use crate::available::available;
-use crate::cli::args::{ContextSize, EngineArgs};
+use crate::cli::args::{ContextSize, EngineArgs, GpuLayers};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::gpu_layers;
 use crate::cli::kernels::memory_kernels;
 use crate::cli::output::stderr_line;
+use crate::cli::settings::key;
 use crate::gguf::Gguf;
 use crate::llama::engine::EngineConfig;
 use crate::llama::has_gpu;
@@ -77,13 +79,13 @@ fn fitting(
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
     let settings = config.settings;
-    let is_on_gpu = is_on_gpu(args.n_gpu_layers());
+    let may_use_gpu = args.n_gpu_layers() != GpuLayers::Number(0) && has_gpu();
     let known = gguf.context_length().map(|known| known as usize);
     // A context shared by many texts is as long as they need.
     let is_trained = args.ctx_size == Some(ContextSize::Trained) && picked_by == PickedBy::Text;
     let wanted = if is_trained { known.map(ContextSize::Positions) } else { args.ctx_size };
     let given = match wanted {
-        Some(ContextSize::Auto) if is_on_gpu => {
+        Some(ContextSize::Auto) if may_use_gpu => {
             return Err(Failure::usage("-c auto works on the CPU only, and this build uses a GPU")
                 .about("ctx-size")
                 .with_hint("give a number, as in -c 4096, or use -ngl 0"));
@@ -93,16 +95,34 @@ fn fitting(
         // No context is longer than the model's trained length.
         Some(ContextSize::Trained) | None => Some(known.map_or(n_least, |known| n_least.min(known))),
     };
-    let Some(available) = available().filter(|_| !is_on_gpu && !args.no_memory_check) else {
-        return match wanted {
-            Some(ContextSize::Auto) => Err(Failure::new("-c auto: cannot find out how much memory is available")
-                .about("ctx-size")
-                .with_hint("give a number, as in -c 4096")),
-            given => Ok(given.and_then(ContextSize::number)),
-        };
+    let unchecked = |wanted| match wanted {
+        Some(ContextSize::Auto) => Err(Failure::new("-c auto: cannot find out how much memory is available")
+            .about("ctx-size")
+            .with_hint("give a number, as in -c 4096")),
+        given => Ok(given.and_then(ContextSize::number)),
     };
+    if args.no_memory_check {
+        return unchecked(wanted);
+    }
     let draft_model = draft.map(shape_of).transpose()?.map(Box::new);
     let shape = ModelShape { draft_model, ..shape_of(gguf)? };
+    let n_planned = given.unwrap_or(n_least).max(n_least);
+    let n_gpu_layers = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_planned, settings.at(n_planned))?;
+    if may_use_gpu {
+        if args.n_gpu_layers() == GpuLayers::Auto
+            && let Some(n) = n_gpu_layers
+        {
+            for model in [Some(&mut config.model), config.draft_model.as_mut()].into_iter().flatten() {
+                model.n_gpu_layers = Some(n);
+            }
+            let curves = config.curves.take();
+            config.curves = curves.map(|(folder, _)| (folder, key(&args.model, GpuLayers::Number(n))));
+        }
+        // The engine knows no memory of a GPU, so it checks nothing itself.
+        check_now(&args.model, &shape, n_planned, settings.at(n_planned), n_gpu_layers)?;
+        return unchecked(wanted);
+    }
+    let Some(available) = available() else { return unchecked(wanted) };
     config.shape = Some(shape.clone());
     match given {
         Some(n_ctx) => {
@@ -163,23 +183,23 @@ fn cheaper<'a>(shape: &ModelShape, n_ctx: usize, settings: &'a BySpan<Settings>)
     if bytes(&settings.short) < bytes(&settings.long) { &settings.short } else { &settings.long }
 }
 
-/// Checks that a context of `n_ctx` tokens fits now, for commands that choose the size themselves.
+/// Checks that what the CPU keeps of a model and a context of `n_ctx` tokens fits now. `None` layers on the GPU are all.
 ///
 /// # Errors
 /// If it does not fit (exit code 5).
 pub fn check_now(
     model: &Path,
-    gguf: &Gguf,
+    shape: &ModelShape,
     n_ctx: usize,
     settings: &Settings,
     n_gpu_layers: Option<u32>,
 ) -> Result<(), Failure> {
-    let Some(available) = available().filter(|_| !is_on_gpu(n_gpu_layers)) else { return Ok(()) };
-    check(model, &shape_of(gguf)?, n_ctx, settings, available).map_err(|failure| failure.with_hint(SMALLER))
-}
-
-fn is_on_gpu(n_gpu_layers: Option<u32>) -> bool {
-    n_gpu_layers != Some(0) && has_gpu()
+    let Some(available) = available() else { return Ok(()) };
+    let n_on_gpu = if has_gpu() { n_gpu_layers.map_or(usize::MAX, |n| n as usize) } else { 0 };
+    if shape.split(n_ctx, settings, n_on_gpu).cpu.total() <= available {
+        return Ok(());
+    }
+    Err(refusal(model, shape, n_ctx, settings, available).with_hint(SMALLER))
 }
 
 /// The context size from the flags, for commands where many texts share the memory and `auto` cannot work.
@@ -245,7 +265,7 @@ fn fitting_flags(shape: &ModelShape, n_ctx: usize, settings: &Settings, availabl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::LayerShape;
+    use crate::memory::{LayerShape, Weights};
     use crate::tune::{FlashAttention, KvType};
 
     const SETTINGS: Settings =
@@ -253,8 +273,8 @@ mod tests {
 
     fn model() -> ModelShape {
         ModelShape {
-            mapped_bytes: 100 << 20,
-            layers: vec![LayerShape { keys: 1024, values: 1024, state: 0 }; 32],
+            weights: Weights { in_file: 100 << 20, mapped: 100 << 20, copied: 0 },
+            layers: vec![LayerShape { keys: 1024, values: 1024, ..LayerShape::default() }; 32],
             n_vocab: 32_000,
             n_embd: 4096,
             n_heads: 32,

@@ -77,7 +77,7 @@ pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
         }
     }
     Ok(EngineConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: lora(args)? },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers().number(), lora: lora(args)? },
         draft_model: None,
         settings,
         curves: curves_folder().map(|folder| (folder, key(&args.model, args.n_gpu_layers()))),

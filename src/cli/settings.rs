@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::args::{CacheTypeArg, EngineArgs, When};
+use crate::cli::args::{CacheTypeArg, EngineArgs, GpuLayers, When};
 use crate::cli::engine::{cache_folder, machine, model_id};
 use crate::cli::failure::Failure;
 use crate::llama::{exact, has_gpu};
@@ -12,8 +12,8 @@ use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settin
 
 /// Defaults for settings that are neither given nor tuned.
 #[must_use]
-pub fn default_settings(n_gpu_layers: Option<u32>) -> Settings {
-    let on_gpu = n_gpu_layers != Some(0) && has_gpu();
+pub fn default_settings(n_gpu_layers: GpuLayers) -> Settings {
+    let on_gpu = n_gpu_layers != GpuLayers::Number(0) && has_gpu();
     let n_threads = physical_cores();
     Settings {
         // On a CPU, flash attention makes verifying slower; a GPU has its own kernels.
@@ -46,8 +46,10 @@ pub fn thread_counts() -> Vec<usize> {
 
 /// Key of tuned settings and cost curves. It contains the settings that `tune` does not change.
 #[must_use]
-pub fn key(model: &Path, n_gpu_layers: Option<u32>) -> CurveKey {
-    let gpu = [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan"))];
+pub fn key(model: &Path, n_gpu_layers: GpuLayers) -> CurveKey {
+    let n_gpu_layers = n_gpu_layers.number();
+    let gpu =
+        [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan")), ("cuda", cfg!(feature = "cuda"))];
     let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
     CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
 }
@@ -97,7 +99,7 @@ pub fn settings(args: &EngineArgs) -> Result<BySpan<Settings>, Failure> {
 
 /// The settings of a model without any flags.
 #[must_use]
-pub fn settings_of(model: &Path, n_gpu_layers: Option<u32>) -> BySpan<Settings> {
+pub fn settings_of(model: &Path, n_gpu_layers: GpuLayers) -> BySpan<Settings> {
     let default = default_settings(n_gpu_layers);
     let tuned = tuned_folder().and_then(|folder| tuned::load(&folder, &key(model, n_gpu_layers)));
     tuned.unwrap_or(BySpan { short: default, long: default })

@@ -57,6 +57,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::cli::args::GpuLayers;
     use crate::cli::commands::{Args, Command};
     use crate::cli::run::args::RunArgs;
 
@@ -75,7 +76,10 @@ mod tests {
     fn llama_cpps_short_flags_are_understood() {
         let run = run(&["-sys", "be brief", "-tb", "3", "-ngl", "0", "-fa", "off", "-s", "-1", "-md", "d.gguf"]);
         assert_eq!(run.system_prompt.as_deref(), Some("be brief"));
-        assert_eq!((run.engine.threads_batch, run.engine.n_gpu_layers(), run.sampling.seed), (Some(3), Some(0), -1));
+        assert_eq!(
+            (run.engine.threads_batch, run.engine.n_gpu_layers(), run.sampling.seed),
+            (Some(3), GpuLayers::Number(0), -1)
+        );
         assert_eq!(run.drafting.draft_model, Some("d.gguf".into()));
     }
 

@@ -10,6 +10,7 @@ use crate::cli::args::GpuLayers;
 use crate::cli::context_size;
 use crate::cli::engine::{cache_folder, machine, open_model};
 use crate::cli::failure::{ExitCode, Failure};
+use crate::cli::gpu_layers;
 use crate::cli::interrupt;
 use crate::cli::kernels;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
@@ -52,9 +53,9 @@ pub struct TuneArgs {
     #[arg(long)]
     pub forget: bool,
 
-    /// Layers to run on the GPU [default: all that fit] [short: -ngl]
+    /// Layers to run on the GPU: a number, `all` or `auto` [default: auto, as many as fit] [short: -ngl]
     ///
-    /// `all`, `auto` and -1 mean the default. Only builds with GPU support use it.
+    /// -1 means auto. Only builds with GPU support use it; `chaski devices` shows the GPUs.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<GpuLayers>,
 
@@ -68,8 +69,8 @@ pub struct TuneArgs {
 }
 
 impl TuneArgs {
-    fn n_gpu_layers(&self) -> Option<u32> {
-        self.n_gpu_layers.and_then(|GpuLayers(n)| n)
+    fn n_gpu_layers(&self) -> GpuLayers {
+        self.n_gpu_layers.unwrap_or_default()
     }
 }
 
@@ -104,12 +105,14 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     }
     confine(args.sandbox, [Some(cache.clone())], args.verbose);
     let default = default_settings(args.n_gpu_layers());
+    let shape = context_size::shape_of(&gguf)?;
+    let on_gpu = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_long(&gguf), &default)?;
+    context_size::check_now(&args.model, &shape, n_long(&gguf), &default, on_gpu)?;
     let config = TuneConfig {
-        model: ModelConfig { path: args.model.clone(), n_gpu_layers: args.n_gpu_layers(), lora: None },
+        model: ModelConfig { path: args.model.clone(), n_gpu_layers: on_gpu, lora: None },
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
         budget: Duration::from_secs(args.budget),
     };
-    context_size::check_now(&args.model, &gguf, n_long(&gguf), &default, args.n_gpu_layers())?;
     drop(gguf);
     let measured = measure(config)?;
     write_stdout(&match args.output {

@@ -2,7 +2,7 @@
 //! `llama-hparams.cpp` of llama-cpp-sys-2 0.1.161.
 
 use crate::gguf::{Gguf, GgufError, Tensor, can_checkpoint, n_snapshots};
-use crate::memory::{LayerShape, ModelShape};
+use crate::memory::{LayerShape, ModelShape, Weights};
 
 /// The engine's kernels: which tensors they keep in a second, rearranged copy.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +46,13 @@ impl Kernels {
         }
     }
 
-    /// Bytes of a tensor that stay mapped, and bytes of its copy. Embeddings are looked up, not multiplied, so they are
-    /// copied only if they are the output head as well.
+    /// Bytes of a tensor. Embeddings are looked up, not multiplied, so they are copied only if they are the output head as
+    /// well.
+    fn weights(&self, tensor: &Tensor, has_output: bool) -> Weights {
+        let (mapped, copied) = self.bytes(tensor, has_output);
+        Weights { in_file: tensor.size_bytes, mapped, copied }
+    }
+
     fn bytes(&self, tensor: &Tensor, has_output: bool) -> (u64, u64) {
         let size = tensor.size_bytes;
         let is_matrix = is_matrix(tensor);
@@ -82,9 +87,17 @@ pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
     let tensors = || std::iter::once(gguf).chain(&shards).flat_map(Gguf::tensors);
     let has_output = tensors().any(|tensor| tensor.name == "output.weight");
     for tensor in tensors() {
-        let (mapped, copied) = kernels.bytes(tensor, has_output);
-        shape.mapped_bytes = shape.mapped_bytes.saturating_add(mapped);
-        shape.copied_bytes = shape.copied_bytes.saturating_add(copied);
+        let weights = kernels.weights(tensor, has_output);
+        shape.weights.add(weights);
+        match layer_of(&tensor.name).and_then(|layer| shape.layers.get_mut(layer)) {
+            Some(layer) => layer.weights.add(weights),
+            // A GPU has no use for the CPU's copy, but the embeddings are looked up on the CPU.
+            None if tensor.name == "token_embd.weight" && !has_output => {
+                shape.output.add(Weights { mapped: 0, copied: 0, ..weights });
+            }
+            None if tensor.name.starts_with("output") => shape.output.add(weights),
+            None => {}
+        }
     }
     shape.n_vocab = gguf.n_vocab().unwrap_or(0) as u64;
     shape.n_merges = gguf.get_array("tokenizer.ggml.merges").map_or(0, |merges| merges.len() as u64);
@@ -93,6 +106,11 @@ pub fn shape(gguf: &Gguf, kernels: &Kernels) -> Result<ModelShape, GgufError> {
     shape.n_ff = gguf.per_layer_u32("feed_forward_length").into_iter().max().map_or(0, u64::from);
     shape.n_ctx_train = gguf.context_length().unwrap_or(0) as usize;
     Ok(shape)
+}
+
+/// The layer that a tensor belongs to, as in `blk.7.attn_q.weight`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 fn layers(gguf: &Gguf) -> Vec<LayerShape> {
@@ -113,7 +131,7 @@ fn layers(gguf: &Gguf) -> Vec<LayerShape> {
             let usual = n_embd.checked_div(n_heads).unwrap_or(0);
             let has_attention = n_kv > 0 && interval.is_none_or(|n| (layer as u64 + 1).is_multiple_of(n));
             if !has_attention {
-                return LayerShape { keys: 0, values: 0, state };
+                return LayerShape { state, ..LayerShape::default() };
             }
             if layer >= n_layers - n_shared.min(n_layers) {
                 return LayerShape::default();
@@ -122,6 +140,7 @@ fn layers(gguf: &Gguf) -> Vec<LayerShape> {
                 keys: n_kv.saturating_mul(number("attention.key_length").unwrap_or(usual)),
                 values: n_kv.saturating_mul(number("attention.value_length").unwrap_or(usual)),
                 state: if is_parallel_hybrid(gguf) { state } else { 0 },
+                weights: Weights::default(),
             }
         })
         .collect()

@@ -21,6 +21,7 @@ fn short_help_fits_one_screen() {
         &["chat"],
         &["batch"],
         &["models"],
+        &["devices"],
         &["bench"],
         &["tune"],
         &["drafter"],

@@ -21,6 +21,7 @@ mod chat;
 mod chat_terminal;
 mod config;
 mod data;
+mod devices;
 mod draft_model;
 mod drafter;
 mod encodings;

@@ -4,7 +4,10 @@
 //! cache, the compute buffer, and the program. llama.cpp reserves more (logits for every row of a batch), but pages
 //! that are never touched take no memory. `scripts/memory-fit.sh` compares the estimate with the peak of real runs.
 //!
-//! This module does not know how much memory the machine has, and does not cover GPU memory.
+//! Where a GPU takes layers, their weights, copies and caches are its own ([`ModelShape::split`]). What it needs beside them
+//! is guessed as for the CPU; no run on a GPU was compared with the estimate.
+//!
+//! This module does not know how much memory the machine has.
 
 use serde::Serialize;
 
@@ -26,24 +29,46 @@ const BYTES_PER_TOKEN: u64 = 200;
 /// Bytes of a drafter, whose tables are bounded.
 const DRAFTER_BYTES: u64 = 8 << 20;
 
-/// How many numbers a layer stores in the cache.
+/// What a layer stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerShape {
-    /// Keys per position.
+    /// Its weights.
+    pub weights: Weights,
+    /// Numbers per position: the keys.
     pub keys: u64,
-    /// Values per position.
+    /// Numbers per position: the values.
     pub values: u64,
-    /// Recurrent state, independent of the length of the text.
+    /// Numbers of the recurrent state, independent of the length of the text.
     pub state: u64,
+}
+
+/// Bytes of some weights, by where they are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// As in the file: what a GPU takes.
+    pub in_file: u64,
+    /// Mapped from the file, where the CPU computes.
+    pub mapped: u64,
+    /// Copies that kernels of the CPU make.
+    pub copied: u64,
+}
+
+impl Weights {
+    /// Adds further weights.
+    pub fn add(&mut self, other: Weights) {
+        self.in_file = self.in_file.saturating_add(other.in_file);
+        self.mapped = self.mapped.saturating_add(other.mapped);
+        self.copied = self.copied.saturating_add(other.copied);
+    }
 }
 
 /// The properties of a model that determine its memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelShape {
-    /// Bytes of all tensors.
-    pub mapped_bytes: u64,
-    /// Bytes of the tensors that kernels copy into another layout.
-    pub copied_bytes: u64,
+    /// All tensors.
+    pub weights: Weights,
+    /// The output matrix, which a GPU takes first. Where the embeddings serve as such, the CPU keeps them as well.
+    pub output: Weights,
     /// The layers, in order.
     pub layers: Vec<LayerShape>,
     /// Recurrent states of a context for one text: its own, a checkpoint, and snapshots of both.
@@ -86,6 +111,18 @@ impl Estimate {
         [self.weights, self.copies, self.program].into_iter().fold(self.context(), u64::saturating_add)
     }
 
+    /// Both together, where `draft` is a draft model's in the same program.
+    fn beside(&self, draft: &Estimate) -> Estimate {
+        Estimate {
+            weights: self.weights.saturating_add(draft.weights),
+            copies: self.copies.saturating_add(draft.copies),
+            cache: self.cache.saturating_add(draft.cache),
+            compute: self.compute.saturating_add(draft.compute),
+            // There is one program and one drafter.
+            program: self.program.saturating_add(draft.program.saturating_sub(PROGRAM_BYTES + DRAFTER_BYTES)),
+        }
+    }
+
     /// The bytes that a context adds to a loaded model.
     #[must_use]
     pub fn context(&self) -> u64 {
@@ -93,28 +130,71 @@ impl Estimate {
     }
 }
 
+/// Memory of a run in which a GPU computes some layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// In the machine's memory.
+    pub cpu: Estimate,
+    /// On the GPU: weights, cache and compute buffer.
+    pub gpu: Estimate,
+}
+
 impl ModelShape {
+    /// The number of layers as llama.cpp counts them for a GPU: the output is one of them.
+    #[must_use]
+    pub fn n_gpu_layers(&self) -> usize {
+        self.layers.len() + 1
+    }
+
+    /// Estimates a run in which a GPU computes the last `n_gpu_layers`, as llama.cpp counts them: the output first, then
+    /// layers from the last one down. The draft model is on the GPU in the same way.
+    #[must_use]
+    pub fn split(&self, n_ctx: usize, settings: &Settings, n_gpu_layers: usize) -> Split {
+        let own = self.split_alone(n_ctx, settings, n_gpu_layers);
+        let Some(draft) = &self.draft_model else { return own };
+        let draft = draft.split_alone(n_ctx.min(draft.n_ctx_train), settings, n_gpu_layers);
+        Split { cpu: own.cpu.beside(&draft.cpu), gpu: own.gpu.beside(&draft.gpu) }
+    }
+
+    fn split_alone(&self, n_ctx: usize, settings: &Settings, n_gpu_layers: usize) -> Split {
+        let mut cpu = self.estimate_alone(n_ctx, settings);
+        let Some(n_layers) = n_gpu_layers.min(self.n_gpu_layers()).checked_sub(1) else {
+            return Split { cpu, gpu: Estimate::default() };
+        };
+        let layers = self.layers[self.layers.len() - n_layers..].to_vec();
+        let mut weights = self.output;
+        layers.iter().for_each(|layer| weights.add(layer.weights));
+        let moved = ModelShape { layers, ..self.clone() };
+        let moved = moved.estimate_alone(n_ctx, settings);
+        cpu.weights = cpu.weights.saturating_sub(weights.mapped);
+        cpu.copies = cpu.copies.saturating_sub(weights.copied);
+        cpu.cache = cpu.cache.saturating_sub(moved.cache);
+        let gpu =
+            Estimate { weights: weights.in_file, cache: moved.cache, compute: moved.compute, ..Estimate::default() };
+        Split { cpu, gpu }
+    }
+
+    /// The most layers that fit into `n_available` bytes of a GPU; 0 if not even the output does.
+    #[must_use]
+    pub fn most_gpu_layers(&self, n_ctx: usize, settings: &Settings, n_available: u64) -> usize {
+        let fits = |n: &usize| self.split(n_ctx, settings, *n).gpu.total() <= n_available;
+        (1..=self.n_gpu_layers()).rev().find(fits).unwrap_or(0)
+    }
+
     /// Estimates a run with a context of `n_ctx` positions, in which the draft model has a context of the same size.
     #[must_use]
     pub fn estimate(&self, n_ctx: usize, settings: &Settings) -> Estimate {
         let own = self.estimate_alone(n_ctx, settings);
         let Some(draft) = &self.draft_model else { return own };
-        let draft = draft.estimate_alone(n_ctx.min(draft.n_ctx_train), settings);
-        Estimate {
-            weights: own.weights.saturating_add(draft.weights),
-            copies: own.copies.saturating_add(draft.copies),
-            cache: own.cache.saturating_add(draft.cache),
-            compute: own.compute.saturating_add(draft.compute),
-            program: own.program.saturating_add(draft.program - PROGRAM_BYTES - DRAFTER_BYTES),
-        }
+        own.beside(&draft.estimate_alone(n_ctx.min(draft.n_ctx_train), settings))
     }
 
     fn estimate_alone(&self, n_ctx: usize, settings: &Settings) -> Estimate {
         // The cache holds the widest tree in addition to the text.
         let n_cells = n_ctx.saturating_add(MAX_NODES).checked_next_multiple_of(N_CTX_STEP).unwrap_or(usize::MAX) as u64;
         Estimate {
-            weights: self.mapped_bytes,
-            copies: self.copied_bytes,
+            weights: self.weights.mapped,
+            copies: self.weights.copied,
             // Those to which a rejected draft goes back are beside the text's own.
             cache: self
                 .cache_bytes(n_cells, settings.kv_type)
@@ -204,12 +284,14 @@ mod tests {
     const SETTINGS: Settings =
         Settings { flash_attention: FlashAttention::Off, n_threads: 2, n_threads_batch: 2, kv_type: KvType::F16 };
 
+    const LAYER: Weights = Weights { in_file: 14 << 20, mapped: 14 << 20, copied: 1 << 20 };
+
     /// The shape of Qwen2.5-Coder-0.5B.
     fn qwen() -> ModelShape {
         ModelShape {
-            mapped_bytes: 485 << 20,
-            copied_bytes: 28 << 20,
-            layers: vec![LayerShape { keys: 128, values: 128, state: 0 }; 24],
+            weights: Weights { in_file: 485 << 20, mapped: 485 << 20, copied: 28 << 20 },
+            output: Weights { in_file: 140 << 20, mapped: 0, copied: 0 },
+            layers: vec![LayerShape { weights: LAYER, keys: 128, values: 128, state: 0 }; 24],
             n_states: 1,
             n_vocab: 151_936,
             n_merges: 151_387,
@@ -242,7 +324,7 @@ mod tests {
     #[test]
     fn a_state_takes_the_same_for_any_length() {
         let mut mamba = qwen();
-        mamba.layers = vec![LayerShape { keys: 0, values: 0, state: 1000 }; 24];
+        mamba.layers = vec![LayerShape { weights: LAYER, keys: 0, values: 0, state: 1000 }; 24];
         for n_states in [1, 2, 16] {
             mamba.n_states = n_states;
             let estimate = |n_ctx| mamba.estimate(n_ctx, &SETTINGS);
@@ -264,6 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn layers_on_a_gpu_take_no_memory_of_the_machine() {
+        let split = |n| qwen().split(4096, &SETTINGS, n);
+        assert_eq!(split(0), Split { cpu: qwen().estimate(4096, &SETTINGS), gpu: Estimate::default() });
+        // The output alone, then two of the layers.
+        assert_eq!((split(1).gpu.weights, split(1).gpu.cache), (140 << 20, 0));
+        let cache = split(0).cpu.cache;
+        assert_eq!((split(3).gpu.weights, split(3).gpu.cache), ((140 + 28) << 20, cache / 24 * 2));
+        assert_eq!((split(3).cpu.weights, split(3).cpu.copies), ((485 - 28) << 20, 26 << 20));
+        assert_eq!(split(3).cpu.cache, cache / 24 * 22);
+        assert_eq!((split(25), split(25).cpu.cache), (split(999), 0), "more than all are all");
+        let model = qwen();
+        assert_eq!(model.most_gpu_layers(4096, &SETTINGS, split(9).gpu.total()), 9);
+        assert_eq!(model.most_gpu_layers(4096, &SETTINGS, split(9).gpu.total() - 1), 8);
+        assert_eq!(model.most_gpu_layers(4096, &SETTINGS, split(1).gpu.total() - 1), 0);
+        assert_eq!(model.most_gpu_layers(4096, &SETTINGS, u64::MAX), 25);
+        let both = ModelShape { draft_model: Some(Box::new(qwen())), ..qwen() };
+        assert_eq!(both.split(4096, &SETTINGS, 25).gpu.total(), 2 * split(25).gpu.total());
+    }
+
+    #[test]
     fn the_longest_context_that_fits_is_found() {
         let model = qwen();
         let exactly = |n_ctx| model.estimate(n_ctx, &SETTINGS).total();
@@ -281,12 +383,15 @@ mod tests {
             numbers in prop::array::uniform9(prop_oneof![0_u64..100_000, any::<u64>()]),
             n_ctx in prop_oneof![0_usize..100_000, any::<usize>()],
         ) {
-            let [mapped_bytes, copied_bytes, keys, values, state, n_states, n_vocab, n_embd, n_ff] = numbers;
+            let [mapped, copied, keys, values, state, n_states, n_vocab, n_embd, n_ff] = numbers;
+            let weights = Weights { in_file: mapped, mapped, copied };
             let model = ModelShape {
-                mapped_bytes, copied_bytes, layers: vec![LayerShape { keys, values, state }; 3], n_states,
+                weights, output: weights, layers: vec![LayerShape { weights, keys, values, state }; 3], n_states,
                 n_vocab, n_merges: n_vocab, n_embd, n_heads: keys % 1024, n_ff, n_ctx_train: n_ctx, draft_model: None,
             };
             let total = model.estimate(n_ctx, &SETTINGS).total();
+            let splits: Vec<Split> = (0..6).map(|n| model.split(n_ctx, &SETTINGS, n)).collect();
+            prop_assert!(splits.is_sorted_by(|a, b| a.gpu.total() <= b.gpu.total() && a.cpu.total() >= b.cpu.total()));
             prop_assert!(total <= model.estimate(n_ctx.saturating_add(256), &SETTINGS).total());
             if let Some(n) = model.most_positions(total, &SETTINGS) {
                 prop_assert!(n <= n_ctx && model.estimate(n, &SETTINGS).total() <= total);

@@ -10,6 +10,7 @@
 //! - [`engine`]: the engine: a thread that owns a model and answers requests, one at a time or many at once
 //! - [`thread`]: the engine thread and its channels
 //! - [`kernels`]: which CPU kernels are in use: ours or ggml's
+//! - [`devices`]: the back ends of this build and their devices
 //! - [`exact`]: whether the computation is exact
 //! - [`hidden`]: a drafter on the target's hidden states
 //! - [`logs`]: llama.cpp's log
@@ -20,6 +21,7 @@
 pub mod constrained_sampler;
 #[cfg(unix)]
 pub mod crash_message;
+pub mod devices;
 pub mod engine;
 pub mod exact;
 pub mod hidden;

@@ -6,6 +6,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::available::available;
+use crate::cli::args::GpuLayers;
 use crate::cli::context_size::shape_of;
 use crate::cli::engine::open_model;
 use crate::cli::failure::Failure;
@@ -43,7 +44,7 @@ pub(super) fn fit(args: &FitArgs) -> Result<(), Failure> {
     let gguf = open_model(&args.model)?;
     let shape = shape_of(&gguf)?;
     let available = available();
-    let base = settings_of(&args.model, None).short;
+    let base = settings_of(&args.model, GpuLayers::Auto).short;
     let columns = cache_choices(&base);
     write_stdout(&if args.json {
         let report = Report {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::available::available;
+use crate::cli::args::GpuLayers;
 use crate::cli::context_size::shape_of;
 use crate::cli::engine::{curves_folder, open_model};
 use crate::cli::exact::{self, ExactFields};
@@ -102,10 +103,10 @@ fn report(path: &Path, gguf: &Gguf) -> Result<Report, Failure> {
     let known = TEMPLATES.iter().find(|(sign, _)| template.contains(sign)).map(|(_, kind)| *kind);
     let kind = if template.is_empty() { None } else { Some(known.unwrap_or("its own")) };
     let shape = shape_of(gguf)?;
-    let settings = settings_of(path, None).short;
+    let settings = settings_of(path, GpuLayers::Auto).short;
     let n_ctx = N_CTX.min(shape.n_ctx_train);
     let estimate = shape.estimate(n_ctx, &settings);
-    let curve_key = key(path, None).with_settings(&settings.to_string());
+    let curve_key = key(path, GpuLayers::Auto).with_settings(&settings.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let curve = curves_folder().and_then(|folder| curves::load(&folder, &curve_key, now));
     let plain_ms = curve.and_then(|(curve, _)| curve.plain_ms(0));

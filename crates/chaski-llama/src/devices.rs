@@ -1,0 +1,132 @@
+//! The devices that this build's back ends see.
+
+use std::ffi::CStr;
+
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
+/// A device that can compute layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// llama.cpp's name, such as `CPU` or `Vulkan0`.
+    pub name: String,
+    /// The hardware.
+    pub description: String,
+    /// The back end, such as `CPU`, `Vulkan`, `Metal` or `CUDA`.
+    pub backend: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Bytes of its memory; 0 if the back end does not know.
+    pub total_bytes: u64,
+    /// Bytes that are free.
+    pub free_bytes: u64,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A GPU with memory of its own.
+    Gpu,
+    /// A GPU that shares the machine's memory.
+    IntegratedGpu,
+    /// Something that helps the CPU, such as a BLAS library.
+    Accelerator,
+}
+
+impl DeviceKind {
+    /// The kind in tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Gpu => "gpu",
+            DeviceKind::IntegratedGpu => "integrated-gpu",
+            DeviceKind::Accelerator => "accelerator",
+        }
+    }
+}
+
+/// The names of the back ends in this build, such as `CPU` and `Vulkan`. One may have no device.
+#[must_use]
+#[expect(unsafe_code, reason = "the safe bindings do not list back ends")]
+pub fn backends() -> Vec<String> {
+    // SAFETY: the list is created once, under a lock, and its entries and their names are static.
+    let name = |index| unsafe {
+        CStr::from_ptr(llama_cpp_sys_2::ggml_backend_reg_name(llama_cpp_sys_2::ggml_backend_reg_get(index)))
+    };
+    // SAFETY: as above.
+    let n = unsafe { llama_cpp_sys_2::ggml_backend_reg_count() };
+    (0..n).map(|index| name(index).to_string_lossy().into_owned()).collect()
+}
+
+/// All devices, in llama.cpp's order.
+#[must_use]
+pub fn devices() -> Vec<Device> {
+    list_llama_ggml_backend_devices().into_iter().map(Device::from).collect()
+}
+
+/// The GPUs among `devices` that llama.cpp offloads to: those with memory of their own or, if there are none, the integrated
+/// ones of the first one's back end.
+#[must_use]
+pub fn offload_targets(devices: &[Device]) -> Vec<&Device> {
+    let of_kind = |kind| devices.iter().filter(move |device| device.kind == kind);
+    let gpus: Vec<&Device> = of_kind(DeviceKind::Gpu).collect();
+    if !gpus.is_empty() {
+        return gpus;
+    }
+    let integrated: Vec<&Device> = of_kind(DeviceKind::IntegratedGpu).collect();
+    let first = integrated.first().map(|device| &device.backend);
+    integrated.iter().copied().filter(|device| Some(&device.backend) == first).collect()
+}
+
+impl From<LlamaBackendDevice> for Device {
+    fn from(device: LlamaBackendDevice) -> Device {
+        let kind = match device.device_type {
+            LlamaBackendDeviceType::Gpu => DeviceKind::Gpu,
+            LlamaBackendDeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
+            LlamaBackendDeviceType::Cpu => DeviceKind::Cpu,
+            LlamaBackendDeviceType::Accelerator | LlamaBackendDeviceType::Unknown => DeviceKind::Accelerator,
+        };
+        Device {
+            name: device.name,
+            description: device.description,
+            backend: device.backend,
+            kind,
+            total_bytes: device.memory_total as u64,
+            free_bytes: device.memory_free as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, backend: &str, kind: DeviceKind) -> Device {
+        let (name, backend) = (name.to_owned(), backend.to_owned());
+        Device { name, description: String::new(), backend, kind, total_bytes: 1, free_bytes: 1 }
+    }
+
+    #[test]
+    fn gpus_with_memory_of_their_own_come_first() {
+        let cpu = device("CPU", "CPU", DeviceKind::Cpu);
+        let integrated = device("Vulkan0", "Vulkan", DeviceKind::IntegratedGpu);
+        let again = device("OpenCL0", "OpenCL", DeviceKind::IntegratedGpu);
+        let gpu = device("Vulkan1", "Vulkan", DeviceKind::Gpu);
+        let names = |devices: &[&Device]| {
+            let devices: Vec<Device> = devices.iter().map(|device| (*device).clone()).collect();
+            offload_targets(&devices).into_iter().map(|device| device.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[&cpu]), [""; 0]);
+        assert_eq!(names(&[&integrated, &again, &cpu]), ["Vulkan0"]);
+        assert_eq!(names(&[&integrated, &gpu, &gpu, &cpu]), ["Vulkan1", "Vulkan1"]);
+    }
+
+    #[test]
+    fn the_cpu_is_a_device() {
+        assert!(backends().contains(&"CPU".to_owned()), "{:?}", backends());
+        let devices = devices();
+        let cpus: Vec<&Device> = devices.iter().filter(|device| device.kind == DeviceKind::Cpu).collect();
+        assert!(cpus.iter().any(|cpu| cpu.backend == "CPU" && !cpu.description.is_empty()), "{devices:?}");
+    }
+}
