@@ -69,6 +69,18 @@ pub fn has_gpu() -> bool {
     unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }
 }
 
+/// The GPUs that compute for a model with `n_gpu_layers`, in llama.cpp's words; empty if the CPU computes alone.
+#[must_use]
+pub fn gpus(n_gpu_layers: Option<u32>) -> Vec<String> {
+    use llama_cpp_2::LlamaBackendDeviceType::{Gpu, IntegratedGpu};
+    if n_gpu_layers == Some(0) || !has_gpu() {
+        return Vec::new();
+    }
+    let devices = llama_cpp_2::list_llama_ggml_backend_devices().into_iter();
+    let gpus = devices.filter(|device| matches!(device.device_type, Gpu | IntegratedGpu));
+    gpus.map(|device| format!("{} {}", device.name, device.description)).collect()
+}
+
 /// Result of [`system_info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemInfo {
