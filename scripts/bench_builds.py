@@ -12,14 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-MEASUREMENTS = [["--curve", "--widths", "1,4,8,16,64", "--depth", "256"], ["--rows", "--pp", "512", "--tg", "64"]]
-
 
 def measure(binary, options):
     """Milliseconds by name (`4 rows`, `pp512`, `tg64`), and the machine in the program's words."""
     env = {name: value for name, value in os.environ.items() if name != "CHASKI_KERNELS"}
     figures = {}
-    for arguments in MEASUREMENTS:
+    for arguments in (
+        ["--curve", "--widths", "1,4,8,16,64", "--depth", "256"],
+        ["--rows", "--pp", str(options.pp), "--tg", str(options.tg)],
+    ):
         command = [binary, "bench", *arguments, "-m", options.model, "-r", "1", "-t", str(options.threads), "-o", "json"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         if done.returncode:
@@ -36,6 +37,8 @@ def main():
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--pp", type=int, default=512, help="tokens of the prompt to read [512]")
+    parser.add_argument("--tg", type=int, default=64, help="tokens to generate [64]")
     parser.add_argument("--slower", type=float, default=3, help="how many per cent longer the second may take [3]")
     parser.add_argument("--raw-output", type=Path, help="write every measurement to this file, one JSON object per line")
     options = parser.parse_args()

@@ -69,7 +69,7 @@ fn engine(path: &Path, n_parallel: Option<usize>, n_ctx: Option<usize>, interrup
 }
 
 fn engine_config(path: &Path) -> EngineConfig {
-    let model = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None };
+    let model = ModelConfig { path: path.to_owned(), n_gpu_layers: support::gpu_layers(), lora: None };
     let settings = BySpan { short: SETTINGS, long: SETTINGS };
     EngineConfig {
         model,
@@ -152,7 +152,8 @@ fn mixed(n: u64) -> Vec<Request> {
 /// The answers of single texts, computed by the loop of `chaski run`.
 fn alone(path: &Path, requests: &[Request]) -> Vec<String> {
     let model =
-        Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora: None }, |_| true).unwrap();
+        Model::load(&ModelConfig { path: path.to_owned(), n_gpu_layers: support::gpu_layers(), lora: None }, |_| true)
+            .unwrap();
     let mut target = Session::new(&model, &SessionConfig::new(2048, &SETTINGS)).unwrap();
     let text_of = |request: &Request| {
         let prompt = model.tokenize(&request.prompt);
@@ -232,7 +233,8 @@ fn batched_texts(model: &Model, requests: &[Request], n_lanes: usize, curve: &Co
 fn drafted_texts_side_by_side_are_plain_texts() {
     for bytes in [tiny::tiny_llama(3), tiny::tiny_gemma3(5)] {
         let fixture = Fixture::new(&bytes);
-        let config = ModelConfig { path: fixture.file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
+        let config =
+            ModelConfig { path: fixture.file.path().to_owned(), n_gpu_layers: support::gpu_layers(), lora: None };
         let model = Model::load(&config, |_| true).unwrap();
         let requests: Vec<Request> =
             mixed(30).into_iter().map(|request| Request { max_tokens: Some(120), ..request }).collect();

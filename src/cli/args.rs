@@ -114,7 +114,7 @@ pub enum GpuLayers {
     Auto,
     /// All.
     All,
-    /// So many, as llama.cpp counts them: the output is one of them.
+    /// This number. The output counts as a layer, as in llama.cpp.
     Number(u32),
 }
 

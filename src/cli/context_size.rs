@@ -101,12 +101,16 @@ fn fitting(
             .with_hint("give a number, as in -c 4096")),
         given => Ok(given.and_then(ContextSize::number)),
     };
-    if args.no_memory_check {
+    if args.no_memory_check && !(may_use_gpu && args.n_gpu_layers() == GpuLayers::Auto) {
         return unchecked(wanted);
     }
     let draft_model = draft.map(shape_of).transpose()?.map(Box::new);
     let shape = ModelShape { draft_model, ..shape_of(gguf)? };
-    let n_planned = given.unwrap_or(n_least).max(n_least);
+    // Without -c, the layers are chosen before the length of the context is known.
+    let n_planned = match wanted {
+        Some(_) => given.unwrap_or(n_least),
+        None => n_least.max(planned(picked_by)).min(known.unwrap_or(usize::MAX)),
+    };
     let n_gpu_layers = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_planned, settings.at(n_planned))?;
     if may_use_gpu {
         if args.n_gpu_layers() == GpuLayers::Auto
@@ -117,6 +121,9 @@ fn fitting(
             }
             let curves = config.curves.take();
             config.curves = curves.map(|(folder, _)| (folder, key(&args.model, GpuLayers::Number(n))));
+        }
+        if args.no_memory_check {
+            return unchecked(wanted);
         }
         // The engine knows no memory of a GPU, so it checks nothing itself.
         check_now(&args.model, &shape, n_planned, settings.at(n_planned), n_gpu_layers)?;
@@ -177,6 +184,14 @@ fn check_trained(n: usize, gguf: &Gguf) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The context for which layers are put on a GPU if no size is given, in tokens: one of a text, or one of many lanes.
+fn planned(picked_by: PickedBy) -> usize {
+    match picked_by {
+        PickedBy::Text => 4096,
+        PickedBy::Length => 32_768,
+    }
+}
+
 /// The cheaper of the settings for short and long contexts.
 fn cheaper<'a>(shape: &ModelShape, n_ctx: usize, settings: &'a BySpan<Settings>) -> &'a Settings {
     let bytes = |settings| shape.estimate(n_ctx, settings).total();
@@ -196,10 +211,20 @@ pub fn check_now(
 ) -> Result<(), Failure> {
     let Some(available) = available() else { return Ok(()) };
     let n_on_gpu = if has_gpu() { n_gpu_layers.map_or(usize::MAX, |n| n as usize) } else { 0 };
-    if shape.split(n_ctx, settings, n_on_gpu).cpu.total() <= available {
+    if n_on_gpu == 0 {
+        return check(model, shape, n_ctx, settings, available).map_err(|failure| failure.with_hint(SMALLER));
+    }
+    let needed = shape.split(n_ctx, settings, n_on_gpu).cpu.total();
+    if needed <= available {
         return Ok(());
     }
-    Err(refusal(model, shape, n_ctx, settings, available).with_hint(SMALLER))
+    let message = format!(
+        "{}: with a context of {n_ctx} tokens, the layers on the CPU need {} of memory, but {} are available",
+        model.display(),
+        HumanBytes(needed),
+        HumanBytes(available),
+    );
+    Err(Failure::new(message).with_code(ExitCode::NotEnoughMemory).with_hint(SMALLER))
 }
 
 /// The context size from the flags, for commands where many texts share the memory and `auto` cannot work.

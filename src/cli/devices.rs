@@ -63,7 +63,8 @@ struct ModelReport {
 #[derive(Serialize)]
 struct OnGpu {
     n_ctx: usize,
-    n_gpu_layers: usize,
+    /// `null` if the memory of the GPU is unknown: all layers go to it.
+    n_gpu_layers: Option<usize>,
 }
 
 /// Runs the command.
@@ -103,12 +104,13 @@ fn model_report(path: &Path) -> Result<ModelReport, Failure> {
     let gguf = open_model(path)?;
     let shape = shape_of(&gguf)?;
     let settings = settings_of(path, GpuLayers::Auto);
-    let memory = GpuMemory::now();
+    let (memory, has_gpu) = (GpuMemory::now(), !offload_targets(&devices()).is_empty());
     let trained = shape.n_ctx_train.max(1);
     let mut contexts: Vec<usize> = CONTEXTS.into_iter().map(|n_ctx| n_ctx.min(trained)).collect();
     contexts.dedup();
     let on_gpu = |n_ctx| {
-        let n_gpu_layers = memory.map_or(0, |memory| memory.most_layers(&shape, n_ctx, settings.at(n_ctx)));
+        let fitting = memory.map(|memory| memory.most_layers(&shape, n_ctx, settings.at(n_ctx)));
+        let n_gpu_layers = if has_gpu { fitting } else { Some(0) };
         OnGpu { n_ctx, n_gpu_layers }
     };
     Ok(ModelReport { n_layers: shape.n_gpu_layers(), on_gpu: contexts.into_iter().map(on_gpu).collect() })
@@ -134,10 +136,12 @@ fn table(report: &Report) -> String {
             let _ = writeln!(text, "\nlayers run on {} as far as they fit (-ngl auto)", targets.join(" and "));
         }
     }
-    if let Some(model) = &report.model {
+    if let Some(model) = report.model.as_ref().filter(|_| !targets.is_empty()) {
         for OnGpu { n_ctx, n_gpu_layers } in &model.on_gpu {
-            let _ =
-                writeln!(text, "-c {n_ctx}: {n_gpu_layers} of {} layers of this model fit on the GPU", model.n_layers);
+            let _ = match n_gpu_layers {
+                Some(n) => writeln!(text, "-c {n_ctx}: {n} of {} layers of this model fit there", model.n_layers),
+                None => writeln!(text, "-c {n_ctx}: the GPU's memory is unknown; all layers go to it"),
+            };
         }
     }
     text

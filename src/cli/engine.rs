@@ -73,7 +73,7 @@ pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
     if exact::is_demanded() {
         // The setup alone can rule out exactness, before the model is loaded.
         for settings in [&settings.short, &settings.long] {
-            RequestError::unless_exact(exact::of_setup(settings))?;
+            RequestError::unless_exact(exact::of_setup(settings, args.n_gpu_layers().number()))?;
         }
     }
     Ok(EngineConfig {

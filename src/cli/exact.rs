@@ -67,7 +67,7 @@ impl From<&Exactness> for ExactFields {
 /// The exactness that follows from a model's header and the settings.
 #[must_use]
 pub fn of_file(kernels: &KernelReport, settings: &Settings) -> Exactness {
-    let Exactness(mut reasons) = exact::of_setup(settings);
+    let Exactness(mut reasons) = exact::of_setup(settings, None);
     reasons.extend(kernels.left.iter().filter_map(Left::inexact));
     Exactness(reasons)
 }

@@ -9,7 +9,7 @@ use crate::cli::args::GpuLayers;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::output::stderr_line;
 use crate::llama::devices::{Device, DeviceKind, devices, offload_targets};
-use crate::memory::ModelShape;
+use crate::memory::{ModelShape, Split};
 use crate::tune::Settings;
 
 /// What a GPU's driver, the screen and other programs may still take, in bytes.
@@ -58,7 +58,7 @@ impl GpuMemory {
     }
 }
 
-/// The layers to run on the GPU, for llama.cpp; `None` is all. Says so if `auto` leaves layers to the CPU.
+/// The layers to run on the GPU, for llama.cpp; `None` is all. Prints a notice if `auto` leaves layers to the CPU.
 ///
 /// # Errors
 /// If layers that are asked for do not fit (exit code 5).
@@ -69,6 +69,10 @@ pub fn choose(
     n_ctx: usize,
     settings: &Settings,
 ) -> Result<Option<u32>, Failure> {
+    // Asking a GPU for its memory may start its driver.
+    if wanted == GpuLayers::Number(0) {
+        return Ok(Some(0));
+    }
     match GpuMemory::now() {
         Some(memory) => choose_in(memory, model, wanted, shape, n_ctx, settings),
         None => Ok(wanted.number()),
@@ -86,10 +90,8 @@ fn choose_in(
     let (all, most) = (shape.n_gpu_layers(), memory.most_layers(shape, n_ctx, settings));
     let n = match wanted {
         GpuLayers::Auto if most < all => {
-            let fit = if most == 0 { "none".to_owned() } else { format!("only {most}") };
             stderr_line(&format!(
-                "notice: of the {all} layers, {fit} fit into the {} of GPU memory that are free; the CPU computes the \
-                 others (-ngl {most})",
+                "notice: {most} of {all} layers fit into the free GPU memory ({}); the CPU computes the others (-ngl {most})",
                 HumanBytes(memory.available)
             ));
             return Ok(Some(u32::try_from(most).unwrap_or(u32::MAX)));
@@ -101,7 +103,8 @@ fn choose_in(
     if n <= most {
         return Ok(wanted.number());
     }
-    let needed = shape.split(n_ctx, settings, n).gpu.total();
+    let Split { cpu, gpu } = shape.split(n_ctx, settings, n);
+    let needed = if memory.is_shared { gpu.total().saturating_add(cpu.total()) } else { gpu.total() };
     let message = format!(
         "{}: with a context of {n_ctx} tokens, {n} of {all} layers need {} of GPU memory, but {} are free",
         model.display(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::failure::{ExitCode, Failure};
-use crate::llama::system_info;
+use crate::llama::{gpus, logs, system_info};
 use crate::stats::Stats;
 use crate::text::sanitize_for_terminal;
 
@@ -120,9 +120,12 @@ pub fn is_same_file(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// If stdout fails.
 pub fn print_version() -> Result<ExitCode, Failure> {
+    // A GPU driver's messages do not belong here.
+    logs::capture(false);
     let info = system_info();
+    let gpus: String = gpus(None).iter().map(|gpu| format!("GPU: {gpu}\n")).collect();
     write_stdout(&format!(
-        "chaski {}\nllama.cpp: ggml {}, llama-cpp-2 {}\nCPU features: {}\n",
+        "chaski {}\nllama.cpp: ggml {}, llama-cpp-2 {}\nCPU features: {}\n{gpus}",
         env!("CARGO_PKG_VERSION"),
         info.ggml_version,
         LLAMA_CPP_2_VERSION,

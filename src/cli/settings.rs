@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::args::{CacheTypeArg, EngineArgs, GpuLayers, When};
 use crate::cli::engine::{cache_folder, machine, model_id};
 use crate::cli::failure::Failure;
-use crate::llama::{exact, has_gpu};
+use crate::llama::{exact, gpus, has_gpu};
 use crate::store::curves::CurveKey;
 use crate::store::tuned;
 use crate::tune::{BySpan, CacheType, FlashAttention, KvType, MAX_THREADS, Settings};
@@ -48,10 +48,8 @@ pub fn thread_counts() -> Vec<usize> {
 #[must_use]
 pub fn key(model: &Path, n_gpu_layers: GpuLayers) -> CurveKey {
     let n_gpu_layers = n_gpu_layers.number();
-    let gpu =
-        [("metal", cfg!(feature = "metal")), ("vulkan", cfg!(feature = "vulkan")), ("cuda", cfg!(feature = "cuda"))];
-    let gpu: String = gpu.iter().filter(|(_, is_built)| *is_built).map(|(name, _)| format!(" {name}")).collect();
-    CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpu}"), machine: machine() }
+    let gpus: String = gpus(n_gpu_layers).iter().map(|gpu| format!(" {gpu}")).collect();
+    CurveKey { model: model_id(model), settings: format!("ngl={n_gpu_layers:?}{gpus}"), machine: machine() }
 }
 
 /// Folder of tuned settings.

@@ -15,7 +15,7 @@ use crate::cli::interrupt;
 use crate::cli::kernels;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
 use crate::cli::sandbox::{SandboxArgs, confine};
-use crate::cli::settings::{default_settings, key, thread_counts, tuned_folder};
+use crate::cli::settings::{self, default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
 use crate::gguf::Gguf;
 use crate::llama::engine::tune::{self, TuneConfig, Tuned, Tuning};
@@ -108,6 +108,11 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     let shape = context_size::shape_of(&gguf)?;
     let on_gpu = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_long(&gguf), &default)?;
     context_size::check_now(&args.model, &shape, n_long(&gguf), &default, on_gpu)?;
+    // A part of the layers has curves of its own, as in context_size.rs.
+    let curve_key = match on_gpu {
+        Some(n) => settings::key(&args.model, GpuLayers::Number(n)),
+        None => key.clone(),
+    };
     let config = TuneConfig {
         model: ModelConfig { path: args.model.clone(), n_gpu_layers: on_gpu, lora: None },
         plan: Plan { default, threads: thread_counts(), allow_lossy: args.lossy_kv },
@@ -122,7 +127,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
     // Save only now, and each file as a whole: an interrupt leaves nothing half saved.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for (settings, curve) in &measured.curves {
-        let kept = curves::save(&cache.join("curves"), &key.with_settings(&settings.to_string()), curve, now);
+        let kept = curves::save(&cache.join("curves"), &curve_key.with_settings(&settings.to_string()), curve, now);
         kept.map_err(|error| not_kept(&error))?;
     }
     tuned::save(&folder, &key, measured.settings, now).map_err(|error| not_kept(&error))?;

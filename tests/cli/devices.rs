@@ -17,7 +17,8 @@ fn devices_are_shown_as_text_and_as_json() {
     let (model, all) = (&json["model"], json["model"]["n_layers"].as_u64().unwrap());
     assert!(all > 1);
     let on_gpu = model["on_gpu"].as_array().unwrap();
-    let n = |at: &serde_json::Value| at["n_gpu_layers"].as_u64().unwrap();
+    // `null` means that the memory of a GPU is unknown.
+    let n = |at: &serde_json::Value| at["n_gpu_layers"].as_u64().unwrap_or(all);
     assert!(!on_gpu.is_empty() && on_gpu.iter().all(|at| n(at) <= all));
     if !is_of("gpu") && !is_of("integrated-gpu") {
         assert!(on_gpu.iter().all(|at| n(at) == 0), "{model}");

@@ -48,7 +48,7 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 pub fn load(path: &Path, lora: Option<Lora>) -> Model {
     chaski::llama::logs::capture(false);
-    let config = ModelConfig { path: path.to_owned(), n_gpu_layers: Some(0), lora };
+    let config = ModelConfig { path: path.to_owned(), n_gpu_layers: super::gpu_layers(), lora };
     Model::load(&config, |_| true).unwrap()
 }
 

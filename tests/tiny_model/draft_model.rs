@@ -18,7 +18,8 @@ fn with_models(target: &[u8], draft: &[u8], test: impl FnOnce(&Model, &Model)) {
     with_model(target, |target| {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(draft).unwrap();
-        let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
+        let config =
+            ModelConfig { path: file.path().to_owned(), n_gpu_layers: super::support::gpu_layers(), lora: None };
         test(target, &target.load_beside(&config, |_| true).unwrap());
     });
 }
@@ -168,7 +169,11 @@ fn what_a_draft_model_computes_makes_no_text_inexact() {
         model.prepare(1, 256, &inexact);
         assert_eq!(model.predict(&prompt(), &[]).len(), 8);
         let exactness = exact::of_work(&SETTINGS);
-        assert_eq!(exactness, exact::of_setup(&SETTINGS), "flash attention of the draft model does not count");
+        assert_eq!(
+            exactness,
+            exact::of_setup(&SETTINGS, super::support::gpu_layers()),
+            "flash attention of the draft model does not count"
+        );
         if exactness.is_exact() {
             let config = SessionConfig::new(256, &inexact);
             sync(&mut Session::new(target, &config).unwrap(), &prompt());

@@ -22,7 +22,7 @@ const SETTINGS: Settings =
 
 fn config(model: &Path) -> EngineConfig {
     EngineConfig {
-        model: ModelConfig { path: model.to_owned(), n_gpu_layers: Some(0), lora: None },
+        model: ModelConfig { path: model.to_owned(), n_gpu_layers: super::support::gpu_layers(), lora: None },
         draft_model: None,
         settings: BySpan { short: SETTINGS, long: SETTINGS },
         curves: None,
@@ -114,7 +114,11 @@ fn draft_models_change_no_answer(target: &[u8]) {
     let same = folder.path().join("same.gguf");
     std::fs::write(&same, &*LLAMA).unwrap();
     let answers = |draft_model: Option<&Path>| -> Vec<(Vec<Token>, bool)> {
-        let draft_model = draft_model.map(|path| ModelConfig { path: path.to_owned(), n_gpu_layers: None, lora: None });
+        let draft_model = draft_model.map(|path| ModelConfig {
+            path: path.to_owned(),
+            n_gpu_layers: super::support::gpu_layers(),
+            lora: None,
+        });
         let engine = engine(EngineConfig { draft_model, ..config(&model) });
         let answers = ["the rain in the station", "he said that", "the rain in the rain"].map(|prompt| {
             let request = Request {

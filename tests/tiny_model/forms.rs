@@ -68,7 +68,7 @@ fn what_a_schema_forces_is_drafted_verified_and_accepted() {
     chaski::llama::logs::capture(false);
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&LLAMA).unwrap();
-    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
+    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: super::support::gpu_layers(), lora: None };
     let model = Rc::new(Model::load(&config, |_| true).unwrap());
     let schema = r#"{"type": "object", "properties": {"qjx": {"const": "kvzqjxkqzvkjqxz"},
         "kvz": {"enum": ["qx", "jz"]}, "zqj": {"const": "xqkzjvqkxzjqkzvxqj"}},

@@ -71,7 +71,7 @@ fn with_model(bytes: &[u8], test: impl FnOnce(&Model)) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     chaski::llama::logs::capture(false);
-    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: Some(0), lora: None };
+    let config = ModelConfig { path: file.path().to_owned(), n_gpu_layers: support::gpu_layers(), lora: None };
     let model = Model::load(&config, |_| true).unwrap();
     test(&model);
 }

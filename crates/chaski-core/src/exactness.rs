@@ -74,7 +74,7 @@ impl Exactness {
                 "unset CHASKI_KERNELS"
             }
             () if has(|r| matches!(r, Inexact::Kernels(_))) => "run without --exact, or on an x86-64 machine with AVX2",
-            () if has(|r| matches!(r, Inexact::Gpu)) => "run without --exact, or use a build without a GPU",
+            () if has(|r| matches!(r, Inexact::Gpu)) => "use -ngl 0",
             () if has(|r| matches!(r, Inexact::QuantizedValues)) => "use -ctv f16 -fa off",
             () if has(|r| matches!(r, Inexact::FlashAttention)) => "use -fa off",
             () => "run without --exact; chaski models show lists the matrices without exact kernels",

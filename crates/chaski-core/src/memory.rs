@@ -152,7 +152,9 @@ impl ModelShape {
     pub fn split(&self, n_ctx: usize, settings: &Settings, n_gpu_layers: usize) -> Split {
         let own = self.split_alone(n_ctx, settings, n_gpu_layers);
         let Some(draft) = &self.draft_model else { return own };
-        let draft = draft.split_alone(n_ctx.min(draft.n_ctx_train), settings, n_gpu_layers);
+        // All layers of the target means all of the draft model, which may have more.
+        let n_draft_layers = if n_gpu_layers >= self.n_gpu_layers() { usize::MAX } else { n_gpu_layers };
+        let draft = draft.split_alone(n_ctx.min(draft.n_ctx_train), settings, n_draft_layers);
         Split { cpu: own.cpu.beside(&draft.cpu), gpu: own.gpu.beside(&draft.gpu) }
     }
 
@@ -363,6 +365,10 @@ mod tests {
         assert_eq!(model.most_gpu_layers(4096, &SETTINGS, u64::MAX), 25);
         let both = ModelShape { draft_model: Some(Box::new(qwen())), ..qwen() };
         assert_eq!(both.split(4096, &SETTINGS, 25).gpu.total(), 2 * split(25).gpu.total());
+        let shallow = ModelShape { layers: qwen().layers[..5].to_vec(), ..both };
+        let gpu = |n| shallow.split(4096, &SETTINGS, n).gpu.weights;
+        assert_eq!(gpu(6), ((140 + 5 * 14) + (140 + 24 * 14)) << 20, "all layers of both");
+        assert_eq!(gpu(3), 2 * (140 + 28) << 20);
     }
 
     #[test]

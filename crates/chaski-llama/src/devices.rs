@@ -81,7 +81,10 @@ pub fn offload_targets(devices: &[Device]) -> Vec<&Device> {
 
 impl From<LlamaBackendDevice> for Device {
     fn from(device: LlamaBackendDevice) -> Device {
+        // On Apple's processors, Metal's GPU shares the machine's memory, though llama.cpp does not say so.
+        let is_shared = cfg!(target_arch = "aarch64") && (device.backend == "MTL" || device.backend == "Metal");
         let kind = match device.device_type {
+            LlamaBackendDeviceType::Gpu if is_shared => DeviceKind::IntegratedGpu,
             LlamaBackendDeviceType::Gpu => DeviceKind::Gpu,
             LlamaBackendDeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
             LlamaBackendDeviceType::Cpu => DeviceKind::Cpu,

@@ -12,6 +12,14 @@ use crate::tune::{FlashAttention, Settings};
 
 static IS_DEMANDED: AtomicBool = AtomicBool::new(false);
 
+/// Whether a model was loaded that may use a GPU.
+static MAY_USE_GPU: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a model was loaded that may use a GPU.
+pub(crate) fn note_gpu() {
+    MAY_USE_GPU.store(true, Ordering::Relaxed);
+}
+
 /// From now on refuses contexts that are not exact. Types without a kernel of ours are computed exactly, which slows
 /// down prefill. Call this before loading a model.
 pub fn demand() {
@@ -27,9 +35,13 @@ pub fn is_demanded() -> bool {
     IS_DEMANDED.load(Ordering::Relaxed)
 }
 
-/// Exactness as far as the setup determines it, before any computation.
+/// Exactness as far as the setup determines it, before any computation. `n_gpu_layers` is that of the model.
 #[must_use]
-pub fn of_setup(settings: &Settings) -> Exactness {
+pub fn of_setup(settings: &Settings, n_gpu_layers: Option<u32>) -> Exactness {
+    of_devices(settings, n_gpu_layers != Some(0))
+}
+
+fn of_devices(settings: &Settings, may_use_gpu: bool) -> Exactness {
     let mut reasons = Vec::new();
     match kernels::in_use() {
         Ok(Some(_)) => {}
@@ -37,8 +49,8 @@ pub fn of_setup(settings: &Settings) -> Exactness {
         Err(ChoiceError::Misfit(why)) => reasons.push(Inexact::Kernels(format!("the self-test failed ({why})"))),
         Err(error) => reasons.push(Inexact::Kernels(error.to_string())),
     }
-    // Even without offloaded layers: long batches are sent to the GPU.
-    if has_gpu() {
+    // A single layer is enough: llama.cpp then sends long batches of the other layers to the GPU as well.
+    if may_use_gpu && has_gpu() {
         reasons.push(Inexact::Gpu);
     }
     if settings.kv_type.v.is_quantized() {
@@ -52,7 +64,7 @@ pub fn of_setup(settings: &Settings) -> Exactness {
 /// Exactness of the setup and of everything computed since the last [`reset`].
 #[must_use]
 pub fn of_work(settings: &Settings) -> Exactness {
-    let Exactness(mut reasons) = of_setup(settings);
+    let Exactness(mut reasons) = of_devices(settings, MAY_USE_GPU.load(Ordering::Relaxed));
     let is_flash = reasons.iter().any(|r| matches!(r, Inexact::FlashAttention | Inexact::QuantizedValues));
     for (operation, text) in kernels::audit() {
         match operation == "FLASH_ATTN_EXT" {

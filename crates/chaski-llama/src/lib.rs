@@ -71,6 +71,17 @@ pub fn has_gpu() -> bool {
     unsafe { llama_cpp_sys_2::llama_supports_gpu_offload() }
 }
 
+/// The GPUs that compute for a model with `n_gpu_layers`, in llama.cpp's words; empty if the CPU computes alone.
+#[must_use]
+pub fn gpus(n_gpu_layers: Option<u32>) -> Vec<String> {
+    if n_gpu_layers == Some(0) || !has_gpu() {
+        return Vec::new();
+    }
+    let all = devices::devices();
+    let gpus = devices::offload_targets(&all).into_iter();
+    gpus.map(|device| format!("{} {}", device.name, device.description)).collect()
+}
+
 /// Result of [`system_info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemInfo {

@@ -1,12 +1,13 @@
 //! A loaded model and its vocabulary.
 
-use std::path::PathBuf;
+use std::ffi::{CString, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llama_cpp_2::LlamaLoraAdapterInitError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel, RopeType};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
@@ -16,7 +17,7 @@ use crate::split_points::{STRANGE, Spelling, SplitPoints};
 use crate::target::TargetError;
 use crate::token::Token;
 use crate::tune::KvType;
-use crate::{gguf, kernels, logs};
+use crate::{exact, gguf, kernels, logs};
 
 /// Longer texts are tokenized in pieces; up to this many bytes the time saved is negligible.
 const LONG_BYTES: usize = 16 << 10;
@@ -108,24 +109,24 @@ impl Model {
         mut progress: impl FnMut(f32) -> bool + 'static,
     ) -> Result<Model, LoadError> {
         let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
-        let was_stopped = std::rc::Rc::new(std::cell::Cell::new(false));
-        let stopped = was_stopped.clone();
-        let mut params = LlamaModelParams::default().with_progress_callback(move |share| {
+        let mut was_stopped = false;
+        let mut progress = |share| {
             let go_on = progress(share);
-            stopped.set(!go_on);
+            was_stopped = !go_on;
             go_on
-        });
-        if let Some(n) = config.n_gpu_layers {
-            params = params.with_n_gpu_layers(n);
-        }
-        // The command has already reported an invalid choice. ggml's kernels are used then.
-        let _ = kernels::in_use();
+        };
         // An error logged earlier does not belong to this file.
         let _ = logs::take_error();
-        match LlamaModel::load_from_file(&backend, &config.path, &params) {
-            Ok(inner) => Model::new(backend, inner).adapted(config.lora.as_ref()),
-            Err(_) if was_stopped.get() => Err(LoadError::Interrupted),
-            Err(error) => Err(refused(logs::take_error().unwrap_or_else(|| error.to_string()))),
+        let loaded = load_file(&config.path, config.n_gpu_layers, &mut progress);
+        match loaded {
+            Some(inner) => {
+                if config.n_gpu_layers != Some(0) {
+                    exact::note_gpu();
+                }
+                Model::new(backend, inner).adapted(config.lora.as_ref())
+            }
+            None if was_stopped => Err(LoadError::Interrupted),
+            None => Err(refused(logs::take_error().unwrap_or_else(|| "no reason is known".to_owned()))),
         }
     }
 
@@ -338,4 +339,40 @@ impl Model {
     pub fn is_end(&self, token: Token) -> bool {
         self.inner.vocab().is_eog(LlamaToken(token.0))
     }
+}
+
+/// Loads a file; `None` if llama.cpp refuses it or `progress` returns false.
+///
+/// The safe bindings cannot set `no_host`. Without it, a GPU build reads the weights that stay on the CPU into a buffer type of
+/// the GPU's, and our kernels never see them.
+#[expect(unsafe_code, reason = "the safe bindings lack the parameter `no_host`")]
+fn load_file(path: &Path, n_gpu_layers: Option<u32>, mut progress: &mut dyn FnMut(f32) -> bool) -> Option<LlamaModel> {
+    let path = CString::new(path.to_str()?).ok()?;
+    let mut no_devices = [std::ptr::null_mut()];
+    // SAFETY: the function takes no arguments and returns a plain struct.
+    let mut params = unsafe { llama_cpp_sys_2::llama_model_default_params() };
+    if let Some(n) = n_gpu_layers {
+        params.n_gpu_layers = i32::try_from(n).unwrap_or(i32::MAX);
+    }
+    if n_gpu_layers == Some(0) {
+        // Otherwise llama.cpp keeps a context on the GPU all the same and sends long batches there.
+        params.devices = no_devices.as_mut_ptr();
+    }
+    // The command has already reported an invalid choice. ggml's kernels are used then.
+    params.no_host = matches!(kernels::in_use(), Ok(Some(_)));
+    params.progress_callback = Some(on_progress);
+    params.progress_callback_user_data = (&raw mut progress).cast();
+    // SAFETY: the path ends with NUL; the list of devices ends with null; list, path and `progress` outlive the call, and
+    // llama.cpp calls `on_progress` only during it. An initialized backend exists: the caller holds it.
+    let model = NonNull::new(unsafe { llama_cpp_sys_2::llama_load_model_from_file(path.as_ptr(), params) })?;
+    // SAFETY: `LlamaModel` is `repr(transparent)` over `Ptr`, and that over `NonNull`. The model is not freed elsewhere.
+    Some(unsafe { std::mem::transmute::<NonNull<llama_cpp_sys_2::llama_model>, LlamaModel>(model) })
+}
+
+/// llama.cpp's callback while it loads.
+#[expect(unsafe_code, reason = "the signature of llama.cpp's callback")]
+unsafe extern "C" fn on_progress(share: f32, progress: *mut c_void) -> bool {
+    // SAFETY: `load_file` passes a pointer to a `&mut dyn FnMut` that lives until the load ends and is used by no one else.
+    let progress = unsafe { &mut *progress.cast::<&mut dyn FnMut(f32) -> bool>() };
+    progress(share)
 }

@@ -146,13 +146,14 @@ impl Auto {
     /// The same drafter with what is known about the draft model.
     #[must_use]
     pub fn with_model_experience(self, model: ModelExperience) -> Auto {
+        let start = Experience { model: Some(model.clone()), ..self.start };
         let ModelExperience { mixer, calibrator, gains } = model;
-        let with_model = WithModel::new(mixer);
         Auto {
-            with_model,
+            with_model: WithModel::new(mixer),
             model_calibrator: calibrator,
-            knows_model: true,
             asking: self.asking.with_gains(gains),
+            knows_model: true,
+            start,
             ..self
         }
     }

@@ -1,4 +1,4 @@
-//! Mixes what a draft model says with what the free sources say, at the nodes where it was asked.
+//! Mixes the predictions of a draft model with the candidates of the free sources, at the nodes where it was asked.
 //!
 //! The free sources count as one source here: their mixed probability. So what is learned where a model was asked changes
 //! no draft where none was: a text that is copied is drafted as without a model.
@@ -15,13 +15,16 @@ use crate::token::Token;
 /// Lower bounds of the bins of the free sources, by their mixed probability.
 const FREE: [f32; 14] = [0.97, 0.93, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.08, 0.04, 0.02, 0.0];
 
+/// Most candidates of the free sources, so that the mixer has room for the model's.
+const MAX_FREE: usize = 24;
+
 /// How much of what a text taught is kept for the next one. More than for the free sources, which are trained beforehand.
 const KEPT: f32 = 0.3;
 
 /// What is known about a draft model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelExperience {
-    /// How much its word is worth beside that of the free sources.
+    /// How reliable its candidates are beside those of the free sources.
     pub mixer: MixerState,
     /// How often nodes are accepted that it was asked for, or that come after such a node.
     pub calibrator: Calibrator,
@@ -83,6 +86,7 @@ impl WithModel {
         let [of_free, of_model] = &mut self.proposals;
         let mut sorted = free.to_vec();
         sorted.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        sorted.truncate(MAX_FREE);
         let bin = |p: f32| FREE.iter().position(|&least| p >= least).unwrap_or(FREE.len() - 1);
         of_free.clear();
         of_free.extend(sorted.into_iter().map(|(token, p)| Candidate { token, bin: bin(p) }));

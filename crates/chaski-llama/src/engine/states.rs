@@ -12,10 +12,10 @@ use crate::store::prompt_cache::PromptCache;
 use crate::store::prompt_cache::choice::{Fit, is_worth_keeping, n_usable};
 use crate::store::prompt_cache::file::{OpenState, State, StateError, known_seal, seal, write};
 use crate::store::prompt_cache::format::Seal;
-use crate::system_info;
 use crate::token::Token;
 use crate::tune::Settings;
 use crate::{exact, kernels};
+use crate::{gpus, system_info};
 use chaski_core::engine::Alone;
 
 /// The states of one model.
@@ -114,7 +114,7 @@ impl States {
     }
 }
 
-/// The part of a state's key that depends on the model, its adapter and the GPU layers.
+/// The part of a state's key that depends on the model, its adapter, the GPU layers and the GPU.
 pub(super) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
     // llama.cpp believes a state, so the files' times count as well as their contents.
     let weights = |path: &Path| {
@@ -122,6 +122,9 @@ pub(super) fn model_key(model: &ModelConfig) -> Result<String, StateError> {
         id.map_err(|error| StateError::Io { path: path.to_owned(), error })
     };
     let mut key = format!("{} ngl={:?}", weights(&model.path)?, model.n_gpu_layers);
+    for gpu in gpus(model.n_gpu_layers) {
+        key += &format!(" on {gpu}");
+    }
     if let Some(lora) = &model.lora {
         key += &format!(" lora={} x{}", weights(&lora.path)?, lora.scale);
     }

@@ -326,6 +326,15 @@ fn of_each_text_a_share_is_kept() {
     assert_eq!(kept.calibrator, before.calibrator.towards(&after.calibrator, 0.1));
     assert!(kept.is_sound() && kept.model.is_some());
     assert_ne!(kept.mixer, after.mixer);
+    // What was known about a model stays as it is if that is not asked.
+    FOREIGN.assisted_by(&mut auto, GOOD);
+    let known = auto.experience().model.unwrap();
+    let unasked = Auto::default().with_model_experience(known.clone()).experience_to_keep().model.unwrap();
+    let state = |model: &ModelExperience| {
+        (model.calibrator.clone(), model.gains.clone(), model.mixer.towards(&known.mixer, 1.0))
+    };
+    assert_eq!(state(&unasked), state(&known));
+    assert_ne!(known.calibrator, ModelExperience::default().calibrator);
 }
 
 #[test]
