@@ -368,7 +368,7 @@ mod tests {
         let shallow = ModelShape { layers: qwen().layers[..5].to_vec(), ..both };
         let gpu = |n| shallow.split(4096, &SETTINGS, n).gpu.weights;
         assert_eq!(gpu(6), ((140 + 5 * 14) + (140 + 24 * 14)) << 20, "all layers of both");
-        assert_eq!(gpu(3), 2 * (140 + 28) << 20);
+        assert_eq!(gpu(3), (2 * (140 + 28)) << 20);
     }
 
     #[test]
