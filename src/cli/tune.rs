@@ -53,9 +53,10 @@ pub struct TuneArgs {
     #[arg(long)]
     pub forget: bool,
 
-    /// Layers to run on the GPU: a number, `all` or `auto` [default: auto, as many as fit] [short: -ngl]
+    /// Layers to run on the GPU [default: all that fit] [short: -ngl]
     ///
-    /// -1 means auto. Only builds with GPU support use it; `chaski devices` shows the GPUs.
+    /// A number, or `all`; `auto` and -1 mean the default. Only builds with GPU support use it; `chaski devices` shows
+    /// the GPUs.
     #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_N_GPU_LAYERS", hide_env = true)]
     pub n_gpu_layers: Option<GpuLayers>,
 
