@@ -111,22 +111,8 @@ fn fitting(
         Some(_) => given.unwrap_or(n_least),
         None => n_least.max(planned(picked_by)).min(known.unwrap_or(usize::MAX)),
     };
-    let n_gpu_layers = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_planned, settings.at(n_planned))?;
     if may_use_gpu {
-        if args.n_gpu_layers() == GpuLayers::Auto
-            && let Some(n) = n_gpu_layers
-        {
-            for model in [Some(&mut config.model), config.draft_model.as_mut()].into_iter().flatten() {
-                model.n_gpu_layers = Some(n);
-            }
-            let curves = config.curves.take();
-            config.curves = curves.map(|(folder, _)| (folder, key(&args.model, GpuLayers::Number(n))));
-        }
-        if args.no_memory_check {
-            return unchecked(wanted);
-        }
-        // The engine knows no memory of a GPU, so it checks nothing itself.
-        check_now(&args.model, &shape, n_planned, settings.at(n_planned), n_gpu_layers)?;
+        put_on_gpu(args, &shape, n_planned, config)?;
         return unchecked(wanted);
     }
     let Some(available) = available() else { return unchecked(wanted) };
@@ -150,6 +136,26 @@ fn fitting(
             most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
         }
     }
+}
+
+/// Chooses the layers for the GPU, for a context of `n_ctx` tokens, and checks that the others fit into memory. The engine
+/// checks nothing then: it does not know the memory of a GPU.
+fn put_on_gpu(args: &EngineArgs, shape: &ModelShape, n_ctx: usize, config: &mut EngineConfig) -> Result<(), Failure> {
+    let settings = *config.settings.at(n_ctx);
+    let n_gpu_layers = gpu_layers::choose(&args.model, args.n_gpu_layers(), shape, n_ctx, &settings)?;
+    if args.n_gpu_layers() == GpuLayers::Auto
+        && let Some(n) = n_gpu_layers
+    {
+        for model in [Some(&mut config.model), config.draft_model.as_mut()].into_iter().flatten() {
+            model.n_gpu_layers = Some(n);
+        }
+        let curves = config.curves.take();
+        config.curves = curves.map(|(folder, _)| (folder, key(&args.model, GpuLayers::Number(n))));
+    }
+    if args.no_memory_check {
+        return Ok(());
+    }
+    check_now(&args.model, shape, n_ctx, &settings, n_gpu_layers)
 }
 
 /// For `-c 0`, the largest context that fits, with a notice: the flag gives no number, so it does not fail.

@@ -12,24 +12,11 @@ use std::error::Error;
 
 use chaski_draft::cost::CostCurve;
 use chaski_draft::draft::auto::{Auto, Experience};
+use chaski_draft::replay::KERNELS;
 use chaski_draft::replay::score::{Score, replay};
 use chaski_draft::replay::target::SimulatedClock;
 use chaski_draft::replay::trace::Trace;
 use chaski_draft::schedule::Schedule;
-
-/// The 1.5B on two AVX-512 cores with Chaski's kernels (bench/results/2026-11-29-80b1761-replay-kernels.md).
-const KERNELS: [(usize, f64); 10] = [
-    (1, 46.1),
-    (2, 51.7),
-    (3, 54.3),
-    (4, 57.3),
-    (6, 65.6),
-    (8, 71.2),
-    (12, 85.0),
-    (16, 102.9),
-    (32, 179.2),
-    (64, 363.8),
-];
 
 /// What is kept after an answer.
 type Keep = fn(&Auto) -> Option<Experience>;

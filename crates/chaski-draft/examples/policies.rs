@@ -17,6 +17,7 @@ use std::rc::Rc;
 use chaski_draft::cost::CostCurve;
 use chaski_draft::draft::asking::Policy;
 use chaski_draft::draft::auto::{Auto, Experience};
+use chaski_draft::replay::KERNELS;
 use chaski_draft::replay::policies::{Bandit, Exploration, Fixed, Linear, N_FEATURES, Weights};
 use chaski_draft::replay::predictions::Predictions;
 use chaski_draft::replay::score::{Score, replay_with_source};
@@ -29,20 +30,6 @@ const PRICES: [f64; 5] = [0.02, 0.05, 0.1, 0.2, 0.4];
 
 /// Least probabilities of nodes at which "always" asks.
 const LEAST_P: [f32; 5] = [0.2, 0.35, 0.5, 0.7, 0.9];
-
-/// The 1.5B on two AVX-512 cores with Chaski's kernels (bench/results/2026-11-29-80b1761-replay-kernels.md).
-const KERNELS: [(usize, f64); 10] = [
-    (1, 46.1),
-    (2, 51.7),
-    (3, 54.3),
-    (4, 57.3),
-    (6, 65.6),
-    (8, 71.2),
-    (12, 85.0),
-    (16, 102.9),
-    (32, 179.2),
-    (64, 363.8),
-];
 
 type MakePolicy<'a> = dyn Fn() -> Option<Rc<RefCell<dyn Policy>>> + 'a;
 

@@ -10,3 +10,18 @@ pub mod score;
 pub mod target;
 pub mod trace;
 pub mod train;
+
+/// A measured curve for examples, milliseconds of a step by its rows: the 1.5B on two AVX-512 cores with Chaski's kernels
+/// (bench/results/2026-11-29-80b1761-replay-kernels.md).
+pub const KERNELS: [(usize, f64); 10] = [
+    (1, 46.1),
+    (2, 51.7),
+    (3, 54.3),
+    (4, 57.3),
+    (6, 65.6),
+    (8, 71.2),
+    (12, 85.0),
+    (16, 102.9),
+    (32, 179.2),
+    (64, 363.8),
+];
