@@ -69,6 +69,12 @@ is_on() {
 # Exports the variables for this machine and lists their names in `tuned`.
 tuned=()
 tune() {
+    tune_cpu
+    set_if_unset CMAKE_PROJECT_INCLUDE "$root/scripts/llama-cpp.cmake"
+    tuned+=(CMAKE_PROJECT_INCLUDE)
+}
+
+tune_cpu() {
     case $machine in
         *' x86_64' | *' amd64') tune_x86 ;;
         # llama.cpp then asks the compiler for this CPU and tries dotprod, i8mm, SVE and SME by running them. Its crate
@@ -179,7 +185,7 @@ case ${1:-} in
         tune
         on=()
         for name in ${tuned[@]+"${tuned[@]}"}; do
-            ! is_on "${!name}" || on+=("${name#GGML_}")
+            [[ $name != GGML_* ]] || ! is_on "${!name}" || on+=("${name#GGML_}")
         done
         [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
         cd "$root"

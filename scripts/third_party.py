@@ -237,11 +237,10 @@ def checksums():
 
 # --- llama.cpp --------------------------------------------------------------------------------------------------------
 
-# Folders of vendor/. Those that are not named here as parts are only compiled for parts of llama.cpp that chaski does not link.
+# Folders of vendor/: for parts of llama.cpp that chaski does not link.
 VENDOR = {"cpp-httplib", "hash", "miniaudio", "nlohmann", "sheredom", "stb"}
-# Files that name an owner or a licence. base64.hpp is compiled for nothing, kleidiai only with an option that is off.
+# Files that name an owner or a licence. kleidiai is only compiled with an option that is off.
 NOTICES = {
-    "common/base64.hpp",
     "ggml/src/ggml-cpu/kleidiai/kernels.cpp",
     "ggml/src/ggml-cpu/kleidiai/kernels.h",
     "ggml/src/ggml-cpu/kleidiai/kleidiai.cpp",
@@ -253,7 +252,7 @@ NOTICES = {
 }
 NOTICE = re.compile(r"copyright|SPDX-|licensed under|MIT licen|\[MIT", re.IGNORECASE)
 # Folders with code that chaski may link, and back ends that no release has.
-LINKED = ["common", "include", "src", "ggml/include", "ggml/src"]
+LINKED = ["include", "src", "ggml/include", "ggml/src"]
 OTHER_BACKENDS = re.compile(
     r"ggml/(src|include)/ggml-(cann|cuda|et|hexagon|hip|musa|opencl|openvino|rpc|sycl|virtgpu|vulkan|webgpu|zdnn|zendnn)[./]"
 )
@@ -272,18 +271,12 @@ def llama_cpp(folder, ref):
 
     version = defined(folder / "CMakeLists.txt", "LLAMA_VERSION")
     licence = read(folder / "LICENSE")
-    json_hpp = read(folder / "vendor/nlohmann/json.hpp")
-    owners = sorted(set(re.findall(r"SPDX-FileCopyrightText: (.*)", json_hpp)))
-    names = set(re.findall(r"SPDX-License-Identifier: (.*)", json_hpp))
-    if names != {"MIT"}:
-        raise Failure(f"vendor/nlohmann/json.hpp: unexpected licences {sorted(names)}")
     quoted("ggml/src/ggml-cpu/ops.cpp", "MIT licensed. Copyright (c) 2023 Jeffrey Quesnelle and Bowen Peng.")
     quoted("ggml/src/ggml-cpu/vec.h", "github.com/openvinotoolkit/openvino")
     quoted("ggml/src/ggml-cpu/vec.h", "adapted from arm limited optimized routine")
     quoted("src/llama-vocab.cpp", "github.com/cmp-nct/ggllm.cpp [MIT License]")
     whole = part("llama.cpp", version, "MIT", [licence])
     whole.sha256, whole.hash_means = tree_hash(folder), "sha256sum of the output of `find * -type f | LC_ALL=C sort | xargs sha256sum` in llama.cpp/"
-    json_version = re.search(r"version (\d+\.\d+\.\d+)", json_hpp).group(1)
     return [
         whole,
         part("ggml", defined(folder / "ggml/CMakeLists.txt", "GGML_VERSION"), "MIT", [licence]),
@@ -292,8 +285,6 @@ def llama_cpp(folder, ref):
         part("yarn", "", "MIT", [mit("Copyright (c) 2023 Jeffrey Quesnelle and Bowen Peng")]),
         part("openvino", "", "Apache-2.0", [apache()]),
         part("arm-optimized-routines", "", "MIT", [mit("Copyright (c) 1999-2018, Arm Limited.")]),
-        part("nlohmann-json", json_version, "MIT", [mit(*[f"Copyright (c) {owner}" for owner in owners])]),
-        part("subprocess.h", "", "Unlicense", [comment_at_head(folder / "vendor/sheredom/subprocess.h", "This is free")]),
     ]
 
 

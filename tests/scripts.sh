@@ -152,7 +152,7 @@ ok manifest_is_toml readers_agree
 
 # cpu FLAG...: the variables that build.sh chooses for such a CPU, as "AVX2 AVX512 ...". The compiler knows all.
 clean_env=(env)
-while IFS= read -r name; do clean_env+=(-u "$name"); done < <(env | sed -n 's/^\(GGML_[A-Z0-9_]*\)=.*/\1/p')
+while IFS= read -r name; do clean_env+=(-u "$name"); done < <(env | sed -En 's/^((GGML|CMAKE)_[A-Z0-9_]*)=.*/\1/p')
 clean_env+=(-u RUSTFLAGS "CHASKI_MACHINE=Linux x86_64" "CHASKI_CPUINFO=$tmp/cpuinfo")
 # shellcheck disable=SC2120 # passed through `run`
 print_env() { # [NAME=VALUE...]
@@ -162,6 +162,7 @@ cpu() {
     printf 'processor\t: 0\nflags\t\t: %s\n' "$*" >"$tmp/cpuinfo"
 }
 on() { sed -n 's/^export GGML_\([A-Z0-9_]*\)=ON$/\1/p' "$tmp/out" | tr '\n' ' ' | sed 's/ $//'; }
+out_has() { grep -qxF -- "$1" "$tmp/out"; }
 on_are() { [ "$(on)" = "$1" ]; }
 
 avx2='sse4_2 avx f16c fma bmi2 avx2'
@@ -181,8 +182,9 @@ cpu "$avx2 avx512f avx512_vnni"
 ok tune_half_an_avx512 all run 0 print_env , on_are 'SSE42 AVX F16C FMA BMI2 AVX2'
 cpu "$avx512 avx512_vnni amx_tile amx_int8 amx_bf16"
 ok tune_never_amx all run 0 print_env , on_are 'SSE42 AVX F16C FMA BMI2 AVX2 AVX512 AVX512_VNNI' , grep -q '^export GGML_AMX_INT8=OFF$' "$tmp/out"
-ok tune_arm all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Cdebuginfo=1 , out_is 'export RUSTFLAGS=-Cdebuginfo=1\ -C\ target-cpu=native'
-ok tune_arm_user_wins all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Ctarget-cpu=neoverse-n1 , out_is 'export RUSTFLAGS=-Ctarget-cpu=neoverse-n1'
+ok tune_arm all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Cdebuginfo=1 , out_has 'export RUSTFLAGS=-Cdebuginfo=1\ -C\ target-cpu=native'
+ok tune_arm_user_wins all run 0 print_env 'CHASKI_MACHINE=Linux aarch64' RUSTFLAGS=-Ctarget-cpu=neoverse-n1 , out_has 'export RUSTFLAGS=-Ctarget-cpu=neoverse-n1'
+ok tune_leaves_out_common all run 0 print_env , grep -q '^export CMAKE_PROJECT_INCLUDE=.*/scripts/llama-cpp\.cmake$' "$tmp/out"
 
 # A cargo that notes its arguments, and a build folder as CMake leaves it.
 stub "$tmp/cargo" cargo <<'STUB'
@@ -275,7 +277,6 @@ peers() {
     python3 "$root/scripts/bench_peers.py" --server "$tmp/llama-server" --chaski "$tmp/peer-chaski" --model m.gguf -t 1 \
         --prompts "$tmp/peer-prompts.jsonl" --raw-output "$tmp/peers.jsonl" "$@"
 }
-out_has() { grep -qxF -- "$1" "$tmp/out"; }
 ok peers_one_table all run 0 peers --modes llama-plain,ngram-simple,none,auto -r 2 , \
     out_has '| edit | llama-plain | 100.0 | 1.00 | 1.00 – 1.00 | 0.80 | 4/4 |' , \
     out_has '| edit | ngram-simple | 200.0 | 2.00 | 2.00 – 2.00 | 1.60 | 0/4 |' , \
