@@ -25,6 +25,7 @@ pub mod failure;
 pub mod files;
 pub mod folders;
 pub mod gpu_layers;
+pub mod hidden_log;
 pub mod input;
 pub mod interrupt;
 pub mod kernels;

@@ -7,6 +7,7 @@
 mod base;
 mod hidden;
 mod practice;
+pub mod refine;
 mod writing;
 
 use std::ffi::OsString;
@@ -174,7 +175,8 @@ pub fn align(args: &AlignArgs) -> Result<ExitCode, Failure> {
     }
     base::build(args, &log_path, vocabulary, || !interrupt.load(Ordering::Relaxed))?;
     if let Some(path) = &args.hidden {
-        hidden::build(&Work { args, gguf: &gguf, log: &log_path, n_threads, interrupt: &interrupt }, path)?;
+        let work = Work { gguf: &gguf, log: &log_path, seed: args.seed, n_threads, interrupt: &interrupt };
+        hidden::build(&work, args, path)?;
     }
     if !args.keep_log {
         fs::remove_file(&log_path).map_err(|error| Failure::io(&log_path, &error))?;

@@ -274,6 +274,13 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub hidden: Option<PathBuf>,
 
+    /// Record answers for `chaski drafter refine`, which trains the --hidden drafter further
+    ///
+    /// The tokens of each answer and their hidden states go into a .log file beside the drafter, up to 100,000 tokens (3 KB per
+    /// token for a model of 1.5 billion weights). Anyone who can read that file can read the answers.
+    #[arg(hide_short_help = true, long)]
+    pub hidden_learn: bool,
+
     /// Small GGUF that drafts too, of the same vocabulary [short: -md]
     ///
     /// A file, or a name from `chaski models list`; `none` is none. The drafter auto asks it where that saves time.

@@ -28,6 +28,7 @@ use crate::cli::engine::{confine, drafters, engine_config, model_id, open_model,
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::folders;
+use crate::cli::hidden_log::HiddenLog;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::Bars;
 use crate::cli::prompt::Prompter;
@@ -109,6 +110,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
     config.drafters = drafters(&args.engine, &args.drafting, &gguf, draft.as_ref());
     let n_ctx = n_ctx(args, &gguf, draft.as_ref(), &mut config)?;
+    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf)?;
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Open the input before loading the model: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;
@@ -133,6 +135,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         prompt_cache: args.prompt_cache.config(),
+        hidden_log,
         exact: args.exact,
         is_verbose: args.engine.verbose,
         signals: signals.clone(),

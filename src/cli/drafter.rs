@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::cli::align::refine::{self, RefineArgs};
 use crate::cli::align::{self, AlignArgs};
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::files::{parse_size, refuse_overwrite};
@@ -54,6 +55,11 @@ pub enum DrafterCommand {
     Merge(MergeArgs),
     /// Shrink a drafter file: drop the rarest sequences
     Prune(PruneArgs),
+    /// Train a drafter on hidden states further, on answers that --hidden-learn recorded
+    ///
+    /// Some answers are held out. If more of their tokens are right than before, the drafter is replaced and the recorded
+    /// answers are deleted; else all stays as it is.
+    Refine(RefineArgs),
     /// Compare drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),
 }
@@ -65,6 +71,7 @@ impl DrafterCommand {
             DrafterCommand::Align(args) => Some(&mut args.engine.model),
             DrafterCommand::Build(args) => Some(&mut args.model),
             DrafterCommand::Inspect(args) => args.model.as_mut(),
+            DrafterCommand::Refine(args) => Some(&mut args.model),
             DrafterCommand::Merge(_) | DrafterCommand::Prune(_) | DrafterCommand::Replay(_) => None,
         }
     }
@@ -157,6 +164,7 @@ pub fn drafter(args: &DrafterArgs) -> Result<ExitCode, Failure> {
         DrafterCommand::Inspect(args) => inspect::inspect(args)?,
         DrafterCommand::Merge(args) => merge_files(args)?,
         DrafterCommand::Prune(args) => prune_file(args)?,
+        DrafterCommand::Refine(args) => return refine::refine(args),
         DrafterCommand::Replay(args) => return replay::replay(args),
     }
     Ok(ExitCode::Success)

@@ -159,7 +159,7 @@ pub fn drafters(engine: &EngineArgs, args: &DraftingArgs, gguf: &Gguf, draft: Op
 /// used, prints a notice and returns `None`.
 #[must_use]
 pub fn open_hidden(engine: &EngineArgs, given: Option<&Path>, gguf: &Gguf) -> Option<Arc<HiddenFile>> {
-    let path = given_or_beside(given, gguf, HIDDEN_EXTENSION)?;
+    let path = hidden_path(given, gguf)?;
     if engine.lora.is_some() {
         let file = path.display();
         stderr_line(&format!("notice: {file}: trained without the adapter (--lora); drafting continues without it"));
@@ -167,6 +167,12 @@ pub fn open_hidden(engine: &EngineArgs, given: Option<&Path>, gguf: &Gguf) -> Op
     }
     let opened = HiddenFile::open(&path, &model_id(gguf.path()));
     opened.map(Arc::new).map_err(|error| tell_unusable(&error.into())).ok()
+}
+
+/// The file of the drafter on hidden states: the given one, or the one beside the model.
+#[must_use]
+pub fn hidden_path(given: Option<&Path>, gguf: &Gguf) -> Option<PathBuf> {
+    given_or_beside(given, gguf, HIDDEN_EXTENSION)
 }
 
 /// The file that a flag names, or the one beside the model with this extension if there is one.

@@ -19,6 +19,7 @@ use crate::cli::escape::unescaped;
 use crate::cli::events::json_line;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::files::refuse_overwrite;
+use crate::cli::hidden_log::HiddenLog;
 use crate::cli::input::stdin::{LateStdin, Stdin};
 use crate::cli::input::{Sources, read_prompt};
 use crate::cli::output::{Bars, THINKING_ONLY, stats_line, stderr_line, write_stdout};
@@ -42,7 +43,7 @@ const SAME_TEXT: &str = "for the same text again add --drafter none --no-prompt-
 /// # Errors
 /// The failure to show to the user.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let Prepared { engine, request, mut bars, trace_file, late, thinking } = prepare(args)?;
+    let Prepared { engine, request, mut bars, trace_file, hidden_log, late, thinking } = prepare(args)?;
     let sampling = &request.sampling;
     let (seed, is_random, form) = (sampling.seed, sampling.temperature > 0.0, request.constraint.clone());
     engine.submit(request);
@@ -51,6 +52,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &details.trace) {
         append_trace(path, file, &Trace { id: args.trace_id.clone(), ..trace.clone() })?;
     }
+    hidden_log.into_iter().for_each(|mut log| log.keep(details));
     let json = || to_json(&said, &answer, details, seed, args);
     if args.json {
         write_stdout(&json_line(&json()))?;
@@ -89,6 +91,7 @@ struct Prepared {
     request: Request,
     bars: Bars,
     trace_file: Option<File>,
+    hidden_log: Option<HiddenLog>,
     late: LateStdin,
     thinking: ThinkingPlan,
 }
@@ -133,8 +136,9 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         variables.insert("enable_thinking".to_owned(), TemplateValue::from(false));
     }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
+    // Open these before the sandbox: open files stay writable, and the engine need not write there.
+    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf)?;
     drop((gguf, draft));
-    // Open the trace before the sandbox: open files stay writable, and the engine need not write there.
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
     let stdin = (!args.no_stdin).then(Stdin::now);
     confine(&args.engine, &config, &[]);
@@ -162,6 +166,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
+        record_states: hidden_log.is_some(),
         learns: true,
         explain: args.explain,
         prompt_cache: args.prompt_cache.config(),
@@ -177,7 +182,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         alone,
         ..Request::default()
     };
-    Ok(Prepared { engine, request, bars, trace_file, late, thinking })
+    Ok(Prepared { engine, request, bars, trace_file, hidden_log, late, thinking })
 }
 
 /// Receives the answer and writes it as it arrives: as text, or as events.

@@ -25,7 +25,7 @@ pub fn default_settings(n_gpu_layers: GpuLayers) -> Settings {
 }
 
 /// Physical cores, at most the number that this process may use.
-fn physical_cores() -> usize {
+pub fn physical_cores() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).clamp(1, MAX_THREADS)
 }
 

@@ -146,3 +146,50 @@ fn a_log_without_states_is_not_trained_on() {
     let ran = align(&place, &["--tokens", "300"]);
     ran.fails(1, &["started with another setting"]);
 }
+
+fn refine(place: &Workplace, arguments: &[&str]) -> Ran {
+    finish(&mut place.command(&[&["drafter", "refine", "-m", "model.gguf"], arguments].concat()))
+}
+
+#[test]
+fn recorded_answers_refine_the_drafter() {
+    let place = trained();
+    refine(&place, &[]).fails(1, &["model.hidden.log: nothing is recorded", "hint: ", "--hidden-learn"]);
+    let before = fs::read(place.path("model.hidden")).unwrap();
+    let plain = run(&place, &["-s", "0"]).stdout;
+    let recorded = run(&place, &["-s", "0", "--hidden-learn"]);
+    assert_eq!(recorded.succeeds().stdout, plain, "recording changes no text");
+    let ran = refine(&place, &[]);
+    ran.fails(1, &["model.hidden.log", "expected at least"]);
+    assert!(ran.stderr.contains("hint: record more answers with --hidden-learn"), "{ran:#?}");
+    assert!(place.path("model.hidden.log").exists());
+
+    // A chat records every answer.
+    let messages: String = (0..16).map(|i| format!("say {i} more things about the harbour\n")).collect();
+    let mut chat =
+        place.command(&["chat", "-m", "model.gguf", "-n", "60", "-c", "2048", "--temp", "0.9", "--hidden-learn"]);
+    finish(chat.stdin(fs::File::open(place.write("messages", messages)).unwrap())).succeeds();
+    let ran = refine(&place, &["--keep-log"]);
+    assert!(ran.succeeds().stderr.contains("right for the next token of other answers: "), "{ran:#?}");
+    assert!(place.path("model.hidden.log").exists());
+    let after = fs::read(place.path("model.hidden")).unwrap();
+    let is_better = !ran.stderr.contains("stays as it is");
+    assert_eq!(after != before, is_better, "{ran:#?}");
+    let again = refine(&place, &[]);
+    let is_kept = again.succeeds().stderr.contains("stays as it is");
+    assert_eq!(place.path("model.hidden.log").exists(), is_kept, "{again:#?}");
+    let drafted = run(&place, &["-v"]);
+    assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
+    assert_eq!(drafted.stdout, run(&place, &["--drafter", "none"]).stdout);
+}
+
+#[test]
+fn nothing_is_recorded_without_a_drafter_or_for_another_model() {
+    let place = trained();
+    let ran = run(&place, &["--hidden", "none", "--hidden-learn"]);
+    ran.fails(2, &["--hidden-learn needs a drafter on hidden states"]);
+    run(&place, &["--hidden-learn"]).succeeds();
+    place.write("other.gguf", tiny::tiny_llama(77));
+    let ran = finish(&mut place.command(&["drafter", "refine", "-m", "other.gguf", "--hidden", "model.hidden"]));
+    ran.fails(1, &["trained for another model"]);
+}

@@ -27,12 +27,12 @@ fn a_row_does_not_depend_on_its_lane_or_its_neighbours() {
     let _turn = real::turn();
     let model = real::load(&path, None);
     let mut alone = Session::new(&model, &config()).unwrap();
-    for (case, n_lanes) in [1, 2, 5, 16].into_iter().enumerate() {
+    for (case, n_lanes) in [1, 3, 16].into_iter().enumerate() {
         let mut dice = Dice(1 + case as u64);
         let config = SessionConfig { n_ctx: 256, ..config() };
         let mut lanes = Parallel::new(&model, &config, n_lanes, 512).unwrap();
         let texts: Vec<Vec<Token>> = (0..n_lanes).map(|_| prompt(&model, &mut dice, 60)).collect();
-        for step in 0..6 {
+        for step in 0..4 {
             let mut runs = Vec::new();
             for (lane_id, text) in texts.iter().enumerate() {
                 let n_past = lanes.n_past(lane_id);

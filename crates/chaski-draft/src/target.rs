@@ -11,6 +11,11 @@ use crate::tree::{MAX_LEAVES, MAX_NODES, NodeId, TokenTree, TreeError};
 pub trait Rows {
     /// The logits after `node`, one per vocabulary token.
     fn logits(&self, node: NodeId) -> &[f32];
+
+    /// The hidden state behind them, if the target keeps states.
+    fn hidden_state(&self, _node: NodeId) -> Option<&[f32]> {
+        None
+    }
 }
 
 /// One text in the target's KV cache (a timeline), and the logits of the last verify.

@@ -3,7 +3,7 @@
 //! The network reads the target's state after the final norm and the embedding of the token that was taken from it. It
 //! predicts the next state, and the rows of the output matrix (the *head*) turn that into candidates for the next token.
 //! It learns from texts that the target wrote ([`Text`]): [`train`] gives the network, the tokens of the cut head and the
-//! cut head in two small factors ([`ShortHead`]).
+//! cut head in two small factors ([`ShortHead`]). [`refine`] trains a network further on more texts.
 //!
 //! The modules are listed in the order in which the data passes through them. The crate uses no files, clocks, global
 //! state or engine. A time limit is the caller's: its progress callback can end the training.
@@ -43,4 +43,4 @@ pub use pairs::is_held_out;
 pub use settings::{Event, Loss, Settings};
 pub use short_head::ShortHead;
 pub use text::{Matrices, Said, Text};
-pub use train::{Trained, train};
+pub use train::{Progress, Refined, Trained, refine, train};

@@ -1,5 +1,6 @@
 //! The training: splits the texts, starts from a linear map, learns batch by batch and keeps the best network.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use chaski_draft::token::Token;
@@ -44,11 +45,24 @@ pub struct Trained {
     pub held_out_short: Accuracy,
 }
 
-/// Trains a network on the target's texts, from `start` or from the best linear map.
+/// A network that was trained further.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refined {
+    /// The best network; the given one if no other was better.
+    pub net: Net,
+    /// The accuracy of the given network on the held-out texts.
+    pub before: Accuracy,
+    /// The accuracy of the best one there.
+    pub after: Accuracy,
+}
+
+/// Called at each batch and each epoch. At epochs it gets the best network so far. `Break` ends the training.
+pub type Progress<'a> = dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()> + 'a;
+
+/// Trains a network on the target's texts, from the best linear map on.
 ///
 /// Each 12th text (from the 6th on) is held out: the network with the best first candidates there is kept, and the
-/// training ends after two epochs without a better one. `progress` is called at each batch and each epoch. At epochs it
-/// gets the best network so far, so that an interrupted training can go on from it (`start`).
+/// training ends after two epochs without a better one.
 ///
 /// # Errors
 /// If the texts or settings are not usable, the loss diverges, or `progress` ends the training.
@@ -56,58 +70,118 @@ pub fn train(
     texts: &[Text],
     matrices: &dyn Matrices,
     settings: &Settings,
-    start: Option<Net>,
-    progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
+    progress: &mut Progress<'_>,
 ) -> Result<Trained, TrainError> {
-    let n_embd = matrices.n_embd();
-    settings.check()?;
-    check(texts, n_embd)?;
-    if let Some(net) = &start {
-        net.check(n_embd, settings.n_hidden)?;
-    }
-    let learned = Pairs::new(texts, n_embd, |text| !is_held_out(text));
-    let held_out = Pairs::new(texts, n_embd, is_held_out);
-    let (n_pairs, n_held_out) = (learned.all.len(), held_out.all.len());
-    if n_pairs < BATCH || n_held_out == 0 {
-        return Err(TrainError::TooFew { n_texts: texts.len(), n_pairs, n_held_out, min_pairs: BATCH });
-    }
-    report(progress, &Event::Started { n_pairs, n_held_out }, None)?;
-
-    let known = by_frequency(texts.iter().enumerate().filter(|(text, _)| !is_held_out(*text)).map(|(_, text)| text));
-    let n_tokens = settings.n_tokens.min(known.len()) / TOKENS_MULTIPLE * TOKENS_MULTIPLE;
-    if n_tokens == 0 {
-        return Err(TrainError::TooFewTokens { n_tokens: known.len(), min_tokens: TOKENS_MULTIPLE });
-    }
-    let head = TokenRows::gather(&known, n_embd, "head", |token, row| matrices.head(token, row))?;
-    let read = |token, row: &mut [f32]| matrices.embedding(token, row);
-    let embeddings = TokenRows::gather(&emitted(texts), n_embd, "embedding", read)?;
-    let cut = head.first(n_tokens);
-
-    let feeds_itself = start.is_some();
-    let net = match start {
-        Some(net) => net,
-        None => ridge::start(&learned, &embeddings, n_embd, settings)?,
+    let known = |texts: &[Text]| {
+        let known = frequent(texts);
+        let n_tokens = settings.n_tokens.min(known.len()) / TOKENS_MULTIPLE * TOKENS_MULTIPLE;
+        if n_tokens == 0 {
+            return Err(TrainError::TooFewTokens { n_tokens: known.len(), min_tokens: TOKENS_MULTIPLE });
+        }
+        Ok((known, n_tokens))
     };
-    let n_threads = settings.n_threads;
-    let evaluate = |net: &Net, short: Option<&ShortHead>| {
-        measure(net, &held_out, &embeddings, &head, &Heads { cut: &cut, short }, n_threads)
-    };
-    let data = Data { pairs: &learned, embeddings: &embeddings, head: &head, n_known: known.len() };
-    let training = Training { data, settings, feeds_itself, evaluate: &|net| evaluate(net, None) };
-    let (net, accuracy) = training.run(net, progress)?;
+    let material = Material::new(texts, matrices, settings, known, progress)?;
+    let net = ridge::start(&material.learned, &material.embeddings, matrices.n_embd(), settings)?;
+    let (net, _, held_out) = material.fit(net, settings, false, progress)?;
+    let Material { learned, embeddings, known, cut, .. } = &material;
+    let states = predicted_states(&net, learned, embeddings, settings.n_threads);
+    let head = ShortHead::new(cut, &states, net.n_embd, settings.rank, settings.n_threads)?;
+    let held_out_short = material.evaluate(&net, Some(&head), settings.n_threads);
+    Ok(Trained { net, tokens: known[..material.n_tokens].to_vec(), head, held_out, held_out_short })
+}
 
-    let states = predicted_states(&net, &learned, &embeddings, n_threads);
-    let short = ShortHead::new(&cut, &states, n_embd, settings.rank, n_threads)?;
-    let held_out_short = evaluate(&net, Some(&short));
-    Ok(Trained { net, tokens: known[..n_tokens].to_vec(), head: short, held_out: accuracy, held_out_short })
+/// Trains `net` further on other texts of the same target. It goes on proposing the same `tokens`, so its heads stay as they
+/// are. Texts are held out as by [`train`].
+///
+/// # Errors
+/// As [`train`], and if the network does not fit the target and the settings.
+pub fn refine(
+    texts: &[Text],
+    matrices: &dyn Matrices,
+    settings: &Settings,
+    (net, tokens): (Net, &[Token]),
+    progress: &mut Progress<'_>,
+) -> Result<Refined, TrainError> {
+    net.check(matrices.n_embd(), settings.n_hidden)?;
+    let known = |texts: &[Text]| {
+        let listed: BTreeSet<Token> = tokens.iter().copied().collect();
+        let others = frequent(texts).into_iter().filter(|token| !listed.contains(token));
+        Ok((tokens.iter().copied().chain(others).collect(), tokens.len()))
+    };
+    let material = Material::new(texts, matrices, settings, known, progress)?;
+    let (net, before, after) = material.fit(net, settings, true, progress)?;
+    Ok(Refined { net, before, after })
+}
+
+/// The tokens of the texts that are learned from, most frequent first.
+fn frequent(texts: &[Text]) -> Vec<Token> {
+    by_frequency(texts.iter().enumerate().filter(|(text, _)| !is_held_out(*text)).map(|(_, text)| text))
+}
+
+/// What a training reads: the texts, split, and the rows of the target's matrices for their tokens.
+struct Material<'a> {
+    learned: Pairs<'a>,
+    held_out: Pairs<'a>,
+    /// The tokens of `head`.
+    known: Vec<Token>,
+    /// How many of them the network can propose.
+    n_tokens: usize,
+    head: TokenRows,
+    embeddings: TokenRows,
+    /// The rows of the tokens that the network can propose.
+    cut: Vec<f32>,
+}
+
+impl<'a> Material<'a> {
+    /// Checks and splits the texts. `known` gives the tokens that are learned, and how many of them can be proposed.
+    fn new(
+        texts: &'a [Text],
+        matrices: &dyn Matrices,
+        settings: &Settings,
+        known: impl FnOnce(&[Text]) -> Result<(Vec<Token>, usize), TrainError>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Material<'a>, TrainError> {
+        let n_embd = matrices.n_embd();
+        settings.check()?;
+        check(texts, n_embd)?;
+        let learned = Pairs::new(texts, n_embd, |text| !is_held_out(text));
+        let held_out = Pairs::new(texts, n_embd, is_held_out);
+        let (n_pairs, n_held_out) = (learned.all.len(), held_out.all.len());
+        if n_pairs < BATCH || n_held_out == 0 {
+            return Err(TrainError::TooFew { n_texts: texts.len(), n_pairs, n_held_out, min_pairs: BATCH });
+        }
+        report(progress, &Event::Started { n_pairs, n_held_out }, None)?;
+        let (known, n_tokens) = known(texts)?;
+        let head = TokenRows::gather(&known, n_embd, "head", |token, row| matrices.head(token, row))?;
+        let read = |token, row: &mut [f32]| matrices.embedding(token, row);
+        let embeddings = TokenRows::gather(&emitted(texts), n_embd, "embedding", read)?;
+        let cut = head.first(n_tokens);
+        Ok(Material { learned, held_out, known, n_tokens, head, embeddings, cut })
+    }
+
+    /// The accuracy on the held-out texts.
+    fn evaluate(&self, net: &Net, short: Option<&ShortHead>, n_threads: usize) -> Accuracy {
+        let heads = Heads { cut: &self.cut, short };
+        measure(net, &self.held_out, &self.embeddings, &self.head, &heads, n_threads)
+    }
+
+    /// Trains `net`. Returns the best network, the accuracy of the given one and that of the best.
+    fn fit(
+        &self,
+        net: Net,
+        settings: &Settings,
+        feeds_itself: bool,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Net, Accuracy, Accuracy), TrainError> {
+        let Material { learned, embeddings, head, known, .. } = self;
+        let data = Data { pairs: learned, embeddings, head, n_known: known.len() };
+        let evaluate = &|net: &Net| self.evaluate(net, None, settings.n_threads);
+        Training { data, settings, feeds_itself, evaluate }.run(net, progress)
+    }
 }
 
 /// Calls the progress callback.
-fn report(
-    progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
-    event: &Event,
-    net: Option<&Net>,
-) -> Result<(), TrainError> {
+fn report(progress: &mut Progress<'_>, event: &Event, net: Option<&Net>) -> Result<(), TrainError> {
     match progress(event, net) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(TrainError::Interrupted),
@@ -145,13 +219,10 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// Trains, and returns the best network with its accuracy.
-    fn run(
-        self,
-        mut net: Net,
-        progress: &mut dyn FnMut(&Event, Option<&Net>) -> ControlFlow<()>,
-    ) -> Result<(Net, Accuracy), TrainError> {
-        let mut best_accuracy = (self.evaluate)(&net);
+    /// Trains. Returns the best network, the accuracy of the given one and that of the best.
+    fn run(self, mut net: Net, progress: &mut Progress<'_>) -> Result<(Net, Accuracy, Accuracy), TrainError> {
+        let before = (self.evaluate)(&net);
+        let mut best_accuracy = before;
         let mut best = net.clone();
         let settings = self.settings;
         let mut order: Vec<u32> = (0..self.data.pairs.all.len() as u32).collect();
@@ -191,7 +262,7 @@ impl Training<'_> {
                 break;
             }
         }
-        Ok((best, best_accuracy))
+        Ok((best, before, best_accuracy))
     }
 }
 

@@ -26,6 +26,7 @@ mod explain;
 mod failure;
 mod many_texts;
 mod one_text;
+mod state_recorder;
 mod states;
 
 use std::path::PathBuf;

@@ -24,7 +24,7 @@ pub use draft_model::HiddenDraftModel;
 pub use error::HiddenError;
 pub use matrices::TargetMatrices;
 pub use net::{HiddenNet, MAX_ROWS, Step};
-pub use rows::quantize;
+pub use rows::{dequantize, quantize};
 
 /// The target's hidden state at its last committed row: after the final norm, where the output matrix takes it.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -582,11 +582,22 @@ fn assign_seqs(tree: &TokenTree, n_seqs: usize) -> Vec<Vec<i32>> {
     seqs
 }
 
-impl Rows for Session<'_> {
-    fn logits(&self, node: NodeId) -> &[f32] {
+impl Session<'_> {
+    /// The row of a verified node in the last batch.
+    fn row(&self, node: NodeId) -> i32 {
         let verified = self.verified.as_ref().expect("logits are those of the last verify");
         assert!(node.index() < verified.tree.len(), "logits of a node that was verified");
-        self.context.get_logits_ith(i32::try_from(verified.n_redone + node.index()).expect("at most 64 rows"))
+        i32::try_from(verified.n_redone + node.index()).expect("at most 64 rows")
+    }
+}
+
+impl Rows for Session<'_> {
+    fn logits(&self, node: NodeId) -> &[f32] {
+        self.context.get_logits_ith(self.row(node))
+    }
+
+    fn hidden_state(&self, node: NodeId) -> Option<&[f32]> {
+        self.gives_states.then(|| self.context.embeddings_ith(self.row(node)).ok())?
     }
 }
 

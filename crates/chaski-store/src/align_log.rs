@@ -199,6 +199,12 @@ impl AlignLog {
         self.n_tokens
     }
 
+    /// A number that no text of the log has.
+    #[must_use]
+    pub fn next_text(&self) -> u64 {
+        self.texts.last().map_or(0, |last| last + 1)
+    }
+
     /// Whether the log has any piece of this text.
     #[must_use]
     pub fn has(&self, text: u64) -> bool {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chaski_hidden::{self as hidden, Event, Matrices, Said, Settings, Text, TrainError, Trained};
+use chaski_hidden::{self as hidden, Event, Matrices, Net, Progress, Said, Settings, Text, TrainError, Trained};
 
 use crate::available::available;
 use crate::cli::align::{AlignArgs, practice};
@@ -47,9 +47,9 @@ pub(super) struct Answer {
 
 /// What training and practice work on.
 pub(super) struct Work<'a> {
-    pub(super) args: &'a AlignArgs,
     pub(super) gguf: &'a Gguf,
     pub(super) log: &'a Path,
+    pub(super) seed: u32,
     pub(super) n_threads: usize,
     pub(super) interrupt: &'a AtomicBool,
 }
@@ -105,22 +105,16 @@ pub(super) fn check(args: &AlignArgs, gguf: &Gguf) -> Result<(), Failure> {
 }
 
 /// Writes the drafter that `args.hidden` names. Stops as interrupted when the interrupt is set.
-pub(super) fn build(work: &Work<'_>, path: &Path) -> Result<(), Failure> {
+pub(super) fn build(work: &Work<'_>, args: &AlignArgs, path: &Path) -> Result<(), Failure> {
     let (answers, texts) = answers(work.log)?;
     check_memory(&texts)?;
     let trained = train(work, &texts)?;
     let n_tokens = texts.iter().map(|text| text.said.len()).sum();
     let mut file = file_of(&trained, work.gguf, n_tokens)?;
-    let held_out: Vec<(&Answer, &Text)> = answers
-        .iter()
-        .zip(&texts)
-        .enumerate()
-        .filter(|(at, _)| hidden::is_held_out(*at))
-        .map(|(_, both)| both)
-        .collect();
+    let held_out = held_out(&answers, &texts);
     let (n_right, n_rows) = first_candidates(work, &file, &held_out)?;
     file.held_out_top1 = n_right as f32 / n_rows.max(1) as f32;
-    file.experience = Some(practice::practise(work, &file, &held_out)?);
+    file.experience = Some(practice::practise(work, args, &file, &held_out)?);
     let n_bytes = file.write(path)?;
     stderr_line(&format!(
         "{}: trained on {n_tokens} tokens, {:.1} MB; the next token is right for {:.1}% of {n_rows} tokens of other texts",
@@ -131,11 +125,28 @@ pub(super) fn build(work: &Work<'_>, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The texts that nothing is trained on, with their prompts.
+pub(super) fn held_out<'a>(answers: &'a [Answer], texts: &'a [Text]) -> Vec<(&'a Answer, &'a Text)> {
+    let all = answers.iter().zip(texts).enumerate();
+    all.filter(|(at, _)| hidden::is_held_out(*at)).map(|(_, both)| both).collect()
+}
+
 fn train(work: &Work<'_>, texts: &[Text]) -> Result<Trained, Failure> {
     let matrices = Rows(TargetMatrices::open(work.gguf.path()).map_err(hidden_failure)?);
-    let settings = Settings { n_threads: work.n_threads, seed: work.args.seed.into(), ..Settings::default() };
+    let settings = Settings { n_threads: work.n_threads, seed: work.seed.into(), ..Settings::default() };
+    with_bars(work, "write more text with a larger --tokens", |progress| {
+        hidden::train(texts, &matrices, &settings, progress)
+    })
+}
+
+/// Trains with a progress bar. `more` is the hint where there is too little text.
+pub(super) fn with_bars<T>(
+    work: &Work<'_>,
+    more: &str,
+    train: impl FnOnce(&mut Progress<'_>) -> Result<T, TrainError>,
+) -> Result<T, Failure> {
     let mut bars = Bars::default();
-    let trained = hidden::train(texts, &matrices, &settings, None, &mut |event, _| {
+    let trained = train(&mut |event, _| {
         show(&mut bars, event);
         if work.go_on().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -144,16 +155,14 @@ fn train(work: &Work<'_>, texts: &[Text]) -> Result<Trained, Failure> {
         let failure = Failure::new(format!("cannot train on {}: {error}", work.log.display()));
         match error {
             TrainError::Interrupted => work.go_on().err().unwrap_or(failure),
-            TrainError::TooFew { .. } | TrainError::TooFewTokens { .. } => {
-                failure.with_hint("write more text with a larger --tokens")
-            }
+            TrainError::TooFew { .. } | TrainError::TooFewTokens { .. } => failure.with_hint(more),
             _ => failure,
         }
     })
 }
 
 /// Refuses to train where the system would end the process.
-fn check_memory(texts: &[Text]) -> Result<(), Failure> {
+pub(super) fn check_memory(texts: &[Text]) -> Result<(), Failure> {
     let Some(available) = available() else { return Ok(()) };
     // Beside the states, which are in memory already: rows of both matrices for the tokens that occur, the normal
     // equations in f64, and weights with their gradients and moments.
@@ -173,7 +182,7 @@ fn check_memory(texts: &[Text]) -> Result<(), Failure> {
 }
 
 /// The answers of a log with their texts, by the number of their prompt.
-fn answers(log: &Path) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
+pub(super) fn answers(log: &Path) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
     let mut answers = BTreeMap::<u64, (Vec<Token>, Text)>::new();
     let mut n_tokens = 0;
     align_log::read(log, |piece| {
@@ -208,7 +217,7 @@ fn show(bars: &mut Bars, event: &Event) {
 }
 
 /// The rows of the target's matrices, for training.
-struct Rows(TargetMatrices);
+pub(super) struct Rows(pub(super) TargetMatrices);
 
 impl Matrices for Rows {
     fn n_embd(&self) -> usize {
@@ -226,11 +235,6 @@ impl Matrices for Rows {
 
 fn file_of(trained: &Trained, gguf: &Gguf, n_tokens: usize) -> Result<HiddenFile, Failure> {
     let Trained { net, tokens, head, .. } = trained;
-    let weights = |name: &str, n_columns: usize, rows: &[f32]| -> Result<Weights, Failure> {
-        let tensor_type = TensorType::from_name(name).expect("a type of ggml");
-        let data = quantize(rows, n_columns, tensor_type).map_err(hidden_failure)?;
-        Ok(Weights { tensor_type, n_columns, n_rows: rows.len() / n_columns, data })
-    };
     Ok(HiddenFile {
         model: model_id(gguf.path()),
         n_trained_tokens: n_tokens as u64,
@@ -248,8 +252,25 @@ fn file_of(trained: &Trained, gguf: &Gguf, n_tokens: usize) -> Result<HiddenFile
     })
 }
 
+/// The rows of a matrix in one of ggml's types.
+fn weights(name: &str, n_columns: usize, rows: &[f32]) -> Result<Weights, Failure> {
+    let tensor_type = TensorType::from_name(name).expect("a type of ggml");
+    let data = quantize(rows, n_columns, tensor_type).map_err(hidden_failure)?;
+    Ok(Weights { tensor_type, n_columns, n_rows: rows.len() / n_columns, data })
+}
+
+/// The same file with the weights of another network.
+pub(super) fn with_net(file: &HiddenFile, net: &Net) -> Result<HiddenFile, Failure> {
+    Ok(HiddenFile {
+        first: weights(NET_TYPE, 2 * net.n_embd, &net.first)?,
+        first_bias: net.first_bias.clone(),
+        second: weights(NET_TYPE, net.n_hidden, &net.second)?,
+        ..file.clone()
+    })
+}
+
 /// For how many rows of these texts the first candidate is the target's, computed as drafts are; and the number of rows.
-fn first_candidates(
+pub(super) fn first_candidates(
     work: &Work<'_>,
     file: &HiddenFile,
     held_out: &[(&Answer, &Text)],
@@ -276,7 +297,7 @@ fn first_candidates(
     Ok((n_right, n_rows))
 }
 
-fn hidden_failure(error: HiddenError) -> Failure {
+pub(super) fn hidden_failure(error: HiddenError) -> Failure {
     let failure = Failure::new(error.to_string());
     match error.hint() {
         Some(hint) => failure.with_hint(hint),

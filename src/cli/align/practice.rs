@@ -11,8 +11,8 @@ use std::sync::Arc;
 use chaski_hidden::Text;
 use half::f16;
 
-use crate::cli::align::base;
 use crate::cli::align::hidden::{Answer, Work};
+use crate::cli::align::{AlignArgs, base};
 use crate::cli::failure::Failure;
 use crate::cost::CostCurve;
 use crate::draft::asking::{Choice, Outcome, Policy};
@@ -43,11 +43,16 @@ const ROW: f64 = 0.05;
 const MOST_ROWS: usize = 16;
 
 /// What drafters learn about `file` that draft `held_out` with it, as JSON.
-pub(super) fn practise(work: &Work<'_>, file: &HiddenFile, held_out: &[(&Answer, &Text)]) -> Result<String, Failure> {
+pub(super) fn practise(
+    work: &Work<'_>,
+    args: &AlignArgs,
+    file: &HiddenFile,
+    held_out: &[(&Answer, &Text)],
+) -> Result<String, Failure> {
     let mut model = HiddenDraftModel::open(file, work.gguf.path(), work.n_threads).map_err(|error| failed(&error))?;
     let n_vocab = Vocabulary::of(work.gguf).map_or(0, |vocabulary| vocabulary.n_tokens as usize);
     let traces: Vec<Trace> = held_out.iter().map(|(answer, text)| trace(answer, text, n_vocab)).collect();
-    let base = base_of_the_others(work, held_out)?;
+    let base = base_of_the_others(work, args, held_out)?;
     let mut known = ModelExperience::default();
     for rate in RATES {
         for ((answer, text), trace) in held_out.iter().zip(&traces) {
@@ -81,14 +86,18 @@ fn draft_again(trace: &Trace, drafter: &mut Assisted<'_>) -> Result<(), Failure>
 }
 
 /// A base of all texts but these.
-fn base_of_the_others(work: &Work<'_>, held_out: &[(&Answer, &Text)]) -> Result<Arc<dyn Base>, Failure> {
+fn base_of_the_others(
+    work: &Work<'_>,
+    args: &AlignArgs,
+    held_out: &[(&Answer, &Text)],
+) -> Result<Arc<dyn Base>, Failure> {
     let vocabulary = Vocabulary::of(work.gguf).ok_or_else(|| Failure::new("the model file contains no vocabulary"))?;
-    let output = &work.args.output;
+    let output = &args.output;
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".chaski-practice-").tempfile_in(folder);
     let path = file.map_err(|error| Failure::io(folder, &error))?.into_temp_path();
     let left_out: BTreeSet<u64> = held_out.iter().map(|(answer, _)| answer.id).collect();
-    base::write(&path, work.args.max_size, work.log, vocabulary, &left_out, || work.go_on().is_ok())?;
+    base::write(&path, args.max_size, work.log, vocabulary, &left_out, || work.go_on().is_ok())?;
     Ok(Arc::new(DrafterFile::open(&path, &vocabulary)?))
 }
 

@@ -14,6 +14,7 @@ use crate::cli::chat::settings::Settings;
 use crate::cli::draft_model;
 use crate::cli::exact::ExactArg;
 use crate::cli::failure::Failure;
+use crate::cli::hidden_log::HiddenLog;
 use crate::cli::interrupt::Signals;
 use crate::cli::output::{Bars, THINKING_ONLY, stderr_line};
 use crate::cli::prompt::{MERGED_SYSTEM, Prompter};
@@ -57,6 +58,8 @@ pub struct Engine {
     pub curve_budget: Duration,
     /// The prompt cache, if it is in use.
     pub prompt_cache: Option<PromptCacheConfig>,
+    /// Where answers are recorded, if the user wants that.
+    pub hidden_log: Option<HiddenLog>,
     /// Whether every answer must be exact.
     pub exact: ExactArg,
     /// Whether to print the exactness of every answer.
@@ -135,6 +138,7 @@ impl Conversation {
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
         let mut request = self.request(rendered, self.settings.max_tokens, sampling);
         request.alone.state_file = state_file;
+        request.alone.record_states = self.engine.hidden_log.is_some();
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
         let mut shown = Ok(());
         let answered = self.run(request, |piece| {
@@ -147,6 +151,9 @@ impl Conversation {
         });
         let ended = output.finish();
         let (answer, mut text) = answered?;
+        if let Some(log) = &mut self.engine.hidden_log {
+            log.keep(details(&answer)?);
+        }
         self.was_interrupted = answer.end == End::Interrupted;
         if self.was_interrupted && text.is_empty() {
             return Err(Failure::interrupted());

@@ -29,8 +29,8 @@ fn it_learns_a_known_function_and_beats_the_linear_start() {
     let texts = world.texts(720, 100, 2);
     for loss in [Loss::CrossEntropy, Loss::TotalVariation] {
         let settings = Settings { loss, ..settings() };
-        let start = train(&texts, &world, &Settings { n_epochs: 0, ..settings.clone() }, None, &mut go_on).unwrap();
-        let trained = train(&texts, &world, &settings, None, &mut go_on).unwrap();
+        let start = train(&texts, &world, &Settings { n_epochs: 0, ..settings.clone() }, &mut go_on).unwrap();
+        let trained = train(&texts, &world, &settings, &mut go_on).unwrap();
         // The next state is a function of the input, so 1.0 can be reached.
         assert!(start.held_out.top1 < 0.8, "{loss:?} {:?}", start.held_out);
         assert!(trained.held_out.top1 > 0.9, "{loss:?} {:?}", trained.held_out);
@@ -46,7 +46,7 @@ fn it_learns_a_known_function_and_beats_the_linear_start() {
 #[test]
 fn fresh_texts_are_predicted_as_well_as_held_out_ones() {
     let world = World::new(1);
-    let trained = train(&world.texts(480, 100, 2), &world, &settings(), None, &mut go_on).unwrap();
+    let trained = train(&world.texts(480, 100, 2), &world, &settings(), &mut go_on).unwrap();
     let fresh = world.texts(20, 100, 77);
     let found = |net, candidates| accuracy(net, &trained.tokens, &candidates, &fresh, &world, 2).unwrap();
     let cut = found(&trained.net, Candidates::Cut);
@@ -78,7 +78,7 @@ fn the_same_seed_and_threads_give_the_same_network() {
     let world = World::new(3);
     let texts = world.texts(36, 50, 4);
     let settings = Settings { n_epochs: 2, dropout: 0.2, n_threads: 2, ..settings() };
-    let run = |settings: &Settings| train(&texts, &world, settings, None, &mut go_on).unwrap();
+    let run = |settings: &Settings| train(&texts, &world, settings, &mut go_on).unwrap();
     let first = run(&settings);
     assert_eq!(first, run(&settings));
     assert_ne!(first.net, run(&Settings { seed: 1, ..settings }).net);
@@ -101,7 +101,7 @@ fn events_come_in_order_and_epochs_bring_the_best_network() {
         ControlFlow::Continue(())
     };
     let settings = Settings { n_epochs: 3, rate: 1e-3, ..settings() };
-    let trained = train(&texts, &world, &settings, None, &mut progress).unwrap();
+    let trained = train(&texts, &world, &settings, &mut progress).unwrap();
     // 33 * 49 pairs are 6 batches of 256.
     assert_eq!(batches, (1..=18).map(|step| f64::from(step) / 18.0).collect::<Vec<_>>());
     assert_eq!(epochs.iter().map(|(epoch, _, _)| *epoch).collect::<Vec<_>>(), [1, 2, 3]);
@@ -115,7 +115,7 @@ fn events_come_in_order_and_epochs_bring_the_best_network() {
 fn it_stops_after_two_worse_epochs_and_keeps_the_best() {
     let world = World::new(1);
     let texts = world.texts(120, 100, 2);
-    let good = train(&texts, &world, &settings(), None, &mut go_on).unwrap();
+    let good = train(&texts, &world, &settings(), &mut go_on).unwrap();
     // A rate that destroys what was learned.
     let mut n_epochs = 0;
     let mut progress = |event: &Event, net: Option<&Net>| {
@@ -127,9 +127,9 @@ fn it_stops_after_two_worse_epochs_and_keeps_the_best() {
         ControlFlow::Continue(())
     };
     let settings = Settings { rate: 0.5, n_epochs: 50, ..settings() };
-    let kept = train(&texts, &world, &settings, Some(good.net.clone()), &mut progress).unwrap();
+    let kept = refine(&texts, &world, &settings, (good.net.clone(), &good.tokens), &mut progress).unwrap();
     assert_eq!(n_epochs, 2);
-    assert_eq!((kept.net, kept.held_out), (good.net, good.held_out));
+    assert_eq!(kept, Refined { net: good.net, before: good.held_out, after: good.held_out });
 }
 
 #[test]
@@ -144,12 +144,28 @@ fn an_interrupted_training_can_go_on_from_its_best_network() {
         }
         _ => ControlFlow::Continue(()),
     };
-    let found = train(&texts, &world, &settings(), None, &mut progress);
+    let found = train(&texts, &world, &settings(), &mut progress);
     assert_eq!(found, Err(TrainError::Interrupted));
     let (net, held_out) = saved.unwrap();
     let settings = Settings { n_epochs: 6, rate: 2e-3, ..settings() };
-    let trained = train(&texts, &world, &settings, Some(net), &mut go_on).unwrap();
-    assert!(trained.held_out.top1 > held_out.top1, "{:?} {held_out:?}", trained.held_out);
+    let tokens = by_frequency(texts.iter());
+    let refined = refine(&texts, &world, &settings, (net, &tokens), &mut go_on).unwrap();
+    assert_eq!(refined.before.top1, held_out.top1);
+    assert!(refined.after.top1 > held_out.top1, "{refined:?}");
+}
+
+#[test]
+fn a_network_learns_texts_of_another_kind_and_keeps_its_tokens() {
+    let world = World::new(1);
+    let trained = train(&world.texts(120, 100, 2), &world, &settings(), &mut go_on).unwrap();
+    // Only some of the tokens occur in what it learns further.
+    let other = World::new(5);
+    let mut texts = other.texts(60, 100, 3);
+    texts.iter_mut().for_each(|text| text.said.iter_mut().for_each(|said| said.top.truncate(1)));
+    let settings = Settings { n_epochs: 8, rate: 2e-3, ..settings() };
+    let refined = refine(&texts, &other, &settings, (trained.net.clone(), &trained.tokens), &mut go_on).unwrap();
+    assert!(refined.after.top1 > refined.before.top1 + 0.2, "{refined:?}");
+    assert_eq!((refined.net.n_hidden, &refined.net.mean), (trained.net.n_hidden, &trained.net.mean));
 }
 
 /// The error of a training whose texts, settings or start were changed.
@@ -158,7 +174,10 @@ fn error(change: impl FnOnce(&mut Vec<Text>, &mut Settings, &mut Option<Net>)) -
     let (mut texts, mut settings, mut start) = (world.texts(12, 50, 4), settings(), None);
     settings.n_epochs = 1;
     change(&mut texts, &mut settings, &mut start);
-    train(&texts, &world, &settings, start, &mut go_on).unwrap_err()
+    match start {
+        Some(net) => refine(&texts, &world, &settings, (net, &by_frequency(texts.iter())), &mut go_on).unwrap_err(),
+        None => train(&texts, &world, &settings, &mut go_on).unwrap_err(),
+    }
 }
 
 #[test]
@@ -206,7 +225,7 @@ fn unusable_settings_and_starts_are_errors() {
 
     let world = World::new(3);
     let settings = Settings { n_epochs: 0, ..settings() };
-    let good = train(&world.texts(12, 50, 4), &world, &settings, None, &mut go_on).unwrap().net;
+    let good = train(&world.texts(12, 50, 4), &world, &settings, &mut go_on).unwrap().net;
     let found = error(|_, settings, start| {
         *start = Some(good.clone());
         settings.n_hidden = 64;

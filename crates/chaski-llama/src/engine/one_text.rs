@@ -13,6 +13,7 @@ use crate::engine::admission::{Admitted, admit};
 use crate::engine::draft_model::{EngineDraftModel, LlamaDraftModel};
 use crate::engine::drafters::Active;
 use crate::engine::explain::Explainer;
+use crate::engine::state_recorder::StateRecorder;
 use crate::engine::states::{Context, States};
 use crate::engine::{Failure, Message, Notice, Parts, Policy, Task, WallClock, unix_s};
 use crate::exact;
@@ -137,8 +138,9 @@ impl<'a> OneTextPolicy<'a> {
         let mut said = Said { model, outbox, assembler, text: String::new(), end: None };
         let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), found: Vec::new() });
         let recorder = request.alone.record.then(Recorder::default);
+        let states = request.alone.record_states.then(|| StateRecorder::new(request.id));
         let explainer = request.alone.explain.then_some(Explainer { model, outbox });
-        let mut observers = ((recorder, explainer), logprobs);
+        let mut observers = ((recorder, states), (explainer, logprobs));
         let mut assisted;
         let drafter = match (&mut drafting.drafter, &mut self.draft_model) {
             (Active::Auto(auto), Some(draft_model)) if request.alone.drafter == DrafterKind::Auto => {
@@ -164,12 +166,13 @@ impl<'a> OneTextPolicy<'a> {
         if end == End::Eos {
             tokens.pop();
         }
-        let ((recorder, _), logprobs) = observers;
+        let ((recorder, states), (_, logprobs)) = observers;
         let details = Details {
             tokens,
             settings: self.settings,
             exactness: exact::of_work(&self.settings),
             trace: recorder.map(|recorder| self.trace(recorder, request, &prompt)),
+            states: states.map(|states| states.recorded).unwrap_or_default(),
             draft_model: self.draft_model_stats(request.alone.drafter, &drafting.drafter),
         };
         Ok(Answer {

@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::gguf::TensorType;
 use crate::hidden::error::HiddenError;
-use crate::store::hidden_file::WEIGHT_TYPES;
+use crate::store::hidden_file::{WEIGHT_TYPES, Weights};
 
 /// ggml's function that decodes `k` elements.
 type ToFloat = unsafe extern "C" fn(x: *const std::ffi::c_void, y: *mut f32, k: i64);
@@ -68,6 +68,25 @@ impl Decoder {
             Kind::Ggml(to_float) => unsafe { to_float(bytes.as_ptr().cast(), row.as_mut_ptr(), row.len() as i64) },
         }
     }
+}
+
+/// The numbers of a matrix, row by row.
+///
+/// # Errors
+/// If its type cannot be decoded, or its data does not fill its shape.
+pub fn dequantize(weights: &Weights) -> Result<Vec<f32>, HiddenError> {
+    let Weights { tensor_type, n_columns, n_rows, data } = weights;
+    let refuse = |what: &str| HiddenError::Quantize(format!("{what} {} of {}", data.len(), tensor_type.name));
+    let decoder = Decoder::new(*tensor_type).ok_or_else(|| refuse("cannot decode bytes:"))?;
+    if *n_columns == 0 || tensor_type.size_bytes((n_columns * n_rows) as u64) != Some(data.len() as u64) {
+        return Err(refuse("an unexpected number of bytes:"));
+    }
+    let mut numbers = vec![0.0; n_columns * n_rows];
+    let row_bytes = data.len() / n_rows.max(&1);
+    for (row, bytes) in numbers.chunks_exact_mut(*n_columns).zip(data.chunks_exact(row_bytes.max(1))) {
+        decoder.decode(bytes, row);
+    }
+    Ok(numbers)
 }
 
 /// Quantizes rows of `n_columns` numbers to one of [`WEIGHT_TYPES`], as in the file of a drafter.
