@@ -132,6 +132,14 @@ drop_stale() {
     printf '%s\n' "$settings" >"$stamp"
 }
 
+is_compiled() {
+    local library
+    for library in "$CARGO_TARGET_DIR"/release/build/llama-cpp-sys-2-*/out/lib*/libllama.a; do
+        [ -e "$library" ] && return
+    done
+    return 1
+}
+
 agrees_with() { # CMAKECACHE
     local name
     for name in ${tuned[@]+"${tuned[@]}"}; do
@@ -190,6 +198,7 @@ case ${1:-} in
         [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
         cd "$root"
         drop_stale
+        is_compiled || say "compiling llama.cpp and chaski: five to ten minutes on two cores, only this time"
         [ -n "$static" ] || exec cargo build --release --locked "$@"
         libraries=$(static_libraries)
         exec cargo rustc --release --locked --bin chaski "$@" -- -L "native=$libraries"

@@ -201,7 +201,7 @@ mkdir -p "$tmp/target/release"
 cpu "$avx512 avx512_vnni"
 plain=$'build --release --locked --features x\nvnni=ON'
 again=$'clean --release --locked -p llama-cpp-sys-2\n'$plain
-ok build_from_nothing all run 0 build , asked "$plain"
+ok build_from_nothing all run 0 build , asked "$plain" , err_has 'only this time'
 mkdir -p "$(dirname "$cache")"
 # shellcheck disable=SC2119
 print_env | sed 's/^export \([A-Z0-9_]*\)=/\1:BOOL=/' >"$cache"
