@@ -164,7 +164,10 @@ fn recorded_answers_refine_the_drafter() {
     let ran = refine(&place, &[]);
     ran.fails(1, &["model.hidden.log", "expected at least"]);
     assert!(ran.stderr.contains("hint: record more answers with --hidden-learn"), "{ran:#?}");
-    assert!(place.path("model.hidden.log").exists());
+    let log = fs::metadata(place.path("model.hidden.log")).unwrap();
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&log.permissions()) & 0o777, 0o600);
+    assert!(log.len() > 60 * 2 * 64, "{log:?}");
 
     // A chat records every answer.
     let messages: String = (0..16).map(|i| format!("say {i} more things about the harbour\n")).collect();

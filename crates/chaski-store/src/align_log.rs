@@ -137,7 +137,12 @@ impl AlignLog {
     /// See [`LogError`]. After an error the file is unchanged.
     pub fn open(path: &Path, key: &LogKey) -> Result<AlignLog, LogError> {
         let io = |error| LogError::Io { path: path.to_owned(), error };
-        let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        // The answers are those of the user.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let open = || options.open(path);
         let file = lock(path, LockKind::Exclusive, Duration::ZERO, open).map_err(io)?;
         let file = file.ok_or_else(|| LogError::Busy(path.to_owned()))?;
         let mut log = AlignLog { path: path.to_owned(), file, n_tokens: 0, texts: BTreeSet::new() };
