@@ -31,7 +31,7 @@ impl HiddenLog {
     /// Opens the log if the flags ask for it. It stays writable in the sandbox.
     ///
     /// # Errors
-    /// If there is no drafter whose log it could be, or it cannot be written.
+    /// If it cannot be written, or another process is writing to it.
     pub fn open(
         engine: &EngineArgs,
         args: &DraftingArgs,
@@ -42,11 +42,10 @@ impl HiddenLog {
             return Ok(None);
         }
         let path = hidden_path(args.hidden.as_deref(), gguf).filter(|_| config.drafters.hidden.is_some());
-        let path = path.ok_or_else(|| {
-            Failure::usage("--hidden-learn needs a drafter on hidden states that is used")
-                .about("hidden-learn")
-                .with_hint("chaski drafter align --hidden FILE trains one; use it with --hidden FILE")
-        })?;
+        let Some(path) = path else {
+            stderr_line("notice: --hidden-learn has no effect: no drafter on hidden states is used");
+            return Ok(None);
+        };
         let path = log_path(&path);
         let log = AlignLog::open(&path, &key(model_id(&engine.model)))?;
         if log.n_tokens() >= MOST_TOKENS {
