@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds chaski with a llama.cpp tuned to this CPU: `cargo build --release --locked` with the right GGML_ variables.
+# Builds chaski with a llama.cpp tuned to this CPU: `cargo build --release --locked` with the right GGML_ variables, and
+# without the parts of llama.cpp that Chaski does not use (llama-cpp.cmake).
 # The one place for such tuning; a GGML_ variable that is set already is left as it is.
 #
 # usage: scripts/build.sh [cargo arguments]     for instance --features vulkan (needs libvulkan-dev, glslc, spirv-headers)
@@ -119,7 +120,10 @@ set_if_unset() {
 # rebuild.
 drop_stale() {
     local stamp=$CARGO_TARGET_DIR/release/.llama-cpp-settings settings cache
-    settings=$(env | LC_ALL=C grep -E '^(GGML|CMAKE)_' | LC_ALL=C sort || true)
+    # What the file says counts, not where it is: several clones can share a build.
+    settings=$(env | LC_ALL=C grep -E '^(GGML|CMAKE)_' | grep -v '^CMAKE_PROJECT_INCLUDE=' | LC_ALL=C sort || true)
+    [ ! -f "$CMAKE_PROJECT_INCLUDE" ] || settings="$settings
+CMAKE_PROJECT_INCLUDE: $(cksum <"$CMAKE_PROJECT_INCLUDE")"
     for cache in "$CARGO_TARGET_DIR"/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
         [ -e "$cache" ] || continue
         if { [ -e "$stamp" ] && [ "$settings" != "$(cat "$stamp")" ]; } || ! agrees_with "$cache"; then
@@ -198,7 +202,7 @@ case ${1:-} in
         [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
         cd "$root"
         drop_stale
-        is_compiled || say "compiling llama.cpp and chaski: five to ten minutes on two cores, only this time"
+        is_compiled || say "compiling llama.cpp and chaski: five to ten minutes on two cores"
         [ -n "$static" ] || exec cargo build --release --locked "$@"
         libraries=$(static_libraries)
         exec cargo rustc --release --locked --bin chaski "$@" -- -L "native=$libraries"

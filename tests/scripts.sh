@@ -201,11 +201,14 @@ mkdir -p "$tmp/target/release"
 cpu "$avx512 avx512_vnni"
 plain=$'build --release --locked --features x\nvnni=ON'
 again=$'clean --release --locked -p llama-cpp-sys-2\n'$plain
-ok build_from_nothing all run 0 build , asked "$plain" , err_has 'only this time'
+ok build_from_nothing all run 0 build , asked "$plain" , err_has 'compiling llama.cpp and chaski'
 mkdir -p "$(dirname "$cache")"
 # shellcheck disable=SC2119
 print_env | sed 's/^export \([A-Z0-9_]*\)=/\1:BOOL=/' >"$cache"
 ok build_same_settings all run 0 build , asked "$plain"
+mkdir -p "$(dirname "$cache")/../lib"
+touch "$(dirname "$cache")/../lib/libllama.a"
+ok build_says_nothing_if_llama_is_there all run 0 build , err_lacks 'compiling llama.cpp'
 ok build_a_variable_more all run 0 build GGML_CPU_REPACK=OFF , asked "$again"
 ok build_a_variable_less all run 0 build , asked "$again"
 sed -i.bak 's/^GGML_AVX512:BOOL=ON/GGML_AVX512:BOOL=OFF/' "$cache"

@@ -238,7 +238,9 @@ fn check(args: &AlignArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn log_path(output: &Path) -> PathBuf {
+/// The log beside a drafter file.
+#[must_use]
+pub fn log_path(output: &Path) -> PathBuf {
     let mut name = OsString::from(output);
     name.push(".log");
     PathBuf::from(name)

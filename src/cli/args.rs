@@ -277,7 +277,8 @@ pub struct DraftingArgs {
     /// Record answers for `chaski drafter refine`, which trains the --hidden drafter further
     ///
     /// The tokens of each answer and their hidden states go into a .log file beside the drafter, up to 100,000 tokens (3 KB per
-    /// token for a model of 1.5 billion weights). Only you can read that file; the prompts are not in it.
+    /// token for a model of 1.5 billion weights). Prompts are not stored, but states can reveal parts of them: do not share
+    /// the file. Nothing is recorded where learning is off.
     #[arg(hide_short_help = true, long)]
     pub hidden_learn: bool,
 

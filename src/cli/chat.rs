@@ -110,7 +110,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode, Failure> {
     let draft = draft_model::add(&args.drafting, &gguf, &mut config)?;
     config.drafters = drafters(&args.engine, &args.drafting, &gguf, draft.as_ref());
     let n_ctx = n_ctx(args, &gguf, draft.as_ref(), &mut config)?;
-    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf)?;
+    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf);
     let (template, variables) = (args.template.needed(&gguf)?, args.template.variables()?);
     // Open the input before loading the model: without input there is nothing to load it for.
     let mut source = Source::of_stdin(sessions.clone(), !args.no_history)?;

@@ -52,7 +52,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if let (Some(path), Some(file), Some(trace)) = (&args.trace, trace_file, &details.trace) {
         append_trace(path, file, &Trace { id: args.trace_id.clone(), ..trace.clone() })?;
     }
-    hidden_log.into_iter().for_each(|mut log| log.keep(details));
+    if let Some(mut log) = hidden_log {
+        log.keep(details);
+    }
     let json = || to_json(&said, &answer, details, seed, args);
     if args.json {
         write_stdout(&json_line(&json()))?;
@@ -137,7 +139,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
     }
     let template = if args.raw { None } else { Some(args.template.needed(&gguf)?) };
     // Open these before the sandbox: open files stay writable, and the engine need not write there.
-    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf)?;
+    let hidden_log = HiddenLog::open(&args.engine, &args.drafting, &config, &gguf);
     drop((gguf, draft));
     let trace_file = args.trace.as_deref().map(open_trace).transpose()?;
     let stdin = (!args.no_stdin).then(Stdin::now);
@@ -166,7 +168,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared, Failure> {
         drafter: args.drafting.drafter,
         curve_budget: Duration::from_millis(args.engine.curve_budget),
         record: args.trace.is_some(),
-        record_states: hidden_log.is_some(),
+        n_states: hidden_log.as_ref().map_or(0, HiddenLog::n_wanted),
         learns: true,
         explain: args.explain,
         prompt_cache: args.prompt_cache.config(),

@@ -1,8 +1,14 @@
 //! Drafters on hidden states: `drafter align --hidden` trains one, `run` and `bench` use it, and it changes no text.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use super::harness::{Ran, Workplace, finish};
+use chaski::store::align_log;
+
+use super::harness::{Ran, Running, Workplace, finish};
 use super::support::tiny::{self, Arch, TinyOptions};
 
 fn align(place: &Workplace, arguments: &[&str]) -> Ran {
@@ -151,51 +157,110 @@ fn refine(place: &Workplace, arguments: &[&str]) -> Ran {
     finish(&mut place.command(&[&["drafter", "refine", "-m", "model.gguf"], arguments].concat()))
 }
 
-#[test]
-fn recorded_answers_refine_the_drafter() {
-    let place = trained();
-    let ran = refine(&place, &[]);
-    ran.fails(1, &["model.hidden.log: nothing is recorded"]);
-    assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--hidden-learn"), "{ran:#?}");
-    let before = fs::read(place.path("model.hidden")).unwrap();
-    let plain = run(&place, &["-s", "0"]).stdout;
-    let recorded = run(&place, &["-s", "0", "--hidden-learn"]);
-    assert_eq!(recorded.succeeds().stdout, plain, "recording changes no text");
-    let ran = refine(&place, &[]);
-    ran.fails(1, &["model.hidden.log", "expected at least"]);
-    assert!(ran.stderr.contains("hint: record more answers with --hidden-learn"), "{ran:#?}");
-    let log = fs::metadata(place.path("model.hidden.log")).unwrap();
-    #[cfg(unix)]
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&log.permissions()) & 0o777, 0o600);
-    assert!(log.len() > 60 * 2 * 64, "{log:?}");
-
-    // A chat records every answer.
-    let messages: String = (0..16).map(|i| format!("say {i} more things about the harbour\n")).collect();
-    let mut chat =
-        place.command(&["chat", "-m", "model.gguf", "-n", "60", "-c", "2048", "--temp", "0.9", "--hidden-learn"]);
-    finish(chat.stdin(fs::File::open(place.write("messages", messages)).unwrap())).succeeds();
-    let ran = refine(&place, &["--keep-log"]);
-    assert!(ran.succeeds().stderr.contains("right for the next token of other answers: "), "{ran:#?}");
-    assert!(place.path("model.hidden.log").exists());
-    let after = fs::read(place.path("model.hidden")).unwrap();
-    let is_better = !ran.stderr.contains("stays as it is");
-    assert_eq!(after != before, is_better, "{ran:#?}");
-    let again = refine(&place, &[]);
-    let is_kept = again.succeeds().stderr.contains("stays as it is");
-    assert_eq!(place.path("model.hidden.log").exists(), is_kept, "{again:#?}");
-    let drafted = run(&place, &["-v"]);
-    assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
-    assert_eq!(drafted.stdout, run(&place, &["--drafter", "none"]).stdout);
+/// Answers many messages in one chat, and records the answers.
+fn chat(place: &Workplace, n_messages: usize) -> Ran {
+    let messages: String = (0..n_messages).map(|i| format!("say {i} more things about the harbour\n")).collect();
+    let flags = ["-n", "60", "-c", "8192", "--temp", "0.9", "-s", "5", "--hidden-learn"];
+    let mut command = place.command(&[&["chat", "-m", "model.gguf"][..], &flags].concat());
+    finish(command.stdin(fs::File::open(place.write("messages", messages)).unwrap()))
 }
 
 #[test]
-fn nothing_is_recorded_without_a_drafter_or_for_another_model() {
+fn recorded_answers_refine_the_drafter() {
+    let place = Workplace::new();
+    // Little text, so that there is much to learn.
+    align(&place, &["--tokens", "600"]).succeeds();
+    let ran = refine(&place, &[]);
+    ran.fails(1, &["model.hidden.log: nothing is recorded"]);
+    assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--hidden-learn"), "{ran:#?}");
+
+    let log = place.path("model.hidden.log");
+    let command = ["run", "-m", "model.gguf", "-n", "60", "--temp", "0", "--json", "-p", "the rain in the station"];
+    let plain = finish(&mut place.command(&[&command[..], &["--drafter", "none"]].concat())).json();
+    let recorded = finish(&mut place.command(&[&command[..], &["--hidden-learn"]].concat())).json();
+    assert_eq!(recorded["text"], plain["text"], "recording changes no text");
+    let mut n_tokens = 0;
+    align_log::read(&log, |piece| {
+        assert!(piece.before.is_empty(), "no prompt");
+        for said in &piece.said {
+            assert_eq!(said.top[0].token, said.token, "a greedy answer has the likeliest tokens");
+            assert_eq!(said.state.len(), 64);
+            n_tokens += 1;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(n_tokens, 60);
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&log).unwrap().permissions()) & 0o777, 0o600);
+    let before = fs::read(place.path("model.hidden")).unwrap();
+    let ran = refine(&place, &[]);
+    ran.fails(1, &["model.hidden.log", "expected at least"]);
+    assert!(ran.stderr.contains("hint: record more answers with --hidden-learn"), "{ran:#?}");
+
+    chat(&place, 60).succeeds();
+    let learned = |place: &Workplace| finish(&mut place.command(&["data", "show", "--json"])).succeeds().stdout.clone();
+    let known = learned(&place);
+    let ran = refine(&place, &[]);
+    assert!(ran.succeeds().stderr.contains("model.hidden: predicts "), "{ran:#?}");
+    assert!(!log.exists() && fs::read(place.path("model.hidden")).unwrap() != before, "{ran:#?}");
+    let drafted = run(&place, &["-v"]);
+    assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
+    assert_eq!(drafted.stdout, run(&place, &["--drafter", "none"]).stdout);
+    // What was learned about it is still about it.
+    finish(&mut place.command(&command)).succeeds();
+    assert_eq!(learned(&place).matches("hidden-states").count(), known.matches("hidden-states").count(), "{known}");
+}
+
+#[test]
+fn a_gain_by_chance_changes_nothing() {
     let place = trained();
-    let ran = run(&place, &["--hidden", "none", "--hidden-learn"]);
-    assert!(ran.succeeds().stderr.contains("notice: --hidden-learn has no effect"), "{ran:#?}");
+    let before = fs::read(place.path("model.hidden")).unwrap();
+    chat(&place, 8).succeeds();
+    let ran = refine(&place, &[]);
+    assert!(ran.succeeds().stderr.contains("model.hidden is unchanged: predicts "), "{ran:#?}");
+    assert!(place.path("model.hidden.log").exists() && fs::read(place.path("model.hidden")).unwrap() == before);
+}
+
+#[test]
+fn where_nothing_can_be_recorded_a_notice_says_why_and_the_answer_is_there() {
+    let place = trained();
+    let plain = run(&place, &[]).stdout;
+    let answer = |arguments: &[&str], why: &str| {
+        let command = ["run", "-m", "model.gguf", "-n", "60", "--temp", "0", "-p", "the rain in the station"];
+        let flags = ["--base", "none", "--hidden-learn"];
+        let ran = finish(&mut place.command(&[&command[..], &flags, arguments].concat()));
+        assert!(ran.succeeds().stderr.contains(why) && ran.stderr.contains("notice: "), "{why}: {ran:#?}");
+        assert_eq!(ran.stdout, plain, "{why}");
+    };
+    answer(&["--hidden", "none"], "no drafter on hidden states is used");
+    answer(&["--no-learn"], "learning is off");
     assert!(!place.path("model.hidden.log").exists());
-    run(&place, &["--hidden-learn"]).succeeds();
+    place.write(
+        "model.hidden.log",
+        "something else, and long enough to be no torn beginning of a log that was never finished",
+    );
+    answer(&[], "hint: delete the file, or move it");
+    fs::remove_file(place.path("model.hidden.log")).unwrap();
+
+    // While a chat records.
+    let mut chat = place.command(&["chat", "-m", "model.gguf", "-n", "8", "--hidden-learn"]);
+    let mut chat = Running::start(chat.stdin(Stdio::piped()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !place.path("model.hidden.log").exists() {
+        assert!(Instant::now() < deadline, "the chat opens its log");
+        sleep(Duration::from_millis(20));
+    }
+    answer(&[], "hint: end the other chaski first");
+    refine(&place, &[]).fails(1, &["another process is writing to it"]);
+    chat.child.stdin.take().unwrap().write_all(b"say something\n").unwrap();
+    chat.finish().succeeds();
+
     place.write("other.gguf", tiny::tiny_llama(77));
     let ran = finish(&mut place.command(&["drafter", "refine", "-m", "other.gguf", "--hidden", "model.hidden"]));
     ran.fails(1, &["trained for another model"]);
+    // A new model and its drafter under the old names, with the old log.
+    fs::rename(place.path("other.gguf"), place.path("model.gguf")).unwrap();
+    align(&place, &["--tokens", "600"]).succeeds();
+    refine(&place, &[]).fails(1, &["model.hidden.log: started with another model"]);
 }

@@ -154,7 +154,7 @@ fn texts_side_by_side_are_each_text_alone() {
     let lines: Vec<Line> = (0..24)
         .map(|i| {
             let n = 2 + dice.roll(60);
-            // Every other text says the same three times, so that drafts are accepted whatever the processor's logits.
+            // Half of the texts say the same three times, so that drafts are accepted whatever the processor's logits.
             let (n, n_times) = if i % 4 < 2 { (n, 1) } else { (n.div_ceil(3), 3) };
             let own = prompt(&model, &mut dice, n).repeat(n_times);
             let prompt = if dice.roll(2) == 0 { own } else { [&shared[..], &own].concat() };

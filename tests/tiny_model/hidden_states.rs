@@ -50,6 +50,12 @@ fn a_session_keeps_the_state_behind_each_root() {
                 for node in tree.nodes() {
                     assert!(with.logits(node) == without.logits(node), "{arch:?}, round {round}: the same bits");
                 }
+                for node in tree.nodes() {
+                    let state = with.hidden_state(node).expect("each verified row has a state");
+                    let difference = greatest_difference(&through_the_head(&matrices, state), with.logits(node));
+                    assert!(difference < 1e-4, "{arch:?}, round {round}: {difference}");
+                    assert!(without.hidden_state(node).is_none());
+                }
                 let last = tree.nodes().nth(dice.roll(tree.len())).unwrap();
                 let logits = with.logits(last).to_vec();
                 let path = tree.path(last);

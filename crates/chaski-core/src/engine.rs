@@ -92,8 +92,8 @@ pub struct Alone {
     pub curve_budget: Duration,
     /// Whether to record a trace.
     pub record: bool,
-    /// Whether to record the tokens of the answer with their hidden states, where the drafter reads states.
-    pub record_states: bool,
+    /// Record at most this many tokens of the answer with their hidden states, if the drafter reads states.
+    pub n_states: usize,
     /// Whether the drafter starts from the learned state and saves what it learns.
     pub learns: bool,
     /// Whether to send each step as [`Event::Step`].
@@ -208,7 +208,7 @@ pub struct Details {
     pub exactness: Exactness,
     /// The trace, if requested; its id is empty.
     pub trace: Option<Trace>,
-    /// The emitted tokens with their hidden states, if requested and known.
+    /// The first emitted tokens with their hidden states, if requested and known.
     pub states: Vec<Emitted>,
     /// What the draft model did, if there is one and the drafter may ask it.
     pub draft_model: Option<DraftModelStats>,

@@ -140,10 +140,10 @@ impl HiddenFile {
         self.down.n_rows
     }
 
-    /// Tells two of these apart, as a model's id tells two models apart.
+    /// Tells two of these apart, as a model's id tells two models apart. Training further keeps it: only the head counts.
     #[must_use]
     pub fn id(&self) -> ModelId {
-        let all = [&self.first, &self.second, &self.down, &self.up].map(|weights| XxHash3_64::oneshot(&weights.data));
+        let all = [&self.down, &self.up].map(|weights| XxHash3_64::oneshot(&weights.data));
         let bytes: Vec<u8> = all.iter().flat_map(|hash| hash.to_le_bytes()).collect();
         format!("{NAME} {:016x}", XxHash3_64::oneshot(&bytes)).into()
     }

@@ -61,7 +61,7 @@ impl Work<'_> {
         }
         let log = self.log.display();
         Err(Failure::interrupted().with_hint(format!(
-            "the tokens are saved in {log}; run the same command again to train from the beginning"
+            "the tokens are still in {log}; run the same command again to train from the beginning"
         )))
     }
 }
@@ -112,15 +112,16 @@ pub(super) fn build(work: &Work<'_>, args: &AlignArgs, path: &Path) -> Result<()
     let n_tokens = texts.iter().map(|text| text.said.len()).sum();
     let mut file = file_of(&trained, work.gguf, n_tokens)?;
     let held_out = held_out(&answers, &texts);
-    let (n_right, n_rows) = first_candidates(work, &file, &held_out)?;
-    file.held_out_top1 = n_right as f32 / n_rows.max(1) as f32;
+    let verdicts = verdicts(work, &file, &held_out)?;
+    file.held_out_top1 = share(&verdicts);
     file.experience = Some(practice::practise(work, args, &file, &held_out)?);
     let n_bytes = file.write(path)?;
     stderr_line(&format!(
-        "{}: trained on {n_tokens} tokens, {:.1} MB; the next token is right for {:.1}% of {n_rows} tokens of other texts",
+        "{}: trained on {n_tokens} tokens, {:.1} MB; the next token is right for {:.1}% of {} tokens of other texts",
         path.display(),
         n_bytes as f64 / 1e6,
         100.0 * file.held_out_top1,
+        verdicts.len(),
     ));
     Ok(())
 }
@@ -259,7 +260,7 @@ fn weights(name: &str, n_columns: usize, rows: &[f32]) -> Result<Weights, Failur
     Ok(Weights { tensor_type, n_columns, n_rows: rows.len() / n_columns, data })
 }
 
-/// The same file with the weights of another network.
+/// The same file with the weights of another network. The head and what practice taught stay.
 pub(super) fn with_net(file: &HiddenFile, net: &Net) -> Result<HiddenFile, Failure> {
     Ok(HiddenFile {
         first: weights(NET_TYPE, 2 * net.n_embd, &net.first)?,
@@ -269,15 +270,15 @@ pub(super) fn with_net(file: &HiddenFile, net: &Net) -> Result<HiddenFile, Failu
     })
 }
 
-/// For how many rows of these texts the first candidate is the target's, computed as drafts are; and the number of rows.
-pub(super) fn first_candidates(
+/// For each row of these texts, whether the first candidate is the target's, computed as drafts are.
+pub(super) fn verdicts(
     work: &Work<'_>,
     file: &HiddenFile,
     held_out: &[(&Answer, &Text)],
-) -> Result<(usize, usize), Failure> {
+) -> Result<Vec<bool>, Failure> {
     let target = TargetMatrices::open(work.gguf.path()).map_err(hidden_failure)?;
     let mut net = HiddenNet::new(file, target, work.n_threads).map_err(hidden_failure)?;
-    let (mut n_right, mut n_rows) = (0, 0);
+    let mut verdicts = Vec::new();
     for (_, text) in held_out {
         work.go_on()?;
         let states: Vec<f32> = text.states.iter().map(|number| number.to_f32()).collect();
@@ -289,12 +290,16 @@ pub(super) fn first_candidates(
             let mut step = net.step(&rows[..goals.len()]).map_err(hidden_failure)?;
             for (row, goal) in goals.iter().enumerate() {
                 let found = step.top(row, 1).next().map(|top| top.token);
-                n_right += usize::from(found.is_some() && found == goal.top.first().map(|top| top.token));
+                verdicts.push(found.is_some() && found == goal.top.first().map(|top| top.token));
             }
-            n_rows += goals.len();
         }
     }
-    Ok((n_right, n_rows))
+    Ok(verdicts)
+}
+
+/// The share of rows that are right.
+pub(super) fn share(verdicts: &[bool]) -> f32 {
+    verdicts.iter().filter(|is_right| **is_right).count() as f32 / verdicts.len().max(1) as f32
 }
 
 pub(super) fn hidden_failure(error: HiddenError) -> Failure {

@@ -7,11 +7,12 @@ use chaski_hidden::{self as hidden, Net, Settings, Text};
 use clap::Args as ClapArgs;
 
 use crate::cli::align::hidden::{
-    Answer, Rows, Work, answers, check_memory, first_candidates, held_out, hidden_failure, with_bars, with_net,
+    Rows, Work, answers, check_memory, held_out, hidden_failure, share, verdicts, with_bars, with_net,
 };
+use crate::cli::align::log_path;
 use crate::cli::engine::{hidden_path, model_id, open_model};
 use crate::cli::failure::{ExitCode, Failure};
-use crate::cli::hidden_log::log_path;
+use crate::cli::hidden_log;
 use crate::cli::interrupt;
 use crate::cli::output::stderr_line;
 use crate::cli::settings::physical_cores;
@@ -56,42 +57,57 @@ pub struct RefineArgs {
 pub fn refine(args: &RefineArgs) -> Result<ExitCode, Failure> {
     logs::capture(false);
     let gguf = open_model(&args.model)?;
-    let path = hidden_path(args.hidden.as_deref(), &gguf).ok_or_else(|| {
-        Failure::usage("there is no drafter on hidden states beside the model")
-            .about("hidden")
-            .with_hint("name it with --hidden FILE; chaski drafter align --hidden FILE trains one")
+    let file_path = hidden_path(args.hidden.as_deref(), &gguf).ok_or_else(|| {
+        Failure::usage("there is no drafter on hidden states beside the model").about("hidden").with_hint(
+            "name one with --hidden; chaski drafter align -m MODEL -o MODEL.chaski --hidden MODEL.hidden trains one",
+        )
     })?;
-    let file = HiddenFile::open(&path, &model_id(gguf.path()))?;
-    let log = log_path(&path);
+    let file = HiddenFile::open(&file_path, &model_id(gguf.path()))?;
+    let log = log_path(&file_path);
     if !log.exists() {
         return Err(Failure::new(format!("{}: nothing is recorded", log.display()))
-            .with_hint("chaski run and chaski chat record answers with --hidden-learn"));
+            .with_hint("record answers first: chaski chat -m MODEL --hidden-learn"));
     }
+    // Kept open to the end: nobody may record what would then be deleted.
+    let (_lock, log) = hidden_log::open(&file_path, gguf.path())?;
     let interrupt = interrupt::flag()?;
     let n_threads = args.threads.map_or_else(physical_cores, usize::from);
     let work = Work { gguf: &gguf, log: &log, seed: args.seed, n_threads, interrupt: &interrupt };
     let (answers, texts) = answers(&log)?;
     check_memory(&texts)?;
     let held_out = held_out(&answers, &texts);
-    let before = share_right(&work, &file, &held_out)?;
-    let refined = train(&work, &file, &texts)?;
+    let before = verdicts(&work, &file, &held_out)?;
+    let net = train(&work, &file, &texts)?;
     let n_tokens: usize = texts.iter().map(|text| text.said.len()).sum();
-    let mut refined = with_net(&file, &refined)?;
+    let mut refined = with_net(&file, &net)?;
     refined.n_trained_tokens += n_tokens as u64;
-    let after = share_right(&work, &refined, &held_out)?;
-    let shares = format!("{:.1}% before, {:.1}% after", 100.0 * before, 100.0 * after);
-    let told = format!("right for the next token of other answers: {shares}, with {n_tokens} tokens");
-    if after <= before {
-        stderr_line(&format!("notice: {} stays as it is: {told}; hint: record more answers", path.display()));
+    let after = verdicts(&work, &refined, &held_out)?;
+    let (path, percent) = (file_path.display(), |verdicts: &[bool]| 100.0 * share(verdicts));
+    let told = format!(
+        "predicts {:.1}% of {} held-out tokens ({:.1}% before), trained on {n_tokens} tokens",
+        percent(&after),
+        after.len(),
+        percent(&before)
+    );
+    if !is_clearly_better(&before, &after) {
+        stderr_line(&format!("notice: {path} is unchanged: {told}, which may be chance; hint: record more answers"));
         return Ok(ExitCode::Success);
     }
-    refined.held_out_top1 = after;
-    refined.write(&path)?;
-    stderr_line(&format!("{}: {told}", path.display()));
+    refined.write(&file_path)?;
+    stderr_line(&format!("{path}: {told}"));
     if !args.keep_log {
         fs::remove_file(&log).map_err(|error| Failure::io(&log, &error))?;
     }
     Ok(ExitCode::Success)
+}
+
+/// Whether more rows became right than wrong, by more than twice the standard deviation of chance. The best pass was chosen on
+/// the same rows, so a smaller gain says little.
+fn is_clearly_better(before: &[bool], after: &[bool]) -> bool {
+    let changed = || before.iter().zip(after).filter(|(before, after)| before != after);
+    let n_gained = changed().filter(|(_, after)| **after).count();
+    let n_lost = changed().count() - n_gained;
+    n_gained as f64 - n_lost as f64 > 2.0 * ((n_gained + n_lost) as f64).sqrt()
 }
 
 fn train(work: &Work<'_>, file: &HiddenFile, texts: &[Text]) -> Result<Net, Failure> {
@@ -120,8 +136,21 @@ fn train(work: &Work<'_>, file: &HiddenFile, texts: &[Text]) -> Result<Net, Fail
     Ok(refined.net)
 }
 
-/// For which share of the rows the first candidate is the target's.
-fn share_right(work: &Work<'_>, file: &HiddenFile, held_out: &[(&Answer, &Text)]) -> Result<f32, Failure> {
-    let (n_right, n_rows) = first_candidates(work, file, held_out)?;
-    Ok(n_right as f32 / n_rows.max(1) as f32)
+#[cfg(test)]
+mod tests {
+    use super::is_clearly_better;
+
+    #[test]
+    fn a_gain_within_chance_is_none() {
+        let rows = |n_right: usize| (0..100).map(|row| row < n_right).collect::<Vec<bool>>();
+        assert!(!is_clearly_better(&rows(50), &rows(50)));
+        assert!(!is_clearly_better(&rows(50), &rows(54)), "4 gained: 4 = 2 * sqrt(4)");
+        assert!(is_clearly_better(&rows(50), &rows(55)));
+        assert!(!is_clearly_better(&rows(55), &rows(50)));
+        // 10 gained and 5 lost.
+        let mut mixed = rows(60);
+        mixed[..5].fill(false);
+        assert!(!is_clearly_better(&rows(50), &mixed));
+        assert!(!is_clearly_better(&[], &[]));
+    }
 }

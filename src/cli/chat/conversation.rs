@@ -138,7 +138,7 @@ impl Conversation {
         let state_file = self.place.as_ref().map(|place| place.state_path().to_owned());
         let mut request = self.request(rendered, self.settings.max_tokens, sampling);
         request.alone.state_file = state_file;
-        request.alone.record_states = self.engine.hidden_log.is_some();
+        request.alone.n_states = self.engine.hidden_log.as_ref().map_or(0, HiddenLog::n_wanted);
         let mut output = self.engine.screen.answer(is_thinking, self.settings.reasoning);
         let mut shown = Ok(());
         let answered = self.run(request, |piece| {

@@ -138,7 +138,7 @@ impl<'a> OneTextPolicy<'a> {
         let mut said = Said { model, outbox, assembler, text: String::new(), end: None };
         let logprobs = request.n_logprobs.map(|n| LogprobsOf { model, logprobs: Logprobs::new(n), found: Vec::new() });
         let recorder = request.alone.record.then(Recorder::default);
-        let states = request.alone.record_states.then(|| StateRecorder::new(request.id));
+        let states = (request.alone.n_states > 0).then(|| StateRecorder::new(request));
         let explainer = request.alone.explain.then_some(Explainer { model, outbox });
         let mut observers = ((recorder, states), (explainer, logprobs));
         let mut assisted;
