@@ -213,6 +213,18 @@ fn recorded_answers_refine_the_drafter() {
 }
 
 #[test]
+fn a_log_of_align_refines_too_and_stays() {
+    let place = Workplace::new();
+    align(&place, &["--tokens", "600"]).succeeds();
+    let command = ["drafter", "align", "-o", "more.chaski", "--hidden", "more.hidden", "--seed", "4", "--keep-log"];
+    let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "3000"];
+    finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
+    let ran = refine(&place, &["--log", "more.chaski.log"]);
+    assert!(ran.succeeds().stderr.contains("model.hidden: predicts "), "{ran:#?}");
+    assert!(place.path("more.chaski.log").exists());
+}
+
+#[test]
 fn a_gain_by_chance_changes_nothing() {
     let place = trained();
     let before = fs::read(place.path("model.hidden")).unwrap();
@@ -259,6 +271,11 @@ fn where_nothing_can_be_recorded_a_notice_says_why_and_the_answer_is_there() {
     place.write("other.gguf", tiny::tiny_llama(77));
     let ran = finish(&mut place.command(&["drafter", "refine", "-m", "other.gguf", "--hidden", "model.hidden"]));
     ran.fails(1, &["trained for another model"]);
+    // The log of another model.
+    let command = ["drafter", "align", "-m", "other.gguf", "-o", "other.chaski", "--hidden", "other.hidden"];
+    let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "600", "--keep-log"];
+    finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
+    refine(&place, &["--log", "other.chaski.log"]).fails(1, &["other.chaski.log: written by another model"]);
     // A new model and its drafter under the old names, with the old log.
     fs::rename(place.path("other.gguf"), place.path("model.gguf")).unwrap();
     align(&place, &["--tokens", "600"]).succeeds();

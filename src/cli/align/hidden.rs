@@ -106,7 +106,7 @@ pub(super) fn check(args: &AlignArgs, gguf: &Gguf) -> Result<(), Failure> {
 
 /// Writes the drafter that `args.hidden` names. Stops as interrupted when the interrupt is set.
 pub(super) fn build(work: &Work<'_>, args: &AlignArgs, path: &Path) -> Result<(), Failure> {
-    let (answers, texts) = answers(work.log)?;
+    let (answers, texts) = answers(work)?;
     check_memory(&texts)?;
     let trained = train(work, &texts)?;
     let n_tokens = texts.iter().map(|text| text.said.len()).sum();
@@ -183,10 +183,10 @@ pub(super) fn check_memory(texts: &[Text]) -> Result<(), Failure> {
 }
 
 /// The answers of a log with their texts, by the number of their prompt.
-pub(super) fn answers(log: &Path) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
+pub(super) fn answers(work: &Work<'_>) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
     let mut answers = BTreeMap::<u64, (Vec<Token>, Text)>::new();
     let mut n_tokens = 0;
-    align_log::read(log, |piece| {
+    let key = align_log::read(work.log, |piece| {
         if n_tokens >= MOST_TOKENS {
             return Ok(());
         }
@@ -199,6 +199,11 @@ pub(super) fn answers(log: &Path) -> Result<(Vec<Answer>, Vec<Text>), Failure> {
         }
         Ok(())
     })?;
+    let model = model_id(work.gguf.path());
+    if key.model != model {
+        let log = work.log.display();
+        return Err(Failure::new(format!("{log}: written by another model: {}, expected {model}", key.model)));
+    }
     Ok(answers.into_iter().map(|(id, (prompt, text))| (Answer { id, prompt }, text)).unzip())
 }
 

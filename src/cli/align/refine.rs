@@ -37,6 +37,10 @@ pub struct RefineArgs {
     #[arg(long, value_name = "FILE")]
     pub hidden: Option<PathBuf>,
 
+    /// Train on this log of chaski drafter align --hidden --keep-log, not on recorded answers; it is never deleted
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
     /// Keep the recorded answers
     #[arg(long)]
     pub keep_log: bool,
@@ -63,17 +67,23 @@ pub fn refine(args: &RefineArgs) -> Result<ExitCode, Failure> {
         )
     })?;
     let file = HiddenFile::open(&file_path, &model_id(gguf.path()))?;
-    let log = log_path(&file_path);
-    if !log.exists() {
-        return Err(Failure::new(format!("{}: nothing is recorded", log.display()))
-            .with_hint("record answers first: chaski chat -m MODEL --hidden-learn"));
-    }
+    let recorded = log_path(&file_path);
     // Kept open to the end: nobody may record what would then be deleted.
-    let (_lock, log) = hidden_log::open(&file_path, gguf.path())?;
+    let (_lock, log) = match &args.log {
+        Some(log) => (None, log.clone()),
+        None if recorded.exists() => {
+            let (lock, log) = hidden_log::open(&file_path, gguf.path())?;
+            (Some(lock), log)
+        }
+        None => {
+            return Err(Failure::new(format!("{}: nothing is recorded", recorded.display()))
+                .with_hint("record answers first: chaski chat -m MODEL --hidden-learn"));
+        }
+    };
     let interrupt = interrupt::flag()?;
     let n_threads = args.threads.map_or_else(physical_cores, usize::from);
     let work = Work { gguf: &gguf, log: &log, seed: args.seed, n_threads, interrupt: &interrupt };
-    let (answers, texts) = answers(&log)?;
+    let (answers, texts) = answers(&work)?;
     check_memory(&texts)?;
     let held_out = held_out(&answers, &texts);
     let before = verdicts(&work, &file, &held_out)?;
@@ -95,7 +105,7 @@ pub fn refine(args: &RefineArgs) -> Result<ExitCode, Failure> {
     }
     refined.write(&file_path)?;
     stderr_line(&format!("{path}: {told}"));
-    if !args.keep_log {
+    if args.log.is_none() && !args.keep_log {
         fs::remove_file(&log).map_err(|error| Failure::io(&log, &error))?;
     }
     Ok(ExitCode::Success)
