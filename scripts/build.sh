@@ -10,7 +10,7 @@
 #        scripts/build.sh --static ...          on Linux: link the libraries for C++ and OpenMP into the binary, which then needs
 #                                               nothing but glibc and libgcc_s. Only the last step, the linking, differs
 #        scripts/build.sh --print-env           print the variables, for eval "$(scripts/build.sh --print-env)"
-#        scripts/build.sh --drop-stale          remove a llama.cpp that was built with other variables
+#        scripts/build.sh --drop-stale          remove a llama.cpp that was built with other settings
 #
 # Cargo commands after that eval (test, clippy, run) share the llama.cpp that this script built; without it they
 # build their own.
@@ -120,7 +120,7 @@ set_if_unset() {
 # rebuild.
 drop_stale() {
     local stamp=$CARGO_TARGET_DIR/release/.llama-cpp-settings settings cache
-    # What the file says counts, not where it is: several clones can share a build.
+    # Compare the contents of llama-cpp.cmake, not its path: several clones can share a build.
     settings=$(env | LC_ALL=C grep -E '^(GGML|CMAKE)_' | grep -v '^CMAKE_PROJECT_INCLUDE=' | LC_ALL=C sort || true)
     [ ! -f "$CMAKE_PROJECT_INCLUDE" ] || settings="$settings
 CMAKE_PROJECT_INCLUDE: $(cksum <"$CMAKE_PROJECT_INCLUDE")"

@@ -267,18 +267,18 @@ pub struct DraftingArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Drafter on hidden states, or `none` [default: MODEL.hidden beside the model]
+    /// File of a network that drafts from the model's hidden states, or `none` [default: MODEL.hidden beside the model]
     ///
-    /// `chaski drafter align --hidden` trains one. The drafter auto asks it where that saves time. A draft model (-md) is
-    /// asked instead of it.
+    /// `chaski drafter align --hidden` trains it. The drafter auto asks it where that saves time. With a draft model (-md),
+    /// it is not used.
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub hidden: Option<PathBuf>,
 
-    /// Record answers for `chaski drafter refine`, which trains the --hidden drafter further
+    /// Record answers for `chaski drafter refine`, which trains the --hidden file further
     ///
-    /// The tokens of each answer and their hidden states go into a .log file beside the drafter, up to 100,000 tokens (3 KB per
-    /// token for a model of 1.5 billion weights). Prompts are not stored, but states can reveal parts of them: do not share
-    /// the file. Nothing is recorded where learning is off.
+    /// Appends the text of each answer, the likeliest alternatives and the hidden states to MODEL.hidden.log (the --hidden
+    /// file plus .log), up to 100,000 tokens, 3 KB each for a model of 1.5 billion weights. Prompts are not stored, but
+    /// states can reveal parts of them: do not share the file. Nothing is recorded where learning is off.
     #[arg(hide_short_help = true, long)]
     pub hidden_learn: bool,
 

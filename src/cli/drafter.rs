@@ -55,10 +55,10 @@ pub enum DrafterCommand {
     Merge(MergeArgs),
     /// Shrink a drafter file: drop the rarest sequences
     Prune(PruneArgs),
-    /// Train a drafter on hidden states further, on answers that --hidden-learn recorded
+    /// Continue training a --hidden file, with answers that --hidden-learn recorded
     ///
-    /// Every 12th answer is held out. If the drafter then predicts clearly more of their tokens, its file is replaced and the
-    /// recorded answers are deleted. Otherwise nothing changes.
+    /// Every 12th answer is held out. If the new network is right for clearly more held-out tokens, it replaces the
+    /// file, and the recorded answers are deleted (not with --keep-log or --log). Otherwise both stay.
     Refine(RefineArgs),
     /// Compare drafters on recorded answers, in seconds and without a model
     Replay(ReplayArgs),

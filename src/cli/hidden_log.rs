@@ -28,7 +28,7 @@ const N_AT_ONCE: usize = 64;
 pub struct HiddenLog {
     log: AlignLog,
     path: PathBuf,
-    /// Why nothing more is recorded, if that was said.
+    /// Whether recording has ended. The notice is printed once.
     is_over: bool,
 }
 
@@ -46,7 +46,7 @@ impl HiddenLog {
                 let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
                 format!("has no effect: {}{hint}", error.message())
             }),
-            _ => Err("has no effect: no drafter on hidden states is used".to_owned()),
+            _ => Err("has no effect: no --hidden file is in use".to_owned()),
         };
         opened.map_err(|why| stderr_line(&format!("notice: --hidden-learn {why}"))).ok().map(|(log, path)| {
             let mut log = HiddenLog { log, path, is_over: false };
@@ -69,7 +69,7 @@ impl HiddenLog {
             return;
         }
         if details.states.is_empty() && !details.tokens.is_empty() {
-            return self.end("there are no hidden states: answers are not recorded");
+            return self.end("--hidden-learn has no effect: the model gave no hidden states");
         }
         let text = self.log.next_text();
         for emitted in details.states.chunks(N_AT_ONCE) {
@@ -81,7 +81,7 @@ impl HiddenLog {
             // Training further does not need the prompt.
             let piece = Piece { text, before: Vec::new(), said: said.collect() };
             if let Err(error) = self.log.append(&piece) {
-                return self.end(&format!("{error}: answers are not recorded any more"));
+                return self.end(&format!("{error}: answers are no longer recorded"));
             }
         }
         if self.n_wanted() == 0 {
@@ -91,7 +91,9 @@ impl HiddenLog {
 
     fn tell_full(&mut self) {
         let path = self.path.display().to_string();
-        self.end(&format!("{path} is full; hint: chaski drafter refine trains on it and empties it"));
+        self.end(&format!(
+            "{path} is full: answers are no longer recorded; hint: run chaski drafter refine, or delete the file"
+        ));
     }
 
     fn end(&mut self, why: &str) {

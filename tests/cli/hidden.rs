@@ -202,7 +202,7 @@ fn recorded_answers_refine_the_drafter() {
     let learned = |place: &Workplace| finish(&mut place.command(&["data", "show", "--json"])).succeeds().stdout.clone();
     let known = learned(&place);
     let ran = refine(&place, &[]);
-    assert!(ran.succeeds().stderr.contains("model.hidden: predicts "), "{ran:#?}");
+    assert!(ran.succeeds().stderr.contains("model.hidden: right for "), "{ran:#?}");
     assert!(!log.exists() && fs::read(place.path("model.hidden")).unwrap() != before, "{ran:#?}");
     let drafted = run(&place, &["-v"]);
     assert!(drafted.succeeds().stderr.contains("drafter on hidden states: "), "{drafted:#?}");
@@ -220,7 +220,7 @@ fn a_log_of_align_refines_too_and_stays() {
     let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "3000"];
     finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
     let ran = refine(&place, &["--log", "more.chaski.log"]);
-    assert!(ran.succeeds().stderr.contains("model.hidden: predicts "), "{ran:#?}");
+    assert!(ran.succeeds().stderr.contains("model.hidden: right for "), "{ran:#?}");
     assert!(place.path("more.chaski.log").exists());
 }
 
@@ -230,7 +230,7 @@ fn a_gain_by_chance_changes_nothing() {
     let before = fs::read(place.path("model.hidden")).unwrap();
     chat(&place, 8).succeeds();
     let ran = refine(&place, &[]);
-    assert!(ran.succeeds().stderr.contains("model.hidden is unchanged: predicts "), "{ran:#?}");
+    assert!(ran.succeeds().stderr.contains("model.hidden is unchanged: right for "), "{ran:#?}");
     assert!(place.path("model.hidden.log").exists() && fs::read(place.path("model.hidden")).unwrap() == before);
 }
 
@@ -245,7 +245,7 @@ fn where_nothing_can_be_recorded_a_notice_says_why_and_the_answer_is_there() {
         assert!(ran.succeeds().stderr.contains(why) && ran.stderr.contains("notice: "), "{why}: {ran:#?}");
         assert_eq!(ran.stdout, plain, "{why}");
     };
-    answer(&["--hidden", "none"], "no drafter on hidden states is used");
+    answer(&["--hidden", "none"], "no --hidden file is in use");
     answer(&["--no-learn"], "learning is off");
     assert!(!place.path("model.hidden.log").exists());
     place.write(

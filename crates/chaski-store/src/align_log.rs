@@ -286,7 +286,9 @@ fn decode(mut body: &[u8]) -> Option<Piece> {
         if top.len() > MAX_TOP {
             return None;
         }
-        let state = (0..n_state).map(|_| take(body).map(f16::from_le_bytes)).collect::<Option<Vec<f16>>>()?;
+        let (numbers, rest) = body.split_at_checked(2 * usize::from(n_state))?;
+        *body = rest;
+        let state = numbers.as_chunks().0.iter().copied().map(f16::from_le_bytes).collect();
         said.push(LoggedToken { token: emitted, top, state });
     }
     (before.len() <= MAX_BEFORE && said.len() <= MAX_PIECE).then_some(Piece { text, before, said })

@@ -33,11 +33,11 @@ pub struct RefineArgs {
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL", hide_env = true)]
     pub model: PathBuf,
 
-    /// Drafter on hidden states to train further [default: MODEL.hidden beside the model]
+    /// File to train further [default: MODEL.hidden beside the model]
     #[arg(long, value_name = "FILE")]
     pub hidden: Option<PathBuf>,
 
-    /// Train on this log of chaski drafter align --hidden --keep-log, not on recorded answers; it is never deleted
+    /// Train on FILE instead of the recorded answers: a log of `chaski drafter align --hidden --keep-log`. It is not deleted
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 
@@ -94,13 +94,17 @@ pub fn refine(args: &RefineArgs) -> Result<ExitCode, Failure> {
     let after = verdicts(&work, &refined, &held_out)?;
     let (path, percent) = (file_path.display(), |verdicts: &[bool]| 100.0 * share(verdicts));
     let told = format!(
-        "predicts {:.1}% of {} held-out tokens ({:.1}% before), trained on {n_tokens} tokens",
+        "right for {:.1}% of {} held-out tokens ({:.1}% before); the log has {n_tokens} tokens",
         percent(&after),
         after.len(),
         percent(&before)
     );
     if !is_clearly_better(&before, &after) {
-        stderr_line(&format!("notice: {path} is unchanged: {told}, which may be chance; hint: record more answers"));
+        let hint = match &args.log {
+            Some(_) => "use a longer log",
+            None => "record more answers; if the log is full, delete it first",
+        };
+        stderr_line(&format!("notice: {path} is unchanged: {told}, which may be chance; hint: {hint}"));
         return Ok(ExitCode::Success);
     }
     refined.write(&file_path)?;
@@ -140,7 +144,7 @@ fn train(work: &Work<'_>, file: &HiddenFile, texts: &[Text]) -> Result<Net, Fail
         n_threads: work.n_threads,
         ..Settings::default()
     };
-    let refined = with_bars(work, "record more answers with --hidden-learn", |progress| {
+    let refined = with_bars(work, "record more answers with --hidden-learn, or use a longer --log", |progress| {
         hidden::refine(texts, &matrices, &settings, (net, &file.tokens), progress)
     })?;
     Ok(refined.net)

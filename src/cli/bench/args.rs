@@ -46,7 +46,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 
-    /// Drafter on hidden states that `auto` asks, or none [default: MODEL.hidden beside the model]
+    /// File of a network that drafts from the model's hidden states, or `none` [default: MODEL.hidden beside the model]
     #[arg(long, value_name = "FILE")]
     pub hidden: Option<PathBuf>,
 
