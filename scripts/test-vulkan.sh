@@ -4,9 +4,11 @@
 # As root on Debian or Ubuntu it installs the packages that are missing.
 #
 # usage: scripts/test-vulkan.sh [-m MODEL.gguf] [--device N]
-#        MODEL: a quantized model for the runs and the cost curve; the small test model by default
+#        MODEL: a quantized model for the runs, the cost curve and `tune`. By default they use a generated model with two blocks,
+#               and a short answer of SmolLM2-135M comes last: lavapipe needs seconds for each of its tokens
 #        N: use this device instead, as numbered by `vulkaninfo --summary`
-# The exit code is 0 if all tests passed, else 1. The build goes to target/vulkan.
+# On lavapipe the tests take fewer cases (CHASKI_TEST_FEW). The exit code is 0 if all tests passed, else 1. The build and the
+# compiled shaders are in target/vulkan.
 # shellcheck disable=SC2016 # backquotes in the output are Markdown's
 . "$(dirname "$0")/lib.sh"
 
@@ -20,9 +22,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ "$(uname)" = Linux ] || die "this test needs Linux" "on macOS, build with --features metal"
-model=${model:-${CHASKI_TEST_MODEL:-$("$root/scripts/get-model.sh" smollm2-135m-instruct)}}
-[ -f "$model" ] || die "$model: no such file"
-model=$(cd "$(dirname "$model")" && pwd)/$(basename "$model")
+real=${model:-${CHASKI_TEST_MODEL:-$("$root/scripts/get-model.sh" smollm2-135m-instruct)}}
+[ -f "$real" ] || die "$real: no such file"
+real=$(cd "$(dirname "$real")" && pwd)/$(basename "$real")
+model=${model:+$real}
 
 lavapipe() { find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1; }
 missing() { # the Debian packages that are not there
@@ -81,9 +84,20 @@ build_s=$((SECONDS - started))
 chaski=$CARGO_TARGET_DIR/release/chaski
 
 # llama.cpp leaves out devices that are CPUs, unless it is told which ones to use.
-[ -n "$device" ] || VK_ICD_FILENAMES=$(lavapipe)
-[ -z "${VK_ICD_FILENAMES:-}" ] || export VK_ICD_FILENAMES
 export GGML_VK_VISIBLE_DEVICES=${device:-0}
+if [ -z "$device" ]; then
+    VK_ICD_FILENAMES=$(lavapipe)
+    # llama.cpp waits for a fence, not in a loop that takes a core from lavapipe.
+    export VK_ICD_FILENAMES CHASKI_TEST_FEW=1 GGML_VK_SERIALIZE_SUBMISSIONS=1
+fi
+# One folder for all of the tests, which have homes of their own. The sandbox allows writing there.
+export MESA_SHADER_CACHE_DIR=$CARGO_TARGET_DIR/shaders
+shaders() { find "$MESA_SHADER_CACHE_DIR" -type f 2>/dev/null | wc -l; }
+n_shaders=$(shaders)
+if [ -z "$model" ]; then
+    model=$work/tiny-q8_0.gguf
+    CHASKI_TEST_WRITE=$model cargo test --release --locked --features vulkan --test tiny_model -- --ignored --exact write_a_model >&2
+fi
 
 failures=0
 fail() { # MESSAGE: notes a failure, with the end of the output
@@ -96,11 +110,11 @@ chaski() { # with a home of its own: no curves, settings or learned state of the
         "$chaski" "$@" >"$work/out" 2>"$work/err" </dev/null
 }
 run() { # ARGUMENT...: a short greedy answer of the quantized model
-    chaski run -m "$model" -p "$prompt" -n 32 --temp 0 --no-stdin --no-learn --no-prompt-cache "$@"
+    chaski run -m "$model" -p "the rain in the station and the rain" -n 32 --temp 0 --no-stdin --no-learn --no-prompt-cache "$@"
 }
-prompt='Say the names of the week in order, then say them again, then say them again.'
 
 run -v || fail "chaski run"
+[ -n "$device" ] || [ "$(shaders)" -gt 0 ] || fail "the sandbox keeps no compiled shaders"
 grep -q '^ggml_vulkan: 0 = ' "$work/err" || die "llama.cpp finds no Vulkan device" "vulkaninfo --summary lists them"
 description=$(sed -n 's/^ggml_vulkan: 0 = \([^|]*[^ |]\) *|.*/\1/p' "$work/err" | head -n 1)
 features=$(sed -n 's/^ggml_vulkan: 0 = [^|]*| *//p' "$work/err" | head -n 1)
@@ -111,17 +125,18 @@ printf '%s\n' \
     "- CPU: $(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), $(nproc) cores" \
     "- $("$chaski" --version | tr '\n' ';' | sed 's/;$//; s/;/; /g')" \
     "- Headers of Vulkan: $vulkan; $(glslc --version | head -n 1); $(rustc --version)" \
-    "- Build with the tests, from what target/vulkan had: $build_s s"
+    "- Build with the tests, from what target/vulkan had: $build_s s. Compiled shaders at the start: $n_shaders"
 
 printf '\n%s\n\n' '## Tests'
+[ -z "${CHASKI_TEST_FEW:-}" ] || printf '%s\n\n' 'Fewer cases than on a CPU, but of each kind (`CHASKI_TEST_FEW`).'
 printf '%s\n' '| tests | layers on the device | passed | failed | seconds |' '|---|---|---:|---:|---:|'
 # check LAYERS NAME FILE [FILTER...]: runs a test program and prints a row.
 check() {
     local layers=$1 name=$2 file=$3 started=$SECONDS status=0 passed failed
     shift 3
-    # Commands put all layers on the device by themselves. Without F16 the device computes in F32, as the tests expect: drafted and
-    # plain text then differ in rounding only.
-    GGML_VK_DISABLE_F16=1 CHASKI_TEST_GPU_LAYERS=${layers#all} cargo test --release --locked --features vulkan --test "$file" -- "$@" \
+    # Commands put all layers on the device by themselves. Without F16, all but the attention of several rows is in F32.
+    GGML_VK_DISABLE_F16=1 CHASKI_TEST_GPU_LAYERS=${layers#all} \
+        cargo test --release --locked --features vulkan --test "$file" -- --test-threads 1 "$@" \
         >"$work/out" 2>"$work/err" </dev/null || status=$?
     passed=$(sed -n 's/^test result:.* \([0-9]*\) passed.*/\1/p' "$work/out")
     failed=$(sed -n 's/^test result:.* \([0-9]*\) failed.*/\1/p' "$work/out")
@@ -132,13 +147,26 @@ check() {
         fail "$name, layers on the device: $layers"
     fi
 }
-# The models of these tests are F32 and have two blocks.
+# The models of these tests are F32 or Q8_0 and have two blocks. With half of the layers, lavapipe gets one test of each kind.
 for layers in 99 2 0; do
-    check "$layers" 'trees, rollback, states, drafted text = plain text (`tests/tiny_model`)' tiny_model
-    check "$layers" 'many texts in one batch (`tests/batching.rs`)' batching
+    kinds='' batches=''
+    if [ "$layers" = 2 ] && [ -z "$device" ]; then
+        kinds='drafted_text_is_plain_text engine::a_session hundreds_of_random_steps tree_logits states::a_state_that'
+        batches='drafted_texts prompt_may'
+    fi
+    # shellcheck disable=SC2086 # filters are words
+    check "$layers" 'trees, rollback, states, drafted text = plain text (`tests/tiny_model`)' tiny_model $kinds
+    # shellcheck disable=SC2086
+    check "$layers" 'many texts in one batch (`tests/batching.rs`)' batching $batches
 done
+# Each test of commands starts the program several times, so lavapipe gets a part of them.
+commands='answers:: batch:: chat:: draft_model:: devices:: errors:: exact:: prompt_cache:: supervisor::compiled tune:: variables::'
+[ -n "$device" ] || commands='answers::every_drafter answers::text_goes batch::lines_are batch::parameters chat::a_session_goes
+    chat::the_first devices:: draft_model::a_draft_model draft_model::what_cannot errors::
+    prompt_cache::what_was supervisor::compiled tune::mistakes variables::issue_13_8_a_mistake'
+# shellcheck disable=SC2086 # filters are words
 check all 'commands: answers, batches, chats, draft models, errors, prompt cache, tuning, flags (a part of `tests/cli`)' cli \
-    answers:: batch:: chat:: draft_model:: errors:: prompt_cache:: tune:: variables::
+    $commands
 
 printf '\n%s\n\n' "## A quantized model: $(basename "$model")"
 printf '%s\n' 'Text: the first 8 digits of its sha256; 32 tokens, greedy. It may differ with drafts: a GPU build is exact only with `-ngl 0`.' '' \
@@ -169,6 +197,9 @@ for layers in 0 "$half" all; do
     printf '| %s | %s | %s | %s | %s | %s |\n' "$layers" "$buffers" "$plain" "$sum" "$plain_rate" "$rate"
 done
 
+chaski run -m "$model" -p Hello -n 4 --no-stdin --no-learn -ngl all --exact && fail "--exact -ngl all is not refused"
+grep -q 'hint: use -ngl 0' "$work/err" || fail "--exact -ngl all: no hint"
+
 for layers in all "$half"; do
     printf '\n%s\n\n' "## Cost of n rows, \`-ngl $layers\`"
     chaski bench --curve --widths 1,2,3,4,5,6,7,8,9,10,12,16,24,32 --depth 64 -r 3 -m "$model" -ngl "$layers" || fail "chaski bench --curve -ngl $layers"
@@ -177,5 +208,15 @@ done
 printf '\n%s\n\n' '## chaski tune, `-ngl all`'
 chaski tune -m "$model" -ngl all --budget 60 || fail "chaski tune"
 cat "$work/out"
-printf '\nAll of this took %s s, the build included.\n' "$SECONDS"
+if [ "$model" != "$real" ]; then
+    printf '\n%s\n\n' "## A short answer of $(basename "$real")"
+    printf '%s\n' '6 tokens, greedy, without drafts, after a prompt of a few tokens.' '' '| -ngl | text | seconds |' '|---|---|---:|'
+    for layers in 0 15 all; do
+        started=$SECONDS
+        chaski run -m "$real" --raw -p 'One, two, three,' -n 6 --temp 0 --drafter none --no-stdin --no-learn --no-prompt-cache -ngl "$layers" ||
+            fail "chaski run -ngl $layers"
+        printf '| %s | %s | %s |\n' "$layers" "$(tr '\n' ' ' <"$work/out")" "$((SECONDS - started))"
+    done
+fi
+printf '\nCompiled shaders at the end: %s. All of this took %s s, the build included.\n' "$(shaders)" "$SECONDS"
 [ "$failures" = 0 ] || die "$failures checks failed"

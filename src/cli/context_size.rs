@@ -9,7 +9,7 @@ use indicatif::HumanBytes;
 use crate::available::available;
 use crate::cli::args::{ContextSize, EngineArgs, GpuLayers};
 use crate::cli::failure::{ExitCode, Failure};
-use crate::cli::gpu_layers;
+use crate::cli::gpu_layers::{self, GpuMemory};
 use crate::cli::kernels::memory_kernels;
 use crate::cli::output::stderr_line;
 use crate::cli::settings::key;
@@ -85,11 +85,6 @@ fn fitting(
     let is_trained = args.ctx_size == Some(ContextSize::Trained) && picked_by == PickedBy::Text;
     let wanted = if is_trained { known.map(ContextSize::Positions) } else { args.ctx_size };
     let given = match wanted {
-        Some(ContextSize::Auto) if may_use_gpu => {
-            return Err(Failure::usage("-c auto works on the CPU only, and this build uses a GPU")
-                .about("ctx-size")
-                .with_hint("give a number, as in -c 4096, or use -ngl 0"));
-        }
         Some(ContextSize::Auto) => None,
         Some(ContextSize::Positions(n)) => Some(n),
         // No context is longer than the model's trained length.
@@ -106,14 +101,28 @@ fn fitting(
     }
     let draft_model = draft.map(shape_of).transpose()?.map(Box::new);
     let shape = ModelShape { draft_model, ..shape_of(gguf)? };
-    // Without -c, the layers are chosen before the length of the context is known.
-    let n_planned = match wanted {
-        Some(_) => given.unwrap_or(n_least),
-        None => n_least.max(planned(picked_by)).min(known.unwrap_or(usize::MAX)),
-    };
     if may_use_gpu {
-        put_on_gpu(args, &shape, n_planned, config)?;
-        return unchecked(wanted);
+        // If no number is given, the layers are chosen before the size of the context is known.
+        let n_typical = n_least.max(planned(picked_by)).min(known.unwrap_or(usize::MAX));
+        let n_planned = wanted.and_then(ContextSize::number).unwrap_or(n_typical);
+        let chosen = choose_layers(args, &shape, n_planned, config);
+        if args.n_gpu_layers() == GpuLayers::Auto && matches!(chosen, Ok(Some(0))) {
+            // The CPU has other defaults.
+            let args = EngineArgs { n_gpu_layers: Some(GpuLayers::Number(0)), ..args.clone() };
+            config.settings = crate::cli::settings::settings(&args)?;
+            return fitting(&args, gguf, draft, config, n_least, picked_by);
+        }
+        let checked = chosen.and_then(|n| check_beside_gpu(args, &shape, n_planned, config, n).map(|()| n));
+        return match (wanted, checked) {
+            (Some(ContextSize::Auto), checked) => most_beside_gpu(&shape, checked?, &config.settings).map(Some),
+            (_, Err(_)) if is_trained && !args.no_memory_check => {
+                let n_gpu_layers = choose_layers(args, &shape, n_typical.min(planned(picked_by)), config)?;
+                let most = most_beside_gpu(&shape, n_gpu_layers, &config.settings)?;
+                tell_shorter(n_planned, most);
+                Ok(Some(most))
+            }
+            (_, checked) => checked.map_err(|failure| failure.about("ctx-size")).and_then(|_| unchecked(wanted)),
+        };
     }
     let Some(available) = available() else { return unchecked(wanted) };
     config.shape = Some(shape.clone());
@@ -138,24 +147,57 @@ fn fitting(
     }
 }
 
-/// Chooses the layers for the GPU, for a context of `n_ctx` tokens, and checks that the others fit into memory. The engine
-/// checks nothing then: it does not know the memory of a GPU.
-fn put_on_gpu(args: &EngineArgs, shape: &ModelShape, n_ctx: usize, config: &mut EngineConfig) -> Result<(), Failure> {
+/// Chooses the layers for the GPU, for a context of `n_ctx` tokens.
+fn choose_layers(
+    args: &EngineArgs,
+    shape: &ModelShape,
+    n_ctx: usize,
+    config: &mut EngineConfig,
+) -> Result<Option<u32>, Failure> {
     let settings = *config.settings.at(n_ctx);
     let n_gpu_layers = gpu_layers::choose(&args.model, args.n_gpu_layers(), shape, n_ctx, &settings)?;
-    if args.n_gpu_layers() == GpuLayers::Auto
-        && let Some(n) = n_gpu_layers
-    {
+    if args.n_gpu_layers() == GpuLayers::Auto {
         for model in [Some(&mut config.model), config.draft_model.as_mut()].into_iter().flatten() {
-            model.n_gpu_layers = Some(n);
+            model.n_gpu_layers = n_gpu_layers;
         }
+        let layers = n_gpu_layers.map_or(GpuLayers::Auto, GpuLayers::Number);
         let curves = config.curves.take();
-        config.curves = curves.map(|(folder, _)| (folder, key(&args.model, GpuLayers::Number(n))));
+        config.curves = curves.map(|(folder, _)| (folder, key(&args.model, layers)));
     }
+    Ok(n_gpu_layers)
+}
+
+/// Checks that the layers on the CPU fit into memory. The engine checks nothing then: it does not know the memory of a GPU.
+fn check_beside_gpu(
+    args: &EngineArgs,
+    shape: &ModelShape,
+    n_ctx: usize,
+    config: &EngineConfig,
+    n_gpu_layers: Option<u32>,
+) -> Result<(), Failure> {
     if args.no_memory_check {
         return Ok(());
     }
-    check_now(&args.model, shape, n_ctx, &settings, n_gpu_layers)
+    check_now(&args.model, shape, n_ctx, config.settings.at(n_ctx), n_gpu_layers)
+}
+
+/// The largest context that fits beside the model, with these layers on the GPU.
+fn most_beside_gpu(
+    shape: &ModelShape,
+    n_gpu_layers: Option<u32>,
+    settings: &BySpan<Settings>,
+) -> Result<usize, Failure> {
+    let (Some(gpu), Some(machine)) = (GpuMemory::now(), available()) else {
+        return Err(Failure::new("cannot find out how much memory is available for the context")
+            .about("ctx-size")
+            .with_hint("give a number, as in -c 4096"));
+    };
+    let n_layers = n_gpu_layers.map_or(usize::MAX, |n| n as usize);
+    gpu.most_positions(shape, n_layers, &settings.long, machine).ok_or_else(|| {
+        Failure::new(format!("no context fits: {} of GPU memory are free", HumanBytes(gpu.available)))
+            .with_code(ExitCode::NotEnoughMemory)
+            .with_hint("put fewer layers on the GPU (-ngl), or use -ngl 0")
+    })
 }
 
 /// For `-c 0`, the largest context that fits, with a notice: the flag gives no number, so it does not fail.
@@ -168,11 +210,15 @@ fn trained_as_fits(
 ) -> Result<usize, Failure> {
     let most = shape.most_positions(available, &settings.long);
     let most = most.ok_or_else(|| refusal(&args.model, shape, LEAST_N_CTX, &settings.long, available))?;
+    tell_shorter(n_trained, most);
+    Ok(most)
+}
+
+fn tell_shorter(n_trained: usize, most: usize) {
     stderr_line(&format!(
         "notice: the model was trained for a context of {n_trained} tokens, but only {most} fit into memory: using \
          -c {most}"
     ));
-    Ok(most)
 }
 
 /// Warns about a context longer than the trained length: text gets worse there. Fails if the model cannot take more.

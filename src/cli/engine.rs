@@ -87,11 +87,12 @@ pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
     })
 }
 
-/// Confines this thread, and the threads it starts, to the sandbox. They may write to the cache, the learned state and
-/// `writable`.
+/// Confines this thread, and the threads it starts, to the sandbox. They may write to the cache, the learned state, compiled
+/// shaders and `writable`.
 pub fn confine(args: &EngineArgs, config: &EngineConfig, writable: &[Option<PathBuf>]) {
     let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
-    let writable = [cache_folder(), learned].into_iter().chain(writable.iter().cloned());
+    let shaders = sandbox::shader_caches(config.model.n_gpu_layers);
+    let writable = [cache_folder(), learned].into_iter().chain(shaders).chain(writable.iter().cloned());
     sandbox::confine(args.sandbox, writable, args.verbose);
 }
 

@@ -50,11 +50,29 @@ impl GpuMemory {
     #[must_use]
     pub fn most_layers(&self, shape: &ModelShape, n_ctx: usize, settings: &Settings) -> usize {
         let most = shape.most_gpu_layers(n_ctx, settings, self.available);
-        let fits = |n: &usize| {
-            let split = shape.split(n_ctx, settings, *n);
-            split.gpu.total().saturating_add(split.cpu.total()) <= self.available
-        };
+        let fits = |n: &usize| self.holds(&shape.split(n_ctx, settings, *n));
         if self.is_shared { (1..=most).rev().find(fits).unwrap_or(0) } else { most }
+    }
+
+    /// The largest context with which `n_layers` fit here, and the other layers into `machine` bytes.
+    #[must_use]
+    pub fn most_positions(
+        &self,
+        shape: &ModelShape,
+        n_layers: usize,
+        settings: &Settings,
+        machine: u64,
+    ) -> Option<usize> {
+        shape.most_positions_that(|n_ctx| {
+            let split = shape.split(n_ctx, settings, n_layers);
+            self.holds(&split) && split.cpu.total() <= machine
+        })
+    }
+
+    /// Whether the layers on the GPU fit; in shared memory, those on the CPU with them.
+    fn holds(&self, split: &Split) -> bool {
+        let beside = if self.is_shared { split.cpu.total() } else { 0 };
+        split.gpu.total().saturating_add(beside) <= self.available
     }
 }
 
@@ -126,7 +144,7 @@ mod tests {
 
     fn gpu(kind: DeviceKind, total_bytes: u64, free_bytes: u64) -> Device {
         let name = || "Vulkan0".to_owned();
-        Device { name: name(), description: name(), backend: name(), kind, total_bytes, free_bytes }
+        Device { name: name(), description: name(), backend: name(), id: None, kind, total_bytes, free_bytes }
     }
 
     /// 32 layers of 100 MB and an output of 200 MB.
@@ -189,5 +207,20 @@ mod tests {
         let split = model().split(4096, &SETTINGS, 33);
         let tight = GpuMemory { available: split.cpu.total() + split.gpu.total() - 1, is_shared: true };
         assert!(tight.most_layers(&model(), 4096, &SETTINGS) < 33);
+    }
+
+    #[test]
+    fn the_largest_context_fits_on_both_sides() {
+        let split = |n_ctx| model().split(n_ctx, &SETTINGS, 20);
+        let (gpu, cpu) = (split(2048).gpu.total(), split(2048).cpu.total());
+        let most = |available, is_shared, machine| {
+            GpuMemory { available, is_shared }.most_positions(&model(), 20, &SETTINGS, machine)
+        };
+        assert_eq!(most(u64::MAX, false, u64::MAX), Some(8192), "as trained");
+        assert_eq!(most(gpu, false, u64::MAX), Some(2048));
+        assert_eq!(most(u64::MAX, false, cpu), Some(2048));
+        assert_eq!(most(gpu + cpu, true, u64::MAX), Some(2048));
+        assert!(most(gpu + cpu - 1, true, u64::MAX) < Some(2048));
+        assert_eq!(most(0, false, u64::MAX), None);
     }
 }

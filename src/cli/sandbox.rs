@@ -5,12 +5,22 @@
 //! is best effort: if the kernel lacks a feature, chaski runs without it, and `-v` says so. Reading is not restricted,
 //! because models, adapters and drivers can be anywhere. Files that are already open stay usable.
 
+use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::Args as ClapArgs;
 
+use crate::cli::folders;
 use crate::cli::output::stderr_line;
 use crate::store::private;
+
+/// Environment variables for the folder in which a driver keeps compiled shaders: Mesa's, NVIDIA's for Vulkan and for CUDA, AMD's.
+const SHADER_CACHES: [&str; 4] =
+    ["MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "CUDA_CACHE_PATH", "AMD_SHADER_DISK_CACHE_PATH"];
+
+/// Whether this build has a back end whose drivers compile shaders.
+const HAS_DRIVER: bool = cfg!(any(feature = "vulkan", feature = "cuda"));
 
 /// The flag `--no-sandbox`.
 #[derive(Clone, Copy, Debug, ClapArgs)]
@@ -27,6 +37,22 @@ pub struct SandboxArgs {
 #[must_use]
 pub fn folder_of(file: &Path) -> PathBuf {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// In a build for a GPU, makes the driver in `worker` keep compiled shaders in chaski's cache, unless a variable names another
+/// folder. The usual folders stay closed to the engine: other programs load code from them.
+pub fn keep_shaders(worker: &mut Command) {
+    let Some(folder) = folders::cache().map(|cache| cache.join("shaders")).filter(|_| HAS_DRIVER) else { return };
+    for name in SHADER_CACHES.into_iter().filter(|name| env::var_os(name).is_none_or(|value| value.is_empty())) {
+        worker.env(name, &folder);
+    }
+}
+
+/// The folders of compiled shaders that the variables name, if a GPU computes any layers.
+pub fn shader_caches(n_gpu_layers: Option<u32>) -> impl Iterator<Item = Option<PathBuf>> {
+    let is_used = HAS_DRIVER && n_gpu_layers != Some(0);
+    let named = |name| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    SHADER_CACHES.into_iter().filter(move |_| is_used).map(named)
 }
 
 /// Confines this thread and every thread it starts from now on. `writable` are folders that stay writable; missing ones

@@ -14,7 +14,7 @@ use crate::cli::gpu_layers;
 use crate::cli::interrupt;
 use crate::cli::kernels;
 use crate::cli::output::{Bars, stderr_line, write_stdout};
-use crate::cli::sandbox::{SandboxArgs, confine};
+use crate::cli::sandbox::{SandboxArgs, confine, shader_caches};
 use crate::cli::settings::{self, default_settings, key, thread_counts, tuned_folder};
 use crate::cost::lower_median;
 use crate::gguf::Gguf;
@@ -104,7 +104,8 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         stderr_line(if was_there { "the tuned settings are deleted" } else { "there were no tuned settings" });
         return Ok(ExitCode::Success);
     }
-    confine(args.sandbox, [Some(cache.clone())], args.verbose);
+    let shaders = shader_caches(args.n_gpu_layers().number());
+    confine(args.sandbox, [Some(cache.clone())].into_iter().chain(shaders), args.verbose);
     let default = default_settings(args.n_gpu_layers());
     let shape = context_size::shape_of(&gguf)?;
     let on_gpu = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_long(&gguf), &default)?;

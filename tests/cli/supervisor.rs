@@ -167,6 +167,26 @@ fn the_engine_is_in_a_sandbox() {
     running.finish().succeeds();
 }
 
+/// In a build for a GPU, the driver keeps its shaders where the sandbox allows it; a folder that the user names is used.
+#[test]
+fn compiled_shaders_have_a_folder() {
+    const NAMES: [&str; 2] = ["MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"];
+    let place = Workplace::new();
+    let named = place.path("shaders");
+    let mut command = place.run_command(&ENDLESS);
+    let running = Running::start(command.env(NAMES[0], &named).env_remove(NAMES[1]));
+    running.wait_for_text();
+    let environment = fs::read(format!("/proc/{}/environ", running.worker())).unwrap();
+    let value = |name: &str| {
+        let mut variables = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(PathBuf::from))
+    };
+    let own = cfg!(any(feature = "vulkan", feature = "cuda")).then(|| place.path("cache/chaski/shaders"));
+    assert_eq!(NAMES.map(value), [Some(named), own]);
+    running.signal("INT");
+    assert_eq!(running.finish().code, Some(130));
+}
+
 #[test]
 fn what_a_sandboxed_engine_keeps_is_kept() {
     let place = Workplace::new();

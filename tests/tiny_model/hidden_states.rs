@@ -7,6 +7,7 @@ use std::rc::Rc;
 use chaski::gguf::Gguf;
 use chaski::llama::hidden::{LastState, TargetMatrices};
 
+use super::support::on_gpu;
 use super::support::tiny::{Arch, TinyOptions};
 use super::*;
 
@@ -23,7 +24,8 @@ fn through_the_head(matrices: &TargetMatrices, state: &[f32]) -> Vec<f32> {
 #[test]
 fn a_session_keeps_the_state_behind_each_root() {
     let archs = [Arch::Llama, Arch::Gemma3, Arch::Mamba, Arch::Mamba2, Arch::GraniteHybrid];
-    for arch in archs {
+    let (n_archs, n_rounds) = (n_cases(5, 3), n_cases(30, 6));
+    for arch in archs.into_iter().take(n_archs) {
         let bytes = tiny::tiny(&TinyOptions { seed: 3, arch, ..TinyOptions::default() });
         let matrices =
             TargetMatrices::new(vec![Gguf::from_bytes(bytes.clone(), "tiny.gguf".as_ref()).unwrap()]).unwrap();
@@ -33,8 +35,8 @@ fn a_session_keeps_the_state_behind_each_root() {
             with.keep_states(model, Rc::clone(&cell)).unwrap();
             let mut dice = Dice(9);
             let mut text: Vec<Token> = (0..40).map(|_| dice.token()).collect();
-            for round in 0..30 {
-                if round == 20 {
+            for round in 0..n_rounds {
+                if round == n_rounds / 3 * 2 {
                     text.truncate(10);
                 }
                 let root = dice.token();
@@ -48,7 +50,12 @@ fn a_session_keeps_the_state_behind_each_root() {
                     session.verify(&tree).unwrap();
                 }
                 for node in tree.nodes() {
-                    assert!(with.logits(node) == without.logits(node), "{arch:?}, round {round}: the same bits");
+                    let difference = greatest_difference(with.logits(node), without.logits(node));
+                    // On a GPU, the state as an output leaves fewer operations to be fused.
+                    assert!(
+                        difference == 0.0 || on_gpu() && difference < 1e-4,
+                        "{arch:?}, round {round}: {difference}"
+                    );
                 }
                 for node in tree.nodes() {
                     let state = with.hidden_state(node).expect("each verified row has a state");

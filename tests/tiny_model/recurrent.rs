@@ -4,8 +4,13 @@
 use std::ops::ControlFlow;
 
 use super::support::loop_parts::{Dice, flat_curve};
+use super::support::sampled::{Comparisons, rounding};
 use super::support::tiny::{Arch, TinyOptions, tiny};
-use super::{Draws as _, generate, greatest_difference, plain_logits, prompt, samplings, session, sync, with_model};
+use super::support::{is_few, n_cases, on_gpu};
+use super::{
+    Draws as _, generate, generate_sampled, greatest_difference, plain_logits, prompt, samplings, session, sync,
+    with_model,
+};
 use chaski::accept::{Greedy, argmax};
 use chaski::cost::{CostCurve, time_of};
 use chaski::draft::aded::Aded;
@@ -22,22 +27,23 @@ use chaski::tree::{NodeId, TokenTree};
 
 const ARCHITECTURES: [Arch; 4] = [Arch::Mamba, Arch::Mamba2, Arch::Lfm2, Arch::GraniteHybrid];
 
-/// Calls `test` with a model of each architecture, in F32 and in Q8_0.
+/// Calls `test` with a model of each architecture, in F32 and in Q8_0. The few are one that loses tokens and one that does not.
 fn with_each(seed: u64, mut test: impl FnMut(&str, &Model)) {
-    for arch in ARCHITECTURES {
-        for is_quantized in [false, true] {
-            let bytes = tiny(&TinyOptions { seed, arch, is_quantized, ..TinyOptions::default() });
-            with_model(&bytes, |model| {
-                assert!(model.is_recurrent());
-                test(&format!("{arch:?}, quantized: {is_quantized}"), model);
-            });
-        }
+    let all = ARCHITECTURES.into_iter().flat_map(|arch| [(arch, false), (arch, true)]);
+    let few = [(Arch::Mamba, false), (Arch::Lfm2, true)];
+    let models: Vec<(Arch, bool)> = if is_few() { few.to_vec() } else { all.collect() };
+    for (arch, is_quantized) in models {
+        let bytes = tiny(&TinyOptions { seed, arch, is_quantized, ..TinyOptions::default() });
+        with_model(&bytes, |model| {
+            assert!(model.is_recurrent());
+            test(&format!("{arch:?}, quantized: {is_quantized}"), model);
+        });
     }
 }
 
-/// The greatest difference that rounding may make: none with our kernels, which compute each row alone.
+/// The greatest difference that rounding may make: none with our kernels on the CPU, which compute each row alone.
 fn bound() -> f32 {
-    if matches!(kernels::in_use(), Ok(Some(_))) { 0.0 } else { 1e-3 }
+    if matches!(kernels::in_use(), Ok(Some(_))) && !on_gpu() { 0.0 } else { rounding(1e-3) }
 }
 
 fn chain(root: Token, drafted: &[Token]) -> TokenTree {
@@ -53,7 +59,7 @@ fn a_chain_gives_the_logits_of_single_steps() {
     with_each(3, |name, model| {
         let mut dice = Dice(1);
         let (mut chained, mut plain) = (session(model, 512), session(model, 512));
-        for round in 0..6 {
+        for round in 0..n_cases(6, 1) {
             let prefix: Vec<Token> = (0..1 + dice.roll(40)).map(|_| dice.token()).collect();
             let tokens: Vec<Token> = (0..2 + dice.roll(40)).map(|_| dice.token()).collect();
             sync(&mut plain, &prefix);
@@ -78,7 +84,7 @@ fn hundreds_of_random_chains_leave_no_trace() {
         let mut text = prompt();
         sync(&mut target, &text[..text.len() - 1]);
         let (mut n_redone, mut n_cut) = (0, 0);
-        for step in 0..300 {
+        for step in 0..n_cases(300, 60) {
             let most = target.limits().max_nodes.min(20) - 1;
             let drafted: Vec<Token> = (0..dice.roll(most + 1)).map(|_| dice.token()).collect();
             let tree = chain(*text.last().unwrap(), &drafted);
@@ -133,8 +139,8 @@ fn hundreds_of_random_chains_leave_no_trace() {
             }
         }
         match target.loses_tokens() {
-            true => assert!(n_redone > 100, "{name}: {n_redone}"),
-            false => assert!(n_redone == 0 && n_cut > 30, "{name}: {n_redone} {n_cut}"),
+            true => assert!(n_redone > n_cases(100, 15), "{name}: {n_redone}"),
+            false => assert!(n_redone == 0 && n_cut > n_cases(30, 5), "{name}: {n_redone} {n_cut}"),
         }
     });
 }
@@ -163,18 +169,17 @@ impl Drafter for Wild<'_> {
 
 #[test]
 fn drafted_text_is_plain_text() {
-    for seed in [3, 5] {
+    for seed in [3, 5].into_iter().take(n_cases(2, 1)) {
         with_each(seed, |name, model| {
-            let mut target = session(model, 2048);
-            let mut counts = [(0, 0); 3];
+            let (mut target, n_tokens) = (session(model, 2048), n_cases(200, 40));
+            let (mut counts, mut compared) = ([(0, 0); 3], Comparisons::default());
             for (n, sampling) in samplings().into_iter().enumerate() {
                 let text = |target: &mut Session<'_>, drafter: &mut dyn Drafter, schedule| {
-                    let mut sampler = sampler(&sampling, model, &prompt());
-                    generate(target, drafter, schedule, sampler.as_mut(), 200)
+                    generate_sampled(target, drafter, schedule, sampler(&sampling, model, &prompt()), n_tokens)
                 };
                 let (plain, stats) = text(&mut target, &mut NoDraft, Schedule::everything(CostCurve::default()));
-                assert_eq!((stats.n_steps, stats.n_drafted), (200, 0));
-                let whole = [&prompt()[..], &plain].concat();
+                assert_eq!((stats.n_steps, stats.n_drafted), (n_tokens, 0));
+                let whole = [&prompt()[..], &plain.tokens].concat();
                 let cost_aware = || Schedule::cost_aware(flat_curve()).with_redone_tokens(true);
                 let drafters = [
                     ("auto", Box::new(Auto::default()) as Box<dyn Drafter>, cost_aware()),
@@ -183,9 +188,14 @@ fn drafted_text_is_plain_text() {
                 ];
                 for ((kind, mut drafter, schedule), (n_accepted, n_rejected)) in drafters.into_iter().zip(&mut counts) {
                     let (drafted, stats) = text(&mut target, drafter.as_mut(), schedule);
-                    assert_eq!(drafted, plain, "{name}, seed {seed}, {kind}, sampling {n}");
+                    let what = format!("{name}, seed {seed}, {kind}, sampling {n}");
+                    let comparison = drafted.compare(&plain, &what);
+                    compared.add(comparison);
                     *n_accepted += stats.n_accepted;
                     *n_rejected += stats.n_drafted - stats.n_accepted;
+                    if !comparison.is_same {
+                        continue;
+                    }
                     // What is in the cache is the text: a chat goes on from it.
                     let next: Vec<Token> = [&whole[..], &[Token(300), Token(310)]].concat();
                     let mut n_cached = None;
@@ -205,7 +215,10 @@ fn drafted_text_is_plain_text() {
                     }
                 }
             }
-            let drafts_both = counts.iter().all(|&(n_accepted, n_rejected)| n_accepted > 20 && n_rejected > 20);
+            compared.check();
+            // Short texts repeat too little for `auto` and `aded`.
+            let (least, counted) = if is_few() { (5, &counts[2..]) } else { (20, &counts[..]) };
+            let drafts_both = counted.iter().all(|&(n_accepted, n_rejected)| n_accepted > least && n_rejected > least);
             assert!(drafts_both, "{name}, seed {seed}, accepted and rejected: {counts:?}");
         });
     }
@@ -244,7 +257,7 @@ fn only_chains_are_verified_and_what_is_lost_is_decoded_again() {
         assert_eq!(target.n_lost(), 0);
         // However often drafts are rejected, a batch has at most 64 rows.
         let mut n_lost = Vec::new();
-        for _ in 0..200 {
+        for _ in 0..n_cases(200, 20) {
             let n_drafted = target.limits().max_nodes - 1;
             target.verify(&chain(Token(300), &vec![Token(301); n_drafted])).unwrap();
             target.keep(&path(n_drafted.clamp(1, 7))).unwrap();

@@ -211,14 +211,18 @@ impl ModelShape {
     /// model was trained on. `None` if not even one step fits.
     #[must_use]
     pub fn most_positions(&self, n_available: u64, settings: &Settings) -> Option<usize> {
-        let fits = |n_ctx: &usize| self.estimate(*n_ctx, settings).total() <= n_available;
+        self.most_positions_that(|n_ctx| self.estimate(n_ctx, settings).total() <= n_available)
+    }
+
+    /// The same for any memory. `fits` tells whether a context of a size fits.
+    pub fn most_positions_that(&self, fits: impl Fn(usize) -> bool) -> Option<usize> {
         // Memory grows with the context, so bisect for the last step that fits.
         let n_steps = self.n_ctx_train.div_ceil(N_CTX_STEP);
         let n_ctx = |step: usize| (step * N_CTX_STEP).min(self.n_ctx_train);
         let (mut fitting, mut beyond) = (0, n_steps + 1);
         while beyond - fitting > 1 {
             let middle = fitting.midpoint(beyond);
-            if fits(&n_ctx(middle)) { fitting = middle } else { beyond = middle }
+            if fits(n_ctx(middle)) { fitting = middle } else { beyond = middle }
         }
         (fitting > 0).then(|| n_ctx(fitting))
     }

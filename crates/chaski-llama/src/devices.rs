@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
+
 /// A device that can compute layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -12,6 +13,8 @@ pub struct Device {
     pub description: String,
     /// The back end, such as `CPU`, `Vulkan`, `Metal` or `CUDA`.
     pub backend: String,
+    /// The hardware's address, such as `0000:01:00.0`, if the back end knows it. Two back ends can see the same hardware.
+    pub id: Option<String>,
     /// What it is.
     pub kind: DeviceKind,
     /// Bytes of its memory; 0 if the back end does not know.
@@ -65,12 +68,17 @@ pub fn devices() -> Vec<Device> {
     list_llama_ggml_backend_devices().into_iter().map(Device::from).collect()
 }
 
-/// The GPUs among `devices` that llama.cpp offloads to: those with memory of their own or, if there are none, the integrated
-/// ones of the first one's back end.
+/// The GPUs among `devices` that llama.cpp offloads to: those with memory of their own, each once, or, if there are none, the
+/// integrated ones of the first one's back end.
 #[must_use]
 pub fn offload_targets(devices: &[Device]) -> Vec<&Device> {
     let of_kind = |kind| devices.iter().filter(move |device| device.kind == kind);
-    let gpus: Vec<&Device> = of_kind(DeviceKind::Gpu).collect();
+    let mut gpus: Vec<&Device> = Vec::new();
+    for gpu in of_kind(DeviceKind::Gpu) {
+        if gpu.id.is_none() || gpus.iter().all(|seen| seen.id != gpu.id) {
+            gpus.push(gpu);
+        }
+    }
     if !gpus.is_empty() {
         return gpus;
     }
@@ -91,6 +99,7 @@ impl From<LlamaBackendDevice> for Device {
             LlamaBackendDeviceType::Accelerator | LlamaBackendDeviceType::Unknown => DeviceKind::Accelerator,
         };
         Device {
+            id: hardware_id(device.index),
             name: device.name,
             description: device.description,
             backend: device.backend,
@@ -101,13 +110,26 @@ impl From<LlamaBackendDevice> for Device {
     }
 }
 
+/// The address of the hardware behind ggml's device `index`.
+#[expect(unsafe_code, reason = "the safe bindings leave it out")]
+fn hardware_id(index: usize) -> Option<String> {
+    // SAFETY: the index comes from ggml's list, which only grows. ggml fills in the properties, and its strings are static or
+    // live as long as the device.
+    let id = unsafe {
+        let mut properties = std::mem::zeroed();
+        llama_cpp_sys_2::ggml_backend_dev_get_props(llama_cpp_sys_2::ggml_backend_dev_get(index), &raw mut properties);
+        (!properties.device_id.is_null()).then(|| CStr::from_ptr(properties.device_id))
+    };
+    id.map(|id| id.to_string_lossy().into_owned()).filter(|id| !id.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn device(name: &str, backend: &str, kind: DeviceKind) -> Device {
         let (name, backend) = (name.to_owned(), backend.to_owned());
-        Device { name, description: String::new(), backend, kind, total_bytes: 1, free_bytes: 1 }
+        Device { name, description: String::new(), backend, id: None, kind, total_bytes: 1, free_bytes: 1 }
     }
 
     #[test]
@@ -123,6 +145,11 @@ mod tests {
         assert_eq!(names(&[&cpu]), [""; 0]);
         assert_eq!(names(&[&integrated, &again, &cpu]), ["Vulkan0"]);
         assert_eq!(names(&[&integrated, &gpu, &gpu, &cpu]), ["Vulkan1", "Vulkan1"]);
+        // Two back ends see one GPU.
+        let at = |device: &Device, id: &str| Device { id: Some(id.to_owned()), ..device.clone() };
+        let cuda = |id| at(&device("CUDA0", "CUDA", DeviceKind::Gpu), id);
+        assert_eq!(names(&[&cuda("01:00"), &at(&gpu, "01:00"), &gpu]), ["CUDA0", "Vulkan1"]);
+        assert_eq!(names(&[&cuda("01:00"), &at(&gpu, "02:00")]), ["CUDA0", "Vulkan1"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::batch::supervise::crash;
 use crate::cli::failure::{ExitCode, Failure};
 use crate::cli::interrupt;
 use crate::cli::output::{expect_text_of_others, stderr_line};
+use crate::cli::sandbox;
 use crate::cli::supervisor::CrashMessage;
 use crate::llama::crash_message;
 
@@ -101,6 +102,7 @@ pub fn spawn(command: &mut Command) -> io::Result<(Child, CrashMessage)> {
     if ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"].iter().all(|name| env::var_os(name).is_none()) {
         command.env("GOMP_SPINCOUNT", SPINS);
     }
+    sandbox::keep_shaders(command);
     Ok((command.spawn()?, CrashMessage { heard: Some(heard) }))
 }
 
