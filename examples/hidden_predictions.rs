@@ -31,6 +31,9 @@ const N_DEPTHS: usize = 6;
 
 type Answer = (Vec<Token>, Vec<LoggedToken>);
 
+/// For each emitted token and each depth, the likeliest tokens and their probabilities.
+type Rows = Vec<Vec<Vec<(i32, f32)>>>;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, hidden, log, prompts, traces, predictions] = arguments.as_slice() else {
@@ -87,9 +90,9 @@ fn answers(log: &Path) -> Result<BTreeMap<u64, Answer>, Box<dyn Error>> {
     Ok(answers)
 }
 
-/// For each emitted token and each depth, the likeliest tokens. Nothing is predicted before the first token: the state of
+/// The predictions along an answer. Nothing is predicted before the first token: the state of
 /// the prompt is not in the log.
-fn predict(net: &mut HiddenNet, said: &[LoggedToken]) -> Result<Vec<Vec<Vec<(i32, f32)>>>, Box<dyn Error>> {
+fn predict(net: &mut HiddenNet, said: &[LoggedToken]) -> Result<Rows, Box<dyn Error>> {
     let mut rows = vec![Vec::new(); said.len()];
     let mut states: Vec<Vec<f32>> =
         said.iter().map(|said| said.state.iter().map(|number| number.to_f32()).collect()).collect();
