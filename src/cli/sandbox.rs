@@ -242,7 +242,7 @@ mod tests {
         let mesa = ["", "_db", "_sf"].map(|end| format!("/home/a/.cache/mesa_shader_cache{end}"));
         let expected: Vec<PathBuf> = mesa.iter().map(PathBuf::from).chain(["/c".into()]).collect();
         assert_eq!(named_caches(set), expected);
-        assert_eq!(shader_caches(Some(0)), [PathBuf::new(); 0]);
+        assert!(shader_caches(Some(0)).is_empty());
     }
 
     #[test]
