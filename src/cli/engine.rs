@@ -92,7 +92,8 @@ pub fn engine_config(args: &EngineArgs) -> Result<EngineConfig, Failure> {
 pub fn confine(args: &EngineArgs, config: &EngineConfig, writable: &[Option<PathBuf>]) {
     let learned = config.drafters.learned.as_ref().map(|(folder, _)| folder.clone());
     let shaders = sandbox::shader_caches(config.model.n_gpu_layers);
-    let writable = [cache_folder(), learned].into_iter().chain(shaders).chain(writable.iter().cloned());
+    let writable =
+        [cache_folder(), learned].into_iter().chain(shaders.into_iter().map(Some)).chain(writable.iter().cloned());
     sandbox::confine(args.sandbox, writable, args.verbose);
 }
 

@@ -6,6 +6,7 @@
 //! because models, adapters and drivers can be anywhere. Files that are already open stay usable.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,9 +16,14 @@ use crate::cli::folders;
 use crate::cli::output::stderr_line;
 use crate::store::private;
 
-/// Environment variables for the folder in which a driver keeps compiled shaders: Mesa's, NVIDIA's for Vulkan and for CUDA, AMD's.
-const SHADER_CACHES: [&str; 4] =
-    ["MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "CUDA_CACHE_PATH", "AMD_SHADER_DISK_CACHE_PATH"];
+/// Environment variables for the folder in which a driver keeps compiled shaders, and what it writes to in there: Mesa's, NVIDIA's
+/// for Vulkan and for CUDA, AMD's.
+const SHADER_CACHES: [(&str, &[&str]); 4] = [
+    ("MESA_SHADER_CACHE_DIR", &["mesa_shader_cache", "mesa_shader_cache_db", "mesa_shader_cache_sf"]),
+    ("__GL_SHADER_DISK_CACHE_PATH", &["GLCache"]),
+    ("CUDA_CACHE_PATH", &[""]),
+    ("AMD_SHADER_DISK_CACHE_PATH", &["AMD"]),
+];
 
 /// Whether this build has a back end whose drivers compile shaders.
 const HAS_DRIVER: bool = cfg!(any(feature = "vulkan", feature = "cuda"));
@@ -43,16 +49,24 @@ pub fn folder_of(file: &Path) -> PathBuf {
 /// folder. The usual folders stay closed to the engine: other programs load code from them.
 pub fn keep_shaders(worker: &mut Command) {
     let Some(folder) = folders::cache().map(|cache| cache.join("shaders")).filter(|_| HAS_DRIVER) else { return };
-    for name in SHADER_CACHES.into_iter().filter(|name| env::var_os(name).is_none_or(|value| value.is_empty())) {
-        worker.env(name, &folder);
+    for (name, _) in SHADER_CACHES {
+        if env::var_os(name).is_none_or(|value| value.is_empty()) {
+            worker.env(name, &folder);
+        }
     }
 }
 
-/// The folders of compiled shaders that the variables name, if a GPU computes any layers.
-pub fn shader_caches(n_gpu_layers: Option<u32>) -> impl Iterator<Item = Option<PathBuf>> {
-    let is_used = HAS_DRIVER && n_gpu_layers != Some(0);
-    let named = |name| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    SHADER_CACHES.into_iter().filter(move |_| is_used).map(named)
+/// The folders of compiled shaders, if a GPU computes any layers.
+#[must_use]
+pub fn shader_caches(n_gpu_layers: Option<u32>) -> Vec<PathBuf> {
+    if HAS_DRIVER && n_gpu_layers != Some(0) { named_caches(|name| env::var_os(name)) } else { Vec::new() }
+}
+
+/// Those that the variables name. The folder above can be one with much else in it, such as `~/.cache`.
+fn named_caches(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let named = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let caches = SHADER_CACHES.into_iter().filter_map(|(name, below)| Some((named(name)?, below)));
+    caches.flat_map(|(folder, below)| below.iter().map(move |below| folder.join(below))).collect()
 }
 
 /// Confines this thread and every thread it starts from now on. `writable` are folders that stay writable; missing ones
@@ -215,6 +229,20 @@ mod tests {
             assert!(denied(fs::create_dir(outside.join("new"))));
         });
         assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn compiled_shaders_go_where_the_driver_writes() {
+        let set = |name: &str| match name {
+            "MESA_SHADER_CACHE_DIR" => Some("/home/a/.cache".into()),
+            "__GL_SHADER_DISK_CACHE_PATH" => Some("relative".into()),
+            "CUDA_CACHE_PATH" => Some("/c".into()),
+            _ => None,
+        };
+        let mesa = ["", "_db", "_sf"].map(|end| format!("/home/a/.cache/mesa_shader_cache{end}"));
+        let expected: Vec<PathBuf> = mesa.iter().map(PathBuf::from).chain(["/c".into()]).collect();
+        assert_eq!(named_caches(set), expected);
+        assert!(shader_caches(Some(0)).is_empty());
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub fn tune(args: &TuneArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Success);
     }
     let shaders = shader_caches(args.n_gpu_layers().number());
-    confine(args.sandbox, [Some(cache.clone())].into_iter().chain(shaders), args.verbose);
+    confine(args.sandbox, std::iter::once(cache.clone()).chain(shaders).map(Some), args.verbose);
     let default = default_settings(args.n_gpu_layers());
     let shape = context_size::shape_of(&gguf)?;
     let on_gpu = gpu_layers::choose(&args.model, args.n_gpu_layers(), &shape, n_long(&gguf), &default)?;
