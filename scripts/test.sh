@@ -25,6 +25,8 @@ check "setup" scripts/setup.sh
 # One set of variables and one profile for everything below, so that llama.cpp is compiled once.
 environment=$(scripts/build.sh --print-env)
 eval "$environment"
+# For tests on a GPU alone.
+unset CHASKI_TEST_FEW CHASKI_TEST_GPU_LAYERS
 scripts/build.sh --drop-stale
 
 # Fast checks first.

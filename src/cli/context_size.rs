@@ -102,6 +102,10 @@ fn fitting(
     let draft_model = draft.map(shape_of).transpose()?.map(Box::new);
     let shape = ModelShape { draft_model, ..shape_of(gguf)? };
     if may_use_gpu {
+        let given_layers = (args.n_gpu_layers() != GpuLayers::Auto).then(|| args.n_gpu_layers().number());
+        if let (Some(ContextSize::Auto), Some(n_gpu_layers), false) = (wanted, given_layers, args.no_memory_check) {
+            return most_beside_gpu(&args.model, &shape, n_gpu_layers, &config.settings).map(Some);
+        }
         // If no number is given, the layers are chosen before the size of the context is known.
         let n_typical = n_least.max(planned(picked_by)).min(known.unwrap_or(usize::MAX));
         let n_planned = wanted.and_then(ContextSize::number).unwrap_or(n_typical);
@@ -114,10 +118,15 @@ fn fitting(
         }
         let checked = chosen.and_then(|n| check_beside_gpu(args, &shape, n_planned, config, n).map(|()| n));
         return match (wanted, checked) {
-            (Some(ContextSize::Auto), checked) => most_beside_gpu(&shape, checked?, &config.settings).map(Some),
+            (Some(ContextSize::Auto), checked) => {
+                most_beside_gpu(&args.model, &shape, checked?, &config.settings).map(Some)
+            }
             (_, Err(_)) if is_trained && !args.no_memory_check => {
-                let n_gpu_layers = choose_layers(args, &shape, n_typical.min(planned(picked_by)), config)?;
-                let most = most_beside_gpu(&shape, n_gpu_layers, &config.settings)?;
+                let n_gpu_layers = match given_layers {
+                    Some(given) => given,
+                    None => choose_layers(args, &shape, n_typical.min(planned(picked_by)), config)?,
+                };
+                let most = most_beside_gpu(&args.model, &shape, n_gpu_layers, &config.settings)?;
                 tell_shorter(n_planned, most);
                 Ok(Some(most))
             }
@@ -183,6 +192,7 @@ fn check_beside_gpu(
 
 /// The largest context that fits beside the model, with these layers on the GPU.
 fn most_beside_gpu(
+    model: &Path,
     shape: &ModelShape,
     n_gpu_layers: Option<u32>,
     settings: &BySpan<Settings>,
@@ -193,11 +203,16 @@ fn most_beside_gpu(
             .with_hint("give a number, as in -c 4096"));
     };
     let n_layers = n_gpu_layers.map_or(usize::MAX, |n| n as usize);
-    gpu.most_positions(shape, n_layers, &settings.long, machine).ok_or_else(|| {
-        Failure::new(format!("no context fits: {} of GPU memory are free", HumanBytes(gpu.available)))
-            .with_code(ExitCode::NotEnoughMemory)
-            .with_hint("put fewer layers on the GPU (-ngl), or use -ngl 0")
-    })
+    if let Some(most) = gpu.most_positions(shape, n_layers, &settings.long, machine) {
+        return Ok(most);
+    }
+    // The layers on the CPU may be what does not fit.
+    check_now(model, shape, LEAST_N_CTX, &settings.long, n_gpu_layers)?;
+    let (model, free) = (model.display(), HumanBytes(gpu.available));
+    Err(Failure::new(format!("{model}: no context fits: {free} of GPU memory are free"))
+        .with_code(ExitCode::NotEnoughMemory)
+        .about("n-gpu-layers")
+        .with_hint("put fewer layers on the GPU (-ngl), or use -ngl 0"))
 }
 
 /// For `-c 0`, the largest context that fits, with a notice: the flag gives no number, so it does not fail.

@@ -16,8 +16,8 @@ use crate::cli::folders;
 use crate::cli::output::stderr_line;
 use crate::store::private;
 
-/// Environment variables for the folder in which a driver keeps compiled shaders, and what it writes to in there: Mesa's, NVIDIA's
-/// for Vulkan and for CUDA, AMD's.
+/// The environment variable for a driver's folder of compiled shaders, and the folders below it that the driver writes to: Mesa,
+/// NVIDIA (Vulkan), NVIDIA (CUDA), AMD.
 const SHADER_CACHES: [(&str, &[&str]); 4] = [
     ("MESA_SHADER_CACHE_DIR", &["mesa_shader_cache", "mesa_shader_cache_db", "mesa_shader_cache_sf"]),
     ("__GL_SHADER_DISK_CACHE_PATH", &["GLCache"]),
@@ -62,7 +62,7 @@ pub fn shader_caches(n_gpu_layers: Option<u32>) -> Vec<PathBuf> {
     if HAS_DRIVER && n_gpu_layers != Some(0) { named_caches(|name| env::var_os(name)) } else { Vec::new() }
 }
 
-/// Those that the variables name. The folder above can be one with much else in it, such as `~/.cache`.
+/// The drivers' own folders below those that the variables name. The folder above can be one with much else in it, such as `~/.cache`.
 fn named_caches(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let named = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
     let caches = SHADER_CACHES.into_iter().filter_map(|(name, below)| Some((named(name)?, below)));
@@ -80,6 +80,9 @@ pub fn confine(args: SandboxArgs, writable: impl IntoIterator<Item = Option<Path
         // If this fails, writing there fails later, with an error.
         let _ = private::make_folder(folder);
     }
+    // A folder below a writable one needs no rule. An earlier engine could have put a link in its place, and a rule follows links.
+    let is_below = |folder: &&PathBuf| writable.iter().any(|above| *folder != above && folder.starts_with(above));
+    let writable: Vec<PathBuf> = writable.iter().filter(|folder| !is_below(folder)).cloned().collect();
     for lack in imp::confine(&writable) {
         if is_verbose {
             stderr_line(&format!("notice: the sandbox is incomplete: {lack}"));
@@ -229,6 +232,23 @@ mod tests {
             assert!(denied(fs::create_dir(outside.join("new"))));
         });
         assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn a_link_in_a_writable_folder_opens_nothing() {
+        if !is_whole() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (inside, outside) = (place.path().join("inside"), place.path().join("outside"));
+        fs::create_dir(&inside).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let link = inside.join("shaders");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        confined(ON, &[inside.clone(), link.clone()], || {
+            fs::write(inside.join("x"), "y").unwrap();
+            assert_eq!(fs::write(link.join("x"), "y").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        });
     }
 
     #[test]

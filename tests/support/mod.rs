@@ -23,9 +23,9 @@ pub fn on_gpu() -> bool {
     gpu_layers() != Some(0)
 }
 
-/// Whether a few cases are enough: `CHASKI_TEST_FEW` is set, because the GPU's driver computes on the CPU.
+/// Whether a few cases are enough: `CHASKI_TEST_FEW` is 1, because the GPU's driver computes on the CPU.
 pub fn is_few() -> bool {
-    std::env::var_os("CHASKI_TEST_FEW").is_some()
+    std::env::var_os("CHASKI_TEST_FEW").is_some_and(|value| value == "1")
 }
 
 /// The number of cases.

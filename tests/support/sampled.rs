@@ -74,9 +74,12 @@ impl Sampled {
     }
 }
 
-fn greatest_difference(a: &[f32], b: &[f32]) -> f32 {
+/// The greatest difference of two numbers at the same place; infinity where one is NaN.
+pub fn greatest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let difference = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { (a - b).abs() };
+    let counted = |difference: f32| if difference.is_nan() { f32::INFINITY } else { difference };
+    a.iter().zip(b).map(difference).map(counted).fold(0.0, f32::max)
 }
 
 /// How far a text is the same as another one.

@@ -37,7 +37,7 @@ use chaski::target::{Rows as _, Target, TargetError};
 use chaski::token::Token;
 use chaski::tree::{NodeId, TokenTree};
 use support::loop_parts::{Dice, Still, flat_curve};
-use support::sampled::{Comparisons, Rows, Sampled, rounding};
+use support::sampled::{Comparisons, Rows, Sampled, greatest_difference, rounding};
 use support::{n_cases, tiny};
 
 /// llama.cpp is initialized once per process, so the tests run one at a time.
@@ -102,11 +102,6 @@ fn plain_logits(session: &mut Session<'_>, text: &[Token]) -> Vec<f32> {
     let logits = session.logits(NodeId::ROOT).to_vec();
     session.keep(&[]).unwrap();
     logits
-}
-
-fn greatest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 const PROMPT: [i32; 9] = [1, 300, 310, 320, 300, 310, 330, 300, 310];
