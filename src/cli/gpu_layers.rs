@@ -63,7 +63,7 @@ impl GpuMemory {
         settings: &Settings,
         machine: u64,
     ) -> Option<usize> {
-        shape.most_positions_that(|n_ctx| {
+        shape.most_positions_where(|n_ctx| {
             let split = shape.split(n_ctx, settings, n_layers);
             self.holds(&split) && split.cpu.total() <= machine
         })

@@ -211,11 +211,11 @@ impl ModelShape {
     /// model was trained on. `None` if not even one step fits.
     #[must_use]
     pub fn most_positions(&self, n_available: u64, settings: &Settings) -> Option<usize> {
-        self.most_positions_that(|n_ctx| self.estimate(n_ctx, settings).total() <= n_available)
+        self.most_positions_where(|n_ctx| self.estimate(n_ctx, settings).total() <= n_available)
     }
 
-    /// The same for any memory. `fits` tells whether a context of a size fits.
-    pub fn most_positions_that(&self, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Like [`ModelShape::most_positions`], with any condition.
+    pub fn most_positions_where(&self, fits: impl Fn(usize) -> bool) -> Option<usize> {
         // Memory grows with the context, so bisect for the last step that fits.
         let n_steps = self.n_ctx_train.div_ceil(N_CTX_STEP);
         let n_ctx = |step: usize| (step * N_CTX_STEP).min(self.n_ctx_train);
