@@ -78,7 +78,6 @@ fn fitting(
     n_least: usize,
     picked_by: PickedBy,
 ) -> Result<Option<usize>, Failure> {
-    let settings = config.settings;
     let may_use_gpu = args.n_gpu_layers() != GpuLayers::Number(0) && has_gpu();
     let known = gguf.context_length().map(|known| known as usize);
     // A context shared by many texts is as long as they need.
@@ -135,14 +134,28 @@ fn fitting(
     }
     let Some(available) = available() else { return unchecked(wanted) };
     config.shape = Some(shape.clone());
+    fitting_in_memory(args, &shape, (given, wanted), picked_by, config, available)
+}
+
+/// The same where no GPU computes: `given` is the size to check; `None` is the largest that fits.
+fn fitting_in_memory(
+    args: &EngineArgs,
+    shape: &ModelShape,
+    (given, wanted): (Option<usize>, Option<ContextSize>),
+    picked_by: PickedBy,
+    config: &EngineConfig,
+    available: u64,
+) -> Result<Option<usize>, Failure> {
+    let settings = config.settings;
+    let is_trained = args.ctx_size == Some(ContextSize::Trained) && picked_by == PickedBy::Text;
     match given {
         Some(n_ctx) => {
             let settings = match picked_by {
                 PickedBy::Length => settings.at(n_ctx),
-                PickedBy::Text => cheaper(&shape, n_ctx, &settings),
+                PickedBy::Text => cheaper(shape, n_ctx, &settings),
             };
-            match check(&args.model, &shape, n_ctx, settings, available) {
-                Err(_) if is_trained => trained_as_fits(args, &shape, n_ctx, &config.settings, available).map(Some),
+            match check(&args.model, shape, n_ctx, settings, available) {
+                Err(_) if is_trained => trained_as_fits(args, shape, n_ctx, &config.settings, available).map(Some),
                 checked => {
                     checked.map(|()| wanted.and_then(ContextSize::number)).map_err(|failure| failure.about("ctx-size"))
                 }
@@ -151,7 +164,7 @@ fn fitting(
         None => {
             // The largest context that fits is a long one.
             let most = shape.most_positions(available, &settings.long);
-            most.map(Some).ok_or_else(|| refusal(&args.model, &shape, LEAST_N_CTX, &settings.long, available))
+            most.map(Some).ok_or_else(|| refusal(&args.model, shape, LEAST_N_CTX, &settings.long, available))
         }
     }
 }

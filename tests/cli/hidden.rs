@@ -275,7 +275,9 @@ fn where_nothing_can_be_recorded_a_notice_says_why_and_the_answer_is_there() {
     let command = ["drafter", "align", "-m", "other.gguf", "-o", "other.chaski", "--hidden", "other.hidden"];
     let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "600", "--keep-log"];
     finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
-    refine(&place, &["--log", "other.chaski.log"]).fails(1, &["other.chaski.log: written by another model"]);
+    let ran = refine(&place, &["--log", "other.chaski.log"]);
+    ran.fails(1, &["other.chaski.log: written by another model"]);
+    assert!(ran.stderr.contains("hint: --log takes a log of"), "{ran:#?}");
     // A new model and its drafter under the old names, with the old log.
     fs::rename(place.path("other.gguf"), place.path("model.gguf")).unwrap();
     align(&place, &["--tokens", "600"]).succeeds();

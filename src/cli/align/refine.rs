@@ -83,7 +83,10 @@ pub fn refine(args: &RefineArgs) -> Result<ExitCode, Failure> {
     let interrupt = interrupt::flag()?;
     let n_threads = args.threads.map_or_else(physical_cores, usize::from);
     let work = Work { gguf: &gguf, log: &log, seed: args.seed, n_threads, interrupt: &interrupt };
-    let (answers, texts) = answers(&work)?;
+    let (answers, texts) = answers(&work).map_err(|failure| match &args.log {
+        Some(_) => failure.with_hint("--log takes a log of chaski drafter align --hidden --keep-log for this model"),
+        None => failure,
+    })?;
     check_memory(&texts)?;
     let held_out = held_out(&answers, &texts);
     let before = verdicts(&work, &file, &held_out)?;
