@@ -155,31 +155,14 @@ def plotters():
     return mit("Copyright (c) 2019 Hao Hou <haohou302@gmail.com>")
 
 
-def faer():
-    """The licence of faer's author, as in those of the author's packages that have its text (equator 0.4.2, for one)."""
-    return mit("Copyright (c) 2023 sarah")
-
-
 # Packages whose archives have no text of a licence, though their repositories have. Where there is a choice, this is ours.
 TEXTS_FOR = {
-    "equator": faer,
-    "equator-macro": faer,
-    "faer": faer,
-    "faer-traits": faer,
     "find_cuda_helper": apache,
     "llama-cpp-2": apache,
     "llama-cpp-sys-2": apache,
-    "nano-gemm": faer,
-    "nano-gemm-c32": faer,
-    "nano-gemm-c64": faer,
-    "nano-gemm-codegen": faer,
-    "nano-gemm-core": faer,
-    "nano-gemm-f32": faer,
-    "nano-gemm-f64": faer,
     "plotters": plotters,
     "plotters-backend": plotters,
     "plotters-svg": plotters,
-    "pulp-wasm-simd-flag": faer,
 }
 
 

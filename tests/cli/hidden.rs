@@ -234,7 +234,8 @@ fn a_gain_by_chance_changes_nothing() {
     let before = fs::read(place.path("model.hidden")).unwrap();
     // The sixth answer is held out. Of the four tokens after its first not even four more right ones are more than chance.
     chat(&place, 5).succeeds();
-    let command = ["run", "-m", "model.gguf", "-n", "5", "--temp", "0", "--hidden-learn", "-p", "the rain in the station"];
+    let command =
+        ["run", "-m", "model.gguf", "-n", "5", "--temp", "0", "--hidden-learn", "-p", "the rain in the station"];
     finish(&mut place.command(&command)).succeeds();
     let ran = refine(&place, &[]);
     assert!(ran.succeeds().stderr.contains("model.hidden is unchanged: right for "), "{ran:#?}");

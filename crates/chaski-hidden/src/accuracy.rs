@@ -1,12 +1,13 @@
 //! How often the network's candidates have the target's likeliest token.
 
 use chaski_draft::token::Token;
-use faer::{Accum, MatRef};
+use ndarray::Axis;
 
 use crate::error::TrainError;
+use crate::matrix::{Matrix, REPLACE, matrix, matrix_mut, multiply};
 use crate::net::{Layers, Net};
 use crate::pairs::{Pair, Pairs};
-use crate::parallel::{each, matrix, matrix_mut, multiply, part_len};
+use crate::parallel::{each, part_len};
 use crate::short_head::ShortHead;
 use crate::text::{Matrices, Text, check};
 use crate::tokens::{TokenRows, by_frequency};
@@ -89,25 +90,26 @@ struct Logits {
 impl Logits {
     /// For the states in the first columns of `layers`. The scale of the states is left out, since only ranks are asked for.
     fn of_cut(&mut self, layers: &Layers, net: &Net, cut: &[f32], n_threads: usize) {
-        let states = matrix(&layers.outputs, net.n_outputs()).subcols(0, net.n_embd);
-        self.product(states, cut, net.n_embd, n_threads);
+        let outputs = matrix(&layers.outputs, net.n_outputs());
+        self.product(outputs.split_at(Axis(1), net.n_embd).0, cut, net.n_embd, n_threads);
     }
 
     fn of_short(&mut self, layers: &Layers, net: &Net, short: &ShortHead, n_threads: usize) {
-        let states = matrix(&layers.outputs, net.n_outputs()).subcols(0, net.n_embd);
+        let outputs = matrix(&layers.outputs, net.n_outputs());
+        let states = outputs.split_at(Axis(1), net.n_embd).0;
         let mut reduced = std::mem::take(&mut self.reduced);
         reduced.resize(states.nrows() * short.rank, 0.0);
-        let down = matrix(&short.down, net.n_embd).transpose();
-        multiply(matrix_mut(&mut reduced, short.rank), Accum::Replace, states, down, 1.0, n_threads);
+        let down = matrix(&short.down, net.n_embd).reversed_axes();
+        multiply(matrix_mut(&mut reduced, short.rank), REPLACE, states, down, 1.0, n_threads);
         self.product(matrix(&reduced, short.rank), &short.up, short.rank, n_threads);
         self.reduced = reduced;
     }
 
-    fn product(&mut self, states: MatRef<'_, f32>, rows: &[f32], width: usize, n_threads: usize) {
+    fn product(&mut self, states: Matrix<'_>, rows: &[f32], width: usize, n_threads: usize) {
         let n_tokens = rows.len() / width;
         self.all.resize(states.nrows() * n_tokens, 0.0);
-        let rows = matrix(rows, width).transpose();
-        multiply(matrix_mut(&mut self.all, n_tokens), Accum::Replace, states, rows, 1.0, n_threads);
+        let rows = matrix(rows, width).reversed_axes();
+        multiply(matrix_mut(&mut self.all, n_tokens), REPLACE, states, rows, 1.0, n_threads);
     }
 }
 

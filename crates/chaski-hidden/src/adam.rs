@@ -1,9 +1,9 @@
 //! Adam with decoupled weight decay (Kingma and Ba, 2015; Loshchilov and Hutter, 2019).
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatRef, Par};
+use ndarray::Axis;
 
-use crate::parallel::{each, matrix_mut, part_len};
+use crate::matrix::{Matrix, REPLACE, matrix_mut, multiply};
+use crate::parallel::{each, part_len};
 
 const MEAN_DECAY: f32 = 0.9;
 const SQUARE_DECAY: f32 = 0.99;
@@ -70,7 +70,7 @@ impl Step {
         self,
         parameters: &mut [f32],
         moments: &mut Moments,
-        (left, right): (MatRef<'_, f32>, MatRef<'_, f32>),
+        (left, right): (Matrix<'_>, Matrix<'_>),
         gradient: &mut [f32],
         n_threads: usize,
     ) {
@@ -78,11 +78,10 @@ impl Step {
         let len = part_len(left.nrows(), n_threads, 16);
         let size = len * n_columns;
         let moments = moments.means.chunks_mut(size).zip(moments.squares.chunks_mut(size));
-        let parts = parameters.chunks_mut(size).zip(gradient.chunks_mut(size)).zip(moments).enumerate().collect();
-        each(parts, |(part, ((parameters, gradient), (means, squares)))| {
-            let n_rows = parameters.len() / n_columns;
-            let left = left.subrows(part * len, n_rows);
-            matmul(matrix_mut(gradient, n_columns), Accum::Replace, left, right, 1.0, Par::Seq);
+        let lefts = left.axis_chunks_iter(Axis(0), len);
+        let parts = parameters.chunks_mut(size).zip(gradient.chunks_mut(size)).zip(moments).zip(lefts).collect();
+        each(parts, |(((parameters, gradient), (means, squares)), left)| {
+            multiply(matrix_mut(gradient, n_columns), REPLACE, left, right, 1.0, 1);
             self.apply(parameters, gradient, means, squares);
         });
     }

@@ -1,13 +1,14 @@
 //! One step: a batch of pairs, forwards and backwards.
 
-use faer::Accum;
 use half::slice::HalfFloatSliceExt;
+use ndarray::Axis;
 
 use crate::adam::{Moments, Step};
 use crate::loss::{Goals, gradient};
+use crate::matrix::{ADD, REPLACE, matrix, matrix_mut, multiply};
 use crate::net::{Layers, Net};
 use crate::pairs::{Pair, Pairs};
-use crate::parallel::{each, matrix, matrix_mut, multiply, part_len};
+use crate::parallel::{each, part_len};
 use crate::random::Random;
 use crate::settings::Settings;
 use crate::tokens::TokenRows;
@@ -119,9 +120,10 @@ impl<'a> Trainer<'a> {
         self.gather_goals(net, batch);
         let n_columns = self.rows.len() / net.n_embd;
         self.logits.resize(batch.len() * n_columns, 0.0);
-        let states = matrix(&self.layers.outputs, net.n_outputs()).subcols(0, net.n_embd);
-        let rows = matrix(&self.rows, net.n_embd).transpose();
-        multiply(matrix_mut(&mut self.logits, n_columns), Accum::Replace, states, rows, 1.0, n_threads);
+        let outputs = matrix(&self.layers.outputs, net.n_outputs());
+        let states = outputs.split_at(Axis(1), net.n_embd).0;
+        let rows = matrix(&self.rows, net.n_embd).reversed_axes();
+        multiply(matrix_mut(&mut self.logits, n_columns), REPLACE, states, rows, 1.0, n_threads);
         gradient(self.settings.loss, &mut self.logits, n_columns, &self.goals, n_threads)
     }
 
@@ -194,10 +196,10 @@ impl<'a> Trainer<'a> {
             }
         });
         let n_columns = self.rows.len() / n_embd;
-        let (mut states, mut hidden) = matrix_mut(outputs, n_outputs).split_at_col_mut(n_embd);
+        let (mut states, hidden) = matrix_mut(outputs, n_outputs).split_at(Axis(1), n_embd);
         let (logits, rows) = (matrix(&self.logits, n_columns), matrix(&self.rows, n_embd));
-        multiply(states.as_mut(), Accum::Add, logits, rows, share, n_threads);
-        multiply(hidden.as_mut(), Accum::Replace, states.as_ref(), matrix(&net.second, n_hidden), 1.0, n_threads);
+        multiply(states.view_mut(), ADD, logits, rows, share, n_threads);
+        multiply(hidden, REPLACE, states.view(), matrix(&net.second, n_hidden), 1.0, n_threads);
 
         let kept = 1.0 / (1.0 - self.settings.dropout);
         let parts = outputs.chunks_mut(len * n_outputs).zip(self.layers.active.chunks(len * n_hidden)).collect();
@@ -213,8 +215,8 @@ impl<'a> Trainer<'a> {
     fn learn(&mut self, net: &mut Net, step: Step) {
         let (n_inputs, n_outputs) = (net.n_inputs(), net.n_outputs());
         let n_threads = self.settings.n_threads;
-        let outputs = matrix(&self.layers.outputs, n_outputs);
-        let states = outputs.subcols(0, net.n_embd).transpose();
+        let outputs = matrix(&self.layers.outputs, n_outputs).reversed_axes();
+        let states = outputs.split_at(Axis(0), net.n_embd).0;
         let active = matrix(&self.layers.active, net.n_hidden);
         let n_second = net.second.len();
         let room = &mut self.gradient[..n_second];
@@ -226,7 +228,7 @@ impl<'a> Trainer<'a> {
         }
         step.without_decay().learn(&mut net.first_bias, &mut self.first_bias, &self.bias_gradient);
 
-        let factors = (outputs.transpose(), matrix(&self.x, n_inputs));
+        let factors = (outputs, matrix(&self.x, n_inputs));
         let room = &mut self.gradient[..net.first.len()];
         step.learn_product(&mut net.first, &mut self.first, factors, room, n_threads);
     }

@@ -15,6 +15,7 @@ mod text;
 mod error;
 mod settings;
 
+mod matrix;
 mod parallel;
 mod random;
 

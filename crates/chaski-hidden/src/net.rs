@@ -1,9 +1,10 @@
 //! The network: h' = scale · (A·x + W2·relu(W1·x)), where x is the last state and the newest token's embedding.
 
-use faer::Accum;
+use ndarray::Axis;
 
 use crate::error::TrainError;
-use crate::parallel::{each, matrix, matrix_mut, multiply, part_len};
+use crate::matrix::{ADD, REPLACE, matrix, matrix_mut, multiply};
+use crate::parallel::{each, part_len};
 use crate::random::Random;
 
 /// A trained network. All matrices are in row-major order.
@@ -125,8 +126,8 @@ impl Layers {
         let n_rows = x.len() / n_inputs;
         self.outputs.resize(n_rows * n_outputs, 0.0);
         self.active.resize(n_rows * n_hidden, 0.0);
-        let first = matrix(&net.first, n_inputs).transpose();
-        multiply(matrix_mut(&mut self.outputs, n_outputs), Accum::Replace, matrix(x, n_inputs), first, 1.0, n_threads);
+        let first = matrix(&net.first, n_inputs).reversed_axes();
+        multiply(matrix_mut(&mut self.outputs, n_outputs), REPLACE, matrix(x, n_inputs), first, 1.0, n_threads);
 
         let len = part_len(n_rows, n_threads, 1);
         let parts = self.outputs.chunks_mut(len * n_outputs).zip(self.active.chunks_mut(len * n_hidden)).enumerate();
@@ -143,9 +144,9 @@ impl Layers {
             }
         });
 
-        let states = matrix_mut(&mut self.outputs, n_outputs).split_at_col_mut(n_embd).0;
-        let second = matrix(&net.second, n_hidden).transpose();
-        multiply(states, Accum::Add, matrix(&self.active, n_hidden), second, 1.0, n_threads);
+        let outputs = matrix_mut(&mut self.outputs, n_outputs);
+        let second = matrix(&net.second, n_hidden).reversed_axes();
+        multiply(outputs.split_at(Axis(1), n_embd).0, ADD, matrix(&self.active, n_hidden), second, 1.0, n_threads);
     }
 
     /// The predicted state of a row, divided by `scale`.

@@ -1,13 +1,13 @@
 //! The start of a training: the best linear map from the last state and the newest token's embedding to the next state.
 
-use faer::linalg::solvers::{Llt, Solve};
-use faer::{Accum, Mat, Side};
 use half::slice::HalfFloatSliceExt;
+use nalgebra::{Cholesky, DMatrix};
 
 use crate::error::TrainError;
+use crate::matrix::{ADD, matrix, matrix_mut, multiply};
 use crate::net::Net;
 use crate::pairs::{Pair, Pairs};
-use crate::parallel::{matrix, matrix_mut, multiply};
+use crate::parallel::{each, part_len};
 use crate::random::Random;
 use crate::settings::Settings;
 use crate::tokens::TokenRows;
@@ -86,23 +86,31 @@ fn fit(
             pairs.goal_state(*pair).convert_to_f32_slice(goal);
         }
         let inputs = matrix(&ones, width);
-        multiply(matrix_mut(&mut gram, width), Accum::Add, inputs.transpose(), inputs, 1.0, n_threads);
+        multiply(matrix_mut(&mut gram, width), ADD, matrix(&ones, width).reversed_axes(), inputs, 1.0, n_threads);
         let goals = matrix(&goals, n_embd);
-        multiply(matrix_mut(&mut cross, n_embd), Accum::Add, inputs.transpose(), goals, 1.0 / net.scale, n_threads);
+        multiply(
+            matrix_mut(&mut cross, n_embd),
+            ADD,
+            matrix(&ones, width).reversed_axes(),
+            goals,
+            1.0 / net.scale,
+            n_threads,
+        );
     }
     let penalty = |i: usize| if i < n_inputs { PENALTY * sample.len() as f32 } else { 0.0 };
-    let gram = Mat::from_fn(width, width, |i, j| {
+    let gram = DMatrix::from_fn(width, width, |i, j| {
         f64::from(gram[i * width + j]) + if i == j { f64::from(penalty(i)) } else { 0.0 }
     });
-    let cross = Mat::from_fn(width, n_embd, |i, j| f64::from(cross[i * n_embd + j]));
-    let factors = Llt::new(gram.as_ref(), Side::Lower).map_err(|_| TrainError::Numeric("the linear regression"))?;
-    let solution = factors.solve(&cross);
-    for (output, (row, bias)) in net.first.chunks_exact_mut(n_inputs).zip(&mut net.first_bias).take(n_embd).enumerate()
-    {
-        for (input, weight) in row.iter_mut().enumerate() {
-            *weight = solution[(input, output)] as f32;
+    let factors = Cholesky::new(gram).ok_or(TrainError::Numeric("the linear regression"))?;
+    let len = part_len(n_embd, n_threads, 1);
+    let parts = net.first.chunks_mut(len * n_inputs).zip(net.first_bias[..n_embd].chunks_mut(len));
+    each(parts.enumerate().collect(), |(part, (rows, biases))| {
+        let cross = |i: usize, output: usize| f64::from(cross[i * n_embd + part * len + output]);
+        let solution = factors.solve(&DMatrix::from_fn(width, biases.len(), cross));
+        for ((row, bias), weights) in rows.chunks_exact_mut(n_inputs).zip(biases).zip(solution.column_iter()) {
+            row.iter_mut().zip(&weights).for_each(|(number, weight)| *number = *weight as f32);
+            *bias = weights[n_inputs] as f32;
         }
-        *bias = solution[(n_inputs, output)] as f32;
-    }
+    });
     Ok(())
 }

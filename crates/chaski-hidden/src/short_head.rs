@@ -1,13 +1,15 @@
 //! The cut head as a product of two small matrices, so that its logits cost a fraction.
 
-use faer::linalg::solvers::{Llt, SelfAdjointEigen};
-use faer::{Accum, Mat, Side};
+use nalgebra::{Cholesky, DMatrix, SymmetricEigen};
 
 use crate::error::TrainError;
-use crate::parallel::{matrix, matrix_mut, multiply};
+use crate::matrix::{REPLACE, matrix, matrix_mut, multiply};
 
 /// Added to the second moments of states, as a share of their mean, so that they can be factored.
 const RIDGE: f64 = 1e-5;
+
+/// The decomposition of the head ends with an error after this many steps for each number of a state. Two or three are usual.
+const MAX_STEPS: usize = 100;
 
 /// The cut head in two factors: logits ≈ `up` · (`down` · state). Both are in row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,47 +42,55 @@ impl ShortHead {
         // The right singular vectors of head · L are the eigenvectors of Lᵀ · headᵀ · head · L.
         let mut product = vec![0.0; n_tokens * n_embd];
         let (head, lower_ref) = (matrix(head, n_embd), matrix(&lower32, n_embd));
-        multiply(matrix_mut(&mut product, n_embd), Accum::Replace, head, lower_ref, 1.0, n_threads);
+        multiply(matrix_mut(&mut product, n_embd), REPLACE, head, lower_ref, 1.0, n_threads);
         let mut gram = vec![0.0; n_embd * n_embd];
-        let product = matrix(&product, n_embd);
-        multiply(matrix_mut(&mut gram, n_embd), Accum::Replace, product.transpose(), product, 1.0, n_threads);
-        let gram = Mat::from_fn(n_embd, n_embd, |i, j| f64::from(gram[i * n_embd + j]));
-        let eigen = SelfAdjointEigen::new(gram.as_ref(), Side::Lower);
-        let eigen = eigen.map_err(|_| TrainError::Numeric("the decomposition of the head"))?;
+        let product_ref = matrix(&product, n_embd);
+        multiply(
+            matrix_mut(&mut gram, n_embd),
+            REPLACE,
+            matrix(&product, n_embd).reversed_axes(),
+            product_ref,
+            1.0,
+            n_threads,
+        );
+        let gram = DMatrix::from_fn(n_embd, n_embd, |i, j| f64::from(gram[i * n_embd + j]));
+        let eigen = SymmetricEigen::try_new(gram, f64::EPSILON, MAX_STEPS * n_embd);
+        let eigen = eigen.ok_or(TrainError::Numeric("the decomposition of the head"))?;
 
-        // Eigenvalues come in ascending order: the last vectors are the strongest.
-        let vectors = eigen.U();
-        let strongest = Mat::from_fn(n_embd, rank, |i, j| vectors[(i, n_embd - 1 - j)]);
+        let mut order: Vec<usize> = (0..n_embd).collect();
+        order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
+        let strongest = eigen.eigenvectors.select_columns(&order[..rank]);
         let mut up = vec![0.0; n_tokens * rank];
         let strongest32 = row_major(&strongest);
-        multiply(matrix_mut(&mut up, rank), Accum::Replace, product, matrix(&strongest32, rank), 1.0, n_threads);
+        multiply(matrix_mut(&mut up, rank), REPLACE, product_ref, matrix(&strongest32, rank), 1.0, n_threads);
         // down = strongestᵀ · L⁻¹, so downᵀ solves Lᵀ · downᵀ = strongest.
-        let mut down = strongest;
-        faer::linalg::triangular_solve::solve_upper_triangular_in_place(
-            lower.transpose(),
-            down.as_mut(),
-            faer::Par::Seq,
-        );
-        Ok(ShortHead { rank, down: row_major(&down.transpose().to_owned()), up })
+        let down = lower.tr_solve_lower_triangular(&strongest);
+        let down = down.ok_or(TrainError::Numeric("the factoring of the states"))?;
+        Ok(ShortHead { rank, down: row_major(&down.transpose()), up })
     }
 }
 
 /// The lower factor of the second moments of the states.
-fn factor(states: &[f32], n_embd: usize, n_threads: usize) -> Result<Mat<f64>, TrainError> {
+fn factor(states: &[f32], n_embd: usize, n_threads: usize) -> Result<DMatrix<f64>, TrainError> {
     let n_rows = states.len() / n_embd;
     let mut moments = vec![0.0; n_embd * n_embd];
-    let states = matrix(states, n_embd);
     let share = 1.0 / n_rows as f32;
-    multiply(matrix_mut(&mut moments, n_embd), Accum::Replace, states.transpose(), states, share, n_threads);
+    multiply(
+        matrix_mut(&mut moments, n_embd),
+        REPLACE,
+        matrix(states, n_embd).reversed_axes(),
+        matrix(states, n_embd),
+        share,
+        n_threads,
+    );
     let mean = (0..n_embd).map(|i| f64::from(moments[i * n_embd + i])).sum::<f64>() / n_embd as f64;
-    let moments = Mat::from_fn(n_embd, n_embd, |i, j| {
+    let moments = DMatrix::from_fn(n_embd, n_embd, |i, j| {
         f64::from(moments[i * n_embd + j]) + if i == j { RIDGE * mean } else { 0.0 }
     });
-    let factors = Llt::new(moments.as_ref(), Side::Lower);
-    Ok(factors.map_err(|_| TrainError::Numeric("the factoring of the states"))?.L().to_owned())
+    Ok(Cholesky::new(moments).ok_or(TrainError::Numeric("the factoring of the states"))?.unpack())
 }
 
-fn row_major(matrix: &Mat<f64>) -> Vec<f32> {
+fn row_major(matrix: &DMatrix<f64>) -> Vec<f32> {
     (0..matrix.nrows()).flat_map(|i| (0..matrix.ncols()).map(move |j| matrix[(i, j)] as f32)).collect()
 }
 
