@@ -4,10 +4,26 @@
 # and Chaski does not use it. It is built by default, because the crate llama-cpp-2 turns on the default features of llama-cpp-sys-2.
 set(LLAMA_BUILD_COMMON OFF CACHE BOOL "llama: build common utils library" FORCE)
 
-# The library `llama` loads models and builds graphs; ggml computes. With the headers of the standard library precompiled and
-# fewer optimizations it takes 0.57 of the time.
-if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.19)
-    cmake_language(DEFER CALL target_compile_options llama PRIVATE -O1)
-    cmake_language(DEFER CALL target_precompile_headers llama PRIVATE
+# The library `llama` loads models and builds graphs; ggml computes. With fewer optimizations and with the headers of the standard
+# library precompiled, `llama` takes 0.6 of the time.
+function(build_faster)
+    target_compile_options(llama PRIVATE -O1)
+    target_precompile_headers(llama PRIVATE
         <algorithm> <array> <functional> <map> <memory> <regex> <set> <sstream> <stdexcept> <string> <unordered_map> <vector>)
+    # Samplers run for each token.
+    optimize(-O3 llama src llama-sampler.cpp)
+    # Files that compute nothing.
+    optimize(-O1 ggml-base ggml/src ggml-backend-meta.cpp ggml-backend-reg.cpp ggml-opt.cpp gguf.cpp)
+endfunction()
+
+function(optimize level target folder)
+    list(TRANSFORM ARGN PREPEND "${CMAKE_SOURCE_DIR}/${folder}/")
+    # Precompiled headers are for one level of optimization.
+    set_source_files_properties(${ARGN} TARGET_DIRECTORY ${target}
+        PROPERTIES COMPILE_OPTIONS ${level} SKIP_PRECOMPILE_HEADERS ON)
+endfunction()
+
+if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.19)
+    # When all targets are there.
+    cmake_language(DEFER CALL build_faster)
 endif()

@@ -2,7 +2,8 @@
 //!
 //! Chats are the user's own files: they are shown here, but never deleted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -79,6 +80,8 @@ pub enum Saved {
     Curves,
     /// Settings found by `chaski tune`
     Tuned,
+    /// Compiled shaders: what the driver of a GPU keeps
+    Shaders,
     /// All of these
     All,
 }
@@ -133,6 +136,7 @@ struct Report<'a> {
     learned: LearnedStatus<'a>,
     curves: Option<Files>,
     tuned: Option<Files>,
+    shaders: Option<Files>,
     chats: Option<Files>,
 }
 
@@ -144,6 +148,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
         learned: learn::status_of(&learned_folder, &learned_files)?,
         curves: saved(curves_folder(), curves::KIND)?,
         tuned: saved(tuned_folder(), tuned::KIND)?,
+        shaders: folders::shaders().filter(|folder| folder.exists()).map(shaders).transpose()?,
         chats: folders::sessions().map(chats).transpose()?,
     };
     if as_json {
@@ -156,7 +161,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
             text += &format!("{name:<8} {files:>5}  {:>9}  {}\n", mib(*bytes), folder.display());
         }
     };
-    let Report { prompts, learned, curves, tuned, chats } = &report;
+    let Report { prompts, learned, curves, tuned, shaders, chats } = &report;
     line("prompts", prompts);
     line(
         "learned",
@@ -164,6 +169,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
     );
     line("curves", curves);
     line("tuned", tuned);
+    line("shaders", shaders);
     line("chats", chats);
     text += &format!("\nlearning: {}\n", learned.switch());
     for model in &learned.models {
@@ -195,6 +201,10 @@ fn delete(args: &DeleteArgs) -> Result<(), Failure> {
             stderr_line(&format!("deleted: {deleted} {name}"));
         }
     }
+    if let Some(folder) = folders::shaders().filter(|folder| is_meant(Saved::Shaders) && folder.exists()) {
+        fs::remove_dir_all(&folder).map_err(|error| Failure::io(&folder, &error))?;
+        stderr_line("deleted: the compiled shaders");
+    }
     Ok(())
 }
 
@@ -208,6 +218,26 @@ fn prompts(folder: PathBuf) -> Result<Files, Failure> {
     let config = PromptCacheConfig { folder, max_bytes: 0 };
     let sizes: Vec<u64> = PromptCache(&config).entries()?.iter().map(|entry| entry.n_bytes).collect();
     Ok(Files::of(config.folder, &sizes))
+}
+
+fn shaders(folder: PathBuf) -> Result<Files, Failure> {
+    let mut sizes = Vec::new();
+    sizes_below(&folder, &mut sizes).map_err(|error| Failure::io(&folder, &error))?;
+    Ok(Files::of(folder, &sizes))
+}
+
+/// Adds the sizes of all files below a folder. A driver may delete some meanwhile.
+fn sizes_below(folder: &Path, sizes: &mut Vec<u64>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => sizes_below(&entry.path(), sizes)?,
+            Ok(found) => sizes.push(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn chats(folder: PathBuf) -> Result<Files, Failure> {

@@ -36,6 +36,12 @@ pub fn cache() -> Option<PathBuf> {
     usable(strategy()?.cache_dir().join("chaski"))
 }
 
+/// Of shaders that a GPU's driver compiled.
+#[must_use]
+pub fn shaders() -> Option<PathBuf> {
+    Some(cache()?.join("shaders"))
+}
+
 /// Folder for files that cannot be regenerated.
 #[must_use]
 pub fn data() -> Option<PathBuf> {

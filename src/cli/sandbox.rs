@@ -48,7 +48,7 @@ pub fn folder_of(file: &Path) -> PathBuf {
 /// In a build for a GPU, makes the driver in `worker` keep compiled shaders in chaski's cache, unless a variable names another
 /// folder. The usual folders stay closed to the engine: other programs load code from them.
 pub fn keep_shaders(worker: &mut Command) {
-    let Some(folder) = folders::cache().map(|cache| cache.join("shaders")).filter(|_| HAS_DRIVER) else { return };
+    let Some(folder) = folders::shaders().filter(|_| HAS_DRIVER) else { return };
     for (name, _) in SHADER_CACHES {
         if env::var_os(name).is_none_or(|value| value.is_empty()) {
             worker.env(name, &folder);

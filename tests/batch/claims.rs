@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chaski::batch::claims::{End, claim_path, latest};
 use chaski::batch::disk::Files;
@@ -49,7 +49,9 @@ fn succeeds(mut child: Child) -> bool {
 /// Waits until this child has finished a shard and works on another one.
 fn wait_for_work(setup: &Setup, child: &Child) {
     let is_own = |end: Option<End>| claims(setup).iter().any(|claim| claim.0 == child.id() && claim.2 == end);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !(is_own(Some(End::Finished)) && is_own(None)) {
+        assert!(Instant::now() < deadline, "waited in vain for a second shard: {:?}", claims(setup));
         thread::sleep(Duration::from_millis(2));
     }
     // In the middle of the shard.
@@ -60,7 +62,7 @@ fn wait_for_work(setup: &Setup, child: &Child) {
 fn a_killed_process_is_replaced() {
     let place = Place::new();
     let (mut setup, expected) = job(&place);
-    setup.step_us = 15_000;
+    setup.step_us = 30_000;
     let (mut first, second) = (setup.spawn().unwrap(), setup.spawn().unwrap());
     let pids = [first.id(), second.id()];
     wait_for_work(&setup, &first);
@@ -82,7 +84,7 @@ fn a_killed_process_is_replaced() {
 fn a_stopped_process_notices_and_goes_on_with_another_shard() {
     let place = Place::new();
     let (mut setup, expected) = job(&place);
-    setup.step_us = 15_000;
+    setup.step_us = 30_000;
     let first = setup.spawn().unwrap();
     wait_for_work(&setup, &first);
     let signal = |name: &str| {
@@ -105,7 +107,7 @@ fn an_interrupted_process_releases_its_shard() {
     let place = Place::new();
     let (mut setup, expected) = job(&place);
     // Nobody could wait for this lease.
-    (setup.step_us, setup.claim) = (15_000, Some((N_SHARDS, 3_600_000)));
+    (setup.step_us, setup.claim) = (30_000, Some((N_SHARDS, 3_600_000)));
     let mut first = setup.spawn().unwrap();
     wait_for_work(&setup, &first);
     drop(first.stdin.take());

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::exact::place_with_kernels;
 use super::harness::{Ran, Running, Workplace, finish};
 
 const PROMPTS: &str = r#"{"id": "rain", "kind": "chat", "prompt": "the rain in the station"}
@@ -159,7 +160,7 @@ fn llama_benchs_rows() {
 
 #[test]
 fn an_exact_model_passes_the_check() {
-    let place = place();
+    let Some(place) = place_with_kernels("exact check", place()) else { return };
     let ran = bench_check(&place, &["--widths", "4,64", "-o", "json", "--raw-output", "raw.jsonl"]);
     ran.succeeds();
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();

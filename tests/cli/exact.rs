@@ -8,7 +8,7 @@ use super::harness::{PROMPT, Ran, Workplace, finish, skip};
 use super::support::tiny::{tiny_gemma3, tiny_mamba};
 
 /// The workplace, if chaski's kernels are in use there; `None` if this machine has only ggml's.
-fn place_with_kernels(test: &str, place: Workplace) -> Option<Workplace> {
+pub(crate) fn place_with_kernels(test: &str, place: Workplace) -> Option<Workplace> {
     let shown = finish(&mut place.command(&["models", "show", "--json", "model.gguf"])).json();
     if shown["kernels"]["kernels"] == "ggml" {
         skip(test, "this machine has ggml's kernels only");

@@ -3,12 +3,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use chaski::store::align_log;
+use chaski::store::hidden_file::HiddenFile;
 
-use super::harness::{Ran, Running, Workplace, finish};
+use super::harness::{Ran, Running, Workplace, finish, wait_until};
 use super::support::tiny::{self, Arch, TinyOptions};
 
 fn align(place: &Workplace, arguments: &[&str]) -> Ran {
@@ -168,8 +167,16 @@ fn chat(place: &Workplace, n_messages: usize) -> Ran {
 #[test]
 fn recorded_answers_refine_the_drafter() {
     let place = Workplace::new();
-    // Little text, so that there is much to learn.
     align(&place, &["--tokens", "600"]).succeeds();
+    // The drafter of another model, as this one's: there is much to learn, on every processor.
+    place.write("other.gguf", tiny::tiny_llama(77));
+    let command = ["drafter", "align", "-m", "other.gguf", "-o", "other.chaski", "--hidden", "other.hidden"];
+    let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "600"];
+    finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
+    let open = |name: &str| HiddenFile::open_any(&place.path(name)).unwrap();
+    HiddenFile { model: open("model.hidden").model, ..open("other.hidden") }
+        .write(&place.path("model.hidden"))
+        .unwrap();
     let ran = refine(&place, &[]);
     ran.fails(1, &["model.hidden.log: nothing is recorded"]);
     assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--hidden-learn"), "{ran:#?}");
@@ -266,11 +273,7 @@ fn where_nothing_can_be_recorded_a_notice_says_why_and_the_answer_is_there() {
     // While a chat records.
     let mut chat = place.command(&["chat", "-m", "model.gguf", "-n", "8", "--hidden-learn"]);
     let mut chat = Running::start(chat.stdin(Stdio::piped()));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !place.path("model.hidden.log").exists() {
-        assert!(Instant::now() < deadline, "the chat opens its log");
-        sleep(Duration::from_millis(20));
-    }
+    wait_until("the log of the chat", || place.path("model.hidden.log").exists());
     answer(&[], "hint: end the other chaski first");
     refine(&place, &[]).fails(1, &["another process is writing to it"]);
     chat.child.stdin.take().unwrap().write_all(b"say something\n").unwrap();

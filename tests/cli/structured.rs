@@ -78,7 +78,7 @@ fn issue_13_2_what_a_schema_asks_for_is_honoured_or_refused_with_its_path() {
     let free = r#"{"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
         "minProperties": 4, "maxProperties": 6}"#;
     for seed in ["1", "2", "3"] {
-        let told = place.json(&["-p", PROMPT, "-j", free, "-n", "400", "-s", seed, "-l", "0+0"]);
+        let told = place.json(&["-p", PROMPT, "-j", free, "-n", "4000", "-s", seed, "-l", "0+0"]);
         let text = told["text"].as_str().unwrap();
         // The text and the parsed object have the same number of names, so each name occurs once.
         let members: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();

@@ -169,6 +169,7 @@ impl Drafter for Wild<'_> {
 
 #[test]
 fn drafted_text_is_plain_text() {
+    let mut totals = [(0, 0); 3];
     for seed in [3, 5].into_iter().take(n_cases(2, 1)) {
         with_each(seed, |name, model| {
             let (mut target, n_tokens) = (session(model, 2048), n_cases(200, 40));
@@ -216,12 +217,15 @@ fn drafted_text_is_plain_text() {
                 }
             }
             compared.check();
-            // Short texts repeat too little for `auto` and `aded`.
-            let (least, counted) = if is_few() { (5, &counts[2..]) } else { (20, &counts[..]) };
-            let drafts_both = counted.iter().all(|&(n_accepted, n_rejected)| n_accepted > least && n_rejected > least);
-            assert!(drafts_both, "{name}, seed {seed}, accepted and rejected: {counts:?}");
+            let (n_accepted, n_rejected) = counts[2];
+            let least = if is_few() { 5 } else { 20 };
+            assert!(n_accepted > least && n_rejected > least, "{name}, seed {seed}, wild: {counts:?}");
+            totals.iter_mut().zip(counts).for_each(|(total, count)| *total = (total.0 + count.0, total.1 + count.1));
         });
     }
+    // How much `auto` and `aded` draft in one text depends on the processor, since it decides how a random text repeats itself.
+    let drafts_both = totals.iter().all(|&(n_accepted, n_rejected)| n_accepted > 20 && n_rejected > 20);
+    assert!(drafts_both || is_few(), "accepted and rejected by auto, aded and wild: {totals:?}");
 }
 
 #[test]
