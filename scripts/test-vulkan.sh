@@ -59,7 +59,7 @@ are_new() { grep -q 'struct LayerSettingsCreateInfoEXT' "$1/vulkan/vulkan_struct
 unpack_newer() {
     local apt=$work/apt mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
-    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$newer"
     printf 'deb %s trixie main\n' "$mirror" >"$apt/sources.list"
     set -- -qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
     (cd "$apt" && apt-get "$@" update && apt-get "$@" download libvulkan-dev) >&2 && dpkg-deb -x "$apt"/libvulkan-dev_*.deb "$newer"
