@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds chaski with a llama.cpp tuned to this CPU: `cargo build --release --locked` with the right GGML_ variables, and
-# without the parts of llama.cpp that Chaski does not use (llama-cpp.cmake).
+# Builds chaski with a llama.cpp tuned to this CPU: `cargo build --release --locked` with the right GGML_ variables, and with
+# what makes the build of llama.cpp shorter (llama-cpp.cmake).
 # The one place for such tuning; a GGML_ variable that is set already is left as it is.
 #
 # usage: scripts/build.sh [cargo arguments]     for instance --features vulkan (needs libvulkan-dev, glslc, spirv-headers)
@@ -202,7 +202,7 @@ case ${1:-} in
         [ ${#on[@]} = 0 ] || say "llama.cpp for this CPU: ${on[*]}"
         cd "$root"
         drop_stale
-        is_compiled || say "compiling llama.cpp and chaski: five to ten minutes on two cores"
+        is_compiled || say "compiling llama.cpp and chaski: four to ten minutes on two cores"
         [ -n "$static" ] || exec cargo build --release --locked "$@"
         libraries=$(static_libraries)
         exec cargo rustc --release --locked --bin chaski "$@" -- -L "native=$libraries"

@@ -94,6 +94,7 @@ if [ -z "$device" ]; then
 fi
 # One folder for all of the tests, which have homes of their own. The sandbox allows writing there.
 export MESA_SHADER_CACHE_DIR=$CARGO_TARGET_DIR/shaders
+mkdir -p "$MESA_SHADER_CACHE_DIR"
 shaders() { find "$MESA_SHADER_CACHE_DIR" -type f 2>/dev/null | wc -l; }
 n_shaders=$(shaders)
 if [ -z "$model" ]; then

@@ -172,13 +172,14 @@ def crates(target, features):
     metadata = json.loads(run(*command, *(["--features", features] if features else [])))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+    compiled = compiled_packages(target, features)
     root = metadata["resolve"]["root"]
 
     def reached(kinds):
         found, left = set(), [root]
         while left:
             package = left.pop()
-            if package not in found:
+            if package not in found and (packages[package]["name"], packages[package]["version"]) in compiled:
                 found.add(package)
                 left += [dep["pkg"] for dep in nodes[package]["deps"] if any(kind["kind"] in kinds for kind in dep["dep_kinds"])]
         return found
@@ -201,6 +202,13 @@ def crates(target, features):
         result.append(component)
     folders = {package["name"]: Path(package["manifest_path"]).parent for package in packages.values()}
     return result, folders
+
+
+def compiled_packages(target, features):
+    """The names and versions of the packages that cargo compiles. `cargo metadata` also lists optional ones that nothing turns on."""
+    command = ["cargo", "tree", "--locked", "--edges", "normal,build", "--target", target, "--prefix", "none", "--format", "{p}"]
+    lines = run(*command, *(["--features", features] if features else [])).splitlines()
+    return {(name, version.removeprefix("v")) for name, version, *_ in map(str.split, filter(None, lines))}
 
 
 def texts_in(folder):

@@ -80,7 +80,7 @@ pub enum Saved {
     Curves,
     /// Settings found by `chaski tune`
     Tuned,
-    /// Compiled shaders: what the driver of a GPU keeps
+    /// Compiled shaders of the GPU's driver
     Shaders,
     /// All of these
     All,
@@ -148,7 +148,7 @@ fn show(as_json: bool) -> Result<(), Failure> {
         learned: learn::status_of(&learned_folder, &learned_files)?,
         curves: saved(curves_folder(), curves::KIND)?,
         tuned: saved(tuned_folder(), tuned::KIND)?,
-        shaders: folders::shaders().filter(|folder| folder.exists()).map(shaders).transpose()?,
+        shaders: folders::shaders().and_then(shaders),
         chats: folders::sessions().map(chats).transpose()?,
     };
     if as_json {
@@ -201,9 +201,14 @@ fn delete(args: &DeleteArgs) -> Result<(), Failure> {
             stderr_line(&format!("deleted: {deleted} {name}"));
         }
     }
-    if let Some(folder) = folders::shaders().filter(|folder| is_meant(Saved::Shaders) && folder.exists()) {
-        fs::remove_dir_all(&folder).map_err(|error| Failure::io(&folder, &error))?;
-        stderr_line("deleted: the compiled shaders");
+    if let Some(folder) = folders::shaders().filter(|_| is_meant(Saved::Shaders)) {
+        match fs::remove_dir_all(&folder) {
+            Ok(()) => stderr_line("deleted: the compiled shaders"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                stderr_line("there were no compiled shaders to delete");
+            }
+            Err(error) => return Err(Failure::io(&folder, &error)),
+        }
     }
     Ok(())
 }
@@ -220,24 +225,25 @@ fn prompts(folder: PathBuf) -> Result<Files, Failure> {
     Ok(Files::of(config.folder, &sizes))
 }
 
-fn shaders(folder: PathBuf) -> Result<Files, Failure> {
+/// `None` if there are none. The folder is the driver's: what cannot be read, or is deleted meanwhile, is not counted.
+fn shaders(folder: PathBuf) -> Option<Files> {
+    if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+        return None;
+    }
     let mut sizes = Vec::new();
-    sizes_below(&folder, &mut sizes).map_err(|error| Failure::io(&folder, &error))?;
-    Ok(Files::of(folder, &sizes))
+    add_sizes(&folder, &mut sizes);
+    Some(Files::of(folder, &sizes))
 }
 
-/// Adds the sizes of all files below a folder. A driver may delete some meanwhile.
-fn sizes_below(folder: &Path, sizes: &mut Vec<u64>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+/// Adds the sizes of all files below a folder. Links are not followed.
+fn add_sizes(folder: &Path, sizes: &mut Vec<u64>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.metadata() {
-            Ok(found) if found.is_dir() => sizes_below(&entry.path(), sizes)?,
+            Ok(found) if found.is_dir() => add_sizes(&entry.path(), sizes),
             Ok(found) => sizes.push(found.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-            Err(error) => return Err(error),
+            Err(_) => (),
         }
     }
-    Ok(())
 }
 
 fn chats(folder: PathBuf) -> Result<Files, Failure> {

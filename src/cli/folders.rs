@@ -36,7 +36,7 @@ pub fn cache() -> Option<PathBuf> {
     usable(strategy()?.cache_dir().join("chaski"))
 }
 
-/// Of shaders that a GPU's driver compiled.
+/// Folder of the shaders that a GPU's driver compiled.
 #[must_use]
 pub fn shaders() -> Option<PathBuf> {
     Some(cache()?.join("shaders"))

@@ -169,6 +169,7 @@ fn compiled_shaders_are_shown_and_deleted() {
     assert_eq!((&before["shaders"]["files"], &before["shaders"]["bytes"]), (&json!(2), &json!(5)), "{before}");
     assert_eq!(data(&place, &["delete", "shaders"]).succeeds().stderr, "deleted: the compiled shaders\n");
     assert!(!folder.exists());
+    assert_eq!(data(&place, &["delete", "shaders"]).succeeds().stderr, "there were no compiled shaders to delete\n");
     let mut expected = before;
     expected["shaders"] = json!(null);
     assert_eq!(show(&place), expected);

@@ -164,19 +164,22 @@ fn chat(place: &Workplace, n_messages: usize) -> Ran {
     finish(command.stdin(fs::File::open(place.write("messages", messages)).unwrap()))
 }
 
-#[test]
-fn recorded_answers_refine_the_drafter() {
-    let place = Workplace::new();
-    align(&place, &["--tokens", "600"]).succeeds();
-    // The drafter of another model, as this one's: there is much to learn, on every processor.
+/// Writes the drafter of another model, as if it were this one's: there is much to learn, on every processor.
+fn write_a_wrong_drafter(place: &Workplace) {
+    align(place, &["--tokens", "600"]).succeeds();
     place.write("other.gguf", tiny::tiny_llama(77));
     let command = ["drafter", "align", "-m", "other.gguf", "-o", "other.chaski", "--hidden", "other.hidden"];
     let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "600"];
     finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
     let open = |name: &str| HiddenFile::open_any(&place.path(name)).unwrap();
-    HiddenFile { model: open("model.hidden").model, ..open("other.hidden") }
-        .write(&place.path("model.hidden"))
-        .unwrap();
+    let file = HiddenFile { model: open("model.hidden").model, ..open("other.hidden") };
+    file.write(&place.path("model.hidden")).unwrap();
+}
+
+#[test]
+fn recorded_answers_refine_the_drafter() {
+    let place = Workplace::new();
+    write_a_wrong_drafter(&place);
     let ran = refine(&place, &[]);
     ran.fails(1, &["model.hidden.log: nothing is recorded"]);
     assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--hidden-learn"), "{ran:#?}");
@@ -222,16 +225,14 @@ fn recorded_answers_refine_the_drafter() {
 #[test]
 fn a_log_of_align_refines_too_and_stays() {
     let place = Workplace::new();
-    align(&place, &["--tokens", "600"]).succeeds();
+    write_a_wrong_drafter(&place);
     let command = ["drafter", "align", "-o", "more.chaski", "--hidden", "more.hidden", "--seed", "4", "--keep-log"];
     let flags = ["-np", "8", "-n", "48", "-c", "512", "--tokens", "3000"];
     finish(&mut place.command(&[&command[..], &flags].concat())).succeeds();
     let before = fs::read(place.path("model.hidden")).unwrap();
     let ran = refine(&place, &["--log", "more.chaski.log"]);
-    assert!(ran.succeeds().stderr.contains("held-out tokens"), "{ran:#?}");
-    // The texts depend on the processor, and so does whether these few are enough.
-    let unchanged = ran.stderr.contains("model.hidden is unchanged: right for ");
-    assert_eq!(fs::read(place.path("model.hidden")).unwrap() == before, unchanged, "{ran:#?}");
+    assert!(ran.succeeds().stderr.contains("model.hidden: right for "), "{ran:#?}");
+    assert_ne!(fs::read(place.path("model.hidden")).unwrap(), before);
     assert!(place.path("more.chaski.log").exists());
 }
 

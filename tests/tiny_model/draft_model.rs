@@ -111,11 +111,15 @@ fn predictions_are_those_of_the_text_whatever_was_asked_before() {
 #[test]
 fn a_long_past_has_its_own_price() {
     with_models(&LLAMA, &LLAMA, |target, draft| {
-        let mut model = drafting(target, draft, 1024);
         let text: Vec<Token> = (0..600).map(|i| Token(260 + i % 90)).collect();
-        let (price, path) = (model.price_ms(&text, &[]), [Token(300), Token(301)]);
-        assert!(price > 0.0);
-        assert!(model.price_ms(&text, &path) >= price, "further tokens of the path cost more");
+        let path = [Token(300), Token(301)];
+        // If another process takes time from a measurement, further tokens seem to cost nothing.
+        let model = (0..5).map(|_| drafting(target, draft, 1024)).find_map(|mut model| {
+            let price = model.price_ms(&text, &[]);
+            let has_prices = price > 0.0 && model.catch_up_ms(&text) > 0.0 && model.price_ms(&text, &path) > price;
+            has_prices.then_some(model)
+        });
+        let mut model = model.expect("the past, and further tokens of the path, cost more");
         model.predict(&text, &path);
         assert_eq!((model.catch_up_ms(&text), model.price_ms(&text, &path)), (0.0, 0.0));
         assert!(model.catch_up_ms(&text[..100]) == 0.0, "an earlier text is held too");

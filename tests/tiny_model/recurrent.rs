@@ -217,6 +217,8 @@ fn drafted_text_is_plain_text() {
                 }
             }
             compared.check();
+            let drafts_all = counts.iter().all(|&(n_accepted, n_rejected)| n_accepted + n_rejected > 0);
+            assert!(drafts_all || is_few(), "{name}, seed {seed}: {counts:?}");
             let (n_accepted, n_rejected) = counts[2];
             let least = if is_few() { 5 } else { 20 };
             assert!(n_accepted > least && n_rejected > least, "{name}, seed {seed}, wild: {counts:?}");

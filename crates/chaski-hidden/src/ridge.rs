@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::settings::Settings;
 use crate::tokens::TokenRows;
 
-/// At most so many pairs are used, to bound the time: for 1536 numbers in a state, 10 s on two cores.
+/// At most so many pairs are used, to bound the time: for 1536 numbers in a state, their products take 10 s on two cores.
 const MAX_PAIRS: usize = 60_000;
 
 /// The penalty on squared weights, as a share of the number of pairs.
@@ -106,7 +106,8 @@ fn fit(
     let parts = net.first.chunks_mut(len * n_inputs).zip(net.first_bias[..n_embd].chunks_mut(len));
     each(parts.enumerate().collect(), |(part, (rows, biases))| {
         let cross = |i: usize, output: usize| f64::from(cross[i * n_embd + part * len + output]);
-        let solution = factors.solve(&DMatrix::from_fn(width, biases.len(), cross));
+        let mut solution = DMatrix::from_fn(width, biases.len(), cross);
+        factors.solve_mut(&mut solution);
         for ((row, bias), weights) in rows.chunks_exact_mut(n_inputs).zip(biases).zip(solution.column_iter()) {
             row.iter_mut().zip(&weights).for_each(|(number, weight)| *number = *weight as f32);
             *bias = weights[n_inputs] as f32;
