@@ -64,7 +64,8 @@ PY
 }
 ok licence_expressions run 0 expressions
 
-# A tree with the scripts, and a program of three crates: `one`, llama-cpp-sys-2, and `tool`, which is used while building.
+# A tree with the scripts, and a program of three crates: `one`, llama-cpp-sys-2, and `tool`, which is used while building. Nothing
+# turns on `option`, which is in the metadata all the same.
 tree=$tmp/tree crates=$tmp/crates
 mkdir -p "$tree/docs" "$crates/one" "$crates/tool" "$tmp/rust/share/doc/rust/licenses"
 cp -R "$root/scripts" "$root/LICENSE-MIT" "$root/LICENSE-APACHE" "$tree/"
@@ -95,16 +96,21 @@ echo '// adapted from github.com/cmp-nct/ggllm.cpp [MIT License]' | source_file 
 echo '// Copyright of a back end that is not built' | source_file ggml/src/ggml-cuda/x.c
 python3 - "$crates" >"$tmp/metadata" <<'PY'
 import json, sys
-names = {"chaski": "../tree", "one": "one", "llama-cpp-sys-2": "sys", "tool": "tool"}
+names = {"chaski": "../tree", "one": "one", "llama-cpp-sys-2": "sys", "tool": "tool", "option": "option"}
 edge = lambda name, kind: {"pkg": name, "dep_kinds": [{"kind": kind, "target": None}]}
-edges = {"chaski": [edge("one", None), edge("llama-cpp-sys-2", None)], "llama-cpp-sys-2": [edge("tool", "build")]}
+edges = {"chaski": [edge("one", None), edge("llama-cpp-sys-2", None)], "one": [edge("option", None)], "llama-cpp-sys-2": [edge("tool", "build")]}
 print(json.dumps({
     "packages": [{"id": name, "name": name, "version": "1.0.0", "license": "MIT/Apache-2.0", "manifest_path": f"{sys.argv[1]}/{path}/Cargo.toml"} for name, path in names.items()],
     "workspace_members": ["chaski"],
     "resolve": {"root": "chaski", "nodes": [{"id": name, "deps": edges.get(name, [])} for name in names]},
 }))
 PY
-stub "$tmp/bin" cargo <<<"cat '$tmp/metadata'"
+stub "$tmp/bin" cargo <<STUB
+case \$1 in
+    metadata) cat "$tmp/metadata" ;;
+    tree) printf '%s v1.0.0\n' chaski one llama-cpp-sys-2 tool 'one v1.0.0 (*)' ;;
+esac
+STUB
 stub "$tmp/bin" rustc <<STUB
 case \$1 in --print) echo "$tmp/rust" ;; *) echo "rustc 1.99.0 (0123 2026-01-01)" ;; esac
 STUB
@@ -113,6 +119,7 @@ text=$tmp/licences/third-party.txt
 ok licences_of_all all run 0 licences , grep -q '^one  *1.0.0  *MIT OR Apache-2.0$' "$text" , grep -q '^ggml  *3.2.1 ' "$text" , \
     grep -q 'Copyright (c) 2023 Jeffrey Quesnelle and Bowen Peng' "$text"
 ok licences_without_tools test -z "$(grep '^tool ' "$text")"
+ok licences_without_options test -z "$(grep '^option ' "$text")"
 ok licences_without_gcc test -z "$(grep '^libgomp ' "$text")"
 ok licences_of_gcc all run 0 licences --static-runtime c++ , grep -q '^libgomp ' "$text" , grep -q 'Hewlett-Packard' "$text"
 echo '../LICENSE' >"$crates/one/LICENSE"
