@@ -148,6 +148,13 @@ proptest! {
     }
 }
 
+/// The machine that is left at the end sees the plan late, and ends with an error before that.
+#[test]
+fn a_plan_that_is_seen_late_stops_nobody_for_ever() {
+    let fates = Fates { seed: 17_245_442_641_164_279_564, n_crashes: 29, n_stops: 0, max_stop: 6 * LEASE, n_late: 180 };
+    assert_eq!(run(2, 0, 3, fates).unwrap().0, "");
+}
+
 /// The property above would hold if nothing ever happened; this counts what happens.
 #[test]
 fn shards_are_shared_taken_over_and_adopted() {

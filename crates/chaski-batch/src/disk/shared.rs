@@ -1,8 +1,9 @@
 //! A simulated file system that several simulated machines share, with a simulated time.
 //!
 //! Every operation on a file is a step, and the seed decides which machine does the next one. A machine may crash at any
-//! step, so that a part of what it has not synced is lost, or stop for a long time, or see an earlier state of what other
-//! machines write. Each machine has a clock of its own, with a wrong time and a wrong speed. There are no locks.
+//! step, so that a part of what it has not synced and no other machine has seen is lost, or stop for a long time, or see an
+//! earlier state of what other machines write. Each machine has a clock of its own, with a wrong time and a wrong speed. There
+//! are no locks.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
@@ -52,6 +53,8 @@ struct Stored {
     /// The machine that wrote to it.
     writer: Option<usize>,
     created: u64,
+    /// Nobody sees a part of it.
+    is_published: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,10 +203,11 @@ impl World {
         Ok(())
     }
 
-    /// Starts a crashed machine again, or its process: its files are as the crash left them.
+    /// Starts a crashed machine again, or its process: its files are as the crash left them. The process of the last living
+    /// machine is always started again: it ends with an error if it sees too late that there is a plan.
     pub(crate) fn restart(&self, machine: usize) -> bool {
         let mut state = self.lock();
-        let is_restarted = state.violation.is_none() && state.happens(5000);
+        let is_restarted = state.violation.is_none() && (state.machines[machine].is_safe || state.happens(5000));
         if is_restarted {
             state.machines[machine].phase = Phase::Busy;
         }
@@ -311,13 +315,19 @@ impl Disk for SharedDisk {
         let n_late = state.fates.n_late;
         let is_late = self.machine.is_some() && state.happens(n_late);
         let (n, now) = (state.random(1 << 20) as usize, state.now);
-        let Some(file) = state.files.get(path) else { return Ok(None) };
+        let Some(file) = state.files.get_mut(path) else { return Ok(None) };
         let mut bytes = file.bytes.clone();
         if is_late && file.writer.is_some() && file.writer != self.machine {
             if now < file.created + 500 {
                 return Ok(None);
             }
-            bytes.truncate(n % (bytes.len() + 1));
+            if !file.is_published {
+                bytes.truncate(n % (bytes.len() + 1));
+            }
+        }
+        if file.writer != self.machine {
+            // What another machine sees is on the server, and the writer's crash does not undo it.
+            file.n_synced = file.n_synced.max(bytes.len());
         }
         Ok(Some(Box::new(Cursor::new(bytes))))
     }
@@ -356,7 +366,7 @@ impl Disk for SharedDisk {
             return Ok(false);
         }
         let (created, writer) = (state.now, self.machine);
-        let file = Stored { bytes: bytes.to_owned(), n_synced: bytes.len(), writer, created };
+        let file = Stored { bytes: bytes.to_owned(), n_synced: bytes.len(), writer, created, is_published: true };
         state.files.insert(path.to_owned(), file);
         Ok(true)
     }
