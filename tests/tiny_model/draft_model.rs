@@ -114,7 +114,7 @@ fn a_long_past_has_its_own_price() {
         let text: Vec<Token> = (0..600).map(|i| Token(260 + i % 90)).collect();
         let path = [Token(300), Token(301)];
         // If another process takes time from a measurement, further tokens seem to cost nothing.
-        let model = (0..5).map(|_| drafting(target, draft, 1024)).find_map(|mut model| {
+        let model = (0..5).map(|_| drafting(target, draft, 1024)).find_map(|model| {
             let price = model.price_ms(&text, &[]);
             let has_prices = price > 0.0 && model.catch_up_ms(&text) > 0.0 && model.price_ms(&text, &path) > price;
             has_prices.then_some(model)
