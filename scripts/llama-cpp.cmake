@@ -13,8 +13,8 @@ function(build_faster)
         target_precompile_headers(llama PRIVATE <algorithm> <array> <functional> <map> <memory> <regex> <set> <sstream>
             <stdexcept> <string> <unordered_map> <vector>)
     endif()
-    # Samplers run for each token.
-    optimize(-O3 llama src llama-sampler.cpp)
+    # Samplers run for each token; a tokenizer reads all of a corpus.
+    optimize(-O3 llama src llama-sampler.cpp llama-vocab.cpp unicode.cpp)
     # Files that compute nothing.
     optimize(-O1 ggml-base ggml/src ggml-backend-meta.cpp ggml-backend-reg.cpp ggml-opt.cpp gguf.cpp)
 endfunction()

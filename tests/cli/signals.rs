@@ -104,7 +104,7 @@ fn while_the_machine_is_measured() {
     let mut command = place.command(&["run", "-m", model, "-p", PROMPT, "--curve-budget", "20000", "-v"]);
     let running = Running::start(&mut command);
     running.wait_for_stderr(CONTEXT_MADE);
-    // Measuring takes half a second and more.
+    // Measuring is not over by then.
     thread::sleep(Duration::from_millis(30));
     running.signal("TERM");
     ended_without_text(&running.finish());
