@@ -307,8 +307,8 @@ fn token(bytes: &mut &[u8]) -> Option<Token> {
 
 fn probability(bytes: &mut &[u8]) -> Option<f32> {
     let p = f32::from_le_bytes(take(bytes)?);
-    // Rounding can make the highest probability a little more than 1.
-    (0.0..=1.01).contains(&p).then_some(p)
+    // Rounding can make the highest probability a little more than 1. Logs from before December 2026 have larger ones too.
+    (p.is_finite() && p >= 0.0).then_some(p.min(1.0))
 }
 
 /// Reads frames, up to the first incomplete one.

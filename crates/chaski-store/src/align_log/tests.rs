@@ -39,6 +39,19 @@ fn what_is_appended_is_read() {
     log.sync().unwrap();
 }
 
+/// As logs from before December 2026 have them.
+#[test]
+fn a_probability_above_1_is_read_as_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.log");
+    let mut piece = piece(3, 2);
+    piece.said[0].top[0].weight = 1.25;
+    AlignLog::open(&path, &key()).unwrap().append(&piece).unwrap();
+    assert_eq!(AlignLog::open(&path, &key()).unwrap().n_tokens(), 2);
+    piece.said[0].top[0].weight = 1.0;
+    assert_eq!(pieces(&path), [piece]);
+}
+
 #[test]
 fn a_log_cut_anywhere_goes_on() {
     let folder = tempfile::tempdir().unwrap();
