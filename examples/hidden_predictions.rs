@@ -1,5 +1,5 @@
-//! Writes what a drafter on hidden states predicts along recorded answers, and the answers, for
-//! `chaski drafter replay --predictions PREDICTIONS --price SHARE TRACES`.
+//! Writes what a drafter on hidden states predicts along recorded answers, and the answers, for `hidden_replay` (an example too),
+//! or for `chaski drafter replay --predictions PREDICTIONS --price SHARE TRACES`, which knows nothing of the drafter's practice.
 //!
 //! ```text
 //! chaski drafter align -m MODEL -o X --hidden Y --prompts PROMPTS.jsonl --temp 0 --keep-log ...    # writes X.log
@@ -15,7 +15,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use chaski::align::prompts::Dice;
-use chaski::llama::hidden::{HiddenNet, MAX_ROWS, TargetMatrices};
+use chaski::llama::hidden::{HiddenNet, MAX_ROWS, MOST_CONFIDENCE, TargetMatrices};
 use chaski::replay::predictions::Predictions;
 use chaski::replay::trace::Trace;
 use chaski::store::align_log::{self, LoggedToken};
@@ -58,7 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             top: said.iter().map(|said| said.top.iter().map(|top| (top.token.0, top.weight)).collect()).collect(),
         };
         let rows = predict(&mut net, &said)?;
-        let predicted = Predictions { id, model: hidden.clone(), n_depths: N_DEPTHS, rows };
+        let (model, most_confidence) = (hidden.clone(), MOST_CONFIDENCE);
+        let predicted = Predictions { id, model, n_depths: N_DEPTHS, most_confidence, rows };
         writeln!(traces, "{}", serde_json::to_string(&trace)?)?;
         writeln!(predictions, "{}", serde_json::to_string(&predicted)?)?;
     }

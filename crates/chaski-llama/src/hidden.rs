@@ -20,7 +20,7 @@ mod testing;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-pub use draft_model::HiddenDraftModel;
+pub use draft_model::{HiddenDraftModel, MOST_CONFIDENCE};
 pub use error::HiddenError;
 pub use matrices::TargetMatrices;
 pub use net::{HiddenNet, MAX_ROWS, Step};

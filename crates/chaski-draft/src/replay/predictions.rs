@@ -4,6 +4,7 @@
 //! {"id":"code-1","model":"NAME","n_depths":1,"rows":[[[[9707,0.91],[13048,0.04]]],[[[11,0.88]]]]}
 //! ```
 //!
+//! The source is not asked where the free sources are surer than `most_confidence` (1 if it is missing).
 //! `rows[i][d]` is what the source predicts after the prompt and `tokens[..i + d]` of the trace, when the target has
 //! emitted `tokens[..i]` and `tokens[i..i + d]` are drafted: pairs of a token and its probability, likeliest first.
 //! A model that reads along predicts the same wherever the draft begins, so it has one depth, and the prediction at
@@ -33,8 +34,15 @@ pub struct Predictions {
     pub model: String,
     /// How far behind the last emitted token the source predicts; 1 for a source that reads the draft along.
     pub n_depths: usize,
+    /// See [`DraftModel::most_confidence`].
+    #[serde(default = "one")]
+    pub most_confidence: f32,
     /// For each emitted token and each depth, the likeliest tokens and their probabilities, likeliest first.
     pub rows: Vec<Vec<Vec<(i32, f32)>>>,
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 impl Predictions {
@@ -129,6 +137,10 @@ impl<'a> RecordedSource<'a> {
 }
 
 impl DraftModel for RecordedSource<'_> {
+    fn most_confidence(&self) -> f32 {
+        self.predictions.most_confidence
+    }
+
     fn price_ms(&self, text: &[Token], path: &[Token]) -> f64 {
         match self.recorded(text, path) {
             [] => f64::INFINITY,
@@ -163,7 +175,7 @@ mod tests {
     use crate::schedule::Schedule;
 
     fn predictions(n_depths: usize, rows: Vec<Vec<Vec<(i32, f32)>>>) -> Predictions {
-        Predictions { id: "edit-3".into(), model: "small".into(), n_depths, rows }
+        Predictions { id: "edit-3".into(), model: "small".into(), n_depths, most_confidence: 1.0, rows }
     }
 
     fn curve() -> CostCurve {
