@@ -20,6 +20,7 @@ use chaski::cost::CostCurve;
 use chaski::draft::auto::Auto;
 use chaski::draft::base::Base;
 use chaski::draft::with_model::ModelExperience;
+use chaski::replay::KERNELS;
 use chaski::replay::predictions::Predictions;
 use chaski::replay::score::{Score, replay, replay_with_source};
 use chaski::replay::target::SimulatedClock;
@@ -28,20 +29,7 @@ use chaski::schedule::Schedule;
 use chaski::store::drafter_file::DrafterFile;
 use chaski::store::hidden_file::HiddenFile;
 
-/// The 1.5B Q4_K_M on two AVX-512 cores: rows and milliseconds.
-const CURVE: [(usize, f64); 10] = [
-    (1, 46.1),
-    (2, 51.7),
-    (3, 54.3),
-    (4, 57.3),
-    (6, 65.6),
-    (8, 71.2),
-    (12, 85.0),
-    (16, 102.9),
-    (32, 179.2),
-    (64, 363.8),
-];
-
+/// Widest tree of the replays.
 const MOST_ROWS: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -57,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let experience = HiddenFile::open_any(Path::new(hidden))?.experience.ok_or("this drafter never practised")?;
     let experience: ModelExperience = serde_json::from_str(&experience)?;
     let base: Arc<dyn Base> = Arc::new(DrafterFile::open_any(Path::new(base))?);
-    let curve = CostCurve::exact(CURVE);
+    let curve = CostCurve::exact(KERNELS);
     let schedule = || Schedule::cost_aware(curve.clone()).with_max_rows(MOST_ROWS);
     let mut scores: BTreeMap<String, [Score; 2]> = BTreeMap::new();
     for mut trace in traces {

@@ -5,6 +5,7 @@
 //! ```
 //!
 //! The source is not asked where the free sources are surer than `most_confidence` (1 if it is missing).
+//!
 //! `rows[i][d]` is what the source predicts after the prompt and `tokens[..i + d]` of the trace, when the target has
 //! emitted `tokens[..i]` and `tokens[i..i + d]` are drafted: pairs of a token and its probability, likeliest first.
 //! A model that reads along predicts the same wherever the draft begins, so it has one depth, and the prediction at
@@ -71,6 +72,7 @@ impl Predictions {
         let top = || lists().flatten();
         match () {
             () if self.n_depths == 0 => Err("n_depths must be at least 1"),
+            () if !(0.0..=1.0).contains(&self.most_confidence) => Err("most_confidence is not from 0 to 1"),
             () if self.rows.iter().any(|row| row.len() > self.n_depths) => Err("a row has more lists than n_depths"),
             () if !top().all(|(id, _)| *id >= 0) => Err("a token is negative"),
             () if !top().all(|(_, p)| (0.0..=1.0).contains(p)) => Err("a probability is not from 0 to 1"),
@@ -248,6 +250,8 @@ mod tests {
         assert!(free.speedup() > 1.2 * cheap.speedup() && cheap.speedup() > 1.5 * alone.speedup());
         let never = assisted(&trace, &predictions, 2.0);
         assert_eq!((never.n_predictions, never.stats.predicted_ms), (0, alone.stats.predicted_ms), "too expensive");
+        let shy = Predictions { most_confidence: 0.0, ..predictions };
+        assert!(assisted(&trace, &shy, 0.0).n_predictions < free.n_predictions, "not asked where a source is surer");
         let mut both = free;
         both.merge(&cheap);
         assert_eq!(both.n_predictions, free.n_predictions + cheap.n_predictions);
@@ -263,12 +267,15 @@ mod tests {
             Predictions::parse_all(&json).map_err(|error| error.to_string())
         };
         assert_eq!(parsed(|_| ()).unwrap(), std::slice::from_ref(&sound));
+        let missing = r#"{"id":"edit-3","model":"small","n_depths":1,"rows":[]}"#;
+        assert!((Predictions::parse_all(missing).unwrap()[0].most_confidence - 1.0).abs() < f32::EPSILON);
         let fails = |change: fn(&mut Predictions), message: &str| {
             let error = parsed(change).unwrap_err();
             assert!(error.starts_with("line 2: ") && error.contains(message), "{error}");
         };
         fails(|it| it.n_depths = 0, "n_depths must be");
         fails(|it| it.n_depths = 1, "more lists than n_depths");
+        fails(|it| it.most_confidence = 1.5, "most_confidence is not");
         fails(|it| it.rows[0][0][0].0 = -1, "negative");
         fails(|it| it.rows[0][0][0].1 = 1.5, "a probability");
         fails(|it| it.rows[0][0][0].1 = 0.1, "likeliest token first");
