@@ -61,7 +61,8 @@ pub struct ReplayArgs {
     /// Also replay `auto` with a source that has a price, such as a draft model; its recorded predictions
     ///
     /// JSON lines, one per trace: `{"id":"code-1","model":"NAME","n_depths":1,"rows":[[[[TOKEN,P],...]],...]}`. For each
-    /// token of the answer and each depth, a row has the predicted tokens, likeliest first.
+    /// token of the answer and each depth, a row has the predicted tokens, likeliest first. Optional: `most_confidence` (0 to 1);
+    /// above this confidence of the free sources, it is not asked.
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
 
